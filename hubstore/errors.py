@@ -1,0 +1,91 @@
+"""Every error hubstore raises on purpose.
+
+HubstoreError
+├── CorpusError (ValueError)            a row, column or file of the input
+├── ModelError (ValueError)             a model that cannot be loaded or read
+│   └── SelfCheckError                  batched states differ from single ones
+├── NonFiniteError (ValueError)         NaN, infinity or a value beyond the store's dtype
+├── StoreError (ValueError)             a store that cannot do what was asked
+│   ├── StoreNotFoundError (FileNotFoundError)
+│   ├── StoreExistsError (FileExistsError)
+│   ├── StoreLockedError                another writer holds the store
+│   ├── StoreFormatError                written by another format version
+│   └── CorruptStoreError               a file is missing, truncated or changed
+├── IndexingError (ValueError)
+│   ├── IndexNotFoundError (FileNotFoundError)
+│   └── StaleIndexError                 an index older than its store
+├── QueryError (ValueError)             an id, language or layer that is not there
+├── AnalysisError (ValueError)          a question the store's items cannot answer
+└── MissingDependencyError (ImportError)
+
+Each message names the object, the place and the remedy, and each class is also
+the builtin a caller would expect. The command line prints the message and exits 1.
+"""
+
+
+class HubstoreError(Exception):
+    """Base of every error hubstore raises on purpose."""
+
+
+class CorpusError(HubstoreError, ValueError):
+    """A row, column or file of the corpus cannot be used."""
+
+
+class ModelError(HubstoreError, ValueError):
+    """A model cannot be loaded, or its blocks cannot be found."""
+
+
+class SelfCheckError(ModelError):
+    """A model's batched hidden states differ from those of single items."""
+
+
+class NonFiniteError(HubstoreError, ValueError):
+    """A hidden state is NaN, infinite, or beyond the range of the store's dtype."""
+
+
+class StoreError(HubstoreError, ValueError):
+    """A store cannot do what was asked of it."""
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """There is no store at the path."""
+
+
+class StoreExistsError(StoreError, FileExistsError):
+    """A different store is already at the path."""
+
+
+class StoreLockedError(StoreError):
+    """Another process is writing to the store."""
+
+
+class StoreFormatError(StoreError):
+    """The store was written in a format version this hubstore does not read."""
+
+
+class CorruptStoreError(StoreError):
+    """A file of the store is missing, truncated or changed."""
+
+
+class IndexingError(HubstoreError, ValueError):
+    """An index cannot be built or searched."""
+
+
+class IndexNotFoundError(IndexingError, FileNotFoundError):
+    """The layer has no index."""
+
+
+class StaleIndexError(IndexingError):
+    """The index is older than its store."""
+
+
+class QueryError(HubstoreError, ValueError):
+    """A query names something the store does not have."""
+
+
+class AnalysisError(HubstoreError, ValueError):
+    """The store's items cannot answer the question."""
+
+
+class MissingDependencyError(HubstoreError, ImportError):
+    """An optional package is needed and not installed."""
