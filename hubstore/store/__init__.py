@@ -1,0 +1,25 @@
+"""The store: chunked Zarr v3 arrays of hidden states, item tables and commits. FORMAT.md is its specification."""
+
+from hubstore.store.dtypes import DTYPES, dtype_name, register_bfloat16
+from hubstore.store.layout import Layout
+from hubstore.store.reader import HiddenStates, Partition, StoreReader
+from hubstore.store.storage import LocalStorage, Storage
+from hubstore.store.verify import Problem, verify
+from hubstore.store.writer import write_metadata, write_shard
+
+__all__ = [
+    "DTYPES",
+    "HiddenStates",
+    "Layout",
+    "LocalStorage",
+    "Partition",
+    "Problem",
+    "Storage",
+    "StoreReader",
+    "dtype_name",
+    "verify",
+    "write_metadata",
+    "write_shard",
+]
+
+register_bfloat16()

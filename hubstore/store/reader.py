@@ -1,0 +1,320 @@
+"""Reading a store: its items, its partitions, and every layer's hidden states, memory-mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from hubstore.errors import CorruptStoreError, QueryError, StoreFormatError, StoreNotFoundError
+from hubstore.store.commit import Commit
+from hubstore.store.dtypes import DTYPES
+from hubstore.store.layout import FORMAT, ROOT, Layout, items_key, shard_key
+from hubstore.store.shardfile import decode_shard
+from hubstore.store.storage import LocalStorage, Storage
+
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """All items of one (modality, language).
+
+    Args:
+        modality: "text", "image" or "audio".
+        language: BCP 47 tag.
+        ranges: (start, stop) positions, in order and not touching.
+    """
+
+    modality: str
+    language: str
+    ranges: tuple[tuple[int, int], ...]
+
+    @property
+    def name(self) -> str:
+        """"en" for text, "image/en" for another modality."""
+        return partition_name(self.modality, self.language)
+
+    @property
+    def size(self) -> int:
+        """Items in it."""
+        return sum(stop - start for start, stop in self.ranges)
+
+    def positions(self) -> Positions:
+        """int64 [size], ascending."""
+        return np.concatenate([np.arange(start, stop, dtype=np.int64) for start, stop in self.ranges])
+
+
+def partition_name(modality: str, language: str) -> str:
+    """What a partition is called."""
+    return language if modality == "text" else f"{modality}/{language}"
+
+
+class StoreReader:
+    """A store opened for reading, as of its commits at that moment.
+
+    Raises:
+        StoreNotFoundError: no store is at the path.
+        StoreFormatError: it is of another format version.
+        CorruptStoreError: its metadata cannot be read.
+    """
+
+    def __init__(self, path: str | Path, storage: Storage | None = None) -> None:
+        self.path = Path(path)
+        self.storage = storage or LocalStorage(self.path)
+        self.attributes: Mapping[str, Any] = read_attributes(self.storage)
+        self.layout = Layout.from_json(self.attributes)
+        self.commits = read_commits(self.storage)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers kept: "0" is the embedding output, "final" is after the final norm."""
+        return self.layout.layers
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """The poolings kept; the first is the default."""
+        return self.layout.poolings
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of every hidden state."""
+        return DTYPES[self.layout.dtype]
+
+    @property
+    def width(self) -> int:
+        """Elements of a hidden state."""
+        return self.layout.width
+
+    def __len__(self) -> int:
+        """Items committed."""
+        return sum(commit.items for commit in self.commits)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the commits' digests: changes when, and only when, the store's content does."""
+        return hashlib.sha256("".join(commit.digest for commit in self.commits).encode()).hexdigest()
+
+    @cached_property
+    def items(self) -> pa.Table:
+        """One row per item, in position order: id, concept, language, modality, text, tokens, truncated."""
+        tables = [read_items(self.storage, commit) for commit in self.commits]
+        if not tables:
+            raise CorruptStoreError(f"{self.path} has no committed shard yet; run the extraction again to go on")
+        return pa.concat_tables(tables).combine_chunks()
+
+    @cached_property
+    def partitions(self) -> Mapping[str, Partition]:
+        """Every partition by name, in the order of first appearance."""
+        ranges: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        position = 0
+        for commit in self.commits:
+            for modality, language, count in commit.runs:
+                known = ranges.setdefault((modality, language), [])
+                if known and known[-1][1] == position:
+                    known[-1] = (known[-1][0], position + count)
+                else:
+                    known.append((position, position + count))
+                position += count
+        found = (Partition(modality, language, tuple(r)) for (modality, language), r in ranges.items())
+        return {partition.name: partition for partition in found}
+
+    def partition(self, name: str) -> Partition:
+        """The partition called `name`; QueryError, naming those there are, when there is none."""
+        try:
+            return self.partitions[name]
+        except KeyError:
+            there = ", ".join(self.partitions)
+            raise QueryError(f"{self.path} has no partition {name!r}; it has {there}") from None
+
+    def positions(self, ids: Sequence[str]) -> Positions:
+        """int64 positions of `ids`; QueryError names the first that is not there."""
+        found = pc.index_in(pa.array(ids, pa.string()), value_set=self.items["id"])
+        if found.null_count:
+            missing = ids[found.is_null().to_pylist().index(True)]
+            raise QueryError(
+                f"{self.path} has no item with id {missing!r}; `hubstore export {self.path} --items` lists all ids"
+            )
+        return np.asarray(found.to_numpy(), np.int64)
+
+    def layer_name(self, layer: str | int) -> str:
+        """`layer` as the store names it; a negative number counts from the last block."""
+        name = str(layer)
+        if name in self.layers:
+            return name
+        blocks = [kept for kept in self.layers if kept != "final"]
+        if name.startswith("-") and name[1:].isdigit() and 1 <= int(name[1:]) <= len(blocks):
+            return blocks[int(name)]
+        raise QueryError(f"{self.path} has no layer {name!r}; it keeps {', '.join(self.layers)}")
+
+    def pooling_name(self, pooling: str | None) -> str:
+        """`pooling`, or the store's default; QueryError when the store does not keep it."""
+        if pooling is None:
+            return self.poolings[0]
+        if pooling not in self.poolings:
+            raise QueryError(
+                f"{self.path} has no pooling {pooling!r}; it keeps {', '.join(self.poolings)}. "
+                "Another pooling needs another extraction"
+            )
+        return pooling
+
+    def hidden(self, layer: str | int, pooling: str | None = None) -> HiddenStates:
+        """The hidden states of one layer; QueryError for a layer or pooling that is not kept."""
+        return HiddenStates(
+            self.storage, self.layout, self.commits, self.layer_name(layer), self.pooling_name(pooling)
+        )
+
+    def token_ranges(self) -> npt.NDArray[np.int64]:
+        """int64 [items, 2]: start and stop of each item's rows in the "tokens" states."""
+        stops = np.cumsum(self.items["tokens"].to_numpy(), dtype=np.int64)
+        return np.stack([np.concatenate([[0], stops[:-1]]), stops], axis=1)
+
+
+class HiddenStates:
+    """One layer under one pooling: rows by position, memory-mapped from the store's Zarr shards.
+
+    Rows that no commit covers are not reachable: positions count committed rows only.
+    """
+
+    def __init__(
+        self, storage: Storage, layout: Layout, commits: Sequence[Commit], layer: str, pooling: str
+    ) -> None:
+        self.layer = layer
+        self.pooling = pooling
+        self._storage = storage
+        self._layout = layout
+        self._pieces = _pieces(layout, commits, layer, pooling)
+        self._starts = [0]
+        for _, _, rows in self._pieces:
+            self._starts.append(self._starts[-1] + rows)
+        self._mapped: dict[int, torch.Tensor] = {}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, width)."""
+        return self._starts[-1], self._layout.width
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The stored dtype."""
+        return DTYPES[self._layout.dtype]
+
+    def __len__(self) -> int:
+        """Rows."""
+        return self._starts[-1]
+
+    def segments(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
+        """Pieces of rows [start, stop) in order, each with its first position: [rows, width], mapped, not copied."""
+        stop = len(self) if stop is None else stop
+        piece = bisect_right(self._starts, start) - 1
+        while start < stop:
+            first = self._starts[piece]
+            last = min(stop, self._starts[piece + 1])
+            yield start, self._segment(piece)[start - first : last - first]
+            start, piece = last, piece + 1
+
+    def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Rows [start, stop) as a copy [rows, width] in the stored dtype."""
+        stop = len(self) if stop is None else stop
+        out = torch.empty((max(stop - start, 0), self._layout.width), dtype=self.dtype)
+        for position, rows in self.segments(start, stop):
+            out[position - start : position - start + len(rows)] = rows
+        return out
+
+    def take(self, positions: npt.ArrayLike) -> torch.Tensor:
+        """The rows at `positions` [n], in that order, as a copy [n, width] in the stored dtype."""
+        wanted = np.asarray(positions, np.int64)
+        if len(wanted) and not (0 <= wanted.min() and wanted.max() < len(self)):
+            raise QueryError(f"layer {self.layer} has rows 0 to {len(self) - 1}; {wanted.max()} was asked for")
+        order = np.argsort(wanted, kind="stable")
+        ascending = wanted[order]
+        bounds = np.searchsorted(ascending, self._starts)
+        out = torch.empty((len(wanted), self._layout.width), dtype=self.dtype)
+        destination = _as_integers(out)
+        for piece in np.flatnonzero(np.diff(bounds)):
+            low, high = bounds[piece], bounds[piece + 1]
+            source = _as_integers(self._segment(int(piece)))
+            destination[order[low:high]] = source[ascending[low:high] - self._starts[piece]]
+        return out
+
+    def _segment(self, piece: int) -> torch.Tensor:
+        if piece not in self._mapped:
+            key, size, rows = self._pieces[piece]
+            mapped = self._storage.map(key)
+            if len(mapped) != size:
+                raise CorruptStoreError(
+                    f"{self._storage.root / key} has {len(mapped)} bytes, {size} were committed; "
+                    f"`hubstore verify {self._storage.root}` lists all that is wrong"
+                )
+            self._mapped[piece] = decode_shard(mapped, rows, self._layout, str(self._storage.root / key))
+        return self._mapped[piece]
+
+
+def read_attributes(storage: Storage) -> Mapping[str, Any]:
+    """attributes.hubstore of the root group."""
+    if not storage.exists(ROOT):
+        raise StoreNotFoundError(f"{storage.root} is not a hubstore store: it has no {ROOT}")
+    try:
+        root = json.loads(storage.read(ROOT))
+    except ValueError as error:
+        raise CorruptStoreError(f"{storage.root / ROOT} is not JSON: {error}") from error
+    attributes = root.get("attributes", {}).get("hubstore") if isinstance(root, dict) else None
+    if not isinstance(attributes, dict):
+        raise StoreNotFoundError(f"{storage.root} is a Zarr group, but no hubstore store")
+    if attributes.get("format") != FORMAT:
+        raise StoreFormatError(
+            f"{storage.root} is a store of format {attributes.get('format')!r}; this hubstore reads format {FORMAT}. "
+            "Extract it again, or use the hubstore that wrote it"
+        )
+    return attributes
+
+
+def read_commits(storage: Storage) -> tuple[Commit, ...]:
+    """Every commit, by shard number."""
+    keys = [key for key in storage.list("commits") if key.endswith(".json")]
+    commits = [Commit.decode(storage.read(key), str(storage.root / key)) for key in keys]
+    return tuple(sorted(commits, key=lambda commit: commit.shard))
+
+
+def read_items(storage: Storage, commit: Commit, columns: list[str] | None = None) -> pa.Table:
+    """The item table of one shard."""
+    key = items_key(commit.shard)
+    data = storage.read(key)
+    if len(data) != commit.files[key].size:
+        raise CorruptStoreError(
+            f"{storage.root / key} has {len(data)} bytes, {commit.files[key].size} were committed"
+        )
+    try:
+        return pq.read_table(pa.BufferReader(data), columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptStoreError(f"{storage.root / key} is not a readable Parquet file: {error}") from error
+
+
+def _pieces(
+    layout: Layout, commits: Sequence[Commit], layer: str, pooling: str
+) -> list[tuple[str, int, int]]:
+    """Key, size in bytes and rows of every Zarr shard of one layer, in position order."""
+    pieces = []
+    for commit in commits:
+        rows = commit.tokens if pooling == "tokens" else commit.items
+        first = commit.first_token_shard if pooling == "tokens" else commit.shard
+        for offset, start in enumerate(range(0, rows, layout.shard_rows)):
+            key = shard_key(pooling, layer, first + offset)
+            pieces.append((key, commit.files[key].size, min(layout.shard_rows, rows - start)))
+    return pieces
+
+
+def _as_integers(rows: torch.Tensor) -> npt.NDArray[Any]:
+    return rows.view(torch.int32 if rows.dtype == torch.float32 else torch.int16).numpy()

@@ -1,0 +1,116 @@
+"""The bytes of one Zarr shard: chunks of rows, then their index and its checksum (Zarr's `sharding_indexed`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+import torch
+from numcodecs.blosc import BITSHUFFLE, Blosc
+
+from hubstore.errors import CorruptStoreError
+from hubstore.store.dtypes import DTYPES, dtype_name, itemsize, nan_element
+from hubstore.store.layout import Layout
+
+MISSING = np.uint64(2**64 - 1)
+"""Offset and length of a chunk that the shard does not hold."""
+
+Index = npt.NDArray[np.uint64]
+"""[chunks, 2]: offset and length in bytes."""
+
+
+def crc32c(*buffers: bytes | memoryview) -> int:
+    """CRC32C (Castagnoli) of the concatenated buffers."""
+    value = 0
+    for buffer in buffers:
+        # The library takes numpy arrays of any kind, but no memoryview.
+        value = google_crc32c.extend(value, np.frombuffer(buffer, np.uint8))
+    return value
+
+
+def row_bytes(rows: torch.Tensor) -> memoryview:
+    """The bytes of contiguous CPU rows, without a copy."""
+    return memoryview(rows.contiguous().view(torch.uint8).numpy()).cast("B")
+
+
+def encode_shard(rows: torch.Tensor, layout: Layout) -> list[bytes | memoryview]:
+    """The buffers of a shard that holds `rows` [at most shard_rows, width], to be written one after the other.
+
+    Uncompressed rows are not copied: they stand in the file as they stand in memory.
+    """
+    chunk_bytes = layout.chunk_rows * layout.width * itemsize(layout.dtype)
+    data = row_bytes(rows)
+    used = -(-len(rows) // layout.chunk_rows)
+    padding = nan_element(layout.dtype) * ((used * chunk_bytes - len(data)) // itemsize(layout.dtype))
+    buffers: list[bytes | memoryview]
+    if layout.compressor == "none":
+        buffers = [data, padding]
+        lengths = [chunk_bytes] * used
+    else:
+        whole = bytes(data) + padding
+        codec = _blosc(layout)
+        buffers = [codec.encode(whole[i * chunk_bytes : (i + 1) * chunk_bytes]) for i in range(used)]
+        lengths = [len(buffer) for buffer in buffers]
+    return [*buffers, _encode_index(lengths, layout.shard_rows // layout.chunk_rows)]
+
+
+def read_index(mapped: npt.NDArray[np.uint8], layout: Layout, name: str) -> Index:
+    """The index at a mapped shard's end; CorruptStoreError when it is not what was written."""
+    size = 16 * (layout.shard_rows // layout.chunk_rows)
+    if len(mapped) < size + 4:
+        raise CorruptStoreError(f"{name} is truncated: {len(mapped)} bytes do not hold a shard index")
+    body = mapped[-size - 4 : -4].tobytes()
+    if crc32c(body) != int.from_bytes(mapped[-4:].tobytes(), "little"):
+        raise CorruptStoreError(f"{name}: the shard index does not match its checksum")
+    return np.frombuffer(body, "<u8").reshape(-1, 2)
+
+
+def decode_shard(mapped: npt.NDArray[np.uint8], rows: int, layout: Layout, name: str) -> torch.Tensor:
+    """The first `rows` rows [rows, width] of a mapped shard, a view into the mapping where it is uncompressed."""
+    index = read_index(mapped, layout, name)
+    used = index[: -(-rows // layout.chunk_rows)]
+    if (used == MISSING).any():
+        raise CorruptStoreError(f"{name}: a chunk that the commit counts is missing from the shard index")
+    if layout.compressor == "none":
+        chunk_bytes = layout.chunk_rows * layout.width * itemsize(layout.dtype)
+        if not np.array_equal(used[:, 0], np.arange(len(used), dtype=np.uint64) * np.uint64(chunk_bytes)):
+            raise CorruptStoreError(f"{name}: chunks are not in order")
+        data = mapped[: rows * layout.width * itemsize(layout.dtype)]
+    else:
+        codec = _blosc(layout)
+        chunks = [codec.decode(mapped[offset : offset + length].tobytes()) for offset, length in used.tolist()]
+        data = np.frombuffer(bytearray(b"".join(chunks)), np.uint8)[: rows * layout.width * itemsize(layout.dtype)]
+    return torch.from_numpy(np.asarray(data)).view(DTYPES[layout.dtype]).view(rows, layout.width)
+
+
+def non_finite(rows: torch.Tensor) -> tuple[int, str] | None:
+    """The first row of `rows` that holds NaN or infinity, and which of the two; None where all is finite."""
+    as_integers = {torch.float32: (torch.int32, 0x7F800000), torch.float16: (torch.int16, 0x7C00)}
+    integer, exponent = as_integers.get(rows.dtype, (torch.int16, 0x7F80))
+    bad = rows.view(integer).bitwise_and(exponent).eq(exponent)
+    if not bad.any():
+        return None
+    row = int(bad.any(dim=-1).nonzero()[0])
+    return row, "NaN" if rows[row].isnan().any() else "infinite"
+
+
+def check_dtype(rows: torch.Tensor, layout: Layout) -> None:
+    """Our own mistake, not a user's: rows that are not the store's shape."""
+    assert dtype_name(rows.dtype) == layout.dtype, (rows.dtype, layout.dtype)
+    assert rows.ndim == 2, rows.shape
+    assert rows.shape[1] == layout.width, (rows.shape, layout.width)
+
+
+def _encode_index(lengths: Sequence[int], chunks: int) -> bytes:
+    index = np.full((chunks, 2), MISSING, "<u8")
+    ends = np.cumsum(lengths, dtype=np.uint64)
+    index[: len(lengths), 0] = ends - np.asarray(lengths, np.uint64)
+    index[: len(lengths), 1] = lengths
+    body = index.tobytes()
+    return body + crc32c(body).to_bytes(4, "little")
+
+
+def _blosc(layout: Layout) -> Blosc:
+    return Blosc(cname="lz4", clevel=5, shuffle=BITSHUFFLE, typesize=itemsize(layout.dtype))

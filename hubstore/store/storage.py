@@ -1,0 +1,233 @@
+"""The one seam between hubstore and where its bytes live. Keys are "/"-separated and relative to the store."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from hubstore.errors import CorruptStoreError, StoreError, StoreLockedError
+
+Buffer = bytes | memoryview
+PARTIAL = ".partial"
+
+
+class Storage(Protocol):
+    """Reads, atomic writes and listing of one store's files."""
+
+    @property
+    def root(self) -> Path:
+        """Where the store is, for messages."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether `key` holds something."""
+        ...
+
+    def size(self, key: str) -> int:
+        """Bytes under `key`; CorruptStoreError when it is missing."""
+        ...
+
+    def read(self, key: str) -> bytes:
+        """The bytes under `key`; CorruptStoreError when it is missing."""
+        ...
+
+    def write(self, key: str, *buffers: Buffer) -> None:
+        """Put the concatenated `buffers` under `key`: wholly and durably, or not at all."""
+        ...
+
+    def create(self, key: str, *buffers: Buffer) -> bool:
+        """Like `write` where `key` is free; False, and nothing done, where it is taken."""
+        ...
+
+    def list(self, prefix: str) -> Sequence[str]:
+        """Every key below `prefix`, sorted."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove `key`, if it is there."""
+        ...
+
+    def map(self, key: str) -> npt.NDArray[np.uint8]:
+        """The bytes under `key`, memory-mapped."""
+        ...
+
+    def local(self, key: str) -> Path:
+        """A local file with the bytes under `key`, for libraries that take only file names."""
+        ...
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Move a finished local file to `key`, atomically and durably."""
+        ...
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Be the store's only writer; StoreLockedError when another process is."""
+        ...
+
+
+class LocalStorage:
+    """A folder on a local disk."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._partials = itertools.count()
+
+    @property
+    def root(self) -> Path:
+        """The folder."""
+        return self._root
+
+    def exists(self, key: str) -> bool:
+        """Whether the file is there."""
+        return (self._root / key).is_file()
+
+    def size(self, key: str) -> int:
+        """Bytes in the file; CorruptStoreError when it is missing."""
+        try:
+            return (self._root / key).stat().st_size
+        except FileNotFoundError:
+            raise self._missing(key) from None
+
+    def read(self, key: str) -> bytes:
+        """The file's bytes; CorruptStoreError when it is missing."""
+        try:
+            return (self._root / key).read_bytes()
+        except FileNotFoundError:
+            raise self._missing(key) from None
+
+    def write(self, key: str, *buffers: Buffer) -> None:
+        """Write a temporary file, fsync it, rename it over `key`, fsync the folder."""
+        with self._partial(key, buffers) as partial:
+            partial.replace(self._root / key)
+        _fsync_folder((self._root / key).parent)
+
+    def create(self, key: str, *buffers: Buffer) -> bool:
+        """Write a temporary file and link it to `key`, which fails where `key` exists."""
+        try:
+            with self._partial(key, buffers) as partial:
+                os.link(partial, self._root / key)
+        except FileExistsError:
+            return False
+        _fsync_folder((self._root / key).parent)
+        return True
+
+    def list(self, prefix: str) -> Sequence[str]:
+        """Every file below `prefix`, sorted; temporary files are left out."""
+        folder = self._root / prefix
+        files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != PARTIAL)
+        return sorted(path.relative_to(self._root).as_posix() for path in files)
+
+    def delete(self, key: str) -> None:
+        """Remove the file, and the folders that this leaves empty."""
+        path = self._root / key
+        path.unlink(missing_ok=True)
+        for folder in path.parents:
+            if folder == self._root:
+                break
+            try:
+                folder.rmdir()
+            except OSError:
+                break
+
+    def map(self, key: str) -> npt.NDArray[np.uint8]:
+        """The file's bytes, mapped copy-on-write: nothing the caller does reaches the disk."""
+        if self.size(key) == 0:
+            return np.empty(0, np.uint8)
+        return np.memmap(self._root / key, np.uint8, mode="c")
+
+    def local(self, key: str) -> Path:
+        """The file itself."""
+        return self._root / key
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Fsync `path` and rename it to `key`, by way of the store's own disk where they differ."""
+        target = self._root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._partial_path(target)
+        shutil.move(path, partial)
+        _fsync_file(partial)
+        partial.replace(target)
+        _fsync_folder(target.parent)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold an advisory lock on the folder; the kernel lets go of it when the process ends."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreLockedError(
+                    f"{self._root} is being written by another process; wait until it ends, then try again"
+                ) from None
+            self._sweep()
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _sweep(self) -> None:
+        """Remove what writers that were killed left behind."""
+        for folder in ("hidden", "items", "commits", "plan"):
+            for path in (self._root / folder).rglob(f"*{PARTIAL}"):
+                path.unlink()
+        for path in self._root.glob(f".*{PARTIAL}"):
+            path.unlink()
+
+    def _partial_path(self, target: Path) -> Path:
+        return target.with_name(f".{target.name}.{os.getpid()}-{next(self._partials)}{PARTIAL}")
+
+    @contextlib.contextmanager
+    def _partial(self, key: str, buffers: Sequence[Buffer]) -> Iterator[Path]:
+        target = self._root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._partial_path(target)
+        try:
+            with partial.open("xb", buffering=0) as file:
+                for buffer in buffers:
+                    _write_all(file.fileno(), memoryview(buffer).cast("B"))
+                os.fsync(file.fileno())
+            yield partial
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise StoreError(
+                f"{target} could not be written ({error.strerror}); free space or mend the disk and run the same "
+                "command again: it goes on from the last committed shard"
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _missing(self, key: str) -> CorruptStoreError:
+        return CorruptStoreError(
+            f"{self._root / key} is missing; `hubstore verify {self._root}` lists all that is wrong"
+        )
+
+
+def _write_all(descriptor: int, view: memoryview) -> None:
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _fsync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fsync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

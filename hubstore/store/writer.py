@@ -1,0 +1,142 @@
+"""Writing shards. One writer to a store; a shard is there when its commit is, and not before."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from hubstore.errors import NonFiniteError
+from hubstore.store.commit import Commit, FileRecord
+from hubstore.store.layout import (
+    FORMAT,
+    ROOT,
+    Layout,
+    array_key,
+    array_metadata,
+    commit_key,
+    group_keys,
+    group_metadata,
+    items_key,
+    shard_key,
+)
+from hubstore.store.shardfile import check_dtype, crc32c, encode_shard, non_finite
+from hubstore.store.storage import Buffer, Storage
+
+WRITE_THREADS = 4
+
+
+def write_metadata(
+    storage: Storage, layout: Layout, attributes: Mapping[str, Any], rows: int, token_rows: int
+) -> None:
+    """Describe the store: groups, arrays of `rows` and `token_rows` rows, and last the root with its attributes."""
+    for key in group_keys(layout.poolings):
+        storage.write(key, group_metadata())
+    for pooling in layout.poolings:
+        metadata = array_metadata(layout, token_rows if pooling == "tokens" else rows)
+        for layer in layout.layers:
+            storage.write(f"{array_key(pooling, layer)}/zarr.json", metadata)
+    hubstore = {"format": FORMAT, **layout.to_json(), **attributes}
+    storage.write(ROOT, group_metadata({"hubstore": hubstore}))
+
+
+def write_shard(
+    storage: Storage,
+    layout: Layout,
+    shard: int,
+    items: pa.Table,
+    states: Mapping[str, torch.Tensor],
+    *,
+    generation: int = 0,
+    first_token_shard: int = 0,
+    times: Mapping[str, float] | None = None,
+) -> Commit:
+    """Write one shard and commit it.
+
+    Args:
+        storage: the store.
+        layout: its shapes.
+        shard: the shard's number.
+        items: the item table: id, concept, language, modality, text, tokens; one row per item, at most shard_rows.
+        states: for each pooling, [layers, rows, width] on the CPU in the store's dtype; rows in item order.
+        generation: which planning of the store the shard belongs to.
+        first_token_shard: where its token rows start, in Zarr shards of the "tokens" arrays.
+        times: milliseconds to keep beside the commit.
+
+    Raises:
+        NonFiniteError: a state is NaN or infinite; names layer and item, and nothing is committed.
+        StoreError: the disk is full or broken; nothing is committed.
+    """
+    started = time.perf_counter()
+    files: dict[str, FileRecord] = {}
+    with ThreadPoolExecutor(WRITE_THREADS) as pool:
+        jobs = _shard_files(layout, shard, items, states, first_token_shard)
+        for key, record in pool.map(lambda job: _write_file(storage, *job), jobs):
+            files[key] = record
+    languages = zip(items["modality"].to_pylist(), items["language"].to_pylist(), strict=True)
+    runs = tuple((*partition, len(list(group))) for partition, group in groupby(languages))
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    write_ms = round(1e3 * (time.perf_counter() - started), 3)
+    commit = Commit(
+        shard=shard,
+        items=len(items),
+        generation=generation,
+        first_token_shard=first_token_shard,
+        tokens=states["tokens"].shape[1] if "tokens" in states else 0,
+        runs=runs,
+        files=files,
+        times={**(times or {}), "write_ms": write_ms, "committed": now},
+    )
+    storage.write(commit_key(shard), commit.encode())
+    return commit
+
+
+def encode_items(items: pa.Table) -> bytes:
+    """An item table as Parquet."""
+    sink = io.BytesIO()
+    pq.write_table(items, sink, compression="zstd", version="2.6")
+    return sink.getvalue()
+
+
+def _write_file(storage: Storage, key: str, buffers: list[Buffer]) -> tuple[str, FileRecord]:
+    storage.write(key, *buffers)
+    size = sum(memoryview(buffer).nbytes for buffer in buffers)
+    return key, FileRecord(size, crc32c(*buffers))
+
+
+def _shard_files(
+    layout: Layout, shard: int, items: pa.Table, states: Mapping[str, torch.Tensor], first_token_shard: int
+) -> Iterable[tuple[str, list[Buffer]]]:
+    for pooling in layout.poolings:
+        for layer, rows in zip(layout.layers, states[pooling], strict=True):
+            check_dtype(rows, layout)
+            _check_finite(rows, layer, pooling, items, layout.dtype)
+            first = first_token_shard if pooling == "tokens" else shard
+            for offset, part in enumerate(rows.split(layout.shard_rows)):
+                yield shard_key(pooling, layer, first + offset), encode_shard(part, layout)
+    yield items_key(shard), [encode_items(items)]
+
+
+def _check_finite(rows: torch.Tensor, layer: str, pooling: str, items: pa.Table, dtype: str) -> None:
+    found = non_finite(rows)
+    if found is None:
+        return
+    row, what = found
+    if pooling == "tokens":
+        ends = torch.tensor(items["tokens"].to_numpy()).cumsum(0)
+        row = int(torch.searchsorted(ends, row, right=True))
+    limit = torch.finfo(getattr(torch, dtype)).max
+    remedy = (
+        "the model itself gave it: run the model in float32 (`--model-dtype float32`) or leave the item out"
+        if what == "NaN" or dtype != "float16"
+        else f"a value is beyond float16's {limit:.0f}: keep the store in bfloat16 or float32 (`--dtype bfloat16`)"
+    )
+    raise NonFiniteError(f"item {items['id'][row].as_py()!r}, layer {layer}, pooling {pooling}: {what}; {remedy}")
