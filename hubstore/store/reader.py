@@ -44,7 +44,7 @@ class Partition:
 
     @property
     def name(self) -> str:
-        """"en" for text, "image/en" for another modality."""
+        """ "en" for text, "image/en" for another modality."""
         return partition_name(self.modality, self.language)
 
     @property
@@ -172,9 +172,7 @@ class StoreReader:
 
     def hidden(self, layer: str | int, pooling: str | None = None) -> HiddenStates:
         """The hidden states of one layer; QueryError for a layer or pooling that is not kept."""
-        return HiddenStates(
-            self.storage, self.layout, self.commits, self.layer_name(layer), self.pooling_name(pooling)
-        )
+        return HiddenStates(self.storage, self.layout, self.commits, self.layer_name(layer), self.pooling_name(pooling))
 
     def token_ranges(self) -> npt.NDArray[np.int64]:
         """int64 [items, 2]: start and stop of each item's rows in the "tokens" states."""
@@ -188,9 +186,7 @@ class HiddenStates:
     Rows that no commit covers are not reachable: positions count committed rows only.
     """
 
-    def __init__(
-        self, storage: Storage, layout: Layout, commits: Sequence[Commit], layer: str, pooling: str
-    ) -> None:
+    def __init__(self, storage: Storage, layout: Layout, commits: Sequence[Commit], layer: str, pooling: str) -> None:
         self.layer = layer
         self.pooling = pooling
         self._storage = storage
@@ -236,7 +232,7 @@ class HiddenStates:
     def take(self, positions: npt.ArrayLike) -> torch.Tensor:
         """The rows at `positions` [n], in that order, as a copy [n, width] in the stored dtype."""
         wanted = np.asarray(positions, np.int64)
-        if len(wanted) and not (0 <= wanted.min() and wanted.max() < len(self)):
+        if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise QueryError(f"layer {self.layer} has rows 0 to {len(self) - 1}; {wanted.max()} was asked for")
         order = np.argsort(wanted, kind="stable")
         ascending = wanted[order]
@@ -293,18 +289,14 @@ def read_items(storage: Storage, commit: Commit, columns: list[str] | None = Non
     key = items_key(commit.shard)
     data = storage.read(key)
     if len(data) != commit.files[key].size:
-        raise CorruptStoreError(
-            f"{storage.root / key} has {len(data)} bytes, {commit.files[key].size} were committed"
-        )
+        raise CorruptStoreError(f"{storage.root / key} has {len(data)} bytes, {commit.files[key].size} were committed")
     try:
         return pq.read_table(pa.BufferReader(data), columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise CorruptStoreError(f"{storage.root / key} is not a readable Parquet file: {error}") from error
 
 
-def _pieces(
-    layout: Layout, commits: Sequence[Commit], layer: str, pooling: str
-) -> list[tuple[str, int, int]]:
+def _pieces(layout: Layout, commits: Sequence[Commit], layer: str, pooling: str) -> list[tuple[str, int, int]]:
     """Key, size in bytes and rows of every Zarr shard of one layer, in position order."""
     pieces = []
     for commit in commits:

@@ -32,7 +32,7 @@ def crc32c(*buffers: bytes | memoryview) -> int:
 
 def row_bytes(rows: torch.Tensor) -> memoryview:
     """The bytes of contiguous CPU rows, without a copy."""
-    return memoryview(rows.contiguous().view(torch.uint8).numpy()).cast("B")
+    return rows.contiguous().view(torch.uint8).numpy().data.cast("B")
 
 
 def encode_shard(rows: torch.Tensor, layout: Layout) -> list[bytes | memoryview]:

@@ -68,9 +68,7 @@ def _shard_problems(
         rows = commit.tokens if pooling == "tokens" else commit.items
         first = commit.first_token_shard if pooling == "tokens" else commit.shard
         for layer in layout.layers:
-            expected |= {
-                shard_key(pooling, layer, first + offset) for offset in range(-(-rows // layout.shard_rows))
-            }
+            expected |= {shard_key(pooling, layer, first + offset) for offset in range(-(-rows // layout.shard_rows))}
     for key in sorted(expected - set(commit.files)):
         yield Problem(key, f"the commit of shard {commit.shard} does not list it")
     for key, record in commit.files.items():
@@ -91,4 +89,4 @@ def _shard_problems(
 
 
 def _checksum(mapped: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> int:
-    return crc32c(*(memoryview(mapped[i : i + BLOCK]) for i in range(0, len(mapped), BLOCK)))
+    return crc32c(*(mapped[i : i + BLOCK].data for i in range(0, len(mapped), BLOCK)))

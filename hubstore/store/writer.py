@@ -34,9 +34,7 @@ from hubstore.store.storage import Buffer, Storage
 WRITE_THREADS = 4
 
 
-def write_metadata(
-    storage: Storage, layout: Layout, attributes: Mapping[str, Any], rows: int, token_rows: int
-) -> None:
+def write_metadata(storage: Storage, layout: Layout, attributes: Mapping[str, Any], rows: int, token_rows: int) -> None:
     """Describe the store: groups, arrays of `rows` and `token_rows` rows, and last the root with its attributes."""
     for key in group_keys(layout.poolings):
         storage.write(key, group_metadata())

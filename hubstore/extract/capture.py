@@ -1,0 +1,115 @@
+"""Hooks that pool every block's output on the device: [items, width] leaves it, not [items, tokens, width]."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from hubstore.models import Batch, Model
+
+States = Mapping[str, torch.Tensor]
+"""For each pooling, [layers, rows, width]; rows are items, or tokens under "tokens"."""
+
+
+def pool(hidden: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
+    """One row per item, or per token.
+
+    Args:
+        hidden: [items, length, width].
+        batch: the batch it came from.
+        pooling: "last" or "first" token, "mean" over tokens (float32 sums), "tokens" for all of them.
+            A causal model's BOS has one state for every item: "first" and "mean" pass over it.
+
+    Returns:
+        [items, width], or [tokens, width].
+    """
+    if pooling == "tokens":
+        return hidden.flatten(0, 1).index_select(0, batch.token_rows)
+    items = torch.arange(len(hidden), device=hidden.device)
+    if pooling == "last":
+        return hidden[items, batch.last]
+    first = batch.first + batch.skip
+    if pooling == "first":
+        return hidden[items, first]
+    columns = torch.arange(hidden.shape[1], device=hidden.device)
+    counted = (columns >= first[:, None]) & (columns <= batch.last[:, None])
+    # Masked, not multiplied by zero: a fully masked row may hold NaN.
+    total = hidden.masked_fill(~counted[..., None], 0).sum(dim=1, dtype=torch.float32)
+    return total / counted.sum(dim=1, dtype=torch.float32)[:, None]
+
+
+class Capture:
+    """Runs a model on batches and hands back the pooled states of the chosen layers.
+
+    The model is cut above the deepest layer asked for; its head is not there at all.
+
+    Args:
+        model: the model. Its trunk keeps only the blocks that are needed.
+        layers: layer names in the order wanted: "0" to the number of blocks, "final".
+        poolings: any of "last", "mean", "first", "tokens".
+        dtype: of the states handed back.
+    """
+
+    def __init__(self, model: Model, layers: Sequence[str], poolings: Sequence[str], dtype: torch.dtype) -> None:
+        self.model = model
+        self.layers = tuple(layers)
+        self.poolings = tuple(poolings)
+        self.dtype = dtype
+        if "final" not in self.layers:
+            deepest = max(int(layer) for layer in self.layers)
+            del model.blocks[max(deepest, 1) :]
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The states of one batch on the model's device: for each pooling [layers, rows, width] in `dtype`."""
+        items, tokens = len(batch.last), len(batch.token_rows)
+        states = {
+            pooling: torch.empty(
+                (len(self.layers), tokens if pooling == "tokens" else items, self.model.width),
+                dtype=self.dtype,
+                device=self.model.device,
+            )
+            for pooling in self.poolings
+        }
+
+        def keep(layer: str, hidden: torch.Tensor) -> None:
+            for pooling in self.poolings:
+                states[pooling][self.layers.index(layer)].copy_(pool(hidden, batch, pooling))
+
+        with self._hooks(keep):
+            output = self.model.trunk(**batch.inputs(), **no_cache(self.model))
+        if "final" in self.layers:
+            keep("final", output.last_hidden_state)
+        return states
+
+    @contextlib.contextmanager
+    def _hooks(self, keep: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
+        def before_first(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            keep("0", args[0] if args else kwargs["hidden_states"])
+
+        def after(layer: str) -> Callable[[torch.nn.Module, tuple[Any, ...], Any], None]:
+            def hook(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+                keep(layer, output[0] if isinstance(output, tuple) else output)
+
+            return hook
+
+        blocks = self.model.blocks
+        handles = []
+        if "0" in self.layers:
+            handles.append(blocks[0].register_forward_pre_hook(before_first, with_kwargs=True))
+        for number, block in enumerate(blocks, start=1):
+            if str(number) in self.layers:
+                handles.append(block.register_forward_hook(after(str(number))))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def no_cache(model: Model) -> dict[str, bool]:
+    """Decoder-only models would build a key-value cache that nobody reads."""
+    return {"use_cache": False} if getattr(model.trunk.config, "use_cache", False) else {}

@@ -1,0 +1,333 @@
+"""`extract` and `append`: from a corpus and a model to committed shards, and on from where a run was stopped."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+import hubstore.version
+from hubstore.corpus import Corpus
+from hubstore.errors import ModelError, StoreExistsError
+from hubstore.extract.capture import Capture
+from hubstore.extract.pipeline import Progress, run_shards
+from hubstore.extract.plan import (
+    GENERATION_ITEMS,
+    Plan,
+    PlannedItems,
+    PlanStart,
+    discard_plan,
+    id_hashes,
+    load_plan,
+    make_plan,
+)
+from hubstore.extract.selfcheck import SelfCheck, choose_sample, self_check
+from hubstore.extract.settings import Settings
+from hubstore.models import Model, tokenize
+from hubstore.store import DTYPES, Layout, LocalStorage, Storage, StoreReader, write_metadata
+from hubstore.store.layout import ROOT
+from hubstore.store.reader import read_attributes, read_commits, read_items
+
+SAMPLED = 256
+"""Items among which the self-check chooses its sample, by length."""
+
+SAMPLED_TOKENS = 128
+"""Longest sequence of the self-check; positions go wrong in short ones too."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What a run did.
+
+    Args:
+        path: the store.
+        items: items in the store now.
+        extracted: items extracted by this run; 0 when there was nothing left to do.
+        resumed: whether the run went on with an unfinished one.
+        progress: tokens, times and rates of this run.
+        self_check: what the self-check measured, when this run made one.
+        plan: the last generation's plan: partitions, concepts with a single item.
+    """
+
+    path: Path
+    items: int
+    extracted: int
+    resumed: bool
+    progress: Progress
+    self_check: SelfCheck | None
+    plan: Plan | None
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Where a run tells how far it is; every call may be left out."""
+
+    planned: Callable[[Plan], None] = lambda plan: None
+    checked: Callable[[SelfCheck], None] = lambda check: None
+    progress: Callable[[Progress], None] = lambda done: None
+
+
+def extract(
+    corpus: Corpus,
+    model: Model,
+    path: str | Path,
+    settings: Settings | None = None,
+    *,
+    watch: Watch | None = None,
+    generation_items: int = GENERATION_ITEMS,
+) -> Extraction:
+    """Extract a corpus into a new store, or go on with the store that an earlier run of the same left.
+
+    Args:
+        corpus: the items.
+        model: the model; it is cut above the deepest layer asked for.
+        path: folder of the store.
+        settings: poolings, layers, dtype, template and so on.
+        watch: called as the run goes.
+        generation_items: most items to order at once.
+
+    Raises:
+        StoreExistsError: something else is at `path`.
+        StoreLockedError: another process writes there.
+        CorpusError, ModelError, SelfCheckError, NonFiniteError, StoreError: see each; what was committed stays.
+    """
+    settings = (settings or Settings()).resolve(model)
+    storage = LocalStorage(Path(path))
+    _refuse_other_folder(storage.root)
+    job = _Job(storage, corpus, model, settings, settings.layout(model.width), watch or Watch(), generation_items)
+    with storage.lock():
+        plan = load_plan(storage)
+        if plan is not None:
+            _refuse_other_run(storage.root, plan.identity, job.identity)
+        elif storage.exists(ROOT):
+            _refuse_other_run(storage.root, read_attributes(storage)["corpora"][0]["identity"], job.identity)
+        return job.run(plan)
+
+
+def append(
+    corpus: Corpus,
+    model: Model,
+    path: str | Path,
+    *,
+    watch: Watch | None = None,
+    generation_items: int = GENERATION_ITEMS,
+) -> Extraction:
+    """Add a corpus to a store, with the settings and the model that the store was made with.
+
+    Raises:
+        StoreNotFoundError: no store is at `path`.
+        ModelError: the model is not the store's.
+        StoreError: an earlier run on the store is unfinished, and is of something else.
+    """
+    storage = LocalStorage(Path(path))
+    store = StoreReader(path)
+    require_same_model(store, model)
+    settings = Settings.from_json(store.attributes["settings"]).resolve(model)
+    job = _Job(storage, corpus, model, settings, store.layout, watch or Watch(), generation_items)
+    with storage.lock():
+        plan = load_plan(storage)
+        if plan is not None:
+            _refuse_other_run(storage.root, plan.identity, job.identity)
+        return job.run(plan, append=True)
+
+
+def require_same_model(store: StoreReader, model: Model) -> None:
+    """ModelError unless the model's weights and tokenizer are those that the store was made with."""
+    made_with = store.attributes["model"]
+    for what in ("weights", "tokenizer"):
+        if made_with[what] != model.identity[what]:
+            raise ModelError(
+                f"{store.path} was made with {made_with['id']}, whose {what} differ from those of "
+                f"{model.identity['id']}; use the model that the store was made with"
+            )
+
+
+@dataclass(frozen=True)
+class _Job:
+    storage: Storage
+    corpus: Corpus
+    model: Model
+    settings: Settings
+    layout: Layout
+    watch: Watch
+    generation_items: int
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        model = {key: self.model.identity[key] for key in ("id", "weights", "tokenizer", "dtype", "attention")}
+        return {
+            "settings": self.settings.to_json(),
+            "model": model,
+            "corpus": dict(self.corpus.source),
+            "generation_items": self.generation_items,
+        }
+
+    def run(self, plan: Plan | None, append: bool = False) -> Extraction:
+        resumed = plan is not None
+        capture = Capture(self.model, self.layout.layers, self.layout.poolings, DTYPES[self.layout.dtype])
+        check: SelfCheck | None = None
+        done = Progress()
+        extracted = 0
+        while True:
+            if plan is None:
+                offset = self._next_offset(append)
+                if offset is None:
+                    break
+                resumed = resumed or offset > 0
+                plan = self._plan(offset)
+            append = False
+            self.watch.planned(plan)
+            explicit, check = self._check(capture, plan, check)
+            committed = {commit.shard for commit in read_commits(self.storage)}
+            left = [shard for shard in plan.shards if shard.shard not in committed]
+            done = run_shards(
+                self.storage,
+                self.layout,
+                self.settings,
+                capture,
+                plan,
+                left,
+                explicit_positions=explicit,
+                progress=self.watch.progress,
+            )
+            extracted += done.items
+            discard_plan(self.storage)
+            if plan.last:
+                break
+            plan = None
+        items = sum(commit.items for commit in read_commits(self.storage))
+        return Extraction(self.storage.root, items, extracted, resumed, done, check, plan)
+
+    def _next_offset(self, append: bool) -> int | None:
+        """Where in the corpus the next generation starts; None when the store has all of it."""
+        if append or not self.storage.exists(ROOT):
+            return 0
+        entry = read_attributes(self.storage)["corpora"][-1]
+        return int(entry["items"]) if entry["more"] else None
+
+    def _plan(self, offset: int) -> Plan:
+        commits = read_commits(self.storage)
+        per_shard = self.layout.shard_rows
+        token_shards = (commit.first_token_shard - (-commit.tokens // per_shard) for commit in commits)
+        known = [id_hashes(read_items(self.storage, commit, ["id"])["id"]) for commit in commits]
+        start = PlanStart(
+            generation=max((commit.generation for commit in commits), default=-1) + 1,
+            corpus_offset=offset,
+            shard=max((commit.shard for commit in commits), default=-1) + 1,
+            token_shard=max(token_shards, default=0),
+        )
+        return make_plan(
+            self.storage,
+            self.layout,
+            _skip(self.corpus.batches(), offset),
+            start,
+            self.identity,
+            known_ids=np.concatenate([np.empty(0, np.uint64), *known]),
+            count_tokens=self._count_tokens if "tokens" in self.layout.poolings else None,
+            memory_budget=self.settings.memory_budget,
+            generation_items=self.generation_items,
+        )
+
+    def _count_tokens(self, texts: list[str]) -> list[int]:
+        return [len(ids) for ids in self._tokenize(texts)]
+
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
+        assert self.settings.max_tokens is not None
+        filled = [self.settings.template.replace("{text}", text) for text in texts]
+        return tokenize(self.model, filled, self.settings.max_tokens)[0]
+
+    def _check(self, capture: Capture, plan: Plan, check: SelfCheck | None) -> tuple[bool, SelfCheck | None]:
+        """Whether positions must be explicit: from the store, or from a self-check that then goes into the store."""
+        described = read_attributes(self.storage) if self.storage.exists(ROOT) else None
+        if described is not None and described["corpora"][-1]["generation"] == plan.generation:
+            return bool(described["self_check"]["explicit_positions"]), check
+        if check is None:
+            check = self._self_check(capture, plan)
+            self.watch.checked(check)
+        self._describe(plan, described, check)
+        return check.explicit_positions, check
+
+    def _self_check(self, capture: Capture, plan: Plan) -> SelfCheck:
+        stride = max(plan.items // SAMPLED, 1)
+        items = PlannedItems(self.storage)
+        texts = [items.read(i, i + 1)["text"][0].as_py() for i in range(0, plan.items, stride)]
+        token_ids = [ids[:SAMPLED_TOKENS] for ids in self._tokenize(texts)]
+        chosen = choose_sample([len(ids) for ids in token_ids])
+        return self_check(capture, [token_ids[i] for i in chosen], self.settings.padding)
+
+    def _describe(self, plan: Plan, described: Mapping[str, Any] | None, check: SelfCheck) -> None:
+        """Write the store's metadata for a new generation: everything that is known before its first shard."""
+        corpora = list(described["corpora"]) if described else []
+        summary = plan.summary()
+        if plan.corpus_offset:
+            entry = dict(corpora.pop())
+            entry["generations"] = [*entry["generations"], summary]
+        else:
+            entry = {"name": self.corpus.name, "identity": self.identity, "generations": [summary]}
+        entry |= {
+            "items": plan.corpus_offset + plan.items,
+            "generation": plan.generation,
+            "more": not plan.last,
+        }
+        last = plan.shards[-1]
+        rows = last.shard * self.layout.shard_rows + last.stop - last.start
+        token_rows = last.first_token_shard * self.layout.shard_rows + last.tokens
+        attributes = (
+            dict(described)
+            if described
+            else {
+                "model": dict(self.model.identity),
+                "settings": self.settings.to_json(),
+                "self_check": check.to_json(),
+                "hubstore": hubstore.version.__version__,
+            }
+        )
+        write_metadata(self.storage, self.layout, {**attributes, "corpora": [*corpora, entry]}, rows, token_rows)
+
+
+def _skip(batches: Iterator[pa.RecordBatch], items: int) -> Iterator[pa.RecordBatch]:
+    """What is left of `batches` after the first `items` rows."""
+    for batch in batches:
+        if items >= len(batch):
+            items -= len(batch)
+            continue
+        yield batch.slice(items)
+        yield from batches
+        return
+
+
+def _refuse_other_folder(root: Path) -> None:
+    if root.is_file():
+        raise StoreExistsError(f"{root} is a file; give the store another path")
+    if not root.is_dir() or (root / ROOT).exists() or (root / "plan").exists():
+        return
+    strangers = sorted(path.name for path in itertools.islice(root.iterdir(), 5))
+    if strangers:
+        raise StoreExistsError(
+            f"{root} is not empty and no hubstore store (it holds {', '.join(strangers)}); give the store another path"
+        )
+
+
+def _refuse_other_run(root: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """An unfinished or finished run may only be gone on with by the same command on the same corpus."""
+    differences = []
+    for part in asked:
+        if there[part] == asked[part]:
+            continue
+        if isinstance(asked[part], dict) and isinstance(there[part], dict):
+            keys = sorted(k for k in {*asked[part], *there[part]} if asked[part].get(k) != there[part].get(k))
+            differences += [
+                f"{part} {k} (there {there[part].get(k)!r:.60}, asked {asked[part].get(k)!r:.60})" for k in keys
+            ]
+        else:
+            differences.append(f"{part} (there {there[part]!r}, asked {asked[part]!r})")
+    if differences:
+        raise StoreExistsError(
+            f"{root} was begun with another request: {'; '.join(differences)}. To go on with it, ask for the same; "
+            "to add another corpus to a finished store, use append; else give the new store another path"
+        )

@@ -1,0 +1,326 @@
+"""The plan: which item goes to which shard. Made once, kept in the store until its last shard is committed.
+
+A plan holds one generation of the corpus: the items, spooled as they came, and their order by
+partition and then by corpus order. What is in memory is a few bytes per item, never its text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import xxhash
+
+from hubstore.corpus import ITEM_SCHEMA
+from hubstore.errors import CorpusError, CorruptStoreError
+from hubstore.store import Layout, Storage
+from hubstore.store.layout import encode_json
+from hubstore.store.shardfile import crc32c
+
+PLAN = "plan/plan.json"
+SPOOL = "plan/items.arrow"
+ORDER = "plan/order.npy"
+
+GENERATION_ITEMS = 4_000_000
+"""Items ordered at once; a larger corpus is planned in generations, and its partitions are a few ranges each."""
+
+CountTokens = Callable[[list[str]], list[int]]
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """One shard: its number, its slice of the plan's order, and where its token rows go."""
+
+    shard: int
+    start: int
+    stop: int
+    first_token_shard: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One generation of a corpus, dealt out into shards.
+
+    Args:
+        generation: its number in the store.
+        corpus_offset: items of the corpus in earlier generations.
+        items: items in this one.
+        last: whether the corpus ends with it.
+        fingerprint: SHA-256 of these items' content.
+        partitions: (modality, language, items) in order.
+        single_concepts: concepts that have one item only, here.
+        no_concept: items without a concept.
+        shards: the shards, in order.
+        identity: what was asked for: settings, model and corpus; a resumed run must ask for the same.
+    """
+
+    generation: int
+    corpus_offset: int
+    items: int
+    last: bool
+    fingerprint: str
+    partitions: tuple[tuple[str, str, int], ...]
+    single_concepts: int
+    no_concept: int
+    shards: tuple[PlannedShard, ...]
+    identity: Mapping[str, Any]
+
+    def summary(self) -> dict[str, Any]:
+        """What the store keeps of the plan when it is done."""
+        return {
+            "generation": self.generation,
+            "items": self.items,
+            "fingerprint": self.fingerprint,
+            "partitions": [list(partition) for partition in self.partitions],
+            "single_concepts": self.single_concepts,
+            "no_concept": self.no_concept,
+        }
+
+
+class PlannedItems:
+    """The items of a plan, read shard by shard from its memory-mapped spool."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._order: npt.NDArray[np.int64] = storage.map(ORDER).view(np.int64)
+        reader = pa.ipc.open_file(pa.py_buffer(storage.map(SPOOL)))
+        self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+
+    def read(self, start: int, stop: int) -> pa.Table:
+        """Items [start, stop) of the plan's order, in ITEM_SCHEMA."""
+        wanted = self._order[start:stop]
+        ascending = np.argsort(wanted, kind="stable")
+        rows = wanted[ascending]
+        bounds = np.searchsorted(rows, self._starts)
+        parts = [
+            self._batches[i].take(pa.array(rows[bounds[i] : bounds[i + 1]] - self._starts[i]))
+            for i in np.flatnonzero(np.diff(bounds))
+        ]
+        table = pa.Table.from_batches(parts, schema=ITEM_SCHEMA).combine_chunks()
+        return table.take(pa.array(np.argsort(ascending, kind="stable")))
+
+
+@dataclass(frozen=True)
+class PlanStart:
+    """Where a new generation begins in its store."""
+
+    generation: int
+    corpus_offset: int
+    shard: int
+    token_shard: int
+
+
+def make_plan(
+    storage: Storage,
+    layout: Layout,
+    batches: Iterator[pa.RecordBatch],
+    start: PlanStart,
+    identity: Mapping[str, Any],
+    *,
+    known_ids: npt.NDArray[np.uint64],
+    count_tokens: CountTokens | None = None,
+    memory_budget: int,
+    generation_items: int = GENERATION_ITEMS,
+) -> Plan:
+    """Spool and order the next generation of a corpus, and keep the plan in the store.
+
+    Args:
+        storage: the store.
+        layout: its shapes.
+        batches: what is left of the corpus; left after this generation's last batch.
+        start: where the generation begins.
+        identity: what was asked for.
+        known_ids: `id_hashes` of the items that the store has already.
+        count_tokens: needed where every token becomes a row: how many each text has.
+        memory_budget: bytes of one shard's token rows over all layers.
+        generation_items: most items to order at once.
+
+    Raises:
+        CorpusError: the corpus is empty, or an id stands twice in it or is in the store already.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        spool = Path(folder) / "items.arrow"
+        spooled = _spool(spool, batches, count_tokens, generation_items)
+        if not spooled.items:
+            raise CorpusError(f"the corpus has no items{' left' if start.corpus_offset else ''}")
+        _refuse_duplicates(spool, spooled, known_ids)
+        storage.put_file(SPOOL, spool)
+    order = np.argsort(spooled.codes, kind="stable").astype(np.int64)
+    storage.write(ORDER, order.data.cast("B"))
+    shards = _deal(order, spooled.tokens, layout, start, memory_budget)
+    counts = np.bincount(spooled.codes)
+    single, without = _concept_counts(spooled.concepts)
+    plan = Plan(
+        generation=start.generation,
+        corpus_offset=start.corpus_offset,
+        items=spooled.items,
+        last=spooled.ended,
+        fingerprint=spooled.fingerprint,
+        partitions=tuple((*key, int(n)) for key, n in zip(spooled.partitions, counts, strict=True)),
+        single_concepts=single,
+        no_concept=without,
+        shards=tuple(shards),
+        identity=identity,
+    )
+    storage.write(PLAN, _encode(plan, storage))
+    return plan
+
+
+def load_plan(storage: Storage) -> Plan | None:
+    """The plan that an unfinished extraction left, or None."""
+    if not storage.exists(PLAN):
+        return None
+    data = json.loads(storage.read(PLAN))
+    for key in (SPOOL, ORDER):
+        if crc32c(storage.read(key)) != data["files"][key]:
+            raise CorruptStoreError(
+                f"{storage.root / key} was changed after it was planned; remove {storage.root / 'plan'} and run again"
+            )
+    content = data["plan"]
+    content["partitions"] = tuple((m, language, n) for m, language, n in content["partitions"])
+    content["shards"] = tuple(PlannedShard(*shard) for shard in content["shards"])
+    return Plan(**content)
+
+
+def discard_plan(storage: Storage) -> None:
+    """Remove the plan; plan.json first, since without it there is none."""
+    for key in (PLAN, ORDER, SPOOL):
+        storage.delete(key)
+
+
+def id_hashes(ids: Any) -> npt.NDArray[np.uint64]:
+    """64-bit hashes of ids."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(i.encode()) for i in ids.to_pylist()), np.uint64, len(ids))
+
+
+@dataclass(frozen=True)
+class _Spooled:
+    items: int
+    ended: bool
+    fingerprint: str
+    partitions: list[tuple[str, str]]
+    codes: npt.NDArray[np.int32]
+    ids: npt.NDArray[np.uint64]
+    concepts: npt.NDArray[np.uint64]
+    tokens: npt.NDArray[np.int32] | None
+
+
+def _spool(path: Path, batches: Iterator[pa.RecordBatch], count_tokens: CountTokens | None, most: int) -> _Spooled:
+    digest = hashlib.sha256()
+    partitions: dict[tuple[str, str], int] = {}
+    codes: list[npt.NDArray[np.int32]] = []
+    ids: list[npt.NDArray[np.uint64]] = []
+    concepts: list[npt.NDArray[np.uint64]] = []
+    tokens: list[npt.NDArray[np.int32]] = []
+    items, ended = 0, True
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, ITEM_SCHEMA) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            columns = {name: batch.column(name).to_pylist() for name in ITEM_SCHEMA.names}
+            for row in zip(*columns.values(), strict=True):
+                digest.update("\x1f".join(value or "" for value in row).encode() + b"\x1e")
+            pairs = zip(columns["modality"], columns["language"], strict=True)
+            codes.append(
+                np.fromiter((partitions.setdefault(pair, len(partitions)) for pair in pairs), np.int32, len(batch))
+            )
+            ids.append(id_hashes(batch.column("id")))
+            concepts.append(
+                np.fromiter((xxhash.xxh3_64_intdigest(c.encode()) if c else 0 for c in columns["concept"]), np.uint64)
+            )
+            if count_tokens:
+                tokens.append(np.asarray(count_tokens(columns["text"]), np.int32))
+            items += len(batch)
+            if items >= most:
+                ended = False
+                break
+    return _Spooled(
+        items=items,
+        ended=ended,
+        fingerprint=digest.hexdigest(),
+        partitions=list(partitions),
+        codes=np.concatenate(codes) if codes else np.empty(0, np.int32),
+        ids=np.concatenate(ids) if ids else np.empty(0, np.uint64),
+        concepts=np.concatenate(concepts) if concepts else np.empty(0, np.uint64),
+        tokens=np.concatenate(tokens) if tokens else None,
+    )
+
+
+def _refuse_duplicates(spool: Path, spooled: _Spooled, known: npt.NDArray[np.uint64]) -> None:
+    order = np.argsort(spooled.ids, kind="stable")
+    ascending = spooled.ids[order]
+    twice = np.flatnonzero(ascending[1:] == ascending[:-1])
+    if len(twice):
+        first, second = sorted((int(order[twice[0]]), int(order[twice[0] + 1])))
+        raise CorpusError(
+            f"id {_id_at(spool, first)!r} stands twice in the corpus, as items {first + 1} and {second + 1} "
+            f"({len(twice)} such pairs in all); give every item an id of its own"
+        )
+    there = np.flatnonzero(np.isin(spooled.ids, known))
+    if len(there):
+        raise CorpusError(
+            f"id {_id_at(spool, int(there[0]))!r} is in the store already ({len(there)} such items in all); "
+            "leave out what the store has, or give the new items ids of their own"
+        )
+
+
+def _id_at(spool: Path, row: int) -> str:
+    with pa.memory_map(str(spool)) as source:
+        reader = pa.ipc.open_file(source)
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            if row < len(batch):
+                return str(batch.column("id")[row].as_py())
+            row -= len(batch)
+    raise IndexError(row)
+
+
+def _deal(
+    order: npt.NDArray[np.int64],
+    tokens: npt.NDArray[np.int32] | None,
+    layout: Layout,
+    start: PlanStart,
+    memory_budget: int,
+) -> Iterator[PlannedShard]:
+    """Shards of at most shard_rows items, and of no more token rows than the memory budget holds."""
+    ends = None if tokens is None else np.cumsum(tokens[order], dtype=np.int64)
+    row_bytes = layout.width * len(layout.layers) * 4
+    most_tokens = max(memory_budget // row_bytes, layout.shard_rows)
+    first, shard, token_shard = 0, start.shard, start.token_shard
+    while first < len(order):
+        stop = min(first + layout.shard_rows, len(order))
+        held = 0
+        if ends is not None:
+            before = int(ends[first - 1]) if first else 0
+            fits = int(np.searchsorted(ends, before + most_tokens, side="right"))
+            stop = min(stop, max(fits, first + 1))
+            held = int(ends[stop - 1]) - before
+        yield PlannedShard(shard, first, stop, token_shard, held)
+        first, shard, token_shard = stop, shard + 1, token_shard - (-held // layout.shard_rows)
+
+
+def _concept_counts(concepts: npt.NDArray[np.uint64]) -> tuple[int, int]:
+    """How many concepts have one item only, and how many items have no concept."""
+    named = concepts[concepts != 0]
+    _, counts = np.unique(named, return_counts=True)
+    return int((counts == 1).sum()), int(len(concepts) - len(named))
+
+
+def _encode(plan: Plan, storage: Storage) -> bytes:
+    content = {
+        "generation": plan.generation,
+        "corpus_offset": plan.corpus_offset,
+        "last": plan.last,
+        **plan.summary(),
+        "shards": [[s.shard, s.start, s.stop, s.first_token_shard, s.tokens] for s in plan.shards],
+        "identity": plan.identity,
+    }
+    return encode_json({"plan": content, "files": {key: crc32c(storage.read(key)) for key in (SPOOL, ORDER)}})

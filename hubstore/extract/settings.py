@@ -1,0 +1,127 @@
+"""What an extraction was asked for: everything that decides the bytes of its store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from hubstore.errors import ModelError, StoreError
+from hubstore.models import Model, Padding
+from hubstore.store import DTYPES, Layout
+from hubstore.store.layout import COMPRESSORS, POOLINGS
+
+SHARD_ROWS = 8192
+CHUNK_ROWS = 256
+MEMORY_BUDGET = 1 << 30
+"""Bytes of one shard while it is assembled, over all layers and poolings; two are in memory at a time."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How states are extracted.
+
+    Args:
+        poolings: any of "last", "mean", "first", "tokens"; the first is the store's default.
+        layers: layer names, or "all" for 0 to the last block; "final" may be added.
+        dtype: the store's: "auto" keeps bfloat16 and float16 as computed and turns float32 into float16.
+        template: what the model reads; "{text}" stands for the item's text.
+        max_tokens: longest sequence; None for the model's own limit. Longer texts are cut and counted.
+        batch_tokens: padded tokens in a batch; None for 2048 on a CPU and 16384 on a GPU.
+        padding: "right" or "left".
+        memory_budget: bytes of a shard being assembled.
+        compressor: "none" or "blosc-lz4-bitshuffle" (worth it for bfloat16).
+    """
+
+    poolings: tuple[str, ...] = ("mean",)
+    layers: tuple[str, ...] = ("all",)
+    dtype: str = "auto"
+    template: str = "{text}"
+    max_tokens: int | None = None
+    batch_tokens: int | None = None
+    padding: Padding = "right"
+    memory_budget: int = MEMORY_BUDGET
+    compressor: str = "none"
+
+    def resolve(self, model: Model) -> Settings:
+        """These settings with every choice that depends on the model made.
+
+        Raises:
+            ModelError: a layer or length that the model does not have.
+            StoreError: an unknown pooling, dtype or compressor, or a template without {text}.
+        """
+        for pooling in self.poolings:
+            if pooling not in POOLINGS:
+                raise StoreError(f"pooling {pooling!r} is not known; use any of {', '.join(POOLINGS)}")
+        if len(set(self.poolings)) != len(self.poolings) or not self.poolings:
+            raise StoreError(f"poolings {', '.join(self.poolings)}: name each once, and at least one")
+        if self.compressor not in COMPRESSORS:
+            raise StoreError(f"compressor {self.compressor!r} is not known; use {' or '.join(COMPRESSORS)}")
+        if self.dtype != "auto" and self.dtype not in DTYPES:
+            raise StoreError(f"dtype {self.dtype!r} is not known; use auto, {', '.join(DTYPES)}")
+        if self.padding not in ("right", "left"):
+            raise StoreError(f"padding {self.padding!r} is not known; use right or left")
+        if self.template.count("{text}") != 1:
+            raise StoreError(f"template {self.template!r} must hold {{text}} exactly once")
+        limit = self.max_tokens or model.max_tokens
+        if not 0 < limit <= model.max_tokens:
+            raise ModelError(f"max_tokens {limit}: {model.identity['id']} takes 1 to {model.max_tokens} tokens")
+        batch_tokens = self.batch_tokens or (2048 if model.device.type == "cpu" else 16384)
+        return replace(
+            self,
+            layers=_resolve_layers(self.layers, model),
+            dtype=_resolve_dtype(self.dtype, model.dtype),
+            max_tokens=limit,
+            batch_tokens=max(batch_tokens, limit),
+        )
+
+    def layout(self, width: int) -> Layout:
+        """The store's shapes: as many rows to a shard as the memory budget holds, 8192 at most."""
+        row_bytes = DTYPES[self.dtype].itemsize * width * len(self.layers) * len(self.poolings)
+        rows = SHARD_ROWS
+        while rows > CHUNK_ROWS and rows * row_bytes > self.memory_budget:
+            rows //= 2
+        return Layout(
+            layers=self.layers,
+            poolings=self.poolings,
+            dtype=self.dtype,
+            width=width,
+            shard_rows=rows,
+            chunk_rows=CHUNK_ROWS,
+            compressor=self.compressor,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As kept in the store, to be compared and to append by."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Settings:
+        """Back from the store."""
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
+        return cls(**values)
+
+
+def _resolve_layers(layers: Sequence[str], model: Model) -> tuple[str, ...]:
+    there = model.layer_names()
+    wanted: set[str] = set()
+    for layer in layers:
+        if layer == "all":
+            wanted.update(there[:-1])
+        elif layer in there:
+            wanted.add(layer)
+        elif layer.startswith("-") and layer[1:].isdigit() and 1 <= int(layer[1:]) <= model.depth + 1:
+            wanted.add(there[:-1][int(layer)])
+        else:
+            raise ModelError(f"{model.identity['id']} has no layer {layer!r}; it has 0 to {model.depth} and final")
+    return tuple(layer for layer in there if layer in wanted)
+
+
+def _resolve_dtype(dtype: str, computed: torch.dtype) -> str:
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if computed is torch.bfloat16 else "float16"
