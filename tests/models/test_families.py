@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from hubstore.errors import ModelError, SelfCheckError
-from hubstore.extract import Capture, self_check
+from hubstore.extraction import Capture, self_check
 from hubstore.models import find_blocks, load_model, make_batch, tokenize, wrap_model
 from tests.tiny_models import FAMILIES, save_tiny_model, tiny_model, tiny_tokenizer
 
@@ -127,7 +127,9 @@ def test_a_family_whose_positions_or_mask_are_broken_is_refused(broken, family, 
     make_config, kind = FAMILIES[family]
     torch.manual_seed(0)
     trunk = broken(make_config())
-    torch.nn.init.normal_(trunk.get_parameter("wpe.weight" if family == "gpt2" else "embeddings.position_embeddings.weight"))
+    torch.nn.init.normal_(
+        trunk.get_parameter("wpe.weight" if family == "gpt2" else "embeddings.position_embeddings.weight")
+    )
     model = wrap_model(trunk, tiny_tokenizer(kind), name="broken")
     with pytest.raises(SelfCheckError, match=rf"broken: batched states with {padding} padding .* layer \d"):
         self_check(Capture(model, ("1", "2", "3"), ("mean",), torch.float32), tokenize(model, TEXTS, 128)[0], padding)

@@ -52,9 +52,7 @@ def fill(path: Path, shape: Layout, counts: list[int]) -> dict[str, torch.Tensor
             rows = sum(tokens) if pooling == "tokens" else count
             states[pooling] = torch.randn(3, rows, WIDTH, generator=generator).to(DTYPES[shape.dtype])
             written[pooling].append(states[pooling])
-        write_shard(
-            storage, shape, shard, item_table(shard, tokens), states, first_token_shard=first_token_shard
-        )
+        write_shard(storage, shape, shard, item_table(shard, tokens), states, first_token_shard=first_token_shard)
         first_token_shard += -(-sum(tokens) // shape.shard_rows)
     rows = (len(counts) - 1) * shape.shard_rows + counts[-1]
     write_metadata(storage, shape, {"model": {"id": "test"}}, rows, first_token_shard * shape.shard_rows)

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from hubstore.errors import QueryError
-from hubstore.extract.capture import Capture
-from hubstore.extract.extraction import require_same_model
-from hubstore.extract.pipeline import batch_members
-from hubstore.extract.settings import Settings
+from hubstore.extraction.capture import Capture
+from hubstore.extraction.pipeline import batch_members
+from hubstore.extraction.run import require_same_model
+from hubstore.extraction.settings import Settings
 from hubstore.models import Model, load_model, make_batch, tokenize
 from hubstore.store import StoreReader
 

@@ -136,7 +136,7 @@ def make_plan(
     Args:
         storage: the store.
         layout: its shapes.
-        batches: what is left of the corpus; left after this generation's last batch.
+        batches: what is left of the corpus.
         start: where the generation begins.
         identity: what was asked for.
         known_ids: `id_hashes` of the items that the store has already.
@@ -145,13 +145,12 @@ def make_plan(
         generation_items: most items to order at once.
 
     Raises:
-        CorpusError: the corpus is empty, or an id stands twice in it or is in the store already.
+        CorpusError: an id stands twice in the corpus, or is in the store already; or what reading it raises.
     """
     with tempfile.TemporaryDirectory() as folder:
         spool = Path(folder) / "items.arrow"
         spooled = _spool(spool, batches, count_tokens, generation_items)
-        if not spooled.items:
-            raise CorpusError(f"the corpus has no items{' left' if start.corpus_offset else ''}")
+        assert spooled.items, "a corpus raises where it is empty"
         _refuse_duplicates(spool, spooled, known_ids)
         storage.put_file(SPOOL, spool)
     order = np.argsort(spooled.codes, kind="stable").astype(np.int64)
@@ -223,7 +222,9 @@ def _spool(path: Path, batches: Iterator[pa.RecordBatch], count_tokens: CountTok
     tokens: list[npt.NDArray[np.int32]] = []
     items, ended = 0, True
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, ITEM_SCHEMA) as writer:
-        for batch in batches:
+        for whole in batches:
+            ended = items + len(whole) <= most
+            batch = whole if ended else whole.slice(0, most - items)
             writer.write_batch(batch)
             columns = {name: batch.column(name).to_pylist() for name in ITEM_SCHEMA.names}
             for row in zip(*columns.values(), strict=True):
@@ -239,8 +240,7 @@ def _spool(path: Path, batches: Iterator[pa.RecordBatch], count_tokens: CountTok
             if count_tokens:
                 tokens.append(np.asarray(count_tokens(columns["text"]), np.int32))
             items += len(batch)
-            if items >= most:
-                ended = False
+            if not ended:
                 break
     return _Spooled(
         items=items,

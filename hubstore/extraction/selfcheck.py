@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from hubstore.errors import SelfCheckError
-from hubstore.extract.capture import Capture, no_cache
+from hubstore.errors import NonFiniteError, SelfCheckError
+from hubstore.extraction.capture import Capture, no_cache
 from hubstore.models import Padding, make_batch
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
@@ -60,12 +60,19 @@ def self_check(capture: Capture, token_ids: Sequence[Sequence[int]], padding: Pa
         padding: the side that the run will pad on.
 
     Raises:
+        NonFiniteError: the model gives NaN or infinity for an item run alone.
         SelfCheckError: no way of batching gives the states of single items, or the captured states are not
             the model's own. Names the layer and by how much.
     """
     model = capture.model
     probe = Capture(model, capture.layers, ("tokens",), torch.float32)
     single = torch.cat([probe.run(make_batch(model, [ids]))["tokens"] for ids in token_ids], dim=1)
+    if not single.isfinite().all():
+        worst = probe.layers[int((~single.isfinite()).flatten(1).any(1).int().argmax())]
+        raise NonFiniteError(
+            f"{model.identity['id']} gives states that are not finite at layer {worst}, for an item run alone; "
+            "run the model in float32 or bfloat16 (`--model-dtype`), or check its weights"
+        )
     reference = _check_against_own(probe, token_ids[0], single[:, : len(token_ids[0])])
     tolerance = TOLERANCE[model.dtype]
     choices = (False, True) if padding == "left" and model.takes_position_ids else (False,)

@@ -14,9 +14,9 @@ import pyarrow as pa
 import hubstore.version
 from hubstore.corpus import Corpus
 from hubstore.errors import ModelError, StoreExistsError
-from hubstore.extract.capture import Capture
-from hubstore.extract.pipeline import Progress, run_shards
-from hubstore.extract.plan import (
+from hubstore.extraction.capture import Capture
+from hubstore.extraction.pipeline import Progress, run_shards
+from hubstore.extraction.plan import (
     GENERATION_ITEMS,
     Plan,
     PlannedItems,
@@ -26,8 +26,8 @@ from hubstore.extract.plan import (
     load_plan,
     make_plan,
 )
-from hubstore.extract.selfcheck import SelfCheck, choose_sample, self_check
-from hubstore.extract.settings import Settings
+from hubstore.extraction.selfcheck import SelfCheck, choose_sample, self_check
+from hubstore.extraction.settings import Settings
 from hubstore.models import Model, tokenize
 from hubstore.store import DTYPES, Layout, LocalStorage, Storage, StoreReader, write_metadata
 from hubstore.store.layout import ROOT

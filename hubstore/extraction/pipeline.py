@@ -19,9 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from hubstore.extract.capture import Capture
-from hubstore.extract.plan import Plan, PlannedItems, PlannedShard
-from hubstore.extract.settings import Settings
+from hubstore.extraction.capture import Capture
+from hubstore.extraction.plan import Plan, PlannedItems, PlannedShard
+from hubstore.extraction.settings import Settings
 from hubstore.models import Batch, make_batch, tokenize
 from hubstore.store import DTYPES, Layout, Storage, write_shard
 

@@ -1,0 +1,51 @@
+"""hubstore: a high-performance activation store and query engine for the semantic hub hypothesis.
+
+What is named here is the public surface. It is imported when it is first used, so that the command line
+can print its help without loading torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from hubstore.errors import HubstoreError
+from hubstore.version import __version__
+
+if TYPE_CHECKING:
+    from hubstore.api import Store, append, extract, open
+    from hubstore.corpus import Corpus, Item, open_corpus
+    from hubstore.extraction import Settings, Watch
+    from hubstore.models import Model, load_model
+
+__all__ = [
+    "Corpus",
+    "HubstoreError",
+    "Item",
+    "Model",
+    "Settings",
+    "Store",
+    "Watch",
+    "__version__",
+    "append",
+    "extract",
+    "load_model",
+    "open",
+    "open_corpus",
+]
+
+_HOMES = {
+    "hubstore.api": ("Store", "append", "extract", "open"),
+    "hubstore.corpus": ("Corpus", "Item", "open_corpus"),
+    "hubstore.extraction": ("Settings", "Watch"),
+    "hubstore.models": ("Model", "load_model"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module 'hubstore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,5 @@
+"""python -m hubstore."""
+
+from hubstore.cli import main
+
+main()

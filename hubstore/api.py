@@ -1,0 +1,152 @@
+"""hubstore in Python: the command line's verbs as functions and as methods of an open store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from hubstore import analysis, export, index, query
+from hubstore.corpus import Corpus, open_corpus
+from hubstore.extraction import Settings, Watch, encode, load_model_of
+from hubstore.extraction import append as append_items
+from hubstore.extraction import extract as extract_items
+from hubstore.models import Model, load_model
+from hubstore.store import Problem, StoreReader, verify
+
+
+class Store(StoreReader):
+    """A store opened for reading, with everything that can be asked of it."""
+
+    def model(self, source: str | None = None, device: str = "auto") -> Model:
+        """The model that the store was made with, loaded from where it was then or from `source`."""
+        return load_model_of(self, source, device)
+
+    def index(
+        self,
+        layers: Sequence[str | int] | None = None,
+        pooling: str | None = None,
+        kind: str = "auto",
+        **options: Any,
+    ) -> tuple[index.IndexDescription, ...]:
+        """Index layers, or bring their indexes up to date; see `hubstore.index.build`."""
+        return index.build(self, layers, pooling, kind, **options)
+
+    def search(
+        self,
+        *,
+        ids: Sequence[str] | None = None,
+        texts: Sequence[str] | None = None,
+        vectors: Any = None,
+        k: int = 10,
+        layers: Sequence[str | int] | None = None,
+        pooling: str | None = None,
+        model: Model | str | None = None,
+        **options: Any,
+    ) -> pa.Table:
+        """The k nearest items by cosine at each layer; see `hubstore.query.search`.
+
+        Args:
+            ids: items of the store.
+            texts: read by the store's model, which is loaded from `model` or from where it was at extraction.
+            vectors: [width] or [queries, width].
+            k: neighbours for each query and layer.
+            layers: all by default.
+            pooling: the store's first by default.
+            model: a model that is loaded already, or where to load it from.
+            options: filters and effort.
+        """
+        encoder = None
+        if texts is not None:
+            names = [self.layer_name(layer) for layer in (self.layers if layers is None else layers)]
+
+            def encoder(given: Sequence[str]) -> Mapping[str, torch.Tensor]:
+                loaded = model if isinstance(model, Model) else self.model(model)
+                return encode(self, loaded, given, names, self.pooling_name(pooling))
+
+        return query.search(
+            self,
+            ids=ids,
+            texts=texts,
+            vectors=vectors,
+            k=k,
+            layers=layers,
+            pooling=pooling,
+            encoder=encoder,
+            **options,
+        )
+
+    def analyze(self, names: Sequence[str] | None = None, **options: Any) -> dict[str, pa.Table]:
+        """Similarity, retrieval, clustering, alignment and geometry; see `hubstore.analysis.analyze`."""
+        return analysis.analyze(self, names, **options)
+
+    def report(self, folder: str | Path, **options: Any) -> Path:
+        """Write the report into `folder` and return the HTML file; see `hubstore.report.write_report`."""
+        from hubstore.report import write_report
+
+        return write_report(self, Path(folder), **options)
+
+    def export(self, out: str | Path, **options: Any) -> list[Path]:
+        """Write hidden states or items for other tools; see `hubstore.export.export`."""
+        return export.export(self, Path(out), **options)
+
+    def verify(self) -> list[Problem]:
+        """Read every committed file back; what is wrong, or nothing."""
+        return verify(self.storage)
+
+
+def open(path: str | Path) -> Store:
+    """Open a store for reading."""
+    return Store(path)
+
+
+def extract(
+    corpus: Corpus | str | Path,
+    model: Model | str,
+    path: str | Path,
+    *,
+    device: str = "auto",
+    model_dtype: str = "auto",
+    watch: Watch | None = None,
+    **settings: Any,
+) -> Store:
+    """Extract every layer of a model over a corpus into a new store, or go on where an earlier run stopped.
+
+    Args:
+        corpus: a `Corpus`, or what `open_corpus` takes: a file, a dataset's id, "sample:ntrex".
+        model: a loaded model, a folder, or a hub's model id.
+        path: the store's folder.
+        device: "auto", "cpu" or "cuda".
+        model_dtype: "auto", "float32", "float16" or "bfloat16".
+        watch: called as the run goes.
+        settings: of `hubstore.Settings`: poolings, layers, dtype, template, ...
+
+    Example:
+        >>> store = hubstore.extract("sample:ntrex", "intfloat/multilingual-e5-small", "ntrex.hub",
+        ...                          poolings=("mean",), template="query: {text}")
+        >>> store.search(ids=["en:1"], layers=[6], exclude_same_language=True)
+    """
+    loaded = model if isinstance(model, Model) else load_model(model, device=device, dtype=model_dtype)
+    extract_items(_corpus(corpus), loaded, path, Settings(**settings), watch=watch)
+    return Store(path)
+
+
+def append(
+    corpus: Corpus | str | Path,
+    path: str | Path,
+    *,
+    model: Model | str | None = None,
+    device: str = "auto",
+    watch: Watch | None = None,
+) -> Store:
+    """Add a corpus to a store, with the model and the settings that it was made with."""
+    loaded = model if isinstance(model, Model) else load_model_of(StoreReader(path), model, device)
+    append_items(_corpus(corpus), loaded, path, watch=watch)
+    return Store(path)
+
+
+def _corpus(corpus: Corpus | str | Path) -> Corpus:
+    return corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus))

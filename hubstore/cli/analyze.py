@@ -1,0 +1,99 @@
+"""hubstore analyze."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from hubstore.cli import options
+from hubstore.cli.output import err, out, print_json, table
+from hubstore.cli.progress import bar
+
+SHOWN_METRICS = {
+    "similarity": ("matched", "baseline", "difference"),
+    "retrieval": ("recall@1", "recall@5", "recall@10", "mrr"),
+}
+"""What the terminal shows of an analysis with many metrics; --json has them all."""
+
+
+def analyze(
+    store: options.StoreArgument,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ANALYSIS]...", help="similarity, retrieval, clustering, alignment, geometry; all by default."
+        ),
+    ] = None,
+    pairs: Annotated[list[str] | None, typer.Option("--pair", help="Two partitions, such as en:zh-Hans.")] = None,
+    pivot: Annotated[str | None, typer.Option(help="One partition against all others.")] = None,
+    layers: options.LayersOption = None,
+    pool: options.PoolOption = None,
+    bootstrap: Annotated[int, typer.Option(help="Resamples for the 95 % intervals; 0 for none.")] = 1000,
+    seed: options.SeedOption = 0,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Measure whether equivalent items lie near one another, layer by layer.
+
+    Results are kept in the store and reused while nothing changes. Without --pair or --pivot, all pairs.
+    """
+    from hubstore import analysis
+    from hubstore.api import Store
+
+    opened = Store(store)
+    with bar("analysing") as (progress, task):
+
+        def advanced(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        tables = opened.analyze(
+            names or None,
+            pairs=options.split_pairs(pairs, list(opened.partitions), pivot),
+            layers=options.split_list(layers),
+            pooling=pool,
+            seed=seed,
+            bootstrap=bootstrap,
+            progress=advanced,
+        )
+    if as_json:
+        print_json(
+            {
+                name: {"made_from": analysis.metadata(result), "rows": result.to_pylist()}
+                for name, result in tables.items()
+            }
+        )
+        return
+    for name, result in tables.items():
+        _show(name, result.to_pylist())
+    if "similarity" in tables and (warning := analysis.unresolved(tables["similarity"])):
+        err.print(f"[yellow]warning:[/] {warning}")
+
+
+def _show(name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Layers down, metrics across: the mean over pairs or partitions, with the interval where there is one of them."""
+    wanted = SHOWN_METRICS.get(name)
+    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if wanted is None or row["metric"] in wanted:
+            cells.setdefault((row["layer"], f"{row['metric']} ({row['variant']})"), []).append(row)
+    layers = list(dict.fromkeys(layer for layer, _ in cells))
+    columns = list(dict.fromkeys(column for _, column in cells))
+    compared = len({(row["x"], row["y"]) for row in rows})
+    out.print(
+        table(
+            ("layer", *columns),
+            [(layer, *(_cell(cells.get((layer, column), [])) for column in columns)) for layer in layers],
+            title=f"{name}: {'one comparison, 95 % interval' if compared == 1 else f'mean of {compared} comparisons'}",
+        )
+    )
+
+
+def _cell(rows: Sequence[dict[str, Any]]) -> float | str | None:
+    values = [row["value"] for row in rows if row["value"] is not None]
+    if not values:
+        return None
+    mean = float(sum(values) / len(values))
+    if len(rows) == 1 and rows[0]["low"] is not None:
+        return f"{mean:.3g} [{rows[0]['low']:.3g}, {rows[0]['high']:.3g}]"
+    return mean

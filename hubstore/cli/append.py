@@ -1,0 +1,53 @@
+"""hubstore append."""
+
+from __future__ import annotations
+
+from hubstore.cli import options
+from hubstore.cli.extract import print_extraction
+from hubstore.cli.output import err
+from hubstore.cli.progress import watching
+
+
+def append(
+    store: options.StoreArgument,
+    corpus: options.CorpusArgument,
+    parallel: options.ParallelOption = False,
+    model: options.ModelOption = None,
+    device: options.DeviceOption = "auto",
+    text_column: options.TextOption = None,
+    id_column: options.IdOption = None,
+    concept_column: options.ConceptOption = None,
+    language_column: options.LanguageColumnOption = None,
+    language_tag: options.LanguageTagOption = None,
+    config: options.ConfigOption = None,
+    split: options.SplitOption = None,
+    corpus_revision: options.RevisionOption = None,
+    limit: options.LimitOption = None,
+    on_error: options.OnErrorOption = options.OnError.stop,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Add items to a store, read by the model and the settings that the store was made with."""
+    items = options.open_items(
+        corpus,
+        parallel=parallel,
+        limit=limit,
+        on_error=on_error,
+        text=text_column,
+        id=id_column,
+        concept=concept_column,
+        language=language_column,
+        language_tag=language_tag,
+        config=config,
+        split=split,
+        revision=corpus_revision,
+    )
+    from hubstore.extraction import append as run
+    from hubstore.extraction import load_model_of
+    from hubstore.store import StoreReader
+
+    opened = StoreReader(store)
+    with err.status("loading the model"):
+        loaded = load_model_of(opened, model, device)
+    with watching(store.name) as watch:
+        done = run(items, loaded, store, watch=watch)
+    print_extraction(done, items, as_json)

@@ -1,0 +1,149 @@
+"""hubstore extract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hubstore.cli import options
+from hubstore.cli.output import err, out, print_json, table
+from hubstore.cli.progress import watching
+from hubstore.errors import StoreError
+
+
+def extract(
+    corpus: options.CorpusArgument,
+    model: Annotated[str, typer.Option("--model", "-m", help="A model's folder or hub id.")],
+    store: Annotated[Path, typer.Option("--out", "-o", help="The store to write, such as ntrex.hub.")],
+    parallel: options.ParallelOption = False,
+    pool: Annotated[
+        str,
+        typer.Option(
+            "--pool", help="How a text becomes one row: last, mean, first; or tokens: every token. Comma-separated."
+        ),
+    ] = "mean",
+    layers: Annotated[
+        str, typer.Option("--layers", help="Comma-separated: 0,6,-1; final is after the final norm.")
+    ] = "all",
+    dtype: Annotated[str, typer.Option(help="The store's: auto, float16, bfloat16 or float32.")] = "auto",
+    prefix: Annotated[str, typer.Option(help='Put before every text, such as "query: ".')] = "",
+    template: Annotated[str, typer.Option(help="What the model reads; {text} is the item's text.")] = "{text}",
+    max_tokens: Annotated[int | None, typer.Option(help="Cut longer texts here. The model's limit by default.")] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens in a batch, padding included.")] = None,
+    padding: Annotated[str, typer.Option(help="right or left.")] = "right",
+    memory: Annotated[float, typer.Option(help="GiB for a shard being assembled.")] = 1.0,
+    compressor: Annotated[
+        str, typer.Option(help="none, or blosc-lz4-bitshuffle (bfloat16: a quarter smaller, slower).")
+    ] = "none",
+    model_dtype: Annotated[str, typer.Option(help="What to compute in: auto, float32, bfloat16 or float16.")] = "auto",
+    device: options.DeviceOption = "auto",
+    attention: Annotated[str | None, typer.Option(help="Attention implementation of transformers.")] = None,
+    revision: Annotated[str | None, typer.Option("--model-revision", help="Revision of a hub's model.")] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
+    text_column: options.TextOption = None,
+    id_column: options.IdOption = None,
+    concept_column: options.ConceptOption = None,
+    language_column: options.LanguageColumnOption = None,
+    language_tag: options.LanguageTagOption = None,
+    config: options.ConfigOption = None,
+    split: options.SplitOption = None,
+    corpus_revision: options.RevisionOption = None,
+    limit: options.LimitOption = None,
+    on_error: options.OnErrorOption = options.OnError.stop,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Run a model over a corpus and keep every layer's hidden states in a store.
+
+    Killed at any moment, the same command goes on from the last committed shard.
+    """
+    if prefix and template != "{text}":
+        raise StoreError("give --prefix or --template, not both")
+    items = options.open_items(
+        corpus,
+        parallel=parallel,
+        limit=limit,
+        on_error=on_error,
+        text=text_column,
+        id=id_column,
+        concept=concept_column,
+        language=language_column,
+        language_tag=language_tag,
+        config=config,
+        split=split,
+        revision=corpus_revision,
+    )
+    from hubstore.extraction import Settings
+    from hubstore.extraction import extract as run
+    from hubstore.models import load_model
+
+    settings = Settings(
+        poolings=tuple(options.split_list(pool) or ()),
+        layers=tuple(part.strip() for part in layers.split(",")),
+        dtype=dtype,
+        template=prefix.replace("{text}", "") + "{text}" if prefix else template,
+        max_tokens=max_tokens,
+        batch_tokens=batch_tokens,
+        padding=padding,  # type: ignore[arg-type]  # checked when the settings are resolved
+        memory_budget=int(memory * (1 << 30)),
+        compressor=compressor,
+    )
+    with err.status(f"loading {model}"):
+        loaded = load_model(
+            model,
+            revision=revision,
+            dtype=model_dtype,
+            device=device,
+            attention=attention,
+            trust_remote_code=trust_remote_code,
+        )
+    with watching(store.name) as watch:
+        done = run(items, loaded, store, settings, watch=watch)
+    print_extraction(done, items, as_json)
+
+
+def print_extraction(done: Any, corpus: Any, as_json: bool) -> None:
+    """What an extraction did: for people with what to type next, for programs as JSON."""
+    from hubstore.store import StoreReader
+
+    store = StoreReader(done.path)
+    progress = done.progress
+    summary = {
+        "store": str(done.path),
+        "items": done.items,
+        "extracted": done.extracted,
+        "resumed": done.resumed,
+        "layers": list(store.layers),
+        "poolings": list(store.poolings),
+        "dtype": store.layout.dtype,
+        "partitions": {name: partition.size for name, partition in store.partitions.items()},
+        "skipped": corpus.skipped.count,
+        "truncated": progress.truncated,
+        "seconds": round(progress.seconds, 3),
+        "tokens": progress.tokens,
+        "useful_tokens": round(progress.useful, 4),
+    }
+    if as_json:
+        print_json(summary)
+        return
+    if not done.extracted:
+        out.print(f"{done.path} is complete already: {done.items:,} items")
+        return
+    rate = progress.seconds or 1.0
+    out.print(
+        f"{done.path}: {done.items:,} items x {len(store.layers)} layers x {store.width} ({store.layout.dtype}), "
+        f"pooling {', '.join(store.poolings)}"
+    )
+    out.print(
+        f"{done.extracted:,} items in {progress.seconds:.1f} s: {done.extracted / rate:,.1f} items/s, "
+        f"{progress.tokens / rate:,.0f} tokens/s, {progress.useful:.0%} of them no padding"
+    )
+    out.print(table(("partition", "items"), summary["partitions"].items()))
+    if progress.truncated:
+        out.print(f"[yellow]note:[/] {progress.truncated:,} texts were longer than the limit and cut")
+    if corpus.skipped.count:
+        out.print(f"[yellow]note:[/] {corpus.skipped.count:,} rows were skipped; the first:")
+        for message in corpus.skipped.messages[:5]:
+            out.print(f"  {message}", markup=False)
+    out.print(f"next: hubstore index {done.path}; hubstore query {done.path} --id ID; hubstore report {done.path}")

@@ -1,0 +1,60 @@
+"""hubstore info."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hubstore.cli import options
+from hubstore.cli.output import out, print_json, size, table
+
+
+def info(store: options.StoreArgument, as_json: options.JsonOption = False) -> None:
+    """Say what a store holds: model, layers, partitions, shards, indexes and kept analyses."""
+    from hubstore.extraction.plan import load_plan
+    from hubstore.store import StoreReader
+
+    opened = StoreReader(store)
+    plan = load_plan(opened.storage)
+    done = {commit.shard for commit in opened.commits}
+    missing = [shard.shard for shard in plan.shards if shard.shard not in done] if plan else []
+    keys = opened.storage.list("")
+    summary: dict[str, Any] = {
+        "store": str(store),
+        "items": len(opened),
+        "complete": plan is None and not opened.attributes["corpora"][-1]["more"],
+        "shards": len(opened.commits),
+        "shards_missing": len(missing),
+        "bytes": sum(opened.storage.size(key) for key in keys),
+        "layers": list(opened.layers),
+        "poolings": list(opened.poolings),
+        "dtype": opened.layout.dtype,
+        "width": opened.width,
+        "model": dict(opened.attributes["model"]),
+        "settings": dict(opened.attributes["settings"]),
+        "self_check": dict(opened.attributes["self_check"]),
+        "corpora": [{"name": corpus["name"], "items": corpus["items"]} for corpus in opened.attributes["corpora"]],
+        "partitions": {name: partition.size for name, partition in opened.partitions.items()},
+        "indexes": sorted(key.removesuffix("/index.json") for key in keys if key.endswith("/index.json")),
+        "analyses": sorted({key.split("/")[1] for key in keys if key.startswith("analyses/")}),
+    }
+    if as_json:
+        print_json(summary)
+        return
+    model, check = summary["model"], summary["self_check"]
+    state = "complete" if summary["complete"] else f"unfinished, {len(missing)} shards to go: run extract again"
+    computed = f"{model['class']}, {model['kind']}, {model['blocks']} blocks, computed in {model['dtype']}"
+    lines = {
+        "items": f"{len(opened):,} in {len(opened.commits):,} shard{'s' * (len(opened.commits) != 1)}, {state}",
+        "size": size(summary["bytes"]),
+        "model": f"{model['id']} ({computed})",
+        "weights": model["weights"][:16],
+        "layers": f"{', '.join(opened.layers)} ({opened.width} wide, {opened.layout.dtype})",
+        "pooling": ", ".join(opened.poolings),
+        "template": summary["settings"]["template"],
+        "self-check": f"{check['deviation']:.1e} at most, {check['tolerance']:g} allowed ({check['padding']} padding)",
+        "corpora": ", ".join(f"{corpus['name']} ({corpus['items']:,})" for corpus in summary["corpora"]),
+        "indexes": f"{len(summary['indexes'])} layers" if summary["indexes"] else "none: queries search exactly",
+        "analyses": ", ".join(summary["analyses"]) or "none yet",
+    }
+    out.print(table(("", str(store)), lines.items()))
+    out.print(table(("partition", "items"), summary["partitions"].items()))

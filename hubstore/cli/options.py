@@ -1,0 +1,129 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hubstore.errors import CorpusError, QueryError
+
+StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="A store's folder, such as ntrex.hub.")]
+LayersOption = Annotated[
+    str | None,
+    typer.Option("--layers", "--layer", help="Layers, comma-separated: 0,6,12; -1 is the last block. All by default."),
+]
+PoolOption = Annotated[str | None, typer.Option("--pool", help="Pooling; the store's first by default.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DeviceOption = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda or cuda:1.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of all random draws; kept with the results.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(help="A model's folder or hub id. By default the one that the store was made with."),
+]
+CorpusArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="CORPUS...",
+        help="A file (.jsonl, .csv, .tsv, .parquet), a folder or id of a Hugging Face dataset, sample:ntrex; or, "
+        "with --parallel, LANGUAGE=FILE for each language: en=a.txt zh=b.txt.",
+        show_default=False,
+    ),
+]
+ParallelOption = Annotated[
+    bool, typer.Option("--parallel", help="CORPUS is line-aligned files: line 12 of each says the same.")
+]
+TextOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text-column",
+        help="Column of the text. In a table with a column for each language, LANGUAGE=COLUMN for each.",
+    ),
+]
+IdOption = Annotated[str | None, typer.Option("--id-column", help="Column of the ids.")]
+ConceptOption = Annotated[
+    str | None, typer.Option("--concept-column", help="Column that equivalent items share a value of.")
+]
+LanguageColumnOption = Annotated[str | None, typer.Option("--language-column", help="Column of the BCP 47 tags.")]
+LanguageTagOption = Annotated[str | None, typer.Option("--language-tag", help="One language for all items.")]
+ConfigOption = Annotated[str | None, typer.Option("--config", help="Configuration of a dataset.")]
+SplitOption = Annotated[str | None, typer.Option("--split", help="Split of a dataset.")]
+RevisionOption = Annotated[str | None, typer.Option("--corpus-revision", help="Revision of a dataset on a hub.")]
+LimitOption = Annotated[int | None, typer.Option("--limit", help="Read only the first rows or lines.")]
+
+
+class OnError(StrEnum):
+    """What to do with a row that cannot be an item."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+OnErrorOption = Annotated[
+    OnError, typer.Option("--on-error", help="A row that is not valid: stop there, or skip and list it.")
+]
+
+
+def split_list(value: str | None) -> list[str] | None:
+    """ "0, 6" to ["0", "6"]; None stays None."""
+    if value is None or value == "all":
+        return None
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def split_pairs(values: Sequence[str] | None, partitions: Sequence[str], pivot: str | None) -> Any:
+    """Pairs of partitions from `en:zh` options, or of `pivot` with all others; None for all pairs."""
+    if values and pivot:
+        raise QueryError("give --pair or --pivot, not both")
+    if pivot:
+        if pivot not in partitions:
+            raise QueryError(f"the store has no partition {pivot!r}; it has {', '.join(partitions)}")
+        return [(pivot, other) for other in partitions if other != pivot]
+    if not values:
+        return None
+    pairs = [tuple(value.split(":")) for value in values]
+    for value, pair in zip(values, pairs, strict=True):
+        if len(pair) != 2 or not all(pair):
+            raise QueryError(f"--pair {value!r} is not two partitions; write it as en:zh-Hans")
+    return pairs
+
+
+def open_items(
+    corpus: Sequence[str],
+    *,
+    parallel: bool,
+    limit: int | None,
+    on_error: OnError,
+    text: Sequence[str] | None = None,
+    **options: str | None,
+) -> Any:
+    """The corpus that the options describe."""
+    from hubstore.corpus import open_corpus, read_parallel
+
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if parallel:
+        if given or text:
+            raise CorpusError(f"--parallel files have no columns or splits; leave out {', '.join(given) or 'text'}")
+        return read_parallel(_by_language(corpus, "--parallel"), limit=limit, on_error=on_error.value)
+    if len(corpus) != 1:
+        raise CorpusError(f"give one corpus, or --parallel for line-aligned files; there are {len(corpus)}")
+    if text:
+        given["text"] = _by_language(text, "--text-column") if "=" in "".join(text) else text[0]
+        if "=" not in "".join(text) and len(text) > 1:
+            raise CorpusError("give one --text-column, or LANGUAGE=COLUMN for each language")
+    return open_corpus(corpus[0], limit=limit, on_error=on_error.value, **given)
+
+
+def _by_language(values: Sequence[str], option: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for value in values:
+        language, separator, rest = value.partition("=")
+        if not (language and separator and rest):
+            raise CorpusError(f"{option} {value!r} is not LANGUAGE=VALUE; write it as en=a.txt")
+        if language in found:
+            raise CorpusError(f"{option} names the language {language!r} twice")
+        found[language] = rest
+    return found

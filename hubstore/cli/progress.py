@@ -1,0 +1,60 @@
+"""Progress on stderr: one line that says how far, how fast, and where the time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from hubstore.cli.output import err
+
+
+@contextmanager
+def bar(what: str, details: str = "") -> Iterator[tuple[Progress, Any]]:
+    """A progress bar and its task; it leaves nothing behind when it is done."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[details]}", style="dim"),
+    )
+    with Progress(*columns, console=err, transient=True) as progress:
+        yield progress, progress.add_task(escape(what), total=None, details=details)
+
+
+@contextmanager
+def watching(store: str) -> Iterator[Any]:
+    """A `Watch` that draws an extraction."""
+    from hubstore.extraction import Progress as Done
+    from hubstore.extraction import SelfCheck, Watch
+
+    with bar("reading the corpus") as (progress, task):
+
+        def planned(plan: Any) -> None:
+            progress.update(task, description="self-check", total=plan.items)
+            if plan.single_concepts:
+                err.print(f"[yellow]note:[/] {plan.single_concepts:,} concepts have one item only; they match nothing")
+
+        def checked(check: SelfCheck) -> None:
+            err.print(
+                f"self-check: {check.items} items, batched against single: relative distance "
+                f"{check.deviation:.1e} at most (layer {check.layer}; {check.tolerance:g} allowed)"
+            )
+
+        def advanced(done: Done) -> None:
+            progress.update(
+                task,
+                description=escape(f"extracting {store}"),
+                completed=done.items,
+                total=done.total,
+                details=f"{done.items / done.seconds:,.0f} items/s  {done.tokens / done.seconds:,.0f} tokens/s  "
+                f"{done.useful:.0%} useful  model {done.model_ms:,.0f} ms  copy {done.copy_ms:,.0f} ms  "
+                f"write {done.write_ms:,.0f} ms",
+            )
+
+        yield Watch(planned=planned, checked=checked, progress=advanced)

@@ -1,0 +1,92 @@
+"""hubstore query."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hubstore.cli import options
+from hubstore.cli.output import out, print_json, shown, table
+from hubstore.errors import QueryError
+
+SHOWN_CHARACTERS = 90
+
+
+def query(
+    store: options.StoreArgument,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Neighbours of an item of the store.")] = None,
+    texts: Annotated[list[str] | None, typer.Option("--text", help="Neighbours of a text given now.")] = None,
+    vector: Annotated[Path | None, typer.Option(help="Neighbours of vectors: .npy, [width] or [n, width].")] = None,
+    k: Annotated[int, typer.Option("-k", help="Neighbours for each query and layer.")] = 10,
+    layers: options.LayersOption = None,
+    pool: options.PoolOption = None,
+    languages: Annotated[list[str] | None, typer.Option("--language", help="Only items in this language.")] = None,
+    modalities: Annotated[list[str] | None, typer.Option("--modality", help="Only items of this modality.")] = None,
+    concepts: Annotated[list[str] | None, typer.Option("--concept", help="Only items of this concept.")] = None,
+    exclude_same_language: Annotated[
+        bool, typer.Option("--exclude-same-language", help="No items in the query's own language.")
+    ] = False,
+    query_language: Annotated[str | None, typer.Option(help="Language of --text, needed to exclude it.")] = None,
+    model: options.ModelOption = None,
+    effort: Annotated[int | None, typer.Option(help="HNSW's efSearch or IVF's nprobe: recall against time.")] = None,
+    allow_stale: Annotated[bool, typer.Option("--allow-stale", help="Use an index older than its store.")] = False,
+    device: options.DeviceOption = "auto",
+    as_json: options.JsonOption = False,
+) -> None:
+    """Find the nearest items by cosine, at one layer or all, across languages and modalities."""
+    from hubstore.api import Store
+
+    if k < 1:
+        raise QueryError(f"-k {k}: ask for one neighbour at least")
+    found = Store(store).search(
+        ids=ids or None,
+        texts=texts or None,
+        vectors=None if vector is None else _load_vectors(vector),
+        k=k,
+        layers=options.split_list(layers),
+        pooling=pool,
+        languages=languages or None,
+        modalities=modalities or None,
+        concepts=concepts or None,
+        exclude_same_language=exclude_same_language,
+        query_languages=query_language,
+        model=model,
+        effort=effort,
+        allow_stale=allow_stale,
+        device=device,
+    )
+    rows = found.to_pylist()
+    if as_json:
+        print_json(rows)
+        return
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["query"], row["layer"]), []).append(row)
+    for (name, layer), hits in groups.items():
+        columns = ("rank", "score", "language", "id", "text")
+        cells = [
+            (hit["rank"], f"{hit['score']:.4f}", hit["language"], _place(hit), _short(hit["text"])) for hit in hits
+        ]
+        out.print(table(columns, cells, title=f"{_short(name)}, layer {layer}"))
+    if not rows:
+        out.print("nothing found")
+
+
+def _load_vectors(path: Path) -> Any:
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise QueryError(f"{path} is not a readable .npy file of numbers: {error}") from error
+
+
+def _place(hit: dict[str, Any]) -> str:
+    return f"{hit['id']}[{hit['token']}]" if "token" in hit else str(hit["id"])
+
+
+def _short(text: str) -> str:
+    flat = " ".join(shown(text).split())
+    return flat if len(flat) <= SHOWN_CHARACTERS else flat[: SHOWN_CHARACTERS - 1] + "…"

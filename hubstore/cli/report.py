@@ -1,0 +1,49 @@
+"""hubstore report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hubstore.cli import options
+from hubstore.cli.output import out, print_json
+from hubstore.cli.progress import bar
+
+
+def report(
+    store: options.StoreArgument,
+    folder: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder to write to; STORE-report by default.")
+    ] = None,
+    pairs: Annotated[list[str] | None, typer.Option("--pair", help="Two partitions, such as en:zh-Hans.")] = None,
+    pivot: Annotated[str | None, typer.Option(help="One partition against all others.")] = None,
+    layers: options.LayersOption = None,
+    pool: options.PoolOption = None,
+    bootstrap: Annotated[int, typer.Option(help="Resamples for the 95 % intervals.")] = 1000,
+    seed: options.SeedOption = 0,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Write everything the store says about its hub as one self-contained HTML page, with PNGs and tables."""
+    from hubstore.api import Store
+
+    opened = Store(store)
+    with bar("analysing") as (progress, task):
+
+        def advanced(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        page = opened.report(
+            folder or store.with_name(f"{store.stem}-report"),
+            pairs=options.split_pairs(pairs, list(opened.partitions), pivot),
+            layers=options.split_list(layers),
+            pooling=pool,
+            seed=seed,
+            bootstrap=bootstrap,
+            progress=advanced,
+        )
+    if as_json:
+        print_json({"report": str(page)})
+    else:
+        out.print(f"{page}", markup=False)

@@ -1,0 +1,97 @@
+"""Hidden states and items for other tools: NumPy, safetensors, Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save_file
+
+from hubstore.errors import QueryError, StoreExistsError
+from hubstore.store import HiddenStates, StoreReader
+
+FORMATS = ("npy", "safetensors", "parquet")
+BLOCK_ROWS = 8192
+
+
+def export(
+    store: StoreReader,
+    out: Path,
+    *,
+    layers: Sequence[str | int] | None = None,
+    pooling: str | None = None,
+    partition: str | None = None,
+    format: str = "npy",
+    states: bool = True,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write `items.parquet` and one file for each layer, `layer-<name>.<format>`, into the folder `out`.
+
+    Rows of every file are in the order of items.parquet. bfloat16 stays bfloat16 in safetensors and becomes
+    float32, which holds it exactly, in the others. Parquet repeats the items beside a list column `hidden`.
+
+    Args:
+        store: the store.
+        out: a folder, made when it is not there.
+        layers: all by default.
+        pooling: the store's first by default; not "tokens" (its rows are not items).
+        partition: one partition's items only, such as "zh-Hans"; all by default.
+        format: "npy", "safetensors" or "parquet".
+        states: False for the items alone.
+        overwrite: replace files that are there.
+
+    Raises:
+        QueryError: an unknown format, layer, pooling or partition.
+        StoreExistsError: a file is there already.
+    """
+    if format not in FORMATS:
+        raise QueryError(f"format {format!r} is not known; use {', '.join(FORMATS)}")
+    name = store.pooling_name(pooling)
+    if states and name == "tokens":
+        raise QueryError("under pooling tokens rows are no items; read them with store.hidden(layer, 'tokens')")
+    positions = np.arange(len(store), dtype=np.int64) if partition is None else store.partition(partition).positions()
+    names = [store.layer_name(layer) for layer in (store.layers if layers is None else layers)] if states else []
+    targets = {"items": out / "items.parquet"} | {layer: out / f"layer-{layer}.{format}" for layer in names}
+    for target in targets.values():
+        if target.exists() and not overwrite:
+            raise StoreExistsError(f"{target} is there already; give another folder, or --overwrite")
+    out.mkdir(parents=True, exist_ok=True)
+    items = store.items.take(pa.array(positions))
+    pq.write_table(items, targets["items"])
+    for layer in names:
+        _write(store.hidden(layer, name), positions, items, targets[layer], format)
+    return list(targets.values())
+
+
+def _write(states: HiddenStates, positions: np.ndarray, items: pa.Table, target: Path, format: str) -> None:
+    partial = target.with_name(f".{target.name}.partial")
+    if format == "safetensors":
+        save_file({f"layer-{states.layer}": states.take(positions)}, partial)
+    elif format == "npy":
+        shape = (len(positions), states.shape[1])
+        array = np.lib.format.open_memmap(partial, mode="w+", dtype=_exact(states.take([])).numpy().dtype, shape=shape)
+        for start, rows in _blocks(states, positions):
+            array[start : start + len(rows)] = rows.numpy()
+        array.flush()
+    else:
+        value = pa.list_(pa.from_numpy_dtype(_exact(states.take([])).numpy().dtype), states.shape[1])
+        schema = items.schema.append(pa.field("hidden", value))
+        with pq.ParquetWriter(partial, schema) as writer:
+            for start, rows in _blocks(states, positions):
+                hidden = pa.FixedSizeListArray.from_arrays(pa.array(rows.numpy().reshape(-1)), states.shape[1])
+                writer.write_table(items.slice(start, len(rows)).append_column(schema.field("hidden"), hidden))
+    partial.replace(target)
+
+
+def _blocks(states: HiddenStates, positions: np.ndarray) -> Iterator[tuple[int, torch.Tensor]]:
+    for start in range(0, len(positions), BLOCK_ROWS):
+        yield start, _exact(states.take(positions[start : start + BLOCK_ROWS]))
+
+
+def _exact(rows: torch.Tensor) -> torch.Tensor:
+    """The rows in a dtype that NumPy has: bfloat16 as float32."""
+    return rows.float() if rows.dtype is torch.bfloat16 else rows

@@ -1,0 +1,24 @@
+"""Extraction: a plan, hooks that pool on the device, an asynchronous pipeline, a self-check, and resuming."""
+
+from hubstore.extraction.capture import Capture, pool
+from hubstore.extraction.encode import encode, load_model_of
+from hubstore.extraction.pipeline import Progress
+from hubstore.extraction.run import Extraction, Watch, append, extract, require_same_model
+from hubstore.extraction.selfcheck import SelfCheck, self_check
+from hubstore.extraction.settings import Settings
+
+__all__ = [
+    "Capture",
+    "Extraction",
+    "Progress",
+    "SelfCheck",
+    "Settings",
+    "Watch",
+    "append",
+    "encode",
+    "extract",
+    "load_model_of",
+    "pool",
+    "require_same_model",
+    "self_check",
+]

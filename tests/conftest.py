@@ -1,0 +1,25 @@
+"""Fixtures that several test folders share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Batched against single, and resumed against uninterrupted, are compared bit by bit or nearly so: one thread.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_model():
+    """Folder of a real model by name; skipped where scripts/test has not fetched it."""
+
+    def folder(name: str) -> str:
+        path = Path(os.environ.get("HUBSTORE_TEST_MODELS", "")) / name
+        if not os.environ.get("HUBSTORE_TEST_MODELS") or not path.is_dir():
+            pytest.skip(f"{name} is not fetched; scripts/test fetches it")
+        return str(path)
+
+    return folder

@@ -1,0 +1,165 @@
+"""An extraction that is killed, starved of disk or raced loses at most the shard in flight, and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from hubstore.errors import StoreError, StoreLockedError
+from hubstore.extraction import Settings, extract
+from hubstore.store import LocalStorage, StoreReader, verify
+from tests.extraction import victim
+from tests.tiny_models import tiny_model
+
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def processes():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.extraction.victim"])
+    return context
+
+
+def content(path: Path) -> dict[str, bytes]:
+    """Every file of a store; of a commit all but its times."""
+    files = {p.relative_to(path).as_posix(): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    for key, data in files.items():
+        if key.startswith("commits/"):
+            commit = json.loads(data)
+            del commit["times"]
+            files[key] = json.dumps(commit, sort_keys=True).encode()
+    return files
+
+
+def test_killed_at_twenty_random_moments_the_store_ends_byte_identical(tmp_path, processes):
+    whole = tmp_path / "whole.hub"
+    process = processes.Process(target=victim.run, args=(whole,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    started = time.monotonic()
+    process = processes.Process(target=victim.run, args=(tmp_path / "timed.hub",))
+    process.start()
+    process.join()
+    seconds = time.monotonic() - started
+    expected = content(whole)
+    assert len(StoreReader(whole).commits) > 5
+
+    rng = random.Random(0)
+    kills = completed = 0
+    committed_when_killed = set()
+    path = tmp_path / "killed.hub"
+    while kills < KILLS or path.exists():
+        process = processes.Process(target=victim.run, args=(path,))
+        process.start()
+        if kills < KILLS:
+            process.join(rng.uniform(0, 0.9 * seconds))
+        else:
+            process.join()
+        if process.exitcode is None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+            kills += 1
+            committed_when_killed.add(len(LocalStorage(path).list("commits")))
+            continue
+        assert process.exitcode == 0
+        assert content(path) == expected
+        completed += 1
+        shutil.rmtree(path)
+    assert kills == KILLS
+    assert completed >= 1
+    assert len(committed_when_killed) > 2, "kills should fall before, between and after commits"
+
+
+def test_two_extractions_racing_for_one_store_one_is_refused(tmp_path, processes):
+    path = tmp_path / "x.hub"
+    first = processes.Process(target=victim.run, args=(path,))
+    first.start()
+    while not (path / "zarr.json").exists():
+        time.sleep(0.005)
+        assert first.is_alive()
+    with pytest.raises(StoreLockedError, match="is being written by another process"):
+        victim.run(path)
+    first.join()
+    assert first.exitcode == 0
+    assert len(StoreReader(path)) == victim.ITEMS
+    assert verify(LocalStorage(path)) == []
+
+
+@pytest.mark.parametrize("fail_at", [3, 11, 30])
+def test_a_full_disk_is_a_clear_error_and_the_same_command_goes_on(tmp_path, monkeypatch, fail_at):
+    extract(victim.corpus(), tiny_model("gpt2"), tmp_path / "whole.hub", victim.SETTINGS)
+    path = tmp_path / "full.hub"
+    real_write, calls = os.write, 0
+
+    def write(descriptor, data):
+        nonlocal calls
+        target = os.readlink(f"/proc/self/fd/{descriptor}")
+        if str(path) in target and "/c/" in target:
+            calls += 1
+            if calls >= fail_at:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            data = data[: max(1, len(data) // 2)]  # short writes happen too
+        return real_write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(
+        StoreError, match=r"could not be written \(No space left on device\); free space .* run the same"
+    ):
+        extract(victim.corpus(), tiny_model("gpt2"), path, victim.SETTINGS)
+    monkeypatch.setattr(os, "write", real_write)
+    assert verify(LocalStorage(path)) == []
+    done = extract(victim.corpus(), tiny_model("gpt2"), path, victim.SETTINGS)
+    assert done.resumed
+    assert content(path) == content(tmp_path / "whole.hub")
+
+
+def test_a_plan_changed_on_disk_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "x.hub"
+
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hubstore.extraction.run.run_shards", stop)
+    with pytest.raises(KeyboardInterrupt):
+        extract(victim.corpus(), tiny_model("gpt2"), path, victim.SETTINGS)
+    monkeypatch.undo()
+    spool = path / "plan/items.arrow"
+    data = bytearray(spool.read_bytes())
+    data[len(data) // 2] ^= 1
+    spool.write_bytes(data)
+    with pytest.raises(StoreError, match="was changed after it was planned"):
+        extract(victim.corpus(), tiny_model("gpt2"), path, victim.SETTINGS)
+
+
+def test_an_unfinished_store_is_read_as_far_as_it_is_committed(tmp_path, monkeypatch):
+    path = tmp_path / "x.hub"
+    settings = Settings(layers=("1",), memory_budget=1)
+    seen = 0
+
+    def stop_after_two(done):
+        nonlocal seen
+        seen = done.shards
+        if done.shards == 2:
+            raise KeyboardInterrupt
+
+    from hubstore.extraction import Watch
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(victim.corpus(), tiny_model("gpt2"), path, settings, watch=Watch(progress=stop_after_two))
+    store = StoreReader(path)
+    assert len(store) == 512
+    assert store.hidden(1).shape == (512, 32)
+    assert store.hidden(1).read().isfinite().all()
+    assert seen == 2
