@@ -1,0 +1,26 @@
+"""Corpora: items from files, datasets or memory, streamed and validated."""
+
+from hubstore.corpus.columns import ColumnOptions
+from hubstore.corpus.corpus import Corpus, Skipped
+from hubstore.corpus.dataset import read_dataset
+from hubstore.corpus.item import ITEM_SCHEMA, Item
+from hubstore.corpus.opening import open_corpus
+from hubstore.corpus.parallel import read_parallel
+from hubstore.corpus.sample import read_sample, sample_names
+from hubstore.corpus.tables import read_csv, read_jsonl, read_parquet
+
+__all__ = [
+    "ITEM_SCHEMA",
+    "ColumnOptions",
+    "Corpus",
+    "Item",
+    "Skipped",
+    "open_corpus",
+    "read_csv",
+    "read_dataset",
+    "read_jsonl",
+    "read_parallel",
+    "read_parquet",
+    "read_sample",
+    "sample_names",
+]

@@ -1,0 +1,132 @@
+"""The corpus: where items come from, as a stream that can be read again."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass, field
+from itertools import islice
+from typing import Any, Final
+
+import pyarrow as pa
+
+from hubstore.corpus.item import ITEM_SCHEMA, Item
+from hubstore.corpus.validate import check_item
+from hubstore.errors import CorpusError
+
+Refuse = Callable[[CorpusError], None]
+"""What a reader calls with the error of a row that cannot be an item; it raises, or it returns and
+the reader goes on with the next row."""
+
+
+@dataclass
+class Skipped:
+    """What one pass over a corpus left out.
+
+    Attributes:
+        count: How many items or rows were left out.
+        messages: Why, each with its place: the first `KEPT` of them.
+    """
+
+    KEPT: Final = 100
+
+    count: int = 0
+    messages: list[str] = field(default_factory=list)
+
+    def add(self, error: CorpusError) -> None:
+        """Count one row left out."""
+        self.count += 1
+        if len(self.messages) < self.KEPT:
+            self.messages.append(str(error))
+
+    def clear(self) -> None:
+        """Forget everything, as a new pass begins."""
+        self.count = 0
+        self.messages.clear()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Items from somewhere, streamed: nothing holds them all.
+
+    The readers of `hubstore.corpus` make one; `Corpus.from_items` makes one of Python objects.
+
+    Attributes:
+        name: What a user would call it: a file's name, a dataset's id.
+        source: What the items depend on, as JSON can hold it: kind, columns, files with their size
+            and time of change, dataset id and revision, limit. Two corpora of equal source give equal items.
+        skipped: What the latest pass left out; filled while `batches` is read.
+    """
+
+    name: str
+    source: Mapping[str, Any]
+    read: Callable[[Refuse], Iterator[Item]] = field(repr=False, compare=False)
+    skip_errors: bool = False
+    skipped: Skipped = field(default_factory=Skipped, init=False, repr=False, compare=False)
+
+    def batches(self, rows: int = 4096) -> Iterator[pa.RecordBatch]:
+        """Stream the items in corpus order, validated. May be called again: each call is a new pass.
+
+        Args:
+            rows: Items in a batch; the last may have fewer, none is empty.
+
+        Returns:
+            Record batches of `ITEM_SCHEMA`.
+
+        Raises:
+            CorpusError: While iterating, naming the file, row and column: an item is not valid (where
+                errors are not skipped), the input cannot be read, or it holds no items at all.
+        """
+        self.skipped.clear()
+        items = self.read(self._refuse)
+        empty = True
+        while chunk := list(islice(items, rows)):
+            empty = False
+            yield _record_batch(chunk)
+        if empty:
+            raise CorpusError(self._why_empty())
+
+    @classmethod
+    def from_items(cls, items: Iterable[Item], name: str = "items") -> "Corpus":
+        """Make a corpus of items in memory.
+
+        Args:
+            items: The items; kept, so that they can be streamed more than once.
+            name: What to call the corpus.
+
+        Example:
+            >>> Corpus.from_items([Item("1", "Hello", "en", "hello"), Item("2", "Bonjour", "fr", "hello")])
+        """
+        kept = tuple(items)
+
+        def read(refuse: Refuse) -> Iterator[Item]:
+            for number, item in enumerate(kept, start=1):
+                yield check_item(item, f"{name}, item {number}")
+
+        source = {"kind": "items", "items": len(kept), "sha256": _digest(kept)}
+        return cls(name, source, read)
+
+    def _refuse(self, error: CorpusError) -> None:
+        if not self.skip_errors:
+            raise CorpusError(f"{error}; correct the input, or leave such rows out with on_error='skip'") from None
+        self.skipped.add(error)
+
+    def _why_empty(self) -> str:
+        if self.skipped.count:
+            return (
+                f"{self.name}: no item is left, {self.skipped.count} were skipped; "
+                f"the first: {self.skipped.messages[0]}"
+            )
+        return f"{self.name}: the corpus is empty; give an input that has at least one item"
+
+
+def _record_batch(items: list[Item]) -> pa.RecordBatch:
+    columns = [pa.array([getattr(item, name) for item in items], pa.string()) for name in ITEM_SCHEMA.names]
+    return pa.RecordBatch.from_arrays(columns, schema=ITEM_SCHEMA)
+
+
+def _digest(items: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for item in items:
+        fields = astuple(item) if isinstance(item, Item) else repr(item)
+        digest.update(json.dumps(fields, default=repr).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,155 @@
+"""Reader of Hugging Face datasets: saved on disk, a folder of data files, or by id, streamed."""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, Unpack
+
+from hubstore.corpus.columns import ColumnOptions, Columns, Row, items_of
+from hubstore.corpus.corpus import Corpus, Refuse
+from hubstore.corpus.files import PathLike, identity
+from hubstore.corpus.item import Item
+from hubstore.corpus.streams import arrow_tables, first_line, quietly, scratch_cache
+from hubstore.corpus.validate import check_options
+from hubstore.errors import CorpusError
+
+_SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves in a folder
+
+
+def read_dataset(
+    path_or_id: PathLike,
+    *,
+    config: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    limit: int | None = None,
+    on_error: str = "stop",
+    name: str | None = None,
+    **columns: Unpack[ColumnOptions],
+) -> Corpus:
+    """Read a dataset of the `datasets` library.
+
+    Args:
+        path_or_id: A folder (of `save_to_disk`, or of data files such as Parquet), else the id of a dataset
+            on the hub, which is streamed, never downloaded as a whole. (Of Parquet files the library may read
+            ahead, at most one file.)
+        config: Which configuration, for a dataset that has several.
+        split: Which split; may be left out where there is one.
+        revision: A branch, tag or commit of a dataset on the hub. The commit it means now is recorded.
+        limit: Read only the first rows.
+        on_error: `"stop"` at a row that is not valid, or `"skip"` it and list it in `Corpus.skipped`.
+        name: What to call the corpus, instead of the dataset's id or folder.
+        columns: Which columns to read; see `ColumnOptions`.
+
+    Raises:
+        CorpusError: The dataset, configuration or split is not there, or the options contradict each other.
+            What is wrong in a row is raised by `Corpus.batches`, with the row (the first is 1) and column.
+
+    Example:
+        >>> read_dataset(
+        ...     "Helsinki-NLP/opus-100",
+        ...     config="en-fr",
+        ...     split="test",
+        ...     text={"en": "translation.en", "fr": "translation.fr"},
+        ... )
+    """
+    check_options(limit, on_error)
+    chosen = Columns(**columns)
+    folder = Path(path_or_id)
+    if any((folder / file).is_file() for file in _SAVED):
+        if config is not None or revision is not None:
+            raise CorpusError(f"{folder}: a dataset saved to disk has no config and no revision; leave them out")
+        where, split, open_stream = _saved(folder, split)
+    else:
+        where, split, open_stream = _built(str(path_or_id), config, split, revision)
+    called = folder.name if folder.is_dir() else str(path_or_id)
+
+    def read(refuse: Refuse) -> Iterator[Item]:
+        rows = _rows(open_stream, chosen, called)
+        return items_of(islice(rows, limit), chosen, refuse)
+
+    source = {
+        "kind": "dataset",
+        **where,
+        "split": split,
+        "columns": chosen.source(),
+        "limit": limit,
+        "on_error": on_error,
+    }
+    return Corpus(name or called, source, read, skip_errors=on_error == "skip")
+
+
+OpenStream = Callable[[], Any]
+
+
+def _saved(folder: Path, split: str | None) -> tuple[dict[str, Any], str | None, OpenStream]:
+    def load() -> Any:
+        from datasets import load_from_disk
+
+        return _opening(str(folder), lambda: load_from_disk(str(folder), keep_in_memory=False))
+
+    dataset = load()
+    if not isinstance(dataset, Mapping):
+        if split is not None:
+            raise CorpusError(f"{folder}: has no splits; leave out the split {split!r}")
+        return _folder_identity(folder), None, load
+    chosen = _one_split(str(folder), split, list(dataset))
+    return _folder_identity(folder), chosen, lambda: load()[chosen]
+
+
+def _built(
+    path_or_id: str, config: str | None, split: str | None, revision: str | None
+) -> tuple[dict[str, Any], str, OpenStream]:
+    folder = Path(path_or_id)
+    with scratch_cache() as cache:
+
+        def build() -> tuple[Any, Any]:
+            from datasets import load_dataset_builder
+
+            options = {"cache_dir": cache} if folder.is_dir() else {}
+            builder = load_dataset_builder(path_or_id, name=config, revision=revision, **options)
+            return builder, builder.as_streaming_dataset()
+
+        builder, streams = _opening(path_or_id, build)
+    chosen = _one_split(path_or_id, split, list(streams))
+    where = _folder_identity(folder) if folder.is_dir() else {"id": path_or_id, "revision": builder.hash}
+    return where | {"config": builder.config.name}, chosen, lambda: streams[chosen]
+
+
+def _opening(path_or_id: str, load: Callable[[], Any]) -> Any:
+    try:
+        with quietly():
+            return load()
+    except Exception as error:
+        raise CorpusError(
+            f"{path_or_id}: cannot be opened as a dataset: {first_line(error)}; "
+            "check the path or id, the config, and for a dataset on the hub the connection"
+        ) from error
+
+
+def _one_split(path_or_id: str, split: str | None, splits: list[str]) -> str:
+    if split is None and len(splits) == 1:
+        return str(splits[0])
+    if split in splits:
+        return str(split)
+    problem = "has several splits" if split is None else f"has no split {split!r}"
+    raise CorpusError(f"{path_or_id}: {problem}; choose one of {', '.join(map(str, splits))}")
+
+
+def _rows(open_stream: OpenStream, columns: Columns, called: str) -> Iterator[Row]:
+    stream = open_stream()
+    if stream.column_names is not None:  # not known for some streams before they are read
+        stream = stream.select_columns(columns.needed(stream.column_names))
+    number = 0
+    try:
+        for table in arrow_tables(stream):
+            for values in table.to_pylist():
+                number += 1
+                yield Row(called, "row", number, values)
+    except Exception as error:
+        raise CorpusError(f"{called}, after row {number}: cannot be read: {first_line(error)}") from error
+
+
+def _folder_identity(folder: Path) -> dict[str, Any]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {"files": [identity(file, file.relative_to(folder).as_posix()) for file in files]}

@@ -1,0 +1,87 @@
+"""Local files: their identity, and their lines, split where line-aligned corpora are split."""
+
+import bz2
+import codecs
+import gzip
+import lzma
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+from hubstore.errors import CorpusError
+
+PathLike = str | os.PathLike[str]
+
+_COMPRESSED: Final[dict[str, Callable[..., Any]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+def paths_of(paths: PathLike | Sequence[PathLike]) -> tuple[Path, ...]:
+    """Turn one path or several into existing files.
+
+    Raises:
+        CorpusError: There is none, or one of them is not a file.
+    """
+    several = (paths,) if isinstance(paths, str | os.PathLike) else tuple(paths)
+    if not several:
+        raise CorpusError("no file was given; give at least one path")
+    return tuple(existing_file(path) for path in several)
+
+
+def existing_file(path: PathLike) -> Path:
+    """Return the path of a file that is there.
+
+    Raises:
+        CorpusError: Nothing is there, or a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise CorpusError(f"{path} is a folder; give a file")
+    if not path.exists():
+        raise CorpusError(f"{path}: there is no such file; check the path")
+    return path
+
+
+def format_suffix(path: Path) -> str:
+    """Return the suffix that says the format, `.jsonl` of `x.jsonl` and of `x.jsonl.gz`."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix in _COMPRESSED else suffix
+
+
+def identity(path: Path, name: str | None = None) -> dict[str, Any]:
+    """Describe a file so that a changed file has another description.
+
+    Only the name is kept of its path, so that a corpus may move.
+    """
+    status = path.stat()
+    return {"name": name or path.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    r"""Read the lines of a UTF-8 file, compressed or not, without their ends.
+
+    Lines end with `\n`, and a `\r` before it is dropped; no other character ends one. (Python's
+    `splitlines`, and text files opened with universal newlines, also split at a lone `\r`, and some
+    at U+0085 or U+2028, which stand inside real sentences and would shift all that follow.)
+
+    Raises:
+        CorpusError: Naming the file and the line: it is not UTF-8, or its compressed data is damaged.
+    """
+    number = 0
+    try:
+        with _open(path) as file:
+            for number, line in enumerate(file, start=1):
+                content = line.removesuffix(b"\n").removesuffix(b"\r")
+                yield (content.removeprefix(codecs.BOM_UTF8) if number == 1 else content).decode()
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{path}, line {number}: byte {error.start + 1} of the line, 0x{error.object[error.start]:02x}, "
+            "is not UTF-8; convert the file to UTF-8"
+        ) from None
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise CorpusError(f"{path}, after line {number}: cannot be read: {error}") from error
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, _COMPRESSED.get(path.suffix.lower(), open)(path, "rb"))

@@ -1,0 +1,86 @@
+"""The one seam to the `datasets` library: Arrow tables, streamed, silently, leaving nothing behind."""
+
+import glob
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+
+from hubstore.corpus.files import read_lines
+from hubstore.errors import CorpusError
+
+ROWS: Final = 1024
+"""Rows in a table. Few, as a row may have a long text, or columns that nobody asked for."""
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep the progress bars and log messages of `datasets` off the user's terminal."""
+    import datasets
+
+    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    bars = not datasets.are_progress_bars_disabled()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    if bars:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            datasets.enable_progress_bars()
+
+
+@contextmanager
+def scratch_cache() -> Iterator[str]:
+    """Give a `cache_dir` for `datasets`, which writes lock files there even when it only streams."""
+    with TemporaryDirectory(prefix="hubstore-") as folder:
+        yield folder
+
+
+def arrow_tables(dataset: Any) -> Iterator[pa.Table]:
+    """Stream a `Dataset` or `IterableDataset` as Arrow tables of at most `ROWS` rows."""
+    tables = iter(dataset.with_format("arrow").iter(batch_size=ROWS))
+    while True:
+        with quietly():
+            table = next(tables, None)
+        if table is None:
+            return
+        yield table
+
+
+def file_tables(path: Path, kind: Literal["text", "csv"], **options: Any) -> Iterator[pa.Table]:
+    """Stream a local file through one of the readers of `datasets`.
+
+    Args:
+        path: The file; compressed ones are unpacked on the way.
+        kind: The reader: of lines, or of delimited values.
+        options: The reader's own options.
+
+    Raises:
+        CorpusError: The file cannot be read; for bytes that are not UTF-8 the line is named.
+    """
+    from datasets import Dataset
+
+    open_stream = {"text": Dataset.from_text, "csv": Dataset.from_csv}[kind]
+    try:
+        with quietly(), scratch_cache() as cache:
+            # `datasets` takes a pattern where a path is meant: "a[1].csv" would find nothing.
+            stream = open_stream(glob.escape(str(path)), cache_dir=cache, streaming=True, **options)
+        yield from arrow_tables(stream)
+    except Exception as error:
+        for _ in read_lines(path):
+            pass  # raises where the bytes are not UTF-8, and names the line
+        raise CorpusError(f"{path}: cannot be read as {kind}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Shorten another library's message to one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()

@@ -1,0 +1,132 @@
+"""What a value must be to enter an item, and the sentence that says why it may not.
+
+Each `*_problem` function returns None for a good value, else the rest of a sentence that starts
+with the value's place: `pairs.jsonl, line 3, column 'text': ` + `is null`.
+"""
+
+import math
+import re
+from typing import Any, Final
+
+from hubstore.corpus.item import Item
+from hubstore.errors import CorpusError
+
+MODALITIES: Final = ("text", "image", "audio")
+ON_ERROR: Final = ("stop", "skip")
+
+# RFC 5646, section 2.1, without the irregular tags of its history. The primary subtag has two or
+# three letters: the grammar allows eight, none was ever registered, and `english` is a mistake.
+_LANGUAGE_TAG = re.compile(
+    r"""
+    [a-z]{2,3} (-[a-z]{3}){0,3}                      # language and extended language
+    (-[a-z]{4})?                                     # script
+    (-([a-z]{2}|[0-9]{3}))?                          # region
+    (-([a-z0-9]{5,8}|[0-9][a-z0-9]{3}))*             # variants
+    (-[a-wyz0-9](-[a-z0-9]{2,8})+)*                  # extensions
+    (-x(-[a-z0-9]{1,8})+)?                           # private use
+    | x(-[a-z0-9]{1,8})+
+    """,
+    re.VERBOSE | re.IGNORECASE | re.ASCII,
+)
+
+
+def text_problem(value: Any) -> str | None:
+    """Say why a value cannot be an item's text."""
+    if not isinstance(value, str):
+        return _not_a_string(value)
+    if not value or value.isspace():
+        return "is empty" if not value else "holds white space only"
+    return _unicode_problem(value)
+
+
+def language_problem(value: Any) -> str | None:
+    """Say why a value cannot be an item's language."""
+    if not isinstance(value, str):
+        return _not_a_string(value)
+    if _LANGUAGE_TAG.fullmatch(value):
+        return None
+    if not value.strip():
+        return "is empty; give a BCP 47 language tag such as en or zh-Hans, or zxx for none"
+    hyphened = value.strip().replace("_", "-")
+    likely = hyphened if _LANGUAGE_TAG.fullmatch(hyphened) else "en, zh-Hans, or x-python for other data"
+    return f"is {_shown(value)}, which is not a BCP 47 language tag; write {likely}"
+
+
+def modality_problem(value: Any) -> str | None:
+    """Say why a value cannot be an item's modality."""
+    if value in MODALITIES:
+        return None
+    return f"is {_shown(value)}; the modalities are {', '.join(MODALITIES)}"
+
+
+def label_problem(value: Any) -> str | None:
+    """Say why a value cannot be an id or a concept. Numbers can: see `label`."""
+    if isinstance(value, str):
+        return _unicode_problem(value) if value.strip() else "is empty"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return _not_a_string(value)
+    if not math.isfinite(value):
+        return f"is {value}"
+    return None
+
+
+def label(value: str | float) -> str:
+    """Turn an id or a concept into a string; a whole float is an integer that met a null."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value)
+
+
+def check_item(item: Any, place: str) -> Item:
+    """Return the item if it is one, with every field good.
+
+    Raises:
+        CorpusError: Naming the place and the field.
+    """
+    if not isinstance(item, Item):
+        raise CorpusError(f"{place} is a {type(item).__name__}; give hubstore.corpus.Item objects")
+    problems = (
+        ("id", None if isinstance(item.id, str) else _not_a_string(item.id)),
+        ("id", label_problem(item.id)),
+        ("concept", None if item.concept is None else text_problem(item.concept)),
+        ("language", language_problem(item.language)),
+        ("modality", modality_problem(item.modality)),
+        ("text", text_problem(item.text)),
+    )
+    for field, problem in problems:
+        if problem:
+            raise CorpusError(f"{place}, field {field!r}: {problem}")
+    return item
+
+
+def check_options(limit: int | None, on_error: str) -> None:
+    """Check what every reader takes.
+
+    Raises:
+        CorpusError: The limit is below 1, or `on_error` is neither `stop` nor `skip`.
+    """
+    if limit is not None and limit < 1:
+        raise CorpusError(f"limit is {limit}; give 1 or more, or None for the whole corpus")
+    if on_error not in ON_ERROR:
+        raise CorpusError(f"on_error is {on_error!r}; give 'stop' or 'skip'")
+
+
+def _not_a_string(value: Any) -> str:
+    if value is None:
+        return "is null"
+    return f"is {_shown(value)}, a {type(value).__name__} and not a string"
+
+
+def _unicode_problem(value: str) -> str | None:
+    if value.isascii():
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        return f"has half of a surrogate pair at character {error.start + 1}, which is not valid Unicode"
+    return None
+
+
+def _shown(value: Any) -> str:
+    shown = ascii(value) if isinstance(value, str) and _unicode_problem(value) else repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -1,0 +1,9 @@
+"""Nearest-neighbour indexes: one per layer and pooling, by cosine, built with FAISS or searched exactly."""
+
+from hubstore.index.allowed import Allowed
+from hubstore.index.builder import build
+from hubstore.index.description import IndexDescription
+from hubstore.index.kinds import KINDS
+from hubstore.index.layer import LayerIndex, load, load_or_exact
+
+__all__ = ["KINDS", "Allowed", "IndexDescription", "LayerIndex", "build", "load", "load_or_exact"]

@@ -1,0 +1,75 @@
+"""Allowed rows: the part of a layer that a search may answer from, as ranges of positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Positions = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Allowed:
+    """A set of positions, kept as ranges because partitions are ranges.
+
+    Args:
+        ranges: int64 [n, 2], start and stop of each; sorted, not empty, neither overlapping nor touching.
+    """
+
+    ranges: npt.NDArray[np.int64]
+
+    @classmethod
+    def everything(cls, rows: int) -> Allowed:
+        """Positions 0 to rows - 1."""
+        return cls.from_ranges([(0, rows)])
+
+    @classmethod
+    def from_ranges(cls, ranges: Iterable[tuple[int, int]] | npt.NDArray[np.int64]) -> Allowed:
+        """The union of (start, stop) ranges in any order; empty ones are dropped."""
+        given = ranges if isinstance(ranges, np.ndarray) else list(ranges)
+        return cls(_covered(np.asarray(given, np.int64).reshape(-1, 2), depth=1))
+
+    @classmethod
+    def from_positions(cls, positions: npt.ArrayLike) -> Allowed:
+        """The distinct `positions` [n], in any order."""
+        distinct = np.unique(np.asarray(positions, np.int64))
+        return cls.from_ranges(np.stack([distinct, distinct + 1], axis=1))
+
+    def __and__(self, other: Allowed) -> Allowed:
+        """Positions in both."""
+        return Allowed(_covered(np.concatenate([self.ranges, other.ranges]), depth=2))
+
+    @property
+    def size(self) -> int:
+        """Positions in it."""
+        return int((self.ranges[:, 1] - self.ranges[:, 0]).sum())
+
+    def positions(self) -> Positions:
+        """int64 [size], ascending."""
+        lengths = self.ranges[:, 1] - self.ranges[:, 0]
+        skipped = self.ranges[:, 0] - (np.cumsum(lengths) - lengths)
+        positions: Positions = np.arange(self.size, dtype=np.int64) + np.repeat(skipped, lengths)
+        return positions
+
+    def mask(self, rows: int) -> npt.NDArray[np.bool_]:
+        """bool [rows], True where a position is allowed."""
+        mask = np.zeros(rows, np.bool_)
+        mask[self.positions()] = True
+        return mask
+
+
+def _covered(ranges: npt.NDArray[np.int64], depth: int) -> npt.NDArray[np.int64]:
+    """The maximal ranges [n, 2] that at least `depth` of `ranges` cover (1: the union; 2: what two sets share)."""
+    ranges = ranges[ranges[:, 0] < ranges[:, 1]]
+    points = np.concatenate([ranges[:, 0], ranges[:, 1]])
+    steps = np.repeat([1, -1], len(ranges))
+    # A range that starts where another stops comes first, so that touching ranges become one ...
+    order = np.lexsort((-steps, points))
+    inside = np.cumsum(steps[order]) >= depth
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], inside])))
+    found = points[order][edges].reshape(-1, 2)
+    # ... and two that only touch share a range of no rows.
+    return found[found[:, 0] < found[:, 1]]

@@ -1,0 +1,166 @@
+"""What an index is, what it was built from, and whether that is still the store: `index.json` beside `index.faiss`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from hubstore.errors import CorruptStoreError, IndexNotFoundError, StaleIndexError
+from hubstore.store import Storage, StoreReader
+from hubstore.store.commit import FileRecord
+from hubstore.store.layout import encode_json
+from hubstore.store.shardfile import crc32c
+
+FORMAT = 1
+BLOCK = 1 << 26
+
+
+@dataclass(frozen=True)
+class IndexDescription:
+    """One index, as `index.json` keeps it.
+
+    Args:
+        layer, pooling: the hidden states it is over.
+        kind: "exact", "hnsw", "ivf" or "ivfpq".
+        requested: the kind that was asked for, maybe "auto".
+        rows: rows in it; FAISS's ids are the positions 0 to rows - 1.
+        width: elements of a row.
+        commits: (shard, digest) of the store's commits, in the order in which their rows were added.
+        seed: of the training sample and of FAISS's clustering.
+        factory: FAISS factory string of the index proper; None for exact, which has no file.
+        parameters: what it was built and is, by default, searched with.
+        trained_rows: rows of the store when it was trained.
+        file: size and CRC32C of `index.faiss`.
+        faiss, hubstore: versions that wrote it.
+        metric: what a search ranks by.
+    """
+
+    layer: str
+    pooling: str
+    kind: str
+    requested: str
+    rows: int
+    width: int
+    commits: tuple[tuple[int, str], ...]
+    seed: int
+    hubstore: str
+    factory: str | None = None
+    parameters: Mapping[str, int] | None = None
+    trained_rows: int | None = None
+    file: FileRecord | None = None
+    faiss: str | None = None
+    metric: str = "cosine"
+
+    def encode(self) -> bytes:
+        """The bytes of `index.json`."""
+        record = asdict(self)
+        record["commits"] = [{"shard": shard, "digest": digest} for shard, digest in self.commits]
+        if self.file is not None:
+            record["file"]["crc32c"] = f"{self.file.crc32c:08x}"
+            # For whoever opens the file with plain FAISS: give it raw hidden states.
+            record["distance"] = "squared L2 of unit rows less their mean = 2 - 2 cosine"
+        return encode_json({"format": FORMAT, **record})
+
+    @classmethod
+    def decode(cls, data: bytes) -> IndexDescription:
+        """Back from `index.json`; ValueError, KeyError or TypeError where that is not one."""
+        record = json.loads(data)
+        if record.pop("format") != FORMAT:
+            raise ValueError("another format version")
+        record.pop("distance", None)
+        record["commits"] = tuple((commit["shard"], commit["digest"]) for commit in record["commits"])
+        if record["file"] is not None:
+            record["file"] = FileRecord(record["file"]["size"], int(record["file"]["crc32c"], 16))
+        return cls(**record)
+
+
+def folder(pooling: str, layer: str) -> str:
+    """Where a layer's index is."""
+    return f"indexes/{pooling}/{layer}"
+
+
+def description_key(pooling: str, layer: str) -> str:
+    """The description; an index exists if and only if it does."""
+    return f"{folder(pooling, layer)}/index.json"
+
+
+def faiss_key(pooling: str, layer: str) -> str:
+    """The FAISS file."""
+    return f"{folder(pooling, layer)}/index.faiss"
+
+
+def rebuild_command(store: StoreReader, layer: str, pooling: str) -> str:
+    """What mends an index."""
+    return f"`hubstore index {store.path} --layers {layer} --pool {pooling} --rebuild`"
+
+
+def store_commits(store: StoreReader) -> tuple[tuple[int, str], ...]:
+    """(shard, digest) of every commit, in position order."""
+    return tuple((commit.shard, commit.digest) for commit in store.commits)
+
+
+def read_description(store: StoreReader, layer: str, pooling: str) -> IndexDescription:
+    """The description of a layer's index.
+
+    Raises:
+        IndexNotFoundError: the layer has none.
+        CorruptStoreError: `index.json` cannot be read.
+    """
+    key = description_key(pooling, layer)
+    if not store.storage.exists(key):
+        raise IndexNotFoundError(
+            f"{store.path} has no index of layer {layer} ({pooling}); "
+            f"`hubstore index {store.path} --layers {layer} --pool {pooling}` builds one"
+        )
+    try:
+        return IndexDescription.decode(store.storage.read(key))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptStoreError(
+            f"{store.path / key} is not an index description ({error}); "
+            f"build the index again: {rebuild_command(store, layer, pooling)}"
+        ) from error
+
+
+def grows_from(store: StoreReader, description: IndexDescription) -> bool:
+    """Whether the index's commits are the store's first ones, so that its positions still hold."""
+    return store_commits(store)[: len(description.commits)] == description.commits
+
+
+def check_fresh(store: StoreReader, description: IndexDescription, allow_stale: bool) -> None:
+    """StaleIndexError where the store has changed since; one that only grew passes with `allow_stale`.
+
+    An exact index reads the store itself, so it is never stale.
+    """
+    if description.kind == "exact" or description.commits == store_commits(store):
+        return
+    layer, pooling = description.layer, description.pooling
+    if not grows_from(store, description):
+        raise StaleIndexError(
+            f"the index of layer {layer} ({pooling}) was built from other rows than {store.path} now holds; "
+            f"build it again: {rebuild_command(store, layer, pooling)}"
+        )
+    if not allow_stale:
+        rows = store.hidden(layer, pooling).shape[0]
+        raise StaleIndexError(
+            f"the index of layer {layer} ({pooling}) holds {description.rows} rows, {store.path} now {rows}; "
+            f"`hubstore index {store.path} --layers {layer} --pool {pooling}` adds the new ones"
+        )
+
+
+def check_file(store: StoreReader, description: IndexDescription) -> None:
+    """CorruptStoreError where `index.faiss` is not the file that was written."""
+    key = faiss_key(description.pooling, description.layer)
+    found = file_record(store.storage, key) if store.storage.exists(key) else None
+    if found != description.file:
+        raise CorruptStoreError(
+            f"{store.path / key} is not as it was written (expected {description.file}, found {found or 'no file'}); "
+            f"build it again: {rebuild_command(store, description.layer, description.pooling)}"
+        )
+
+
+def file_record(storage: Storage, key: str) -> FileRecord:
+    """Size and CRC32C of a file of the store."""
+    mapped = storage.map(key)
+    blocks = (mapped[i : i + BLOCK].data for i in range(0, len(mapped), BLOCK))
+    return FileRecord(len(mapped), crc32c(*blocks))

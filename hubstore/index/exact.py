@@ -1,0 +1,60 @@
+"""Exact search: a layer's mapped rows, or the allowed slices of them, through `topk_cosine`; nothing to build."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from hubstore.index.allowed import Allowed, Positions
+from hubstore.kernels import topk_cosine
+from hubstore.store import HiddenStates
+
+SLICE_ROWS = 64
+"""Ranges of fewer rows on average are gathered into blocks: a product per tiny slice costs more than the copy."""
+
+BLOCK_ROWS = 8192
+
+
+def exact_search(
+    states: HiddenStates, queries: torch.Tensor, k: int, allowed: Allowed, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k rows of largest cosine among `allowed`, for each query.
+
+    Args:
+        states: the layer's rows.
+        queries: [q, width], any float dtype.
+        k: rows wanted.
+        allowed: positions that may answer.
+        device: where to compute.
+
+    Returns:
+        scores float32 [q, k], descending, and positions int64 [q, k], both on the CPU; ties to the smaller position,
+        -inf and -1 where there are fewer.
+
+    Raises:
+        NonFiniteError: NaN or infinity in a query or a row.
+    """
+    if allowed.size == 0:
+        return torch.full((len(queries), k), -torch.inf), torch.full((len(queries), k), -1)
+    queries = queries.to(device)
+    if allowed.size >= SLICE_ROWS * len(allowed.ranges):
+        scores, found = topk_cosine(queries, _slices(states, allowed, device), k)
+        found = found.cpu()
+    else:
+        positions = allowed.positions()
+        scores, ordinals = topk_cosine(queries, _blocks(states, positions, device), k)
+        ordinals = ordinals.cpu()
+        found = torch.from_numpy(positions)[ordinals.clamp_min(0)].masked_fill(ordinals < 0, -1)
+    return scores.cpu().masked_fill(found < 0, -torch.inf), found
+
+
+def _slices(states: HiddenStates, allowed: Allowed, device: torch.device) -> Iterator[tuple[int, torch.Tensor]]:
+    for start, stop in allowed.ranges.tolist():
+        for first, rows in states.segments(start, stop):
+            yield first, rows.to(device)
+
+
+def _blocks(states: HiddenStates, positions: Positions, device: torch.device) -> Iterator[tuple[int, torch.Tensor]]:
+    for start in range(0, len(positions), BLOCK_ROWS):
+        yield start, states.take(positions[start : start + BLOCK_ROWS]).to(device)

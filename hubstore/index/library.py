@@ -1,0 +1,52 @@
+"""The one place where FAISS is imported, and where its indexes move to a GPU and back."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+
+from hubstore.errors import MissingDependencyError, QueryError
+
+
+def faiss() -> Any:
+    """The FAISS module; MissingDependencyError, naming the extra to install, where there is none."""
+    try:
+        return importlib.import_module("faiss")
+    except ImportError as error:
+        raise MissingDependencyError(
+            'FAISS is not installed: `pip install "hubstore[cpu]"`, or `pip install "hubstore[gpu]"` on a CUDA '
+            "machine. Without it, exact search works: --kind exact"
+        ) from error
+
+
+def resolve_device(device: str) -> torch.device:
+    """ "auto" is CUDA where PyTorch sees it, else the CPU; QueryError for a CUDA device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    resolved = torch.device(device)
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise QueryError(f"device {device!r} was asked for, and PyTorch sees no CUDA device; use --device cpu")
+    return resolved
+
+
+def has_gpu(device: torch.device) -> bool:
+    """Whether `device` is CUDA and this FAISS can use it (faiss-cpu cannot, whatever PyTorch sees)."""
+    return device.type == "cuda" and faiss().get_num_gpus() > 0
+
+
+class Gpu:
+    """FAISS's scratch memory on one GPU; it must outlive every index that was moved there."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._number = device.index or 0
+        self._resources = faiss().StandardGpuResources()
+
+    def move(self, index: Any) -> Any:
+        """A copy of a CPU index on the GPU."""
+        return faiss().index_cpu_to_gpu(self._resources, self._number, index)
+
+    def fetch(self, index: Any) -> Any:
+        """A copy of a GPU index on the CPU."""
+        return faiss().index_gpu_to_cpu(index)

@@ -1,0 +1,48 @@
+"""Rows as FAISS gets them: unit float32, less the mean of the training sample; and back into a plain FAISS file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hubstore.index.library import faiss
+from hubstore.kernels.rows import unit_rows
+
+Vectors = npt.NDArray[np.float32]
+
+
+def centred(states: torch.Tensor, mean: Vectors, name: str = "queries", first: int = 0) -> Vectors:
+    """Unit rows less `mean` [width]: float32 [n, width], contiguous.
+
+    ||(x - m) - (y - m)||^2 = 2 - 2 cos(x, y) for unit x and y, so nearest by L2 is nearest by cosine whatever m is; but
+    hidden states share a few huge dimensions, and without m those leave nothing of float16 or a 4-bit code for what
+    tells rows apart. Measured at a mean cosine of 1 - 1e-5, recall@10: HNSW 1.0 against .002, IVF-PQ .95 against .01.
+
+    Raises:
+        NonFiniteError: a row holds NaN or infinity; it is called by `name` and its number, counted from `first`.
+    """
+    unit = unit_rows(states.cpu(), name, first)  # float64, so that what is left when m is gone has its digits
+    return np.ascontiguousarray((unit - torch.from_numpy(mean)).float().numpy())
+
+
+def wrap(core: Any, mean: Vectors) -> Any:
+    """An index of centred rows, as one that takes raw hidden states: normalise, centre, then `core`."""
+    library = faiss()
+    normalise = library.NormalizationTransform(len(mean), 2.0)
+    centre = library.CenteringTransform(len(mean))
+    library.copy_array_to_vector(mean, centre.mean)
+    centre.is_trained = True
+    whole = library.IndexPreTransform(core)
+    whole.prepend_transform(centre)
+    whole.prepend_transform(normalise)
+    return whole
+
+
+def unwrap(whole: Any) -> tuple[Any, Vectors]:
+    """The index of centred rows and the mean inside what `wrap` made. `whole` owns the former: keep it."""
+    library = faiss()
+    centre = library.downcast_VectorTransform(whole.chain.at(1))
+    return library.downcast_index(whole.index), library.vector_to_array(centre.mean)

@@ -1,0 +1,122 @@
+"""Filters of a search: languages, modalities and concepts as allowed positions."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hubstore.errors import QueryError
+from hubstore.index import Allowed
+from hubstore.store import StoreReader
+
+NAMES_SHOWN = 20
+NAMES_COMPARED = 50_000
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What a search may answer with; None is no restriction.
+
+    Args:
+        languages: items in one of these languages.
+        modalities: items of one of these modalities.
+        concepts: items of one of these concepts.
+        exclude_same_language: no item in the query's own language.
+        exclude_self: not the query's own item.
+    """
+
+    languages: tuple[str, ...] | None = None
+    modalities: tuple[str, ...] | None = None
+    concepts: tuple[str, ...] | None = None
+    exclude_same_language: bool = False
+    exclude_self: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """For a result's metadata."""
+        return asdict(self)
+
+    def allowed(self, store: StoreReader, query_language: str | None) -> Allowed:
+        """The items that may answer a query in `query_language` (None: unknown, or of no matter).
+
+        Raises:
+            QueryError: a language, modality or concept that the store does not have, or filters that leave no item.
+        """
+        partitions = list(store.partitions.values())
+        _check_names(store, "language", self.languages, [p.language for p in partitions])
+        _check_names(store, "modality", self.modalities, [p.modality for p in partitions])
+        kept = [
+            partition
+            for partition in partitions
+            if _passes(partition.language, self.languages)
+            and _passes(partition.modality, self.modalities)
+            and not (self.exclude_same_language and partition.language == query_language)
+        ]
+        allowed = Allowed.from_ranges([bounds for partition in kept for bounds in partition.ranges])
+        if self.concepts is not None:
+            allowed = allowed & _of_concepts(store, self.concepts)
+        if allowed.size == 0:
+            raise QueryError(self._nothing_left(store, query_language))
+        return allowed
+
+    def _nothing_left(self, store: StoreReader, query_language: str | None) -> str:
+        asked = [
+            f"{name} {', '.join(values)}"
+            for name, values in (
+                ("language", self.languages),
+                ("modality", self.modalities),
+                ("concept", self.concepts),
+            )
+            if values is not None
+        ]
+        if self.exclude_same_language:
+            asked.append(f"not in the query's language {query_language}")
+        there = shown(store.partitions)
+        return f"no item of {store.path} passes the filters ({'; '.join(asked)}); it has the partitions {there}"
+
+
+def shown(names: Collection[str]) -> str:
+    """Names for a message, the first of them where they are many."""
+    first = ", ".join(list(names)[:NAMES_SHOWN])
+    return first if len(names) <= NAMES_SHOWN else f"{first} and {len(names) - NAMES_SHOWN} more"
+
+
+def closest(name: str, column: pa.ChunkedArray) -> str:
+    """ "; closest: a, b" from a string column, or "" where nothing is near.
+
+    Only names of about the same length are compared, and not more than NAMES_COMPARED: a store may have millions.
+    """
+    lengths = pc.utf8_length(column)
+    near = pc.and_(
+        pc.greater_equal(lengths, len(name) - 2),
+        pc.less_equal(lengths, len(name) + 2),
+    )
+    names = column.filter(near)[:NAMES_COMPARED].to_pylist()
+    found = difflib.get_close_matches(name, dict.fromkeys(names), n=3)
+    return f"; closest: {', '.join(found)}" if found else ""
+
+
+def _passes(value: str, wanted: Sequence[str] | None) -> bool:
+    return wanted is None or value in wanted
+
+
+def _check_names(store: StoreReader, what: str, wanted: Sequence[str] | None, there: Sequence[str]) -> None:
+    names = sorted(set(there))
+    for name in wanted or ():
+        if name not in names:
+            raise QueryError(f"{store.path} has no {what} {name!r}; it has {shown(names)}")
+
+
+def _of_concepts(store: StoreReader, concepts: Sequence[str]) -> Allowed:
+    column = store.items["concept"]
+    mask = pc.is_in(column, value_set=pa.array(concepts, pa.string()))
+    there = set(pc.unique(column.filter(mask)).to_pylist())
+    for concept in concepts:
+        if concept not in there:
+            raise QueryError(f"{store.path} has no concept {concept!r}{closest(concept, column.drop_null())}")
+    return Allowed.from_positions(np.flatnonzero(mask.to_numpy()))

@@ -1,0 +1,130 @@
+"""Queries: ids, texts or vectors, as one row for each at each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hubstore.errors import NonFiniteError, QueryError
+from hubstore.query.filters import closest
+from hubstore.store import StoreReader
+
+Encoder = Callable[[Sequence[str]], Mapping[str, torch.Tensor]]
+"""Texts to their hidden states [texts, width] by layer, from the model and pooling of the store."""
+
+Vectors = torch.Tensor | npt.NDArray[np.floating] | Mapping[str, torch.Tensor]
+"""[width] or [queries, width], for every layer alike; or one such array by layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """What is looked for.
+
+    Args:
+        labels: what the result calls each query.
+        languages: each query's language, None where it is not known.
+        own_rows: int64 [queries, 2], start and stop of the query's own item among the rows; empty for a stranger.
+        vectors: gives a layer's queries [queries, width].
+    """
+
+    labels: tuple[str, ...]
+    languages: tuple[str | None, ...]
+    own_rows: npt.NDArray[np.int64]
+    vectors: Callable[[str], torch.Tensor]
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.labels)
+
+
+def from_ids(store: StoreReader, ids: Sequence[str], pooling: str) -> Queries:
+    """Each item's own stored row; with `tokens` pooling, each of its tokens, called `id[0]`, `id[1]`, ..."""
+    positions = _positions(store, ids)
+    languages = store.items["language"].take(positions).to_pylist()
+    if pooling != "tokens":
+        own = np.stack([positions, positions + 1], axis=1)
+        return Queries(tuple(ids), tuple(languages), own, lambda layer: store.hidden(layer, pooling).take(positions))
+    ranges = store.token_ranges()[positions]
+    lengths = ranges[:, 1] - ranges[:, 0]
+    rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
+    return Queries(
+        tuple(f"{name}[{token}]" for name, count in zip(ids, lengths, strict=True) for token in range(count)),
+        tuple(np.repeat(np.array(languages, object), lengths)),
+        np.repeat(ranges, lengths, axis=0),
+        lambda layer: store.hidden(layer, pooling).take(rows),
+    )
+
+
+def from_texts(
+    texts: Sequence[str],
+    encoder: Encoder,
+    layers: Sequence[str],
+    width: int,
+    languages: Sequence[str | None],
+) -> Queries:
+    """Texts through the model, once for all layers."""
+    states = encoder(texts)
+    missing = [layer for layer in layers if layer not in states]
+    if missing:
+        raise QueryError(f"the encoder gave no states of layer {missing[0]}; it gave {', '.join(states)}")
+    checked = {layer: _checked(states[layer], layer, len(texts), width) for layer in layers}
+    return Queries(tuple(texts), tuple(languages), _strangers(len(texts)), checked.__getitem__)
+
+
+def from_vectors(vectors: Vectors, layers: Sequence[str], width: int, languages: str | Sequence[str] | None) -> Queries:
+    """Vectors of the caller's, called `vector 0`, `vector 1`, ..."""
+    if isinstance(vectors, Mapping):
+        missing = [layer for layer in layers if layer not in vectors]
+        if missing:
+            raise QueryError(f"there are no vectors for layer {missing[0]}; there are for {', '.join(vectors)}")
+        by_layer = {layer: _checked(vectors[layer], layer, None, width) for layer in layers}
+    else:
+        by_layer = dict.fromkeys(layers, _checked(vectors, layers[0], None, width))
+    counts = {len(rows) for rows in by_layer.values()}
+    if len(counts) != 1:
+        raise QueryError(f"every layer needs as many vectors; there are {sorted(counts)}")
+    count = counts.pop()
+    labels = tuple(f"vector {number}" for number in range(count))
+    return Queries(labels, query_languages(languages, count), _strangers(count), by_layer.__getitem__)
+
+
+def query_languages(languages: str | Sequence[str] | None, count: int) -> tuple[str | None, ...]:
+    """One language for each of `count` queries, from one for all, one for each, or none."""
+    if languages is None or isinstance(languages, str):
+        return (languages,) * count
+    if len(languages) != count:
+        raise QueryError(f"there are {count} queries and {len(languages)} query languages; give one, or one each")
+    return tuple(languages)
+
+
+def _positions(store: StoreReader, ids: Sequence[str]) -> npt.NDArray[np.int64]:
+    try:
+        return store.positions(ids)
+    except QueryError as error:
+        known = set(ids).intersection(store.items["id"].to_pylist())
+        missing = next(name for name in ids if name not in known)
+        raise QueryError(f"{error}{closest(missing, store.items['id'])}") from None
+
+
+def _checked(rows: object, layer: str, count: int | None, width: int) -> torch.Tensor:
+    tensor = torch.as_tensor(rows).detach().cpu()
+    if not tensor.is_floating_point():
+        tensor = tensor.float()
+    if tensor.ndim == 1:
+        tensor = tensor[None]
+    if tensor.ndim != 2 or tensor.shape[1] != width or (count is not None and len(tensor) != count):
+        rows_wanted = "queries" if count is None else count
+        raise QueryError(
+            f"vectors for layer {layer} have shape {list(tensor.shape)}; the store needs [{rows_wanted}, {width}]"
+        )
+    if not torch.isfinite(tensor).all():
+        raise NonFiniteError(f"a query vector for layer {layer} holds NaN or infinity")
+    return tensor
+
+
+def _strangers(count: int) -> npt.NDArray[np.int64]:
+    return np.zeros((count, 2), np.int64)

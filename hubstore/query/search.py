@@ -1,0 +1,256 @@
+"""A query (ids, texts or vectors) to a ranked Arrow table of neighbours, layer by layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from hubstore.errors import QueryError
+from hubstore.index import Allowed, LayerIndex, load_or_exact
+from hubstore.query.filters import Filters
+from hubstore.query.queries import Encoder, Queries, Vectors, from_ids, from_texts, from_vectors, query_languages
+from hubstore.store import StoreReader
+from hubstore.version import __version__
+
+RESULT_SCHEMA = pa.schema(
+    [
+        ("query", pa.string()),
+        ("layer", pa.string()),
+        ("rank", pa.int32()),
+        ("score", pa.float32()),
+        ("id", pa.string()),
+        ("concept", pa.string()),
+        ("language", pa.string()),
+        ("modality", pa.string()),
+        ("text", pa.string()),
+    ]
+)
+"""What `search` returns; over `tokens` pooling, `token` (int32), the hit's place in its item, follows."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Hits:
+    """The neighbours found at one layer, [hits] each: query number, rank from 1, cosine and row."""
+
+    layer: str
+    query: npt.NDArray[np.int64]
+    rank: npt.NDArray[np.int64]
+    score: npt.NDArray[np.float32]
+    row: npt.NDArray[np.int64]
+
+
+def search(
+    store: StoreReader,
+    *,
+    ids: Sequence[str] | None = None,
+    texts: Sequence[str] | None = None,
+    vectors: Vectors | None = None,
+    k: int = 10,
+    layers: Sequence[str | int] | None = None,
+    pooling: str | None = None,
+    languages: Sequence[str] | None = None,
+    modalities: Sequence[str] | None = None,
+    concepts: Sequence[str] | None = None,
+    exclude_same_language: bool = False,
+    exclude_self: bool = True,
+    query_languages: str | Sequence[str] | None = None,
+    encoder: Encoder | None = None,
+    indexes: Mapping[str, LayerIndex] | None = None,
+    allow_stale: bool = False,
+    effort: int | None = None,
+    device: str = "auto",
+) -> pa.Table:
+    """The k nearest items to each query by cosine, at each layer.
+
+    Args:
+        store: where to look.
+        ids: items of the store, by id; exactly one of `ids`, `texts` and `vectors` is given.
+        texts: texts, which `encoder` turns into states.
+        vectors: [width] or [queries, width] for every layer alike, or such an array by layer.
+        k: neighbours wanted; where fewer pass the filters, there are fewer.
+        layers: which layers; all by default.
+        pooling: which pooling; the store's first by default. With `tokens`, neighbours are single tokens, and a query
+            by id is one query for each token of the item.
+        languages: only items in one of these languages.
+        modalities: only items of one of these modalities.
+        concepts: only items of one of these concepts.
+        exclude_same_language: no item in the query's own language; texts and vectors need `query_languages`.
+        exclude_self: leave out the item that is the query.
+        query_languages: language of the texts or vectors, one for all or one each.
+        encoder: texts to [texts, width] by layer; called once.
+        indexes: loaded indexes by layer, for callers that search often; else each layer's is loaded, and a layer
+            without one is searched exactly.
+        allow_stale: use an index that lacks the store's newest rows.
+        effort: HNSW's efSearch or IVF's nprobe; each index's own by default.
+        device: "auto", "cpu" or "cuda".
+
+    Returns:
+        RESULT_SCHEMA, ordered by query, layer and rank. The schema's metadata holds, as JSON under b"hubstore", the
+        store, its model, pooling, layers, the kind of index used at each, and the filters.
+
+    Raises:
+        QueryError: an id, language, modality, concept, layer or pooling that is not there, k < 1, vectors of another
+            width, or filters that leave nothing.
+        NonFiniteError: NaN or infinity in a vector.
+        StaleIndexError: an index is older than the store.
+        CorruptStoreError: an index's file is not as it was written.
+        MissingDependencyError: an index needs FAISS, which is not installed.
+
+    Example:
+        >>> search(store, ids=["en-17"], k=3, layers=[6], exclude_same_language=True).to_pandas()
+    """
+    if k < 1:
+        raise QueryError(f"k is {k}; ask for at least one neighbour")
+    names = _layer_names(store, layers)
+    pooled = store.pooling_name(pooling)
+    filters = Filters(_tuple(languages), _tuple(modalities), _tuple(concepts), exclude_same_language, exclude_self)
+    queries = _queries(store, _tuple(ids), _tuple(texts), vectors, names, pooled, query_languages, encoder)
+    if exclude_same_language and None in queries.languages:
+        raise QueryError(
+            "to leave out the query's own language, say which it is: query_languages=... (--query-language)"
+        )
+    groups = _groups(store, queries, filters, pooled)
+    found, kinds = [], {}
+    for layer in names:
+        index = (indexes or {}).get(layer) or load_or_exact(
+            store, layer, pooled, allow_stale=allow_stale, device=device
+        )
+        kinds[layer] = index.kind
+        found.append(_search_layer(index, queries, groups, k, exclude_self, effort))
+    about = {
+        "store": str(store.path),
+        "model": store.attributes.get("model"),
+        "pooling": pooled,
+        "layers": names,
+        "indexes": kinds,
+        "filters": filters.to_json(),
+        "k": k,
+        "version": __version__,
+    }
+    return _table(store, queries, found, pooled).replace_schema_metadata({b"hubstore": json.dumps(about)})
+
+
+def _layer_names(store: StoreReader, layers: Sequence[str | int] | None) -> list[str]:
+    if layers is None:
+        return list(store.layers)
+    if not layers:
+        raise QueryError(f"no layer was asked for; {store.path} keeps {', '.join(store.layers)}")
+    return list(dict.fromkeys(store.layer_name(layer) for layer in layers))
+
+
+def _queries(
+    store: StoreReader,
+    ids: Sequence[str] | None,
+    texts: Sequence[str] | None,
+    vectors: Vectors | None,
+    layers: Sequence[str],
+    pooling: str,
+    languages: str | Sequence[str] | None,
+    encoder: Encoder | None,
+) -> Queries:
+    given = [queries for queries in (ids, texts, vectors) if queries is not None]
+    if len(given) != 1:
+        raise QueryError("give exactly one of ids, texts and vectors")
+    if len(given[0]) == 0:
+        raise QueryError("there is no query: ids, texts or vectors is empty")
+    if ids is not None:
+        return from_ids(store, list(ids), pooling)
+    if vectors is not None:
+        return from_vectors(vectors, layers, store.width, languages)
+    if encoder is None:
+        raise QueryError("texts need an encoder: the store's model. Query by id or by vector without one")
+    asked = list(texts or ())
+    return from_texts(asked, encoder, layers, store.width, query_languages(languages, len(asked)))
+
+
+def _groups(
+    store: StoreReader, queries: Queries, filters: Filters, pooling: str
+) -> list[tuple[Allowed, npt.NDArray[np.int64]]]:
+    """Queries that may be answered by the same rows: those rows, and the queries' numbers."""
+    languages = queries.languages if filters.exclude_same_language else (None,) * len(queries)
+    order = sorted(range(len(queries)), key=lambda number: languages[number] or "")
+    groups = []
+    for language, numbers in groupby(order, key=lambda number: languages[number]):
+        allowed = filters.allowed(store, language)
+        if pooling == "tokens":
+            allowed = Allowed.from_ranges(store.token_ranges()[allowed.positions()])
+        groups.append((allowed, np.array(list(numbers), np.int64)))
+    return groups
+
+
+def _search_layer(
+    index: LayerIndex,
+    queries: Queries,
+    groups: Sequence[tuple[Allowed, npt.NDArray[np.int64]]],
+    k: int,
+    exclude_self: bool,
+    effort: int | None,
+) -> _Hits:
+    vectors = queries.vectors(index.description.layer)
+    parts = []
+    for allowed, numbers in groups:
+        own = queries.own_rows[numbers]
+        # A query's own rows are dropped afterwards, so ask for as many more.
+        extra = int((own[:, 1] - own[:, 0]).max()) if exclude_self else 0
+        scores, rows = index.search(vectors[torch.from_numpy(numbers)], k + extra, allowed, effort=effort)
+        parts.append(_ranked(index.description.layer, numbers, scores, rows, own, k, exclude_self))
+    return _Hits(
+        index.description.layer,
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("query", "rank", "score", "row")),
+    )
+
+
+def _ranked(
+    layer: str,
+    numbers: npt.NDArray[np.int64],
+    scores: torch.Tensor,
+    rows: torch.Tensor,
+    own: npt.NDArray[np.int64],
+    k: int,
+    exclude_self: bool,
+) -> _Hits:
+    found = rows.numpy()
+    kept = found >= 0
+    if exclude_self:
+        kept &= (found < own[:, :1]) | (found >= own[:, 1:])
+    ranks = np.cumsum(kept, axis=1, dtype=np.int64)
+    kept &= ranks <= k
+    query = np.broadcast_to(numbers[:, None], found.shape)
+    return _Hits(layer, query[kept], ranks[kept], scores.numpy()[kept], found[kept])
+
+
+def _table(store: StoreReader, queries: Queries, found: Sequence[_Hits], pooling: str) -> pa.Table:
+    layer_numbers = np.repeat(np.arange(len(found)), [len(hits.row) for hits in found])
+    query, rank, score, row = (
+        np.concatenate([getattr(hits, name) for hits in found]) for name in ("query", "rank", "score", "row")
+    )
+    order = np.lexsort((rank, layer_numbers, query))
+    query, rank, score, row = query[order], rank[order], score[order], row[order]
+    position, token = row, None
+    if pooling == "tokens":
+        starts = store.token_ranges()[:, 0]
+        position = np.searchsorted(starts, row, side="right") - 1
+        token = (row - starts[position]).astype(np.int32)
+    columns: dict[str, object] = {
+        "query": pa.array(np.array(queries.labels, object)[query], pa.string()),
+        "layer": pa.array(np.array([hits.layer for hits in found], object)[layer_numbers[order]], pa.string()),
+        "rank": rank.astype(np.int32),
+        "score": score,
+    }
+    items = store.items.select(["id", "concept", "language", "modality", "text"]).take(pa.array(position))
+    columns |= {name: items[name] for name in items.column_names}
+    table = pa.table(columns).cast(RESULT_SCHEMA)
+    return table if token is None else table.append_column("token", pa.array(token))
+
+
+def _tuple(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    if isinstance(names, str):
+        return (names,)
+    return None if names is None else tuple(names)

@@ -1,0 +1,38 @@
+import os
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+
+from hubstore.corpus import Corpus, read_sample
+
+
+@pytest.fixture
+def rows() -> list[dict[str, Any]]:
+    """Real items, long form: 20 sentences in 4 languages."""
+    corpus = read_sample("ntrex", languages=["en", "zh-Hans", "th", "ar"], limit=20)
+    return contents(corpus)
+
+
+@pytest.fixture
+def wide_rows() -> list[dict[str, Any]]:
+    """The same, wide form, nested: a row for each of 20 sentences."""
+    sentences = [contents(read_sample("ntrex", languages=[tag], limit=20)) for tag in ("en", "zh-Hans")]
+    return [{"translation": {"en": en["text"], "zh-Hans": zh["text"]}} for en, zh in zip(*sentences, strict=True)]
+
+
+def contents(corpus: Corpus) -> list[dict[str, Any]]:
+    return [row for batch in corpus.batches() for row in batch.to_pylist()]
+
+
+def python(script, *arguments, **environment):
+    """Run a script in a fresh interpreter; return what it printed, on both streams."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )

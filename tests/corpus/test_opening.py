@@ -1,0 +1,60 @@
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset
+
+from hubstore.corpus import open_corpus
+from hubstore.errors import CorpusError
+from tests.corpus.conftest import contents
+
+
+def test_the_suffix_or_folder_chooses_the_reader(tmp_path, rows):
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "a.jsonl").write_text(lines)
+    (tmp_path / "a.ndjson").write_text(lines)
+    (tmp_path / "a.JSONL.gz").write_bytes(gzip.compress(lines.encode()))
+    Dataset.from_list(rows).to_csv(tmp_path / "a.csv", index=False)
+    Dataset.from_list(rows).to_csv(tmp_path / "a.tsv", index=False, sep="\t")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    for name in ("a.jsonl", "a.ndjson", "a.JSONL.gz", "a.csv", "a.tsv", "a.parquet", "saved"):
+        assert contents(open_corpus(tmp_path / name)) == rows
+        assert contents(open_corpus(str(tmp_path / name), limit=3)) == rows[:3]
+
+
+def test_columns_and_names_reach_the_reader(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"body": "hello"}\n{"body": " "}\n')
+    corpus = open_corpus(tmp_path / "a.jsonl", text="body", language_tag="en", on_error="skip", name="mine")
+    assert corpus.name == "mine"
+    assert [item["text"] for item in contents(corpus)] == ["hello"]
+
+
+def test_a_sample_has_a_prefix():
+    assert len(contents(open_corpus("sample:ntrex", limit=2))) == 28
+    with pytest.raises(CorpusError, match="no sample 'x'"):
+        open_corpus("sample:x")
+    with pytest.raises(CorpusError, match="sample:ntrex is a sample, which has no split or text"):
+        open_corpus("sample:ntrex", split="train", text="body")
+
+
+def test_a_path_that_is_not_there_is_no_dataset_id(tmp_path):
+    for path in (tmp_path / "a.jsonl", "a.jsonl", "data/a.csv.gz", "./a", "a", "a/b/c", "data/a.txt"):
+        with pytest.raises(CorpusError, match="there is no such file"):
+            open_corpus(path)
+
+
+def test_a_file_no_reader_is_known_for_is_answered_with_a_remedy(tmp_path):
+    for name, remedy in (("a.txt", "--parallel en=a.txt"), ("a.docx", "ends with .jsonl, "), ("a", "without a suffix")):
+        (tmp_path / name).write_text("x")
+        with pytest.raises(CorpusError, match="no reader is known") as error:
+            open_corpus(tmp_path / name)
+        assert remedy in str(error.value)
+
+
+def test_options_of_datasets_are_refused_for_files(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "hello"}\n')
+    with pytest.raises(CorpusError, match=r"a\.jsonl is a file, which has no split; leave the option out"):
+        open_corpus(tmp_path / "a.jsonl", split="train")
