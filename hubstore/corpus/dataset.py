@@ -147,7 +147,10 @@ def _rows(open_stream: OpenStream, columns: Columns, called: str) -> Iterator[Ro
                 number += 1
                 yield Row(called, "row", number, values)
     except Exception as error:
-        raise CorpusError(f"{called}, after row {number}: cannot be read: {first_line(error)}") from error
+        raise CorpusError(
+            f"{called}, after row {number}: cannot be read: {first_line(error)}; "
+            "check that its files are whole, or the connection"
+        ) from error
 
 
 def _folder_identity(folder: Path) -> dict[str, Any]:

@@ -80,7 +80,9 @@ def read_lines(path: Path) -> Iterator[str]:
             "is not UTF-8; convert the file to UTF-8"
         ) from None
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise CorpusError(f"{path}, after line {number}: cannot be read: {error}") from error
+        raise CorpusError(
+            f"{path}, after line {number}: cannot be read: {error}; check that the file is whole"
+        ) from error
 
 
 def _open(path: Path) -> BinaryIO:

@@ -78,7 +78,11 @@ def file_tables(path: Path, kind: Literal["text", "csv"], **options: Any) -> Ite
     except Exception as error:
         for _ in read_lines(path):
             pass  # raises where the bytes are not UTF-8, and names the line
-        raise CorpusError(f"{path}: cannot be read as {kind}: {first_line(error)}") from error
+        remedy = {
+            "text": "check that the file is whole",
+            "csv": "quote fields that hold the delimiter or a quotation mark, or read with quotes=False",
+        }[kind]
+        raise CorpusError(f"{path}: cannot be read as {kind}: {first_line(error)}; {remedy}") from error
 
 
 def first_line(error: BaseException) -> str:

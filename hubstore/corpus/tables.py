@@ -189,7 +189,7 @@ def _header(path: Path, dialect: dict[str, Any]) -> list[str]:
     try:
         header = next((fields for fields in csv.reader(lines, **dialect) if fields), [])
     except csv.Error as error:
-        raise CorpusError(f"{path}: the header cannot be read: {error}") from error
+        raise CorpusError(f"{path}: the header cannot be read: {error}; check the delimiter and the quotes") from error
     twice = next((name for name in header if name and header.count(name) > 1), None)
     if twice is not None:
         raise CorpusError(f"{path}: the header has the column {twice!r} twice; rename one")
@@ -212,4 +212,7 @@ def _parquet_rows(path: Path, columns: Columns, refuse: Refuse) -> Iterator[Row]
                     number += 1
                     yield Row(path.name, "row", number, values)
     except (pa.ArrowException, OSError) as error:
-        raise CorpusError(f"{path}, after row {number}: cannot be read as parquet: {first_line(error)}") from error
+        raise CorpusError(
+            f"{path}: cannot be read as parquet, after row {number}: {first_line(error)}; "
+            "check that the file is whole and of this format"
+        ) from error

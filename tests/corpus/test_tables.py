@@ -392,7 +392,7 @@ def test_empty_tables_are_refused(tmp_path):
 
 def test_a_file_of_another_format_is_refused(tmp_path, rows):
     path = jsonl(tmp_path / "x.parquet", rows)
-    with pytest.raises(CorpusError, match=r"x\.parquet: cannot be read as parquet: "):
+    with pytest.raises(CorpusError, match=r"x\.parquet: cannot be read as parquet, after row 0: "):
         contents(read_parquet(path))
 
 
@@ -418,7 +418,7 @@ def test_damaged_parquet_is_named_with_the_last_good_row(tmp_path, rows):
     start = chunk.dictionary_page_offset
     data[start : start + 20] = bytes(20)
     path.write_bytes(data)
-    with pytest.raises(CorpusError, match=r"x\.parquet, after row 0: cannot be read as parquet: "):
+    with pytest.raises(CorpusError, match=r"x\.parquet: cannot be read as parquet, after row 0: "):
         contents(read_parquet(path))
 
 
