@@ -11,11 +11,11 @@ from hubstore.cli import options
 from hubstore.cli.output import err, out, print_json, table
 from hubstore.cli.progress import bar
 
-SHOWN_METRICS = {
-    "similarity": ("matched", "baseline", "difference"),
-    "retrieval": ("recall@1", "recall@5", "recall@10", "mrr"),
-}
-"""What the terminal shows of an analysis with many metrics; --json has them all."""
+CURVES = {"similarity": "difference", "retrieval": "recall@1", "clustering": "concept_purity"}
+"""The metric of each analysis whose course over the layers is drawn beside its numbers."""
+
+BAR = 24
+"""Characters of the longest bar."""
 
 
 def analyze(
@@ -71,29 +71,35 @@ def analyze(
 
 
 def _show(name: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Layers down, metrics across: the mean over pairs or partitions, with the interval where there is one of them."""
-    wanted = SHOWN_METRICS.get(name)
-    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        if wanted is None or row["metric"] in wanted:
-            cells.setdefault((row["layer"], f"{row['metric']} ({row['variant']})"), []).append(row)
-    layers = list(dict.fromkeys(layer for layer, _ in cells))
-    columns = list(dict.fromkeys(column for _, column in cells))
+    """A table for each variant: layers down, metrics across; the mean over pairs or partitions."""
     compared = len({(row["x"], row["y"]) for row in rows})
-    out.print(
-        table(
-            ("layer", *columns),
-            [(layer, *(_cell(cells.get((layer, column), [])) for column in columns)) for layer in layers],
-            title=f"{name}: {'one comparison, 95 % interval' if compared == 1 else f'mean of {compared} comparisons'}",
-        )
-    )
+    what = "one comparison, 95 % interval" if compared == 1 else f"mean of {compared} comparisons"
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in rows:
+            if row["variant"] == variant:
+                cells.setdefault((row["layer"], row["metric"]), []).append(row)
+        layers = list(dict.fromkeys(layer for layer, _ in cells))
+        columns = list(dict.fromkeys(column for _, column in cells))
+        lines = [[layer, *(_cell(cells.get((layer, column), [])) for column in columns)] for layer in layers]
+        curve = CURVES.get(name)
+        if curve in columns:
+            means = [_mean(cells.get((layer, curve), [])) or 0.0 for layer in layers]
+            longest = max(means, default=0.0) or 1.0
+            lines = [
+                [*line, "█" * round(BAR * max(mean, 0.0) / longest)] for line, mean in zip(lines, means, strict=True)
+            ]
+            columns.append(f"{curve} over layers")
+        out.print(table(("layer", *columns), lines, title=f"{name}, {variant.replace('_', ' ')}: {what}"))
+
+
+def _mean(rows: Sequence[dict[str, Any]]) -> float | None:
+    values = [row["value"] for row in rows if row["value"] is not None]
+    return float(sum(values) / len(values)) if values else None
 
 
 def _cell(rows: Sequence[dict[str, Any]]) -> float | str | None:
-    values = [row["value"] for row in rows if row["value"] is not None]
-    if not values:
-        return None
-    mean = float(sum(values) / len(values))
-    if len(rows) == 1 and rows[0]["low"] is not None:
+    mean = _mean(rows)
+    if mean is not None and len(rows) == 1 and rows[0]["low"] is not None:
         return f"{mean:.3g} [{rows[0]['low']:.3g}, {rows[0]['high']:.3g}]"
     return mean

@@ -145,7 +145,7 @@ class StoreReader:
         if found.null_count:
             missing = ids[found.is_null().to_pylist().index(True)]
             raise QueryError(
-                f"{self.path} has no item with id {missing!r}; `hubstore export {self.path} --items` lists all ids"
+                f"{self.path} has no item with id {missing!r}; `hubstore export {self.path} --items --out FOLDER` writes all ids"
             )
         return np.asarray(found.to_numpy(), np.int64)
 
@@ -254,7 +254,10 @@ class HiddenStates:
                     f"{self._storage.root / key} has {len(mapped)} bytes, {size} were committed; "
                     f"`hubstore verify {self._storage.root}` lists all that is wrong"
                 )
-            self._mapped[piece] = decode_shard(mapped, rows, self._layout, str(self._storage.root / key))
+            decoded = decode_shard(mapped, rows, self._layout, str(self._storage.root / key))
+            if self._layout.compressor != "none":
+                return decoded  # kept, decompressed rows would fill the memory of a long scan
+            self._mapped[piece] = decoded
         return self._mapped[piece]
 
 

@@ -1,0 +1,93 @@
+"""Analyses of a store: similarity, retrieval, clustering, alignment and geometry, kept in the store.
+
+Each returns a long-form Arrow table (analysis, layer, x, y, metric, variant, value, low, high, n and columns of
+its own) and is computed once for its parameters and the store's commits.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from hubstore.analysis.alignment import alignment
+from hubstore.analysis.clustering import clustering
+from hubstore.analysis.geometry import geometry
+from hubstore.analysis.pairs import Pair
+from hubstore.analysis.results import metadata
+from hubstore.analysis.retrieval import retrieval
+from hubstore.analysis.similarity import similarity, unresolved
+from hubstore.errors import AnalysisError
+
+if TYPE_CHECKING:
+    from hubstore.store import StoreReader
+
+__all__ = [
+    "ANALYSES",
+    "alignment",
+    "analyze",
+    "clustering",
+    "geometry",
+    "metadata",
+    "retrieval",
+    "similarity",
+    "unresolved",
+]
+
+ANALYSES = ("similarity", "retrieval", "clustering", "alignment", "geometry")
+
+
+def analyze(
+    store: StoreReader,
+    names: Sequence[str] | None = None,
+    *,
+    pairs: Sequence[Pair] | None = None,
+    layers: Sequence[str | int] | None = None,
+    pooling: str | None = None,
+    seed: int = 0,
+    bootstrap: int = 1000,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, pa.Table]:
+    """Run several analyses with their defaults.
+
+    Args:
+        store: an opened store.
+        names: some of `ANALYSES`; None is all.
+        pairs: partitions to compare; clustering and geometry take the partitions named in them. None is all.
+        layers: None is all.
+        pooling: None is the store's first that has a row per item.
+        seed: of all random draws.
+        bootstrap: resamples for the intervals; 0 gives none.
+        progress: called with the analysis, its layers done and its layers in all.
+
+    Returns:
+        The tables by analysis.
+
+    Raises:
+        AnalysisError: a name that is no analysis, or what the analysis itself refuses.
+    """
+    chosen = list(dict.fromkeys(names)) if names else list(ANALYSES)
+    partitions = None if pairs is None else list(dict.fromkeys(itertools.chain.from_iterable(pairs)))
+    tables = {}
+    for name in chosen:
+        if name not in ANALYSES:
+            raise AnalysisError(f"there is no analysis {name!r}; choose from {', '.join(ANALYSES)}")
+    for name in chosen:
+        report = _reporter(name, progress)
+        if name in ("clustering", "geometry"):
+            by_partition = clustering if name == "clustering" else geometry
+            tables[name] = by_partition(
+                store, partitions, layers=layers, pooling=pooling, seed=seed, bootstrap=bootstrap, progress=report
+            )
+        else:
+            by_pair = {"similarity": similarity, "retrieval": retrieval, "alignment": alignment}[name]
+            tables[name] = by_pair(
+                store, pairs, layers=layers, pooling=pooling, seed=seed, bootstrap=bootstrap, progress=report
+            )
+    return tables
+
+
+def _reporter(name: str, progress: Callable[[str, int, int], None] | None) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, total: progress(name, done, total)

@@ -1,0 +1,95 @@
+"""Debiased linear CKA: the unbiased HSIC of Song et al. (2012) and each item's share in it.
+
+HSIC₁(K, L) is the mean over items of h(K, L)ᵢ = Σⱼ Ũᵢⱼ Ṽᵢⱼ / (n - 3), with Ũ and Ṽ the U-centred Gram matrices
+(Székely and Rizzo, 2014): zero on the diagonal, rows summing to zero. Nguyen et al. (2021) and Murphy et al.
+(2024) divide it as CKA divides HSIC. The Gram matrices are formed where they are no larger than the feature
+covariances, otherwise all comes from products of features; the values are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Blocks = Callable[[], Iterator[Tensor]]
+FEWEST = 4  # items that the unbiased HSIC is defined for
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: n items with centred states.
+
+    Args:
+        blocks: gives the states anew, float64 pieces [b, width] in order.
+        gram: the U-centred Gram matrix [n, n], or None where n > width.
+        diagonal: Kᵢᵢ [n].
+        row_means: Σⱼ≠ᵢ Kᵢⱼ / (n - 2), [n].
+        own: h(K, K) [n].
+    """
+
+    blocks: Blocks
+    gram: Tensor | None
+    diagonal: Tensor
+    row_means: Tensor
+    own: Tensor
+
+
+def side(blocks: Blocks) -> Side:
+    """Prepare the states that `blocks` gives for `shares`."""
+    diagonal = torch.cat([block.square().sum(1) for block in blocks()])
+    n, width = len(diagonal), next(blocks()).shape[1]
+    row_means = _times(blocks, diagonal, torch.ones_like(diagonal)) / (n - 2)
+    gram = None
+    if n <= width:
+        rows = torch.cat(list(blocks()))
+        total = row_means.sum() / (n - 1)
+        gram = (rows @ rows.T - row_means[:, None] - row_means + total).fill_diagonal_(0)
+    bare = Side(blocks, gram, diagonal, row_means, diagonal)
+    return Side(blocks, gram, diagonal, row_means, shares(bare, bare))
+
+
+def shares(x: Side, y: Side) -> Tensor:
+    """h(K, L) [n], float64, whose mean is the unbiased HSIC."""
+    n = len(x.diagonal)
+    if x.gram is not None and y.gram is not None:
+        return (x.gram * y.gram).sum(1) / (n - 3)
+    # A row of Ũ sums to zero, so that of Ṽᵢⱼ only Lᵢⱼ and its column's mean sⱼ count:
+    # Σⱼ≠ᵢ (Kᵢⱼ - rᵢ - rⱼ + t)(Lᵢⱼ - sⱼ), multiplied out.
+    covariance = sum(a.T @ b for a, b in zip(x.blocks(), y.blocks(), strict=True))
+    products = torch.cat([((a @ covariance) * b).sum(1) for a, b in zip(x.blocks(), y.blocks(), strict=True)])
+    r, s, t = x.row_means, y.row_means, x.row_means.sum() / (n - 1)
+    summed = (
+        (products - x.diagonal * y.diagonal)
+        - _times(x.blocks, x.diagonal, s)
+        - _times(y.blocks, y.diagonal, r)
+        + (t - r) * ((n - 2) * s - (s.sum() - s))
+        + ((r * s).sum() - r * s)
+    )
+    return summed / (n - 3)
+
+
+def cka(x: Side, y: Side) -> tuple[float, Tensor]:
+    """Debiased linear CKA of two sides with the same n >= 4 items in the same order.
+
+    Returns:
+        The value, near 0 for independent states and 1 for equal ones, NaN where a side does not vary; and each
+        item's Hájek projection up to a constant, float64 [n]: HSIC's is 2h, and centring, whose derivative is
+        orthogonal to the other side's centred kernel, adds nothing.
+    """
+    between = shares(x, y)
+    own_x, own_y = float(x.own.mean()), float(y.own.mean())
+    if own_x <= 0 or own_y <= 0:
+        return float("nan"), torch.full_like(between, torch.nan)
+    scale = (own_x * own_y) ** 0.5
+    value = float(between.mean()) / scale
+    return value, 2 * between / scale - value * (x.own / own_x + y.own / own_y)
+
+
+def _times(blocks: Blocks, diagonal: Tensor, vector: Tensor) -> Tensor:
+    """Σⱼ≠ᵢ Kᵢⱼ vⱼ [n]."""
+    pieces = torch.split(vector, [len(block) for block in blocks()])
+    weighted = sum(block.T @ piece for block, piece in zip(blocks(), pieces, strict=True))
+    return torch.cat([block @ weighted for block in blocks()]) - diagonal * vector

@@ -1,0 +1,237 @@
+"""Do equivalent items cluster: the concepts and languages of each item's nearest neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from hubstore.analysis.bootstrap import Bootstrap
+from hubstore.analysis.neighbours import nearest_others
+from hubstore.analysis.pairs import Concepts, Selection, check_partitions
+from hubstore.analysis.results import Findings, Row, kept_or_made
+from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
+from hubstore.errors import AnalysisError
+
+if TYPE_CHECKING:
+    from hubstore.store import StoreReader
+
+Numbers = npt.NDArray[np.int64]
+Labels = npt.NDArray[np.int32]
+COLUMNS = {"k": pa.int64(), "null_mean": pa.float64(), "p_value": pa.float64()}
+WHOLE = "*"
+MOST_NEIGHBOURS = 10
+PERMUTED = 64  # permutations drawn at a time
+BLOCK = 1 << 22  # comparisons of permuted labels at a time
+
+
+def clustering(
+    store: StoreReader,
+    partitions: Sequence[str] | None = None,
+    *,
+    layers: Sequence[str | int] | None = None,
+    pooling: str | None = None,
+    seed: int = 0,
+    bootstrap: int = 1000,
+    permutations: int = 1000,
+    k: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> pa.Table:
+    """Whether an item's nearest neighbours, of all partitions together, share its concept or its language.
+
+    The items are those whose concept at least two of the partitions have, one for each concept and partition.
+
+    Args:
+        store: an opened store.
+        partitions: at least two; None is all.
+        layers: None is all.
+        pooling: None is the store's first that has a row per item.
+        seed: of the bootstrap and the permutations.
+        bootstrap: resamples of the concepts, their items' neighbours kept; 0 gives no intervals.
+        permutations: of the concept labels within each partition, the neighbours kept.
+        k: neighbours by cosine, the item itself excluded. None is one for each other partition, so that a
+            perfect hub has a purity of 1, but at most 10.
+        progress: called with layers done and layers in all.
+
+    Returns:
+        A row per layer, x (a partition whose items ask, or "*" for all; y is always "*"), variant ("raw", or
+        "centred": each partition's mean removed) and metric: "concept_purity" and "language_purity", the mean
+        share of the k neighbours with the item's concept and of its partition. `null_mean` is what is expected
+        of labels that mean nothing: over the permutations for concepts, in closed form for languages.
+        `p_value`, for concepts, is (1 + permutations with at least this purity) / (1 + permutations).
+        n counts items; intervals are 95%.
+
+    Raises:
+        QueryError: a partition, layer or pooling that the store does not have.
+        AnalysisError: fewer than 2 concepts are shared by two partitions.
+    """
+    chosen, names, pooled = (
+        check_partitions(store, partitions),
+        layer_names(store, layers),
+        item_pooling(store, pooling),
+    )
+
+    def make() -> Findings:
+        items = _items(store, chosen)
+        near = min(k or min(len(chosen) - 1, MOST_NEIGHBOURS), len(items) - 1)
+        findings = Findings(COLUMNS, notes={"left_out": items.left_out})
+        states, resampling = States(store, pooled), Bootstrap(bootstrap, seed)
+
+        def permuted(start: int) -> Labels:
+            return states.kept(("permuted", start), lambda: _permuted(items, seed, start))
+
+        for done, layer in enumerate(names, 1):
+            for variant in VARIANTS:
+                rows = torch.cat([states.rows(layer, chosen, variant) for chosen in items.selections])
+                neighbours = nearest_others(rows, near)
+                null = _null(items, neighbours, permutations, permuted)
+                common = {"layer": layer, "variant": variant, "k": near}
+                for row in _purities(items, neighbours, null, resampling):
+                    findings.rows.append({**common, **row})
+            if progress:
+                progress(done, len(names))
+        return findings
+
+    parameters = {
+        "partitions": chosen,
+        "layers": names,
+        "pooling": pooled,
+        "seed": seed,
+        "bootstrap": bootstrap,
+        "permutations": permutations,
+        "k": k,
+    }
+    return kept_or_made(store, "clustering", parameters, make)
+
+
+@dataclass(frozen=True)
+class _Items:
+    """Items in the order of their partitions.
+
+    Args:
+        selections: those of each partition.
+        concepts: number of each item's concept [n], below `concept_count`.
+        partitions: number of each item's partition [n].
+        left_out: items of each partition without a match, or whose concept an earlier item has.
+    """
+
+    selections: list[Selection]
+    concepts: Numbers
+    partitions: Numbers
+    left_out: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.concepts)
+
+    @property
+    def concept_count(self) -> int:
+        return int(self.concepts.max()) + 1
+
+    def groups(self) -> Iterator[tuple[str, slice]]:
+        """Name and place of all items, and of each partition's."""
+        yield WHOLE, slice(0, len(self))
+        start = 0
+        for selection in self.selections:
+            yield selection.partition, slice(start, start + len(selection))
+            start += len(selection)
+
+
+def _items(store: StoreReader, partitions: Sequence[str]) -> _Items:
+    concepts = Concepts(store)
+    found = [concepts.first_items(name) for name in partitions]
+    codes, counts = np.unique(np.concatenate([[], *(numbers for numbers, _ in found)]), return_counts=True)
+    shared = codes[counts >= 2]
+    if len(shared) < 2:
+        raise AnalysisError(
+            f"partitions {', '.join(map(repr, partitions))} of {store.path} share {len(shared)} concepts, at least "
+            "2 are needed; items match where their `concept` is the same: choose partitions of one parallel corpus"
+        )
+    kept = [np.isin(numbers, shared) for numbers, _ in found]
+    return _Items(
+        selections=[
+            Selection.of(name, positions[keep])
+            for name, (_, positions), keep in zip(partitions, found, kept, strict=True)
+        ],
+        concepts=np.searchsorted(
+            shared, np.concatenate([numbers[keep] for (numbers, _), keep in zip(found, kept, strict=True)])
+        ),
+        partitions=np.repeat(np.arange(len(found)), [keep.sum() for keep in kept]),
+        left_out={
+            name: store.partition(name).size - int(keep.sum()) for name, keep in zip(partitions, kept, strict=True)
+        },
+    )
+
+
+def _purities(
+    items: _Items, neighbours: Numbers, null: npt.NDArray[np.float64], resampling: Bootstrap
+) -> Iterator[Row]:
+    """Rows for each group of items; `null` is the concept purity of each permutation and group [R, groups]."""
+    same = {
+        "concept_purity": (items.concepts[neighbours] == items.concepts[:, None]).mean(1),
+        "language_purity": (items.partitions[neighbours] == items.partitions[:, None]).mean(1),
+    }
+    sizes = np.bincount(items.partitions)
+    expected = (sizes[items.partitions] - 1) / (len(items) - 1)
+    for group, (name, place) in enumerate(items.groups()):
+        if place.start == place.stop:
+            continue
+        for metric, purity in same.items():
+            value = purity[place].mean()
+            low, high = _interval(items, place, purity[place], resampling)
+            row = {"x": name, "y": WHOLE, "metric": metric, "value": float(value), "low": low, "high": high}
+            if metric == "language_purity":
+                row["null_mean"] = float(expected[place].mean())
+            elif len(null):
+                # Purities are counts over one denominator; what is left of its rounding is no difference.
+                as_large = int((null[:, group] >= value - 1e-12).sum())
+                row["null_mean"] = float(null[:, group].mean())
+                row["p_value"] = (1 + as_large) / (1 + len(null))
+            yield {**row, "n": place.stop - place.start}
+
+
+def _interval(
+    items: _Items, place: slice, purity: npt.NDArray[np.float64], resampling: Bootstrap
+) -> tuple[float, float]:
+    concepts = items.concepts[place]
+    sums = np.bincount(concepts, purity, items.concept_count).astype(np.float64)
+    counts = np.bincount(concepts, minlength=items.concept_count).astype(np.float64)
+    bounds = resampling.of_ratios(sums[:, None], counts[:, None])
+    return float(bounds[0, 0]), float(bounds[1, 0])
+
+
+def _null(
+    items: _Items, neighbours: Numbers, permutations: int, permuted: Callable[[int], Labels]
+) -> npt.NDArray[np.float64]:
+    """Concept purity [permutations, groups] with the concepts permuted within each partition.
+
+    Two items of one partition never share a concept, so that only neighbours of other partitions are counted.
+    """
+    asking = np.repeat(np.arange(len(items)), neighbours.shape[1])
+    answering = neighbours.ravel()
+    across = items.partitions[asking] != items.partitions[answering]
+    asking, answering = asking[across], answering[across]
+    places = [place for _, place in items.groups()]
+    bounds = [np.searchsorted(asking, (place.start, place.stop)) for place in places]
+    sizes = np.array([max(1, place.stop - place.start) * neighbours.shape[1] for place in places])
+    hits = []
+    for start in range(0, permutations, PERMUTED):
+        labels = permuted(start)[: permutations - start]
+        for some in np.array_split(labels, 1 + len(labels) * len(asking) // BLOCK):
+            same = np.take(some, asking, 1) == np.take(some, answering, 1)
+            hits.append(np.stack([same[:, first:last].sum(1) for first, last in bounds], 1))
+    return np.asarray(np.concatenate([np.empty((0, len(places))), *hits]) / sizes)
+
+
+def _permuted(items: _Items, seed: int, start: int) -> Labels:
+    """Concepts [PERMUTED, n] permuted within each partition: permutations `start` and on, whatever the layer."""
+    rng = np.random.default_rng([seed, start])
+    labels = np.tile(items.concepts.astype(np.int32), (PERMUTED, 1))
+    for name, place in items.groups():
+        if name != WHOLE:
+            labels[:, place] = rng.permuted(labels[:, place], axis=1)
+    return labels

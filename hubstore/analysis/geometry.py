@@ -1,0 +1,192 @@
+"""The shape of each partition's states: anisotropy, effective rank, hubness, norms and massive dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from hubstore.analysis.bootstrap import Bootstrap
+from hubstore.analysis.neighbours import nearest_others
+from hubstore.analysis.pairs import Selection, check_partitions
+from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
+from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
+from hubstore.errors import AnalysisError
+from hubstore.kernels.rows import unit_rows
+
+if TYPE_CHECKING:
+    from hubstore.store import StoreReader
+
+Blocks = Callable[[], Iterator[Tensor]]
+COLUMNS = {"dimension": pa.int64()}
+WHOLE = "*"
+TOP = 10
+
+
+def geometry(
+    store: StoreReader,
+    partitions: Sequence[str] | None = None,
+    *,
+    layers: Sequence[str | int] | None = None,
+    pooling: str | None = None,
+    seed: int = 0,
+    bootstrap: int = 1000,
+    k: int = 10,
+    sample: int = 2048,
+    progress: Callable[[int, int], None] | None = None,
+) -> pa.Table:
+    """How the states of each partition, and of all together, fill their space.
+
+    Args:
+        store: an opened store; its items need no concepts.
+        partitions: None is all.
+        layers: None is all.
+        pooling: None is the store's first that has a row per item.
+        seed: of the bootstrap and the sample.
+        bootstrap: resamples of the items; 0 gives no intervals.
+        k: neighbours of the hubness; n - 1 where there are fewer.
+        sample: items, drawn at random, that the hubness is computed among where there are more.
+        progress: called with layers done and layers in all.
+
+    Returns:
+        A row per layer, x (a partition, or "*" for all; y is empty), variant ("raw", or "centred": each
+        partition's mean removed) and metric. "anisotropy": mean cosine of distinct items (Ethayarajh, 2019).
+        "effective_rank": the exponential of the entropy of the singular values' shares (Roy and Vetterli,
+        2007). "hubness": the skewness of how often an item is among the k nearest of others by cosine
+        (Radovanović et al., 2010). "norm_mean", "norm_median", "norm_max". "share_top1" and "share_top10": the
+        share of all squared norms in the largest dimension, whose number is in `dimension`, and in the largest
+        10. n is the number of items behind the value. Intervals are 95%; effective rank, hubness, the median
+        and the maximum have none, for a resample's duplicates would bias them.
+
+    Raises:
+        QueryError: a partition, layer or pooling that the store does not have.
+        AnalysisError: no partition has 2 items.
+    """
+    chosen, names, pooled = (
+        check_partitions(store, partitions),
+        layer_names(store, layers),
+        item_pooling(store, pooling),
+    )
+
+    def make() -> Findings:
+        everything = [Selection.of(name, store.partition(name).positions()) for name in chosen]
+        groups = {s.partition: [s] for s in everything if len(s) >= 2}
+        skipped = [s.partition for s in everything if len(s) < 2]
+        if not groups:
+            raise AnalysisError(f"no partition of {store.path} has 2 items, fewer than which have no geometry")
+        if len(everything) > 1:
+            groups[WHOLE] = [s for selections in groups.values() for s in selections]
+        findings = Findings(COLUMNS, notes={"skipped_partitions": skipped})
+        states, resampling = States(store, pooled), Bootstrap(bootstrap, seed)
+        for done, layer in enumerate(names, 1):
+            for name, selections in groups.items():
+                for variant in VARIANTS:
+                    common = {"layer": layer, "x": name, "y": "", "variant": variant}
+                    spread = _spread(_blocks(states, layer, selections, variant), resampling)
+                    hubs = _hubness(states, layer, selections, variant, k, sample, seed)
+                    findings.rows += [{**common, **row} for row in [*spread, hubs]]
+            if progress:
+                progress(done, len(names))
+        return findings
+
+    parameters = {
+        "partitions": chosen,
+        "layers": names,
+        "pooling": pooled,
+        "seed": seed,
+        "bootstrap": bootstrap,
+        "k": k,
+        "sample": sample,
+    }
+    return kept_or_made(store, "geometry", parameters, make)
+
+
+def _blocks(states: States, layer: str, selections: Sequence[Selection], variant: str) -> Blocks:
+    return lambda: (block for selection in selections for block in states.blocks(layer, selection, variant))
+
+
+def _spread(blocks: Blocks, resampling: Bootstrap) -> list[Row]:
+    """Every metric but the hubness, in two passes."""
+    squares, unit_sum, energies = [], torch.zeros(1), []
+    for block in blocks():
+        squares.append(block.square().sum(1))
+        energies.append(block.square().sum(0))
+        unit_sum = unit_sum + unit_rows(block).sum(0)
+    squared = torch.cat(squares)
+    energy, n = torch.stack(energies).sum(0), len(squared)
+    order = energy.argsort(descending=True, stable=True)[:TOP]
+    columns = [_anisotropy_shares(blocks, unit_sum), squared.sqrt()]
+    values = [float(columns[0].mean()), float(columns[1].mean())]
+    bounds = resampling.of_estimates(np.array(values), torch.stack([2 * columns[0], columns[1]], 1).numpy())
+    rows = intervals(["anisotropy", "norm_mean"], values, bounds)
+    held = torch.cat([torch.stack([b[:, order[0]].square(), b[:, order].square().sum(1)], 1) for b in blocks()])
+    total = squared.expand(2, -1).T.numpy()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = held.numpy().sum(0) / total.sum(0)
+    rows += intervals(["share_top1", "share_top10"], shares, resampling.of_ratios(held.numpy(), total))
+    rows[2] = {**rows[2], "dimension": int(order[0])}
+    rows += [
+        {"metric": "norm_median", "value": float(columns[1].quantile(0.5))},
+        {"metric": "norm_max", "value": float(columns[1].max())},
+        {"metric": "effective_rank", "value": effective_rank(blocks, n)},
+    ]
+    return [{**row, "n": n} for row in rows]
+
+
+def _anisotropy_shares(blocks: Blocks, unit_sum: Tensor) -> Tensor:
+    """Mean cosine of each item to the others [n]: their mean is the anisotropy, twice it the Hájek projection."""
+    pieces = []
+    for block in blocks():
+        unit = unit_rows(block)
+        pieces.append(unit @ unit_sum - unit.square().sum(1))
+    shares = torch.cat(pieces)
+    return shares / (len(shares) - 1)
+
+
+def effective_rank(blocks: Blocks, n: int) -> float:
+    """exp(-Σ p log p), p = σ / Σ σ the singular values' shares of n states; NaN where all are zero."""
+    width = next(blocks()).shape[1]
+    if n <= width:
+        rows = torch.cat(list(blocks()))
+        gram = rows @ rows.T
+    else:
+        gram = torch.zeros(width, width, dtype=torch.float64)
+        for block in blocks():
+            gram += block.T @ block
+    singular: Tensor = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    shares = singular / singular.sum()
+    return float(torch.exp(torch.special.entr(shares).sum()))
+
+
+def _hubness(
+    states: States, layer: str, selections: Sequence[Selection], variant: str, k: int, sample: int, seed: int
+) -> Row:
+    chosen = _sampled([len(selection) for selection in selections], sample, seed)
+    parts = zip(selections, chosen, strict=True)
+    rows = torch.cat([states.rows(layer, selection, variant)[places] for selection, places in parts])
+    neighbours = nearest_others(rows, min(k, len(rows) - 1))
+    occurrences = np.bincount(neighbours.ravel(), minlength=len(rows)).astype(np.float64)
+    return {"metric": "hubness", "value": skewness(occurrences), "n": len(rows)}
+
+
+def skewness(values: npt.NDArray[np.float64]) -> float:
+    """Third central moment over the cube of the standard deviation; NaN where nothing varies."""
+    deviations = values - values.mean()
+    spread = float((deviations**2).mean())
+    return float((deviations**3).mean()) / spread**1.5 if spread > 0 else float("nan")
+
+
+def _sampled(sizes: Sequence[int], sample: int, seed: int) -> list[Tensor]:
+    """Places within each of several groups of `sizes`, `sample` in all, drawn without replacement."""
+    bounds = np.cumsum([0, *sizes])
+    n = int(bounds[-1])
+    drawn = np.arange(n)
+    if n > sample:
+        drawn = np.sort(np.random.default_rng([seed, n]).choice(n, sample, replace=False))
+    cuts = np.searchsorted(drawn, bounds)
+    return [torch.from_numpy(drawn[cuts[i] : cuts[i + 1]] - bounds[i]) for i in range(len(sizes))]

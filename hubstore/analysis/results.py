@@ -1,0 +1,149 @@
+"""Tables of results: their schema, the record of how they were made, and the store's memory of them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from hubstore.version import __version__
+
+if TYPE_CHECKING:
+    from hubstore.store import StoreReader
+
+Row = Mapping[str, Any]
+METADATA = b"hubstore"
+SMALL = 1 << 20  # elements of a layer of a partition
+FIELDS = [
+    pa.field("analysis", pa.string()),
+    pa.field("layer", pa.string()),
+    pa.field("x", pa.string()),
+    pa.field("y", pa.string()),
+    pa.field("metric", pa.string()),
+    pa.field("variant", pa.string()),
+    pa.field("value", pa.float64()),
+    pa.field("low", pa.float64()),
+    pa.field("high", pa.float64()),
+    pa.field("n", pa.int64()),
+]
+
+
+@dataclass
+class Findings:
+    """What an analysis found.
+
+    Args:
+        rows: one mapping per row of the table, without the analysis's name.
+        columns: the analysis's own columns and their types.
+        notes: JSON-able things a reader should know: pairs that were skipped.
+    """
+
+    columns: Mapping[str, pa.DataType]
+    rows: list[Row] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def kept_or_made(
+    store: StoreReader, name: str, parameters: Mapping[str, Any], make: Callable[[], Findings]
+) -> pa.Table:
+    """The table kept under these parameters and the store's present commits, or a new one, which is then kept.
+
+    Args:
+        store: the store, which holds the table at analyses/<name>/<key>.parquet.
+        name: the analysis.
+        parameters: JSON-able; everything the result depends on beside the store's content.
+        make: computes it.
+
+    Returns:
+        The table, whose schema metadata has the JSON of parameters, seed, commits' digest, version and notes
+        under b"hubstore". A store that may not be written to keeps nothing.
+    """
+    record = {
+        "analysis": name,
+        "parameters": dict(parameters),
+        "seed": parameters.get("seed"),
+        "commits": store.digest,
+        "version": __version__,
+    }
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    key = f"analyses/{name}/{digest[:32]}.parquet"
+    kept = _read(store, key)
+    if kept is not None:
+        return kept
+    with _fit_threads(store):
+        table = _table(name, record, make())
+    _write(store, key, table)
+    return table
+
+
+def metadata(table: pa.Table) -> dict[str, Any]:
+    """How a table of results was made: analysis, parameters, seed, commits, version, notes."""
+    record: dict[str, Any] = json.loads(table.schema.metadata[METADATA])
+    return record
+
+
+def intervals(names: Iterable[str], values: Iterable[float], bounds: Iterable[Iterable[float]]) -> list[Row]:
+    """Rows of metric, value, low and high from values [m] and bounds [2, m]."""
+    low, high = bounds
+    return [
+        {"metric": name, "value": float(value), "low": float(below), "high": float(above)}
+        for name, value, below, above in zip(names, values, low, high, strict=True)
+    ]
+
+
+@contextlib.contextmanager
+def _fit_threads(store: StoreReader) -> Iterator[None]:
+    """One torch thread while partitions are small: their operations cost less than waking a second one.
+
+    On a busy machine, waiting for the second has been seen to cost twelve times as much as the work.
+    """
+    before = torch.get_num_threads()
+    if len(store) * store.width < SMALL * len(store.partitions):
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _table(name: str, record: Mapping[str, Any], findings: Findings) -> pa.Table:
+    fields = FIELDS + [pa.field(column, kind) for column, kind in findings.columns.items()]
+    columns = [[_known({"analysis": name, **row}.get(f.name)) for row in findings.rows] for f in fields]
+    described = {METADATA: json.dumps({**record, "notes": findings.notes}).encode()}
+    schema = pa.schema(fields, metadata=described)
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, fields, strict=True)], schema=schema)
+
+
+def _known(value: Any) -> Any:
+    """`value`, or null for a number that is none."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _read(store: StoreReader, key: str) -> pa.Table | None:
+    if not store.storage.exists(key):
+        return None
+    try:
+        table = pq.read_table(pa.BufferReader(store.storage.read(key)))
+    except (pa.ArrowException, OSError):
+        return None  # a damaged result is no loss: it is made again
+    return table if METADATA in (table.schema.metadata or {}) else None
+
+
+def _write(store: StoreReader, key: str, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    try:
+        store.storage.write(key, sink.getvalue().to_pybytes())
+    except (OSError, ValueError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if getattr(cause, "errno", None) not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise

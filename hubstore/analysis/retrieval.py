@@ -1,0 +1,105 @@
+"""Retrieval: how often an item's match is the nearest of all, in both directions, plain and with CSLS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from torch import Tensor
+
+from hubstore.analysis.bootstrap import Bootstrap
+from hubstore.analysis.pairs import Concepts, Matched, Pair, check_pairs
+from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
+from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
+from hubstore.kernels import match_ranks
+
+if TYPE_CHECKING:
+    from hubstore.store import StoreReader
+
+METRICS = ("recall@1", "recall@5", "recall@10", "mrr")
+RANKINGS = ("forward", "backward", "csls_forward", "csls_backward")
+COLUMNS = {"left_out_x": pa.int64(), "left_out_y": pa.int64()}
+
+
+def retrieval(
+    store: StoreReader,
+    pairs: Sequence[Pair] | None = None,
+    *,
+    layers: Sequence[str | int] | None = None,
+    pooling: str | None = None,
+    seed: int = 0,
+    bootstrap: int = 1000,
+    k: int = 10,
+    progress: Callable[[int, int], None] | None = None,
+) -> pa.Table:
+    """Where each item's match stands among all paired items of the other partition.
+
+    Args:
+        store: an opened store.
+        pairs: partitions to compare, each in both directions; None compares all that share concepts.
+        layers: None is all.
+        pooling: None is the store's first that has a row per item.
+        seed: of the bootstrap.
+        bootstrap: resamples of the concepts that ask, among candidates that stay; 0 gives no intervals.
+        k: neighbours of CSLS (Conneau et al., 2018, use 10).
+        progress: called with layers done and layers in all.
+
+    Returns:
+        A row per layer, direction (x asks, y answers), variant and metric ("recall@1", "recall@5",
+        "recall@10", "mrr"). Variants are "raw" and "centred" (each partition's mean over the paired items
+        removed) by cosine, and "csls_raw" and "csls_centred" by 2 cos(x, y) - r(x) - r(y), with r the mean
+        cosine to the k nearest of the other partition. Intervals are 95%.
+
+    Raises:
+        QueryError: a partition, layer or pooling that the store does not have.
+        AnalysisError: a pair shares fewer than 2 concepts.
+    """
+    chosen, names, pooled = check_pairs(store, pairs), layer_names(store, layers), item_pooling(store, pooling)
+
+    def make() -> Findings:
+        matched, skipped = Concepts(store).match_all(chosen)
+        findings = Findings(COLUMNS, notes={"skipped_pairs": skipped})
+        states, resampling = States(store, pooled), Bootstrap(bootstrap, seed)
+        for done, layer in enumerate(names, 1):
+            for items in matched.values():
+                findings.rows += _both_directions(states, layer, items, k, resampling)
+            if progress:
+                progress(done, len(names))
+        return findings
+
+    parameters = {
+        "pairs": chosen,
+        "layers": names,
+        "pooling": pooled,
+        "seed": seed,
+        "bootstrap": bootstrap,
+        "k": k,
+    }
+    return kept_or_made(store, "retrieval", parameters, make)
+
+
+def _both_directions(states: States, layer: str, items: Matched, k: int, resampling: Bootstrap) -> list[Row]:
+    common = {"layer": layer, "n": len(items)}
+    x = {"x": items.x.partition, "left_out_x": items.left_out_x}
+    y = {"y": items.y.partition, "left_out_y": items.left_out_y}
+    forward = {**common, **x, **y}
+    backward = {**common, "x": y["y"], "left_out_x": y["left_out_y"], "y": x["x"], "left_out_y": x["left_out_x"]}
+    labels, successes = [], []
+    for variant in VARIANTS:
+        rows_x, rows_y = (states.rows(layer, selection, variant) for selection in (items.x, items.y))
+        ranks = match_ranks(rows_x, rows_y, neighbours=k)
+        successes += [_successes(getattr(ranks, name)) for name in RANKINGS]
+        labels += [{**forward, "variant": variant}, {**backward, "variant": variant}]
+        labels += [{**label, "variant": f"csls_{variant}"} for label in labels[-2:]]
+    columns = np.concatenate(successes, 1)
+    rows = intervals(METRICS * len(labels), columns.mean(0), resampling.of_means(columns))
+    return [{**labels[i // len(METRICS)], **row} for i, row in enumerate(rows)]
+
+
+def _successes(ranks: Tensor) -> npt.NDArray[np.float64]:
+    """float64 [n, 4]: what each query adds to each of METRICS."""
+    one_based = ranks.cpu().numpy() + 1
+    return np.stack([one_based <= 1, one_based <= 5, one_based <= 10, 1 / one_based], 1).astype(np.float64)

@@ -1,0 +1,154 @@
+"""The hidden states an analysis reads: each partition's items of a layer read once and kept while they fit."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from hubstore.analysis.pairs import Selection
+from hubstore.errors import AnalysisError, NonFiniteError
+from hubstore.kernels.rows import unit_rows
+
+if TYPE_CHECKING:
+    from hubstore.store import StoreReader
+
+T = TypeVar("T")
+BUDGET = 1 << 29  # bytes of states and what is made of them that are kept
+BLOCK = 1 << 21  # elements that are float64 at a time
+VARIANTS = ("raw", "centred")
+
+
+class Kept:
+    """Values by key, made when first asked for; the ones longest unused go when they outgrow `budget` bytes."""
+
+    def __init__(self, budget: int = BUDGET) -> None:
+        self._budget = budget
+        self._held = 0
+        self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+
+    def __call__(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The value under `key`, from `make` where it is not there."""
+        if key in self._values:
+            self._values.move_to_end(key)
+            found: T = self._values[key][0]
+            return found
+        value = make()
+        size = _bytes(value)
+        self._values[key] = (value, size)
+        self._held += size
+        while self._held > self._budget and len(self._values) > 1:
+            self._held -= self._values.popitem(last=False)[1][1]
+        return value
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if hasattr(value, "__dataclass_fields__"):
+        return sum(_bytes(getattr(value, name)) for name in value.__dataclass_fields__)
+    return int(getattr(value, "nbytes", 0))
+
+
+class States:
+    """Hidden states of selected items under one pooling.
+
+    Args:
+        store: where they are.
+        pooling: one row per item.
+    """
+
+    def __init__(self, store: StoreReader, pooling: str) -> None:
+        self._store = store
+        self._pooling = pooling
+        self.kept = Kept()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype they are stored in."""
+        return self._store.dtype
+
+    def rows(self, layer: str, selection: Selection, variant: str = "raw") -> Tensor:
+        """float32 [n, width]: as stored, or with their mean removed where `variant` is "centred".
+
+        Raises:
+            NonFiniteError: an item's state holds NaN or infinity.
+        """
+        if variant == "raw":
+            return self.kept((layer, selection), lambda: self._read(layer, selection))
+        return self.kept((layer, selection, variant), lambda: self._centred(layer, selection))
+
+    def mean(self, layer: str, selection: Selection) -> Tensor:
+        """float64 [width]."""
+        return self.kept(("mean", layer, selection), lambda: self.rows(layer, selection).mean(0, dtype=torch.float64))
+
+    def blocks(self, layer: str, selection: Selection, variant: str = "raw") -> Iterator[Tensor]:
+        """The same rows as `rows`, in float64 pieces [b, width] that are centred in float64."""
+        for start in range(0, len(selection), self._step):
+            make = partial(self._block, layer, selection, variant, start)
+            yield self.once(("block", layer, selection, variant), selection, make)
+
+    def units(self, layer: str, selection: Selection, variant: str = "raw") -> Iterator[Tensor]:
+        """The unit rows of `blocks`, float64 [b, width]."""
+        for block in self.blocks(layer, selection, variant):
+            yield self.once(("unit", layer, selection, variant), selection, partial(unit_rows, block))
+
+    def unit_sum(self, layer: str, selection: Selection, variant: str = "raw") -> Tensor:
+        """The sum of the unit rows, float64 [width]."""
+        return self.kept(
+            ("unit sum", layer, selection, variant),
+            lambda: torch.stack([unit.sum(0) for unit in self.units(layer, selection, variant)]).sum(0),
+        )
+
+    def once(self, key: Hashable, selection: Selection, make: Callable[[], T]) -> T:
+        """What `make` makes of a block: kept where it is the selection's only one, else made anew each time."""
+        return self.kept(key, make) if len(selection) <= self._step else make()
+
+    @property
+    def _step(self) -> int:
+        return max(1, BLOCK // self._store.width)
+
+    def _block(self, layer: str, selection: Selection, variant: str, start: int) -> Tensor:
+        block = self.rows(layer, selection)[start : start + self._step].to(torch.float64)
+        return block - self.mean(layer, selection) if variant == "centred" else block
+
+    def _read(self, layer: str, selection: Selection) -> Tensor:
+        rows = self._store.hidden(layer, self._pooling).take(selection.positions).to(torch.float32)
+        finite = torch.isfinite(rows).all(1)
+        if not bool(finite.all()):
+            position = int(selection.positions[int(torch.nonzero(~finite)[0])])
+            raise NonFiniteError(
+                f"item {self._store.items['id'][position].as_py()!r} (position {position}) of {self._store.path} "
+                f"holds NaN or infinity at layer {layer}; `hubstore verify` tells whether the store is whole"
+            )
+        return rows
+
+    def _centred(self, layer: str, selection: Selection) -> Tensor:
+        return torch.cat([b.to(torch.float32) for b in self.blocks(layer, selection, "centred")])
+
+
+def layer_names(store: StoreReader, layers: Sequence[str | int] | None) -> list[str]:
+    """The names of `layers`, or of all; QueryError for one that the store does not keep."""
+    return list(store.layers if layers is None else dict.fromkeys(store.layer_name(layer) for layer in layers))
+
+
+def item_pooling(store: StoreReader, pooling: str | None) -> str:
+    """`pooling`, or the store's first that has one row per item.
+
+    Raises:
+        QueryError: the store does not keep it.
+        AnalysisError: it has a row for each token.
+    """
+    whole = [name for name in store.poolings if name != "tokens"]
+    if pooling is None and whole:
+        return whole[0]
+    if pooling is None or pooling == "tokens":
+        raise AnalysisError(
+            f"analyses compare items, and pooling 'tokens' of {store.path} has a row for each token; "
+            f"use one of {', '.join(whole) or 'last, mean, first after another extraction with --pooling'}"
+        )
+    return store.pooling_name(pooling)

@@ -1,0 +1,54 @@
+"""Unit rows: what every kernel makes of its input first, and where NaN and infinity are refused."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hubstore.errors import NonFiniteError
+
+
+def unit_rows(rows: Tensor, name: str = "rows", first: int = 0) -> Tensor:
+    """Rows divided by their norms, in float64, where no norm of float32 states overflows or vanishes.
+
+    Args:
+        rows: [..., n, width], any floating dtype.
+        name: what to call the tensor in an error.
+        first: number of the first row in an error.
+
+    Returns:
+        float64 [..., n, width]; a row of zeros stays a row of zeros, so that its cosine to anything is 0.
+
+    Raises:
+        NonFiniteError: a row holds NaN or infinity.
+    """
+    wide = rows.to(torch.float64)
+    norms: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    refuse_non_finite(norms[..., 0], name, first)
+    return wide / norms.masked_fill(norms == 0, 1.0)
+
+
+def refuse_non_finite(norms: Tensor, name: str, first: int = 0) -> None:
+    """Raise NonFiniteError naming the first row of norms [..., n] that is NaN or infinite."""
+    if bool(torch.isfinite(norms).all()):
+        return
+    *layer, row = torch.nonzero(~torch.isfinite(norms))[0].tolist()
+    where = f"layer {layer[0]} of {name}, row {first + row}" if layer else f"row {first + row} of {name}"
+    raise NonFiniteError(
+        f"{where} holds NaN or infinity; `hubstore verify` tells whether the store is whole, "
+        "and a new extraction with --dtype float32 whether a narrower dtype overflowed"
+    )
+
+
+def check_pair(x: Tensor, y: Tensor) -> None:
+    """Raise ValueError unless x and y have one shape."""
+    if x.shape != y.shape or x.ndim < 2:
+        raise ValueError(f"x and y must both be [..., n, width]: {tuple(x.shape)} is not {tuple(y.shape)}")
+
+
+def check_widths(queries: Tensor, rows: Tensor) -> None:
+    """Raise ValueError unless both are [n, width] of one width."""
+    if queries.ndim != 2 or rows.ndim != 2 or queries.shape[1] != rows.shape[1]:
+        raise ValueError(
+            f"queries and rows must be [n, width] of one width: {tuple(queries.shape)} against {tuple(rows.shape)}"
+        )

@@ -1,0 +1,194 @@
+"""The fast kernels against their definitions."""
+
+import itertools
+
+import pytest
+import torch
+
+from hubstore import kernels
+from hubstore.errors import NonFiniteError
+from hubstore.kernels import reference, tiles
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+SHAPES = [(1, 1), (2, 3), (37, 5), (64, 64), (130, 33), (201, 96)]
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """Tiles of which the shapes above hold several, none of them whole."""
+    monkeypatch.setattr(tiles, "ROWS", {"cpu": 70, "cuda": 70})
+    monkeypatch.setattr(tiles, "QUERIES", {"cpu": 41, "cuda": 41})
+    monkeypatch.setattr(tiles, "BLOCK", 1500)
+
+
+def normal(n, width, seed=0, dtype=torch.float32):
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def massive(n, width, seed=0, dtype=torch.float32):
+    """States as large models have them: a few dimensions a thousand times the others, nearly constant."""
+    rows = normal(n, width, seed)
+    rows[:, : max(1, width // 16)] = 1000 + rows[:, : max(1, width // 16)]
+    return rows.to(dtype)
+
+
+def assert_same_neighbours(queries, rows, k):
+    """Scores agree to float32, and no index stands before one whose float64 cosine is larger."""
+    scores, indices = kernels.topk_cosine(queries, rows, k)
+    expected, expected_indices = reference.topk_cosine(queries, rows, k)
+    assert scores.dtype == torch.float32
+    assert indices.dtype == torch.int64
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1.2e-7)
+    assert (indices != expected_indices).float().mean() == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "width"), SHAPES)
+@pytest.mark.parametrize("states", [normal, massive])
+def test_topk_is_the_reference(states, n, width, dtype):
+    queries, rows = states(53, width, 1, dtype), states(n, width, 2, dtype)
+    for k in (1, 10, n + 5):
+        assert_same_neighbours(queries, rows, k)
+
+
+def test_topk_marks_what_is_not_there():
+    scores, indices = kernels.topk_cosine(normal(3, 8), normal(4, 8, 1), 6)
+    assert (indices[:, 4:] == -1).all()
+    assert (scores[:, 4:] == -torch.inf).all()
+    scores, indices = kernels.topk_cosine(normal(3, 8), iter([]), 2)
+    assert (indices == -1).all()
+
+
+def test_topk_gives_equal_rows_by_index_however_many_and_wherever_they_are():
+    rows = normal(300, 48)
+    rows[torch.arange(3, 300, 2)] = rows[3].clone()
+    queries = torch.cat([rows[3:4], normal(40, 48, 5)])
+    _, indices = kernels.topk_cosine(queries, rows, 30)
+    assert indices[0].tolist() == list(range(3, 63, 2))
+    assert_same_neighbours(queries, rows, 200)
+    _, indices = kernels.topk_cosine(queries, torch.ones(500, 48), 7)
+    assert (indices == torch.arange(7)).all()
+
+
+def test_topk_of_segments_in_any_order_is_topk_of_the_whole():
+    queries, rows = normal(20, 24), normal(333, 24, 1)
+    rows[200:] = rows[:133]
+    bounds = [0, 1, 90, 91, 200, 333]
+    segments = [(a, rows[a:b]) for a, b in itertools.pairwise(bounds)]
+    whole = kernels.topk_cosine(queries, rows, 9)
+    for order in (segments, segments[::-1]):
+        scores, indices = kernels.topk_cosine(queries, iter(order), 9)
+        assert torch.equal(scores, whole[0])
+        assert torch.equal(indices, whole[1])
+    _, shifted = kernels.topk_cosine(queries, ((a + 1000, s) for a, s in segments), 9)
+    assert torch.equal(shifted, whole[1] + 1000)
+
+
+def test_topk_orders_cosines_that_float32_cannot_tell_apart():
+    direction, noise = normal(1, 64), normal(400, 64, 1).double()
+    rows = direction.double() + 1e-4 * noise
+    queries = direction.double() + 1e-4 * normal(30, 64, 2).double()
+    assert reference.topk_cosine(queries, rows, 400)[0].min() > 1 - 1e-6
+    assert_same_neighbours(queries, rows, 10)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "width"), SHAPES)
+@pytest.mark.parametrize("states", [normal, massive])
+def test_match_rank_is_the_reference(states, n, width, dtype):
+    x = states(n, width, 1)
+    y = (x + states(n, width, 2)).to(dtype)
+    x = x.to(dtype)
+    bias = 0.01 * normal(2, n, 3).double()
+    assert torch.equal(kernels.match_rank(x, y), reference.match_rank(x, y))
+    assert torch.equal(kernels.match_rank(x, y, bias=bias), reference.match_rank(x, y, bias=bias))
+    assert torch.equal(kernels.match_rank(x, y, bias=bias[1]), reference.match_rank(x, y, bias=bias)[1])
+
+
+def test_match_rank_counts_equal_rows_of_smaller_index():
+    y = normal(150, 40)
+    y[[20, 70, 100, 149]] = y[3].clone()
+    ranks = kernels.match_rank(y, y)
+    expected = torch.zeros(150, dtype=torch.int64)
+    expected[[20, 70, 100, 149]] = torch.tensor([1, 2, 3, 4])
+    assert torch.equal(ranks, expected)
+    assert torch.equal(kernels.match_rank(normal(130, 8), torch.ones(130, 8)), torch.arange(130))
+
+
+def test_match_rank_resolves_cosines_that_differ_by_one_in_ten_million():
+    common = 30 * normal(1, 64).double()
+    x = common + 1e-2 * normal(200, 64, 1).double()
+    y = x + 2e-2 * normal(200, 64, 2).double()
+    expected = reference.match_rank(x, y)
+    assert kernels.paired_cosine(x, y).cosines.min() > 1 - 1e-6
+    assert 0.05 < (expected == 0).float().mean() < 1
+    assert torch.equal(kernels.match_rank(x, y), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "width"), SHAPES)
+@pytest.mark.parametrize("states", [normal, massive])
+def test_match_ranks_of_both_directions_and_csls_are_the_reference(states, n, width, dtype):
+    x = states(n, width, 1)
+    y = (x + states(n, width, 2)).to(dtype)
+    for k in (1, 10, n + 1):
+        fast, slow = kernels.match_ranks(x, y, neighbours=k), reference.match_ranks(x, y, neighbours=k)
+        for name in ("forward", "backward", "csls_forward", "csls_backward"):
+            assert torch.equal(getattr(fast, name), getattr(slow, name)), name
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+@pytest.mark.parametrize(("n", "width"), SHAPES)
+def test_paired_cosine_is_the_reference_for_one_layer_and_for_many(n, width, dtype):
+    x = torch.stack([massive(n, width, seed, dtype) for seed in range(3)])
+    y = torch.stack([massive(n, width, seed + 3, dtype) for seed in range(3)])
+    many, expected = kernels.paired_cosine(x, y), reference.paired_cosine(x, y)
+    for name in ("cosines", "sum_x", "sum_y"):
+        torch.testing.assert_close(getattr(many, name), getattr(expected, name), rtol=1e-13, atol=1e-13)
+        one = getattr(kernels.paired_cosine(x[1], y[1]), name)
+        torch.testing.assert_close(one, getattr(expected, name)[1], rtol=1e-13, atol=1e-13)
+
+
+def test_a_row_of_zeros_has_cosine_zero():
+    x = normal(5, 8)
+    x[2] = 0
+    assert kernels.paired_cosine(x, x).cosines.tolist() == pytest.approx([1, 1, 0, 1, 1])
+    scores, indices = kernels.topk_cosine(x, x, 5)
+    assert (scores[2] == 0).all()
+    assert indices[2].tolist() == [0, 1, 2, 3, 4]
+    assert kernels.match_rank(x, x)[[0, 1, 3, 4]].tolist() == [0, 0, 0, 0]
+
+
+def test_values_whose_squares_leave_float32_are_no_trouble():
+    x, y = normal(9, 8, 1), normal(9, 8, 2)
+    scale = torch.tensor([1e30, 1e-30, 1.0]).repeat(3)[:, None]
+    expected = kernels.paired_cosine(x, y).cosines
+    torch.testing.assert_close(kernels.paired_cosine(x * scale, y).cosines, expected, rtol=0, atol=1e-6)
+    assert torch.equal(kernels.topk_cosine(x, y * scale, 3)[1], kernels.topk_cosine(x, y, 3)[1])
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_nan_and_infinity_are_refused_and_their_row_is_named(bad):
+    x, y = normal(200, 8, 1), normal(200, 8, 2)
+    y[123, 4] = bad
+    for call in (
+        lambda: kernels.paired_cosine(x, y),
+        lambda: kernels.match_rank(x, y),
+        lambda: kernels.match_ranks(x, y),
+        lambda: kernels.match_rank(y, x),
+    ):
+        with pytest.raises(NonFiniteError, match=r"row 123 of [xy] holds NaN or infinity"):
+            call()
+    with pytest.raises(NonFiniteError, match="row 1123 of rows"):
+        kernels.topk_cosine(x, [(1000, y)], 3)
+    with pytest.raises(NonFiniteError, match="row 123 of queries"):
+        kernels.topk_cosine(y, x, 3)
+    with pytest.raises(NonFiniteError, match="layer 1 of y, row 123"):
+        kernels.paired_cosine(torch.stack([x, x]), torch.stack([x, y]))
+
+
+def test_shapes_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"\(3, 8\) is not \(4, 8\)"):
+        kernels.match_rank(normal(3, 8), normal(4, 8))
+    with pytest.raises(ValueError, match=r"\(3, 8\) against \(4, 7\)"):
+        kernels.topk_cosine(normal(3, 8), normal(4, 7), 2)

@@ -1,0 +1,184 @@
+"""The command line, as a newcomer types it: every verb on a small real store, and errors of one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import hubstore
+from hubstore.cli import app
+from tests.tiny_models import SAMPLE, save_tiny_model
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(save_tiny_model("llama", tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, model):
+    path = tmp_path_factory.mktemp("stores") / "x.hub"
+    parallel = [f"{tag}={SAMPLE / f'{tag}.txt'}" for tag in ("en", "es", "ar")]
+    run("extract", "--parallel", *parallel, "--model", model, "--out", path, "--limit", 20, "--pool", "mean,last")
+    return path
+
+
+def run(*arguments, code=0):
+    result = runner.invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    if code == 0 and result.exception:
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def fail(*arguments):
+    """A command in a process of its own: what it prints on stderr when it fails."""
+    command = [sys.executable, "-m", "hubstore", *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_extract_from_parallel_files_says_what_it_did_and_what_to_type_next(tmp_path, model):
+    parallel = [f"{tag}={SAMPLE / f'{tag}.txt'}" for tag in ("en", "zh-Hans")]
+    out = run("extract", "--parallel", *parallel, "-m", model, "-o", tmp_path / "x.hub", "--limit", 10)
+    assert "20 items x 4 layers x 32 (float16), pooling mean" in out
+    assert "next: hubstore index" in out
+    again = run("extract", "--parallel", *parallel, "-m", model, "-o", tmp_path / "x.hub", "--limit", 10)
+    assert "is complete already: 20 items" in again
+
+
+def test_extract_from_a_table_with_a_column_for_each_language(tmp_path, model):
+    (tmp_path / "t.csv").write_text("german,english\nHallo Welt,hello world\nein Satz,a sentence\n")
+    columns = ("--text-column", "de=german", "--text-column", "en=english")
+    out = run("extract", tmp_path / "t.csv", *columns, "-m", model, "-o", tmp_path / "x.hub", "--json")
+    assert json.loads(out)["partitions"] == {"de": 2, "en": 2}
+
+
+def test_append_index_and_query_see_the_new_items(tmp_path, model):
+    path = tmp_path / "x.hub"
+    run("extract", "sample:ntrex", "-m", model, "-o", path, "--limit", 3)
+    run("index", path)
+    (tmp_path / "more.jsonl").write_text(
+        json.dumps({"id": "new", "text": "A new sentence.", "language": "en", "concept": "new"}) + "\n"
+    )
+    assert json.loads(run("append", path, tmp_path / "more.jsonl", "--json"))["items"] == 43
+    indexed = json.loads(run("index", path, "--json"))
+    assert {one["rows"] for one in indexed} == {43}
+    hits = json.loads(run("query", path, "--text", "A new sentence.", "--layer", "-1", "-k", 1, "--json"))
+    assert hits[0]["id"] == "new"
+    assert hits[0]["score"] > 0.999
+
+
+def test_query_by_id_excludes_the_item_and_its_language(store):
+    hits = json.loads(run("query", store, "--id", "en:3", "--exclude-same-language", "-k", 5, "--json"))
+    assert {hit["layer"] for hit in hits} == {"0", "1", "2", "3"}
+    assert len(hits) == 20
+    assert {hit["language"] for hit in hits} <= {"es", "ar"}
+    table = run("query", store, "--id", "en:3", "--layer", 2, "-k", 2)
+    assert "en:3, layer 2" in table
+
+
+def test_query_by_text_finds_the_text_itself_first_at_every_layer(store):
+    text = hubstore.open(store).items["text"][30].as_py()
+    hits = json.loads(run("query", store, "--text", text, "-k", 1, "--json"))
+    assert [hit["id"] for hit in hits] == [hubstore.open(store).items["id"][30].as_py()] * 4
+
+
+def test_query_by_vector(store, tmp_path):
+    np.save(tmp_path / "v.npy", hubstore.open(store).hidden(2).take([7]).float().numpy())
+    hits = json.loads(run("query", store, "--vector", tmp_path / "v.npy", "--layer", 2, "-k", 1, "--json"))
+    assert hits[0]["id"] == hubstore.open(store).items["id"][7].as_py()
+
+
+def test_analyze_prints_tables_and_json_with_what_it_was_made_from(store):
+    out = run("analyze", store, "similarity", "--pair", "en:es", "--bootstrap", 50)
+    assert "similarity, centred: one comparison, 95 % interval" in out
+    found = json.loads(run("analyze", store, "--pivot", "en", "--bootstrap", 20, "--json"))
+    assert set(found) == {"similarity", "retrieval", "clustering", "alignment", "geometry"}
+    assert found["retrieval"]["made_from"]["parameters"]["seed"] == 0
+    assert {row["layer"] for row in found["retrieval"]["rows"]} == {"0", "1", "2", "3"}
+
+
+def test_report_info_and_verify(store, tmp_path):
+    page = run("report", store, "--pair", "en:es", "--bootstrap", 20, "--out", tmp_path / "report").strip()
+    assert page.endswith("report.html")
+    facts = json.loads(run("info", store, "--json"))
+    assert facts["items"] == 60
+    assert facts["complete"]
+    assert "60 in 1 shard, complete" in run("info", store)
+    assert "are as they were written" in run("verify", store)
+
+
+def test_verify_names_a_flipped_byte_and_exits_with_1(tmp_path, model):
+    run("extract", "sample:ntrex", "-m", model, "-o", tmp_path / "x.hub", "--limit", 2)
+    target = tmp_path / "x.hub/hidden/mean/2/c/0/0"
+    data = bytearray(target.read_bytes())
+    data[100] ^= 4
+    target.write_bytes(data)
+    out = run("verify", tmp_path / "x.hub", code=1)
+    assert "hidden/mean/2/c/0/0: its bytes do not match the checksum of its commit" in out
+
+
+@pytest.mark.parametrize("format", ["npy", "safetensors", "parquet"])
+def test_export_writes_rows_in_the_order_of_the_items(store, tmp_path, format):
+    run("export", store, "--out", tmp_path, "--layers", "1,3", "--partition", "ar", "--format", format)
+    items = pq.read_table(tmp_path / "items.parquet")
+    opened = hubstore.open(store)
+    expected = opened.hidden(3).take(opened.partition("ar").positions()).numpy()
+    assert items["language"].to_pylist() == ["ar"] * 20
+    path = tmp_path / f"layer-3.{format}"
+    if format == "npy":
+        found = np.load(path, allow_pickle=False)
+    elif format == "safetensors":
+        found = load_file(path)["layer-3"].numpy()
+    else:
+        found = np.stack(pq.read_table(path)["hidden"].to_numpy())
+    np.testing.assert_array_equal(found, expected)
+    assert (tmp_path / f"layer-1.{format}").exists()
+
+
+def test_errors_are_one_line_with_the_remedy_and_exit_status_1(store, tmp_path):
+    missing = fail("query", store, "--id", "en:999")
+    assert len(missing.strip().splitlines()) == 1
+    assert "has no item with id 'en:999'" in missing
+    assert "is not a hubstore store" in fail("info", tmp_path)
+    assert "has no layer '9'; it keeps 0, 1, 2, 3" in fail("query", store, "--id", "en:1", "--layer", "9")
+    assert "--parallel 'en' is not LANGUAGE=VALUE" in fail(
+        "extract", "--parallel", "en", "-m", "x", "-o", tmp_path / "y"
+    )
+    assert "could not be loaded as a language model" in fail(
+        "extract", "sample:ntrex", "-m", tmp_path / "no-model", "-o", tmp_path / "y"
+    )
+
+
+def test_help_needs_no_torch_and_names_every_verb():
+    code = "import sys; from hubstore.cli import app; import hubstore; print('torch' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+    text = run("--help")
+    for verb in ("extract", "append", "index", "query", "analyze", "report", "info", "verify", "export"):
+        assert verb in text
+        assert "Usage" in run(verb, "--help")
+
+
+def test_the_same_verbs_in_python(store, tmp_path, model):
+    made = hubstore.extract("sample:ntrex", model, tmp_path / "x.hub", layers=("2",), poolings=("last",))
+    assert isinstance(made, hubstore.Store)
+    made.index()
+    assert made.search(ids=["en:1"], k=3).num_rows == 3
+    assert made.search(texts=["hello"], k=2, layers=[2]).num_rows == 2
+    assert made.verify() == []
+    assert set(dir(hubstore)) == set(hubstore.__all__)
+    for name in hubstore.__all__:
+        assert getattr(hubstore, name) is not None

@@ -1,0 +1,107 @@
+"""Real models over real translations: figures that an independent run of the same models gave."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hubstore.analysis import retrieval, similarity
+from hubstore.corpus import read_sample
+from hubstore.extraction import Settings, extract
+from hubstore.models import load_model
+from hubstore.store import LocalStorage, StoreReader, write_metadata, write_shard
+from hubstore.store.layout import Layout
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def recall_at_1(store, language, layer, variant):
+    table = retrieval(store, [("en", language)], layers=[layer], bootstrap=0)
+    rows = [r for r in table.to_pylist() if r["metric"] == "recall@1" and r["variant"] == variant and r["x"] == "en"]
+    assert len(rows) == 1
+    return rows[0]["value"]
+
+
+@pytest.fixture(scope="module")
+def e5(real_model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("real") / "e5.hub"
+    corpus = read_sample("ntrex", languages=["en", "es", "zh-Hans", "ru", "sw"], limit=200)
+    settings = Settings(poolings=("mean", "last"), dtype="float32", template="query: {text}")
+    done = extract(corpus, load_model(real_model("multilingual-e5-small"), device="cpu"), path, settings)
+    assert done.self_check.deviation < 1e-5
+    assert done.self_check.reference == "own hidden states"
+    return StoreReader(path)
+
+
+@pytest.mark.parametrize(
+    ("language", "raw", "centred"),
+    [("es", 0.99, 0.99), ("zh-Hans", 0.945, 0.975), ("ru", 0.975, 0.985), ("sw", 0.965, 0.96)],
+)
+def test_e5_retrieves_translations_as_an_independent_run_does(e5, language, raw, centred):
+    assert recall_at_1(e5, language, "12", "raw") == pytest.approx(raw, abs=0.02)
+    assert recall_at_1(e5, language, "12", "centred") == pytest.approx(centred, abs=0.02)
+
+
+def test_gemmas_middle_layers_retrieve_translations_and_its_embeddings_do_not(real_model, tmp_path):
+    corpus = read_sample("ntrex", languages=["en", "es", "zh-Hans", "ru"], limit=100)
+    model = load_model(real_model("gemma-3-270m"), device="cpu")
+    assert model.kind == "causal"
+    extract(corpus, model, tmp_path / "gemma.hub", Settings(poolings=("last",), dtype="float32"))
+    store = StoreReader(tmp_path / "gemma.hub")
+    expected = {"es": (0.93, 0.92), "zh-Hans": (0.75, 0.84), "ru": (0.84, 0.82)}
+    for language, peaks in expected.items():
+        for variant, peak in zip(("raw", "centred"), peaks, strict=True):
+            over_layers = [recall_at_1(store, language, layer, variant) for layer in store.layers]
+            assert max(over_layers) == pytest.approx(peak, abs=0.02), (language, variant)
+            assert over_layers[0] < 0.1
+            assert 5 < int(np.argmax(over_layers)) < 18, "the peak is in the middle"
+
+
+def differences(store, **options):
+    table = similarity(store, [("en", "es")], pooling="last", bootstrap=0, **options)
+    wanted = (r for r in table.to_pylist() if r["metric"] == "difference" and r["variant"] == "raw")
+    return {r["layer"]: r for r in wanted}
+
+
+def float64_difference(store, layer):
+    """Eq. 1 by brute force in float64."""
+    x, y = (store.hidden(layer, "last").take(store.partition(p).positions()).double() for p in ("en", "es"))
+    cosines = torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(y).T
+    n = len(cosines)
+    matched = cosines.diagonal()
+    return float(matched.mean() - (cosines.sum() - matched.sum()) / (n * (n - 1)))
+
+
+def test_a_difference_of_1e_5_on_a_mean_near_1_is_right_to_two_digits(e5):
+    found = differences(e5)
+    middle = found["6"]
+    assert 5e-6 < middle["value"] < 5e-5, "e5-small's last token hardly differs between texts in the middle layers"
+    for layer, row in found.items():
+        assert row["value"] == pytest.approx(float64_difference(e5, layer), rel=1e-6)
+        assert row["resolved"]
+    assert recall_at_1(e5, "es", "6", "raw") > 0.7, "small as it is, the difference is a real one"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_dtype_that_cannot_resolve_the_difference_says_so(e5, tmp_path, dtype):
+    layout = Layout(e5.layers, ("last",), dtype, e5.width, 8192, 256)
+    target = getattr(torch, dtype)
+    states = torch.stack([e5.hidden(layer, "last").read().to(target) for layer in e5.layers])
+    storage = LocalStorage(tmp_path / "x.hub")
+    write_metadata(storage, layout, dict(e5.attributes) | layout.to_json(), len(e5), 0)
+    write_shard(storage, layout, 0, e5.items, {"last": states})
+    exact, found = differences(e5), differences(StoreReader(tmp_path / "x.hub"))
+    for layer, row in found.items():
+        error = abs(row["value"] - exact[layer]["value"])
+        assert not row["resolved"] or error < 0.01 * abs(exact[layer]["value"]), layer
+        assert error < 6 * row["resolution"] + 1e-12, "the stated resolution is what rounding really does"
+    assert not found["6"]["resolved"] or dtype == "float16"
