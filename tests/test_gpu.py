@@ -1,0 +1,69 @@
+"""The same answers on a GPU as on a CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hubstore.corpus import read_sample
+from hubstore.extraction import Capture, Settings, extract, self_check
+from hubstore.kernels import match_rank, paired_cosine, topk_cosine
+from hubstore.models import tokenize, wrap_model
+from hubstore.store import StoreReader, verify
+from tests.tiny_models import FAMILIES, tiny_model
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+def on_gpu(family: str, dtype: torch.dtype = torch.float32):
+    model = tiny_model(family, dtype=dtype)
+    return wrap_model(model.trunk, model.tokenizer, name=f"tiny-{family}", device="cuda")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_extraction_on_a_gpu_equals_extraction_on_a_cpu(tmp_path, family):
+    settings = Settings(poolings=("last", "mean", "first", "tokens"), dtype="float32", batch_tokens=512)
+    corpus = read_sample("ntrex", languages=["en", "zh-Hans", "ar"], limit=60)
+    extract(corpus, tiny_model(family), tmp_path / "cpu.hub", settings)
+    extract(corpus, on_gpu(family), tmp_path / "gpu.hub", settings)
+    cpu, gpu = StoreReader(tmp_path / "cpu.hub"), StoreReader(tmp_path / "gpu.hub")
+    assert cpu.items.equals(gpu.items)
+    for layer in cpu.layers:
+        for pooling in cpu.poolings:
+            ours, theirs = gpu.hidden(layer, pooling).read(), cpu.hidden(layer, pooling).read()
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert verify(gpu.storage) == []
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batched_states_equal_single_states_on_a_gpu(family, dtype, padding):
+    model = on_gpu(family, dtype)
+    texts = ["Hello.", "A sentence that is a good deal longer than the first one.", "中文句子", "Una frase."]
+    check = self_check(Capture(model, model.layer_names(), ("mean",), dtype), tokenize(model, texts, 128)[0], padding)
+    assert check.deviation < check.tolerance
+
+
+def test_a_bfloat16_model_fills_a_bfloat16_store(tmp_path):
+    corpus = read_sample("ntrex", languages=["en", "ru"], limit=300)
+    extract(corpus, on_gpu("llama", torch.bfloat16), tmp_path / "x.hub", Settings(poolings=("mean", "tokens")))
+    store = StoreReader(tmp_path / "x.hub")
+    assert store.dtype is torch.bfloat16
+    assert store.hidden(3).read().isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_kernels_on_a_gpu_equal_kernels_on_a_cpu(dtype):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(700, 96, generator=generator).to(dtype)
+    y = (x.float() + 0.5 * torch.randn(700, 96, generator=generator)).to(dtype)
+    scores, indices = topk_cosine(x[:50], y, 10)
+    gpu_scores, gpu_indices = topk_cosine(x[:50].cuda(), y.cuda(), 10)
+    torch.testing.assert_close(gpu_scores.cpu(), scores, rtol=1e-5, atol=1e-6)
+    assert (gpu_indices.cpu() == indices).float().mean() > 0.999
+    assert torch.equal(match_rank(x.cuda(), y.cuda()).cpu(), match_rank(x, y))
+    torch.testing.assert_close(paired_cosine(x.cuda(), y.cuda()).cosines.cpu(), paired_cosine(x, y).cosines)
