@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from hubstore.analysis import cka
 from hubstore.analysis.bootstrap import Bootstrap
+from hubstore.analysis.layers import Progress, over_layers
 from hubstore.analysis.neighbours import nearest_others
 from hubstore.analysis.pairs import Concepts, Matched, Pair, Selection, all_pairs, check_pairs
 from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
@@ -40,7 +40,7 @@ def alignment(
     bootstrap: int = 1000,
     k: int = 10,
     cross_layers: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> pa.Table:
     """Whether matched items lie alike among themselves in two partitions.
 
@@ -79,14 +79,13 @@ def alignment(
 
     def make() -> Findings:
         matched, skipped = Concepts(store).match_all(chosen, cka.FEWEST)
-        findings = Findings(COLUMNS, notes={"skipped_pairs": skipped})
         compare = _Comparison(States(store, pooled), Bootstrap(bootstrap, seed), k)
-        for done, layer in enumerate(names, 1):
-            for items, layer_y in itertools.product(matched.values(), names if cross_layers else [layer]):
-                findings.rows += compare(layer, layer_y, items)
-            if progress:
-                progress(done, len(names))
-        return findings
+
+        def find(layer: str) -> list[Row]:
+            others = names if cross_layers else [layer]
+            return [row for items in matched for other in others for row in compare(layer, other, items)]
+
+        return Findings(COLUMNS, over_layers(store, names, find, progress), {"skipped_pairs": skipped})
 
     parameters = {
         "pairs": chosen,
@@ -119,15 +118,7 @@ class _Comparison:
         estimates = np.array(values)
         bounds = self._resampling.of_estimates(estimates, np.stack(columns, 1))
         rows = intervals(["cka", "mutual_knn", "mutual_knn"], estimates, bounds)
-        common = {
-            "layer": layer_x,
-            "layer_y": layer_y,
-            "x": items.x.partition,
-            "y": items.y.partition,
-            "n": n,
-            "left_out_x": items.left_out_x,
-            "left_out_y": items.left_out_y,
-        }
+        common = {"layer": layer_x, "layer_y": layer_y, **items.columns()}
         of_each = [("debiased", 0.0), *((variant, k / (n - 1)) for variant in VARIANTS)]
         return [
             {**common, "variant": variant, "chance": chance, **row}

@@ -61,10 +61,12 @@ class Bootstrap:
 
     def _counts(self, n: int) -> torch.Tensor:
         """How often each of n concepts is in each resample: uint8 [replicates, n]; beyond 255 is out of reach."""
-        if n not in self._drawn:
+        drawn = self._drawn.get(n)
+        if drawn is None:
             rng = np.random.default_rng([self._seed, n])
             counts = np.empty((self.replicates, n), np.uint8)
             for row in counts:
                 row[:] = np.bincount(rng.integers(n, size=n), minlength=n)
-            self._drawn = {n: torch.from_numpy(counts)}
-        return self._drawn[n]
+            drawn = torch.from_numpy(counts)
+            self._drawn = {n: drawn}
+        return drawn

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from hubstore.analysis.bootstrap import Bootstrap
+from hubstore.analysis.layers import Progress, over_layers
 from hubstore.analysis.neighbours import nearest_others
 from hubstore.analysis.pairs import Concepts, Selection, check_partitions
 from hubstore.analysis.results import Findings, Row, kept_or_made
@@ -40,7 +41,7 @@ def clustering(
     bootstrap: int = 1000,
     permutations: int = 1000,
     k: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> pa.Table:
     """Whether an item's nearest neighbours, of all partitions together, share its concept or its language.
 
@@ -79,23 +80,22 @@ def clustering(
     def make() -> Findings:
         items = _items(store, chosen)
         near = min(k or min(len(chosen) - 1, MOST_NEIGHBOURS), len(items) - 1)
-        findings = Findings(COLUMNS, notes={"left_out": items.left_out})
         states, resampling = States(store, pooled), Bootstrap(bootstrap, seed)
 
         def permuted(start: int) -> Labels:
             return states.kept(("permuted", start), lambda: _permuted(items, seed, start))
 
-        for done, layer in enumerate(names, 1):
+        def find(layer: str) -> list[Row]:
+            rows: list[Row] = []
             for variant in VARIANTS:
-                rows = torch.cat([states.rows(layer, chosen, variant) for chosen in items.selections])
-                neighbours = nearest_others(rows, near)
+                hidden = torch.cat([states.rows(layer, selection, variant) for selection in items.selections])
+                neighbours = nearest_others(hidden, near)
                 null = _null(items, neighbours, permutations, permuted)
                 common = {"layer": layer, "variant": variant, "k": near}
-                for row in _purities(items, neighbours, null, resampling):
-                    findings.rows.append({**common, **row})
-            if progress:
-                progress(done, len(names))
-        return findings
+                rows += [{**common, **row} for row in _purities(items, neighbours, null, resampling)]
+            return rows
+
+        return Findings(COLUMNS, over_layers(store, names, find, progress), {"left_out": items.left_out})
 
     parameters = {
         "partitions": chosen,

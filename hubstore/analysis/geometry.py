@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hubstore.analysis.bootstrap import Bootstrap
+from hubstore.analysis.layers import Progress, over_layers
 from hubstore.analysis.neighbours import nearest_others
 from hubstore.analysis.pairs import Selection, check_partitions
 from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
@@ -38,7 +39,7 @@ def geometry(
     bootstrap: int = 1000,
     k: int = 10,
     sample: int = 2048,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> pa.Table:
     """How the states of each partition, and of all together, fill their space.
 
@@ -81,18 +82,19 @@ def geometry(
             raise AnalysisError(f"no partition of {store.path} has 2 items, fewer than which have no geometry")
         if len(everything) > 1:
             groups[WHOLE] = [s for selections in groups.values() for s in selections]
-        findings = Findings(COLUMNS, notes={"skipped_partitions": skipped})
         states, resampling = States(store, pooled), Bootstrap(bootstrap, seed)
-        for done, layer in enumerate(names, 1):
+
+        def find(layer: str) -> list[Row]:
+            rows: list[Row] = []
             for name, selections in groups.items():
                 for variant in VARIANTS:
                     common = {"layer": layer, "x": name, "y": "", "variant": variant}
                     spread = _spread(_blocks(states, layer, selections, variant), resampling)
                     hubs = _hubness(states, layer, selections, variant, k, sample, seed)
-                    findings.rows += [{**common, **row} for row in [*spread, hubs]]
-            if progress:
-                progress(done, len(names))
-        return findings
+                    rows += [{**common, **row} for row in [*spread, hubs]]
+            return rows
+
+        return Findings(COLUMNS, over_layers(store, names, find, progress), {"skipped_partitions": skipped})
 
     parameters = {
         "partitions": chosen,

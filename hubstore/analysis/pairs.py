@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,20 @@ class Matched:
     def __len__(self) -> int:
         return len(self.x)
 
+    def swapped(self) -> Matched:
+        """The same items, the second partition first."""
+        return Matched(self.y, self.x, self.left_out_y, self.left_out_x)
+
+    def columns(self) -> dict[str, Any]:
+        """What a row of results says of them."""
+        return {
+            "x": self.x.partition,
+            "y": self.y.partition,
+            "n": len(self),
+            "left_out_x": self.left_out_x,
+            "left_out_y": self.left_out_y,
+        }
+
 
 class Concepts:
     """The concepts of a store's items, as numbers in the order of their first appearance."""
@@ -98,7 +112,7 @@ class Concepts:
         left_out = [self._store.partition(name).size - len(shared) for name in (x, y)]
         return Matched(Selection.of(x, first_x[in_x]), Selection.of(y, first_y[in_y]), left_out[0], left_out[1])
 
-    def match_all(self, pairs: Sequence[Pair] | None, at_least: int = 2) -> tuple[dict[Pair, Matched], list[Pair]]:
+    def match_all(self, pairs: Sequence[Pair] | None, at_least: int = 2) -> tuple[list[Matched], list[Pair]]:
         """Match each of `pairs`; where it is None, all pairs of partitions, those that cannot be are skipped.
 
         Returns:
@@ -108,11 +122,11 @@ class Concepts:
             AnalysisError: a pair that was asked for, or every pair, shares too few concepts.
         """
         if pairs is not None:
-            return {pair: self.match(*pair, at_least) for pair in pairs}, []
-        matched, skipped = {}, []
+            return [self.match(*pair, at_least) for pair in pairs], []
+        matched, skipped = [], []
         for pair in all_pairs(self._store):
             try:
-                matched[pair] = self.match(*pair, at_least)
+                matched.append(self.match(*pair, at_least))
             except AnalysisError:
                 skipped.append(pair)
         if not matched:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from hubstore.version import __version__
 
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 METADATA = b"hubstore"
-SMALL = 1 << 20  # elements of a layer of a partition
 FIELDS = [
     pa.field("analysis", pa.string()),
     pa.field("layer", pa.string()),
@@ -79,8 +76,7 @@ def kept_or_made(
     kept = _read(store, key)
     if kept is not None:
         return kept
-    with _fit_threads(store):
-        table = _table(name, record, make())
+    table = _table(name, record, make())
     _write(store, key, table)
     return table
 
@@ -98,21 +94,6 @@ def intervals(names: Iterable[str], values: Iterable[float], bounds: Iterable[It
         {"metric": name, "value": float(value), "low": float(below), "high": float(above)}
         for name, value, below, above in zip(names, values, low, high, strict=True)
     ]
-
-
-@contextlib.contextmanager
-def _fit_threads(store: StoreReader) -> Iterator[None]:
-    """One torch thread while partitions are small: their operations cost less than waking a second one.
-
-    On a busy machine, waiting for the second has been seen to cost twelve times as much as the work.
-    """
-    before = torch.get_num_threads()
-    if len(store) * store.width < SMALL * len(store.partitions):
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _table(name: str, record: Mapping[str, Any], findings: Findings) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from hubstore.analysis.bootstrap import Bootstrap
+from hubstore.analysis.layers import Progress, over_layers
 from hubstore.analysis.pairs import Concepts, Matched, Pair, check_pairs
 from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
@@ -33,7 +34,7 @@ def retrieval(
     seed: int = 0,
     bootstrap: int = 1000,
     k: int = 10,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> pa.Table:
     """Where each item's match stands among all paired items of the other partition.
 
@@ -61,14 +62,12 @@ def retrieval(
 
     def make() -> Findings:
         matched, skipped = Concepts(store).match_all(chosen)
-        findings = Findings(COLUMNS, notes={"skipped_pairs": skipped})
         states, resampling = States(store, pooled), Bootstrap(bootstrap, seed)
-        for done, layer in enumerate(names, 1):
-            for items in matched.values():
-                findings.rows += _both_directions(states, layer, items, k, resampling)
-            if progress:
-                progress(done, len(names))
-        return findings
+
+        def find(layer: str) -> list[Row]:
+            return [row for items in matched for row in _both_directions(states, layer, items, k, resampling)]
+
+        return Findings(COLUMNS, over_layers(store, names, find, progress), {"skipped_pairs": skipped})
 
     parameters = {
         "pairs": chosen,
@@ -82,11 +81,8 @@ def retrieval(
 
 
 def _both_directions(states: States, layer: str, items: Matched, k: int, resampling: Bootstrap) -> list[Row]:
-    common = {"layer": layer, "n": len(items)}
-    x = {"x": items.x.partition, "left_out_x": items.left_out_x}
-    y = {"y": items.y.partition, "left_out_y": items.left_out_y}
-    forward = {**common, **x, **y}
-    backward = {**common, "x": y["y"], "left_out_x": y["left_out_y"], "y": x["x"], "left_out_y": x["left_out_x"]}
+    forward: Row = {"layer": layer, **items.columns()}
+    backward: Row = {"layer": layer, **items.swapped().columns()}
     labels, successes = [], []
     for variant in VARIANTS:
         rows_x, rows_y = (states.rows(layer, selection, variant) for selection in (items.x, items.y))

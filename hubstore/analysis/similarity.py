@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hubstore.analysis.bootstrap import Bootstrap
+from hubstore.analysis.layers import Progress, over_layers
 from hubstore.analysis.pairs import Concepts, Matched, Pair, check_pairs
 from hubstore.analysis.resolution import lost_variance, resolves, rounding_variance
 from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
@@ -37,7 +38,7 @@ def similarity(
     pooling: str | None = None,
     seed: int = 0,
     bootstrap: int = 1000,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> pa.Table:
     """Cosine of matched items against the mean over mismatched ones, and their difference.
 
@@ -65,18 +66,17 @@ def similarity(
 
     def make() -> Findings:
         matched, skipped = Concepts(store).match_all(chosen)
-        findings = Findings(COLUMNS, notes={"skipped_pairs": skipped})
         states, resampling = States(store, pooled), Bootstrap(bootstrap, seed)
-        for done, layer in enumerate(names, 1):
-            for (x, y), items in matched.items():
-                left_out = {"left_out_x": items.left_out_x, "left_out_y": items.left_out_y}
-                for variant in VARIANTS:
-                    common = {"layer": layer, "x": x, "y": y, "variant": variant, "n": len(items), **left_out}
-                    for row in _compare(states, layer, items, variant, resampling):
-                        findings.rows.append({**common, **row})
-            if progress:
-                progress(done, len(names))
-        return findings
+
+        def find(layer: str) -> list[Row]:
+            return [
+                {"layer": layer, "variant": variant, **items.columns(), **row}
+                for items in matched
+                for variant in VARIANTS
+                for row in _compare(states, layer, items, variant, resampling)
+            ]
+
+        return Findings(COLUMNS, over_layers(store, names, find, progress), {"skipped_pairs": skipped})
 
     parameters = {"pairs": chosen, "layers": names, "pooling": pooled, "seed": seed, "bootstrap": bootstrap}
     return kept_or_made(store, "similarity", parameters, make)

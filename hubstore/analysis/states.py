@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
@@ -24,25 +25,31 @@ VARIANTS = ("raw", "centred")
 
 
 class Kept:
-    """Values by key, made when first asked for; the ones longest unused go when they outgrow `budget` bytes."""
+    """Values by key, made when first asked for; the ones longest unused go when they outgrow `budget` bytes.
+
+    Several threads may use one.
+    """
 
     def __init__(self, budget: int = BUDGET) -> None:
         self._budget = budget
         self._held = 0
+        self._lock = threading.Lock()
         self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
 
     def __call__(self, key: Hashable, make: Callable[[], T]) -> T:
         """The value under `key`, from `make` where it is not there."""
-        if key in self._values:
-            self._values.move_to_end(key)
-            found: T = self._values[key][0]
-            return found
-        value = make()
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                found: T = self._values[key][0]
+                return found
+        value = make()  # by two threads at once, if they ask at once: it comes out the same
         size = _bytes(value)
-        self._values[key] = (value, size)
-        self._held += size
-        while self._held > self._budget and len(self._values) > 1:
-            self._held -= self._values.popitem(last=False)[1][1]
+        with self._lock:
+            self._held += size - self._values.pop(key, (None, 0))[1]
+            self._values[key] = (value, size)
+            while self._held > self._budget and len(self._values) > 1:
+                self._held -= self._values.popitem(last=False)[1][1]
         return value
 
 

@@ -68,9 +68,9 @@ def self_check(capture: Capture, token_ids: Sequence[Sequence[int]], padding: Pa
     probe = Capture(model, capture.layers, ("tokens",), torch.float32)
     single = torch.cat([probe.run(make_batch(model, [ids]))["tokens"] for ids in token_ids], dim=1)
     if not single.isfinite().all():
-        worst = probe.layers[int((~single.isfinite()).flatten(1).any(1).int().argmax())]
+        broken = probe.layers[int((~single.isfinite()).flatten(1).any(1).int().argmax())]
         raise NonFiniteError(
-            f"{model.identity['id']} gives states that are not finite at layer {worst}, for an item run alone; "
+            f"{model.identity['id']} gives states that are not finite at layer {broken}, for an item run alone; "
             "run the model in float32 or bfloat16 (`--model-dtype`), or check its weights"
         )
     reference = _check_against_own(probe, token_ids[0], single[:, : len(token_ids[0])])

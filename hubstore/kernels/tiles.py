@@ -211,7 +211,7 @@ class _Pair:
                 for ranked, bias in zip(ranks, subtracted, strict=True):
                     matches = (own.diagonal() - bias[slice(*rows)])[:, None]
                     ahead = _ahead(products - bias[slice(*columns)], matches, columns[0] - rows[0])
-                    ranked[slice(*rows)] += ahead.sum(1)
+                    ranked[slice(*rows)] += ahead.sum(1, dtype=torch.int32)
         return ranks
 
     def neighbour_means(self, k: int) -> Tensor:

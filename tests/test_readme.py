@@ -1,0 +1,80 @@
+"""Every command and every line of Python in the README runs as it is printed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from typer.testing import CliRunner
+
+from hubstore.cli import app
+from hubstore.corpus import read_sample
+from hubstore.extraction import Settings, extract
+from hubstore.models import load_model
+from tests.tiny_models import VOCABULARY, tiny_tokenizer
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for _, block in BLOCKS for line in block.splitlines() if line.startswith("hubstore ")]
+HUB_ID = "intfloat/multilingual-e5-small"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder as the README has it: the demo's store, of a random model with as many layers, and files to read."""
+    folder = tmp_path_factory.mktemp("readme")
+    torch.manual_seed(0)
+    config = transformers.XLMRobertaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=12,
+        num_attention_heads=2,
+        max_position_embeddings=130,
+        pad_token_id=1,
+    )
+    transformers.AutoModel.from_config(config).save_pretrained(folder / "model")
+    tiny_tokenizer("encoder").save_pretrained(folder / "model")
+    model = load_model(str(folder / "model"), device="cpu")
+    extract(read_sample("ntrex", limit=15), model, folder / "demo.hub", Settings(template="query: {text}"))
+    (folder / "a.txt").write_text("one\ntwo\n")
+    (folder / "b.txt").write_text("一\n二\n")
+    (folder / "table.csv").write_text("english,german\none,eins\ntwo,zwei\n")
+    item = re.search(r"`(\{\"id\": .*?\})`", README, re.DOTALL)
+    assert item is not None
+    (folder / "items.jsonl").write_text(json.dumps(json.loads(item[1].replace("\n", " "))) + "\n")
+    (folder / "more.jsonl").write_text('{"id": "more", "text": "more", "language": "en"}\n')
+    return folder
+
+
+def test_every_command_of_the_readme_runs_as_printed(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert len(COMMANDS) >= 13
+    for command in COMMANDS:
+        words = shlex.split(command.split(" # ")[0])[1:]
+        if "mine.hub" in words and words[0] == "extract":
+            words[words.index("mine.hub")] = f"mine-{len(list(folder.glob('mine*')))}.hub"
+        words = [word.replace("mine.hub", "mine-0.hub").replace("MODEL", "model") for word in words]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, (command, result.output, result.exception)
+
+
+def test_every_line_of_python_in_the_readme_runs(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (block,) = (block for language, block in BLOCKS if language == "python")
+    assert HUB_ID in block
+    exec(compile(block.replace(HUB_ID, "model"), "README.md", "exec"), {})
+    assert (folder / "demo-report/report.html").exists()
+
+
+def test_the_scripts_and_folders_that_the_readme_names_are_there():
+    root = Path(__file__).parents[1]
+    for path in re.findall(r"`((?:hubstore|scripts|benchmarks)/[\w/.]+)`", README):
+        assert (root / path).exists(), path
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (root / path).exists(), path
