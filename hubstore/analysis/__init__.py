@@ -15,7 +15,7 @@ import pyarrow as pa
 from hubstore.analysis.alignment import alignment
 from hubstore.analysis.clustering import clustering
 from hubstore.analysis.geometry import geometry
-from hubstore.analysis.pairs import Pair
+from hubstore.analysis.pairs import Pair, chosen_pairs
 from hubstore.analysis.results import metadata
 from hubstore.analysis.retrieval import retrieval
 from hubstore.analysis.similarity import similarity, unresolved
@@ -44,6 +44,7 @@ def analyze(
     names: Sequence[str] | None = None,
     *,
     pairs: Sequence[Pair] | None = None,
+    pivot: str | None = None,
     layers: Sequence[str | int] | None = None,
     pooling: str | None = None,
     seed: int = 0,
@@ -56,6 +57,7 @@ def analyze(
         store: an opened store.
         names: some of `ANALYSES`; None is all.
         pairs: partitions to compare; clustering and geometry take the partitions named in them. None is all.
+        pivot: a partition to compare with every other that shares concepts with it, in place of `pairs`.
         layers: None is all.
         pooling: None is the store's first that has a row per item.
         seed: of all random draws.
@@ -69,6 +71,7 @@ def analyze(
         AnalysisError: a name that is no analysis, or what the analysis itself refuses.
     """
     chosen = list(dict.fromkeys(names)) if names else list(ANALYSES)
+    pairs = chosen_pairs(store, pairs, pivot)
     partitions = None if pairs is None else list(dict.fromkeys(itertools.chain.from_iterable(pairs)))
     tables = {}
     for name in chosen:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hubstore.errors import AnalysisError
+from hubstore.errors import AnalysisError, QueryError
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader
@@ -165,3 +165,32 @@ def check_partitions(store: StoreReader, partitions: Sequence[str] | None) -> li
     """The names of `partitions`, or of all; QueryError for one that the store does not have."""
     names = store.partitions if partitions is None else partitions
     return list(dict.fromkeys(store.partition(name).name for name in names))
+
+
+def chosen_pairs(store: StoreReader, pairs: Sequence[Pair] | None, pivot: str | None) -> list[Pair] | None:
+    """`pairs` checked, or the pairs of a pivot; None, for all pairs, where neither is given.
+
+    Raises:
+        QueryError: a partition that the store does not have, a pivot that stands alone, or both given.
+        AnalysisError: see `check_pairs`.
+    """
+    if pivot is None:
+        return check_pairs(store, pairs)
+    if pairs is not None:
+        raise QueryError(f"pairs and the pivot {pivot!r} were both given; give one of them")
+    return _pivot_pairs(store, pivot)
+
+
+def _pivot_pairs(store: StoreReader, pivot: str) -> list[Pair]:
+    """The pivot with every partition that shares concepts with it; with every one, where none does."""
+    name, concepts = store.partition(pivot).name, Concepts(store)
+    pairs, matched = [(name, other) for other in store.partitions if other != name], []
+    for pair in pairs:
+        try:
+            concepts.match(*pair)
+        except AnalysisError:
+            continue
+        matched.append(pair)
+    if not pairs:
+        raise QueryError(f"{store.path} has only the partition {pivot!r}; a pivot needs others to be compared with")
+    return matched or pairs

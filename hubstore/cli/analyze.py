@@ -49,7 +49,8 @@ def analyze(
 
         tables = opened.analyze(
             names or None,
-            pairs=options.split_pairs(pairs, list(opened.partitions), pivot),
+            pairs=options.split_pairs(pairs),
+            pivot=pivot,
             layers=options.split_list(layers),
             pooling=pool,
             seed=seed,

@@ -74,21 +74,15 @@ def split_list(value: str | None) -> list[str] | None:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
-def split_pairs(values: Sequence[str] | None, partitions: Sequence[str], pivot: str | None) -> Any:
-    """Pairs of partitions from `en:zh` options, or of `pivot` with all others; None for all pairs."""
-    if values and pivot:
-        raise QueryError("give --pair or --pivot, not both")
-    if pivot:
-        if pivot not in partitions:
-            raise QueryError(f"the store has no partition {pivot!r}; it has {', '.join(partitions)}")
-        return [(pivot, other) for other in partitions if other != pivot]
-    if not values:
-        return None
-    pairs = [tuple(value.split(":")) for value in values]
-    for value, pair in zip(values, pairs, strict=True):
-        if len(pair) != 2 or not all(pair):
+def split_pairs(values: Sequence[str] | None) -> list[tuple[str, str]] | None:
+    """Pairs of partitions from `en:zh` options; None where there are none."""
+    pairs = []
+    for value in values or ():
+        x, separator, y = value.partition(":")
+        if not (x and separator and y) or ":" in y:
             raise QueryError(f"--pair {value!r} is not two partitions; write it as en:zh-Hans")
-    return pairs
+        pairs.append((x, y))
+    return pairs or None
 
 
 def open_items(

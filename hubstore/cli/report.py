@@ -36,7 +36,8 @@ def report(
 
         page = opened.report(
             folder or store.with_name(f"{store.stem}-report"),
-            pairs=options.split_pairs(pairs, list(opened.partitions), pivot),
+            pairs=options.split_pairs(pairs),
+            pivot=pivot,
             layers=options.split_list(layers),
             pooling=pool,
             seed=seed,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -29,6 +30,9 @@ T = TypeVar("T")
 
 BATCHES_AHEAD = 8
 """Batches that may wait on either side of the model."""
+
+TOKENIZED = 512
+"""Texts given to the tokenizer at once."""
 
 
 @dataclass(frozen=True)
@@ -197,25 +201,37 @@ class _Run:
     def _prepare(self) -> None:
         items = PlannedItems(self._storage)
         for planned in self._shards:
-            table = items.read(planned.start, planned.stop)
-            texts = [self._settings.template.replace("{text}", text) for text in table["text"].to_pylist()]
-            assert self._settings.max_tokens is not None
-            token_ids, cut = tokenize(self._capture.model, texts, self._settings.max_tokens)
-            lengths = np.array([len(ids) for ids in token_ids], np.int32)
-            table = table.append_column("tokens", pa.array(lengths))
-            table = table.append_column("truncated", pa.array(cut))
-            members = list(batch_members(lengths, self._settings.batch_tokens or 0))
-            self._put(self._prepared, _PreparedShard(planned, table, lengths, len(members)))
-            for member in members:
-                batch = make_batch(
-                    self._capture.model,
-                    [token_ids[i] for i in member],
-                    self._settings.padding,
-                    explicit_positions=self._explicit_positions,
-                    pin=self._cuda,
-                )
-                self._put(self._prepared, _PreparedBatch(member, batch))
+            self._prepare_shard(planned, items.read(planned.start, planned.stop))
         self._put(self._prepared, None)
+
+    def _prepare_shard(self, planned: PlannedShard, table: pa.Table) -> None:
+        token_ids, cut = self._tokenize(table["text"].to_pylist())
+        lengths = np.array([len(ids) for ids in token_ids], np.int32)
+        table = table.append_column("tokens", pa.array(lengths))
+        table = table.append_column("truncated", pa.array(cut))
+        members = list(batch_members(lengths, self._settings.batch_tokens or 0))
+        self._put(self._prepared, _PreparedShard(planned, table, lengths, len(members)))
+        for member in members:
+            batch = make_batch(
+                self._capture.model,
+                [token_ids[i] for i in member],
+                self._settings.padding,
+                explicit_positions=self._explicit_positions,
+                pin=self._cuda,
+            )
+            self._put(self._prepared, _PreparedBatch(member, batch))
+
+    def _tokenize(self, texts: list[str]) -> tuple[list[Sequence[int]], list[bool]]:
+        """A few texts at a time, and their ids as plain numbers: a tokenizer's own output is many times as large."""
+        assert self._settings.max_tokens is not None
+        token_ids: list[Sequence[int]] = []
+        cut: list[bool] = []
+        for start in range(0, len(texts), TOKENIZED):
+            part = [self._settings.template.replace("{text}", text) for text in texts[start : start + TOKENIZED]]
+            ids, cut_here = tokenize(self._capture.model, part, self._settings.max_tokens)
+            token_ids += [array("i", of_text) for of_text in ids]
+            cut += cut_here
+        return token_ids, cut
 
     def _model(self) -> None:
         while (work := self._get(self._prepared)) is not None:

@@ -180,7 +180,7 @@ def load_plan(storage: Storage) -> Plan | None:
         return None
     data = json.loads(storage.read(PLAN))
     for key in (SPOOL, ORDER):
-        if crc32c(storage.read(key)) != data["files"][key]:
+        if crc32c(storage.map(key).data) != data["files"][key]:
             raise CorruptStoreError(
                 f"{storage.root / key} was changed after it was planned; remove {storage.root / 'plan'} and run again"
             )
@@ -323,4 +323,4 @@ def _encode(plan: Plan, storage: Storage) -> bytes:
         "shards": [[s.shard, s.start, s.stop, s.first_token_shard, s.tokens] for s in plan.shards],
         "identity": plan.identity,
     }
-    return encode_json({"plan": content, "files": {key: crc32c(storage.read(key)) for key in (SPOOL, ORDER)}})
+    return encode_json({"plan": content, "files": {key: crc32c(storage.map(key).data) for key in (SPOOL, ORDER)}})

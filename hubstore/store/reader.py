@@ -145,7 +145,8 @@ class StoreReader:
         if found.null_count:
             missing = ids[found.is_null().to_pylist().index(True)]
             raise QueryError(
-                f"{self.path} has no item with id {missing!r}; `hubstore export {self.path} --items --out FOLDER` writes all ids"
+                f"{self.path} has no item with id {missing!r}; "
+                f"`hubstore export {self.path} --items --out FOLDER` writes all ids"
             )
         return np.asarray(found.to_numpy(), np.int64)
 

@@ -31,7 +31,8 @@ from hubstore.store.layout import (
 from hubstore.store.shardfile import check_dtype, crc32c, encode_shard, non_finite
 from hubstore.store.storage import Buffer, Storage
 
-WRITE_THREADS = 4
+WRITE_THREADS = 8
+"""Files on their way to the disk at once. They mostly wait for it: even on one CPU, eight are faster than four."""
 
 
 def write_metadata(storage: Storage, layout: Layout, attributes: Mapping[str, Any], rows: int, token_rows: int) -> None:
@@ -74,13 +75,12 @@ def write_shard(
         StoreError: the disk is full or broken; nothing is committed.
     """
     started = time.perf_counter()
-    files: dict[str, FileRecord] = {}
     with ThreadPoolExecutor(WRITE_THREADS) as pool:
         jobs = _shard_files(layout, shard, items, states, first_token_shard)
-        for key, record in pool.map(lambda job: _write_file(storage, *job), jobs):
-            files[key] = record
-    languages = zip(items["modality"].to_pylist(), items["language"].to_pylist(), strict=True)
-    runs = tuple((*partition, len(list(group))) for partition, group in groupby(languages))
+        written = pool.map(lambda job: _write_file(storage, *job), jobs)
+        languages = zip(items["modality"].to_pylist(), items["language"].to_pylist(), strict=True)
+        runs = tuple((*partition, len(list(group))) for partition, group in groupby(languages))
+        files = dict(written)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     write_ms = round(1e3 * (time.perf_counter() - started), 3)
     commit = Commit(

@@ -1,0 +1,259 @@
+"""Sections on pairs of partitions: the hub curve, retrieval and alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hubstore.analysis.resolution import resolves
+from hubstore.report.cube import Cube, Floats, Pair
+from hubstore.report.gather import MATRIX, Gathered
+from hubstore.report.plots import Choice, Control, Curve, Grid, Panel, Section, View
+from hubstore.report.text import layer_label, number
+
+MOST_PAIRS = 200  # that can be chosen singly: each adds its curves to the page
+VARIANTS = {"raw": "as stored", "centred": "each language's mean removed"}
+RETRIEVAL_METRICS = {"recall@1": "recall@1", "recall@5": "recall@5", "recall@10": "recall@10", "mrr": "MRR"}
+RETRIEVAL_VARIANTS = {
+    "raw": "cosine, raw",
+    "centred": "cosine, centred",
+    "csls_raw": "CSLS, raw",
+    "csls_centred": "CSLS, centred",
+}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of partitions that a reader can choose.
+
+    Args:
+        all: every pair, over which the mean is.
+        control: the list: the mean, then single pairs; the one pair alone, where there is one.
+        groups: the pairs behind each option.
+    """
+
+    all: tuple[Pair, ...]
+    control: Control
+    groups: tuple[tuple[Pair, ...], ...]
+
+    @classmethod
+    def of(cls, pairs: Sequence[Pair]) -> Pairs:
+        """The mean over `pairs`, and each of the first MOST_PAIRS of them."""
+        every, single = tuple(pairs), [(pair,) for pair in pairs[:MOST_PAIRS]]
+        names = [f"{x} – {y}" for ((x, y),) in single]
+        if len(every) == 1:
+            return cls(every, Control("pair", "Pair", (names[0],)), (every,))
+        control = Control(
+            "pair",
+            "Pair",
+            (f"mean over all {len(every)} pairs", *names),
+            groups=("", *(x for ((x, _),) in single)),
+        )
+        return cls(every, control, (every, *single))
+
+    def views(self, key: str, panel: Callable[[Sequence[Pair]], Panel]) -> View:
+        """A view of `panel` for the pairs behind each option."""
+        return View(key, ("pair",), {(i,): panel(group) for i, group in enumerate(self.groups)}, (0,))
+
+    def notes(self, table: pa.Table, skipped: Sequence[Sequence[str]]) -> tuple[str, ...]:
+        """What is left out of the pairs."""
+        out = []
+        if len(self.all) > MOST_PAIRS:
+            out.append(f"The first {MOST_PAIRS} of {len(self.all)} pairs can be chosen; the tables have them all.")
+        if skipped:
+            some = ", ".join(f"{x} – {y}" for x, y in skipped[:5]) + (", …" if len(skipped) > 5 else "")
+            out.append(f"{len(skipped)} pairs that share too few concepts are left out: {some}.")
+        left_out = max(pc.max(table["left_out_x"]).as_py(), pc.max(table["left_out_y"]).as_py())
+        if left_out:
+            out.append(f"Up to {left_out:,} items of a partition have no match in the other and are left out.")
+        return tuple(out)
+
+
+def curve(cube: Cube, pairs: Sequence[Pair], variant: str, metric: str, name: str, style: str) -> Curve:
+    """The mean over `pairs`, with the spread over them as a remark."""
+    lines = cube.lines("value", pairs, variant, metric)
+    notes = [_spread(at[np.isfinite(at)]) for at in lines.T] if len(pairs) > 1 else []
+    value, low, high = (cube.mean(column, pairs, variant, metric) for column in ("value", "low", "high"))
+    return Curve(name, style, value, low, high, notes=notes)
+
+
+def _spread(values: Floats) -> str:
+    return f"; pairs {number(values.min())} to {number(values.max())}" if len(values) else ""
+
+
+def hub_section(found: Gathered, cube: Cube, pairs: Pairs, notes: Sequence[str]) -> Section:
+    """Matched, baseline and their difference."""
+
+    def cosines(variant: str) -> Callable[[Sequence[Pair]], Panel]:
+        def panel(group: Sequence[Pair]) -> Panel:
+            curves = tuple(curve(cube, group, variant, name, name, name) for name in ("matched", "baseline"))
+            return Panel(f"Cosine, {variant} ({VARIANTS[variant]})", "mean cosine", found.layers, curves)
+
+        return panel
+
+    def difference(variant: str) -> Callable[[Sequence[Pair]], Panel]:
+        def panel(group: Sequence[Pair]) -> Panel:
+            curves = (hub_difference(cube, group, variant),)
+            return Panel(f"Matched − baseline, {variant}", "difference of cosines", found.layers, curves)
+
+        return panel
+
+    views = [pairs.views(f"cosine-{variant}", cosines(variant)) for variant in VARIANTS]
+    views += [pairs.views(f"difference-{variant}", difference(variant)) for variant in VARIANTS]
+    return Section(
+        key="hub",
+        title="The hub curve: are equivalent sentences nearer than others?",
+        seen=(
+            "Blue is the mean cosine of a sentence with its own translation, gold with all other sentences, green "
+            "their difference. A hub shows as a difference that is larger between the first and the last layer."
+        ),
+        computed=(
+            "Matched minus baseline is Eq. 1 of Wu et al. (2025, arXiv 2411.04986); the baseline is over all "
+            "mismatched pairs. Bands are 95 % bootstrap intervals over concepts; that of a mean over pairs is the mean "
+            "of theirs, no narrower than its own. “Centred” removes each language's mean first: a few huge "
+            "dimensions flatten the raw curve."
+        ),
+        controls=(pairs.control,),
+        views=tuple(views),
+        notes=(*notes, *_unresolved(cube, pairs)),
+    )
+
+
+def hub_difference(cube: Cube, pairs: Sequence[Pair], variant: str) -> Curve:
+    """Matched minus baseline, hollow where the store's dtype does not resolve it to two digits."""
+    found = curve(cube, pairs, variant, "difference", "difference", "difference")
+    resolution = cube.mean("resolution", pairs, variant, "difference")
+    # An error of a mean is no larger than the mean of the errors.
+    hollow = [not resolves(float(value), float(of)) for value, of in zip(found.values, resolution, strict=True)]
+    return Curve(found.name, found.style, found.values, found.low, found.high, np.array(hollow), found.notes)
+
+
+def _unresolved(cube: Cube, pairs: Pairs) -> list[str]:
+    places = [
+        f"{variant} at layers {', '.join(np.array(cube.layers)[hollow])}"
+        for variant in VARIANTS
+        if (hollow := hub_difference(cube, pairs.all, variant).hollow) is not None and hollow.any()
+    ]
+    single = [
+        pair
+        for pair in pairs.all
+        if any((h := hub_difference(cube, [pair], v).hollow) is not None and h.any() for v in VARIANTS)
+    ]
+    if not places and not single:
+        return []
+    where = f"; in the mean: {', '.join(places)}" if places and len(pairs.all) > 1 else ""
+    return [
+        f"Hollow points ({len(single)} of {len(pairs.all)} pairs have some{where}): there, rounding to the store's "
+        "dtype leaves fewer than two digits of the difference. Remedy: extract again with --dtype float32."
+    ]
+
+
+def retrieval_section(found: Gathered, cube: Cube, pairs: Pairs, notes: Sequence[str]) -> Section:
+    """Recall and mean reciprocal rank, in both directions."""
+    metrics = Control("metric", "Measure", tuple(RETRIEVAL_METRICS.values()))
+
+    def panel(group: Sequence[Pair], metric: str, back: bool) -> Panel:
+        asked = [(y, x) if back else (x, y) for x, y in group]
+        curves = [curve(cube, asked, v, metric, name, v) for v, name in RETRIEVAL_VARIANTS.items()]
+        curves.append(Curve("chance", "chance", _chance(cube, asked, metric)))
+        title = f"{asked[0][0]} → {asked[0][1]}" if len(asked) == 1 else ("backward" if back else "forward")
+        label = RETRIEVAL_METRICS[metric]
+        y_label = f"{label} (mean of 1/rank)" if metric == "mrr" else f"{label} (share of queries)"
+        return Panel(title, y_label, found.layers, tuple(curves), limits=(0.0, 1.0))
+
+    def view(back: bool) -> View:
+        shown: dict[Choice, Panel | Grid] = {
+            (i, j): panel(group, metric, back)
+            for i, group in enumerate(pairs.groups)
+            for j, metric in enumerate(RETRIEVAL_METRICS)
+        }
+        return View("backward" if back else "forward", ("pair", "metric"), shown, (0, 0))
+
+    return Section(
+        key="retrieval",
+        title="Retrieval: is the translation the nearest of all?",
+        seen=(
+            "How often a sentence finds its own translation first (recall@1), among the first 5 or 10, or the mean of "
+            "1/rank (MRR). Forward: the first language of each pair asks, the second answers; backward: the reverse."
+        ),
+        computed=(
+            "Exact ranks among all paired items of the other language, by cosine and by CSLS, which discounts items "
+            "that are near to everything (k = 10; Conneau et al., 2018, arXiv 1710.04087). Bands are 95 % bootstrap "
+            "intervals; the dotted line is what guessing gives. MRR after Voorhees (1999)."
+        ),
+        controls=(pairs.control, metrics),
+        views=(view(False), view(True)),
+        notes=tuple(notes),
+    )
+
+
+def _chance(cube: Cube, pairs: Sequence[Pair], metric: str) -> Floats:
+    n = cube.mean("n", pairs, "raw", metric)
+    if metric == "mrr":
+        known = n[np.isfinite(n)]
+        most = int(known.max()) if len(known) else 0
+        harmonic = np.concatenate([[np.nan], np.cumsum(1 / np.arange(1, most + 1)) / np.arange(1, most + 1)])
+        return np.asarray(harmonic[np.nan_to_num(n).astype(int)])
+    return np.asarray(np.minimum(1.0, int(metric.removeprefix("recall@")) / n))
+
+
+def alignment_section(found: Gathered, cube: Cube, pairs: Pairs, notes: Sequence[str]) -> Section:
+    """CKA and mutual nearest neighbours, over layers and between layers."""
+
+    def panel(group: Sequence[Pair]) -> Panel:
+        curves = (
+            curve(cube, group, "debiased", "cka", "CKA, debiased", "cka"),
+            curve(cube, group, "raw", "mutual_knn", "mutual kNN, raw", "raw"),
+            curve(cube, group, "centred", "mutual_knn", "mutual kNN, centred", "centred"),
+            Curve("mutual kNN by chance", "chance", cube.mean("chance", group, "raw", "mutual_knn")),
+        )
+        return Panel("At the same layer", "CKA; shared neighbours (share)", found.layers, curves)
+
+    views = [pairs.views("curves", panel)]
+    controls: tuple[Control, ...] = (pairs.control,)
+    if MATRIX in found.tables:
+        control, view = _matrix(found.tables[MATRIX], found.layers)
+        controls, views = (*controls, control), [*views, view]
+    return Section(
+        key="alignment",
+        title="Alignment: do the languages lie alike among themselves?",
+        seen=(
+            "CKA says whether distances within one language mirror those within the other; mutual kNN, how many of "
+            "its nearest neighbours a sentence shares with its translation. The matrix compares every layer of one "
+            "language with every layer of another, for the first pair."
+        ),
+        computed=(
+            "Linear CKA (Kornblith et al., 2019, arXiv 1905.00414) with the unbiased HSIC (Song et al., 2012; Nguyen "
+            "et al., 2021); its band is too narrow where nothing aligns. Mutual kNN with k = 10 (Huh et al., 2024, "
+            "arXiv 2405.07987); by chance it is k / (n − 1)."
+        ),
+        controls=controls,
+        views=tuple(views),
+        notes=tuple(notes),
+    )
+
+
+def _matrix(table: pa.Table, layers: Sequence[str]) -> tuple[Control, View]:
+    x, y = table["x"][0].as_py(), table["y"][0].as_py()
+    metrics = {
+        "CKA, debiased": ("cka", "debiased"),
+        "mutual kNN, centred": ("mutual_knn", "centred"),
+        "mutual kNN, raw": ("mutual_knn", "raw"),
+    }
+    shown: dict[Choice, Panel | Grid] = {}
+    labels = tuple(layer_label(layer) for layer in layers)
+    for i, (name, (metric, variant)) in enumerate(metrics.items()):
+        chosen = table.filter(pc.and_(pc.equal(table["metric"], metric), pc.equal(table["variant"], variant)))
+        values = np.full((len(layers), len(layers)), np.nan)
+        rows, columns = (pc.index_in(chosen[c], value_set=pa.array(layers)).to_numpy() for c in ("layer", "layer_y"))
+        values[rows, columns] = chosen["value"].to_numpy()
+        limits = (min(0.0, float(np.nanmin(values))), float(np.nanmax(values)))
+        title = f"{name}: {x} by {y}"
+        shown[(i,)] = Grid(
+            title, labels, labels, f"layer of {x}", f"layer of {y}", values, name, limits, over_layers=True
+        )
+    return Control("matrix", "Matrix", tuple(metrics)), View("matrix", ("matrix",), shown, (0,))

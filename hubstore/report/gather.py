@@ -1,0 +1,123 @@
+"""What the report tells, taken from the store: the analyses' tables, and why any of them is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from hubstore.analysis import ANALYSES, alignment, analyze
+from hubstore.analysis.pairs import Pair, chosen_pairs
+from hubstore.analysis.states import item_pooling, layer_names
+from hubstore.errors import AnalysisError, IndexingError, MissingDependencyError, QueryError
+from hubstore.report.examples import Example, choose_examples, find_examples
+
+if TYPE_CHECKING:
+    from hubstore.store import StoreReader
+
+Progress = Callable[[str, int, int], None]
+MATRIX = "layer-by-layer"
+EXAMPLES = "neighbours"
+TOKENS_ONLY = (
+    "The store keeps a row for every token and none for a whole item (pooling 'tokens' only), and all of "
+    "this compares items. To have it, extract again with --pooling mean or --pooling last."
+)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """All that the report tells.
+
+    Args:
+        layers: the layers that are compared, in the store's order.
+        pooling: the pooling that they are compared under; None where the store has none with a row per item.
+        tables: the analyses' results by name, with "layer-by-layer" for the matrix of one pair.
+        left_out: why a part is missing, by its name, one sentence.
+        examples: items with their neighbours in other languages.
+        seed: what the analyses ran with.
+    """
+
+    layers: tuple[str, ...]
+    pooling: str | None
+    tables: dict[str, pa.Table] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    examples: tuple[Example, ...] = ()
+    seed: int = 0
+
+
+def gather(
+    store: StoreReader,
+    *,
+    pairs: Sequence[Pair] | None,
+    pivot: str | None,
+    layers: Sequence[str | int] | None,
+    pooling: str | None,
+    seed: int,
+    bootstrap: int,
+    example_ids: Sequence[str] | None,
+    progress: Progress | None,
+) -> Gathered:
+    """Run the analyses, or take them from the store; see `write_report` for the arguments.
+
+    Raises:
+        QueryError: a partition, layer, pooling or id that the store does not have, or both pairs and a pivot.
+        AnalysisError: a pair of one partition with itself, or pooling "tokens" where there is another.
+    """
+    names = tuple(layer_names(store, layers))
+    if not names:
+        raise QueryError(f"no layer was asked for; {store.path} keeps {', '.join(store.layers)}")
+    chosen = chosen_pairs(store, pairs, pivot)
+    if example_ids is not None:
+        store.positions(example_ids)  # an id that is not there is told before minutes of work, not after
+    if set(store.poolings) == {"tokens"}:
+        return Gathered(names, None, left_out=dict.fromkeys([*ANALYSES, EXAMPLES], TOKENS_ONLY), seed=seed)
+    pooled = item_pooling(store, pooling)
+    found = Gathered(names, pooled, seed=seed)
+    for name in ANALYSES:
+        try:
+            tables = analyze(
+                store,
+                [name],
+                pairs=chosen,
+                layers=names,
+                pooling=pooled,
+                seed=seed,
+                bootstrap=bootstrap,
+                progress=progress,
+            )
+        except AnalysisError as error:
+            found.left_out[name] = _sentence(error)
+        else:
+            found.tables.update(tables)
+    if "alignment" in found.tables and len(names) > 1:
+        found.tables[MATRIX] = _matrix(store, found, pooled, progress)
+    ids = choose_examples(store, chosen, seed) if example_ids is None else list(dict.fromkeys(example_ids))
+    try:
+        examples = find_examples(store, ids, names, pooled)
+    except (IndexingError, MissingDependencyError) as error:  # an index that is stale, or not readable here
+        found.left_out[EXAMPLES] = _sentence(error)
+        return found
+    return replace(found, examples=examples)
+
+
+def _matrix(store: StoreReader, found: Gathered, pooling: str, progress: Progress | None) -> pa.Table:
+    table = found.tables["alignment"]
+    pair = (table["x"][0].as_py(), table["y"][0].as_py())
+    report = None if progress is None else lambda done, total: progress(MATRIX, done, total)
+    return alignment(
+        store,
+        [pair],
+        layers=found.layers,
+        pooling=pooling,
+        seed=found.seed,
+        bootstrap=0,
+        cross_layers=True,
+        progress=report,
+    )
+
+
+def _sentence(error: Exception) -> str:
+    words = str(error)
+    return words[:1].upper() + words[1:] + ("" if words.endswith(".") else ".")

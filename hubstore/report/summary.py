@@ -1,0 +1,159 @@
+"""What the numbers say about the hub hypothesis, in sentences computed from them, whichever way they fall."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hubstore.analysis.resolution import resolves
+from hubstore.report.cube import Cube, Floats, Pair, mean_over
+from hubstore.report.text import layer_label, number, with_interval
+
+WHOLE = "*"
+AS_PREDICTED, NOT_AS_PREDICTED, OPEN = "as predicted", "not as predicted", "not settled"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sentence about one quantity.
+
+    Args:
+        words: the sentence.
+        verdict: AS_PREDICTED, NOT_AS_PREDICTED or OPEN, of what the hub hypothesis predicts.
+    """
+
+    words: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A quantity over the layers, with its intervals, each [layers]; NaN where there are none."""
+
+    layers: tuple[str, ...]
+    value: Floats
+    low: Floats
+    high: Floats
+
+    @property
+    def peak(self) -> int:
+        """Place of the largest value."""
+        return int(np.nanargmax(self.value))
+
+    def at(self, place: int) -> str:
+        """The number at one layer and where that is."""
+        words = with_interval(float(self.value[place]), float(self.low[place]), float(self.high[place]))
+        return f"{words} at layer {layer_label(self.layers[place])}"
+
+    def above(self, end: int) -> bool:
+        """Whether the peak's interval lies wholly above that at `end`: more than is needed to tell them apart."""
+        return bool(self.low[self.peak] > self.high[end])
+
+
+def summarise(cubes: dict[str, Cube], pairs: Sequence[Pair]) -> list[Statement]:
+    """Statements on the difference of matched and baseline, recall@1 and concept purity."""
+    out = []
+    over = "" if len(pairs) == 1 else f", mean over {len(pairs)} pairs"
+    for variant in ("centred", "raw"):
+        if "similarity" in cubes:
+            profile = pair_profile(cubes["similarity"], pairs, variant, "difference")
+            statement = middle(f"Matched minus baseline ({variant}{over})", profile)
+            resolution = cubes["similarity"].mean("resolution", pairs, variant, "difference")
+            out += [_resolved(statement, profile, resolution)]
+        if "retrieval" in cubes:
+            both = [*pairs, *((y, x) for x, y in pairs)]
+            profile = pair_profile(cubes["retrieval"], both, variant, "recall@1")
+            out.append(middle(f"Recall@1 ({variant}, both directions{over})", profile))
+        if "clustering" in cubes:
+            out.append(purity(cubes["clustering"], variant))
+    return out
+
+
+def pair_profile(cube: Cube, pairs: Sequence[Pair], variant: str, metric: str) -> Profile:
+    """The mean over pairs."""
+    value, low, high = (mean_over(cube.lines(c, pairs, variant, metric)) for c in ("value", "low", "high"))
+    return Profile(cube.layers, value, low, high)
+
+
+def middle(name: str, of: Profile) -> Statement:
+    """Whether a quantity is larger at some layer between the ends than at both of them."""
+    if not np.isfinite(of.value).any():
+        return Statement(f"{name} has no value at any layer.", OPEN)
+    if len(of.layers) < 3:
+        every = " and ".join(of.at(place) for place in range(len(of.layers)))
+        return Statement(f"{name} is {every}; where it peaks takes at least three layers to say.", OPEN)
+    predicts = f"{name}: the hub hypothesis predicts more between the first and the last layer than at either"
+    last, peak = len(of.layers) - 1, of.peak
+    ends = f"{of.at(0)} and {of.at(last)}"
+    if peak in (0, last):
+        return _at_an_end(predicts, of)
+    here = f"here it is largest {peak / last:.0%} of the way up, {of.at(peak)}, against {ends}"
+    if not np.isfinite(of.low[peak]):
+        return Statement(f"{predicts}; {here}. No intervals were computed.", OPEN)
+    near = [end for end in (0, last) if not of.above(end)]
+    if near:
+        which = " and ".join(f"layer {layer_label(of.layers[end])}" for end in near)
+        words = f"The 95 % intervals of the peak and of {which} overlap: a peak between the ends is not settled."
+        return Statement(f"{predicts}; {here}. {words}", OPEN)
+    return Statement(f"{predicts}; {here}. The 95 % intervals do not overlap.", AS_PREDICTED)
+
+
+def _at_an_end(predicts: str, of: Profile) -> Statement:
+    last = len(of.layers) - 1
+    inner = 1 + int(np.argmax(np.nan_to_num(of.value[1:-1], nan=-np.inf)))
+    which, other = ("first", last) if of.peak == 0 else ("last", 0)
+    here = f"here it is largest at the {which} layer, {of.at(of.peak)}, against {of.at(other)} and at most "
+    words = f"{predicts}; {here}{of.at(inner)} between them."
+    if not np.isfinite(of.low[of.peak]):
+        return Statement(f"{words} No intervals were computed.", OPEN)
+    if not of.above(inner):
+        return Statement(
+            f"{words} The intervals of the first and the third overlap: which is larger is not settled.", OPEN
+        )
+    return Statement(f"{words} The 95 % intervals do not overlap.", NOT_AS_PREDICTED)
+
+
+def _resolved(statement: Statement, profile: Profile, resolution: Floats) -> Statement:
+    if not np.isfinite(profile.value).any():
+        return statement
+    places = (0, profile.peak, len(profile.layers) - 1)
+    if all(resolves(float(profile.value[place]), float(resolution[place])) for place in places):
+        return statement
+    words = "The store's dtype leaves fewer than two digits of one of these: extract again with --dtype float32."
+    return Statement(f"{statement.words} {words}", OPEN)
+
+
+def purity(cube: Cube, variant: str) -> Statement:
+    """Whether neighbourhoods share the concept rather than the language, and at which layers."""
+    whole = [(WHOLE, WHOLE)]
+    concept, language = (pair_profile(cube, whole, variant, f"{what}_purity") for what in ("concept", "language"))
+    null, p = (cube.mean(column, whole, variant, "concept_purity") for column in ("null_mean", "p_value"))
+    peak = concept.peak
+    above = [layer for layer, c, of in zip(cube.layers, concept.value, language.value, strict=True) if c > of]
+    where = f"at layers {spans(cube.layers, above)}" if above else "at no layer"
+    chance = f" ({number(null[peak])} by chance, p = {number(p[peak])})" if np.isfinite(p[peak]) else ""
+    words = (
+        f"Neighbourhoods ({variant}): the hub hypothesis predicts neighbours that share the meaning more often than "
+        f"the language in the middle layers; here the meaning wins {where}, and is shared most often, "
+        f"{concept.at(peak)}{chance}, against {number(language.value[peak])} for the language."
+    )
+    inner = set(above) & set(cube.layers[1:-1])
+    return Statement(words, AS_PREDICTED if inner else NOT_AS_PREDICTED if len(cube.layers) > 2 else OPEN)
+
+
+def spans(layers: Sequence[str], chosen: Sequence[str]) -> str:
+    """Some of `layers` in words, runs of three and more shortened: "0, 3–7, final"."""
+    places = [layers.index(layer) for layer in chosen]
+    runs: list[list[int]] = []
+    for place in places:
+        if runs and place == runs[-1][-1] + 1:
+            runs[-1].append(place)
+        else:
+            runs.append([place])
+    words = []
+    for run in runs:
+        short = len(run) > 2
+        words += [f"{layers[run[0]]}–{layers[run[-1]]}"] if short else [layers[place] for place in run]
+    return ", ".join(words)

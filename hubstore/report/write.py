@@ -1,0 +1,155 @@
+"""Writes the report: everything is computed first, then each file is put in place whole, the page last."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.csv
+
+from hubstore.analysis import ANALYSES, metadata
+from hubstore.analysis.pairs import Pair
+from hubstore.errors import HubstoreError
+from hubstore.report.examples import Example
+from hubstore.report.facts import facts, model_name, partition_sizes
+from hubstore.report.figures import plotly_js
+from hubstore.report.gather import EXAMPLES, MATRIX, Gathered, Progress, gather
+from hubstore.report.images import png, require_matplotlib
+from hubstore.report.page import Page, html_page
+from hubstore.report.sections import SECTIONS, TITLES, cubes_of, sections_of
+from hubstore.report.summary import summarise
+
+if TYPE_CHECKING:
+    from hubstore.store import StoreReader
+
+PAGE = "report.html"
+PROVENANCE = "tables/provenance.json"
+TABLES = (*ANALYSES, MATRIX, EXAMPLES)
+
+
+def write_report(
+    store: StoreReader,
+    folder: Path,
+    *,
+    pairs: Sequence[Pair] | None = None,
+    pivot: str | None = None,
+    layers: Sequence[str | int] | None = None,
+    pooling: str | None = None,
+    seed: int = 0,
+    bootstrap: int = 1000,
+    example_ids: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write what a store says about the hub hypothesis: a page, its pictures and its tables.
+
+    The analyses are run, or taken from the store where they were run before. What the store cannot answer (no
+    shared concepts, tokens only) is left out, and the page says why. The same store and arguments give the same
+    bytes.
+
+    Args:
+        store: an opened store.
+        folder: gets report.html, figures/*.png and tables/*.csv; made where it is missing.
+        pairs: partitions to compare; None is all that share concepts.
+        pivot: a partition to compare with all others, instead of `pairs`.
+        layers: None is all.
+        pooling: None is the store's first that has a row per item.
+        seed: of the bootstrap, the permutations, the samples and the choice of examples.
+        bootstrap: resamples for the 95 % intervals; 0 gives none.
+        example_ids: items to show with their neighbours; None draws a few.
+        progress: called with what is being done, the steps done and the steps in all.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        MissingDependencyError: Plotly or Matplotlib is not installed.
+        QueryError: a partition, layer, pooling or id that the store does not have, or both pairs and pivot.
+        AnalysisError: a pair of one partition with itself, or pooling "tokens" where there is another.
+        HubstoreError: a file cannot be written.
+
+    Example:
+        >>> write_report(hubstore.open("ntrex.hub"), Path("ntrex-report"), pivot="en")
+    """
+    plotly_js()
+    require_matplotlib()
+    found = gather(
+        store,
+        pairs=pairs,
+        pivot=pivot,
+        layers=layers,
+        pooling=pooling,
+        seed=seed,
+        bootstrap=bootstrap,
+        example_ids=example_ids,
+        progress=progress,
+    )
+    files = _files(store, found, progress)
+    for name, content in files.items():
+        _put(Path(folder) / name, content)
+    for name in {f"figures/{key}.png" for key in SECTIONS} | {f"tables/{key}.csv" for key in TABLES}:
+        if name not in files:  # of an earlier report, which had more to tell
+            (Path(folder) / name).unlink(missing_ok=True)
+    return Path(folder) / PAGE
+
+
+def _files(store: StoreReader, found: Gathered, progress: Progress | None) -> dict[str, bytes]:
+    """Every file by its name, the page last."""
+    cubes = cubes_of(found)
+    sections = sections_of(found, cubes)
+    files = {}
+    for done, section in enumerate(sections, 1):
+        files[f"figures/{section.key}.png"] = png(section)
+        if progress:
+            progress("figures", done, len(sections))
+    files |= {f"tables/{name}.csv": csv(table) for name, table in found.tables.items()}
+    if found.examples:
+        files[f"tables/{EXAMPLES}.csv"] = csv(examples_table(found.examples))
+    made = {name: metadata(table) for name, table in found.tables.items()}
+    files[PROVENANCE] = json.dumps(made, indent=2, ensure_ascii=False, sort_keys=True).encode()
+    pairs = cubes["similarity"].pairs if "similarity" in cubes else ()
+    page = Page(
+        title=model_name(store),
+        facts=facts(store, found),
+        partitions=partition_sizes(store),
+        statements=summarise(cubes, pairs),
+        sections=sections,
+        examples=found.examples,
+        left_out={TITLES[name]: why for name, why in found.left_out.items()},
+        tables=list(files),
+    )
+    files[PAGE] = html_page(page).encode()
+    return files
+
+
+def csv(table: pa.Table) -> bytes:
+    """A table as CSV with a header, strings quoted, null as nothing."""
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(table, sink)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def examples_table(examples: Sequence[Example]) -> pa.Table:
+    """The examples' neighbours, as `hubstore.query.search` gives them."""
+    return pa.Table.from_pylist([hit for example in examples for hits in example.hits.values() for hit in hits])
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_bytes(content)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise HubstoreError(
+            f"{path} could not be written ({error.strerror}); choose a folder that can be written to, with room for "
+            "the report, and run again: the analyses are kept in the store"
+        ) from error
