@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hubstore.errors import NonFiniteError
+from hubstore.errors import NonFiniteError, StoreError
 from hubstore.store.commit import Commit, FileRecord
 from hubstore.store.layout import (
     FORMAT,
@@ -72,9 +72,11 @@ def write_shard(
 
     Raises:
         NonFiniteError: a state is NaN or infinite; names layer and item, and nothing is committed.
-        StoreError: the disk is full or broken; nothing is committed.
+        StoreError: the disk is full or broken, or the shard has a commit already; nothing is committed.
     """
     started = time.perf_counter()
+    if storage.exists(commit_key(shard)):
+        raise _committed_already(storage, shard)
     with ThreadPoolExecutor(WRITE_THREADS) as pool:
         jobs = _shard_files(layout, shard, items, states, first_token_shard)
         written = pool.map(lambda job: _write_file(storage, *job), jobs)
@@ -93,7 +95,8 @@ def write_shard(
         files=files,
         times={**(times or {}), "write_ms": write_ms, "committed": now},
     )
-    storage.write(commit_key(shard), commit.encode())
+    if not storage.create(commit_key(shard), commit.encode()):
+        raise _committed_already(storage, shard)
     return commit
 
 
@@ -102,6 +105,10 @@ def encode_items(items: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(items, sink, compression="zstd", version="2.6")
     return sink.getvalue()
+
+
+def _committed_already(storage: Storage, shard: int) -> StoreError:
+    return StoreError(f"{storage.root / commit_key(shard)}: this shard is committed already; its rows stay as they are")
 
 
 def _write_file(storage: Storage, key: str, buffers: list[Buffer]) -> tuple[str, FileRecord]:

@@ -13,7 +13,7 @@ import tensorstore
 import torch
 import zarr
 
-from hubstore.errors import CorruptStoreError, NonFiniteError, StoreFormatError, StoreNotFoundError
+from hubstore.errors import CorruptStoreError, NonFiniteError, StoreError, StoreFormatError, StoreNotFoundError
 from hubstore.store import DTYPES, Layout, LocalStorage, StoreReader, verify, write_metadata, write_shard
 
 WIDTH = 24
@@ -168,6 +168,17 @@ def test_a_state_that_is_not_finite_is_refused_by_layer_and_item(tmp_path, value
     with pytest.raises(NonFiniteError, match=rf"item '0-2', layer 1, pooling tokens: .*{what}"):
         write_shard(LocalStorage(tmp_path), shape, 0, item_table(0, [2, 2, 2, 2]), states)
     assert LocalStorage(tmp_path).list("commits") == []
+
+
+def test_a_shard_that_has_a_commit_is_not_committed_again(tmp_path):
+    shape = layout("float16", poolings=("mean",))
+    fill(tmp_path, shape, [4])
+    before = (tmp_path / "commits/0.json").read_bytes()
+    states = {"mean": torch.zeros(3, 4, WIDTH).half()}
+    with pytest.raises(StoreError, match=r"commits/0.json: this shard is committed already"):
+        write_shard(LocalStorage(tmp_path), shape, 0, item_table(0, [1, 1, 1, 1]), states)
+    assert (tmp_path / "commits/0.json").read_bytes() == before
+    assert verify(LocalStorage(tmp_path)) == []
 
 
 def test_a_store_of_another_format_or_none_is_refused(tmp_path):
