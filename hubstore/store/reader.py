@@ -21,6 +21,7 @@ import torch
 from hubstore.errors import CorruptStoreError, QueryError, StoreFormatError, StoreNotFoundError
 from hubstore.store.commit import Commit
 from hubstore.store.dtypes import DTYPES
+from hubstore.store.gather import gather_rows
 from hubstore.store.layout import FORMAT, ROOT, Layout, items_key, shard_key
 from hubstore.store.shardfile import decode_shard
 from hubstore.store.storage import LocalStorage, Storage
@@ -235,15 +236,8 @@ class HiddenStates:
         wanted = np.asarray(positions, np.int64)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise QueryError(f"layer {self.layer} has rows 0 to {len(self) - 1}; {wanted.max()} was asked for")
-        order = np.argsort(wanted, kind="stable")
-        ascending = wanted[order]
-        bounds = np.searchsorted(ascending, self._starts)
         out = torch.empty((len(wanted), self._layout.width), dtype=self.dtype)
-        destination = _as_integers(out)
-        for piece in np.flatnonzero(np.diff(bounds)):
-            low, high = bounds[piece], bounds[piece + 1]
-            source = _as_integers(self._segment(int(piece)))
-            destination[order[low:high]] = source[ascending[low:high] - self._starts[piece]]
+        gather_rows(wanted, self._starts, self._segment, out)
         return out
 
     def _segment(self, piece: int) -> torch.Tensor:
@@ -310,7 +304,3 @@ def _pieces(layout: Layout, commits: Sequence[Commit], layer: str, pooling: str)
             key = shard_key(pooling, layer, first + offset)
             pieces.append((key, commit.files[key].size, min(layout.shard_rows, rows - start)))
     return pieces
-
-
-def _as_integers(rows: torch.Tensor) -> npt.NDArray[Any]:
-    return rows.view(torch.int32 if rows.dtype == torch.float32 else torch.int16).numpy()
