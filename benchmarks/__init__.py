@@ -1,0 +1,6 @@
+"""Benchmarks: hubstore beside the bare work, and beside the tools one would use instead, in one run.
+
+python -m benchmarks.cpu            every suite, printed
+python -m benchmarks.cpu store      one of them
+python -m benchmarks.table --check  are the README's tables those of benchmarks/results?
+"""

@@ -1,0 +1,112 @@
+"""Benchmarks compare turn by turn, keep what they found, and the README's tables are made of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import table
+from benchmarks.record import ROOT, Result, compare, machine, machine_name, save
+from benchmarks.timing import Sample, interleave
+
+
+def result(**changes) -> Result:
+    samples = {"hubstore": Sample((9.0, 18.0, 28.0)), "bare": Sample((10.0, 20.0, 30.0))}
+    return compare("store", "write", "MB/s", samples, **{"against": "bare", "target": 0.9, **changes})
+
+
+def test_tasks_take_turns_and_warm_turns_do_not_count():
+    calls = []
+
+    def task(name):
+        return lambda: calls.append(name) or float(len(calls))
+
+    samples = interleave({"a": task("a"), "b": task("b")}, runs=2, warm=1)
+    assert calls == ["a", "b"] * 3
+    assert samples["a"].values == (3.0, 5.0)
+    assert samples["b"].values == (4.0, 6.0)
+
+
+def test_the_ratio_is_the_median_of_the_turns_and_decides_whether_the_target_is_met():
+    found = result()
+    assert (found.value, found.spread, found.runs) == (18.0, (9.0, 28.0), 3)
+    assert found.ratio == pytest.approx(0.9)
+    assert found.ratio_spread == pytest.approx((0.9, 28 / 30))
+    assert found.met
+    assert not result(target=0.95).met
+    assert result(target=2.0, better="lower").met
+    assert not result(target=0.5, better="lower").met
+    assert result(against=None).met is None
+
+
+def test_a_peer_that_did_not_run_is_kept_as_null_with_the_reason():
+    found = result(missing={"nnsight": "ImportError: not installed"})
+    assert found.to_json()["peers"] == {"bare": 20.0, "nnsight": None}
+    assert "nnsight did not run: ImportError: not installed" in found.notes
+    assert "nnsight did not run" in table.suite_table([found])
+
+
+def test_a_suite_run_again_replaces_its_own_results_and_no_others(tmp_path):
+    path, here = tmp_path / "m.json", machine(tmp_path, 0)
+    save(path, here, "store", 1.0, [result()])
+    save(path, here, "index", 1.0, [result(target=None)])
+    save(path, here, "store", 2.0, [result(), result()])
+    suites = json.loads(path.read_text())["suites"]
+    assert {name: len(suite["results"]) for name, suite in suites.items()} == {"store": 2, "index": 1}
+    assert suites["store"]["seconds"] == 2.0
+    kept = Result.from_json(suites["store"]["results"][0])
+    assert kept.met
+    assert kept.to_json() == result().to_json()
+
+
+def test_a_machine_s_file_name_is_its_cpu_and_cores():
+    assert machine_name({"cpu": "AMD EPYC (Zen 4)", "cores": 2}) == "amd-epyc-zen-4-2-cores"
+
+
+def test_check_holds_the_readme_to_the_results(tmp_path, capsys):
+    readme, results = tmp_path / "README.md", tmp_path / "results"
+    save(results / "m.json", machine(tmp_path, 0), "store", 1.0, [result()])
+    readme.write_text("# Name\n\nno place\n")
+    assert table.main(["--check"], readme, results) == 1
+    assert "has no place for the tables" in capsys.readouterr().err
+    readme.write_text(f"# Name\n\n{table.BEGIN}\nold\n{table.END}\n\nafter\n")
+    assert table.main(["--check"], readme, results) == 1
+    assert table.main(["--write"], readme, results) == 0
+    assert table.main(["--check"], readme, results) == 0
+    text = readme.read_text()
+    assert text.startswith("# Name\n")
+    assert text.endswith("\n\nafter\n")
+    assert "old" not in text
+    assert "| write | 18.0 (9.00 to 28.0) | MB/s | bare 20.0 (x 0.90) | 0.90 of bare | ≥ 0.9 met |" in text
+    save(results / "m.json", machine(tmp_path, 0), "store", 1.0, [result(target=0.99)])
+    assert table.main(["--check"], readme, results) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "printed"), [(5.037, "5.04"), (61.24, "61.2"), (1234.5, "1,230"), (99.96, "100"), (0.5, "0.50")]
+)
+def test_numbers_are_printed_with_three_digits(value, printed):
+    assert table.number(value) == printed
+
+
+def test_a_pinned_process_and_its_children_have_one_cpu_and_one_thread():
+    code = (
+        "from benchmarks.pinning import pin; cpu = pin(); import os, torch; "
+        "assert os.sched_getaffinity(0) == {cpu}; assert torch.get_num_threads() == 1"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
+
+
+@pytest.mark.parametrize("suite", ["store", "index"])
+def test_a_suite_runs_small_and_every_reader_agrees(tmp_path, suite):
+    out = tmp_path / "m.json"
+    command = [sys.executable, "-m", "benchmarks.cpu", suite, "--small", "--scratch", str(tmp_path), "--out", str(out)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    results = json.loads(out.read_text())["suites"][suite]["results"]
+    assert len(results) >= 3
+    assert all(result["runs"] and result["ratio"] > 0 for result in results)
