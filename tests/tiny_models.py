@@ -82,7 +82,10 @@ FAMILIES: dict[str, tuple[Callable[[], Any], str]] = {
     "gemma3": (_config("Gemma3TextConfig", **_LLAMA, head_dim=8, sliding_window=8, layer_types=None), "bos"),
     "qwen2": (_config("Qwen2Config", **_LLAMA), "bare"),
     "qwen3": (_config("Qwen3Config", **_LLAMA, head_dim=8), "bare"),
-    "gpt2": (_config("GPT2Config", n_embd=32, n_layer=3, n_head=4, n_positions=128), "bare"),
+    "gpt2": (
+        _config("GPT2Config", n_embd=32, n_layer=3, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=2),
+        "bare",
+    ),
     "gpt-neox": (
         _config("GPTNeoXConfig", **{k: v for k, v in _LLAMA.items() if k != "num_key_value_heads"}),
         "bare",

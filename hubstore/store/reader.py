@@ -28,6 +28,9 @@ from hubstore.store.storage import LocalStorage, Storage
 
 Positions = npt.NDArray[np.int64]
 
+MAPPED = 256
+"""Zarr shards of a layer that stay mapped: two million rows by default, and far fewer than a process may open."""
+
 
 @dataclass(frozen=True)
 class Partition:
@@ -252,6 +255,8 @@ class HiddenStates:
             decoded = decode_shard(mapped, rows, self._layout, str(self._storage.root / key))
             if self._layout.compressor != "none":
                 return decoded  # kept, decompressed rows would fill the memory of a long scan
+            while len(self._mapped) >= MAPPED:  # a mapping holds a file descriptor
+                del self._mapped[next(iter(self._mapped))]
             self._mapped[piece] = decoded
         return self._mapped[piece]
 

@@ -31,7 +31,7 @@ def python(script, *arguments, **environment):
     """Run a script in a fresh interpreter; return what it printed, on both streams."""
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"} | environment,
         check=True,
         capture_output=True,
         text=True,

@@ -69,7 +69,7 @@ def test_killed_at_twenty_random_moments_the_store_ends_byte_identical(tmp_path,
         if process.exitcode is None:
             os.kill(process.pid, signal.SIGKILL)
             process.join()
-            assert process.exitcode == -signal.SIGKILL
+        if process.exitcode == -signal.SIGKILL:  # else it ended just before
             kills += 1
             committed_when_killed.add(len(LocalStorage(path).list("commits")))
             continue
@@ -89,8 +89,10 @@ def test_two_extractions_racing_for_one_store_one_is_refused(tmp_path, processes
     while not (path / "zarr.json").exists():
         time.sleep(0.005)
         assert first.is_alive()
+    os.kill(first.pid, signal.SIGSTOP)  # in the midst of it, for as long as the second one tries
     with pytest.raises(StoreLockedError, match="is being written by another process"):
         victim.run(path)
+    os.kill(first.pid, signal.SIGCONT)
     first.join()
     assert first.exitcode == 0
     assert len(StoreReader(path)) == victim.ITEMS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 
 import faiss
@@ -261,6 +262,7 @@ def test_an_index_older_than_its_store_is_refused_until_it_is_brought_up_to_date
 def test_an_index_of_other_rows_is_refused_even_when_stale_is_allowed_and_is_rebuilt(tmp_path):
     path = tmp_path / "x.hub"
     build(fresh(path), kind="ivf", device="cpu")
+    shutil.rmtree(path / "commits")
     replaced = fresh(path, seed=9)
     with pytest.raises(StaleIndexError, match="--rebuild"):
         load(replaced, 0, allow_stale=True, device="cpu")

@@ -111,6 +111,16 @@ def test_take_and_segments_agree_with_read_across_shards(tmp_path):
     assert torch.equal(hidden.read(60, 110), everything[60:110])
 
 
+def test_reading_goes_on_when_more_shards_are_there_than_stay_mapped(tmp_path, monkeypatch):
+    monkeypatch.setattr("hubstore.store.reader.MAPPED", 2)
+    written = fill(tmp_path, layout("float16"), [64] * 5)
+    hidden = StoreReader(tmp_path).hidden(1, "mean")
+    positions = np.random.default_rng(0).integers(0, len(hidden), 300)
+    assert torch.equal(hidden.take(positions), written["mean"][1][positions])
+    assert torch.equal(hidden.read(), written["mean"][1])
+    assert len(hidden._mapped) == 2
+
+
 def test_partitions_are_contiguous_ranges_of_positions(tmp_path):
     fill(tmp_path, layout("float16"), [64, 10])
     store = StoreReader(tmp_path)
