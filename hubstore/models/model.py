@@ -240,6 +240,7 @@ class _quiet_transformers:  # noqa: N801 - reads as a with statement
 
     def __enter__(self) -> None:
         self._level = transformers.logging.get_verbosity()
+        self._bars = transformers.logging.is_progress_bar_enabled()
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         self._warnings = warnings.catch_warnings()
@@ -250,4 +251,5 @@ class _quiet_transformers:  # noqa: N801 - reads as a with statement
     def __exit__(self, *error: object) -> None:
         self._warnings.__exit__(None, None, None)
         transformers.logging.set_verbosity(self._level)
-        transformers.logging.enable_progress_bar()
+        if self._bars:
+            transformers.logging.enable_progress_bar()
