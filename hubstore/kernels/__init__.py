@@ -1,21 +1,30 @@
-"""Similarity kernels: tensors in, tensors out, never a matrix of all pairs.
+"""Similarity and lens kernels: tensors in, tensors out, never a matrix of all pairs.
 
-`reference` says what each computes, in plain float64 torch; `tiles` computes it, on the device the tensors
-are on. Inputs are float32, float16, bfloat16 or float64 hidden states, not yet normalised. A row of zeros
-has cosine 0 to every row; NaN and infinity are refused. On CUDA the products must not be TF32, which is
-torch's default (`torch.backends.cuda.matmul.allow_tf32`).
+`reference` says what each computes, in plain float64 torch; `cpu` and `cuda` compute it, whichever the first
+tensor is on. Inputs are float32, float16, bfloat16 or float64 hidden states, not yet normalised. A row of zeros
+has cosine 0 to every row; NaN and infinity are refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import ModuleType
 
 from torch import Tensor
 
-from hubstore.kernels import tiles
-from hubstore.kernels.reference import MatchRanks, PairedCosine
+from hubstore.kernels import cpu
+from hubstore.kernels.reference import LensSweep, MatchRanks, PairedCosine
 
-__all__ = ["MatchRanks", "PairedCosine", "match_rank", "match_ranks", "paired_cosine", "topk_cosine"]
+__all__ = [
+    "LensSweep",
+    "MatchRanks",
+    "PairedCosine",
+    "lens_sweep",
+    "match_rank",
+    "match_ranks",
+    "paired_cosine",
+    "topk_cosine",
+]
 
 
 def paired_cosine(x: Tensor, y: Tensor) -> PairedCosine:
@@ -32,49 +41,55 @@ def paired_cosine(x: Tensor, y: Tensor) -> PairedCosine:
     Raises:
         NonFiniteError: a row holds NaN or infinity.
     """
-    return tiles.paired_cosine(x, y)
+    return _backend(x).paired_cosine(x, y)  # type: ignore[no-any-return]
 
 
 def topk_cosine(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int) -> tuple[Tensor, Tensor]:
     """The k rows of largest cosine for each query.
 
     Args:
-        queries: [q, width].
-        rows: [n, width], or (first row, [n, width]) segments, each read once, in any order, never all held.
+        queries: [q, width]; their device is where the search runs.
+        rows: [n, width], or (first row, [n, width]) segments, each read once, in any order, never all held. Rows
+            on the CPU may be searched on a GPU: they stream there.
         k: how many, at least 1.
 
     Returns:
         scores float32 [q, k], descending, and indices int64 [q, k]; -infinity and -1 where there are fewer
         rows. Rows are ordered by their float64 cosine, which the scores round; equal ones, which equal rows
-        have, by index. Float32 products choose k + 6 candidates of a tile.
+        have, by index. Products in 16-bit tiles choose a few candidates more than k, which are scored again
+        exactly; a row is missed only where more rows than those lie within the products' error.
 
     Raises:
         NonFiniteError: a query or row holds NaN or infinity; the row is named by its index.
     """
-    return tiles.topk_cosine(queries, rows, k)
+    return _backend(queries).topk_cosine(queries, rows, k)  # type: ignore[no-any-return]
 
 
-def match_rank(x: Tensor, y: Tensor, *, bias: Tensor | None = None) -> Tensor:
-    """Where y[i] stands among all of y for the query x[i].
+def match_rank(
+    x: Tensor, y: Tensor, *, bias_x: Tensor | None = None, bias_y: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Where each row's match stands among all candidates, in both directions, from one set of products.
 
     Args:
-        x: [n, width] queries.
+        x: [n, width].
         y: [n, width]; row i is the match of x's row i.
-        bias: [n] or [variants, n], subtracted from the cosines of each candidate: half the mean cosine to its
-            nearest queries gives CSLS (Conneau et al., 2018). Several variants share one pass.
+        bias_x: [n], subtracted from the cosines of x's rows where they are the candidates. Half the mean cosine to
+            their nearest queries gives CSLS (Conneau et al., 2018).
+        bias_y: [n], the same for y's rows.
 
     Returns:
-        int64 [n] or [variants, n]: 0 where the match is first. Of equal rows of y the smaller index is first.
-        A query of zeros is as near to all, and ranks its match anywhere.
+        Two int64 [n], 0 where the match is first: of y[i] among y for the query x[i], and of x[i] among x for the
+        query y[i]. Of equal candidates the smaller index is first. A query of zeros is as near to all, and ranks
+        its match anywhere.
 
     Raises:
         NonFiniteError: a row holds NaN or infinity.
     """
-    return tiles.match_rank(x, y, bias=bias)
+    return _backend(x).match_rank(x, y, bias_x=bias_x, bias_y=bias_y)  # type: ignore[no-any-return]
 
 
 def match_ranks(x: Tensor, y: Tensor, *, neighbours: int = 10) -> MatchRanks:
-    """What `match_rank` gives in both directions, by cosine and by CSLS, from one set of products.
+    """What `match_rank` gives, by cosine and by CSLS.
 
     CSLS (Conneau et al., 2018) is 2 cos(x, y) - r(x) - r(y), r a row's mean cosine to its nearest rows of the
     other side.
@@ -90,4 +105,41 @@ def match_ranks(x: Tensor, y: Tensor, *, neighbours: int = 10) -> MatchRanks:
     Raises:
         NonFiniteError: a row holds NaN or infinity.
     """
-    return tiles.match_ranks(x, y, neighbours=neighbours)
+    return _backend(x).match_ranks(x, y, neighbours=neighbours)  # type: ignore[no-any-return]
+
+
+def lens_sweep(
+    hidden: Tensor,
+    unembedding: Tensor,
+    *,
+    targets: Tensor | None = None,
+    k: int = 0,
+    groups: Tensor | None = None,
+) -> LensSweep:
+    """What softmax(hidden @ unembedding.T) says, in one sweep over the vocabulary that never holds all logits.
+
+    Args:
+        hidden: [n, width] hidden states, normed or not, as the caller wants the lens.
+        unembedding: [vocabulary, width].
+        targets: int64 [n, t], tokens to look up for each state.
+        k: how many of the most probable tokens to give.
+        groups: [vocabulary, g] weights of each token in each group; p(group | token) gives p(group | state).
+
+    Returns:
+        See `LensSweep`. Of equal logits the smaller token is first.
+
+    Raises:
+        NonFiniteError: a state or an unembedding row holds NaN or infinity.
+        ValueError: shapes that do not fit, a target that is no token, or k larger than the vocabulary.
+    """
+    return _backend(hidden).lens_sweep(  # type: ignore[no-any-return]
+        hidden, unembedding, targets=targets, k=k, groups=groups
+    )
+
+
+def _backend(tensor: Tensor) -> ModuleType:
+    if tensor.device.type != "cuda":
+        return cpu
+    from hubstore.kernels import cuda  # Triton comes with PyTorch for CUDA, and is not there without
+
+    return cuda

@@ -43,6 +43,29 @@ class MatchRanks:
     csls_backward: Tensor
 
 
+@dataclass(frozen=True)
+class LensSweep:
+    """What a logit lens reads in n hidden states; log-probabilities are natural logarithms.
+
+    Args:
+        log_partition: float32 [n], log Σ exp(logit) over the vocabulary.
+        entropy: float32 [n], of the distribution over the vocabulary, in nats.
+        target_log_probabilities: float32 [n, t].
+        target_ranks: int64 [n, t], 0 for the most probable token.
+        top_log_probabilities: float32 [n, k], descending.
+        top_tokens: int64 [n, k].
+        group_mass: float32 [n, g], Σ p(token) weight(token, group).
+    """
+
+    log_partition: Tensor
+    entropy: Tensor
+    target_log_probabilities: Tensor
+    target_ranks: Tensor
+    top_log_probabilities: Tensor
+    top_tokens: Tensor
+    group_mass: Tensor
+
+
 def paired_cosine(x: Tensor, y: Tensor) -> PairedCosine:
     """See `hubstore.kernels.paired_cosine`."""
     check_pair(x, y)
