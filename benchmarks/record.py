@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -26,7 +27,11 @@ VERSIONS = (
     "zarr",
     "tensorstore",
     "pyarrow",
+    "triton",
     "faiss-cpu",
+    "faiss-gpu",
+    "flashlib",
+    "cut-cross-entropy",
     "sentence-transformers",
     "nnsight",
 )
@@ -48,8 +53,12 @@ class Result:
         against: the peer that `ratio` compares with.
         ratio: median over the turns of hubstore's value / that peer's value in the same turn.
         ratio_spread: the least and the greatest of them.
-        target: what the ratio should be.
-        better: whether a higher or a lower ratio is better.
+        target: what the ratio, or the value, should be.
+        target_of: which of the two.
+        better: whether higher or lower is better.
+        recall: share of the true answers found.
+        recall_target: what it should be at least.
+        peer_recalls: the peers' recalls.
         notes: why a peer could not run, and what a reader must know to compare.
     """
 
@@ -65,15 +74,23 @@ class Result:
     ratio: float | None = None
     ratio_spread: tuple[float, float] | None = None
     target: float | None = None
+    target_of: Literal["ratio", "value"] = "ratio"
     better: Literal["higher", "lower"] = "higher"
+    recall: float | None = None
+    recall_target: float | None = None
+    peer_recalls: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None where there is none."""
-        if self.ratio is None or self.target is None:
-            return None
-        return self.ratio >= self.target if self.better == "higher" else self.ratio <= self.target
+        """Whether the targets are met, that of the recall too; None where there is none."""
+        measured = self.ratio if self.target_of == "ratio" else self.value
+        met = []
+        if self.target is not None and measured is not None:
+            met.append(measured >= self.target if self.better == "higher" else measured <= self.target)
+        if self.recall_target is not None:
+            met.append(self.recall is not None and self.recall >= self.recall_target)
+        return all(met) if met else None
 
     def to_json(self) -> dict[str, Any]:
         """As kept in the file, floats to four digits."""
@@ -94,7 +111,10 @@ def compare(
     ours: str = "hubstore",
     against: str | None = None,
     target: float | None = None,
+    target_of: Literal["ratio", "value"] = "ratio",
     better: Literal["higher", "lower"] = "higher",
+    recalls: Mapping[str, float] | None = None,
+    recall_target: float | None = None,
     missing: Mapping[str, str] | None = None,
     notes: Iterable[str] = (),
 ) -> Result:
@@ -107,12 +127,15 @@ def compare(
         samples: by name; `ours` is hubstore's.
         ours: which sample is hubstore's.
         against: the sample to divide by.
-        target: what the ratio should be.
-        better: whether a higher or a lower ratio is better.
+        target: what the ratio, or the value, should be.
+        target_of: which of the two.
+        better: whether higher or lower is better.
+        recalls: by name, as the samples; not every contestant has one.
+        recall_target: what hubstore's should be at least.
         missing: peers that could not run, and why.
         notes: what else a reader must know.
     """
-    missing = missing or {}
+    missing, recalls = missing or {}, recalls or {}
     mine = samples[ours]
     peers: dict[str, float | None] = {name: sample.median for name, sample in samples.items() if name != ours}
     ratio = mine.over(samples[against]) if against else None
@@ -129,17 +152,43 @@ def compare(
         ratio=ratio.median if ratio else None,
         ratio_spread=ratio.spread if ratio else None,
         target=target,
+        target_of=target_of,
         better=better,
+        recall=recalls.get(ours),
+        recall_target=recall_target,
+        peer_recalls={name: recall for name, recall in recalls.items() if name in peers},
         notes=(*(f"{name} did not run: {why}" for name, why in missing.items()), *notes),
     )
 
 
-def save(path: Path, machine: Mapping[str, Any], suite: str, took: float, results: Iterable[Result]) -> None:
-    """Put a suite's results into a machine's file, in the place of that suite's earlier ones."""
+def reason(error: Exception) -> str:
+    """Why something could not run, on one line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def save(
+    path: Path,
+    machine: Mapping[str, Any],
+    suite: str,
+    took: float,
+    results: Iterable[Result],
+    *,
+    measured: str | None = None,
+) -> None:
+    """Put a suite's results into a machine's file, in the place of that suite's earlier ones.
+
+    Args:
+        path: the file.
+        machine: what the numbers hold for.
+        suite: its name.
+        took: seconds.
+        results: the suite's.
+        measured: the commit that was measured, where the code at hand has no history to ask.
+    """
     kept = json.loads(path.read_text()) if path.exists() else {"suites": {}}
     run = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
+        "commit": measured or commit(),
         "seconds": round(took, 1),
         "versions": versions(),
         "results": [result.to_json() for result in results],
@@ -162,9 +211,32 @@ def machine(scratch: Path, pinned_to: int) -> dict[str, Any]:
     }
 
 
+def gpu_machine(device: int = 0) -> dict[str, Any]:
+    """What the numbers of a GPU hold for: the GPU and its driver, and the computer that it is in."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "gpu": properties.name,
+        "gpus": torch.cuda.device_count(),
+        "gpu_memory_gb": round(properties.total_memory / 1e9, 1),
+        "driver": _driver(),
+        "cuda": torch.version.cuda,
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
 def machine_name(of: Mapping[str, Any]) -> str:
-    """A file name: "amd-epyc-2-cores"."""
-    return re.sub(r"[^a-z0-9]+", "-", f"{of['cpu']} {of['cores']} cores".lower()).strip("-")
+    """A file name: "amd-epyc-2-cores", "nvidia-h200"."""
+    if "gpu" in of:
+        name = of["gpu"] if of["gpus"] == 1 else f"{of['gpu']} x {of['gpus']}"
+    else:
+        name = f"{of['cpu']} {of['cores']} cores"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def versions() -> dict[str, str]:
@@ -175,11 +247,19 @@ def versions() -> dict[str, str]:
             there[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    faiss = sys.modules.get("faiss")
+    if faiss is not None and not any(name.startswith("faiss") for name in there):
+        there["faiss"] = faiss.__version__  # unpacked somewhere, not installed
     return there
 
 
 def commit() -> str | None:
-    """The commit that was measured; "+" after it where files of the package or of the benchmarks differ from it."""
+    """The commit that was measured; "+" after it where files of the package or of the benchmarks differ from it.
+
+    HUBSTORE_COMMIT says it where the code was copied without its history.
+    """
+    if told := os.environ.get("HUBSTORE_COMMIT"):
+        return told
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
         return head + ("+" if _git("status", "--porcelain", "--", "hubstore", "benchmarks/*.py") else "")
@@ -189,6 +269,14 @@ def commit() -> str | None:
 
 def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _driver() -> str | None:
+    try:
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return None
 
 
 def _cpu_model() -> str:

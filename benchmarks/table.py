@@ -13,13 +13,17 @@ from typing import Any
 from benchmarks.record import RESULTS, ROOT, Result
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+CEILINGS = "ceilings"
+"""The suite whose values are the machine's, not hubstore's."""
+
 README = ROOT / "README.md"
 
 
 def suite_table(results: Iterable[Result]) -> str:
     """A Markdown table of one suite's results, and below it what to know to read it."""
     results = list(results)
-    header = ("case", "hubstore", "unit", "beside it", "ratio", "target")
+    measured = "measured" if all(result.work == CEILINGS for result in results) else "hubstore"
+    header = ("case", measured, "unit", "beside it", "ratio", "target")
     lines = [_row(header), _row(["---"] * len(header)), *(_row(_cells(result)) for result in results)]
     notes = list(dict.fromkeys(note for result in results for note in result.notes))
     return "\n".join(lines) + ("\n\n" + "; ".join(notes) + "." if notes else "") + "\n"
@@ -29,17 +33,25 @@ def tables(files: Mapping[str, Mapping[str, Any]]) -> str:
     """Every suite of every machine, as Markdown."""
     parts = []
     for _, content in sorted(files.items()):
-        machine = content["machine"]
-        parts.append(
-            f"On {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']:g} GB, {machine['filesystem']}, "
-            f"{machine['pinned']}: medians (least to greatest). The machine is shared and its speed "
-            "moves: ratios (x) are hubstore's value over the other's in the same turn, medians over the turns."
-        )
+        parts.append(_heading(content["machine"]))
         for suite, run in content["suites"].items():
             versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
             parts.append(f"**{suite}** ({run['date'][:10]}, commit {run['commit']}; {versions})")
             parts.append(suite_table(Result.from_json(result) for result in run["results"]).rstrip())
     return "\n\n".join(parts)
+
+
+def _heading(machine: Mapping[str, Any]) -> str:
+    host = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']:g} GB"
+    ratios = "ratios (x) are hubstore's value over the other's in the same turn, medians over the turns."
+    if "gpu" in machine:
+        gpus = machine["gpu"] if machine["gpus"] == 1 else f"{machine['gpus']} x {machine['gpu']}"
+        gpu = f"{gpus} of {machine['gpu_memory_gb']:g} GB, driver {machine['driver']}, CUDA {machine['cuda']}"
+        return f"On {gpu} ({host}): medians (least to greatest); {ratios}"
+    return (
+        f"On {host}, {machine['filesystem']}, {machine['pinned']}: medians (least to greatest). The machine is shared "
+        f"and its speed moves: {ratios}"
+    )
 
 
 def insert(text: str, section: str) -> str:
@@ -79,25 +91,35 @@ def main(arguments: Sequence[str] | None = None, readme: Path = README, results:
 
 
 def _cells(result: Result) -> list[str]:
-    peers = [
-        "".join(
-            (
-                f"{name} {number(value)}" if value is not None else f"{name} did not run",
-                f" (x {result.ratios[name]:.2f})" if name in result.ratios else "",
-            )
-        )
-        for name, value in result.peers.items()
-    ]
-    sign = "≥" if result.better == "higher" else "≤"
-    target = "" if result.target is None else f"{sign} {result.target:g} {'met' if result.met else '**missed**'}"
     return [
-        result.case,
+        result.case if result.recall is None else f"{result.case}, recall {result.recall:.4g}",
         f"{number(result.value)} ({number(result.spread[0])} to {number(result.spread[1])})",
         result.unit,
-        ", ".join(peers),
+        ", ".join(_peer(result, name) for name in result.peers),
         f"{result.ratio:.2f} of {result.against}" if result.ratio is not None else "",
-        target,
+        _target(result),
     ]
+
+
+def _peer(result: Result, name: str) -> str:
+    value = result.peers[name]
+    if value is None:
+        return f"{name} did not run"
+    details = [f"x {result.ratios[name]:.2f}"] if name in result.ratios else []
+    if name in result.peer_recalls:
+        details.append(f"recall {result.peer_recalls[name]:.4g}")
+    return f"{name} {number(value)}" + (f" ({', '.join(details)})" if details else "")
+
+
+def _target(result: Result) -> str:
+    """What was aimed at and whether it was met."""
+    targets = []
+    if result.target is not None:
+        unit = f" {result.unit}" if result.target_of == "value" else ""
+        targets.append(f"{'≥' if result.better == 'higher' else '≤'} {result.target:g}{unit}")
+    if result.recall_target is not None:
+        targets.append(f"recall ≥ {result.recall_target:g}")
+    return f"{', '.join(targets)} {'met' if result.met else '**missed**'}" if targets else ""
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -105,8 +127,10 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits, without an exponent: 5.04, 61.2, 1,230."""
+    """Three digits: 5.04, 61.2, 1,230; an exponent where two decimals would show none: 3.1e-05."""
     value = float(f"{value:.3g}")
+    if 0 < abs(value) < 0.005:
+        return f"{value:.1e}"
     decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:,.{decimals}f}"
 

@@ -1,0 +1,1 @@
+"""Measuring hubstore on the machine at hand, beside what that machine can do at best."""
