@@ -198,7 +198,7 @@ def save(
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def machine(scratch: Path, pinned_to: int) -> dict[str, Any]:
+def machine(scratch: Path, pinned_to: int | None = None) -> dict[str, Any]:
     """What the numbers hold for."""
     return {
         "cpu": _cpu_model(),
@@ -207,7 +207,7 @@ def machine(scratch: Path, pinned_to: int) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "filesystem": _filesystem(scratch),
-        "pinned": f"one thread on CPU {pinned_to}",
+        "pinned": "not pinned" if pinned_to is None else f"one thread on CPU {pinned_to}",
     }
 
 
