@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 
 from benchmarks.record import Result, compare
 from benchmarks.timing import Task, interleave, seconds
-from hubstore.store import Layout, LocalStorage, StoreReader, write_metadata, write_shard
+from hubstore.bench.store import append_raw, made_up_items, taking, total, write_store
+from hubstore.store import Layout, LocalStorage, StoreReader, write_metadata
 
 WIDTH = 768
 SHARD_ROWS = 8192
@@ -45,34 +43,11 @@ def _states(layers: int, rows: int) -> torch.Tensor:
     return torch.randn(layers, rows, WIDTH, generator=torch.Generator().manual_seed(SEED)).half()
 
 
-def _items(first: int, rows: int) -> pa.Table:
-    numbers = range(first, first + rows)
-    return pa.table(
-        {
-            "id": [f"item-{number}" for number in numbers],
-            "concept": [f"concept-{number // 2}" for number in numbers],
-            "language": ["en"] * rows,
-            "modality": ["text"] * rows,
-            "text": [f"A sentence of about the usual length, number {number}, to be kept." for number in numbers],
-            "tokens": pa.array([20] * rows, pa.int32()),
-            "truncated": [False] * rows,
-        }
-    )
-
-
-def _write_store(path: Path, layout: Layout, states: torch.Tensor, items: list[pa.Table]) -> None:
-    storage = LocalStorage(path)
-    for shard, table in enumerate(items):
-        write_shard(storage, layout, shard, table, {"mean": states[:, : len(table)]})
-    rows = (len(items) - 1) * layout.shard_rows + len(items[-1])
-    write_metadata(storage, layout, {"model": {"id": "random"}}, rows, 0)
-
-
 def _writing(scratch: Path, *, layers: int, shards: int, small: bool) -> Result:
     scratch.mkdir()
     layout = _layout(layers)
     states = _states(layers, SHARD_ROWS)  # one shard's, written again as every shard: its bytes cost the same
-    items = [_items(shard * SHARD_ROWS, SHARD_ROWS) for shard in range(shards)]
+    items = [made_up_items(SHARD_ROWS, shard * SHARD_ROWS) for shard in range(shards)]
     megabytes = shards * states.nbytes / 1e6
     number = count()
 
@@ -85,19 +60,9 @@ def _writing(scratch: Path, *, layers: int, shards: int, small: bool) -> Result:
 
         return task
 
-    def raw(path: Path) -> None:
-        path.mkdir()
-        flat = memoryview(states.numpy().reshape(-1).view(np.uint8))
-        with (path / "raw").open("ab", buffering=0) as file:
-            for _ in range(shards):
-                view = flat
-                while view:
-                    view = view[file.write(view) :]
-                os.fsync(file.fileno())
-
     tasks = {
-        "raw append": rate(raw),
-        "hubstore": rate(lambda path: _write_store(path, layout, states, items)),
+        "raw append": rate(lambda path: append_raw(path, [states] * shards)),
+        "hubstore": rate(lambda path: write_store(path, layout, [states] * shards, items)),
         "zarr-python": rate(lambda path: _write_zarr(path, layout, states, shards)),
         "tensorstore": rate(lambda path: _write_tensorstore(path, layout, states, shards)),
     }
@@ -159,12 +124,9 @@ def _reading(scratch: Path, *, rows: int, small: bool) -> list[Result]:
 
     scratch.mkdir()
     states = _states(1, rows)
-    layout = _layout(1)
-    storage = LocalStorage(scratch / "x.hub")
-    for shard, part in enumerate(states.split(SHARD_ROWS, dim=1)):
-        items = _items(shard * SHARD_ROWS, part.shape[1])
-        write_shard(storage, layout, shard, items, {"mean": part.contiguous()})
-    write_metadata(storage, layout, {"model": {"id": "random"}}, rows, 0)
+    parts = [part.contiguous() for part in states.split(SHARD_ROWS, dim=1)]
+    items = [made_up_items(part.shape[1], shard * SHARD_ROWS) for shard, part in enumerate(parts)]
+    write_store(scratch / "x.hub", _layout(1), parts, items)
     np.save(scratch / "plain.npy", states[0].numpy())
 
     plain = np.load(scratch / "plain.npy", mmap_mode="r")
@@ -215,27 +177,19 @@ def _scans(plain: Half, hidden: Any, array: Any, tensor: Any, rows: int) -> dict
         return task
 
     return {
-        "numpy memmap": rate(lambda: _total(plain[start:stop] for start, stop in bounds)),
-        "hubstore": rate(lambda: _total(piece.numpy() for _, piece in hidden.segments())),
-        "zarr-python": rate(lambda: _total(array[start:stop] for start, stop in bounds)),
-        "tensorstore": rate(lambda: _total(tensor[start:stop].read().result() for start, stop in bounds)),
+        "numpy memmap": rate(lambda: total(plain[start:stop] for start, stop in bounds)),
+        "hubstore": rate(lambda: total(piece.numpy() for _, piece in hidden.segments())),
+        "zarr-python": rate(lambda: total(array[start:stop] for start, stop in bounds)),
+        "tensorstore": rate(lambda: total(tensor[start:stop].read().result() for start, stop in bounds)),
     }
 
 
-def _total(pieces: Any) -> int:
-    words = (np.ascontiguousarray(piece).reshape(-1).view(np.uint64) for piece in pieces)
-    return sum(int(np.add.reduce(part)) for part in words) % 2**64
-
-
 def _takes(plain: Half, hidden: Any, array: Any, tensor: Any, drawn: npt.NDArray[np.int64]) -> dict[str, Task]:
-    def milliseconds(take: Callable[[npt.NDArray[np.int64]], object]) -> Task:
-        return lambda: 1e3 * statistics.median([seconds(lambda at=at: take(at)) for at in drawn])
-
     return {
-        "numpy memmap": milliseconds(lambda positions: plain[positions]),
-        "hubstore": milliseconds(hidden.take),
-        "zarr-python": milliseconds(lambda positions: array.oindex[positions]),
-        "tensorstore": milliseconds(lambda positions: tensor[positions].read().result()),
+        "numpy memmap": taking(lambda positions: plain[positions], drawn),
+        "hubstore": taking(hidden.take, drawn),
+        "zarr-python": taking(lambda positions: array.oindex[positions], drawn),
+        "tensorstore": taking(lambda positions: tensor[positions].read().result(), drawn),
     }
 
 

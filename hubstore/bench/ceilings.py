@@ -17,7 +17,8 @@ def copying(device: torch.device, size: int = 1 << 30) -> Task:
 
 def reading(tensor: Tensor) -> Task:
     """Seconds to read every byte of a contiguous tensor once: the sum of its bytes as float32 words."""
-    words = tensor.reshape(-1).view(torch.float32)
+    data = tensor.reshape(-1).view(torch.uint8)
+    words = data[: len(data) // 4 * 4].view(torch.float32)
     return lambda: device_seconds(words.sum, tensor.device)
 
 
@@ -27,6 +28,13 @@ def multiplying(m: int, n: int, width: int, *, dtype: torch.dtype, device: torch
     b = torch.randn(n, width, device=device).to(dtype)
     out = torch.empty(m, n, dtype=dtype, device=device)
     return lambda: 2 * m * n * width / device_seconds(lambda: torch.matmul(a, b.T, out=out), device) / 1e12
+
+
+def fastest_dtype(device: torch.device, size: int = 1024) -> torch.dtype:
+    """The dtype of a device's fastest products; bfloat16 is none where a CPU has no instructions for it."""
+    candidates = (torch.float16, torch.bfloat16) if device.type == "cuda" else (torch.float32, torch.bfloat16)
+    tasks = {dtype: multiplying(size, size, size, dtype=dtype, device=device) for dtype in candidates}
+    return max(tasks, key=lambda dtype: max(tasks[dtype]() for _ in range(3)))
 
 
 def to_host(device: torch.device, size: int = 1 << 28) -> Task:

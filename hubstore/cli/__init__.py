@@ -11,6 +11,7 @@ from rich.console import Console
 from hubstore.cli import (
     analyze,
     append,
+    bench,
     export,
     extract,
     index,
@@ -51,6 +52,7 @@ def options(
 for command in (extract, append, index, query, analyze, report, info, verify, export):
     name = command.__name__.rsplit(".", 1)[-1]
     app.command(name)(getattr(command, name))
+app.add_typer(bench.bench, name="bench")
 
 
 def main() -> None:
