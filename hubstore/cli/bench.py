@@ -44,6 +44,26 @@ bench = typer.Typer(
 
 
 @bench.command()
+def extract(
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A model's folder or hub id. A random one by default.")
+    ] = None,
+    lines: Annotated[Count, typer.Option(min=1, help="Of the sample, in 14 languages. 300 on a GPU, 10 else.")] = None,
+    scratch: ScratchOption = None,
+    runs: RunsOption = 3,
+    device: options.DeviceOption = "auto",
+    as_json: options.JsonOption = False,
+) -> None:
+    """Extraction of all layers beside a plain batched forward of the same texts that keeps nothing."""
+    from hubstore.bench.extract import measure_extract
+    from hubstore.index.library import resolve_device
+
+    with err.status("extracting"):
+        found = measure_extract(model, resolve_device(device), lines=lines, scratch=scratch, runs=runs)
+    _show(found, as_json)
+
+
+@bench.command()
 def search(
     rows: Annotated[Count, typer.Option(min=1, help="Rows to search. 1,000,000 on a GPU, 100,000 else.")] = None,
     width: Annotated[Count, typer.Option(min=1, help="Their width. 1024 on a GPU, 768 else.")] = None,
