@@ -2,5 +2,6 @@
 
 python -m benchmarks.cpu            every suite, printed
 python -m benchmarks.cpu store      one of them
+python -m benchmarks.gpu            the kernels at full size on a GPU; gpu topk lens: some of them
 python -m benchmarks.table --check  are the README's tables those of benchmarks/results?
 """

@@ -43,6 +43,25 @@ def test_the_ratio_is_the_median_of_the_turns_and_decides_whether_the_target_is_
     assert result(against=None).met is None
 
 
+def test_a_target_may_be_of_the_value_and_a_recall_has_its_own():
+    assert result(target=18.0, target_of="value").met
+    assert not result(target=18.5, target_of="value").met
+    assert result(recalls={"hubstore": 0.999, "bare": 0.9}, recall_target=0.999).met
+    assert not result(recalls={"hubstore": 0.998}, recall_target=0.999).met
+    assert not result(recall_target=0.999).met
+    found = result(recalls={"hubstore": 0.5, "bare": 0.25})
+    assert (found.recall, found.peer_recalls) == (0.5, {"bare": 0.25})
+    assert "| write, recall 0.5 |" in table.suite_table([found])
+
+
+def test_the_commit_may_be_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("HUBSTORE_COMMIT", "abc")
+    save(tmp_path / "m.json", machine(tmp_path), "store", 1.0, [result()])
+    save(tmp_path / "m.json", machine(tmp_path), "index", 1.0, [result()], measured="def")
+    suites = json.loads((tmp_path / "m.json").read_text())["suites"]
+    assert {name: suite["commit"] for name, suite in suites.items()} == {"store": "abc", "index": "def"}
+
+
 def test_a_peer_that_did_not_run_is_kept_as_null_with_the_reason():
     found = result(missing={"nnsight": "ImportError: not installed"})
     assert found.to_json()["peers"] == {"bare": 20.0, "nnsight": None}
@@ -86,11 +105,12 @@ def test_check_holds_the_readme_to_the_results(tmp_path, capsys):
     assert table.main(["--check"], readme, results) == 1
 
 
-@pytest.mark.parametrize(
-    ("value", "printed"), [(5.037, "5.04"), (61.24, "61.2"), (1234.5, "1,230"), (99.96, "100"), (0.5, "0.50")]
-)
-def test_numbers_are_printed_with_three_digits(value, printed):
-    assert table.number(value) == printed
+PRINTED = {5.037: "5.04", 61.24: "61.2", 1234.5: "1,230", 99.96: "100", 0.5: "0.50", 3.14e-5: "3.1e-05", 0.0: "0.00"}
+
+
+@pytest.mark.parametrize("value", PRINTED)
+def test_numbers_are_printed_with_three_digits(value):
+    assert table.number(value) == PRINTED[value]
 
 
 def test_a_pinned_process_and_its_children_have_one_cpu_and_one_thread():
