@@ -1,7 +1,5 @@
 """The floor of exact search: score tiles by cuBLAS, one Triton pass that keeps the best, an exact re-rank."""
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl
