@@ -1,15 +1,17 @@
 """Extraction: a plan, hooks that pool on the device, an asynchronous pipeline, a self-check, and resuming."""
 
-from hubstore.extraction.capture import Capture, pool
+from hubstore.extraction.capture import Capture, forward
 from hubstore.extraction.encode import encode, load_model_of
 from hubstore.extraction.pipeline import Progress
+from hubstore.extraction.pooling import pool
 from hubstore.extraction.run import Extraction, Watch, append, extract, require_same_model
-from hubstore.extraction.selfcheck import SelfCheck, self_check
+from hubstore.extraction.selfcheck import PackingAsked, SelfCheck, self_check
 from hubstore.extraction.settings import Settings
 
 __all__ = [
     "Capture",
     "Extraction",
+    "PackingAsked",
     "Progress",
     "SelfCheck",
     "Settings",
@@ -17,6 +19,7 @@ __all__ = [
     "append",
     "encode",
     "extract",
+    "forward",
     "load_model_of",
     "pool",
     "require_same_model",

@@ -8,37 +8,11 @@ from typing import Any
 
 import torch
 
-from hubstore.models import Batch, Model
+from hubstore.extraction.pooling import pool
+from hubstore.models import Batch, Model, packed_attention
 
 States = Mapping[str, torch.Tensor]
 """For each pooling, [layers, rows, width]; rows are items, or tokens under "tokens"."""
-
-
-def pool(hidden: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
-    """One row per item, or per token.
-
-    Args:
-        hidden: [items, length, width].
-        batch: the batch it came from.
-        pooling: "last" or "first" token, "mean" over tokens (float32 sums), "tokens" for all of them.
-            A causal model's BOS has one state for every item: "first" and "mean" pass over it.
-
-    Returns:
-        [items, width], or [tokens, width].
-    """
-    if pooling == "tokens":
-        return hidden.flatten(0, 1).index_select(0, batch.token_rows)
-    items = torch.arange(len(hidden), device=hidden.device)
-    if pooling == "last":
-        return hidden[items, batch.last]
-    first = batch.first + batch.skip
-    if pooling == "first":
-        return hidden[items, first]
-    columns = torch.arange(hidden.shape[1], device=hidden.device)
-    counted = (columns >= first[:, None]) & (columns <= batch.last[:, None])
-    # Masked, not multiplied by zero: a fully masked row may hold NaN.
-    total = hidden.masked_fill(~counted[..., None], 0).sum(dim=1, dtype=torch.float32)
-    return total / counted.sum(dim=1, dtype=torch.float32)[:, None]
 
 
 class Capture:
@@ -62,7 +36,6 @@ class Capture:
             deepest = max(int(layer) for layer in self.layers)
             del model.blocks[max(deepest, 1) :]
 
-    @torch.inference_mode()
     def run(self, batch: Batch) -> dict[str, torch.Tensor]:
         """The states of one batch on the model's device: for each pooling [layers, rows, width] in `dtype`."""
         items, tokens = len(batch.last), len(batch.token_rows)
@@ -74,16 +47,23 @@ class Capture:
             )
             for pooling in self.poolings
         }
+        self.run_into(states, batch)
+        return states
+
+    @torch.inference_mode()
+    def run_into(self, states: States, batch: Batch) -> None:
+        """Put the states of one batch into `states`, at the batch's places; nothing waits for the device."""
 
         def keep(layer: str, hidden: torch.Tensor) -> None:
             for pooling in self.poolings:
-                states[pooling][self.layers.index(layer)].copy_(pool(hidden, batch, pooling))
+                places = batch.token_places if pooling == "tokens" else batch.item_places
+                pooled = pool(hidden, batch, pooling).to(self.dtype)
+                states[pooling][self.layers.index(layer)].index_copy_(0, places, pooled)
 
         with self._hooks(keep):
-            output = self.model.trunk(**batch.inputs(), **no_cache(self.model))
+            output = forward(self.model, batch)
         if "final" in self.layers:
             keep("final", output.last_hidden_state)
-        return states
 
     @contextlib.contextmanager
     def _hooks(self, keep: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
@@ -110,6 +90,15 @@ class Capture:
                 handle.remove()
 
 
-def no_cache(model: Model) -> dict[str, bool]:
+def forward(model: Model, batch: Batch, **options: Any) -> Any:
+    """The trunk on one batch, padded or packed; call it in inference mode."""
+    attention: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if batch.packing is not None:
+        attention = packed_attention(model.trunk, batch.packing)
+    with attention:
+        return model.trunk(**batch.inputs(), **_no_cache(model), **options)
+
+
+def _no_cache(model: Model) -> dict[str, bool]:
     """Decoder-only models would build a key-value cache that nobody reads."""
     return {"use_cache": False} if getattr(model.trunk.config, "use_cache", False) else {}

@@ -11,15 +11,16 @@ from hubstore.errors import QueryError
 from hubstore.extraction.capture import Capture
 from hubstore.extraction.pipeline import batch_members
 from hubstore.extraction.run import require_same_model
+from hubstore.extraction.selfcheck import SelfCheck
 from hubstore.extraction.settings import Settings
-from hubstore.models import Model, load_model, make_batch, tokenize
+from hubstore.models import Model, collate, load_model, tokenize
 from hubstore.store import StoreReader
 
 
 def encode(
     store: StoreReader, model: Model, texts: Sequence[str], layers: Sequence[str], pooling: str
 ) -> dict[str, torch.Tensor]:
-    """States of `texts` as the store's own items got theirs: same template, pooling and padding; one pass.
+    """States of `texts` as the store's own items got theirs: same template, pooling and batching; one pass.
 
     Returns:
         For each layer, float32 [texts, width] on the CPU.
@@ -37,13 +38,9 @@ def encode(
     token_ids, _ = tokenize(model, [settings.template.replace("{text}", text) for text in texts], settings.max_tokens)
     capture = Capture(model, layers, (pooling,), torch.float32)
     states = torch.empty((len(layers), len(texts), model.width))
-    for members in batch_members(np.array([len(ids) for ids in token_ids], np.int32), settings.batch_tokens):
-        batch = make_batch(
-            model,
-            [token_ids[i] for i in members],
-            settings.padding,
-            explicit_positions=bool(store.attributes["self_check"]["explicit_positions"]),
-        )
+    how = SelfCheck.from_json(store.attributes["self_check"]).how()
+    for members in batch_members(np.array([len(ids) for ids in token_ids], np.int32), settings.batch_tokens, how):
+        batch = collate(model, [token_ids[i] for i in members], how, settings.batch_tokens).to(model.device)
         states[:, torch.from_numpy(members)] = capture.run(batch)[pooling].cpu()
     return dict(zip(capture.layers, states, strict=True))
 

@@ -15,7 +15,8 @@ import hubstore.version
 from hubstore.corpus import Corpus
 from hubstore.errors import ModelError, StoreExistsError
 from hubstore.extraction.capture import Capture
-from hubstore.extraction.pipeline import Progress, run_shards
+from hubstore.extraction.compiled import COMPILE_FROM, block_parameters
+from hubstore.extraction.pipeline import Progress, Work, run_shards
 from hubstore.extraction.plan import (
     GENERATION_ITEMS,
     Plan,
@@ -26,9 +27,9 @@ from hubstore.extraction.plan import (
     load_plan,
     make_plan,
 )
-from hubstore.extraction.selfcheck import SelfCheck, choose_sample, self_check
+from hubstore.extraction.selfcheck import PackingAsked, SelfCheck, choose_sample, self_check
 from hubstore.extraction.settings import Settings
-from hubstore.models import Model, tokenize
+from hubstore.models import Batching, Model, tokenize
 from hubstore.store import DTYPES, Layout, LocalStorage, Storage, StoreReader, write_metadata
 from hubstore.store.layout import ROOT
 from hubstore.store.reader import read_attributes, read_commits, read_items
@@ -182,19 +183,12 @@ class _Job:
                 plan = self._plan(offset)
             append = False
             self.watch.planned(plan)
-            explicit, check = self._check(capture, plan, check)
+            how, check = self._check(capture, plan, check)
             committed = {commit.shard for commit in read_commits(self.storage)}
             left = [shard for shard in plan.shards if shard.shard not in committed]
-            done = run_shards(
-                self.storage,
-                self.layout,
-                self.settings,
-                capture,
-                plan,
-                left,
-                explicit_positions=explicit,
-                progress=self.watch.progress,
-            )
+            work = Work(self.storage, self.layout, self.settings, plan, how)
+            total = sum(shard.stop - shard.start for shard in left)
+            done = run_shards(work, capture, left, total=total, progress=self.watch.progress)
             extracted += done.items
             discard_plan(self.storage)
             if plan.last:
@@ -241,24 +235,39 @@ class _Job:
         filled = [self.settings.template.replace("{text}", text) for text in texts]
         return tokenize(self.model, filled, self.settings.max_tokens)[0]
 
-    def _check(self, capture: Capture, plan: Plan, check: SelfCheck | None) -> tuple[bool, SelfCheck | None]:
-        """Whether positions must be explicit: from the store, or from a self-check that then goes into the store."""
+    def _check(self, capture: Capture, plan: Plan, check: SelfCheck | None) -> tuple[Batching, SelfCheck | None]:
+        """How to make batches: from the store, or from a self-check that then goes into the store."""
         described = read_attributes(self.storage) if self.storage.exists(ROOT) else None
-        if described is not None and described["corpora"][-1]["generation"] == plan.generation:
-            return bool(described["self_check"]["explicit_positions"]), check
+        before = SelfCheck.from_json(described["self_check"]) if described else None
+        if described is not None and before and described["corpora"][-1]["generation"] == plan.generation:
+            return before.how(), check
         if check is None:
-            check = self._self_check(capture, plan)
+            check = self._self_check(capture, plan, before)
             self.watch.checked(check)
         self._describe(plan, described, check)
-        return check.explicit_positions, check
+        return (before or check).how(), check
 
-    def _self_check(self, capture: Capture, plan: Plan) -> SelfCheck:
+    def _self_check(self, capture: Capture, plan: Plan, before: SelfCheck | None) -> SelfCheck:
+        """Check on a sample of the plan; where the store has batches of one kind already, that kind."""
         stride = max(plan.items // SAMPLED, 1)
         items = PlannedItems(self.storage)
         texts = [items.read(i, i + 1)["text"][0].as_py() for i in range(0, plan.items, stride)]
-        token_ids = [ids[:SAMPLED_TOKENS] for ids in self._tokenize(texts)]
+        whole = self._tokenize(texts)
+        token_ids = [ids[:SAMPLED_TOKENS] for ids in whole]
         chosen = choose_sample([len(ids) for ids in token_ids])
-        return self_check(capture, [token_ids[i] for i in chosen], self.settings.padding)
+        packing = None
+        if (before.batching if before else self.settings.batching) == "packed":
+            assert self.settings.batch_tokens is not None
+            assert self.settings.max_tokens is not None
+            tokens = plan.items * sum(map(len, whole)) // len(whole)
+            compile_them = before.compiled if before else self._compiling_pays(tokens)
+            packing = PackingAsked(self.settings.batch_tokens, self.settings.max_tokens, compile_them)
+        return self_check(capture, [token_ids[i] for i in chosen], self.settings.padding, packing)
+
+    def _compiling_pays(self, tokens: int) -> bool:
+        if self.settings.compile != "auto":
+            return self.settings.compile == "on"
+        return tokens * block_parameters(self.model.blocks) >= COMPILE_FROM
 
     def _describe(self, plan: Plan, described: Mapping[str, Any] | None, check: SelfCheck) -> None:
         """Write the store's metadata for a new generation: everything that is known before its first shard."""
@@ -316,6 +325,7 @@ def _refuse_other_folder(root: Path) -> None:
 def _refuse_other_run(root: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """An unfinished or finished run may only be gone on with by the same command on the same corpus."""
     differences = []
+    there = {**there, "settings": Settings.from_json(there["settings"]).to_json()}
     for part in asked:
         if there[part] == asked[part]:
             continue

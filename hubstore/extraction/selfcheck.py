@@ -1,16 +1,18 @@
-"""Before a long run: do batched, padded states equal those of single, unpadded items?"""
+"""Before a long run: do batched states, packed or padded, equal those of single items?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import torch
 
 from hubstore.errors import NonFiniteError, SelfCheckError
-from hubstore.extraction.capture import Capture, no_cache
-from hubstore.models import Padding, make_batch
+from hubstore.extraction.capture import Capture, forward
+from hubstore.extraction.compiled import compiled_blocks
+from hubstore.models import Batching, Model, Padding, make_batch, pack
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 """Largest mean relative distance ||batched - single|| / ||single|| of a layer's token states, by compute dtype.
@@ -27,37 +29,97 @@ class SelfCheck:
 
     Args:
         items: how many items it ran.
-        padding: on which side they were padded.
-        explicit_positions: whether the model had to be told its tokens' positions.
         deviation: the largest mean relative distance, over layers.
         layer: where that was.
         tolerance: what was allowed.
         reference: "own hidden states" when single states were also compared with the model's own
             `output_hidden_states`, "none" when the model gives none.
+        padding: on which side they were padded.
+        explicit_positions: whether the model had to be told its tokens' positions.
+        batching: "packed" or "padded": what the run uses.
+        first_position: the position of an item's first token, where packed.
+        compiled: whether full batches go through compiled blocks.
+        refused: why batches are padded where packed ones were asked for.
     """
 
     items: int
-    padding: Padding
-    explicit_positions: bool
     deviation: float
     layer: str
     tolerance: float
     reference: str
+    padding: Padding = "right"
+    explicit_positions: bool = False
+    batching: Literal["packed", "padded"] = "padded"
+    first_position: int = 0
+    compiled: bool = False
+    refused: str = ""
+
+    def how(self) -> Batching:
+        """How the run makes its batches."""
+        return Batching(self.batching, self.padding, self.explicit_positions, self.first_position, self.compiled)
 
     def to_json(self) -> dict[str, Any]:
         """As kept in the store."""
         return {**asdict(self), "deviation": float(f"{self.deviation:.3e}")}
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> SelfCheck:
+        """Back from the store; one without later fields was made when all batches were padded."""
+        return cls(**data)
 
-def self_check(capture: Capture, token_ids: Sequence[Sequence[int]], padding: Padding) -> SelfCheck:
+
+@dataclass(frozen=True)
+class PackingAsked:
+    """What the self-check must know where packed batches are asked for.
+
+    Args:
+        batch_tokens: tokens of a full batch.
+        max_tokens: of the longest item there can be.
+        compile: whether to try compiled blocks.
+    """
+
+    batch_tokens: int
+    max_tokens: int
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The sample's items and their states run alone: float32 [layers, tokens, width]."""
+
+    probe: Capture
+    token_ids: Sequence[Sequence[int]]
+    single: torch.Tensor
+    reference: str
+
+    def compare(self, batched: torch.Tensor, **found: Any) -> SelfCheck:
+        """The check of batched states; `found` are its fields that say how the batch was made."""
+        distance = (batched - self.single).norm(dim=-1) / self.single.norm(dim=-1).clamp_min(1e-30)
+        by_layer = distance.mean(dim=1).nan_to_num(nan=float("inf"))
+        worst = int(by_layer.argmax())
+        return SelfCheck(
+            items=len(self.token_ids),
+            deviation=float(by_layer[worst]),
+            layer=self.probe.layers[worst],
+            tolerance=TOLERANCE[self.probe.model.dtype],
+            reference=self.reference,
+            **found,
+        )
+
+
+def self_check(
+    capture: Capture, token_ids: Sequence[Sequence[int]], padding: Padding, packing: PackingAsked | None = None
+) -> SelfCheck:
     """Compare single with batched states on every captured layer, and single states with the model's own.
 
+    Where packed batches are asked for they are tried first, and padded ones if the model cannot be packed.
     With left padding a model is tried without and with explicit positions; what agrees is used.
 
     Args:
         capture: the model and the layers to check; every token is compared, whatever the poolings.
         token_ids: the sample, of mixed lengths.
-        padding: the side that the run will pad on.
+        padding: the side that the run will pad on, where it pads.
+        packing: how the run would pack; None to pad.
 
     Raises:
         NonFiniteError: the model gives NaN or infinity for an item run alone.
@@ -74,32 +136,91 @@ def self_check(capture: Capture, token_ids: Sequence[Sequence[int]], padding: Pa
             "run the model in float32 or bfloat16 (`--model-dtype`), or check its weights"
         )
     reference = _check_against_own(probe, token_ids[0], single[:, : len(token_ids[0])])
-    tolerance = TOLERANCE[model.dtype]
+    sample = _Sample(probe, token_ids, single, reference)
+    refused = ""
+    if packing is not None:
+        check, refused = _check_packed(sample, packing)
+        if check is not None:
+            return check
+    return replace(_check_padded(sample, padding), refused=refused)
+
+
+def _check_packed(sample: _Sample, packing: PackingAsked) -> tuple[SelfCheck | None, str]:
+    """What was measured packed; or None, and why the model must be padded."""
+    model = sample.probe.model
+    if not model.takes_position_ids:
+        return None, "it cannot be told positions"
+    if getattr(model.trunk.config, "attention_chunk_size", None):
+        return None, "its attention goes by chunks"
+    pad_id = getattr(model.trunk.config, "pad_token_id", None)
+    # RoBERTa counts positions from the one after its padding token's id; others from 0.
+    starts = (0,) if pad_id is None else (0, pad_id + 1)
+    checks: list[SelfCheck] = []
+    refused = ""
+    for start in starts:
+        batch = pack(model, sample.token_ids, first_position=start).to(model.device)
+        try:
+            states = sample.probe.run(batch)["tokens"]
+        except Exception as error:  # whatever a model's own code raises of being packed: it is padded then
+            refused = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            continue
+        assert batch.packing is not None
+        if unseen := _unseen_window(model, batch.packing.windows, packing.max_tokens):
+            return None, f"its sliding window of {unseen} tokens does not reach packed attention"
+        checks.append(sample.compare(states, batching="packed", first_position=start))
+    if not checks:
+        return None, refused
+    best = min(checks, key=lambda check: check.deviation)
+    if best.deviation > best.tolerance:
+        return None, f"packed states differ by {best.deviation:.2g} at layer {best.layer}"
+    return (_check_compiled(sample, best, packing.batch_tokens) if packing.compile else best), ""
+
+
+def _check_compiled(sample: _Sample, eager: SelfCheck, batch_tokens: int) -> SelfCheck:
+    """The check of compiled blocks, or the eager one where they cannot be compiled or give other states."""
+    model = sample.probe.model
+    batch = pack(model, sample.token_ids, batch_tokens, first_position=eager.first_position, full=True)
+    if batch.given != batch_tokens:
+        return eager
+    try:
+        with compiled_blocks(model, batch_tokens):
+            states = sample.probe.run(batch.to(model.device))["tokens"]
+    except Exception as error:  # no compiler, or one that fails on this model: eager blocks give the same states
+        why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        warnings.warn(f"{model.identity['id']} runs without compiled blocks, slower: {why}", stacklevel=2)
+        return eager
+    check = sample.compare(states, batching="packed", first_position=eager.first_position, compiled=True)
+    if check.deviation > check.tolerance:
+        warnings.warn(
+            f"{model.identity['id']} runs without compiled blocks, slower: compiled states differ by "
+            f"{check.deviation:.2g} at layer {check.layer}",
+            stacklevel=2,
+        )
+        return eager
+    return check
+
+
+def _unseen_window(model: Model, seen: set[int], max_tokens: int) -> int:
+    """The sliding window of a model that keeps it from its attention function, if an item can be longer; else 0."""
+    config = model.trunk.config
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    return int(window) if window and not seen and max_tokens > window else 0
+
+
+def _check_padded(sample: _Sample, padding: Padding) -> SelfCheck:
+    model = sample.probe.model
     choices = (False, True) if padding == "left" and model.takes_position_ids else (False,)
     checks = []
     for explicit in choices:
-        batched = probe.run(make_batch(model, token_ids, padding, explicit_positions=explicit))["tokens"]
-        distance = (batched - single).norm(dim=-1) / single.norm(dim=-1).clamp_min(1e-30)
-        by_layer = distance.mean(dim=1).nan_to_num(nan=float("inf"))
-        worst = int(by_layer.argmax())
-        checks.append(
-            SelfCheck(
-                items=len(token_ids),
-                padding=padding,
-                explicit_positions=explicit,
-                deviation=float(by_layer[worst]),
-                layer=probe.layers[worst],
-                tolerance=tolerance,
-                reference=reference,
-            )
-        )
+        batch = make_batch(model, sample.token_ids, padding, explicit_positions=explicit)
+        checks.append(sample.compare(sample.probe.run(batch)["tokens"], padding=padding, explicit_positions=explicit))
     best = min(checks, key=lambda check: check.deviation)
-    if best.deviation > tolerance:
+    if best.deviation > best.tolerance:
         other = "left" if padding == "right" else "right"
         raise SelfCheckError(
             f"{model.identity['id']}: batched states with {padding} padding differ from those of single items, most at "
-            f"layer {best.layer}: relative distance {best.deviation:.2g}, {tolerance:g} allowed. Its positions or its "
-            f"mask are wrong under padding; try `--padding {other}`, or mend the model"
+            f"layer {best.layer}: relative distance {best.deviation:.2g}, {best.tolerance:g} allowed. Its positions or "
+            f"its mask are wrong under padding; try `--padding {other}`, or mend the model"
         )
     return best
 
@@ -109,7 +230,7 @@ def _check_against_own(probe: Capture, token_ids: Sequence[int], captured: torch
     model = probe.model
     batch = make_batch(model, [token_ids])
     with torch.inference_mode():
-        output = model.trunk(**batch.inputs(), **no_cache(model), output_hidden_states=True)
+        output = forward(model, batch, output_hidden_states=True)
     own = getattr(output, "hidden_states", None)
     if own is None or len(own) != len(model.blocks) + 1:
         return "none"

@@ -15,6 +15,8 @@ from hubstore.store.layout import COMPRESSORS, POOLINGS
 
 SHARD_ROWS = 8192
 CHUNK_ROWS = 256
+BATCHINGS = ("auto", "packed", "padded")
+COMPILES = ("auto", "on", "off")
 MEMORY_BUDGET = 1 << 30
 """Bytes of one shard while it is assembled, over all layers and poolings; two are in memory at a time."""
 
@@ -29,8 +31,13 @@ class Settings:
         dtype: the store's: "auto" keeps bfloat16 and float16 as computed and turns float32 into float16.
         template: what the model reads; "{text}" stands for the item's text.
         max_tokens: longest sequence; None for the model's own limit. Longer texts are cut and counted.
-        batch_tokens: padded tokens in a batch; None for 2048 on a CPU and 16384 on a GPU.
-        padding: "right" or "left".
+        batch_tokens: tokens in a batch, padding included; None for 2048 on a CPU, and on a GPU for 8192 packed and
+            16384 padded.
+        padding: "right" or "left", where batches are padded.
+        batching: "packed" lays items end to end, "padded" pads them; "auto" packs on a GPU. A model that cannot be
+            packed is padded, as the self-check finds.
+        compile: whether full packed batches go through compiled blocks: "on", "off", or "auto": on a GPU, where
+            the run is long enough for compiling to pay.
         memory_budget: bytes of a shard being assembled.
         compressor: "none" or "blosc-lz4-bitshuffle" (worth it for bfloat16).
     """
@@ -42,6 +49,8 @@ class Settings:
     max_tokens: int | None = None
     batch_tokens: int | None = None
     padding: Padding = "right"
+    batching: str = "auto"
+    compile: str = "auto"
     memory_budget: int = MEMORY_BUDGET
     compressor: str = "none"
 
@@ -63,18 +72,27 @@ class Settings:
             raise StoreError(f"dtype {self.dtype!r} is not known; use auto, {', '.join(DTYPES)}")
         if self.padding not in ("right", "left"):
             raise StoreError(f"padding {self.padding!r} is not known; use right or left")
+        for name, choices in (("batching", BATCHINGS), ("compile", COMPILES)):
+            if getattr(self, name) not in choices:
+                raise StoreError(f"{name} {getattr(self, name)!r} is not known; use {', '.join(choices)}")
         if self.template.count("{text}") != 1:
             raise StoreError(f"template {self.template!r} must hold {{text}} exactly once")
         limit = self.max_tokens or model.max_tokens
         if not 0 < limit <= model.max_tokens:
             raise ModelError(f"max_tokens {limit}: {model.identity['id']} takes 1 to {model.max_tokens} tokens")
-        batch_tokens = self.batch_tokens or (2048 if model.device.type == "cpu" else 16384)
+        gpu = model.device.type == "cuda"
+        batching = self.batching if self.batching != "auto" else "packed" if gpu else "padded"
+        packed = batching == "packed"
+        batch_tokens = self.batch_tokens or (2048 if not gpu else 8192 if packed else 16384)
         return replace(
             self,
             layers=_resolve_layers(self.layers, model),
             dtype=_resolve_dtype(self.dtype, model.dtype),
             max_tokens=limit,
-            batch_tokens=max(batch_tokens, limit),
+            # The longest item must fit a padded batch; packed, it would set the size of every batch.
+            batch_tokens=batch_tokens if packed else max(batch_tokens, limit),
+            batching=batching,
+            compile=self.compile if packed and (gpu or self.compile == "on") else "off",
         )
 
     def layout(self, width: int) -> Layout:
@@ -99,9 +117,10 @@ class Settings:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Settings:
-        """Back from the store."""
+        """Back from the store; one that knows of no packing padded its batches."""
         values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in {"batching": "padded", "compile": "off", **data}.items()
         }
         return cls(**values)
 

@@ -1,7 +1,23 @@
 """Language models: loading them, finding their blocks, making batches for them."""
 
-from hubstore.models.batch import Batch, Padding, make_batch, tokenize
+from hubstore.models.batch import Batch, Batching, HostBatch, Padding, collate, make_batch, pack, pad, tokenize
 from hubstore.models.blocks import find_blocks
 from hubstore.models.model import Model, load_model, wrap_model
+from hubstore.models.packed import packed_attention
 
-__all__ = ["Batch", "Model", "Padding", "find_blocks", "load_model", "make_batch", "tokenize", "wrap_model"]
+__all__ = [
+    "Batch",
+    "Batching",
+    "HostBatch",
+    "Model",
+    "Padding",
+    "collate",
+    "find_blocks",
+    "load_model",
+    "make_batch",
+    "pack",
+    "packed_attention",
+    "pad",
+    "tokenize",
+    "wrap_model",
+]

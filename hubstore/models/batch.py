@@ -1,48 +1,145 @@
-"""Token ids in, padded batches out."""
+"""Token ids in, padded or packed batches out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from hubstore.errors import ModelError
 from hubstore.models.model import Model
+from hubstore.models.packed import Packing
 
 Padding = Literal["right", "left"]
+Integers = npt.NDArray[np.int64]
+
+ROUNDED = 64
+"""A packed batch that is not full has a multiple of this many tokens."""
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How items become batches: what the self-check found to give the states of single items.
+
+    Args:
+        kind: "packed", items end to end in one sequence; or "padded" to the longest item's length.
+        padding: the side of the padding, where padded.
+        explicit_positions: whether a padded model is told its tokens' positions; a packed one always is.
+        first_position: the position of an item's first token, where packed.
+        compiled: whether full packed batches go through compiled blocks.
+    """
+
+    kind: Literal["packed", "padded"] = "padded"
+    padding: Padding = "right"
+    explicit_positions: bool = False
+    first_position: int = 0
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A padded batch on its device.
+    """A batch on its device. Rows are those of the flattened [items x length], or of the packed tokens.
 
     Args:
-        input_ids: int64 [items, length].
-        attention_mask: int64 [items, length]; 1 where a token is.
-        position_ids: int64 [items, length], or None to leave positions to the model.
-        first: int64 [items]: column of each item's first token.
-        last: int64 [items]: column of each item's last token.
-        token_rows: int64 [tokens]: rows of the flattened [items x length] that hold tokens, item after item.
+        input_ids: int64 [items, length]; packed [1, tokens].
+        attention_mask: int64 [items, length], 1 where a token is; None where nothing must be masked.
+        position_ids: int64, shaped as the ids, or None to leave positions to the model.
+        first: int64 [items]: row of each item's first token.
+        last: int64 [items]: row of each item's last token.
+        token_rows: int64 [tokens]: rows that hold tokens, item after item.
+        item_places: int64 [items]: where the items' pooled rows go.
+        token_places: int64 [tokens]: where the tokens' rows go.
         skip: leading special tokens that `first` and `mean` leave out.
+        packing: where the items lie in a packed batch; None for a padded one.
     """
 
     input_ids: torch.Tensor
-    attention_mask: torch.Tensor
+    attention_mask: torch.Tensor | None
     position_ids: torch.Tensor | None
     first: torch.Tensor
     last: torch.Tensor
     token_rows: torch.Tensor
+    item_places: torch.Tensor
+    token_places: torch.Tensor
     skip: int
+    packing: Packing | None = None
 
     def inputs(self) -> dict[str, torch.Tensor]:
         """Arguments for the trunk."""
-        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        inputs = {"input_ids": self.input_ids}
+        if self.attention_mask is not None:
+            inputs["attention_mask"] = self.attention_mask
         if self.position_ids is not None:
             inputs["position_ids"] = self.position_ids
         return inputs
+
+
+@dataclass(frozen=True)
+class HostBatch:
+    """A batch in host memory, to be sent to the device in one copy.
+
+    Args:
+        arrays: int64, by the names of `Batch`'s fields; of a packed batch also its "bounds".
+        lengths: of a packed batch, its items' and fillers'; else None.
+        skip: leading special tokens that `first` and `mean` leave out.
+    """
+
+    arrays: Mapping[str, Integers]
+    lengths: tuple[int, ...] | None
+    skip: int
+
+    @property
+    def items(self) -> int:
+        """Items in it, fillers left out."""
+        return len(self.arrays["last"])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of its items."""
+        return len(self.arrays["token_rows"])
+
+    @property
+    def given(self) -> int:
+        """Tokens that the model is given, padding and fillers included."""
+        return self.arrays["input_ids"].size
+
+    @property
+    def elements(self) -> int:
+        """Numbers in it, of 8 bytes."""
+        return sum(array.size for array in self.arrays.values())
+
+    def placed(self, items: Integers, tokens: Integers) -> HostBatch:
+        """The same batch, its pooled rows bound for these places."""
+        return replace(self, arrays={**self.arrays, "item_places": items, "token_places": tokens})
+
+    def to(self, device: torch.device, staging: torch.Tensor | None = None) -> Batch:
+        """Send it to `device`.
+
+        Args:
+            device: where the model is.
+            staging: pinned int64 memory to send it through, without waiting; it must stay as it is until then.
+        """
+        held = torch.empty(self.elements, dtype=torch.int64) if staging is None else staging[: self.elements]
+        np.concatenate([array.reshape(-1) for array in self.arrays.values()], out=held.numpy())
+        sent = held.to(device, non_blocking=staging is not None)
+        parts: dict[str, torch.Tensor] = {}
+        start = 0
+        for name, array in self.arrays.items():
+            parts[name] = sent[start : start + array.size].view(array.shape)
+            start += array.size
+        bounds = parts.pop("bounds", None)
+        packing = None
+        if bounds is not None and self.lengths is not None:
+            packing = Packing(bounds.to(torch.int32), self.lengths)
+        return Batch(
+            **{"attention_mask": None, "position_ids": None, **parts},  # type: ignore[arg-type]
+            skip=self.skip,
+            packing=packing,
+        )
 
 
 def tokenize(model: Model, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
@@ -71,37 +168,85 @@ def make_batch(
     padding: Padding = "right",
     *,
     explicit_positions: bool = False,
-    pin: bool = False,
 ) -> Batch:
-    """Pad token ids to a batch on the model's device.
+    """A padded batch on the model's device; see `pad`."""
+    return pad(model, token_ids, padding, explicit_positions=explicit_positions).to(model.device)
+
+
+def collate(model: Model, token_ids: Sequence[Sequence[int]], batching: Batching, batch_tokens: int) -> HostBatch:
+    """A batch as `batching` has it."""
+    if batching.kind == "packed":
+        return pack(model, token_ids, batch_tokens, first_position=batching.first_position)
+    return pad(model, token_ids, batching.padding, explicit_positions=batching.explicit_positions)
+
+
+def pad(
+    model: Model, token_ids: Sequence[Sequence[int]], padding: Padding = "right", *, explicit_positions: bool = False
+) -> HostBatch:
+    """Pad token ids to the longest item's length.
 
     Right padding leaves every token's position, and in a causal model every state, as it is without
     padding. Left padding moves tokens, so models with absolute positions must be told them
     (`explicit_positions`); the self-check finds out which models.
     """
-    lengths = np.array([len(ids) for ids in token_ids])
+    lengths = np.array([len(ids) for ids in token_ids], np.int64)
     width = int(lengths.max())
-    first = np.zeros_like(lengths) if padding == "right" else width - lengths
+    start = np.zeros_like(lengths) if padding == "right" else width - lengths
     columns = np.arange(width)
-    mask = (columns >= first[:, None]) & (columns < (first + lengths)[:, None])
+    mask = (columns >= start[:, None]) & (columns < (start + lengths)[:, None])
     ids = np.full(mask.shape, model.pad_id, np.int64)
-    ids[mask] = np.concatenate([np.asarray(part, np.int64) for part in token_ids])
-    positions = None
+    ids[mask] = _joined(token_ids)
+    arrays: dict[str, Any] = {"input_ids": ids}
+    # In a causal model no token sees padding to its right. Without a mask a GPU takes its fastest attention.
+    if not (padding == "right" and model.kind == "causal" and model.device.type == "cuda"):
+        arrays["attention_mask"] = mask.astype(np.int64)
     if explicit_positions and model.takes_position_ids:
-        positions = np.clip(mask.cumsum(axis=1) - 1, 0, None)
+        arrays["position_ids"] = np.clip(mask.cumsum(axis=1) - 1, 0, None)
+    first = np.arange(len(lengths)) * width + start
+    arrays |= {"first": first, "last": first + lengths - 1, "token_rows": np.flatnonzero(mask)}
+    return HostBatch(_placed_in_order(arrays), None, model.leading_special)
 
-    def to_device(array: np.ndarray[Any, Any]) -> torch.Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array, np.int64))
-        if pin:
-            tensor = tensor.pin_memory()
-        return tensor.to(model.device, non_blocking=pin)
 
-    return Batch(
-        input_ids=to_device(ids),
-        attention_mask=to_device(mask),
-        position_ids=None if positions is None else to_device(positions),
-        first=to_device(first),
-        last=to_device(first + lengths - 1),
-        token_rows=to_device(np.flatnonzero(mask)),
-        skip=model.leading_special,
-    )
+def pack(
+    model: Model,
+    token_ids: Sequence[Sequence[int]],
+    batch_tokens: int = 0,
+    *,
+    first_position: int = 0,
+    full: bool = False,
+) -> HostBatch:
+    """Lay items end to end.
+
+    A batch that is nearly full (or any, where `full`) is filled up to `batch_tokens` tokens, so that compiled
+    blocks see one shape; another to a multiple of `ROUNDED`. Fillers are items of padding that nothing is pooled
+    from, none longer than the longest item: attention costs the square of the length.
+    """
+    lengths = [len(ids) for ids in token_ids]
+    tokens = sum(lengths)
+    full = full or 8 * tokens >= 7 * batch_tokens
+    total = batch_tokens if full and tokens <= batch_tokens else -(-tokens // ROUNDED) * ROUNDED
+    longest = max(lengths)
+    fillers = [longest] * ((total - tokens) // longest) + [(total - tokens) % longest]
+    every = np.array([*lengths, *filter(None, fillers)], np.int64)
+    bounds = np.concatenate([[0], every.cumsum()])
+    ids = np.full((1, total), model.pad_id, np.int64)
+    ids[0, :tokens] = _joined(token_ids)
+    positions = np.arange(total) - np.repeat(bounds[:-1], every) + first_position
+    arrays = {
+        "input_ids": ids,
+        "position_ids": positions[None],
+        "first": bounds[: len(lengths)],
+        "last": bounds[1 : len(lengths) + 1] - 1,
+        "token_rows": np.arange(tokens),
+        "bounds": bounds,
+    }
+    return HostBatch(_placed_in_order(arrays), tuple(every.tolist()), model.leading_special)
+
+
+def _joined(token_ids: Sequence[Sequence[int]]) -> Integers:
+    return np.concatenate([np.asarray(ids, np.int64) for ids in token_ids])
+
+
+def _placed_in_order(arrays: dict[str, Any]) -> dict[str, Integers]:
+    items, tokens = len(arrays["last"]), len(arrays["token_rows"])
+    return {**arrays, "item_places": np.arange(items), "token_places": np.arange(tokens)}

@@ -1,0 +1,49 @@
+"""Compiled blocks: one compilation, for full packed batches; any other batch goes through the blocks as they are."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from hubstore.models import Model
+
+COMPILE_FROM = 5e16
+"""Tokens x parameters from which compiling pays: below, a GPU is done before the compiler has saved what it took."""
+
+
+@contextlib.contextmanager
+def compiled_blocks(model: Model, batch_tokens: int) -> Iterator[None]:
+    """Packed batches of `batch_tokens` tokens go through compiled blocks while this lasts.
+
+    Only what is inside a block is compiled: hooks on blocks see its output as ever. All blocks are of one
+    class and see one shape, so the first one's code serves the rest.
+    """
+    before = [vars(block).get("forward") for block in model.blocks]
+    for block in model.blocks:
+        block.forward = _switched(block.forward, batch_tokens)
+    try:
+        yield
+    finally:
+        for block, forward in zip(model.blocks, before, strict=True):
+            del block.forward  # the class's own shows again
+            if forward is not None:
+                block.forward = forward
+
+
+def _switched(eager: Callable[..., Any], batch_tokens: int) -> Callable[..., Any]:
+    compiled = torch.compile(eager, dynamic=False)
+
+    def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        full = hidden_states.shape[:2] == (1, batch_tokens)
+        return (compiled if full else eager)(hidden_states, *args, **kwargs)
+
+    return forward
+
+
+def block_parameters(blocks: nn.ModuleList) -> int:
+    """Parameters of all blocks: what every token is multiplied with."""
+    return sum(parameter.numel() for parameter in blocks.parameters())

@@ -1,0 +1,129 @@
+"""Memory that an extraction goes round in: shards being assembled, and batches on their way to the device.
+
+All of it is allocated once. On a GPU a shard is assembled on the device, every pooled row at its place, and
+leaves it whole for pinned memory; elsewhere it is assembled where it is written from.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from hubstore.errors import StoreError
+from hubstore.extraction.capture import States
+from hubstore.models import Batch, HostBatch
+from hubstore.store import DTYPES, Layout
+
+SLOTS = 2
+"""Shards in memory: one is assembled while the other is written."""
+
+STAGED = 4
+"""Batches whose copy to the device may be on its way; the model's thread is no further ahead than that."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Room for one shard's states, flat, by pooling.
+
+    Args:
+        assembled: where the model puts pooled rows.
+        written: where the shard is written from: pinned memory, or the same as `assembled`.
+    """
+
+    assembled: Mapping[str, torch.Tensor]
+    written: Mapping[str, torch.Tensor]
+
+
+class ShardMemory:
+    """A few slots, and the way from the device to where shards are written from.
+
+    Args:
+        layout: the store's shapes.
+        rows: by pooling, rows of the largest shard.
+        device: where states are computed.
+
+    Raises:
+        StoreError: the device has no room for one slot.
+    """
+
+    def __init__(self, layout: Layout, rows: Mapping[str, int], device: torch.device) -> None:
+        self._layout = layout
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self.free: queue.Queue[Slot] = queue.Queue()
+        for number in range(SLOTS):
+            try:
+                self.free.put(self._slot(rows))
+            except torch.cuda.OutOfMemoryError as error:
+                if number:  # one slot will do, without overlap
+                    break
+                held = sum(rows.values()) * len(layout.layers) * layout.width * DTYPES[layout.dtype].itemsize
+                raise StoreError(
+                    f"{device} has no room beside the model for a shard of {held / 1e9:.1f} GB; make shards smaller "
+                    f"(`--memory {held / (1 << 32):.2g}`), or leave out layers or poolings"
+                ) from error
+
+    def _slot(self, rows: Mapping[str, int]) -> Slot:
+        sizes = {pooling: len(self._layout.layers) * count * self._layout.width for pooling, count in rows.items()}
+        dtype = DTYPES[self._layout.dtype]
+        assembled = {pooling: torch.empty(size, dtype=dtype, device=self._device) for pooling, size in sizes.items()}
+        if self._stream is None:
+            return Slot(assembled, assembled)
+        return Slot(
+            assembled, {pooling: torch.empty(size, dtype=dtype, pin_memory=True) for pooling, size in sizes.items()}
+        )
+
+    def shaped(self, flat: Mapping[str, torch.Tensor], rows: Mapping[str, int]) -> States:
+        """A slot's memory as [layers, rows, width] for a shard of so many rows."""
+        layers, width = len(self._layout.layers), self._layout.width
+        return {
+            pooling: memory[: layers * rows[pooling] * width].view(layers, rows[pooling], width)
+            for pooling, memory in flat.items()
+        }
+
+    def send(self, slot: Slot, rows: Mapping[str, int]) -> torch.cuda.Event | None:
+        """Start a finished shard on its way off the device; the event says when it is there."""
+        if self._stream is None:
+            return None
+        computed = torch.cuda.current_stream(self._device).record_event()
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(computed)
+            theirs, ours = self.shaped(slot.assembled, rows), self.shaped(slot.written, rows)
+            for pooling in theirs:
+                ours[pooling].copy_(theirs[pooling], non_blocking=True)
+            done: torch.cuda.Event = self._stream.record_event()
+            return done
+
+
+class Staging:
+    """Pinned memory through which batches go to a GPU in one copy each; elsewhere they are made in place.
+
+    Args:
+        device: the model's.
+        tokens: of the largest batch; a larger one goes without.
+    """
+
+    def __init__(self, device: torch.device, tokens: int) -> None:
+        self._device = device
+        self._size = 10 * tokens  # ids, positions, rows and places of tokens; bounds and four numbers of every item
+        self._ring: list[tuple[torch.Tensor, torch.cuda.Event]] = []
+        if device.type == "cuda":
+            self._ring = [
+                (torch.empty(self._size, dtype=torch.int64, pin_memory=True), torch.cuda.Event())  # type: ignore[no-untyped-call]
+                for _ in range(STAGED)
+            ]
+
+    def send(self, batch: HostBatch) -> Batch:
+        """The batch on the device; waits while all staging memory is on its way."""
+        if not self._ring or batch.elements > self._size:
+            return batch.to(self._device)
+        memory, copied = self._ring.pop(0)
+        copied.synchronize()
+        with torch.cuda.device(self._device):
+            sent = batch.to(self._device, memory)
+            copied.record()
+        self._ring.append((memory, copied))
+        return sent

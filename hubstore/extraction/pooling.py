@@ -1,0 +1,64 @@
+"""From hidden states of tokens to one row per item."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import torch
+
+from hubstore.models import Batch
+
+
+def pool(hidden: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
+    """One row per item, or per token.
+
+    Args:
+        hidden: [items, length, width]; of a packed batch [1, tokens, width].
+        batch: the batch it came from.
+        pooling: "last" or "first" token, "mean" over tokens (float32 sums), "tokens" for all of them.
+            A causal model's BOS has one state for every item: "first" and "mean" pass over it.
+
+    Returns:
+        [items, width], or [tokens, width].
+    """
+    rows = hidden.flatten(0, 1)
+    if pooling == "tokens":
+        return rows.index_select(0, batch.token_rows)
+    if pooling == "last":
+        return rows.index_select(0, batch.last)
+    first = batch.first + batch.skip
+    if pooling == "first":
+        return rows.index_select(0, first)
+    if batch.packing is not None:
+        return segment_mean(rows, first, batch.last + 1)
+    return _padded_mean(hidden, first, batch.last)
+
+
+def segment_mean(rows: torch.Tensor, starts: torch.Tensor, stops: torch.Tensor) -> torch.Tensor:
+    """Means of rows [start, stop), in float32; the same bits every time.
+
+    Args:
+        rows: [tokens, width].
+        starts: int64 [items], ascending.
+        stops: int64 [items]; none is beyond the next item's start.
+
+    Returns:
+        float32 [items, width].
+    """
+    if rows.is_cuda and find_spec("triton"):
+        from hubstore.extraction import pooling_cuda
+
+        return pooling_cuda.segment_mean(rows, starts, stops)
+    # Every second segment is the gap between two items.
+    offsets = torch.stack([starts, stops], dim=1).flatten()
+    sums = torch.segment_reduce(rows.float(), "sum", offsets=offsets, axis=0, unsafe=True)[::2]
+    return sums / (stops - starts)[:, None]
+
+
+def _padded_mean(hidden: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    items, length, _ = hidden.shape
+    rows = torch.arange(items * length, device=hidden.device).view(items, length)
+    counted = (rows >= first[:, None]) & (rows <= last[:, None])
+    # Masked, not multiplied by zero: a fully masked row may hold NaN.
+    total = hidden.masked_fill(~counted[..., None], 0).sum(dim=1, dtype=torch.float32)
+    return total / counted.sum(dim=1, dtype=torch.float32)[:, None]
