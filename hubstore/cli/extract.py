@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,13 +33,22 @@ def extract(
     template: Annotated[str, typer.Option(help="What the model reads; {text} is the item's text.")] = "{text}",
     max_tokens: Annotated[int | None, typer.Option(help="Cut longer texts here. The model's limit by default.")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens in a batch, padding included.")] = None,
-    padding: Annotated[str, typer.Option(help="right or left.")] = "right",
+    padding: Annotated[str, typer.Option(help="right or left, where batches are padded.")] = "right",
+    batching: Annotated[
+        str, typer.Option(help="packed (items end to end), padded, or auto: packed on a GPU.")
+    ] = "auto",
+    compile_blocks: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Compile the model's blocks. Where a long run gains, by default."),
+    ] = None,
     memory: Annotated[float, typer.Option(help="GiB for a shard being assembled.")] = 1.0,
     compressor: Annotated[
         str, typer.Option(help="none, or blosc-lz4-bitshuffle (bfloat16: a quarter smaller, slower).")
     ] = "none",
     model_dtype: Annotated[str, typer.Option(help="What to compute in: auto, float32, bfloat16 or float16.")] = "auto",
-    device: options.DeviceOption = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto (every GPU there is, else the CPU), cpu, cuda, or several: cuda:0,cuda:1.")
+    ] = "auto",
     attention: Annotated[str | None, typer.Option(help="Attention implementation of transformers.")] = None,
     revision: Annotated[str | None, typer.Option("--model-revision", help="Revision of a hub's model.")] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
@@ -74,9 +84,9 @@ def extract(
         split=split,
         revision=corpus_revision,
     )
-    from hubstore.extraction import Settings
+    from hubstore.extraction import Settings, Workers
     from hubstore.extraction import extract as run
-    from hubstore.models import load_model
+    from hubstore.models import devices_of
 
     settings = Settings(
         poolings=tuple(options.split_list(pool) or ()),
@@ -86,21 +96,33 @@ def extract(
         max_tokens=max_tokens,
         batch_tokens=batch_tokens,
         padding=padding,  # type: ignore[arg-type]  # checked when the settings are resolved
+        batching=batching,
+        compile={None: "auto", True: "on", False: "off"}[compile_blocks],
         memory_budget=int(memory * (1 << 30)),
         compressor=compressor,
     )
+    first, *others = devices_of(device)
+    load = functools.partial(
+        load_on,
+        name=model,
+        revision=revision,
+        dtype=model_dtype,
+        attention=attention,
+        trust_remote_code=trust_remote_code,
+    )
     with err.status(f"loading {model}"):
-        loaded = load_model(
-            model,
-            revision=revision,
-            dtype=model_dtype,
-            device=device,
-            attention=attention,
-            trust_remote_code=trust_remote_code,
-        )
+        loaded = load(first)
+    workers = Workers(load, tuple(others)) if others else None
     with watching(store.name) as watch:
-        done = run(items, loaded, store, settings, watch=watch)
+        done = run(items, loaded, store, settings, watch=watch, workers=workers)
     print_extraction(done, items, as_json)
+
+
+def load_on(device: str, **options: Any) -> Any:
+    """A model on a device: what a worker process is told to do."""
+    from hubstore.models import load_model
+
+    return load_model(device=device, **options)
 
 
 def print_extraction(done: Any, corpus: Any, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from hubstore.extraction.pooling import pool
 from hubstore.extraction.run import Extraction, Watch, append, extract, require_same_model
 from hubstore.extraction.selfcheck import PackingAsked, SelfCheck, self_check
 from hubstore.extraction.settings import Settings
+from hubstore.extraction.workers import Workers
 
 __all__ = [
     "Capture",
@@ -16,6 +17,7 @@ __all__ = [
     "SelfCheck",
     "Settings",
     "Watch",
+    "Workers",
     "append",
     "encode",
     "extract",

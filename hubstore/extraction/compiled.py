@@ -14,6 +14,8 @@ from hubstore.models import Model
 COMPILE_FROM = 5e16
 """Tokens x parameters from which compiling pays: below, a GPU is done before the compiler has saved what it took."""
 
+RECORDERS = "transformers.utils.output_capturing"
+
 
 @contextlib.contextmanager
 def compiled_blocks(model: Model, batch_tokens: int) -> Iterator[None]:
@@ -26,12 +28,35 @@ def compiled_blocks(model: Model, batch_tokens: int) -> Iterator[None]:
     for block in model.blocks:
         block.forward = _switched(block.forward, batch_tokens)
     try:
-        yield
+        with _without_recorders(model.blocks):
+            yield
     finally:
         for block, forward in zip(model.blocks, before, strict=True):
             del block.forward  # the class's own shows again
             if forward is not None:
                 block.forward = forward
+
+
+@contextlib.contextmanager
+def _without_recorders(blocks: nn.ModuleList) -> Iterator[None]:
+    """Take away the hooks that transformers leaves inside blocks once it was asked for its own hidden states.
+
+    They record nothing now, but the compiler cannot see through them, and would compile a block in pieces.
+    """
+    inside = (module for block in blocks for module in block.modules() if module is not block)
+    taken = [
+        (module._forward_hooks, key, hook)
+        for module in inside
+        for key, hook in module._forward_hooks.items()
+        if hook.__module__ == RECORDERS
+    ]
+    for hooks, key, _ in taken:
+        del hooks[key]
+    try:
+        yield
+    finally:
+        for hooks, key, hook in taken:
+            hooks[key] = hook
 
 
 def _switched(eager: Callable[..., Any], batch_tokens: int) -> Callable[..., Any]:

@@ -29,6 +29,7 @@ from hubstore.extraction.plan import (
 )
 from hubstore.extraction.selfcheck import PackingAsked, SelfCheck, choose_sample, self_check
 from hubstore.extraction.settings import Settings
+from hubstore.extraction.workers import Workers, run_shards_on
 from hubstore.models import Batching, Model, tokenize
 from hubstore.store import DTYPES, Layout, LocalStorage, Storage, StoreReader, write_metadata
 from hubstore.store.layout import ROOT
@@ -81,6 +82,7 @@ def extract(
     *,
     watch: Watch | None = None,
     generation_items: int = GENERATION_ITEMS,
+    workers: Workers | None = None,
 ) -> Extraction:
     """Extract a corpus into a new store, or go on with the store that an earlier run of the same left.
 
@@ -91,6 +93,7 @@ def extract(
         settings: poolings, layers, dtype, template and so on.
         watch: called as the run goes.
         generation_items: most items to order at once.
+        workers: further devices of this host; the store is the same to the byte.
 
     Raises:
         StoreExistsError: something else is at `path`.
@@ -100,7 +103,8 @@ def extract(
     settings = (settings or Settings()).resolve(model)
     storage = LocalStorage(Path(path))
     _refuse_other_folder(storage.root)
-    job = _Job(storage, corpus, model, settings, settings.layout(model.width), watch or Watch(), generation_items)
+    layout = settings.layout(model.width)
+    job = _Job(storage, corpus, model, settings, layout, watch or Watch(), generation_items, workers)
     with storage.lock():
         plan = load_plan(storage)
         if plan is not None:
@@ -117,6 +121,7 @@ def append(
     *,
     watch: Watch | None = None,
     generation_items: int = GENERATION_ITEMS,
+    workers: Workers | None = None,
 ) -> Extraction:
     """Add a corpus to a store, with the settings and the model that the store was made with.
 
@@ -129,7 +134,7 @@ def append(
     store = StoreReader(path)
     require_same_model(store, model)
     settings = Settings.from_json(store.attributes["settings"]).resolve(model)
-    job = _Job(storage, corpus, model, settings, store.layout, watch or Watch(), generation_items)
+    job = _Job(storage, corpus, model, settings, store.layout, watch or Watch(), generation_items, workers)
     with storage.lock():
         plan = load_plan(storage)
         if plan is not None:
@@ -157,6 +162,7 @@ class _Job:
     layout: Layout
     watch: Watch
     generation_items: int
+    workers: Workers | None
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -188,7 +194,10 @@ class _Job:
             left = [shard for shard in plan.shards if shard.shard not in committed]
             work = Work(self.storage, self.layout, self.settings, plan, how)
             total = sum(shard.stop - shard.start for shard in left)
-            done = run_shards(work, capture, left, total=total, progress=self.watch.progress)
+            if self.workers is None:
+                done = run_shards(work, capture, left, total=total, progress=self.watch.progress)
+            else:
+                done = run_shards_on(self.workers, work, capture, left, total=total, progress=self.watch.progress)
             extracted += done.items
             discard_plan(self.storage)
             if plan.last:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -92,6 +94,11 @@ class _Sample:
     single: torch.Tensor
     reference: str
 
+    def first(self, count: int) -> _Sample:
+        """Its first `count` items."""
+        token_ids = self.token_ids[:count]
+        return replace(self, token_ids=token_ids, single=self.single[:, : sum(map(len, token_ids))])
+
     def compare(self, batched: torch.Tensor, **found: Any) -> SelfCheck:
         """The check of batched states; `found` are its fields that say how the batch was made."""
         distance = (batched - self.single).norm(dim=-1) / self.single.norm(dim=-1).clamp_min(1e-30)
@@ -179,17 +186,20 @@ def _check_packed(sample: _Sample, packing: PackingAsked) -> tuple[SelfCheck | N
 def _check_compiled(sample: _Sample, eager: SelfCheck, batch_tokens: int) -> SelfCheck:
     """The check of compiled blocks, or the eager one where they cannot be compiled or give other states."""
     model = sample.probe.model
-    batch = pack(model, sample.token_ids, batch_tokens, first_position=eager.first_position, full=True)
-    if batch.given != batch_tokens:
+    # As much of the sample as one full batch takes: only those go through compiled blocks.
+    ends = list(itertools.accumulate(map(len, sample.token_ids)))
+    part = sample.first(bisect.bisect_right(ends, batch_tokens))
+    if not part.token_ids:
         return eager
+    batch = pack(model, part.token_ids, batch_tokens, first_position=eager.first_position, full=True)
     try:
         with compiled_blocks(model, batch_tokens):
-            states = sample.probe.run(batch.to(model.device))["tokens"]
+            states = part.probe.run(batch.to(model.device))["tokens"]
     except Exception as error:  # no compiler, or one that fails on this model: eager blocks give the same states
         why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         warnings.warn(f"{model.identity['id']} runs without compiled blocks, slower: {why}", stacklevel=2)
         return eager
-    check = sample.compare(states, batching="packed", first_position=eager.first_position, compiled=True)
+    check = part.compare(states, batching="packed", first_position=eager.first_position, compiled=True)
     if check.deviation > check.tolerance:
         warnings.warn(
             f"{model.identity['id']} runs without compiled blocks, slower: compiled states differ by "

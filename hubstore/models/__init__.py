@@ -2,7 +2,7 @@
 
 from hubstore.models.batch import Batch, Batching, HostBatch, Padding, collate, make_batch, pack, pad, tokenize
 from hubstore.models.blocks import find_blocks
-from hubstore.models.model import Model, load_model, wrap_model
+from hubstore.models.model import Model, devices_of, load_model, wrap_model
 from hubstore.models.packed import packed_attention
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Model",
     "Padding",
     "collate",
+    "devices_of",
     "find_blocks",
     "load_model",
     "make_batch",

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,9 @@ from hubstore.errors import ModelError
 from hubstore.models.blocks import find_blocks
 
 Kind = Literal["encoder", "causal"]
+
+HOST_BYTES = 64 << 20
+"""Of weights on a GPU, read at once for their digest."""
 
 UNBOUNDED = 1 << 20
 """Tokenizers write a huge number where they know no limit."""
@@ -189,10 +192,23 @@ def weights_digest(trunk: nn.Module) -> str:
     """SHA-256 over name, shape, dtype and CRC32C of every tensor: the same for the same weights in any file layout."""
     digest = hashlib.sha256()
     for name, tensor in sorted(trunk.state_dict().items()):
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        checksum = google_crc32c.extend(0, data)
+        checksum = 0
+        for part in _host_bytes(tensor):
+            checksum = google_crc32c.extend(checksum, part.numpy())
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {checksum:08x}\n".encode())
     return digest.hexdigest()
+
+
+def _host_bytes(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """A tensor's bytes in host memory, a part at a time: through pinned memory, at the speed of the bus."""
+    whole = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    if whole.device.type == "cpu":
+        yield whole
+        return
+    pinned = torch.empty(min(HOST_BYTES, len(whole)), dtype=torch.uint8, pin_memory=True)  # torch keeps it for later
+    for start in range(0, len(whole), HOST_BYTES):
+        part = whole[start : start + HOST_BYTES]
+        yield pinned[: len(part)].copy_(part)
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -214,6 +230,14 @@ def _kind(trunk: Any) -> Kind:
     moved = (states[0, :-1] - states[1, :-1]).norm() / states[0, :-1].norm()
     # In a causal model nothing at all moves but for rounding; in a random, tiny encoder it moves by 1e-5.
     return "causal" if moved < 1e-6 else "encoder"
+
+
+def devices_of(device: str) -> tuple[str, ...]:
+    """The devices that a user names: "cuda:0,cuda:1", or "auto" for every GPU there is, else the CPU."""
+    if device != "auto":
+        return tuple(part.strip() for part in device.split(","))
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return tuple(f"cuda:{number}" for number in range(count)) if count > 1 else (_default_device(),)
 
 
 def _default_device() -> str:

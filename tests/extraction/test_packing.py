@@ -1,0 +1,242 @@
+"""Packed batches give the states of single items, are kept to by resume, append and encode, and are never taken
+from a model that cannot have them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from hubstore.corpus import read_sample
+from hubstore.errors import StoreError
+from hubstore.extraction import Capture, PackingAsked, Settings, Watch, append, encode, extract, self_check
+from hubstore.extraction.compiled import compiled_blocks
+from hubstore.extraction.pipeline import batch_members
+from hubstore.extraction.pooling import segment_mean
+from hubstore.models import Batching, make_batch, pack, tokenize
+from hubstore.models.packed import plain_packed_attention
+from hubstore.store import StoreReader, verify
+from tests.extraction.test_crash import content
+from tests.extraction.test_extraction import ALL, items, sample
+from tests.tiny_models import FAMILIES, tiny_model
+
+UNPACKABLE = {"bloom": "cannot be told positions", "falcon": "TypeError"}
+PACKABLE = [family for family in FAMILIES if family not in UNPACKABLE]
+SETTINGS = Settings(poolings=ALL, layers=("all", "final"), dtype="float32", batch_tokens=256, batching="packed")
+TEXTS = [
+    "Hello.",
+    "A sentence that is a good deal longer than the first one, and goes on.",
+    "中文句子",
+    "x",
+    "Una frase.",
+]
+PACKED = Batching("packed")
+
+
+@pytest.mark.parametrize("family", PACKABLE)
+def test_packed_states_of_every_pooling_are_those_of_single_items(family):
+    model = tiny_model(family)
+    token_ids = tokenize(model, TEXTS, 128)[0]
+    capture = Capture(model, model.layer_names(), ALL, torch.float32)
+    check = self_check(capture, token_ids, "right", PackingAsked(256, 128))
+    assert check.batching == "packed"
+    assert check.first_position == (2 if family == "xlm-roberta" else 0)
+    assert check.deviation < 1e-4
+    packed = capture.run(pack(model, token_ids, 256, first_position=check.first_position, full=True).to(model.device))
+    single = [capture.run(make_batch(model, [ids])) for ids in token_ids]
+    for pooling in ALL:
+        expected = torch.cat([states[pooling] for states in single], dim=1)
+        torch.testing.assert_close(packed[pooling], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", UNPACKABLE)
+def test_a_model_that_cannot_be_packed_is_padded_and_the_store_says_why(tmp_path, family):
+    extract(sample(), tiny_model(family), tmp_path / "x.hub", SETTINGS)
+    check = StoreReader(tmp_path / "x.hub").attributes["self_check"]
+    assert check["batching"] == "padded"
+    assert UNPACKABLE[family] in check["refused"]
+    extract(sample(), tiny_model(family), tmp_path / "y.hub", replace(SETTINGS, batching="padded"))
+    one, other = StoreReader(tmp_path / "x.hub"), StoreReader(tmp_path / "y.hub")
+    assert torch.equal(one.hidden(2).read(), other.hidden(2).read())
+
+
+def test_a_window_that_attention_is_not_told_of_is_not_packed():
+    model = tiny_model("llama")
+    model.trunk.config.sliding_window = 64  # as of a model that has its window in the mask alone
+    capture = Capture(model, ("1",), ("mean",), torch.float32)
+    token_ids = tokenize(model, TEXTS, 32)[0]
+    assert self_check(capture, token_ids, "right", PackingAsked(256, 64)).batching == "packed"
+    check = self_check(capture, token_ids, "right", PackingAsked(256, 65))
+    assert (check.batching, check.refused) == (
+        "padded",
+        "its sliding window of 64 tokens does not reach packed attention",
+    )
+
+
+@pytest.mark.parametrize("family", ["llama", "xlm-roberta", "mistral"])
+def test_a_packed_store_holds_the_states_of_a_padded_one(tmp_path, family):
+    corpus = read_sample("ntrex", languages=["en", "zh-Hans", "ar"], limit=40)
+    packed = extract(corpus, tiny_model(family), tmp_path / "packed", SETTINGS)
+    padded = extract(corpus, tiny_model(family), tmp_path / "padded", replace(SETTINGS, batching="padded"))
+    one, other = StoreReader(tmp_path / "packed"), StoreReader(tmp_path / "padded")
+    assert one.attributes["self_check"]["batching"] == "packed"
+    assert packed.progress.tokens == padded.progress.tokens
+    for pooling in ALL:
+        for layer in one.layers:
+            ours, theirs = one.hidden(layer, pooling).read(), other.hidden(layer, pooling).read()
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert verify(one.storage) == []
+
+
+def test_a_packed_run_that_was_stopped_ends_byte_identical(tmp_path):
+    settings = replace(SETTINGS, poolings=("mean", "tokens"), layers=("0", "2"), memory_budget=1)
+    extract(items(900), tiny_model("llama"), tmp_path / "whole.hub", settings)
+    path = tmp_path / "stopped.hub"
+
+    def stop(done):
+        if done.shards == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(items(900), tiny_model("llama"), path, settings, watch=Watch(progress=stop))
+    done = extract(items(900), tiny_model("llama"), path, settings)
+    assert done.resumed
+    assert content(path) == content(tmp_path / "whole.hub")
+
+
+def test_append_and_encode_make_batches_as_the_store_did(tmp_path):
+    path = tmp_path / "x.hub"
+    extract(items(20, "first"), tiny_model("xlm-roberta"), path, SETTINGS)
+    append(items(10, "second"), tiny_model("xlm-roberta"), path)
+    store = StoreReader(path)
+    texts = store.items["text"].to_pylist()
+    states = encode(store, tiny_model("xlm-roberta"), texts, ("1", "3"), "mean")
+    for layer in ("1", "3"):
+        torch.testing.assert_close(states[layer], store.hidden(layer, "mean").read(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_store_from_before_packing_opens_is_appended_to_and_encodes(tmp_path):
+    path = tmp_path / "x.hub"
+    settings = replace(SETTINGS, batching="auto")
+    extract(items(20, "first"), tiny_model("llama"), path, settings)
+    root = path / "zarr.json"
+    content = json.loads(root.read_text())
+    attributes = content["attributes"]["hubstore"]
+    for kept in (attributes["settings"], attributes["corpora"][0]["identity"]["settings"]):
+        del kept["batching"], kept["compile"]
+    for name in ("batching", "first_position", "compiled", "refused"):
+        del attributes["self_check"][name]
+    root.write_text(json.dumps(content))
+    assert extract(items(20, "first"), tiny_model("llama"), path, settings).extracted == 0
+    assert append(items(5, "second"), tiny_model("llama"), path).items == 25
+    store = StoreReader(path)
+    text = store.items["text"][0].as_py()
+    state = encode(store, tiny_model("llama"), [text], ("2",), "mean")["2"]
+    torch.testing.assert_close(state, store.hidden(2, "mean").read(0, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_packed_batches_hold_every_item_once_and_are_nearly_full():
+    lengths = np.random.default_rng(0).integers(1, 100, 1000).astype(np.int32)
+    batches = list(batch_members(lengths, 512, PACKED))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(1000))
+    sizes = [int(lengths[batch].sum()) for batch in batches]
+    assert max(sizes) <= 512
+    assert min(sizes[:-1]) > 500
+    assert lengths[batches[0][0]] == lengths.max()
+    long = list(batch_members(np.array([3, 700, 2], np.int32), 512, PACKED))
+    assert [batch.tolist() for batch in long] == [[1], [0, 2]], "an item longer than a batch goes alone"
+
+
+def test_a_packed_batch_is_filled_up_and_nothing_is_pooled_from_fillers():
+    model = tiny_model("llama")
+    nearly = pack(model, [[5] * 60, [6] * 50], 120)
+    assert (nearly.given, nearly.tokens, nearly.items) == (120, 110, 2)
+    assert nearly.lengths == (60, 50, 10)
+    assert nearly.arrays["position_ids"][0, [0, 59, 60, 109, 110, 119]].tolist() == [0, 59, 0, 49, 0, 9]
+    assert pack(model, [[5] * 10], 120).given == 64
+    assert pack(model, [[5] * 130], 120).given == 192
+    full = pack(model, [[5] * 10], 120, full=True)
+    assert full.given == sum(full.lengths or ()) == 120
+    assert max(full.lengths or ()) == 10
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_plain_packed_attention_is_softmax_over_each_item_within_its_window(causal):
+    torch.manual_seed(0)
+    lengths, window, scale = (3, 3, 7, 1), 4, 0.3
+    query, key, value = torch.randn(14, 4, 8), torch.randn(14, 2, 8), torch.randn(14, 2, 8)
+    ours = plain_packed_attention(query, key, value, lengths, scale, causal, window)
+    item = torch.repeat_interleave(torch.arange(4), torch.tensor(lengths))
+    away = torch.arange(14)[:, None] - torch.arange(14)
+    seen = (item[:, None] == item) & (away.abs() < window) & ((away >= 0) | (not causal))
+    scores = torch.einsum("qhd,khd->hqk", query, key.repeat_interleave(2, 1)) * scale
+    weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+    torch.testing.assert_close(ours, torch.einsum("hqk,khd->qhd", weights, value.repeat_interleave(2, 1)))
+
+
+def test_segment_means_leave_out_the_gaps():
+    rows = torch.randn(20, 5, dtype=torch.bfloat16)
+    starts, stops = torch.tensor([1, 4, 9]), torch.tensor([4, 8, 10])
+    ours = segment_mean(rows, starts, stops)
+    expected = torch.stack([rows[a:b].float().mean(0) for a, b in zip(starts, stops, strict=True)])
+    torch.testing.assert_close(ours, expected)
+
+
+def test_blocks_compile_once_and_give_the_eager_states():
+    from torch._dynamo.utils import counters
+
+    model = tiny_model("llama")
+    token_ids = tokenize(model, TEXTS, 128)[0]
+    capture = Capture(model, model.layer_names(), ("tokens", "mean"), torch.float32)
+    check = self_check(capture, token_ids, "right", PackingAsked(256, 128, compile=True))
+    assert check.compiled
+    batches = [pack(model, ids, 256, full=True).to(model.device) for ids in (token_ids, token_ids[::-1])]
+    eager = [capture.run(batch) for batch in batches]
+    torch._dynamo.reset()
+    counters.clear()
+    with compiled_blocks(model, 256):
+        compiled = [capture.run(batch) for batch in batches]
+        capture.run(pack(model, token_ids[:2]).to(model.device))
+    assert counters["stats"]["unique_graphs"] == 1, "one compilation for all blocks, batches and sizes"
+    for ours, theirs in zip(compiled, eager, strict=True):
+        torch.testing.assert_close(ours["tokens"], theirs["tokens"], rtol=1e-4, atol=1e-5)
+    assert all("forward" not in vars(block) for block in model.blocks)
+
+
+def test_a_compiler_that_fails_is_told_of_and_done_without(monkeypatch):
+    model = tiny_model("gpt2")
+    token_ids = tokenize(model, TEXTS, 128)[0]
+
+    def broken(function, **options):
+        def call(*args, **kwargs):
+            raise RuntimeError("no C++ compiler")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    capture = Capture(model, ("1", "2"), ("mean",), torch.float32)
+    with pytest.warns(UserWarning, match=r"tiny-gpt2 runs without compiled blocks, slower: RuntimeError: no C\+\+"):
+        check = self_check(capture, token_ids, "right", PackingAsked(256, 128, compile=True))
+    assert (check.batching, check.compiled) == ("packed", False)
+
+
+def test_a_compiled_store_says_so_and_is_gone_on_with(tmp_path):
+    settings = Settings(layers=("1",), dtype="float32", batch_tokens=256, batching="packed", compile="on")
+    path = tmp_path / "x.hub"
+    extract(items(40), tiny_model("gpt2"), path, settings)
+    assert StoreReader(path).attributes["self_check"]["compiled"] is True
+    assert StoreReader(path).attributes["settings"]["compile"] == "on"
+    plain = extract(items(40), tiny_model("gpt2"), tmp_path / "y.hub", replace(settings, compile="off"))
+    torch.testing.assert_close(
+        StoreReader(path).hidden(1).read(), StoreReader(plain.path).hidden(1).read(), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_on_a_cpu_auto_pads_and_does_not_compile():
+    resolved = Settings().resolve(tiny_model("llama"))
+    assert (resolved.batching, resolved.compile) == ("padded", "off")
+    with pytest.raises(StoreError, match="batching 'dense' is not known; use auto, packed, padded"):
+        Settings(batching="dense").resolve(tiny_model("llama"))
