@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hubstore.corpus import read_sample
-from hubstore.extraction import Capture, Settings, extract, self_check
+from hubstore.extraction import Capture, PackingAsked, Settings, Workers, extract, self_check
+from hubstore.extraction.pooling import segment_mean
 from hubstore.kernels import match_rank, paired_cosine, topk_cosine
 from hubstore.models import tokenize, wrap_model
 from hubstore.store import StoreReader, verify
@@ -46,6 +47,65 @@ def test_batched_states_equal_single_states_on_a_gpu(family, dtype, padding):
     texts = ["Hello.", "A sentence that is a good deal longer than the first one.", "中文句子", "Una frase."]
     check = self_check(Capture(model, model.layer_names(), ("mean",), dtype), tokenize(model, texts, 128)[0], padding)
     assert check.deviation < check.tolerance
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_states_equal_single_states_on_a_gpu(family, dtype):
+    model = on_gpu(family, dtype)
+    texts = ["Hello.", "A sentence that is a good deal longer than the first one.", "中文句子", "Una frase."] * 5
+    capture = Capture(model, model.layer_names(), ("mean",), dtype)
+    check = self_check(capture, tokenize(model, texts, 128)[0], "right", PackingAsked(1024, 128))
+    assert check.batching == ("padded" if family in ("bloom", "falcon") else "packed"), check.refused
+    assert check.deviation < check.tolerance
+
+
+@pytest.mark.parametrize("family", ["llama", "bert", "gemma3"])
+@pytest.mark.parametrize("compile", ["on", "off"])
+def test_packed_stores_hold_the_states_of_padded_ones_compiled_or_not(tmp_path, family, compile):
+    corpus = read_sample("ntrex", languages=["en", "zh-Hans", "ar"], limit=60)
+    poolings = ("mean", "last", "first", "tokens")
+    packed = Settings(poolings=poolings, batch_tokens=1024, batching="packed", compile=compile)
+    padded = Settings(poolings=poolings, batch_tokens=1024, batching="padded")
+    extract(corpus, on_gpu(family, torch.bfloat16), tmp_path / "packed", packed)
+    extract(corpus, on_gpu(family, torch.bfloat16), tmp_path / "again", packed)
+    extract(corpus, on_gpu(family, torch.bfloat16), tmp_path / "padded", padded)
+    one, other = StoreReader(tmp_path / "packed"), StoreReader(tmp_path / "padded")
+    assert one.attributes["self_check"]["batching"] == "packed"
+    assert one.attributes["self_check"]["compiled"] is (compile == "on")
+    for pooling in poolings:
+        for layer in one.layers:
+            ours, theirs = one.hidden(layer, pooling).read().float(), other.hidden(layer, pooling).read().float()
+            assert (ours - theirs).norm() / theirs.norm() < 0.03, (pooling, layer)
+            again = StoreReader(tmp_path / "again").hidden(layer, pooling).read().float()
+            assert torch.equal(ours, again), "the same run gives the same bits"
+    assert verify(one.storage) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_segment_means_on_a_gpu_equal_those_on_a_cpu(dtype):
+    rows = torch.randn(500, 300).to(dtype)
+    rows[5] = float("nan")  # in a gap: nothing is read of it
+    starts, stops = torch.tensor([1, 7, 40, 41, 120]), torch.tensor([4, 40, 41, 119, 500])
+    ours = segment_mean(rows.cuda(), starts.cuda(), stops.cuda()).cpu()
+    torch.testing.assert_close(ours, segment_mean(rows, starts, stops), rtol=1e-5, atol=1e-6)
+
+
+def llama_on(device: str):
+    model = tiny_model("llama", dtype=torch.bfloat16)
+    return wrap_model(model.trunk, model.tokenizer, name="tiny-llama", device=device)
+
+
+def test_two_processes_on_gpus_write_the_store_of_one(tmp_path):
+    corpus = read_sample("ntrex", languages=["en", "zh-Hans", "ar"], limit=600)
+    settings = Settings(memory_budget=1)
+    second = f"cuda:{torch.cuda.device_count() - 1}"
+    extract(corpus, llama_on("cuda:0"), tmp_path / "one", settings)
+    extract(corpus, llama_on("cuda:0"), tmp_path / "two", settings, workers=Workers(llama_on, (second,)))
+    one, two = StoreReader(tmp_path / "one"), StoreReader(tmp_path / "two")
+    assert len(two.commits) > 2
+    assert torch.equal(one.hidden(3).read().view(torch.int16), two.hidden(3).read().view(torch.int16))
+    assert verify(two.storage) == []
 
 
 def test_a_bfloat16_model_fills_a_bfloat16_store(tmp_path):

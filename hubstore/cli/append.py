@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
 from hubstore.cli import options
 from hubstore.cli.extract import print_extraction
 from hubstore.cli.output import err
@@ -13,7 +19,9 @@ def append(
     corpus: options.CorpusArgument,
     parallel: options.ParallelOption = False,
     model: options.ModelOption = None,
-    device: options.DeviceOption = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto (every GPU there is, else the CPU), cpu, cuda, or several: cuda:0,cuda:1.")
+    ] = "auto",
     text_column: options.TextOption = None,
     id_column: options.IdOption = None,
     concept_column: options.ConceptOption = None,
@@ -41,13 +49,23 @@ def append(
         split=split,
         revision=corpus_revision,
     )
+    from hubstore.extraction import Workers
     from hubstore.extraction import append as run
+    from hubstore.models import devices_of
+
+    first, *others = devices_of(device)
+    load = functools.partial(load_again_on, store=store, source=model)
+    with err.status("loading the model"):
+        loaded = load(first)
+    workers = Workers(load, tuple(others)) if others else None
+    with watching(store.name) as watch:
+        done = run(items, loaded, store, watch=watch, workers=workers)
+    print_extraction(done, items, as_json)
+
+
+def load_again_on(device: str, store: Path, source: str | None) -> Any:
+    """A store's model on a device: what a worker process is told to do."""
     from hubstore.extraction import load_model_of
     from hubstore.store import StoreReader
 
-    opened = StoreReader(store)
-    with err.status("loading the model"):
-        loaded = load_model_of(opened, model, device)
-    with watching(store.name) as watch:
-        done = run(items, loaded, store, watch=watch)
-    print_extraction(done, items, as_json)
+    return load_model_of(StoreReader(store), source, device)

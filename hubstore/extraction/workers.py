@@ -1,0 +1,251 @@
+"""Several devices of one host: this process extracts on the first, one spawned process on each of the others.
+
+Shards go to whoever is free next. Each process commits its own; the store's lock stays with this one, and the
+others end with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any
+
+import torch
+
+from hubstore.errors import HubstoreError, ModelError, StoreError
+from hubstore.extraction.capture import Capture
+from hubstore.extraction.pipeline import Progress, Work, run_shards
+from hubstore.extraction.plan import PlannedShard
+from hubstore.models import Model
+
+SECONDS_TO_END = 5.0
+"""That a worker has to end by itself when it was asked to."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Devices beside the model's own, and how the model gets there.
+
+    Args:
+        load: gives the same model on a device, by the device's name; a function that can be pickled, such as
+            `functools.partial(load_and_place, name)` of a function at the top of a module.
+        devices: "cuda:1", "cuda:2", ...; one process each.
+    """
+
+    load: Callable[[str], Model]
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a worker is told."""
+
+    work: Work
+    load: Callable[[str], Model]
+    layers: tuple[str, ...]
+    poolings: tuple[str, ...]
+    dtype: torch.dtype
+    weights: str
+    threads: int
+
+
+class _Turns:
+    """Shards by turns over processes: each is handed out once."""
+
+    def __init__(self, shards: Sequence[PlannedShard], context: SpawnContext) -> None:
+        self._shards = tuple(shards)
+        self._next = context.Value("q", 0)
+
+    def __iter__(self) -> Iterator[PlannedShard]:
+        while True:
+            with self._next.get_lock():
+                number = self._next.value
+                self._next.value += 1
+            if number >= len(self._shards):
+                return
+            yield self._shards[number]
+
+
+def run_shards_on(
+    workers: Workers,
+    work: Work,
+    capture: Capture,
+    shards: Sequence[PlannedShard],
+    *,
+    total: int,
+    progress: Callable[[Progress], None] | None = None,
+) -> Progress:
+    """As `run_shards`, with the help of workers; no more of them than there are shards to share.
+
+    Raises:
+        StoreError: a worker was killed, or failed with an error that is not hubstore's; committed shards stay.
+        HubstoreError: whatever else stopped one of the processes.
+    """
+    devices = workers.devices[: max(len(shards) - 1, 0)]
+    if not devices:
+        return run_shards(work, capture, shards, total=total, progress=progress)
+    context = multiprocessing.get_context("spawn")
+    turns = _Turns(shards, context)
+    task = _Task(
+        work,
+        workers.load,
+        capture.layers,
+        capture.poolings,
+        capture.dtype,
+        capture.model.identity["weights"],
+        torch.get_num_threads(),
+    )
+    with _Team(context, turns, task, devices, total, progress) as team:
+        own = run_shards(work, capture, turns, total=total, progress=team.advanced)
+        team.finish()
+    return team.sum(own)
+
+
+class _Team:
+    """The workers of one run, and a thread that listens to them."""
+
+    def __init__(
+        self,
+        context: SpawnContext,
+        turns: _Turns,
+        task: _Task,
+        devices: Sequence[str],
+        total: int,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._report = progress or (lambda done: None)
+        self._store = task.work.storage.root
+        self._total = total
+        self._own = Progress(total=total)
+        self._theirs: dict[Connection, Progress] = {}
+        self._devices: dict[Connection, str] = {}
+        self._processes: dict[Connection, SpawnProcess] = {}
+        self._failures: list[HubstoreError] = []
+        self._lock = threading.Lock()
+        for device in devices:
+            ours, its = context.Pipe()
+            process = context.Process(target=_work, args=(its, turns, task, device), daemon=True)
+            process.start()
+            its.close()
+            self._theirs[ours], self._devices[ours], self._processes[ours] = Progress(), device, process
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+
+    def __enter__(self) -> _Team:
+        self._listener.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        for connection, process in self._processes.items():
+            if kind is not None:
+                process.terminate()
+            process.join(SECONDS_TO_END)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            connection.close()
+
+    def advanced(self, own: Progress) -> None:
+        """Report what this process and the workers have done; raises what a worker failed with."""
+        if self._failures:
+            raise self._failures[0]
+        with self._lock:
+            self._own = own
+            self._report(self.sum(own))
+
+    def sum(self, own: Progress) -> Progress:
+        """This process's progress and the workers' as one."""
+        every = [own, *self._theirs.values()]
+        apart = ("total", "seconds")
+        sums: dict[str, Any] = {
+            name: sum(getattr(progress, name) for progress in every)
+            for name in (field.name for field in fields(Progress))
+            if name not in apart
+        }
+        return replace(own, **sums, total=self._total, seconds=max(progress.seconds for progress in every))
+
+    def finish(self) -> None:
+        """Wait for the workers' last shards."""
+        self._listener.join()
+        if self._failures:
+            raise self._failures[0]
+
+    def _listen(self) -> None:
+        open_ones = set(self._theirs)
+        while open_ones:
+            for ready in wait(list(open_ones)):
+                assert isinstance(ready, Connection)
+                if not self._hear(ready):
+                    open_ones.discard(ready)
+            with self._lock, contextlib.suppress(BaseException):  # what watching raises, its own thread raises too
+                self._report(self.sum(self._own))
+
+    def _hear(self, connection: Connection) -> bool:
+        """One message of a worker; False when it was its last."""
+        try:
+            message = connection.recv()
+        except (EOFError, OSError):
+            self._failures.append(self._ended(connection))
+            return False
+        if isinstance(message, Progress):
+            self._theirs[connection] = message
+            return True
+        if isinstance(message, HubstoreError):
+            self._failures.append(message)
+        return False
+
+    def _ended(self, connection: Connection) -> StoreError:
+        process, device = self._processes[connection], self._devices[connection]
+        process.join(SECONDS_TO_END)
+        code = process.exitcode
+        how = f"ended with exit code {code}"
+        if code is not None and code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+        return StoreError(
+            f"{self._store}: the worker on {device} {how} before its shards were done; the shards that are committed "
+            "stay, and the same command goes on from there"
+        )
+
+
+def _work(parent: Connection, turns: _Turns, task: _Task, device: str) -> None:
+    """A worker process: load the model, extract and commit shards until none is left."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and ends its workers
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(task.threads)
+    lock = threading.Lock()  # progress comes from more than one thread
+
+    def advanced(done: Progress) -> None:
+        with lock:
+            parent.send(done)
+
+    try:
+        model = task.load(device)
+        if model.identity["weights"] != task.weights:
+            raise ModelError(f"the model loaded on {device} has other weights than the one that was checked")
+        capture = Capture(model, task.layers, task.poolings, task.dtype)
+        run_shards(task.work, capture, turns, total=0, progress=advanced)
+        parent.send(None)
+    except BaseException as error:
+        parent.send(_sendable(error, device))
+
+
+def _end_with(parent: Connection) -> None:
+    """The lock is the parent's: when it is gone, so are its workers, whatever they are at."""
+    with contextlib.suppress(EOFError, OSError):
+        parent.recv()
+    os._exit(1)
+
+
+def _sendable(error: BaseException, device: str) -> HubstoreError:
+    if isinstance(error, HubstoreError):
+        with contextlib.suppress(Exception):
+            pickle.loads(pickle.dumps(error))
+            return error
+    return StoreError(f"the worker on {device} failed with {type(error).__name__}: {error}")
