@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from hubstore.cli import options
 from hubstore.cli.output import err, out, print_json, table
@@ -35,7 +36,7 @@ def extract(
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens in a batch, padding included.")] = None,
     padding: Annotated[str, typer.Option(help="right or left, where batches are padded.")] = "right",
     batching: Annotated[
-        str, typer.Option(help="packed (items end to end), padded, or auto: packed on a GPU.")
+        str, typer.Option(help="packed (items end to end), padded, or auto: packed in half precision on a GPU.")
     ] = "auto",
     compile_blocks: Annotated[
         bool | None,
@@ -164,6 +165,8 @@ def print_extraction(done: Any, corpus: Any, as_json: bool) -> None:
     out.print(table(("partition", "items"), summary["partitions"].items()))
     if progress.truncated:
         out.print(f"[yellow]note:[/] {progress.truncated:,} texts were longer than the limit and cut")
+    if refused := store.attributes["self_check"].get("refused"):
+        out.print(f"[yellow]note:[/] batches are padded, since the model cannot be packed: {escape(refused)}")
     if corpus.skipped.count:
         out.print(f"[yellow]note:[/] {corpus.skipped.count:,} rows were skipped; the first:")
         for message in corpus.skipped.messages[:5]:

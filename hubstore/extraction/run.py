@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 import hubstore.version
 from hubstore.corpus import Corpus
-from hubstore.errors import ModelError, StoreExistsError
+from hubstore.errors import ModelError, SelfCheckError, StoreExistsError
 from hubstore.extraction.capture import Capture
 from hubstore.extraction.compiled import COMPILE_FROM, block_parameters
 from hubstore.extraction.pipeline import Progress, Work, run_shards
@@ -254,7 +254,18 @@ class _Job:
             check = self._self_check(capture, plan, before)
             self.watch.checked(check)
         self._describe(plan, described, check)
-        return (before or check).how(), check
+        return self._as_before(before, check), check
+
+    def _as_before(self, before: SelfCheck | None, check: SelfCheck) -> Batching:
+        """Batches as the store has them already, if there are any."""
+        if before is None:
+            return check.how()
+        if before.batching != check.batching:
+            raise SelfCheckError(
+                f"{self.storage.root} was made with packed batches, and {self.model.identity['id']} cannot be packed "
+                f"on {self.model.device}: {check.refused}; go on where the store was made, or make a new one"
+            )
+        return replace(before.how(), compiled=check.compiled)
 
     def _self_check(self, capture: Capture, plan: Plan, before: SelfCheck | None) -> SelfCheck:
         """Check on a sample of the plan; where the store has batches of one kind already, that kind."""

@@ -34,7 +34,8 @@ class Settings:
         batch_tokens: tokens in a batch, padding included; None for 2048 on a CPU, and on a GPU for 8192 packed and
             16384 padded.
         padding: "right" or "left", where batches are padded.
-        batching: "packed" lays items end to end, "padded" pads them; "auto" packs on a GPU. A model that cannot be
+        batching: "packed" lays items end to end, "padded" pads them; "auto" packs half-precision models on
+            a GPU. A model that cannot be
             packed is padded, as the self-check finds.
         compile: whether full packed batches go through compiled blocks: "on", "off", or "auto": on a GPU, where
             the run is long enough for compiling to pay.
@@ -81,7 +82,9 @@ class Settings:
         if not 0 < limit <= model.max_tokens:
             raise ModelError(f"max_tokens {limit}: {model.identity['id']} takes 1 to {model.max_tokens} tokens")
         gpu = model.device.type == "cuda"
-        batching = self.batching if self.batching != "auto" else "packed" if gpu else "padded"
+        # In float32 there is no FlashAttention: items of every length would be attended to one after the other.
+        fast = gpu and model.dtype in (torch.float16, torch.bfloat16)
+        batching = self.batching if self.batching != "auto" else "packed" if fast else "padded"
         packed = batching == "packed"
         batch_tokens = self.batch_tokens or (2048 if not gpu else 8192 if packed else 16384)
         return replace(

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -40,6 +41,11 @@ class Packing:
     bounds: torch.Tensor
     lengths: tuple[int, ...]
     windows: set[int] = field(default_factory=set)
+
+    @cached_property
+    def longest(self) -> int:
+        """The longest item's length."""
+        return max(self.lengths)
 
 
 _current: ContextVar[Packing] = ContextVar("packing")
@@ -114,7 +120,7 @@ def _packed_attention(
     packing = _current.get()
     if window:
         packing.windows.add(window)
-        if window >= max(packing.lengths):
+        if window >= packing.longest:
             window = 0
     if _flash_takes(query, value):
         return _flash(query, key, value, packing, scale, causal, window).contiguous()
@@ -171,7 +177,6 @@ def _flash(
     window: int,
 ) -> torch.Tensor:
     """torch's own FlashAttention; what `torch.nn.attention.varlen` calls, whose signature moves with every version."""
-    longest = max(packing.lengths)
     left = window - 1 if window else -1
     out: torch.Tensor = torch.ops.aten._flash_attention_forward(
         query,
@@ -179,8 +184,8 @@ def _flash(
         value,
         packing.bounds,
         packing.bounds,
-        longest,
-        longest,
+        packing.longest,
+        packing.longest,
         0.0,
         causal,
         False,

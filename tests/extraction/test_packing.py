@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hubstore.corpus import read_sample
-from hubstore.errors import StoreError
+from hubstore.errors import SelfCheckError, StoreError
 from hubstore.extraction import Capture, PackingAsked, Settings, Watch, append, encode, extract, self_check
 from hubstore.extraction.compiled import compiled_blocks
 from hubstore.extraction.pipeline import batch_members
@@ -116,6 +116,18 @@ def test_append_and_encode_make_batches_as_the_store_did(tmp_path):
     states = encode(store, tiny_model("xlm-roberta"), texts, ("1", "3"), "mean")
     for layer in ("1", "3"):
         torch.testing.assert_close(states[layer], store.hidden(layer, "mean").read(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_packed_store_takes_no_padded_items(tmp_path):
+    path = tmp_path / "x.hub"
+    extract(items(20, "first"), tiny_model("llama"), path, SETTINGS)
+    model = tiny_model("llama")
+    vars(model)["takes_position_ids"] = False
+    with pytest.raises(
+        SelfCheckError, match=r"x\.hub was made with packed batches, and tiny-llama cannot be packed on"
+    ):
+        append(items(10, "second"), model, path)
+    assert len(StoreReader(path)) == 20
 
 
 def test_a_store_from_before_packing_opens_is_appended_to_and_encodes(tmp_path):
