@@ -35,8 +35,7 @@ class Settings:
             16384 padded.
         padding: "right" or "left", where batches are padded.
         batching: "packed" lays items end to end, "padded" pads them; "auto" packs half-precision models on
-            a GPU. A model that cannot be
-            packed is padded, as the self-check finds.
+            a GPU. A model that cannot be packed is padded, as the self-check finds.
         compile: whether full packed batches go through compiled blocks: "on", "off", or "auto": on a GPU, where
             the run is long enough for compiling to pay.
         memory_budget: bytes of a shard being assembled.
