@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hubstore.kernels.rows import check_pair, check_widths, unit_rows
+from hubstore.kernels.rows import check_bias, check_lens, check_pair, check_widths, refuse_non_finite, unit_rows
 
 
 @dataclass(frozen=True)
@@ -92,29 +92,31 @@ def topk_cosine(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k:
     return scores, indices
 
 
-def match_rank(x: Tensor, y: Tensor, *, bias: Tensor | None = None) -> Tensor:
+def match_rank(
+    x: Tensor, y: Tensor, *, bias_x: Tensor | None = None, bias_y: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """See `hubstore.kernels.match_rank`."""
     check_pair(x, y)
+    check_bias(bias_x, x, "bias_x")
+    check_bias(bias_y, y, "bias_y")
     unit_x, unit_y = unit_rows(x, "x"), unit_rows(y, "y")
-    biases = torch.zeros(len(y)) if bias is None else bias
-    biases = biases.to(torch.float64)
-    ranks = torch.empty((*biases.shape[:-1], len(x)), dtype=torch.int64)
-    for i in range(len(x)):
-        scores = (unit_y * unit_x[i]).sum(-1) - biases
-        match = scores[..., i : i + 1]
-        ranks[..., i] = (scores > match).sum(-1) + (scores[..., :i] == match).sum(-1)
+    return _ranks(unit_x, unit_y, bias_y), _ranks(unit_y, unit_x, bias_x)
+
+
+def _ranks(queries: Tensor, candidates: Tensor, bias: Tensor | None) -> Tensor:
+    """int64 [n]: the rank of candidate i for query i, both float64 [n, width]."""
+    biases = torch.zeros(len(candidates)) if bias is None else bias
+    ranks = torch.empty(len(queries), dtype=torch.int64)
+    for i, query in enumerate(queries):
+        scores = (candidates * query).sum(-1) - biases.to(torch.float64)
+        ranks[i] = (scores > scores[i]).sum() + (scores[:i] == scores[i]).sum()
     return ranks
 
 
 def match_ranks(x: Tensor, y: Tensor, *, neighbours: int = 10) -> MatchRanks:
     """See `hubstore.kernels.match_ranks`."""
     near_x, near_y = _neighbour_means(x, y, neighbours), _neighbour_means(y, x, neighbours)
-    return MatchRanks(
-        forward=match_rank(x, y),
-        backward=match_rank(y, x),
-        csls_forward=match_rank(x, y, bias=near_y / 2),
-        csls_backward=match_rank(y, x, bias=near_x / 2),
-    )
+    return MatchRanks(*match_rank(x, y), *match_rank(x, y, bias_x=near_x / 2, bias_y=near_y / 2))
 
 
 def _neighbour_means(x: Tensor, y: Tensor, k: int) -> Tensor:
@@ -122,3 +124,42 @@ def _neighbour_means(x: Tensor, y: Tensor, k: int) -> Tensor:
     unit_y = unit_rows(y, "y")
     means = [(unit_y * row).sum(-1).topk(min(k, len(y))).values.mean() for row in unit_rows(x, "x")]
     return torch.stack(means)
+
+
+def lens_sweep(
+    hidden: Tensor,
+    unembedding: Tensor,
+    *,
+    targets: Tensor | None = None,
+    k: int = 0,
+    groups: Tensor | None = None,
+) -> LensSweep:
+    """See `hubstore.kernels.lens_sweep`."""
+    check_lens(hidden, unembedding, targets, k, groups)
+    states, vectors = hidden.to(torch.float64), unembedding.to(torch.float64)
+    refuse_non_finite(torch.linalg.vector_norm(states, dim=-1), "hidden")
+    refuse_non_finite(torch.linalg.vector_norm(vectors, dim=-1), "unembedding")
+    wanted = torch.empty(len(hidden), 0, dtype=torch.int64) if targets is None else targets.to(torch.int64)
+    weights = torch.empty(len(unembedding), 0) if groups is None else groups
+    n, t, g = len(hidden), wanted.shape[1], weights.shape[1]
+    swept = LensSweep(
+        log_partition=torch.empty(n),
+        entropy=torch.empty(n),
+        target_log_probabilities=torch.empty(n, t),
+        target_ranks=torch.empty(n, t, dtype=torch.int64),
+        top_log_probabilities=torch.empty(n, k),
+        top_tokens=torch.empty(n, k, dtype=torch.int64),
+        group_mass=torch.empty(n, g),
+    )
+    for i, state in enumerate(states):
+        logits = (vectors * state).sum(-1)
+        log_probabilities = logits.log_softmax(-1)
+        order = logits.argsort(descending=True, stable=True)
+        swept.log_partition[i] = logits.logsumexp(-1)
+        swept.entropy[i] = -(log_probabilities.exp() * log_probabilities).sum()
+        swept.target_log_probabilities[i] = log_probabilities[wanted[i]]
+        swept.target_ranks[i] = order.argsort()[wanted[i]]
+        swept.top_log_probabilities[i] = log_probabilities[order[:k]]
+        swept.top_tokens[i] = order[:k]
+        swept.group_mass[i] = log_probabilities.exp() @ weights.to(torch.float64)
+    return swept

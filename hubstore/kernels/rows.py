@@ -1,4 +1,4 @@
-"""Unit rows: what every kernel makes of its input first, and where NaN and infinity are refused."""
+"""What every kernel makes of its input first: unit rows, and where what cannot be computed is refused."""
 
 from __future__ import annotations
 
@@ -51,4 +51,40 @@ def check_widths(queries: Tensor, rows: Tensor) -> None:
     if queries.ndim != 2 or rows.ndim != 2 or queries.shape[1] != rows.shape[1]:
         raise ValueError(
             f"queries and rows must be [n, width] of one width: {tuple(queries.shape)} against {tuple(rows.shape)}"
+        )
+
+
+def check_bias(bias: Tensor | None, rows: Tensor, name: str) -> None:
+    """Raise ValueError unless `bias` is None or has an element for each of `rows` [n, width]."""
+    if bias is not None and bias.shape != rows.shape[:1]:
+        raise ValueError(f"{name} must be [{len(rows)}], one for each row: it is {list(bias.shape)}")
+
+
+def check_lens(hidden: Tensor, unembedding: Tensor, targets: Tensor | None, k: int, groups: Tensor | None) -> None:
+    """Raise ValueError unless the arguments of `lens_sweep` fit one another."""
+    if hidden.ndim != 2 or unembedding.ndim != 2 or hidden.shape[1] != unembedding.shape[1] or not len(unembedding):
+        raise ValueError(
+            "hidden must be [n, width] and unembedding [vocabulary, width] of one width: "
+            f"{tuple(hidden.shape)} against {tuple(unembedding.shape)}"
+        )
+    vocabulary = len(unembedding)
+    if not 0 <= k <= vocabulary:
+        raise ValueError(f"k is {k}; a vocabulary {tuple(unembedding.shape)} has 0 to {vocabulary} tokens to give")
+    if targets is not None:
+        _check_targets(targets, len(hidden), vocabulary)
+    if groups is not None and (groups.ndim != 2 or len(groups) != vocabulary):
+        raise ValueError(f"groups must be [{vocabulary}, g], weights of each token: they are {tuple(groups.shape)}")
+
+
+def _check_targets(targets: Tensor, n: int, vocabulary: int) -> None:
+    if targets.ndim != 2 or len(targets) != n:
+        raise ValueError(f"targets must be [{n}, t], tokens for each state: they are {tuple(targets.shape)}")
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise ValueError(f"targets must be integers: {tuple(targets.shape)} of {targets.dtype}")
+    outside = (targets < 0) | (targets >= vocabulary)
+    if bool(outside.any()):
+        row, column = torch.nonzero(outside)[0].tolist()
+        raise ValueError(
+            f"targets {tuple(targets.shape)} has {int(targets[row, column])} at [{row}, {column}], "
+            f"which is no token of a vocabulary of {vocabulary}"
         )

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from hubstore.analysis import retrieval
-from hubstore.kernels import cpu
+from hubstore.kernels.cpu import match
 from tests.analysis.test_similarity import related
 from tests.memory_store import parallel
 
@@ -22,7 +22,7 @@ def csls(cosines, k):
 
 @pytest.mark.parametrize("tile", [1024, 17])
 def test_every_recall_and_mrr_is_the_brute_force(monkeypatch, tile):
-    monkeypatch.setattr(cpu, "QUERIES", {"cpu": tile})
+    monkeypatch.setattr(match, "SIDE", tile)
     rows = related(languages=2)["1"]
     table = retrieval(parallel(["en", "zh"], {"1": rows}), bootstrap=50)
     assert table.num_rows == 2 * 4 * 4

@@ -7,7 +7,8 @@ import torch
 
 from hubstore import kernels
 from hubstore.errors import NonFiniteError
-from hubstore.kernels import reference, tiles
+from hubstore.kernels import reference
+from hubstore.kernels.cpu import lens, match, tiles, topk
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SHAPES = [(1, 1), (2, 3), (37, 5), (64, 64), (130, 33), (201, 96)]
@@ -16,8 +17,11 @@ SHAPES = [(1, 1), (2, 3), (37, 5), (64, 64), (130, 33), (201, 96)]
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Tiles of which the shapes above hold several, none of them whole."""
-    monkeypatch.setattr(tiles, "ROWS", {"cpu": 70, "cuda": 70})
-    monkeypatch.setattr(tiles, "QUERIES", {"cpu": 41, "cuda": 41})
+    monkeypatch.setattr(topk, "ROWS", 70)
+    monkeypatch.setattr(topk, "QUERIES", 41)
+    monkeypatch.setattr(match, "SIDE", 41)
+    monkeypatch.setattr(lens, "STATES", 29)
+    monkeypatch.setattr(lens, "TOKENS", 70)
     monkeypatch.setattr(tiles, "BLOCK", 1500)
 
 
@@ -92,6 +96,10 @@ def test_topk_orders_cosines_that_float32_cannot_tell_apart():
     assert_same_neighbours(queries, rows, 10)
 
 
+def assert_same_ranks(found, expected):
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("n", "width"), SHAPES)
 @pytest.mark.parametrize("states", [normal, massive])
@@ -99,20 +107,32 @@ def test_match_rank_is_the_reference(states, n, width, dtype):
     x = states(n, width, 1)
     y = (x + states(n, width, 2)).to(dtype)
     x = x.to(dtype)
-    bias = 0.01 * normal(2, n, 3).double()
-    assert torch.equal(kernels.match_rank(x, y), reference.match_rank(x, y))
-    assert torch.equal(kernels.match_rank(x, y, bias=bias), reference.match_rank(x, y, bias=bias))
-    assert torch.equal(kernels.match_rank(x, y, bias=bias[1]), reference.match_rank(x, y, bias=bias)[1])
+    biases = dict(zip(("bias_x", "bias_y"), 0.01 * normal(2, n, 3).double(), strict=True))
+    assert_same_ranks(kernels.match_rank(x, y), reference.match_rank(x, y))
+    assert_same_ranks(kernels.match_rank(x, y, **biases), reference.match_rank(x, y, **biases))
+    for name, bias in biases.items():
+        assert_same_ranks(kernels.match_rank(x, y, **{name: bias}), reference.match_rank(x, y, **{name: bias}))
+
+
+def test_match_rank_is_where_the_match_stands_in_each_direction():
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1]])
+    y = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    forward, backward = kernels.match_rank(x, y)
+    assert forward.tolist() == [0, 2, 2]  # y[1] is as near to x[0] as y[0] and comes after it
+    assert backward.tolist() == [0, 2, 1]
+    forward, backward = kernels.match_rank(x, y, bias_y=torch.tensor([2.0, 0.0, 0.0]))
+    assert forward.tolist() == [2, 1, 1]
+    assert backward.tolist() == [0, 2, 1]
 
 
 def test_match_rank_counts_equal_rows_of_smaller_index():
     y = normal(150, 40)
     y[[20, 70, 100, 149]] = y[3].clone()
-    ranks = kernels.match_rank(y, y)
     expected = torch.zeros(150, dtype=torch.int64)
     expected[[20, 70, 100, 149]] = torch.tensor([1, 2, 3, 4])
-    assert torch.equal(ranks, expected)
-    assert torch.equal(kernels.match_rank(normal(130, 8), torch.ones(130, 8)), torch.arange(130))
+    assert_same_ranks(kernels.match_rank(y, y), (expected, expected))
+    assert torch.equal(kernels.match_rank(normal(130, 8), torch.ones(130, 8))[0], torch.arange(130))
+    assert torch.equal(kernels.match_rank(torch.ones(130, 8), normal(130, 8))[1], torch.arange(130))
 
 
 def test_match_rank_resolves_cosines_that_differ_by_one_in_ten_million():
@@ -121,8 +141,8 @@ def test_match_rank_resolves_cosines_that_differ_by_one_in_ten_million():
     y = x + 2e-2 * normal(200, 64, 2).double()
     expected = reference.match_rank(x, y)
     assert kernels.paired_cosine(x, y).cosines.min() > 1 - 1e-6
-    assert 0.05 < (expected == 0).float().mean() < 1
-    assert torch.equal(kernels.match_rank(x, y), expected)
+    assert 0.05 < (expected[0] == 0).float().mean() < 1
+    assert_same_ranks(kernels.match_rank(x, y), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -156,7 +176,7 @@ def test_a_row_of_zeros_has_cosine_zero():
     scores, indices = kernels.topk_cosine(x, x, 5)
     assert (scores[2] == 0).all()
     assert indices[2].tolist() == [0, 1, 2, 3, 4]
-    assert kernels.match_rank(x, x)[[0, 1, 3, 4]].tolist() == [0, 0, 0, 0]
+    assert [ranks[[0, 1, 3, 4]].tolist() for ranks in kernels.match_rank(x, x)] == [[0, 0, 0, 0]] * 2
 
 
 def test_values_whose_squares_leave_float32_are_no_trouble():
@@ -192,3 +212,96 @@ def test_shapes_that_do_not_fit_are_named():
         kernels.match_rank(normal(3, 8), normal(4, 8))
     with pytest.raises(ValueError, match=r"\(3, 8\) against \(4, 7\)"):
         kernels.topk_cosine(normal(3, 8), normal(4, 7), 2)
+    with pytest.raises(ValueError, match=r"bias_y must be \[3\], one for each row: it is \[4\]"):
+        kernels.match_rank(normal(3, 8), normal(3, 8), bias_y=torch.zeros(4))
+
+
+def assert_same_lens(hidden, unembedding, atol=3e-5, **options):
+    found = kernels.lens_sweep(hidden, unembedding, **options)
+    expected = reference.lens_sweep(hidden, unembedding, **options)
+    for name, value in vars(expected).items():
+        got = getattr(found, name)
+        assert got.dtype == value.dtype, name
+        if value.dtype == torch.int64:
+            assert torch.equal(got, value), name
+        else:
+            torch.testing.assert_close(got, value, rtol=1e-6, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def drawn(n, t, vocabulary):
+    return torch.randint(vocabulary, (n, t), generator=torch.Generator().manual_seed(9))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+@pytest.mark.parametrize(("n", "width"), SHAPES)
+def test_lens_sweep_is_the_reference(n, width, dtype):
+    for vocabulary in (1, 64, 333):
+        hidden, unembedding = normal(n, width, 1, dtype), normal(vocabulary, width, 2, dtype)
+        groups = normal(vocabulary, 3, 3).softmax(1)
+        targets = drawn(n, 4, vocabulary)
+        assert_same_lens(hidden, unembedding, targets=targets, k=min(11, vocabulary), groups=groups)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_lens_sweep_of_states_with_huge_dimensions_is_the_reference(dtype):
+    hidden, unembedding = massive(53, 96, 1, dtype), 0.05 * normal(500, 96, 2)
+    unembedding = unembedding.to(dtype)
+    assert_same_lens(hidden, unembedding, targets=drawn(53, 9, 500), k=20, groups=torch.eye(500)[:, :5])
+
+
+def test_lens_sweep_gives_nothing_where_nothing_is_asked():
+    swept = kernels.lens_sweep(normal(5, 8), normal(30, 8, 1))
+    for name in ("target_log_probabilities", "target_ranks", "top_log_probabilities", "top_tokens", "group_mass"):
+        assert getattr(swept, name).shape == (5, 0)
+    assert kernels.lens_sweep(normal(0, 8), normal(30, 8, 1), k=3).top_tokens.shape == (0, 3)
+
+
+def test_lens_sweep_puts_the_smaller_of_equal_tokens_first_and_a_target_never_before_itself():
+    unembedding = normal(300, 48)
+    unembedding[torch.arange(3, 300, 2)] = unembedding[3].clone()
+    hidden = torch.cat([unembedding[3:4], normal(20, 48, 5), torch.zeros(1, 48)])
+    targets = torch.arange(300).repeat(22, 1)
+    swept = kernels.lens_sweep(hidden, unembedding, targets=targets, k=300)
+    assert swept.top_tokens[0, :30].tolist() == list(range(3, 63, 2))
+    assert swept.top_tokens[-1].tolist() == list(range(300))
+    assert torch.equal(swept.target_ranks, swept.top_tokens.argsort(1))
+    assert_same_lens(hidden, unembedding, targets=targets, k=40)
+
+
+def test_lens_sweep_of_logits_beyond_the_range_of_exp():
+    hidden, unembedding = normal(9, 16), 300 * normal(200, 16, 1)
+    assert kernels.lens_sweep(hidden, unembedding).log_partition.max() > 1000
+    assert_same_lens(hidden, unembedding, atol=1e-3, targets=drawn(9, 3, 200), k=5)
+
+
+def test_lens_sweep_takes_parameters():
+    unembedding = torch.nn.Parameter(normal(30, 8))
+    assert not kernels.lens_sweep(normal(5, 8), unembedding, k=2).top_log_probabilities.requires_grad
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_lens_sweep_refuses_and_names_what_is_not_finite(bad):
+    hidden, unembedding = normal(200, 8, 1), normal(200, 8, 2)
+    broken = hidden.clone()
+    broken[123, 4] = bad
+    with pytest.raises(NonFiniteError, match="row 123 of hidden holds NaN or infinity"):
+        kernels.lens_sweep(broken, unembedding)
+    with pytest.raises(NonFiniteError, match="row 123 of unembedding"):
+        kernels.lens_sweep(hidden, broken)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"k": 31}, r"k is 31; a vocabulary \(30, 8\)"),
+        ({"targets": torch.tensor([[0, 30]]).repeat(5, 1)}, r"targets \(5, 2\) has 30 at \[0, 1\]"),
+        ({"targets": torch.tensor([[-1]]).repeat(5, 1)}, r"has -1 at \[0, 0\]"),
+        ({"targets": torch.zeros(4, 2, dtype=torch.int64)}, r"\[5, t\], tokens for each state: they are \(4, 2\)"),
+        ({"targets": torch.zeros(5, 2)}, r"must be integers: \(5, 2\) of torch.float32"),
+        ({"groups": torch.zeros(29, 2)}, r"groups must be \[30, g\].*\(29, 2\)"),
+        ({"unembedding": torch.zeros(30, 7)}, r"\(5, 8\) against \(30, 7\)"),
+    ],
+)
+def test_lens_sweep_names_what_does_not_fit(options, named):
+    with pytest.raises(ValueError, match=named):
+        kernels.lens_sweep(**{"hidden": normal(5, 8), "unembedding": normal(30, 8), **options})

@@ -1,0 +1,143 @@
+"""The best k of a tile of approximate scores: a few candidates, chosen by what the error allows, scored exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+STRIDE = 64
+"""Scores that are looked at together, and one by one only where any of them may be a candidate."""
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+def exact_product(left: Any, right: Any) -> float:
+    """left · right in float64; equal operands give equal products."""
+    total = 0.0
+    for i in range(len(left)):
+        total += np.float64(left[i]) * np.float64(right[i])
+    return total
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+def exact_cosine(unit: Any, row: Any) -> float:
+    """unit · row / |row| in float64, 0 for a row of zeros."""
+    total, square = 0.0, 0.0
+    for i in range(len(unit)):
+        value = np.float64(row[i])
+        total += unit[i] * value
+        square += value * value
+    return total / np.sqrt(square) if square > 0 else 0.0
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _push(heap: Floats, value: np.float32) -> None:
+    """Replace the least of a min-heap."""
+    at = 0
+    while True:
+        child = 2 * at + 1
+        if child >= len(heap):
+            break
+        if child + 1 < len(heap) and heap[child + 1] < heap[child]:
+            child += 1
+        if heap[child] >= value:
+            break
+        heap[at] = heap[child]
+        at = child
+    heap[at] = value
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _insert(scores: Doubles, indices: Integers, score: float, index: int) -> None:
+    """Put a row into its place among the best, which are ordered by score, then by index."""
+    at = len(scores) - 1
+    if score < scores[at] or (score == scores[at] and index > indices[at]):
+        return
+    while at > 0 and (scores[at - 1] < score or (scores[at - 1] == score and indices[at - 1] > index)):
+        scores[at] = scores[at - 1]
+        indices[at] = indices[at - 1]
+        at -= 1
+    scores[at] = score
+    indices[at] = index
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def search_tile(
+    products: Floats,
+    bias: Floats,
+    relative: np.float32,
+    error: Floats,
+    shift: Doubles,
+    queries: Any,
+    rows: Any,
+    first: int,
+    cosine: bool,
+    budget: int,
+    bound: Doubles,
+    scores: Doubles,
+    indices: Integers,
+    failed: npt.NDArray[np.bool_],
+) -> None:
+    """Put the rows of a tile that belong to the best k of each query among them.
+
+    Args:
+        products: [q, t]; products[i, j] + bias[j] is the exact score less shift[i], but for the error.
+        bias: [t].
+        relative: error of a product as a share of its size.
+        error: [q], more than the rest of the error.
+        shift: [q].
+        queries: [q, width], what exact scores are computed from; unit rows where `cosine`.
+        rows: [t, width], the same.
+        first: index of the tile's first row.
+        cosine: whether a score is divided by the row's norm.
+        budget: a query with more candidates is left as it was, and `failed`.
+        bound: [q], scores that k rows seen by anyone reach; raised.
+        scores: [q, k] of the best rows, descending; equal ones by index.
+        indices: [q, k] of the best rows.
+        failed: [q], set.
+    """
+    count, k = products.shape[1], scores.shape[1]
+    chosen = np.empty(count, np.int32)
+    most = np.empty(count, np.float32)
+    heap = np.empty(k, np.float32)
+    for i in range(len(products)):
+        row, wide = products[i], error[i]
+        for j in range(k):
+            heap[j] = scores[i, k - 1 - j] - shift[i]
+        floor = max(heap[0], np.float32(bound[i] - shift[i]))
+        found = 0
+        for start in range(0, count, STRIDE):
+            stop = min(start + STRIDE, count)
+            reaching = np.int32(0)
+            least = floor - wide
+            for j in range(start, stop):
+                reaching |= np.int32(row[j] + bias[j] + abs(row[j]) * relative >= least)
+            if not reaching:
+                continue
+            for j in range(start, stop):
+                score, spread = row[j] + bias[j], abs(row[j]) * relative + wide
+                if score + spread >= floor:
+                    chosen[found], most[found] = j, score + spread
+                    found += 1
+                    if score - spread > heap[0]:
+                        _push(heap, score - spread)
+                        floor = max(floor, heap[0])
+        kept = 0
+        for c in range(found):
+            if most[c] >= floor:
+                chosen[kept] = chosen[c]
+                kept += 1
+        failed[i] = kept > budget
+        if failed[i]:
+            continue
+        for c in range(kept):
+            j = chosen[c]
+            score = exact_cosine(queries[i], rows[j]) if cosine else exact_product(queries[i], rows[j])
+            _insert(scores[i], indices[i], score, first + j)
+        bound[i] = max(bound[i], scores[i, k - 1])

@@ -1,0 +1,283 @@
+"""The logit lens: tiles of states and tokens, each tile of logits used up while it is in the cache.
+
+A few dimensions of a state may be a thousand times the others and nearly the same in all states. What the states have
+in common gives a token one product, computed in float64; float32 products of the rest lose no digits to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from hubstore.kernels.cpu import tiles
+from hubstore.kernels.cpu.candidates import Doubles, Floats, Integers, exact_product, search_tile
+from hubstore.kernels.cpu.threads import in_threads
+from hubstore.kernels.reference import LensSweep
+from hubstore.kernels.rows import check_lens, refuse_non_finite
+
+STATES = 512
+"""States of a tile."""
+
+TOKENS = 2048
+"""Tokens of a tile."""
+
+
+def lens_sweep(
+    hidden: Tensor,
+    unembedding: Tensor,
+    *,
+    targets: Tensor | None = None,
+    k: int = 0,
+    groups: Tensor | None = None,
+) -> LensSweep:
+    """See `hubstore.kernels.lens_sweep`."""
+    check_lens(hidden, unembedding, targets, k, groups)
+    hidden, unembedding = hidden.detach(), unembedding.detach()
+    n, vocabulary = len(hidden), len(unembedding)
+    _norms(hidden, "hidden")
+    longest = float(_norms(unembedding, "unembedding").amax())
+    mean = hidden.mean(0, dtype=torch.float64) if n else torch.zeros(hidden.shape[1], dtype=torch.float64)
+    of_mean = _of_mean(unembedding, mean)
+    lens = _Lens(
+        hidden=hidden,
+        unembedding=unembedding,
+        wanted=torch.empty(n, 0, dtype=torch.int64) if targets is None else targets.to(torch.int64).contiguous(),
+        groups=torch.empty(vocabulary, 0) if groups is None else groups.detach().to(torch.float32),
+        wide=torch.float64 if torch.float64 in (hidden.dtype, unembedding.dtype) else torch.float32,
+        mean=mean,
+        of_mean=of_mean,
+        errors=_errors(hidden, mean, of_mean, longest),
+    )
+    swept = _empty(n, lens.wanted.shape[1], k, lens.groups.shape[1])
+    states = min(STATES, max(1, math.ceil(n / torch.get_num_threads())))
+    in_threads(lambda span: lens.sweep(slice(*span), swept), tiles.spans(n, states))
+    return swept
+
+
+def _empty(n: int, t: int, k: int, g: int) -> LensSweep:
+    return LensSweep(
+        log_partition=torch.empty(n),
+        entropy=torch.empty(n),
+        target_log_probabilities=torch.empty(n, t),
+        target_ranks=torch.zeros(n, t, dtype=torch.int64),
+        top_log_probabilities=torch.empty(n, k),
+        top_tokens=torch.empty(n, k, dtype=torch.int64),
+        group_mass=torch.empty(n, g),
+    )
+
+
+def _norms(rows: Tensor, name: str) -> Tensor:
+    """float64 [n], in float32 arithmetic where that does not overflow; NonFiniteError for NaN and infinity."""
+    norms = torch.empty(len(rows), dtype=torch.float64)
+    for start, stop in _blocks(rows):
+        block = torch.linalg.vector_norm(rows[start:stop].to(torch.float32), dim=-1).to(torch.float64)
+        if not bool(torch.isfinite(block).all()):
+            block = torch.linalg.vector_norm(rows[start:stop].to(torch.float64), dim=-1)
+            refuse_non_finite(block, name, start)
+        norms[start:stop] = block
+    return norms
+
+
+def _of_mean(unembedding: Tensor, mean: Tensor) -> Tensor:
+    """float32 [vocabulary]: each token's product with the mean state."""
+    products = torch.empty(len(unembedding))
+    for start, stop in _blocks(unembedding):
+        block = unembedding[start:stop]
+        wide = block.to(torch.float64 if block.dtype == torch.float64 else torch.float32).contiguous()
+        _products_with(mean.numpy(), wide.numpy(), products[start:stop].numpy())
+    return products
+
+
+def _errors(hidden: Tensor, mean: Tensor, of_mean: Tensor, longest: float) -> Tensor:
+    """float32 [n]: more than the error of a state's logits, whose float32 sums run in lanes of 8 or more."""
+    moved = torch.empty(len(hidden), dtype=torch.float64)
+    for start, stop in _blocks(hidden):
+        moved[start:stop] = torch.linalg.vector_norm(hidden[start:stop] - mean, dim=-1)
+    rounding = 2.0**-24
+    of_rest = (hidden.shape[1] / 8 + 16) * rounding * longest * moved
+    return (of_rest + 4 * rounding * float(of_mean.abs().amax())).to(torch.float32)
+
+
+def _blocks(rows: Tensor) -> Iterator[tuple[int, int]]:
+    return tiles.spans(len(rows), max(1, tiles.BLOCK // max(1, rows.shape[1])))
+
+
+@dataclass(frozen=True)
+class _Lens:
+    """What is looked at, and with what.
+
+    Args:
+        hidden: [n, width].
+        unembedding: [vocabulary, width].
+        wanted: int64 [n, t], the targets.
+        groups: float32 [vocabulary, g].
+        wide: dtype that holds every input exactly.
+        mean: float64 [width], of the states.
+        of_mean: float32 [vocabulary], products of the tokens with it.
+        errors: float32 [n], of float32 logits.
+    """
+
+    hidden: Tensor
+    unembedding: Tensor
+    wanted: Tensor
+    groups: Tensor
+    wide: torch.dtype
+    mean: Tensor
+    of_mean: Tensor
+    errors: Tensor
+
+    def sweep(self, part: slice, swept: LensSweep) -> None:
+        """Fill `swept` for the states of `part`."""
+        states = self.hidden[part].to(self.wide).contiguous()
+        moved, errors = (states - self.mean).to(torch.float32), self.errors[part].numpy()
+        top_tokens = swept.top_tokens[part]
+        top = torch.full(top_tokens.shape, -torch.inf, dtype=torch.float64)
+        bound = np.full(len(states), -np.inf)
+        of_targets = self._target_logits(states, self.wanted[part])
+        softmax = _Softmax.empty(len(states), self.groups.shape[1])
+        for start, stop in tiles.spans(len(self.unembedding), TOKENS):
+            tokens = self.unembedding[start:stop].to(self.wide).contiguous()
+            logits = torch.addmm(self.of_mean[start:stop], moved, tokens.to(torch.float32).T)
+            _count_ahead(
+                logits.numpy(),
+                errors,
+                states.numpy(),
+                tokens.numpy(),
+                start,
+                of_targets.numpy(),
+                self.wanted[part].numpy(),
+                swept.target_ranks[part].numpy(),
+            )
+            if top.shape[1]:
+                search_tile(
+                    logits.numpy(),
+                    np.zeros(len(tokens), np.float32),
+                    np.float32(0),
+                    errors,
+                    np.zeros(len(states)),
+                    states.numpy(),
+                    tokens.numpy(),
+                    start,
+                    False,
+                    len(tokens),
+                    bound,
+                    top.numpy(),
+                    top_tokens.numpy(),
+                    np.empty(len(states), np.bool_),
+                )
+            softmax.add(logits, self.groups[start:stop])
+        partition = softmax.log_partition()
+        swept.log_partition[part] = partition
+        swept.entropy[part] = softmax.entropy()
+        swept.target_log_probabilities[part] = of_targets - partition[:, None]
+        swept.top_log_probabilities[part] = top - partition[:, None]
+        swept.group_mass[part] = softmax.mass / softmax.total[:, None]
+
+    def _target_logits(self, states: Tensor, wanted: Tensor) -> Tensor:
+        """float64 [n, t]."""
+        logits = torch.empty(wanted.shape, dtype=torch.float64)
+        for column in range(wanted.shape[1]):
+            tokens = self.unembedding[wanted[:, column]].to(self.wide)
+            _products_of_rows(states.numpy(), tokens.numpy(), logits[:, column].numpy())
+        return logits
+
+
+@dataclass
+class _Softmax:
+    """Sums over the tokens so far, of exp(logit - largest), each float64.
+
+    Args:
+        largest: [n], the largest logit.
+        total: [n].
+        weighted: [n], each term times logit - largest.
+        mass: [n, g], each term times the token's weights.
+    """
+
+    largest: Tensor
+    total: Tensor
+    weighted: Tensor
+    mass: Tensor
+
+    @classmethod
+    def empty(cls, n: int, g: int) -> _Softmax:
+        total, weighted = torch.zeros(2, n, dtype=torch.float64)
+        return cls(
+            torch.full((n,), torch.finfo(torch.float32).min, dtype=torch.float64),
+            total,
+            weighted,
+            torch.zeros(n, g, dtype=torch.float64),
+        )
+
+    def add(self, logits: Tensor, weights: Tensor) -> None:
+        """Add a tile of float32 logits [n, t], which are overwritten, with float32 weights [t, g] of its tokens."""
+        largest = torch.maximum(self.largest, logits.amax(1).to(torch.float64))
+        fallen = self.largest - largest
+        scale = fallen.exp()
+        below = logits.sub_(largest.to(torch.float32)[:, None])
+        terms = below.exp()
+        self.weighted = scale * self.weighted + (scale * self.total) * fallen + terms.mul(below).sum(1)
+        self.total = scale * self.total + terms.sum(1)
+        if weights.shape[1]:
+            self.mass = scale[:, None] * self.mass + terms @ weights
+        self.largest = largest
+
+    def log_partition(self) -> Tensor:
+        """float64 [n]."""
+        return self.largest + self.total.log()
+
+    def entropy(self) -> Tensor:
+        """float64 [n]."""
+        return self.total.log() - self.weighted / self.total
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _products_of_rows(left: Any, right: Any, out: Any) -> None:
+    for i in range(len(left)):
+        out[i] = exact_product(left[i], right[i])
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _products_with(left: Doubles, rows: Any, out: Floats) -> None:
+    for i in range(len(rows)):
+        out[i] = exact_product(left, rows[i])
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _count_ahead(
+    logits: Floats,
+    errors: Floats,
+    states: Any,
+    tokens: Any,
+    first: int,
+    of_targets: Doubles,
+    targets: Integers,
+    ranks: Integers,
+) -> None:
+    """Add to `ranks` [n, t] the tokens of a tile that stand before each target.
+
+    A float32 logit decides where its error cannot matter. The few others are computed exactly, as the target's was.
+    """
+    for i in range(len(logits)):
+        row = logits[i]
+        for t in range(targets.shape[1]):
+            wanted, target = of_targets[i, t], targets[i, t]
+            # Twice the error: it covers the rounding of these two bounds as well.
+            low, high = np.float32(wanted - 2 * errors[i]), np.float32(wanted + 2 * errors[i])
+            ahead, perhaps = np.int32(0), np.int32(0)
+            for j in range(len(row)):
+                ahead += np.int32(row[j] > high)
+                perhaps += np.int32(row[j] >= low)
+            ranks[i, t] += ahead
+            if perhaps == ahead:
+                continue
+            for j in range(len(row)):
+                if low <= row[j] <= high and first + j != target:
+                    logit = exact_product(states[i], tokens[j])
+                    ranks[i, t] += logit > wanted or (logit == wanted and first + j < target)

@@ -1,0 +1,39 @@
+"""Tasks on as many threads as torch has, each with one torch thread of its own.
+
+Threads of Python and not numba's parallel loops: several analyses call kernels at once, which numba's default
+threading layer does not allow, and a torch product on one thread wastes nothing on waiting for the others.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+def in_threads(work: Callable[[T], None], tasks: Iterable[T]) -> None:
+    """`work(task)` for every task; the first error, in the order of the tasks, is raised.
+
+    Tasks are drawn as threads become free, a few ahead at most, so that they may hold much memory.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        for task in tasks:
+            work(task)
+        return
+    waiting: deque[Future[None]] = deque()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for task in tasks:
+                waiting.append(pool.submit(work, task))
+                if len(waiting) > threads:
+                    waiting.popleft().result()
+            for future in waiting:
+                future.result()
+    finally:
+        torch.set_num_threads(threads)
