@@ -70,7 +70,18 @@ def _candidates(keys, groups, first, n, there):
 
 @triton.jit
 def _choose(
-    best, second, top, groups, tiles, n, first, leading, seconds, COUNT: tl.constexpr, TILES: tl.constexpr, PER_TILE: tl.constexpr
+    best,
+    second,
+    top,
+    groups,
+    tiles,
+    n,
+    first,
+    leading,
+    seconds,
+    COUNT: tl.constexpr,
+    TILES: tl.constexpr,
+    PER_TILE: tl.constexpr,
 ):
     """Merge a sweep's candidates into the leading COUNT of each query."""
     query = tl.program_id(0).to(tl.int64)
@@ -127,7 +138,7 @@ class Kept:
         return self.best, self.second, self.top, self.groups, self.tiles
 
 
-@dataclass
+@dataclass(frozen=True)
 class Leading:
     """The leading candidates of each query, descending.
 
@@ -144,6 +155,10 @@ class Leading:
         """No candidates yet, and room for at least `count`."""
         size = triton.next_power_of_2(max(16, count))
         return cls(*(torch.full((q, size), NONE, dtype=torch.int64, device=device) for _ in range(2)))
+
+    def part(self, span: slice) -> Leading:
+        """Those of some queries: a view, into which a sweep of theirs is merged."""
+        return Leading(self.found[span], self.seconds[span])
 
     def merge(self, kept: Kept, first: int) -> None:
         """Take in what a sweep left; its row 0 is row `first`, beyond all rows so far."""
@@ -174,11 +189,14 @@ class Leading:
         chosen = _wide(kept.top & -GROUP, tile).topk(min(count, kept.tiles), sorted=False).values
         chosen = LAST_ROW - (chosen & LAST_ROW)
         groups = (chosen[..., None] * kept.per_tile + torch.arange(kept.per_tile, device=tile.device)).flatten(1)
-        high, low = (self._candidates(keys.gather(1, groups), groups, kept.n, first) for keys in (kept.best, kept.second))
+        high, low = (
+            self._candidates(keys.gather(1, groups), groups, kept.n, first) for keys in (kept.best, kept.second)
+        )
         everyone = torch.cat([self.found, high, low], 1)
         followers = torch.cat([self.seconds, low, torch.full_like(low, NONE)], 1)
-        self.found, order = everyone.topk(count)
-        self.seconds = followers.gather(1, order)
+        leaders, order = everyone.topk(count)
+        self.found.copy_(leaders)
+        self.seconds.copy_(followers.gather(1, order))
 
     @staticmethod
     def _candidates(keys: Tensor, groups: Tensor, n: int, first: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -10,10 +12,11 @@ from torch import Tensor
 from hubstore.kernels.cuda.pairs import best, pair_cosine
 
 FEW = 4  # queries up to which reading the rows takes longer than the products
-ROWS, WIDTH, WARPS = 16, 512, 8
+ROWS, WIDTH, WARPS = 8, 512, 4
 SLACK = 22  # groups of rows beyond k that are scored again
 LEADING = 64  # of them, at most
-GROUPS = 1 << 16  # from which they are chosen
+GROUPS = 1 << 17  # from which they are chosen, at most
+COMPARED = 1024  # of which a program chooses
 DOUBT = 1e-6  # more than the error of a float32 cosine
 
 
@@ -57,17 +60,22 @@ def _largest_cosines(
 
 
 @triton.jit
-def _lead(largest, groups, chosen, last, COUNT: tl.constexpr, GROUPS: tl.constexpr):
-    """The COUNT groups of the largest cosines, and the largest of the others."""
-    query = tl.program_id(0)
-    group = tl.arange(0, GROUPS)
-    cosines = tl.load(largest + query * groups + group, group < groups, other=-float("inf"))
-    for place in range(COUNT):
-        where = tl.argmax(cosines, 0)
-        most = tl.max(cosines, 0)
-        tl.store(chosen + query * COUNT + place, tl.where(most > -float("inf"), where, -1))
-        cosines = tl.where(group == where, -float("inf"), cosines)
-    tl.store(last + query, tl.max(cosines, 0))
+def _lead(values, places, count, led, led_places, rest, COUNT: tl.constexpr, SIZE: tl.constexpr):
+    """Of SIZE values the COUNT largest and their places, and the largest of the others."""
+    query, part, parts = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    at = part * SIZE + tl.arange(0, SIZE)
+    value = tl.load(values + query * count + at, at < count, other=-float("inf"))
+    out = (query * parts + part) * COUNT
+    for number in range(COUNT):
+        where = tl.argmax(value, 0)
+        most = tl.max(value, 0)
+        place = part * SIZE + where
+        if places is not None:
+            place = tl.load(places + query * count + tl.minimum(place, count - 1)).to(tl.int32)
+        tl.store(led + out + number, most)
+        tl.store(led_places + out + number, tl.where(most > -float("inf"), place, -1))
+        value = tl.where(at == part * SIZE + where, -float("inf"), value)
+    tl.store(rest + query * parts + part, tl.max(value, 0))
 
 
 def few_topk(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
@@ -82,21 +90,33 @@ def few_topk(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor] | N
         return None
     steps = triton.cdiv(n, ROWS * GROUPS)
     groups = triton.cdiv(n, ROWS * steps)
-    count = min(triton.next_power_of_2(k + SLACK), groups)
     largest = torch.empty(q, groups, dtype=torch.float32, device=rows.device)
     block = min(WIDTH, max(16, triton.next_power_of_2(width)))
     _largest_cosines[(groups,)](
         queries, queries.stride(0), rows, rows.stride(0), n, width, largest, steps, q, ROWS, block, num_warps=WARPS
     )
-    chosen = torch.empty(q, count, dtype=torch.int64, device=rows.device)
-    last = torch.empty(q, 1, dtype=torch.float32, device=rows.device)
-    size = max(16, triton.next_power_of_2(groups))
-    _lead[(q,)](largest, groups, chosen, last, count, size, num_warps=max(1, min(32, size // 512)))
+    count = triton.next_power_of_2(k + SLACK)
+    led, places, rest = _leaders(largest, None, count, COMPARED)
+    led, places, last = _leaders(led, places, count, triton.next_power_of_2(led.shape[1]))
     within = torch.arange(ROWS * steps, device=rows.device)
-    places = (chosen[..., None] * (ROWS * steps) + within).flatten(1)
-    places = torch.where((chosen < 0).repeat_interleave(ROWS * steps, 1) | (places >= n), -1, places)
-    scores, indices = best(pair_cosine(queries, rows, places), places, k)
-    # What was not chosen has at most the last one's float32 cosine, and a little more by its error.
-    norms = torch.linalg.vector_norm(queries, dim=1, keepdim=True, dtype=torch.float64)
-    certain = (scores[:, -1:] * norms > last + DOUBT * norms) & torch.isfinite(largest.amax(1, keepdim=True))
-    return (scores, indices) if bool(certain.all()) else None
+    chosen = (places[..., None] * (ROWS * steps) + within).flatten(1)
+    chosen = chosen.masked_fill_((chosen < 0) | (chosen >= n), -1)
+    scores, indices = best(pair_cosine(queries, rows, chosen), chosen, k)
+    # What was not chosen has at most the largest float32 cosine of the rest, and a little more by its error.
+    norms = torch.linalg.vector_norm(queries, dim=1, dtype=torch.float64)
+    facts = torch.stack([scores[:, -1] * norms, rest.amax(1), last[:, 0], led[:, 0], norms]).tolist()
+    for worst, others, more, most, norm in zip(*facts, strict=True):
+        if not (worst > max(others, more) + DOUBT * norm and math.isfinite(most)):
+            return None
+    return scores, indices
+
+
+def _leaders(values: Tensor, places: Tensor | None, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every `size` of values [q, n] the `count` largest: them and their places [q, m], and the largest others [q, p]."""
+    q, n = values.shape
+    parts = triton.cdiv(n, size)
+    led = torch.empty(q, parts * count, dtype=torch.float32, device=values.device)
+    led_places = torch.empty(q, parts * count, dtype=torch.int64, device=values.device)
+    rest = torch.empty(q, parts, dtype=torch.float32, device=values.device)
+    _lead[(q, parts)](values, places, n, led, led_places, rest, count, size, num_warps=max(1, min(16, size // 512)))
+    return led, led_places, rest

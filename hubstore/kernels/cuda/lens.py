@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -16,9 +17,10 @@ from hubstore.kernels.cuda.sweep import just_below, own
 from hubstore.kernels.reference import LensSweep
 from hubstore.kernels.rows import check_lens, refuse_non_finite
 
-KEPT_BYTES = 96 << 20  # that a sweep over some states writes
+KEPT_BYTES = 144 << 20  # that a sweep over some states writes
 MASS_BYTES = 64 << 20  # of probabilities that are weighted at a time
 SLACK = 6  # candidates beyond k
+GATHERED = 8192  # targets whose rows are gathered at a time
 
 
 @triton.jit
@@ -41,14 +43,10 @@ def _read(products, first_m, first_n, m, n, arguments, TILE_M: tl.constexpr, TIL
         tokens, own_logits, ahead = targets[target]
         token = tl.load(tokens + rows, rows < m, other=0)
         logit = tl.load(own_logits + rows, rows < m, other=float("inf"))
-        here = (token >= first_n) & (token < first_n + TILE_N)
-        # Equal is ahead where the token is smaller: elsewhere that is to be greater than the number just below.
-        if tl.max(here.to(tl.int32), 0) > 0:
-            equal = (logits == logit[:, None]) & (columns[None, :] < token[:, None])
-            before = tl.sum(((logits > logit[:, None]) | equal).to(tl.int32), 1)
-        else:
-            limit = tl.where(token >= first_n + TILE_N, just_below(logit), logit)
-            before = tl.sum((logits > limit[:, None]).to(tl.int32), 1)
+        # Of tiles of smaller tokens what is equal is ahead too: greater than the number just below. Equal ones of the
+        # token's own tile are `_twins`: to tell them apart here would cost registers that there are not.
+        limit = tl.where(token >= first_n + TILE_N, just_below(logit), logit)
+        before = tl.sum(tl.where(logits > limit[:, None], 1.0, 0.0), 1).to(tl.int32)
         tl.atomic_add(ahead + rows, before, rows < m, sem="relaxed")
     if kept is not None:
         first_best, second, top, groups, tops = kept
@@ -63,6 +61,58 @@ def _read(products, first_m, first_n, m, n, arguments, TILE_M: tl.constexpr, TIL
     tl.store(weighted + at, tl.sum(likely * shifted, 1), rows < m)
 
 
+@triton.jit
+def _twins(unembedding, stride, width, tokens, ahead, TILE_N: tl.constexpr, WIDTH: tl.constexpr):
+    """Add the smaller tokens of a token's tile whose rows equal its own."""
+    at = tl.program_id(0)
+    token = tl.load(tokens + at)
+    other = token // TILE_N * TILE_N + tl.arange(0, TILE_N)
+    equal = (other < token).to(tl.int32)
+    start = 0
+    while (start < width) & (tl.max(equal, 0) > 0):
+        column = start + tl.arange(0, WIDTH)
+        inside = column < width
+        own_row = tl.load(unembedding + token * stride + column, inside, other=0.0)
+        there = (equal > 0)[:, None] & inside[None, :]
+        row = tl.load(unembedding + other[:, None] * stride + column[None, :], there, other=0.0)
+        equal *= tl.min((row == own_row[None, :]).to(tl.int32), 1)
+        start += WIDTH
+    tl.store(ahead + at, tl.load(ahead + at) + tl.sum(equal, 0))
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """A token for each of n states, its logit, and how many tokens stand before it so far."""
+
+    tokens: Tensor
+    logits: Tensor
+    ahead: Tensor
+
+    @classmethod
+    def of(cls, hidden: Tensor, unembedding: Tensor, tokens: Tensor) -> _Targets:
+        """Targets int64 [n], and their logits as the sweep computes them, so that none stands ahead of itself."""
+        logits = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        for start in range(0, len(hidden), GATHERED):
+            span = slice(start, start + GATHERED)
+            engine.diagonal(hidden[span], _aligned(unembedding[tokens[span]], hidden.dtype), _target, (logits[span],))
+        return cls(tokens, logits, torch.zeros(len(hidden), dtype=torch.int32, device=hidden.device))
+
+    def count_twins(self, unembedding: Tensor) -> None:
+        """Count equal rows of the token's own tile, which the sweep leaves out."""
+        if len(self.tokens):
+            tile_n = engine.tile_of(unembedding.dtype).n
+            _twins[(len(self.tokens),)](
+                unembedding,
+                unembedding.stride(0),
+                unembedding.shape[1],
+                self.tokens,
+                self.ahead,
+                tile_n,
+                16,
+                num_warps=4,
+            )
+
+
 def lens_sweep(
     hidden: Tensor,
     unembedding: Tensor,
@@ -74,64 +124,59 @@ def lens_sweep(
     """See `hubstore.kernels.lens_sweep`."""
     check_lens(hidden, unembedding, targets, k, groups)
     hidden, unembedding = _readable(hidden, unembedding)
-    if targets is None:
-        targets = torch.empty(len(hidden), 0, dtype=torch.int64, device=hidden.device)
+    n, device = len(hidden), hidden.device
+    columns = (
+        [] if targets is None else [targets[:, t].to(device, torch.int64).contiguous() for t in range(targets.shape[1])]
+    )
+    wanted = [_Targets.of(hidden, unembedding, column) for column in columns]
+    leading = Leading.none(n, min(k + SLACK, len(unembedding)), device) if k else None
+    log_partition, mean = (torch.empty(n, 1, dtype=torch.float64, device=device) for _ in range(2))
     step = _states_at_once(unembedding, k)
-    parts = [
-        _some(hidden[start : start + step], unembedding, targets[start : start + step], k, groups)
-        for start in range(0, len(hidden), step)
-    ]
-    parts = parts or [_some(hidden, unembedding, targets, k, groups)]
-    found = LensSweep(*(torch.cat(part) for part in zip(*parts, strict=True)))
-    if not bool(torch.isfinite(found.log_partition).all()):
+    for start in range(0, n, step):
+        span = slice(start, min(start + step, n))
+        log_partition[span], mean[span] = _sweep(hidden[span], unembedding, span, wanted, leading)
+    for target in wanted:
+        target.count_twins(unembedding)
+    if not bool(torch.isfinite(log_partition).all()):
         refuse_non_finite(torch.linalg.vector_norm(hidden, dim=1, dtype=torch.float64), "hidden")
         refuse_non_finite(torch.linalg.vector_norm(unembedding, dim=1, dtype=torch.float64), "unembedding")
-    return found
+    logits = _columns([target.logits for target in wanted], n, device)
+    top, tokens = _best(hidden, unembedding, leading, k) if leading else (logits[:, :0], logits[:, :0])
+    return LensSweep(
+        log_partition=log_partition[:, 0].to(torch.float32),
+        entropy=(log_partition - mean)[:, 0].to(torch.float32),
+        target_log_probabilities=(logits - log_partition).to(torch.float32),
+        target_ranks=_columns([target.ahead for target in wanted], n, device).to(torch.int64),
+        top_log_probabilities=(top - log_partition).to(torch.float32),
+        top_tokens=tokens.to(torch.int64),
+        group_mass=_mass(hidden, unembedding, log_partition, groups).to(torch.float32),
+    )
 
 
-def _some(
-    hidden: Tensor, unembedding: Tensor, targets: Tensor, k: int, groups: Tensor | None
-) -> tuple[Tensor, ...]:
-    """The fields of a LensSweep, for as many states as fit."""
+def _sweep(
+    hidden: Tensor, unembedding: Tensor, span: slice, wanted: Sequence[_Targets], leading: Leading | None
+) -> tuple[Tensor, Tensor]:
+    """Log-partition and mean logit, float64 [m, 1], of the states of `span`; their targets and candidates on the way."""
     m, vocabulary, device = len(hidden), len(unembedding), hidden.device
     tile_n = engine.tile_of(hidden.dtype).n
     tiles = triton.cdiv(vocabulary, tile_n)
     largest, total, weighted = (torch.empty(m, tiles, dtype=torch.float32, device=device) for _ in range(3))
-    kept = Kept(m, vocabulary, device, tile_n) if k else None
-    columns = [targets[:, t].contiguous() for t in range(targets.shape[1])]
-    logits = [_target_logits(hidden, unembedding, column) for column in columns]
-    ahead = [torch.zeros(m, dtype=torch.int32, device=device) for _ in columns]
-    if m:
-        each = tuple(zip(columns, logits, ahead, strict=True))
-        uneven = None if vocabulary % tile_n == 0 else 1
-        arguments = (largest, total, weighted, tiles, each, kept.arguments() if kept else None, uneven)
-        engine.sweep(hidden, unembedding, _read, arguments)
+    kept = Kept(m, vocabulary, device, tile_n) if leading else None
+    each = tuple((target.tokens[span], target.logits[span], target.ahead[span]) for target in wanted)
+    uneven = None if vocabulary % tile_n == 0 else 1
+    arguments = (largest, total, weighted, tiles, each, kept.arguments() if kept else None, uneven)
+    engine.sweep(hidden, unembedding, _read, arguments)
+    if leading and kept:
+        leading.part(span).merge(kept, 0)
     most = largest.amax(1, keepdim=True).to(torch.float64)
     share = torch.exp(largest - most)
     partition = (share * total).sum(1, keepdim=True)
-    log_partition = most + partition.log()
     # H = log Z - Σ p logit, with each tile's sum taken from its own maximum.
-    mean = (share * (weighted + total * largest)).sum(1, keepdim=True) / partition
-    fields: list[Tensor] = [log_partition[:, 0], (log_partition - mean)[:, 0]]
-    fields.append(_columns(logits, m, torch.float64, device) - log_partition)
-    fields.append(_columns(ahead, m, torch.int64, device))
-    scores, tokens = _best(hidden, unembedding, kept, k) if kept and m else (most[:, :0], targets[:, :0])
-    fields += [scores - log_partition, tokens, _mass(hidden, unembedding, log_partition, groups)]
-    return tuple(field if field.dtype == torch.int64 else field.to(torch.float32) for field in fields)
+    return most + partition.log(), (share * (weighted + total * largest)).sum(1, keepdim=True) / partition
 
 
-def _target_logits(hidden: Tensor, unembedding: Tensor, tokens: Tensor) -> Tensor:
-    """float32 [m], the very numbers that the sweep compares with, so that no token stands ahead of itself."""
-    logits = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-    if len(hidden):
-        engine.diagonal(hidden, unembedding[tokens], _target, (logits,))
-    return logits
-
-
-def _best(hidden: Tensor, unembedding: Tensor, kept: Kept, k: int) -> tuple[Tensor, Tensor]:
-    """Logits float64 and tokens int64 [m, k], of equal logits the smaller token first."""
-    leading = Leading.none(len(hidden), min(k + SLACK, len(unembedding)), hidden.device)
-    leading.merge(kept, 0)
+def _best(hidden: Tensor, unembedding: Tensor, leading: Leading, k: int) -> tuple[Tensor, Tensor]:
+    """Logits float64 and tokens int64 [n, k], of equal logits the smaller token first."""
     tokens = leading.rows
     logits, best_tokens = best(pair_product(hidden, unembedding, tokens), tokens, k)
     crowded = torch.nonzero(leading.crowded.any(1))[:, 0]
@@ -167,11 +212,13 @@ def _products(x: Tensor, y: Tensor) -> Tensor:
 def _readable(hidden: Tensor, unembedding: Tensor) -> tuple[Tensor, Tensor]:
     """Both as a sweep reads them: as they are where they can be, else in float32, which holds either's digits."""
     dtype = hidden.dtype if hidden.dtype == unembedding.dtype != torch.float64 else torch.float32
-    return tuple(part if part.dtype == dtype and engine.aligned(part) else _aligned(part, dtype) for part in (hidden, unembedding))  # type: ignore[return-value]
+    return _aligned(hidden, dtype), _aligned(unembedding, dtype)
 
 
 def _aligned(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """A copy whose rows begin on boundaries that a sweep can read from."""
+    """Rows in `dtype` that begin on boundaries that a sweep can read from: a copy where these do not."""
+    if rows.dtype == dtype and engine.aligned(rows):
+        return rows
     width = rows.shape[1]
     copy = torch.empty(len(rows), -(-width // 8) * 8, dtype=dtype, device=rows.device)[:, :width]
     return copy.copy_(rows)
@@ -184,6 +231,8 @@ def _states_at_once(unembedding: Tensor, k: int) -> int:
     return max(engine.TILE_M, KEPT_BYTES // max(1, each) // engine.TILE_M * engine.TILE_M)
 
 
-def _columns(columns: list[Any], m: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[m, t] of t columns; [m, 0] of none."""
-    return torch.stack(columns, 1).to(dtype) if columns else torch.empty(m, 0, dtype=dtype, device=device)
+def _columns(columns: Sequence[Tensor], n: int, device: torch.device) -> Tensor:
+    """float64 [n, t] of t columns; [n, 0] of none."""
+    return (
+        torch.stack(columns, 1).to(torch.float64) if columns else torch.empty(n, 0, dtype=torch.float64, device=device)
+    )

@@ -18,12 +18,11 @@ from hubstore.kernels.cuda.rows import (
     common_direction,
     converted,
     readable,
-    refuse_rows,
 )
 from hubstore.kernels.cuda.sweep import just_below, own
 from hubstore.kernels.cuda.topk import topk
 from hubstore.kernels.reference import MatchRanks
-from hubstore.kernels.rows import check_bias, check_pair
+from hubstore.kernels.rows import check_bias, check_pair, refuse_non_finite
 
 COPIED_BYTES = 96 << 20  # of each side's rows that are copied at a time
 
@@ -36,7 +35,10 @@ def _scores(products, rows, columns, m, n, side_m, side_n):
     """
     stretch, along_m, bias_m = side_m
     scale, along_n, bias_n = side_n
-    common = tl.load(along_m + rows, rows < m, other=0.0)[:, None] * tl.load(along_n + columns, columns < n, other=0.0)[None, :]
+    common = (
+        tl.load(along_m + rows, rows < m, other=0.0)[:, None]
+        * tl.load(along_n + columns, columns < n, other=0.0)[None, :]
+    )
     scaled = products * tl.load(scale + columns, columns < n, other=0.0)[None, :]
     scores = tl.fma(scaled, tl.load(stretch + rows, rows < m, other=0.0)[:, None] + tl.zeros_like(scaled), common)
     # Beyond the last row and column there is nothing that could stand before a match.
@@ -52,15 +54,23 @@ def _matches(products, first_m, first_n, m, n, arguments, TILE_M: tl.constexpr, 
     rows = first_m + tl.arange(0, TILE_M)
     columns = first_n + tl.arange(0, TILE_N)
     forward, backward = _scores(products, rows, columns, m, n, side_m, side_n)
-    tl.store(forward_out + rows, own(tl.where((columns < n)[None, :], forward, 0.0), first_m - first_n, TILE_M, TILE_N), rows < m)
-    tl.store(backward_out + rows, own(tl.where((columns < n)[None, :], backward, 0.0), first_m - first_n, TILE_M, TILE_N), rows < m)
+    tl.store(
+        forward_out + rows,
+        own(tl.where((columns < n)[None, :], forward, 0.0), first_m - first_n, TILE_M, TILE_N),
+        rows < m,
+    )
+    tl.store(
+        backward_out + rows,
+        own(tl.where((columns < n)[None, :], backward, 0.0), first_m - first_n, TILE_M, TILE_N),
+        rows < m,
+    )
 
 
 @triton.jit
 def _column_sums(counted, TILE_M: tl.constexpr, TILE_N: tl.constexpr):
     """int32 [TILE_N] of bool [TILE_M, TILE_N]; two columns in one number, which halves what threads exchange."""
-    even, odd = tl.split(tl.reshape(counted.to(tl.int32), (TILE_M, TILE_N // 2, 2)))
-    both = tl.sum(even + odd * 65536, 0)
+    even, odd = tl.split(tl.reshape(tl.where(counted, 1.0, 0.0), (TILE_M, TILE_N // 2, 2)))
+    both = tl.sum(even + odd * 65536.0, 0).to(tl.int32)  # exact: below 2^24
     return tl.reshape(tl.join(both & 65535, both >> 16), (TILE_N,))
 
 
@@ -80,7 +90,7 @@ def _count(products, first_m, first_n, m, n, arguments, TILE_M: tl.constexpr, TI
     match_m = tl.where(among, float("inf"), tl.where(left_of, just_below(match_m), match_m))
     match_n = tl.where(among, float("inf"), tl.where(right_of, just_below(match_n), match_n))
     forward, backward = _scores(products, rows, columns, m, n, side_m, side_n)
-    counted_m = tl.sum((forward > match_m[:, None]).to(tl.int32), 1)
+    counted_m = tl.sum(tl.where(forward > match_m[:, None], 1.0, 0.0), 1).to(tl.int32)
     counted_n = _column_sums(backward > match_n[None, :], TILE_M, TILE_N)
     tl.atomic_add(ahead_m + rows, counted_m, rows < m, sem="relaxed")
     tl.atomic_add(ahead_n + columns, counted_n, columns < n, sem="relaxed")
@@ -137,23 +147,91 @@ def match_rank(
     check_bias(bias_x, x, "bias_x")
     check_bias(bias_y, y, "bias_y")
     n = len(x)
-    ahead_x, ahead_y = (torch.zeros(n, dtype=torch.int32, device=x.device) for _ in range(2))
-    if n:
-        direction = common_direction(y, "y")
-        matches_x, matches_y = (torch.empty(n, dtype=torch.float32, device=x.device) for _ in range(2))
-        for right in _right(y, direction, bias_y):
-            for left, there in _beside(x, right, direction, bias_x):
-                arguments = (left.factors, there.factors, matches_x[left.here], matches_y[left.here])
-                engine.diagonal(left.values, there.values, _matches, arguments)
-                arguments = (*arguments, ahead_x[left.here], ahead_y[left.here])
+    if not n:
+        return (torch.zeros(0, dtype=torch.int64, device=x.device),) * 2
+    direction = common_direction(y)
+    found = None
+    if readable(y):
+        found = _Matching(x, y, bias_x, bias_y, direction, stored=True).ranks()
+    if found is None:  # not to be read as it is, or a norm leaves float32
+        found = _Matching(x, y, bias_x, bias_y, direction, stored=False).ranks()
+    assert found is not None
+    return found
+
+
+@dataclass(frozen=True)
+class _Matching:
+    """One count of what stands before each match, in both directions.
+
+    Args:
+        x: [n, width].
+        y: [n, width].
+        bias_x: [n] or None.
+        bias_y: [n] or None.
+        direction: what y's rows have in common.
+        stored: whether rows are read where they are stored, where that can be.
+    """
+
+    x: Tensor
+    y: Tensor
+    bias_x: Tensor | None
+    bias_y: Tensor | None
+    direction: Direction
+    stored: bool
+
+    def ranks(self) -> tuple[Tensor, Tensor] | None:
+        """int64 [n] twice; None where stored rows must be converted."""
+        n, device = len(self.x), self.x.device
+        ahead_x, ahead_y = (torch.zeros(n, dtype=torch.int32, device=device) for _ in range(2))
+        matches_x, matches_y = (torch.empty(n, dtype=torch.float32, device=device) for _ in range(2))
+        bad: list[Tensor] = []
+        for right in self._right(bad):
+            for left in self._left(right.here, right.values.dtype, bad):
+                there = right.part(left.start, left.here.stop)
+                matches = matches_x[left.here], matches_y[left.here]
+                engine.diagonal(left.values, there.values, _matches, (left.factors, there.factors, *matches))
+                ahead = ahead_x[left.here], ahead_y[left.here]
+                arguments = (left.factors, there.factors, *matches, *ahead)
                 engine.diagonal(left.values, there.values, _count_among, arguments)
-        for right in _right(y, direction, bias_y):
-            for left in _left(x, right.values.dtype, direction, bias_x, 0):
+        for right in self._right(bad):
+            for left in self._left(slice(0, n), right.values.dtype, bad):
                 matches = matches_x[left.here], matches_y[right.here]
                 ahead = ahead_x[left.here], ahead_y[right.here]
-                arguments = (left.factors, right.factors, *matches, *ahead, left.start, right.start)
-                engine.sweep(left.values, right.values, _count, arguments)
-    return ahead_x.to(torch.int64), ahead_y.to(torch.int64)
+                offsets = left.start, right.start
+                engine.sweep(
+                    left.values, right.values, _count, (left.factors, right.factors, *matches, *ahead, *offsets)
+                )
+        if bool(torch.stack(bad).any()):
+            for rows, name in ((self.x, "x"), (self.y, "y")):
+                for start, stop in _spans(rows):
+                    norms = torch.linalg.vector_norm(rows[start:stop], dim=1, dtype=torch.float64)
+                    refuse_non_finite(norms, name, start)
+            return None
+        return ahead_x.to(torch.int64), ahead_y.to(torch.int64)
+
+    def _right(self, bad: list[Tensor]) -> Iterator[_Side]:
+        """The candidates' side: as it is stored, or copied block by block."""
+        for start, stop in [(0, len(self.y))] if self.stored else _spans(self.y):
+            rows = self.y[start:stop]
+            prepared = as_stored(rows, self.direction) if self.stored else converted(rows, self.direction, torch.float16)
+            bad.append(prepared.bad)
+            along = prepared.along.to(torch.float32) if self.direction.there else torch.zeros_like(prepared.scale)
+            yield _Side(start, prepared.values, (prepared.scale, along, _bias(self.bias_y, prepared, start)))
+
+    def _left(self, here: slice, dtype: torch.dtype, bad: list[Tensor]) -> Iterator[_Side]:
+        """The queries' side: its part across the direction block by block, or all as it is where there is none."""
+        rows = self.x[here]
+        whole = self.stored and not self.direction.there and rows.dtype == dtype and readable(rows)
+        for start, stop in [(0, len(rows))] if whole else _spans(rows):
+            some, first = rows[start:stop], here.start + start
+            prepared = as_stored(some, self.direction) if whole else converted(some, self.direction, dtype)
+            bad.append(prepared.bad)
+            along, common = torch.zeros_like(prepared.scale), _bias(self.bias_x, prepared, first)
+            if self.direction.there:
+                along = (prepared.along + self.direction.level).to(torch.float32)
+                # What is common to a row's scores tells its columns' matches apart.
+                common = (common - prepared.along * self.direction.level).to(torch.float32)
+            yield _Side(first, prepared.values, (prepared.scale, along, common))
 
 
 def match_ranks(x: Tensor, y: Tensor, *, neighbours: int = 10) -> MatchRanks:
@@ -164,44 +242,6 @@ def match_ranks(x: Tensor, y: Tensor, *, neighbours: int = 10) -> MatchRanks:
     forward, backward = match_rank(x, y)
     csls_forward, csls_backward = match_rank(x, y, bias_x=near_x / 2, bias_y=near_y / 2)
     return MatchRanks(forward, backward, csls_forward, csls_backward)
-
-
-def _right(y: Tensor, direction: Direction, bias: Tensor | None) -> Iterator[_Side]:
-    """The candidates' side: as it is stored where the sweep can read it, else copied block by block."""
-    stored = readable(y)
-    if stored:
-        prepared = as_stored(y, direction)
-        stored = not refuse_rows(y, prepared, "y")
-        if stored:
-            yield _right_side(0, prepared, bias)
-    for start, stop in () if stored else _spans(y):
-        prepared = converted(y[start:stop], direction, torch.float16)
-        refuse_rows(y[start:stop], prepared, "y", start)
-        yield _right_side(start, prepared, bias)
-
-
-def _right_side(start: int, prepared: Ready, bias: Tensor | None) -> _Side:
-    factors = (prepared.scale, prepared.along.to(torch.float32), _bias(bias, prepared, start))
-    return _Side(start, prepared.values, factors)
-
-
-def _left(x: Tensor, dtype: torch.dtype, direction: Direction, bias: Tensor | None, first: int) -> Iterator[_Side]:
-    """The queries' side, of which x[0] is row `first`: its part across the direction, block by block."""
-    for start, stop in _spans(x):
-        prepared = converted(x[start:stop], direction, dtype)
-        refuse_rows(x[start:stop], prepared, "x", first + start)
-        along = (prepared.along + direction.level).to(torch.float32)
-        # What is common to a row's scores tells its columns' matches apart.
-        common = _bias(bias, prepared, first + start) - prepared.along * direction.level
-        yield _Side(first + start, prepared.values, (prepared.scale, along, common.to(torch.float32)))
-
-
-def _beside(
-    x: Tensor, right: _Side, direction: Direction, bias: Tensor | None
-) -> Iterator[tuple[_Side, _Side]]:
-    """The queries whose matches are in `right`, and these."""
-    for left in _left(x[right.here], right.values.dtype, direction, bias, right.start):
-        yield left, right.part(left.start, left.here.stop)
 
 
 def _bias(bias: Tensor | None, rows: Ready, start: int) -> Tensor:

@@ -56,7 +56,9 @@ def _paired(
         norm_a, norm_b = tl.sqrt(_row_sums(a * a, ROWS, WIDTH)), tl.sqrt(_row_sums(b * b, ROWS, WIDTH))
         inverse_a = tl.where(norm_a > 0, 1 / tl.where(norm_a > 0, norm_a, 1.0), 0.0)
         inverse_b = tl.where(norm_b > 0, 1 / tl.where(norm_b > 0, norm_b, 1.0), 0.0)
-        tl.store(cosines + layer * n + row, _row_sums(a * b, ROWS, WIDTH) * inverse_a * inverse_b, row < n)
+        cosine = _row_sums(a * b, ROWS, WIDTH) * inverse_a * inverse_b
+        fits = (norm_a < float("inf")) & (norm_b < float("inf"))
+        tl.store(cosines + layer * n + row, tl.where(fits, cosine, float("nan")), row < n)
         tl.store(norms_x + layer * n + row, norm_a, row < n)
         tl.store(norms_y + layer * n + row, norm_b, row < n)
         total_x += tl.sum(a * inverse_a.to(NUMBER)[:, None], 0)
@@ -90,16 +92,17 @@ def paired_cosine(x: Tensor, y: Tensor) -> PairedCosine:
     layers, n, width = x.shape
     programs = max(1, min(triton.cdiv(n, ROWS), triton.cdiv(PROGRAMS * processors(x.device), max(layers, 1))))
     cosines, norms_x, norms_y = (torch.empty(layers, n, dtype=torch.float64, device=x.device) for _ in range(3))
-    sums = [torch.zeros(layers, programs, width, dtype=torch.float64, device=x.device) for _ in range(2)]
-    if layers and n:
-        arguments = (x, x.stride(0), x.stride(1), y, y.stride(0), y.stride(1), n, width, cosines, norms_x, norms_y, *sums)
-        block = max(16, triton.next_power_of_2(width))
-        narrow = x.dtype == y.dtype and x.dtype in (torch.float16, torch.bfloat16)
-        number = tl.float32 if narrow else tl.float64
-        warps = WARPS if narrow else max(1, min(16, block // 256))
-        _paired[(programs, layers)](*arguments, number, ROWS, block, STAGES, num_warps=warps)
-        if narrow and not bool(torch.isfinite(norms_x.sum() + norms_y.sum())):  # in float32; in float64 they may be
-            _paired[(programs, layers)](*arguments, tl.float64, ROWS, block, 1, num_warps=max(1, min(16, block // 256)))
+    sums = [torch.empty(layers, programs, width, dtype=torch.float64, device=x.device) for _ in range(2)]
+    if not layers or not n:
+        return PairedCosine(cosines, *(torch.zeros(layers, width, dtype=torch.float64, device=x.device) for _ in sums))
+    arguments = (x, x.stride(0), x.stride(1), y, y.stride(0), y.stride(1), n, width, cosines, norms_x, norms_y, *sums)
+    block = max(16, triton.next_power_of_2(width))
+    if x.dtype == y.dtype and x.dtype in (torch.float16, torch.bfloat16):
+        _paired[(programs, layers)](*arguments, tl.float32, ROWS, block, STAGES, num_warps=WARPS)
+        if bool(torch.isfinite(cosines.sum())):
+            return PairedCosine(cosines, sums[0].sum(1), sums[1].sum(1))
+    # Norms that leave float32, or products that float32 would round.
+    _paired[(programs, layers)](*arguments, tl.float64, ROWS, block, 1, num_warps=max(1, min(16, block // 256)))
     one = layers == 1  # a single layer is not named in errors
     refuse_non_finite(norms_x[0] if one else norms_x, "x")
     refuse_non_finite(norms_y[0] if one else norms_y, "y")

@@ -12,16 +12,29 @@ RANKED = 512  # candidates that a program ranks against one another
 
 
 @triton.jit
-def _pair_products(
-    queries, q_stride, rows, r_stride, chosen, products, squares, count, width, PAIRS: tl.constexpr, WIDTH: tl.constexpr
+def _pair_scores(
+    queries,
+    q_stride,
+    rows,
+    r_stride,
+    chosen,
+    scores,
+    count,
+    width,
+    COSINE: tl.constexpr,
+    PAIRS: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
+    """Products in float64, or cosines, summed in one order whatever the row, so that equal rows tie."""
     query = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * PAIRS + tl.arange(0, PAIRS)
     row = tl.load(chosen + query * count + place, place < count, other=-1)
     there = row >= 0
+    score = tl.zeros((PAIRS,), tl.float64)
     if tl.max(row, 0) >= 0:
         product = tl.zeros((PAIRS, WIDTH), tl.float64)
         square = tl.zeros((PAIRS, WIDTH), tl.float64)
+        own = tl.zeros((WIDTH,), tl.float64)
         for start in range(0, width, WIDTH):
             column = start + tl.arange(0, WIDTH)
             inside = column < width
@@ -29,67 +42,59 @@ def _pair_products(
             y = tl.load(rows + row[:, None] * r_stride + column[None, :], there[:, None] & inside[None, :], other=0.0)
             y = y.to(tl.float64)
             product += y * x[None, :]
-            if squares is not None:
+            if COSINE:
                 square += y * y
-        tl.store(products + query * count + place, tl.sum(product, 1), there)
-        if squares is not None:
-            tl.store(squares + query * count + place, tl.sum(square, 1), there)
+                own += x * x
+        score = tl.sum(product, 1)
+        if COSINE:
+            norms = tl.sqrt(tl.sum(square, 1)) * tl.sqrt(tl.sum(own, 0))
+            score = tl.where(norms > 0, score / tl.where(norms > 0, norms, 1.0), 0.0)
+    tl.store(scores + query * count + place, tl.where(there, score, -float("inf")), place < count)
 
 
 def pair_product(queries: Tensor, rows: Tensor, chosen: Tensor) -> Tensor:
-    """float64 [q, c]: queries[i] · rows[chosen[i, j]], each summed in one order whatever the row, so that equal rows tie.
+    """float64 [q, c]: queries[i] · rows[chosen[i, j]].
 
     Args:
         queries: [q, width], any float dtype.
         rows: [n, width], any float dtype.
         chosen: int64 [q, c]; -1 for none, which gives -infinity.
     """
-    products = torch.full(chosen.shape, -torch.inf, dtype=torch.float64, device=queries.device)
-    _launch(queries, rows, chosen, products, None)
-    return products
+    return _scored(queries, rows, chosen, cosine=False)
 
 
 def pair_cosine(queries: Tensor, rows: Tensor, chosen: Tensor) -> Tensor:
-    """float64 [q, c]: the cosine of each query with its chosen rows; 0 with a row of zeros, -infinity where -1.
-
-    Args:
-        queries: [q, width], any float dtype.
-        rows: [n, width], any float dtype.
-        chosen: int64 [q, c].
-    """
-    products = torch.full(chosen.shape, -torch.inf, dtype=torch.float64, device=queries.device)
-    squares = torch.ones_like(products)
-    _launch(queries, rows, chosen, products, squares)
-    norms = squares.sqrt_() * torch.linalg.vector_norm(queries, dim=1, keepdim=True, dtype=torch.float64)
-    return products.div_(norms.masked_fill_(norms == 0, 1.0))
+    """The cosines of the same, 0 with a row of zeros."""
+    return _scored(queries, rows, chosen, cosine=True)
 
 
-def _launch(queries: Tensor, rows: Tensor, chosen: Tensor, products: Tensor, squares: Tensor | None) -> None:
-    q, width = queries.shape
-    if not chosen.numel():
-        return
+def _scored(queries: Tensor, rows: Tensor, chosen: Tensor, cosine: bool) -> Tensor:
+    (q, count), width = chosen.shape, queries.shape[1]
+    scores = torch.empty(q, count, dtype=torch.float64, device=queries.device)
+    if not scores.numel():
+        return scores
     queries, rows = (part if part.stride(1) == 1 else part.contiguous() for part in (queries, rows))
     block = min(WIDTH, max(32, triton.next_power_of_2(width)))
-    grid = (q, triton.cdiv(chosen.shape[1], PAIRS))
-    _pair_products[grid](
+    _pair_scores[(q, triton.cdiv(count, PAIRS))](
         queries,
         queries.stride(0),
         rows,
         rows.stride(0),
         chosen.contiguous(),
-        products,
-        squares,
-        chosen.shape[1],
+        scores,
+        count,
         width,
+        cosine,
         PAIRS,
         block,
         num_warps=4,
     )
+    return scores
 
 
 @triton.jit
 def _rank(
-    scores, indices, count, best_scores, best_indices, k, COUNT: tl.constexpr, STEP: tl.constexpr
+    scores, indices, count, best_scores, best_indices, k, COUNT: tl.constexpr, STEP: tl.constexpr, K: tl.constexpr
 ):
     """Each candidate's rank, by counting those before it, is the place it goes to."""
     query = tl.program_id(0).to(tl.int64)
@@ -108,6 +113,10 @@ def _rank(
     kept = there & (rank < k)
     tl.store(best_scores + query * k + rank, score, kept)
     tl.store(best_indices + query * k + rank, index, kept)
+    empty = tl.arange(0, K)
+    beyond = (empty < k) & (empty >= tl.sum(there.to(tl.int32), 0))
+    tl.store(best_scores + query * k + empty, -float("inf"), beyond)
+    tl.store(best_indices + query * k + empty, -1, beyond)
 
 
 def best(scores: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -122,16 +131,10 @@ def best(scores: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
         scores float64 and indices int64 [q, k]; -infinity and -1 where there are fewer.
     """
     q, count = scores.shape
-    best_scores = torch.full((q, k), -torch.inf, dtype=torch.float64, device=scores.device)
-    best_indices = torch.full((q, k), -1, dtype=torch.int64, device=scores.device)
-    if not scores.numel():
-        return best_scores, best_indices
-    if count > RANKED:
-        by_index = torch.where(indices < 0, torch.iinfo(torch.int64).max, indices).argsort(dim=1, stable=True)
-        order = by_index.gather(1, scores.gather(1, by_index).argsort(dim=1, descending=True, stable=True))[:, :k]
-        best_scores[:, : order.shape[1]] = scores.gather(1, order)
-        best_indices[:, : order.shape[1]] = indices.gather(1, order)
-        return best_scores.masked_fill_(best_indices < 0, -torch.inf), best_indices
+    if count > RANKED or not scores.numel():
+        return _best_plain(scores, indices, k)
+    best_scores = torch.empty(q, k, dtype=torch.float64, device=scores.device)
+    best_indices = torch.empty(q, k, dtype=torch.int64, device=scores.device)
     size = max(16, triton.next_power_of_2(count))
     _rank[(q,)](
         scores.contiguous(),
@@ -142,6 +145,17 @@ def best(scores: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
         k,
         size,
         min(size, 32),
-        num_warps=1 if size <= 32 else 4,
+        triton.next_power_of_2(k),
+        num_warps=1 if size <= 32 else 4 if size <= 128 else 16,
     )
     return best_scores, best_indices
+
+
+def _best_plain(scores: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The same by sorting, for candidates that are too many for one program."""
+    by_index = torch.where(indices < 0, torch.iinfo(torch.int64).max, indices).argsort(dim=1, stable=True)
+    order = by_index.gather(1, scores.gather(1, by_index).argsort(dim=1, descending=True, stable=True))[:, :k]
+    lacking = (0, k - order.shape[1])
+    best_indices = torch.nn.functional.pad(indices.gather(1, order), lacking, value=-1)
+    best_scores = torch.nn.functional.pad(scores.gather(1, order), lacking, value=-torch.inf)
+    return best_scores.masked_fill(best_indices < 0, -torch.inf), best_indices

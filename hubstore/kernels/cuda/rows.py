@@ -12,7 +12,6 @@ one and the same for all rows.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -21,9 +20,8 @@ import triton.language as tl
 from torch import Tensor
 
 from hubstore.kernels.cuda.sweep import aligned
-from hubstore.kernels.rows import refuse_non_finite
 
-SAMPLE = 2048  # rows whose mean is the direction
+SAMPLE = 512  # rows whose mean is the direction
 COMMON = 0.05  # length of the mean unit row from which on it is worth a term of its own
 MEASURED_ROWS, MEASURED_WIDTH = 16, 256
 CONVERTED_ROWS, CONVERTED_WIDTH = 4, 512
@@ -38,15 +36,17 @@ class Ready:
         scale: float32 [n]; values[i] * scale[i] is the unit row, or its part across the direction. NaN where the
             row holds NaN or infinity, or where its norm leaves float32.
         along: float64 [n], the unit row's part along the direction, less the direction's level.
+        bad: int32 [1], not 0 where a scale is NaN.
     """
 
     values: Tensor
     scale: Tensor
     along: Tensor
+    bad: Tensor
 
 
 @triton.jit
-def _measure(rows, stride, n, width, direction, level, scale, along, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+def _measure(rows, stride, n, width, direction, level, scale, along, bad, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     """Inverse norms, and parts along the direction where there is one."""
     number = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     there = number < n
@@ -64,7 +64,10 @@ def _measure(rows, stride, n, width, direction, level, scale, along, ROWS: tl.co
             parts += value * tl.load(direction + column, inside, other=0.0).to(exact)[None, :]
     square = tl.sum(squares, 1)
     inverse = tl.where(square > 0, 1 / tl.sqrt(tl.where(square > 0, square, 1.0)), 0.0)
-    tl.store(scale + number, tl.where(square < 1e38, inverse, float("nan")).to(tl.float32), there)
+    fits = square < 1e38
+    tl.store(scale + number, tl.where(fits, inverse, float("nan")).to(tl.float32), there)
+    if tl.max((there & (fits == 0)).to(tl.int32), 0) > 0:
+        tl.store(bad, 1)
     if direction is not None:
         tl.store(along + number, tl.sum(parts, 1) * inverse - tl.load(level), there)
 
@@ -81,6 +84,7 @@ def _convert(
     values_stride,
     scale,
     along,
+    bad,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
@@ -121,8 +125,10 @@ def _convert(
             there[:, None] & inside[None, :],
         )
     # A norm that is none stays none: NaN times anything, and what is left of infinity less infinity.
-    length = tl.where(norm < float("inf"), length, float("nan"))
-    tl.store(scale + number, length.to(tl.float32), there)
+    fits = norm < float("inf")
+    tl.store(scale + number, tl.where(fits, length, float("nan")).to(tl.float32), there)
+    if tl.max((there & (fits == 0)).to(tl.int32), 0) > 0:
+        tl.store(bad, 1)
     tl.store(along + number, part - tl.load(level), there)
 
 
@@ -130,21 +136,23 @@ def as_stored(rows: Tensor, direction: Direction) -> Ready:
     """Rows [n, width] that `sweep` reads where they are, one pass for their norms."""
     n, width = rows.shape
     scale = torch.empty(n, dtype=torch.float32, device=rows.device)
-    along = torch.zeros(n, dtype=torch.float64, device=rows.device)
+    along = torch.zeros(n if direction.there else 0, dtype=torch.float64, device=rows.device)
+    bad = torch.zeros(1, dtype=torch.int32, device=rows.device)
     unit = direction.unit if direction.there else None
     block = min(MEASURED_WIDTH, max(16, triton.next_power_of_2(width)))
     grid = (triton.cdiv(n, MEASURED_ROWS),)
     _measure[grid](
-        rows, rows.stride(0), n, width, unit, direction.level, scale, along, MEASURED_ROWS, block, num_warps=4
+        rows, rows.stride(0), n, width, unit, direction.level, scale, along, bad, MEASURED_ROWS, block, num_warps=4
     )
-    return Ready(rows, scale, along)
+    return Ready(rows, scale, along, bad)
 
 
 def converted(rows: Tensor, direction: Direction, dtype: torch.dtype) -> Ready:
     """Rows [n, width] of any dtype, as unit rows across the direction in `dtype`: a copy."""
     n, width = rows.shape
     rows = rows if rows.stride(1) == 1 else rows.contiguous()
-    values = torch.zeros(n, -(-width // 8) * 8, dtype=dtype, device=rows.device)[:, :width]
+    values = torch.empty(n, -(-width // 8) * 8, dtype=dtype, device=rows.device)[:, :width]
+    bad = torch.zeros(1, dtype=torch.int32, device=rows.device)
     scale = torch.empty(n, dtype=torch.float32, device=rows.device)
     along = torch.empty(n, dtype=torch.float64, device=rows.device)
     block = min(CONVERTED_WIDTH, max(16, triton.next_power_of_2(width)))
@@ -159,11 +167,12 @@ def converted(rows: Tensor, direction: Direction, dtype: torch.dtype) -> Ready:
         values.stride(0),
         scale,
         along,
+        bad,
         CONVERTED_ROWS,
         block,
         num_warps=4,
     )
-    return Ready(values, scale, along)
+    return Ready(values, scale, along, bad)
 
 
 def ready(rows: Tensor, direction: Direction) -> Ready:
@@ -176,25 +185,13 @@ def readable(rows: Tensor) -> bool:
     return rows.dtype in (torch.float16, torch.bfloat16) and aligned(rows)
 
 
-def refuse_rows(rows: Tensor, prepared: Ready, name: str, first: int = 0) -> bool:
-    """Whether the rows must be `converted`, since a norm of theirs leaves float32; waits for the device.
-
-    Raises:
-        NonFiniteError: a row holds NaN or infinity.
-    """
-    if bool(torch.isfinite(prepared.scale).all()):
-        return False
-    refuse_non_finite(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64), name, first)
-    return True
-
-
 @dataclass(frozen=True)
 class Direction:
     """What rows have in common.
 
     Args:
         unit: float32 [width], of unit length, or zeros.
-        level: float64 [], the mean of the unit rows' parts along it.
+        level: float64 [], about the mean of the unit rows' parts along it.
         there: whether it is not zeros.
     """
 
@@ -203,18 +200,11 @@ class Direction:
     there: bool
 
 
-def common_direction(rows: Tensor, name: str = "rows", first: int = 0) -> Direction:
-    """The direction of the mean of a sample of rows [n, width]; none where they have too little in common.
-
-    Raises:
-        NonFiniteError: a sampled row holds NaN or infinity.
-    """
-    sample = rows[:: max(1, len(rows) // SAMPLE)][:SAMPLE]
-    norms = torch.linalg.vector_norm(sample, dim=1, dtype=torch.float64)
-    mean = (sample.to(torch.float64) / norms.masked_fill(norms == 0, 1.0)[:, None]).mean(0)
-    length = float(torch.linalg.vector_norm(mean))
-    if not math.isfinite(length):
-        refuse_non_finite(torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64), name, first)
-    there = length > COMMON
-    unit = (mean / length if there else torch.zeros_like(mean)).to(torch.float32)
-    return Direction(unit, mean @ unit.to(torch.float64), there)
+def common_direction(rows: Tensor) -> Direction:
+    """The direction of the mean of a sample of rows [n, width]; none where they have too little in common."""
+    sample = rows[:: max(1, len(rows) // SAMPLE)][:SAMPLE].to(torch.float64)
+    mean = torch.nn.functional.normalize(sample, dim=1, eps=1e-300).mean(0)
+    length = torch.linalg.vector_norm(mean)
+    there = bool(length > COMMON)  # nor where the sample holds NaN, which is found when all rows are read
+    unit = mean / length if there else torch.zeros_like(mean)
+    return Direction(unit.to(torch.float32), length, there)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hubstore.kernels.rows import check_widths
+from hubstore.kernels.rows import check_widths, refuse_non_finite
 
 STAGED_BYTES = 32 << 20  # of host memory, pinned, that rows pass through; two of them
 
@@ -26,17 +26,22 @@ class Block:
     runs: tuple[tuple[int, int], ...]
 
     def numbers(self, positions: Tensor) -> Tensor:
-        """The numbers of the rows at `positions`, int64 of any shape."""
+        """The numbers of the rows at `positions`, int64 of any shape; -1 stays."""
+        if self.runs == ((0, 0),):
+            return positions
         if len(self.runs) == 1:
-            return positions + self.runs[0][1]
+            return torch.where(positions < 0, -1, positions + self.runs[0][1])
         offsets = torch.tensor([offset for offset, _ in self.runs], device=positions.device)
         shifts = torch.tensor([number - offset for offset, number in self.runs], device=positions.device)
-        return positions + shifts[torch.bucketize(positions, offsets, right=True) - 1]
+        return torch.where(positions < 0, -1, positions + shifts[torch.bucketize(positions, offsets, right=True) - 1])
 
-    def number(self, position: int) -> int:
-        """The number of the row at `position`."""
-        offset, number = max(run for run in self.runs if run[0] <= position)
-        return number + position - offset
+    def refuse_non_finite(self, norms: Tensor, first: int) -> None:
+        """Raise NonFiniteError, naming the row by its number, where one of norms [n] of rows from `first` on is none."""
+        bad = torch.nonzero(~torch.isfinite(norms))[:, 0]
+        if len(bad):
+            position = first + int(bad[0])
+            offset, number = max(run for run in self.runs if run[0] <= position)
+            refuse_non_finite(norms[bad[0] : bad[0] + 1], "rows", number + position - offset)
 
 
 def blocks(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], most_bytes: int) -> Iterator[Block]:

@@ -19,7 +19,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 TILE_M, TILE_N, TILE_K = 128, 256, 64
 WIDE_TILE_N, WIDE_TILE_K = 128, 32  # of float32 rows, multiplied as sums of three TF32 numbers
 WARPS, STAGES = 8, 3
-BAND = 32  # tiles of left that share each tile of right while it is in the L2 cache
+BAND = 16  # tiles of left that share each tile of right while it is in the L2 cache
 ALIGNMENT = 16  # bytes, of rows that the tensor memory accelerator reads
 
 
@@ -108,7 +108,9 @@ class Tile:
 
     def of(self, left: Tensor, right: Tensor) -> tuple[TensorDescriptor, TensorDescriptor]:
         """The two sides as the programs read them."""
-        return TensorDescriptor.from_tensor(left, [self.m, self.k]), TensorDescriptor.from_tensor(right, [self.n, self.k])
+        return TensorDescriptor.from_tensor(left, [self.m, self.k]), TensorDescriptor.from_tensor(
+            right, [self.n, self.k]
+        )
 
 
 def tile_of(dtype: torch.dtype) -> Tile:

@@ -15,13 +15,13 @@ from hubstore.kernels.cuda import sweep as engine
 from hubstore.kernels.cuda.candidates import GROUP, MOST_TILES, Kept, Leading, keep_best, ordered
 from hubstore.kernels.cuda.few import FEW, few_topk
 from hubstore.kernels.cuda.pairs import best, pair_cosine
-from hubstore.kernels.cuda.rows import Direction, Ready, common_direction, converted, ready, refuse_rows
+from hubstore.kernels.cuda.rows import Direction, Ready, common_direction, converted, readable, ready
 from hubstore.kernels.cuda.stream import Block, blocks
 from hubstore.kernels.rows import check_widths, refuse_non_finite
 
-QUERIES = 4096  # queries of a sweep, at most
+QUERIES = 16384  # queries of a sweep, at most
 CHOSEN = 1 << 19  # candidates that are chosen at once
-KEPT_BYTES = 256 << 20  # that a sweep writes
+KEPT_BYTES = 1 << 30  # that a sweep writes
 BLOCK_BYTES = 1 << 30  # of rows that are copied, to the device or to 16 bits
 SLACK = {torch.float16: 6, torch.bfloat16: 22}  # candidates beyond k, for what 16-bit products may misorder
 
@@ -72,6 +72,11 @@ class _Queries:
     ready: Ready
     over: Tensor | None
 
+    @property
+    def here(self) -> slice:
+        """Their place among all queries."""
+        return slice(self.start, self.start + len(self.given))
+
     @classmethod
     def of(cls, given: Tensor, start: int, direction: Direction, dtype: torch.dtype) -> _Queries:
         """Queries of which the first is query `start`, for rows in `dtype`."""
@@ -87,89 +92,86 @@ Prepare = Callable[[Tensor, Direction], Ready]
 
 @dataclass
 class _Search:
-    """A search for the k nearest rows."""
+    """A search for the k nearest rows.
+
+    Args:
+        queries: [q, width].
+        k: how many.
+        direction: what the rows of the first block have in common.
+        scores: float64 [q, k], the best so far.
+        indices: int64 [q, k].
+        crowded: whether the last block had a crowded group.
+    """
 
     queries: Tensor
     k: int
     direction: Direction
-    dtype: torch.dtype
-    parts: list[_Queries]
-    scores: list[Tensor]
-    indices: list[Tensor]
-
-    @classmethod
-    def over(cls, queries: Tensor, k: int, block: Block) -> _Search:
-        """A search whose first rows are those of `block`."""
-        direction = common_direction(block.rows, "rows", block.runs[0][1])
-        search = cls(queries, k, direction, torch.float16, [], [], [])
-        for start in range(0, len(queries), _queries_at_once(k)):
-            nothing = empty(len(queries[start : start + _queries_at_once(k)]), k, queries.device)
-            search.scores.append(nothing[0])
-            search.indices.append(nothing[1])
-        return search
+    scores: Tensor
+    indices: Tensor
+    crowded: bool = False
 
     def add(self, block: Block) -> None:
-        """Search one more block, of which the sweep takes as many rows at a time as their candidates allow."""
-        if not self._swept(block, ready, _positive) and not self._swept(block, ready, _any_sign):
-            self._swept(block, lambda rows, direction: converted(rows, direction, torch.float16), _any_sign)
+        """Search one more block."""
+        for prepare, epilogue in ((ready, _positive), (ready, _any_sign), (_to_float16, _any_sign)):
+            leading = self._sweep(block, prepare, epilogue)
+            if leading is not None:
+                self._score(block, leading)
+                return
+        raise AssertionError("a row of finite norm is finite in float16 across the direction")
 
-    def _swept(self, block: Block, prepare: Prepare, epilogue: Any) -> bool:
-        """Whether what was found holds: not where rows must be converted, or some scores are not positive."""
-        step = _rows_at_once(min(len(self.queries), _queries_at_once(self.k)), block.rows)
-        spans = [(start, min(start + step, len(block.rows))) for start in range(0, len(block.rows), step)]
-        leading: list[Leading] = []
-        finite = torch.ones((), dtype=torch.bool, device=self.queries.device)
+    def _sweep(self, block: Block, prepare: Prepare, epilogue: Any) -> Leading | None:
+        """The leading candidates; None where they do not hold: scores are not positive, or a norm leaves float32."""
+        parts: list[_Queries] = []
+        step = _queries_at_once(self.k)
+        spans = _spans(min(len(self.queries), step), block.rows)
+        bad: list[Tensor] = []
+        leading: Leading | None = None
         for start, stop in spans:
             rows = prepare(block.rows[start:stop], self.direction)
-            finite &= torch.isfinite(rows.scale).all()
-            self._prepare(rows.values.dtype)
-            count = self.k + SLACK[self.dtype]
-            leading = leading or [Leading.none(len(part.given), count, self.queries.device) for part in self.parts]
-            for part, ahead in zip(self.parts, leading, strict=True):
-                kept = Kept(len(part.given), stop - start, self.queries.device, engine.tile_of(self.dtype).n)
-                arguments = (part.over, rows.scale, rows.along.to(torch.float32), *kept.arguments())
-                engine.sweep(part.ready.values, rows.values, epilogue, arguments)
-                ahead.merge(kept, start)
-        found = [(ahead.positive, ahead.crowded.any(1)) for ahead in leading]
-        if not bool(finite):
+            bad.append(rows.bad)
+            dtype = rows.values.dtype
+            parts = parts or [
+                _Queries.of(self.queries[first : first + step], first, self.direction, dtype)
+                for first in range(0, len(self.queries), step)
+            ]
+            leading = leading or Leading.none(len(self.queries), self.k + SLACK[dtype], self.queries.device)
+            along = rows.along.to(torch.float32) if self.direction.there else None
+            for part in parts:
+                kept = Kept(len(part.given), stop - start, self.queries.device, engine.tile_of(dtype).n)
+                engine.sweep(
+                    part.ready.values, rows.values, epilogue, (part.over, rows.scale, along, *kept.arguments())
+                )
+                leading.part(part.here).merge(kept, start)
+        assert leading is not None
+        of_queries = torch.stack([part.ready.bad for part in parts]).any()
+        flags = torch.stack([torch.stack(bad).any(), of_queries, leading.positive, leading.crowded.any()])
+        rows_are_bad, queries_are_bad, positive, self.crowded = flags.tolist()  # the one wait for the device
+        if queries_are_bad:
+            refuse_non_finite(torch.linalg.vector_norm(self.queries, dim=1, dtype=torch.float64), "queries")
+        if rows_are_bad:
             for start, stop in spans:
-                rows = ready(block.rows[start:stop], self.direction)
-                refuse_rows(block.rows[start:stop], rows, "rows", block.number(start))
-            if prepare is ready:
-                return False
-        if epilogue is _positive and not all(bool(positive) for positive, _ in found):
-            return False
-        for number, (ahead, (_, crowded)) in enumerate(zip(leading, found, strict=True)):
-            self._score(number, block, ahead, torch.nonzero(crowded)[:, 0])
-        return True
+                norms = torch.linalg.vector_norm(block.rows[start:stop], dim=1, dtype=torch.float64)
+                block.refuse_non_finite(norms, start)
+        return leading if not rows_are_bad and (positive or epilogue is _any_sign) else None
 
-    def _prepare(self, dtype: torch.dtype) -> None:
-        if self.parts and self.dtype == dtype:
-            return
-        step = _queries_at_once(self.k)
-        self.dtype = dtype
-        self.parts = [
-            _Queries.of(self.queries[start : start + step], start, self.direction, dtype)
-            for start in range(0, len(self.queries), step)
-        ]
-        for part in self.parts:
-            refuse_rows(part.given, part.ready, "queries", part.start)
+    def _score(self, block: Block, leading: Leading) -> None:
+        """Merge the exact scores of a block's candidates into the best so far."""
+        rows = leading.rows
+        scores, numbers = pair_cosine(self.queries, block.rows, rows), block.numbers(rows)
+        if self.scores.shape[1]:
+            scores, numbers = torch.cat([self.scores, scores], 1), torch.cat([self.indices, numbers], 1)
+        self.scores, self.indices = best(scores, numbers, self.k)
+        if self.crowded:
+            crowded = torch.nonzero(leading.crowded.any(1))[:, 0]
+            rows = leading.companions(crowded, 0)
+            rows = torch.where(rows < len(block.rows), rows, -1)
+            scores = torch.cat([self.scores[crowded], pair_cosine(self.queries[crowded], block.rows, rows)], 1)
+            numbers = torch.cat([self.indices[crowded], block.numbers(rows)], 1)
+            self.scores[crowded], self.indices[crowded] = best(scores, numbers, self.k)
 
-    def _score(self, number: int, block: Block, ahead: Leading, crowded: Tensor) -> None:
-        """Merge the exact scores of a block's candidates into those of one part of the queries."""
-        given = self.parts[number].given
-        self._merge(number, slice(None), given, block, ahead.rows)
-        if len(crowded):
-            companions = ahead.companions(crowded, 0)
-            companions = torch.where(companions < len(block.rows), companions, -1)
-            self._merge(number, crowded, given[crowded], block, companions)
 
-    def _merge(self, number: int, which: slice | Tensor, given: Tensor, block: Block, rows: Tensor) -> None:
-        scores = pair_cosine(given, block.rows, rows)
-        numbers = torch.where(rows < 0, -1, block.numbers(rows))
-        scores = torch.cat([self.scores[number][which], scores], 1)
-        numbers = torch.cat([self.indices[number][which], numbers], 1)
-        self.scores[number][which], self.indices[number][which] = best(scores, numbers, self.k)
+def _to_float16(rows: Tensor, direction: Direction) -> Ready:
+    return converted(rows, direction, torch.float16)
 
 
 def topk_cosine(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int) -> tuple[Tensor, Tensor]:
@@ -188,12 +190,15 @@ def topk(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int) -
                 return found
     search: _Search | None = None
     for block in blocks(queries, rows, BLOCK_BYTES):
-        search = search or _Search.over(queries, k, block)
-        search.add(block)
+        if search is None:
+            direction = common_direction(block.rows)
+            search = _Search(queries, k, direction, *empty(len(queries), 0, queries.device))
+        if len(queries):
+            search.add(block)
     if search is None or not len(queries):
         refuse_non_finite(torch.linalg.vector_norm(queries, dim=1, dtype=torch.float64), "queries")
         return empty(len(queries), k, queries.device)
-    return torch.cat(search.scores), torch.cat(search.indices)
+    return search.scores, search.indices
 
 
 def empty(q: int, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -207,7 +212,10 @@ def _queries_at_once(k: int) -> int:
     return max(64, min(QUERIES, CHOSEN // (k + max(SLACK.values()))))
 
 
-def _rows_at_once(queries: int, rows: Tensor) -> int:
-    """Rows of a sweep, in whole tiles: what KEPT_BYTES of candidates and BLOCK_BYTES of copies allow."""
-    most = min(KEPT_BYTES * GROUP // (8 * max(queries, 64)), BLOCK_BYTES // (2 * rows.shape[1]))
-    return max(1, min(most // engine.TILE_N, MOST_TILES)) * engine.TILE_N
+def _spans(queries: int, rows: Tensor) -> list[tuple[int, int]]:
+    """Rows of each sweep, in whole tiles: what KEPT_BYTES of candidates and BLOCK_BYTES of copies allow."""
+    most = KEPT_BYTES * GROUP // (8 * max(queries, 64))
+    if not readable(rows):
+        most = min(most, BLOCK_BYTES // (2 * rows.shape[1]))
+    step = max(1, min(most // engine.TILE_N, MOST_TILES)) * engine.TILE_N
+    return [(start, min(start + step, len(rows))) for start in range(0, len(rows), step)]

@@ -1,0 +1,292 @@
+"""The Triton kernels against their definitions: on a GPU where there is one, else in Triton's interpreter."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are read
+
+pytest.importorskip("triton")
+
+from hubstore.errors import NonFiniteError
+from hubstore.kernels import cuda, reference
+from hubstore.kernels.cuda import candidates, few, pairs, sweep, topk
+
+ON_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if ON_GPU else "cpu"
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+# The interpreter reads tiles of bfloat16 as integers; a GPU does not.
+SWEPT_DTYPES = DTYPES if ON_GPU else [torch.float32, torch.float16]
+SHAPES = [(1, 1), (37, 5), (130, 33), (201, 96)]
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """In the interpreter, tiles of which the shapes above hold several, none of them whole."""
+    if not ON_GPU:
+        for name, size in {"TILE_M": 16, "TILE_N": 64, "TILE_K": 16, "WIDE_TILE_N": 64, "WIDE_TILE_K": 16}.items():
+            monkeypatch.setattr(sweep, name, size)
+        monkeypatch.setattr(few, "ROWS", 4)
+
+
+def normal(n, width, seed=0, dtype=torch.float32):
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def massive(n, width, seed=0, dtype=torch.float32):
+    """States as large models have them: a few dimensions a thousand times the others, nearly constant."""
+    rows = normal(n, width, seed)
+    rows[:, : max(1, width // 16)] += 1000
+    return rows.to(dtype)
+
+
+def assert_same_neighbours(queries, rows, k):
+    """Scores agree to float32, and what is found where float64 finds another is as near."""
+    scores, indices = cuda.topk_cosine(queries, rows, k)
+    expected, expected_indices = reference.topk_cosine(queries.cpu(), rows.cpu(), k)
+    assert scores.dtype == torch.float32
+    assert indices.dtype == torch.int64
+    torch.testing.assert_close(scores.cpu(), expected, rtol=0, atol=1.2e-7)
+    assert torch.equal(indices.cpu(), expected_indices)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "width"), SHAPES)
+@pytest.mark.parametrize("states", [normal, massive])
+def test_topk_is_the_reference(states, n, width, dtype):
+    queries, rows = states(6, width, 1, dtype), states(n, width, 2, dtype)
+    assert_same_neighbours(queries, rows, 3)
+
+
+def test_topk_of_more_than_there_is_and_of_nothing():
+    scores, indices = cuda.topk_cosine(normal(6, 8), normal(4, 8, 1), 6)
+    assert (indices[:, 4:] == -1).all()
+    assert (scores[:, 4:] == -torch.inf).all()
+    assert sorted(indices[0, :4].tolist()) == [0, 1, 2, 3]
+    scores, indices = cuda.topk_cosine(normal(6, 8), iter([]), 2)
+    assert (indices == -1).all()
+    assert cuda.topk_cosine(normal(0, 8), normal(4, 8), 2)[0].shape == (0, 2)
+
+
+def test_topk_gives_equal_rows_by_index_however_many_there_are():
+    rows = normal(300, 48)
+    rows[torch.arange(3, 300, 2)] = rows[3].clone()
+    queries = torch.cat([rows[3:4], normal(5, 48, 5)])
+    _, indices = cuda.topk_cosine(queries, rows, 30)
+    assert indices[0].tolist() == list(range(3, 63, 2))
+    _, indices = cuda.topk_cosine(queries, torch.ones(300, 48, device=DEVICE), 7)
+    assert (indices.cpu() == torch.arange(7)).all()
+
+
+def test_topk_where_the_nearest_rows_stand_side_by_side():
+    """All of the best in one group of sixteen: more than the two that a sweep keeps of it."""
+    queries = normal(5, 32, 1)
+    rows = normal(260, 32, 2)
+    rows[128:192] = queries[2] + 0.01 * normal(64, 32, 3)
+    assert_same_neighbours(queries, rows, 20)
+
+
+def test_topk_of_negative_cosines():
+    queries = normal(5, 24, 1).abs()
+    assert_same_neighbours(queries, -normal(150, 24, 2).abs(), 4)
+
+
+def test_topk_of_segments_is_topk_of_the_whole(monkeypatch):
+    monkeypatch.setattr(topk, "BLOCK_BYTES", 100 * 24 * 4)
+    queries, rows = normal(6, 24), normal(333, 24, 1)
+    rows[200:] = rows[:133]
+    bounds = [0, 1, 90, 91, 200, 333]
+    segments = [(a, rows[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    whole = cuda.topk_cosine(queries, rows, 9)
+    for order in (segments, segments[::-1]):
+        scores, indices = cuda.topk_cosine(queries, iter(order), 9)
+        assert torch.equal(scores, whole[0])
+        assert torch.equal(indices, whole[1])
+    _, shifted = cuda.topk_cosine(queries, ((a + 1000, s.cpu()) for a, s in segments), 9)
+    assert torch.equal(shifted, whole[1] + 1000)
+
+
+def test_topk_sweeps_queries_and_rows_in_parts(monkeypatch):
+    monkeypatch.setattr(topk, "QUERIES", 64)
+    monkeypatch.setattr(topk, "KEPT_BYTES", 64 * 8 * sweep.TILE_N // 16)
+    queries, rows = normal(70, 16, 1), normal(2 * sweep.TILE_N + 5, 16, 2)
+    assert_same_neighbours(queries, rows, 2)
+
+
+def test_many_candidates_are_chosen_in_pytorch_as_few_are_in_one_kernel(monkeypatch):
+    queries, rows = normal(6, 24, 1), normal(200, 24, 2)
+    rows[100:110] = rows[50]
+    expected = cuda.topk_cosine(queries, rows, 5)
+    monkeypatch.setattr(candidates, "FEW", 0)
+    monkeypatch.setattr(pairs, "RANKED", 0)
+    found = cuda.topk_cosine(queries, rows, 5)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("states", [normal, massive])
+def test_few_queries_find_what_many_do(monkeypatch, states):
+    queries, rows = states(few.FEW, 40, 1), states(210, 40, 2)
+    found = cuda.topk_cosine(queries, rows, 5)
+    monkeypatch.setattr(topk, "FEW", 0)
+    expected = cuda.topk_cosine(queries, rows, 5)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("dtype", SWEPT_DTYPES)
+@pytest.mark.parametrize(("n", "width"), SHAPES)
+def test_match_rank_is_the_reference(n, width, dtype):
+    x = normal(n, width, 1)
+    y = (x + normal(n, width, 2)).to(dtype)
+    x = x.to(dtype)
+    bias_x, bias_y = (0.01 * normal(1, n, seed)[0].double() for seed in (3, 4))
+    for biases in ({}, {"bias_x": bias_x, "bias_y": bias_y}):
+        expected = reference.match_rank(x.cpu(), y.cpu(), **{name: bias.cpu() for name, bias in biases.items()})
+        for found, wanted in zip(cuda.match_rank(x, y, **biases), expected, strict=True):
+            # Rows of odd width are rounded to 16 bits: candidates as near as the match may change sides.
+            assert (found.cpu() != wanted).float().mean() < 0.03
+            assert (found.cpu() - wanted).abs().max() <= 1
+
+
+@pytest.mark.parametrize("dtype", SWEPT_DTYPES)
+def test_match_rank_of_crowded_states_is_off_where_cosines_are_alike_alone(dtype):
+    x = massive(201, 96, 1)
+    y = (x + normal(201, 96, 2)).to(dtype)
+    x = x.to(dtype)
+    expected = reference.match_rank(x.cpu(), y.cpu())
+    for found, wanted in zip(cuda.match_rank(x, y), expected, strict=True):
+        assert (found.cpu() != wanted).float().mean() < 0.02
+        assert (found.cpu() - wanted).abs().max() <= 1
+
+
+def test_match_rank_counts_equal_rows_of_smaller_index():
+    y = normal(150, 40)
+    y[[20, 70, 100, 149]] = y[3].clone()
+    expected = torch.zeros(150, dtype=torch.int64)
+    expected[[20, 70, 100, 149]] = torch.tensor([1, 2, 3, 4])
+    for ranks in cuda.match_rank(y, y):
+        assert torch.equal(ranks.cpu(), expected)
+    ones = torch.ones(130, 8, device=DEVICE)
+    assert torch.equal(cuda.match_rank(normal(130, 8), ones)[0].cpu(), torch.arange(130))
+
+
+def test_match_rank_of_rows_in_blocks(monkeypatch):
+    from hubstore.kernels.cuda import match
+
+    monkeypatch.setattr(match, "COPIED_BYTES", 1)
+    n = sweep.TILE_N * 2 + 7
+    x = massive(n, 16, 1)
+    y = x + 20 * normal(n, 16, 2)
+    for found, wanted in zip(cuda.match_rank(x, y), reference.match_rank(x.cpu(), y.cpu()), strict=True):
+        assert (found.cpu() - wanted).abs().max() <= 1
+
+
+def test_match_ranks_of_both_directions_and_csls_are_the_reference():
+    x = normal(40, 24, 1)
+    y = x + normal(40, 24, 2)
+    fast, slow = cuda.match_ranks(x, y, neighbours=5), reference.match_ranks(x.cpu(), y.cpu(), neighbours=5)
+    for name in ("forward", "backward", "csls_forward", "csls_backward"):
+        assert torch.equal(getattr(fast, name).cpu(), getattr(slow, name)), name
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+@pytest.mark.parametrize(("n", "width"), SHAPES)
+def test_paired_cosine_is_the_reference_for_one_layer_and_for_many(n, width, dtype):
+    x = torch.stack([massive(n, width, seed, dtype) for seed in range(3)])
+    y = torch.stack([massive(n, width, seed + 3, dtype) for seed in range(3)])
+    tolerance = 1e-6 if dtype in (torch.float16, torch.bfloat16) else 1e-12
+    many, expected = cuda.paired_cosine(x, y), reference.paired_cosine(x.cpu(), y.cpu())
+    one = cuda.paired_cosine(x[1], y[1])
+    for name in ("cosines", "sum_x", "sum_y"):
+        wanted = getattr(expected, name)
+        assert getattr(many, name).dtype == torch.float64
+        torch.testing.assert_close(getattr(many, name).cpu(), wanted, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(getattr(one, name).cpu(), wanted[1], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", SWEPT_DTYPES)
+@pytest.mark.parametrize(("n", "width", "vocabulary"), [(1, 1, 2), (37, 24, 300), (20, 16, 128), (33, 20, 65)])
+def test_lens_sweep_is_the_reference(n, width, vocabulary, dtype):
+    hidden, unembedding = normal(n, width, 1, dtype), normal(vocabulary, width, 2, dtype)
+    if vocabulary > 60:
+        unembedding[50:60] = unembedding[5].clone()  # ties, within a tile and across tiles
+    generator = torch.Generator().manual_seed(3)
+    targets = torch.randint(0, vocabulary, (n, 4), generator=generator)
+    targets[:, 0] = min(55, vocabulary - 1)
+    groups = torch.rand(vocabulary, 3, generator=generator)
+    k = min(7, vocabulary)
+    found = cuda.lens_sweep(hidden, unembedding, targets=targets.to(DEVICE), k=k, groups=groups.to(DEVICE))
+    wanted = reference.lens_sweep(hidden.cpu(), unembedding.cpu(), targets=targets, k=k, groups=groups)
+    for name in ("target_ranks", "top_tokens"):
+        assert torch.equal(getattr(found, name).cpu(), getattr(wanted, name)), name
+    for name in ("log_partition", "entropy", "target_log_probabilities", "top_log_probabilities", "group_mass"):
+        torch.testing.assert_close(getattr(found, name).cpu(), getattr(wanted, name), rtol=1e-5, atol=1e-5)
+
+
+def test_lens_sweep_of_no_targets_tokens_or_groups():
+    found = cuda.lens_sweep(normal(5, 16), normal(70, 16, 1))
+    assert found.log_partition.shape == (5,)
+    for name in ("target_log_probabilities", "target_ranks", "top_log_probabilities", "top_tokens", "group_mass"):
+        assert getattr(found, name).shape == (5, 0)
+
+
+def test_lens_sweep_of_two_dtypes_keeps_the_digits_of_both():
+    hidden, unembedding = normal(9, 16, 1), normal(70, 16, 2).half()
+    wanted = reference.lens_sweep(hidden.cpu(), unembedding.cpu(), k=3)
+    found = cuda.lens_sweep(hidden, unembedding, k=3)
+    torch.testing.assert_close(found.top_log_probabilities.cpu(), wanted.top_log_probabilities, rtol=1e-5, atol=1e-5)
+
+
+def test_a_row_of_zeros_has_cosine_zero():
+    x = normal(5, 8)
+    x[2] = 0
+    assert cuda.paired_cosine(x, x).cosines.tolist() == pytest.approx([1, 1, 0, 1, 1])
+    scores, indices = cuda.topk_cosine(x, x, 5)
+    assert (scores[2] == 0).all()
+    assert indices[2].tolist() == [0, 1, 2, 3, 4]
+    assert cuda.match_rank(x, x)[0][[0, 1, 3, 4]].tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_values_whose_squares_leave_float32_are_no_trouble(dtype):
+    x, y = normal(9, 8, 1, dtype), normal(9, 8, 2, dtype)
+    scale = torch.tensor([1e30, 1e-30, 1.0], device=DEVICE).repeat(3)[:, None].to(dtype)
+    expected = reference.paired_cosine((x * scale).cpu(), y.cpu()).cosines
+    torch.testing.assert_close(cuda.paired_cosine(x * scale, y).cosines.cpu(), expected, rtol=0, atol=1e-6)
+    assert_same_neighbours(x, y * scale, 3)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_nan_and_infinity_are_refused_and_their_row_is_named(bad, dtype):
+    x, y = normal(40, 8, 1, dtype), normal(40, 8, 2, dtype)
+    y[23, 4] = bad
+    for call in (
+        lambda: cuda.paired_cosine(x, y),
+        lambda: cuda.match_rank(x, y),
+        lambda: cuda.match_rank(y, x),
+    ):
+        with pytest.raises(NonFiniteError, match=r"row 23 of [xy] holds NaN or infinity"):
+            call()
+    with pytest.raises(NonFiniteError, match="row 1023 of rows"):
+        cuda.topk_cosine(x[:9], [(1000, y)], 3)
+    with pytest.raises(NonFiniteError, match="row 23 of rows"):
+        cuda.topk_cosine(x[:2], y, 3)
+    with pytest.raises(NonFiniteError, match="row 23 of queries"):
+        cuda.topk_cosine(y, x, 3)
+    with pytest.raises(NonFiniteError, match="layer 1 of y, row 23"):
+        cuda.paired_cosine(torch.stack([x, x]), torch.stack([x, y]))
+    with pytest.raises(NonFiniteError, match="row 23 of unembedding"):
+        cuda.lens_sweep(x[:3], y)
+
+
+def test_shapes_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"\(3, 8\) is not \(4, 8\)"):
+        cuda.match_rank(normal(3, 8), normal(4, 8))
+    with pytest.raises(ValueError, match=r"\(3, 8\) against \(4, 7\)"):
+        cuda.topk_cosine(normal(3, 8), normal(4, 7), 2)
