@@ -74,6 +74,7 @@ def search_tile(
     relative: np.float32,
     error: Floats,
     shift: Doubles,
+    numbers: Integers,
     queries: Any,
     rows: Any,
     first: int,
@@ -92,14 +93,15 @@ def search_tile(
         relative: error of a product as a share of its size.
         error: [q], more than the rest of the error.
         shift: [q].
-        queries: [q, width], what exact scores are computed from; unit rows where `cosine`.
+        numbers: [q], which of `queries`, `bound`, `scores` and `indices` these are.
+        queries: [n, width], what exact scores are computed from; unit rows where `cosine`.
         rows: [t, width], the same.
         first: index of the tile's first row.
         cosine: whether a score is divided by the row's norm.
         budget: a query with more candidates is left as it was, and `failed`.
-        bound: [q], scores that k rows seen by anyone reach; raised.
-        scores: [q, k] of the best rows, descending; equal ones by index.
-        indices: [q, k] of the best rows.
+        bound: [n], scores that k rows seen by anyone reach; raised.
+        scores: [n, k] of the best rows, descending; equal ones by index.
+        indices: [n, k] of the best rows.
         failed: [q], set.
     """
     count, k = products.shape[1], scores.shape[1]
@@ -107,10 +109,10 @@ def search_tile(
     most = np.empty(count, np.float32)
     heap = np.empty(k, np.float32)
     for i in range(len(products)):
-        row, wide = products[i], error[i]
+        row, wide, query = products[i], error[i], numbers[i]
         for j in range(k):
-            heap[j] = scores[i, k - 1 - j] - shift[i]
-        floor = max(heap[0], np.float32(bound[i] - shift[i]))
+            heap[j] = scores[query, k - 1 - j] - shift[i]
+        floor = max(heap[0], np.float32(bound[query] - shift[i]))
         found = 0
         for start in range(0, count, STRIDE):
             stop = min(start + STRIDE, count)
@@ -138,6 +140,15 @@ def search_tile(
             continue
         for c in range(kept):
             j = chosen[c]
-            score = exact_cosine(queries[i], rows[j]) if cosine else exact_product(queries[i], rows[j])
-            _insert(scores[i], indices[i], score, first + j)
-        bound[i] = max(bound[i], scores[i, k - 1])
+            score = exact_cosine(queries[query], rows[j]) if cosine else exact_product(queries[query], rows[j])
+            _insert(scores[query], indices[query], score, first + j)
+        bound[query] = max(bound[query], scores[query, k - 1])
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def merge(scores: Doubles, indices: Integers, other_scores: Doubles, other_indices: Integers) -> None:
+    """Put the other best rows [q, k] among the best; an index below 0 is no row."""
+    for i in range(len(scores)):
+        for j in range(other_scores.shape[1]):
+            if other_indices[i, j] >= 0:
+                _insert(scores[i], indices[i], other_scores[i, j], other_indices[i, j])

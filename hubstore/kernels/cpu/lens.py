@@ -162,6 +162,7 @@ class _Lens:
                     np.float32(0),
                     errors,
                     np.zeros(len(states)),
+                    np.arange(len(states)),
                     states.numpy(),
                     tokens.numpy(),
                     start,

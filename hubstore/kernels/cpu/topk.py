@@ -1,104 +1,332 @@
-"""The nearest rows of each query: float32 products of rows less their mean, and an exact look at the best."""
+"""The nearest rows of each query: cheap products choose a few candidates, which are scored exactly.
+
+For any means p of the queries and m of the rows, q̂·r̂ = (q̂ - p)·(r̂ - m) + p·(r̂ - m) + q̂·m. The first term is a product
+of small numbers, whose error is small too, so that bfloat16 can take it; the second is one number for a row and the
+third one for a query. What the error of the first two may be is known, and every row that could belong to the best in
+spite of it is a candidate: nothing is missed.
+
+Where so many rows lie within the error of bfloat16 that scoring them would cost more than better products, float64
+rows, less their mean, in float32 products, take its place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from queue import SimpleQueue
 
+import numba
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from hubstore.kernels.cpu import tiles
+from hubstore.kernels.cpu.candidates import Doubles, Floats, merge, search_tile
+from hubstore.kernels.cpu.threads import in_threads
 from hubstore.kernels.rows import check_widths, unit_rows
 
-ROWS = 4096  # rows of a tile that stream past the queries
-QUERIES = 1024  # queries of a tile
-KEYS = 1 << 18  # scores that are made into sorting keys at a time
-SLACK = 6  # candidates beyond k that are scored again, for what float32 products may misorder
-SLOP = 1e-5  # more than the error of a float32 product of unit rows
+ROWS = 4096
+"""Rows of a tile."""
+
+QUERIES = 1024
+"""Queries that meet a tile in one product."""
+
+PORTION = 1 << 18
+"""Elements that are float32 on their way to or from bfloat16: they stay in the cache."""
+
+SAMPLE = 128
+"""Rows whose mean stands for a tile's."""
+
+ROUNDING = 2.0**-24
+HALF_ROUNDING = 2.0**-9
+"""The relative error of float32's rounding, and of bfloat16's."""
+
+Segment = tuple[int, Tensor]
 
 
-def topk_cosine(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int) -> tuple[Tensor, Tensor]:
+def topk_cosine(queries: Tensor, rows: Tensor | Iterable[Segment], k: int) -> tuple[Tensor, Tensor]:
     """See `hubstore.kernels.topk_cosine`."""
-    unit = unit_rows(queries, "queries")
-    best = _Best.empty(len(queries), k)
-    for start, segment in [(0, rows)] if isinstance(rows, Tensor) else rows:
+    asked = _Queries.of(queries)
+    segments = [(0, rows)] if isinstance(rows, Tensor) else rows
+    spare: SimpleQueue[_Best] = SimpleQueue()
+    everyone: list[_Best] = []
+    for _ in range(torch.get_num_threads()):
+        everyone.append(_Best.empty(len(queries), k))
+        spare.put(everyone[-1])
+    bound = np.full(len(queries), -np.inf)
+
+    def search(tile: Segment) -> None:
+        best = spare.get()
+        try:
+            _search_tile(asked, tile, best, bound)
+        finally:
+            spare.put(best)
+
+    in_threads(search, _tiles(queries, segments))
+    first, *others = everyone
+    for other in others:
+        merge(first.scores, first.indices, other.scores, other.indices)
+    return torch.from_numpy(first.scores).to(torch.float32), torch.from_numpy(first.indices)
+
+
+def _tiles(queries: Tensor, segments: Iterable[Segment]) -> Iterator[Segment]:
+    for start, segment in segments:
         check_widths(queries, segment)
         for first, stop in tiles.spans(len(segment), ROWS):
-            tile = unit_rows(segment[first:stop], "rows", start + first)
-            best.add(unit, tile, start + first)
-    return best.scores.to(torch.float32), best.indices
+            yield start + first, segment[first:stop].detach()
 
 
 @dataclass
 class _Best:
-    """The best k rows so far of every query: float64 scores [q, k] and indices [q, k]."""
+    """The best k rows that a thread has seen for each query, and whether bfloat16 is enough to find them.
 
-    scores: Tensor
-    indices: Tensor
+    Args:
+        scores: float64 [q, k].
+        indices: int64 [q, k].
+        coarse: whether the next tile is first tried in bfloat16.
+    """
+
+    scores: Doubles
+    indices: npt.NDArray[np.int64]
+    coarse: bool = True
 
     @classmethod
     def empty(cls, queries: int, k: int) -> _Best:
-        shape = (queries, k)
+        return cls(np.full((queries, k), -np.inf), np.full((queries, k), -1))
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """What is asked.
+
+    Args:
+        unit: float64 [q, width].
+        mean: float64 [width], the mean of `unit`.
+        moved: float32 [q, width], `unit` less `mean`.
+        coarse: `moved` in bfloat16, or float32 where that is no slower.
+        norms: float64 [q], of `moved`.
+        lost: float64 [q], norms of what `coarse` lacks of `moved`.
+    """
+
+    unit: Tensor
+    mean: Tensor
+    moved: Tensor
+    coarse: Tensor
+    norms: Tensor
+    lost: Tensor
+
+    @classmethod
+    def of(cls, queries: Tensor) -> _Queries:
+        unit = unit_rows(queries.detach(), "queries")
+        mean = unit.mean(0) if len(unit) else unit.new_zeros(unit.shape[1])
+        exact = unit - mean
+        coarse = exact.to(torch.bfloat16 if _bfloat16_is_fast() else torch.float32)
         return cls(
-            torch.full(shape, -torch.inf, dtype=torch.float64),
-            torch.full(shape, -1, dtype=torch.int64),
+            unit=unit,
+            mean=mean,
+            moved=exact.to(torch.float32),
+            coarse=coarse,
+            norms=torch.linalg.vector_norm(exact, dim=1),
+            lost=torch.linalg.vector_norm(exact - coarse, dim=1),
         )
 
-    def add(self, unit: Tensor, tile: Tensor, first: int) -> None:
-        """Merge the unit rows `tile` [rows, width], the first of which is row `first`."""
-        k = self.scores.shape[1]
-        anchor = tile.mean(0)
-        moved = _padded((tile - anchor).to(torch.float32))
-        for start, stop in tiles.spans(len(unit), QUERIES):
-            queries = unit[start:stop]
-            products = (_padded(queries.to(torch.float32)) @ moved.T)[: stop - start, : len(tile)]
-            reach = products.amax(1) + queries @ anchor
-            active = torch.nonzero(reach > self.scores[start:stop, -1] - SLOP).flatten()
-            if len(active):
-                candidates = _leading(products, active, min(k + SLACK, len(tile)))
-                scores = _exact(queries[active], tile, candidates)
-                self._merge(active + start, scores, candidates + first)
-
-    def _merge(self, queries: Tensor, scores: Tensor, indices: Tensor) -> None:
-        scores = torch.cat([self.scores[queries], scores], 1)
-        indices = torch.cat([self.indices[queries], indices], 1)
-        by_index = indices.argsort(1)
-        order = scores.gather(1, by_index).argsort(dim=1, descending=True, stable=True)
-        order = by_index.gather(1, order)[:, : self.scores.shape[1]]
-        self.scores[queries] = scores.gather(1, order)
-        self.indices[queries] = indices.gather(1, order)
+    @property
+    def alone(self) -> bool:
+        """Whether the mean is the query itself, and no product but that with the mean is needed."""
+        return len(self.unit) == 1
 
 
-def _leading(products: Tensor, active: Tensor, count: int) -> Tensor:
-    """Columns [a, count] of the largest of rows `active` of float32 [q, t]; of equal ones the smaller columns.
+@dataclass(frozen=True)
+class _Rows:
+    """A tile of rows, ready for products.
 
-    A float's bits, flipped below zero, sort as the float does; with the column beneath them they sort
-    as the pair, which torch.topk, free to take any of equal values, then cannot get wrong.
+    Args:
+        first: index of the first.
+        wide: float32 or float64 [t, width], the rows as they are.
+        mean: float64 [width], near the mean of the unit rows.
+        moved: unit rows less `mean`, [t, width] in the dtype of the products; empty where none are needed.
+        bias: float32 [t], the product of each with the mean query.
+        longest: not less than the norm of any of `moved`.
     """
-    last = products.shape[1] - 1
-    from_the_end = torch.arange(last, -1, -1)
-    found = []
-    for rows in torch.split(active, max(1, KEYS // (last + 1))):
-        bits = (products[rows] + 0.0).view(torch.int32)  # adding 0.0 makes -0.0 and 0.0 one
-        keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(torch.int64).bitwise_left_shift_(32)
-        keys |= from_the_end
-        found.append(last - (keys.topk(count, sorted=False).values & 0xFFFFFFFF))
-    return torch.cat(found)
+
+    first: int
+    wide: Tensor
+    mean: Tensor
+    moved: Tensor
+    bias: Tensor
+    longest: float
 
 
-def _exact(queries: Tensor, tile: Tensor, candidates: Tensor) -> Tensor:
-    """float64 [q, c]: the products of each query with its candidates, element by element.
+def _search_tile(asked: _Queries, tile: Segment, best: _Best, bound: Doubles) -> None:
+    """Put the tile's rows that belong to the best among them."""
+    left = np.arange(len(asked.unit))
+    rows = _coarse_rows(asked, *tile) if best.coarse else None
+    if rows is not None:
+        left = left[_search_rows(asked, rows, asked.coarse, left, best, bound)]
+        best.coarse = 4 * len(left) <= len(asked.unit)
+    if len(left):
+        _search_rows(asked, _fine_rows(asked, *tile), asked.moved, left, best, bound)
 
-    A sum over the last dimension adds in one order whatever the row, so that equal rows tie exactly.
+
+def _search_rows(
+    asked: _Queries, rows: _Rows, moved: Tensor, wanted: npt.NDArray[np.int64], best: _Best, bound: Doubles
+) -> npt.NDArray[np.bool_]:
+    """Look for `wanted` queries' best among the rows; True for those with too many candidates, which are not done."""
+    failed = np.zeros(len(wanted), np.bool_)
+    coarse = moved is asked.coarse
+    count, k = len(rows.wide), best.scores.shape[1]
+    everything = len(wanted) == len(asked.unit)
+    for start, stop in tiles.spans(len(wanted), QUERIES):
+        part = wanted[start:stop]
+        some = torch.from_numpy(part)
+        chosen = moved[start:stop] if everything else moved[some]
+        products = torch.zeros(1, count) if asked.alone else chosen @ rows.moved.T
+        shift = asked.unit[some] @ rows.mean
+        errors = (_coarse_errors if coarse else _fine_errors)(asked, rows, some, shift)
+        relative = HALF_ROUNDING if products.dtype == torch.bfloat16 else 0.0
+        for a, b in tiles.spans(len(part), max(1, PORTION // count)):
+            search_tile(
+                products[a:b].to(torch.float32).numpy(),
+                rows.bias.numpy(),
+                np.float32(relative),
+                errors[a:b].numpy(),
+                shift[a:b].numpy(),
+                part[a:b],
+                asked.unit.numpy(),
+                rows.wide.numpy(),
+                rows.first,
+                True,
+                max(4 * k + 64, count // 32) if coarse else count,
+                bound,
+                best.scores,
+                best.indices,
+                failed[start + a : start + b],
+            )
+    return failed
+
+
+def _coarse_errors(asked: _Queries, rows: _Rows, some: Tensor, shift: Tensor) -> Tensor:
+    """float32 [q]: more than the error of a product, but for its own rounding, and of the bias."""
+    width = asked.unit.shape[1]
+    narrow = rows.moved.dtype == torch.bfloat16
+    of_rows = (HALF_ROUNDING if narrow else 0.0) * rows.longest
+    of_products = (asked.norms * of_rows + asked.lost * (rows.longest + of_rows))[some]
+    # Norms, products with the mean and sums are float32, in lanes of 8 or more; all but `moved` are of unit length.
+    return (of_products + (width / 8 + 16) * ROUNDING * (1 + rows.longest)).to(torch.float32)
+
+
+def _fine_errors(asked: _Queries, rows: _Rows, some: Tensor, shift: Tensor) -> Tensor:
+    """float32 [q]: the same where rows were moved in float64 and multiplied in float32."""
+    width = asked.unit.shape[1]
+    of_products = (width / 8 + 16) * ROUNDING * asked.norms[some] * rows.longest
+    of_sums = 4 * ROUNDING * (float(rows.bias.abs().amax()) + asked.norms[some] * rows.longest)
+    return (of_products + of_sums + 2.0**-48).to(torch.float32)
+
+
+def _coarse_rows(asked: _Queries, first: int, segment: Tensor) -> _Rows | None:
+    """The tile in bfloat16, by float32 arithmetic; None where that overflows or vanishes."""
+    if segment.dtype == torch.float64:
+        return None
+    count, width = segment.shape
+    wide = segment.to(torch.float32).contiguous()
+    mean = _mean(wide)
+    if not bool(torch.isfinite(mean).all()):
+        return None
+    moved = torch.empty(0 if asked.alone else count, width, dtype=asked.coarse.dtype)
+    bias = torch.empty(count)
+    query, towards = asked.mean.to(torch.float32).numpy(), mean.to(torch.float32)
+    step = max(1, PORTION // max(1, width))
+    longest = 0.0
+    for start, stop in tiles.spans(count, step):
+        portion = torch.empty(len(moved[start:stop]), width)
+        square = _move(wide[start:stop].numpy(), towards.numpy(), query, portion.numpy(), bias[start:stop].numpy())
+        if not square >= 0:
+            return None
+        longest = max(longest, square)
+        moved[start:stop] = portion
+    # The float32 sum of squares is a little off.
+    return _Rows(first, wide, towards.to(torch.float64), moved, bias, 1.001 * math.sqrt(longest))
+
+
+def _fine_rows(asked: _Queries, first: int, segment: Tensor) -> _Rows:
+    """The tile in float32, by float64 arithmetic."""
+    wide = segment.to(torch.float64 if segment.dtype == torch.float64 else torch.float32).contiguous()
+    mean = _mean(wide)
+    if not bool(torch.isfinite(mean).all()):
+        mean = torch.zeros_like(mean)
+    moved = torch.empty(0 if asked.alone else len(wide), wide.shape[1])
+    bias = torch.empty(len(wide))
+    longest = 0.0
+    for start, stop in tiles.spans(len(wide), max(1, tiles.BLOCK // max(1, wide.shape[1]))):
+        block = unit_rows(wide[start:stop], "rows", first + start) - mean
+        bias[start:stop] = block @ asked.mean
+        longest = max(longest, float(torch.linalg.vector_norm(block, dim=1).amax()))
+        if not asked.alone:
+            moved[start:stop] = block
+    return _Rows(first, wide, mean, moved, bias, longest)
+
+
+def _mean(wide: Tensor) -> Tensor:
+    """float64 [width]: the mean of a few unit rows."""
+    few = wide[:: max(1, len(wide) // SAMPLE)].to(torch.float64)
+    norms = torch.linalg.vector_norm(few, dim=1, keepdim=True)
+    mean: Tensor = (few / norms.masked_fill(norms == 0, 1.0)).mean(0)
+    return mean
+
+
+LEAST, MOST = 2.0**-100, 2.0**100
+"""Float32 sums of squares within these lost nothing to its range."""
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+def _move(rows: Floats, mean: Floats, query: Floats, moved: Floats, bias: Floats) -> float:
+    """Fill `moved` [t, width] with unit rows less `mean`, unless it is empty, and `bias` [t] with products of them.
+
+    Returns:
+        The largest square of a moved row's norm; -1 where a row's own leaves float32.
     """
-    scores = torch.empty(candidates.shape, dtype=torch.float64)
-    elements = max(1, candidates.shape[1] * tile.shape[1])
-    for start, stop in tiles.spans(len(queries), max(1, tiles.BLOCK // elements)):
-        chosen = tile[candidates[start:stop]]
-        scores[start:stop] = chosen.mul_(queries[start:stop, None]).sum(-1)
-    return scores
+    longest = np.float32(0)
+    shared = np.float32(0)
+    for j in range(len(mean)):
+        shared += query[j] * mean[j]
+    for i in range(len(rows)):
+        row = rows[i]
+        square, product = np.float32(0), np.float32(0)
+        for j in range(len(row)):
+            square += row[j] * row[j]
+            product += row[j] * query[j]
+        if not LEAST <= square <= MOST:
+            return -1.0
+        scale = np.float32(1) / np.sqrt(square)
+        bias[i] = product * scale - shared
+        if len(moved):
+            target = moved[i]
+            length = np.float32(0)
+            for j in range(len(row)):
+                value = row[j] * scale - mean[j]
+                target[j] = value
+                length += value * value
+            longest = max(longest, length)
+        else:
+            longest = np.float32(2)
+    return float(longest)
 
 
-def _padded(rows: Tensor) -> Tensor:
-    return torch.nn.functional.pad(rows, (0, 0, 0, tiles.panelled(len(rows)) - len(rows)))
+@functools.cache
+def _bfloat16_is_fast() -> bool:
+    """Whether this processor multiplies bfloat16 faster than float32, from a measurement of a few milliseconds."""
+    import time
+
+    def took(dtype: torch.dtype) -> float:
+        left, right = torch.ones(256, 256, dtype=dtype), torch.ones(2048, 256, dtype=dtype)
+        times = []
+        for _ in range(4):
+            started = time.perf_counter()
+            left @ right.T
+            times.append(time.perf_counter() - started)
+        return min(times)
+
+    return took(torch.bfloat16) < took(torch.float32)
