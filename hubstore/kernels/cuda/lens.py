@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from hubstore.kernels.cuda import sweep as engine
 from hubstore.kernels.cuda.candidates import Kept, Leading, keep_best, ordered
-from hubstore.kernels.cuda.pairs import best, pair_product
+from hubstore.kernels.cuda.pairs import best, join_crowded, pair_product
 from hubstore.kernels.cuda.sweep import just_below, own
 from hubstore.kernels.reference import LensSweep
 from hubstore.kernels.rows import check_lens, refuse_non_finite
@@ -80,37 +79,53 @@ def _twins(unembedding, stride, width, tokens, ahead, TILE_N: tl.constexpr, WIDT
     tl.store(ahead + at, tl.load(ahead + at) + tl.sum(equal, 0))
 
 
+@triton.jit
+def _combine(largest, total, weighted, tiles, log_partition, mean, TILES: tl.constexpr):
+    """A state's log-partition and mean logit from its tiles': each tile's sums are taken from its own maximum."""
+    state = tl.program_id(0).to(tl.int64)
+    tile = tl.arange(0, TILES)
+    there = tile < tiles
+    peak = tl.load(largest + state * tiles + tile, there, other=-float("inf"))
+    most = tl.max(peak, 0)
+    share = tl.exp(peak - most).to(tl.float64)
+    amount = tl.load(total + state * tiles + tile, there, other=0.0).to(tl.float64)
+    moment = tl.load(weighted + state * tiles + tile, there, other=0.0).to(tl.float64)
+    partition = tl.sum(share * amount, 0)
+    moment = moment + amount * tl.where(there, peak, 0.0).to(tl.float64)
+    tl.store(log_partition + state, most.to(tl.float64) + tl.log(partition))
+    tl.store(mean + state, tl.sum(share * moment, 0) / partition)
+
+
 @dataclass(frozen=True)
 class _Targets:
-    """A token for each of n states, its logit, and how many tokens stand before it so far."""
+    """Tokens to look up, their logits, and how many tokens stand before each so far: [t, n] each."""
 
     tokens: Tensor
     logits: Tensor
     ahead: Tensor
 
     @classmethod
-    def of(cls, hidden: Tensor, unembedding: Tensor, tokens: Tensor) -> _Targets:
-        """Targets int64 [n], and their logits as the sweep computes them, so that none stands ahead of itself."""
-        logits = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        for start in range(0, len(hidden), GATHERED):
-            span = slice(start, start + GATHERED)
-            engine.diagonal(hidden[span], _aligned(unembedding[tokens[span]], hidden.dtype), _target, (logits[span],))
-        return cls(tokens, logits, torch.zeros(len(hidden), dtype=torch.int32, device=hidden.device))
+    def of(cls, hidden: Tensor, unembedding: Tensor, targets: Tensor) -> _Targets:
+        """Targets int64 [n, t], and their logits as the sweep computes them, so that none stands ahead of itself."""
+        tokens = targets.T.to(hidden.device, torch.int64).contiguous()
+        logits = torch.empty(tokens.shape, dtype=torch.float32, device=hidden.device)
+        for column, own_logits in zip(tokens, logits, strict=True):
+            for start in range(0, len(hidden), GATHERED):
+                span = slice(start, start + GATHERED)
+                rows = _aligned(unembedding[column[span]], hidden.dtype)
+                engine.diagonal(hidden[span], rows, _target, (own_logits[span],))
+        return cls(tokens, logits, torch.zeros(tokens.shape, dtype=torch.int32, device=hidden.device))
+
+    def of_states(self, span: slice) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
+        """What the sweep takes of the states of `span`."""
+        return tuple(zip(self.tokens[:, span], self.logits[:, span], self.ahead[:, span], strict=True))
 
     def count_twins(self, unembedding: Tensor) -> None:
         """Count equal rows of the token's own tile, which the sweep leaves out."""
-        if len(self.tokens):
+        if self.tokens.numel():
             tile_n = engine.tile_of(unembedding.dtype).n
-            _twins[(len(self.tokens),)](
-                unembedding,
-                unembedding.stride(0),
-                unembedding.shape[1],
-                self.tokens,
-                self.ahead,
-                tile_n,
-                16,
-                num_warps=4,
-            )
+            arguments = (unembedding, unembedding.stride(0), unembedding.shape[1], self.tokens, self.ahead)
+            _twins[(self.tokens.numel(),)](*arguments, tile_n, 16, num_warps=4)
 
 
 def lens_sweep(
@@ -125,68 +140,62 @@ def lens_sweep(
     check_lens(hidden, unembedding, targets, k, groups)
     hidden, unembedding = _readable(hidden, unembedding)
     n, device = len(hidden), hidden.device
-    columns = (
-        [] if targets is None else [targets[:, t].to(device, torch.int64).contiguous() for t in range(targets.shape[1])]
-    )
-    wanted = [_Targets.of(hidden, unembedding, column) for column in columns]
+    if targets is None:
+        targets = torch.empty(n, 0, dtype=torch.int64, device=device)
+    wanted = _Targets.of(hidden, unembedding, targets)
     leading = Leading.none(n, min(k + SLACK, len(unembedding)), device) if k else None
     log_partition, mean = (torch.empty(n, 1, dtype=torch.float64, device=device) for _ in range(2))
     step = _states_at_once(unembedding, k)
     for start in range(0, n, step):
         span = slice(start, min(start + step, n))
-        log_partition[span], mean[span] = _sweep(hidden[span], unembedding, span, wanted, leading)
-    for target in wanted:
-        target.count_twins(unembedding)
-    if not bool(torch.isfinite(log_partition).all()):
-        refuse_non_finite(torch.linalg.vector_norm(hidden, dim=1, dtype=torch.float64), "hidden")
-        refuse_non_finite(torch.linalg.vector_norm(unembedding, dim=1, dtype=torch.float64), "unembedding")
-    logits = _columns([target.logits for target in wanted], n, device)
-    top, tokens = _best(hidden, unembedding, leading, k) if leading else (logits[:, :0], logits[:, :0])
-    return LensSweep(
+        part = leading.part(span) if leading else None
+        _sweep(hidden[span], unembedding, wanted.of_states(span), part, log_partition[span], mean[span])
+    wanted.count_twins(unembedding)
+    logits = wanted.logits.T.to(torch.float64)
+    top, tokens = _best(hidden, unembedding, leading, k) if leading else (logits[:, :0], wanted.tokens.T[:, :0])
+    found = LensSweep(
         log_partition=log_partition[:, 0].to(torch.float32),
         entropy=(log_partition - mean)[:, 0].to(torch.float32),
         target_log_probabilities=(logits - log_partition).to(torch.float32),
-        target_ranks=_columns([target.ahead for target in wanted], n, device).to(torch.int64),
+        target_ranks=wanted.ahead.T.to(torch.int64),
         top_log_probabilities=(top - log_partition).to(torch.float32),
-        top_tokens=tokens.to(torch.int64),
+        top_tokens=tokens,
         group_mass=_mass(hidden, unembedding, log_partition, groups).to(torch.float32),
     )
+    if not bool(torch.isfinite(log_partition).all()):
+        refuse_non_finite(torch.linalg.vector_norm(hidden, dim=1, dtype=torch.float64), "hidden")
+        refuse_non_finite(torch.linalg.vector_norm(unembedding, dim=1, dtype=torch.float64), "unembedding")
+    return found
 
 
 def _sweep(
-    hidden: Tensor, unembedding: Tensor, span: slice, wanted: Sequence[_Targets], leading: Leading | None
-) -> tuple[Tensor, Tensor]:
-    """Log-partition and mean logit, float64 [m, 1], of the states of `span`; their targets and candidates on the way."""
+    hidden: Tensor,
+    unembedding: Tensor,
+    targets: tuple[tuple[Tensor, Tensor, Tensor], ...],
+    leading: Leading | None,
+    log_partition: Tensor,
+    mean: Tensor,
+) -> None:
+    """Fill log_partition and mean, float64 [m, 1], of some states; their targets and candidates on the way."""
     m, vocabulary, device = len(hidden), len(unembedding), hidden.device
     tile_n = engine.tile_of(hidden.dtype).n
     tiles = triton.cdiv(vocabulary, tile_n)
     largest, total, weighted = (torch.empty(m, tiles, dtype=torch.float32, device=device) for _ in range(3))
     kept = Kept(m, vocabulary, device, tile_n) if leading else None
-    each = tuple((target.tokens[span], target.logits[span], target.ahead[span]) for target in wanted)
     uneven = None if vocabulary % tile_n == 0 else 1
-    arguments = (largest, total, weighted, tiles, each, kept.arguments() if kept else None, uneven)
+    arguments = (largest, total, weighted, tiles, targets, kept.arguments() if kept else None, uneven)
     engine.sweep(hidden, unembedding, _read, arguments)
     if leading and kept:
-        leading.part(span).merge(kept, 0)
-    most = largest.amax(1, keepdim=True).to(torch.float64)
-    share = torch.exp(largest - most)
-    partition = (share * total).sum(1, keepdim=True)
-    # H = log Z - Σ p logit, with each tile's sum taken from its own maximum.
-    return most + partition.log(), (share * (weighted + total * largest)).sum(1, keepdim=True) / partition
+        leading.merge(kept, 0)
+    _combine[(m,)](largest, total, weighted, tiles, log_partition, mean, triton.next_power_of_2(tiles), num_warps=4)
 
 
 def _best(hidden: Tensor, unembedding: Tensor, leading: Leading, k: int) -> tuple[Tensor, Tensor]:
     """Logits float64 and tokens int64 [n, k], of equal logits the smaller token first."""
     tokens = leading.rows
-    logits, best_tokens = best(pair_product(hidden, unembedding, tokens), tokens, k)
-    crowded = torch.nonzero(leading.crowded.any(1))[:, 0]
-    if len(crowded):
-        tokens = leading.companions(crowded, 0)
-        tokens = torch.where(tokens < len(unembedding), tokens, -1)
-        more = pair_product(hidden[crowded], unembedding, tokens)
-        more, tokens = torch.cat([logits[crowded], more], 1), torch.cat([best_tokens[crowded], tokens], 1)
-        logits[crowded], best_tokens[crowded] = best(more, tokens, k)
-    return logits, best_tokens
+    logits, tokens = best(pair_product(hidden, unembedding, tokens), tokens, k)
+    join_crowded(hidden, unembedding, leading, logits, tokens, cosine=False)
+    return logits, tokens
 
 
 def _mass(hidden: Tensor, unembedding: Tensor, log_partition: Tensor, groups: Tensor | None) -> Tensor:
@@ -229,10 +238,3 @@ def _states_at_once(unembedding: Tensor, k: int) -> int:
     vocabulary = len(unembedding)
     each = 12 * vocabulary // engine.tile_of(unembedding.dtype).n + (vocabulary // 2 if k else 0)
     return max(engine.TILE_M, KEPT_BYTES // max(1, each) // engine.TILE_M * engine.TILE_M)
-
-
-def _columns(columns: Sequence[Tensor], n: int, device: torch.device) -> Tensor:
-    """float64 [n, t] of t columns; [n, 0] of none."""
-    return (
-        torch.stack(columns, 1).to(torch.float64) if columns else torch.empty(n, 0, dtype=torch.float64, device=device)
-    )

@@ -213,7 +213,9 @@ class _Matching:
         """The candidates' side: as it is stored, or copied block by block."""
         for start, stop in [(0, len(self.y))] if self.stored else _spans(self.y):
             rows = self.y[start:stop]
-            prepared = as_stored(rows, self.direction) if self.stored else converted(rows, self.direction, torch.float16)
+            prepared = (
+                as_stored(rows, self.direction) if self.stored else converted(rows, self.direction, torch.float32)
+            )
             bad.append(prepared.bad)
             along = prepared.along.to(torch.float32) if self.direction.there else torch.zeros_like(prepared.scale)
             yield _Side(start, prepared.values, (prepared.scale, along, _bias(self.bias_y, prepared, start)))
@@ -251,6 +253,6 @@ def _bias(bias: Tensor | None, rows: Ready, start: int) -> Tensor:
 
 
 def _spans(rows: Tensor) -> Iterator[tuple[int, int]]:
-    step = COPIED_BYTES // (2 * rows.shape[1]) // engine.TILE_N * engine.TILE_N
+    step = COPIED_BYTES // (4 * rows.shape[1]) // engine.TILE_N * engine.TILE_N
     step = max(engine.TILE_N, step)
     return ((start, min(start + step, len(rows))) for start in range(0, len(rows), step))

@@ -99,8 +99,9 @@ def paired_cosine(x: Tensor, y: Tensor) -> PairedCosine:
     block = max(16, triton.next_power_of_2(width))
     if x.dtype == y.dtype and x.dtype in (torch.float16, torch.bfloat16):
         _paired[(programs, layers)](*arguments, tl.float32, ROWS, block, STAGES, num_warps=WARPS)
-        if bool(torch.isfinite(cosines.sum())):
-            return PairedCosine(cosines, sums[0].sum(1), sums[1].sum(1))
+        found = PairedCosine(cosines, sums[0].sum(1), sums[1].sum(1))
+        if bool(torch.isfinite(cosines.sum())):  # last, since it waits
+            return found
     # Norms that leave float32, or products that float32 would round.
     _paired[(programs, layers)](*arguments, tl.float64, ROWS, block, 1, num_warps=max(1, min(16, block // 256)))
     one = layers == 1  # a single layer is not named in errors

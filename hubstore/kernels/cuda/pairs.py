@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hubstore.kernels.cuda.candidates import FEW, Leading
+
 PAIRS, WIDTH = 8, 512
 RANKED = 512  # candidates that a program ranks against one another
 
@@ -117,6 +119,133 @@ def _rank(
     beyond = (empty < k) & (empty >= tl.sum(there.to(tl.int32), 0))
     tl.store(best_scores + query * k + empty, -float("inf"), beyond)
     tl.store(best_indices + query * k + empty, -1, beyond)
+
+
+@triton.jit
+def _join_crowded(
+    queries,
+    q_stride,
+    rows,
+    r_stride,
+    n,
+    width,
+    found,
+    seconds,
+    best_scores,
+    best_indices,
+    k,
+    COSINE: tl.constexpr,
+    COUNT: tl.constexpr,
+    K: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Score what is left of crowded groups, and let it into the best; most queries have none."""
+    query = tl.program_id(0).to(tl.int64)
+    slot = tl.arange(0, COUNT)
+    last = tl.min(tl.load(found + query * COUNT + slot), 0)
+    second = tl.load(seconds + query * COUNT + slot)
+    crowded = (second != -9223372036854775808) & (second >= last)
+    if tl.max(crowded.to(tl.int32), 0) > 0:
+        for number in range(COUNT):
+            second_of = tl.load(seconds + query * COUNT + number)
+            if (second_of != -9223372036854775808) & (second_of >= last):
+                first_row = 0x7FFFFFFF - (tl.load(found + query * COUNT + number) & 0x7FFFFFFF)
+                second_row = 0x7FFFFFFF - (second_of & 0x7FFFFFFF)
+                place = tl.arange(0, 16)
+                row = first_row // 64 * 64 + place // 2 * 8 + first_row % 8 // 2 * 2 + place % 2
+                there = (row < n) & (row != first_row) & (row != second_row)
+                product = tl.zeros((16, WIDTH), tl.float64)
+                square = tl.zeros((16, WIDTH), tl.float64)
+                own = tl.zeros((WIDTH,), tl.float64)
+                for start in range(0, width, WIDTH):
+                    column = start + tl.arange(0, WIDTH)
+                    inside = column < width
+                    x = tl.load(queries + query * q_stride + column, inside, other=0.0).to(tl.float64)
+                    at = row.to(tl.int64)[:, None] * r_stride + column[None, :]
+                    y = tl.load(rows + at, there[:, None] & inside[None, :], other=0.0).to(tl.float64)
+                    product += y * x[None, :]
+                    if COSINE:
+                        square += y * y
+                        own += x * x
+                score = tl.sum(product, 1)
+                if COSINE:
+                    norms = tl.sqrt(tl.sum(square, 1)) * tl.sqrt(tl.sum(own, 0))
+                    score = tl.where(norms > 0, score / tl.where(norms > 0, norms, 1.0), 0.0)
+                index = row.to(tl.int64)
+                held = tl.arange(0, K)
+                held_score = tl.load(best_scores + query * k + held, held < k, other=-float("inf"))
+                held_index = tl.load(best_indices + query * k + held, held < k, other=-1)
+                holds = held_index >= 0
+                # A row's rank is the number of those before it: of the held ones, and of the others of its group.
+                before = (held_score[:, None] > score[None, :]) | (
+                    (held_score[:, None] == score[None, :]) & (held_index[:, None] < index[None, :])
+                )
+                before = before & holds[:, None] & there[None, :]
+                after = (before == 0) & holds[:, None] & there[None, :]
+                among = (score[:, None] > score[None, :]) | (
+                    (score[:, None] == score[None, :]) & (index[:, None] < index[None, :])
+                )
+                among = among & there[:, None] & there[None, :]
+                held_rank = held + tl.sum(after.to(tl.int32), 1)
+                rank = tl.sum(before.to(tl.int32), 0) + tl.sum(among.to(tl.int32), 0)
+                tl.debug_barrier()
+                tl.store(best_scores + query * k + held_rank, held_score, holds & (held_rank < k))
+                tl.store(best_indices + query * k + held_rank, held_index, holds & (held_rank < k))
+                tl.store(best_scores + query * k + rank, score, there & (rank < k))
+                tl.store(best_indices + query * k + rank, index, there & (rank < k))
+                tl.debug_barrier()
+
+
+def join_crowded(
+    queries: Tensor,
+    rows: Tensor,
+    leading: Leading,
+    scores: Tensor,
+    indices: Tensor,
+    *,
+    cosine: bool,
+) -> None:
+    """Let the companions of crowded candidates into the best, in place.
+
+    Args:
+        queries: [q, width].
+        rows: [n, width], of which the candidates are.
+        leading: the candidates of each query; groups begin at row 0.
+        scores: float64 [q, k], as `best` gives them, of at least all candidates.
+        indices: int64 [q, k], rows.
+        cosine: whether scores are cosines, or products.
+    """
+    (q, k), count = scores.shape, leading.found.shape[1]
+    if not q or not k:
+        return
+    if count > FEW:
+        crowded = torch.nonzero(leading.crowded.any(1))[:, 0]
+        if len(crowded):
+            companions = leading.companions(crowded, 0)
+            companions = torch.where(companions < len(rows), companions, -1)
+            more = torch.cat([scores[crowded], _scored(queries[crowded], rows, companions, cosine)], 1)
+            scores[crowded], indices[crowded] = best(more, torch.cat([indices[crowded], companions], 1), k)
+        return
+    queries, rows = (part if part.stride(1) == 1 else part.contiguous() for part in (queries, rows))
+    width = queries.shape[1]
+    _join_crowded[(q,)](
+        queries,
+        queries.stride(0),
+        rows,
+        rows.stride(0),
+        len(rows),
+        width,
+        leading.found,
+        leading.seconds,
+        scores,
+        indices,
+        k,
+        cosine,
+        count,
+        max(2, triton.next_power_of_2(k)),
+        min(WIDTH // 2, max(32, triton.next_power_of_2(width))),
+        num_warps=4,
+    )
 
 
 def best(scores: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:

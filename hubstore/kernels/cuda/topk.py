@@ -14,7 +14,7 @@ from torch import Tensor
 from hubstore.kernels.cuda import sweep as engine
 from hubstore.kernels.cuda.candidates import GROUP, MOST_TILES, Kept, Leading, keep_best, ordered
 from hubstore.kernels.cuda.few import FEW, few_topk
-from hubstore.kernels.cuda.pairs import best, pair_cosine
+from hubstore.kernels.cuda.pairs import best, join_crowded, pair_cosine
 from hubstore.kernels.cuda.rows import Direction, Ready, common_direction, converted, readable, ready
 from hubstore.kernels.cuda.stream import Block, blocks
 from hubstore.kernels.rows import check_widths, refuse_non_finite
@@ -100,7 +100,6 @@ class _Search:
         direction: what the rows of the first block have in common.
         scores: float64 [q, k], the best so far.
         indices: int64 [q, k].
-        crowded: whether the last block had a crowded group.
     """
 
     queries: Tensor
@@ -108,7 +107,6 @@ class _Search:
     direction: Direction
     scores: Tensor
     indices: Tensor
-    crowded: bool = False
 
     def add(self, block: Block) -> None:
         """Search one more block."""
@@ -144,8 +142,8 @@ class _Search:
                 leading.part(part.here).merge(kept, start)
         assert leading is not None
         of_queries = torch.stack([part.ready.bad for part in parts]).any()
-        flags = torch.stack([torch.stack(bad).any(), of_queries, leading.positive, leading.crowded.any()])
-        rows_are_bad, queries_are_bad, positive, self.crowded = flags.tolist()  # the one wait for the device
+        flags = torch.stack([torch.stack(bad).any(), of_queries, leading.positive])
+        rows_are_bad, queries_are_bad, positive = flags.tolist()  # the one wait for the device
         if queries_are_bad:
             refuse_non_finite(torch.linalg.vector_norm(self.queries, dim=1, dtype=torch.float64), "queries")
         if rows_are_bad:
@@ -157,17 +155,13 @@ class _Search:
     def _score(self, block: Block, leading: Leading) -> None:
         """Merge the exact scores of a block's candidates into the best so far."""
         rows = leading.rows
-        scores, numbers = pair_cosine(self.queries, block.rows, rows), block.numbers(rows)
+        scores, places = best(pair_cosine(self.queries, block.rows, rows), rows, self.k)
+        join_crowded(self.queries, block.rows, leading, scores, places, cosine=True)
+        numbers = block.numbers(places)
         if self.scores.shape[1]:
-            scores, numbers = torch.cat([self.scores, scores], 1), torch.cat([self.indices, numbers], 1)
-        self.scores, self.indices = best(scores, numbers, self.k)
-        if self.crowded:
-            crowded = torch.nonzero(leading.crowded.any(1))[:, 0]
-            rows = leading.companions(crowded, 0)
-            rows = torch.where(rows < len(block.rows), rows, -1)
-            scores = torch.cat([self.scores[crowded], pair_cosine(self.queries[crowded], block.rows, rows)], 1)
-            numbers = torch.cat([self.indices[crowded], block.numbers(rows)], 1)
-            self.scores[crowded], self.indices[crowded] = best(scores, numbers, self.k)
+            both = torch.cat([self.scores, scores], 1), torch.cat([self.indices, numbers], 1)
+            scores, numbers = best(*both, self.k)
+        self.scores, self.indices = scores, numbers
 
 
 def _to_float16(rows: Tensor, direction: Direction) -> Ready:
