@@ -12,7 +12,7 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-STRIDE = 64
+STRIDE = 128
 """Scores that are looked at together, and one by one only where any of them may be a candidate."""
 
 
@@ -67,6 +67,15 @@ def _insert(scores: Doubles, indices: Integers, score: float, index: int) -> Non
     indices[at] = index
 
 
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
+def _reach(products: Floats, bias: Floats, relative: np.float32, least: np.float32) -> bool:
+    """Whether any score may be `least`."""
+    reaching = np.int32(0)
+    for j in range(len(products)):
+        reaching += np.int32(products[j] + bias[j] + abs(products[j]) * relative >= least)
+    return bool(reaching)
+
+
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def search_tile(
     products: Floats,
@@ -115,14 +124,9 @@ def search_tile(
         floor = max(heap[0], np.float32(bound[query] - shift[i]))
         found = 0
         for start in range(0, count, STRIDE):
-            stop = min(start + STRIDE, count)
-            reaching = np.int32(0)
-            least = floor - wide
-            for j in range(start, stop):
-                reaching |= np.int32(row[j] + bias[j] + abs(row[j]) * relative >= least)
-            if not reaching:
+            if not _reach(row[start : start + STRIDE], bias[start : start + STRIDE], relative, floor - wide):
                 continue
-            for j in range(start, stop):
+            for j in range(start, min(start + STRIDE, count)):
                 score, spread = row[j] + bias[j], abs(row[j]) * relative + wide
                 if score + spread >= floor:
                     chosen[found], most[found] = j, score + spread

@@ -37,7 +37,7 @@ QUERIES = 1024
 PORTION = 1 << 18
 """Elements that are float32 on their way to or from bfloat16: they stay in the cache."""
 
-SAMPLE = 128
+SAMPLE = 64
 """Rows whose mean stands for a tile's."""
 
 ROUNDING = 2.0**-24
@@ -45,28 +45,28 @@ HALF_ROUNDING = 2.0**-9
 """The relative error of float32's rounding, and of bfloat16's."""
 
 Segment = tuple[int, Tensor]
+Some = slice | Tensor
 
 
 def topk_cosine(queries: Tensor, rows: Tensor | Iterable[Segment], k: int) -> tuple[Tensor, Tensor]:
     """See `hubstore.kernels.topk_cosine`."""
     asked = _Queries.of(queries)
     segments = [(0, rows)] if isinstance(rows, Tensor) else rows
-    spare: SimpleQueue[_Best] = SimpleQueue()
-    everyone: list[_Best] = []
-    for _ in range(torch.get_num_threads()):
-        everyone.append(_Best.empty(len(queries), k))
-        spare.put(everyone[-1])
+    workers = [_Worker.of(asked, k) for _ in range(torch.get_num_threads())]
+    idle: SimpleQueue[_Worker] = SimpleQueue()
+    for worker in workers:
+        idle.put(worker)
     bound = np.full(len(queries), -np.inf)
 
     def search(tile: Segment) -> None:
-        best = spare.get()
+        worker = idle.get()
         try:
-            _search_tile(asked, tile, best, bound)
+            worker.search(asked, tile, bound)
         finally:
-            spare.put(best)
+            idle.put(worker)
 
     in_threads(search, _tiles(queries, segments))
-    first, *others = everyone
+    first, *others = workers
     for other in others:
         merge(first.scores, first.indices, other.scores, other.indices)
     return torch.from_numpy(first.scores).to(torch.float32), torch.from_numpy(first.indices)
@@ -77,25 +77,6 @@ def _tiles(queries: Tensor, segments: Iterable[Segment]) -> Iterator[Segment]:
         check_widths(queries, segment)
         for first, stop in tiles.spans(len(segment), ROWS):
             yield start + first, segment[first:stop].detach()
-
-
-@dataclass
-class _Best:
-    """The best k rows that a thread has seen for each query, and whether bfloat16 is enough to find them.
-
-    Args:
-        scores: float64 [q, k].
-        indices: int64 [q, k].
-        coarse: whether the next tile is first tried in bfloat16.
-    """
-
-    scores: Doubles
-    indices: npt.NDArray[np.int64]
-    coarse: bool = True
-
-    @classmethod
-    def empty(cls, queries: int, k: int) -> _Best:
-        return cls(np.full((queries, k), -np.inf), np.full((queries, k), -1))
 
 
 @dataclass(frozen=True)
@@ -150,6 +131,7 @@ class _Rows:
         moved: unit rows less `mean`, [t, width] in the dtype of the products; empty where none are needed.
         bias: float32 [t], the product of each with the mean query.
         longest: not less than the norm of any of `moved`.
+        coarse: whether all this was computed in float32, and `moved` rounded.
     """
 
     first: int
@@ -158,67 +140,102 @@ class _Rows:
     moved: Tensor
     bias: Tensor
     longest: float
+    coarse: bool
 
 
-def _search_tile(asked: _Queries, tile: Segment, best: _Best, bound: Doubles) -> None:
-    """Put the tile's rows that belong to the best among them."""
-    left = np.arange(len(asked.unit))
-    rows = _coarse_rows(asked, *tile) if best.coarse else None
-    if rows is not None:
-        left = left[_search_rows(asked, rows, asked.coarse, left, best, bound)]
-        best.coarse = 4 * len(left) <= len(asked.unit)
-    if len(left):
-        _search_rows(asked, _fine_rows(asked, *tile), asked.moved, left, best, bound)
+@dataclass
+class _Worker:
+    """What one thread has of its own: the best rows it has seen, and room for a tile, which is costly to ask for anew.
+
+    Args:
+        scores: float64 [q, k].
+        indices: int64 [q, k].
+        moved: elements of a tile of rows.
+        products: elements of a tile of products.
+        coarse: whether the next tile is first tried in bfloat16.
+    """
+
+    scores: Doubles
+    indices: npt.NDArray[np.int64]
+    moved: Tensor
+    products: Tensor
+    coarse: bool = True
+
+    @classmethod
+    def of(cls, asked: _Queries, k: int) -> _Worker:
+        count, width = asked.coarse.shape
+        return cls(
+            scores=np.full((count, k), -np.inf),
+            indices=np.full((count, k), -1),
+            moved=asked.coarse.new_empty(ROWS * width),
+            products=asked.coarse.new_empty(ROWS * min(count, QUERIES)),
+        )
+
+    def search(self, asked: _Queries, tile: Segment, bound: Doubles) -> None:
+        """Put the tile's rows that belong to the best of all queries among them."""
+        left = np.arange(len(asked.unit))
+        rows = _coarse_rows(asked, *tile, self.moved) if self.coarse else None
+        if rows is not None:
+            left = left[self._search(asked, rows, left, bound, budget=max(4 * self.scores.shape[1] + 64, ROWS // 32))]
+            self.coarse = 4 * len(left) <= len(asked.unit)
+        if len(left):
+            self._search(asked, _fine_rows(asked, *tile), left, bound, budget=ROWS)
+
+    def _search(
+        self, asked: _Queries, rows: _Rows, wanted: npt.NDArray[np.int64], bound: Doubles, budget: int
+    ) -> npt.NDArray[np.bool_]:
+        """Look for the best of `wanted` queries; True for those with more candidates than `budget`, left undone."""
+        failed = np.zeros(len(wanted), np.bool_)
+        for start, stop in tiles.spans(len(wanted), QUERIES):
+            part = wanted[start:stop]
+            # A slice where all are wanted: nothing is copied.
+            some = slice(start, stop) if len(wanted) == len(asked.unit) else torch.from_numpy(part)
+            products = self._products(asked, rows, some)
+            shift = asked.unit[some] @ rows.mean
+            errors = (_coarse_errors if rows.coarse else _fine_errors)(asked, rows, some)
+            relative = HALF_ROUNDING if products.dtype == torch.bfloat16 else 0.0
+            for a, b in tiles.spans(len(part), max(1, PORTION // len(rows.wide))):
+                search_tile(
+                    products[a:b].to(torch.float32).numpy(),
+                    rows.bias.numpy(),
+                    np.float32(relative),
+                    errors[a:b].numpy(),
+                    shift[a:b].numpy(),
+                    part[a:b],
+                    asked.unit.numpy(),
+                    rows.wide.numpy(),
+                    rows.first,
+                    True,
+                    budget,
+                    bound,
+                    self.scores,
+                    self.indices,
+                    failed[start + a : start + b],
+                )
+        return failed
+
+    def _products(self, asked: _Queries, rows: _Rows, some: Some) -> Tensor:
+        """[q, t], the products of some queries and the rows, less both means."""
+        count = len(rows.wide)
+        if asked.alone:
+            return torch.zeros(1, count)
+        if not rows.coarse:
+            return asked.moved[some] @ rows.moved.T
+        chosen = asked.coarse[some]
+        products = self.products[: len(chosen) * count].view(len(chosen), count)
+        return torch.mm(chosen, rows.moved.T, out=products)
 
 
-def _search_rows(
-    asked: _Queries, rows: _Rows, moved: Tensor, wanted: npt.NDArray[np.int64], best: _Best, bound: Doubles
-) -> npt.NDArray[np.bool_]:
-    """Look for `wanted` queries' best among the rows; True for those with too many candidates, which are not done."""
-    failed = np.zeros(len(wanted), np.bool_)
-    coarse = moved is asked.coarse
-    count, k = len(rows.wide), best.scores.shape[1]
-    everything = len(wanted) == len(asked.unit)
-    for start, stop in tiles.spans(len(wanted), QUERIES):
-        part = wanted[start:stop]
-        some = torch.from_numpy(part)
-        chosen = moved[start:stop] if everything else moved[some]
-        products = torch.zeros(1, count) if asked.alone else chosen @ rows.moved.T
-        shift = asked.unit[some] @ rows.mean
-        errors = (_coarse_errors if coarse else _fine_errors)(asked, rows, some, shift)
-        relative = HALF_ROUNDING if products.dtype == torch.bfloat16 else 0.0
-        for a, b in tiles.spans(len(part), max(1, PORTION // count)):
-            search_tile(
-                products[a:b].to(torch.float32).numpy(),
-                rows.bias.numpy(),
-                np.float32(relative),
-                errors[a:b].numpy(),
-                shift[a:b].numpy(),
-                part[a:b],
-                asked.unit.numpy(),
-                rows.wide.numpy(),
-                rows.first,
-                True,
-                max(4 * k + 64, count // 32) if coarse else count,
-                bound,
-                best.scores,
-                best.indices,
-                failed[start + a : start + b],
-            )
-    return failed
-
-
-def _coarse_errors(asked: _Queries, rows: _Rows, some: Tensor, shift: Tensor) -> Tensor:
+def _coarse_errors(asked: _Queries, rows: _Rows, some: Some) -> Tensor:
     """float32 [q]: more than the error of a product, but for its own rounding, and of the bias."""
     width = asked.unit.shape[1]
-    narrow = rows.moved.dtype == torch.bfloat16
-    of_rows = (HALF_ROUNDING if narrow else 0.0) * rows.longest
+    of_rows = (HALF_ROUNDING if rows.moved.dtype == torch.bfloat16 else 0.0) * rows.longest
     of_products = (asked.norms * of_rows + asked.lost * (rows.longest + of_rows))[some]
     # Norms, products with the mean and sums are float32, in lanes of 8 or more; all but `moved` are of unit length.
     return (of_products + (width / 8 + 16) * ROUNDING * (1 + rows.longest)).to(torch.float32)
 
 
-def _fine_errors(asked: _Queries, rows: _Rows, some: Tensor, shift: Tensor) -> Tensor:
+def _fine_errors(asked: _Queries, rows: _Rows, some: Some) -> Tensor:
     """float32 [q]: the same where rows were moved in float64 and multiplied in float32."""
     width = asked.unit.shape[1]
     of_products = (width / 8 + 16) * ROUNDING * asked.norms[some] * rows.longest
@@ -226,8 +243,8 @@ def _fine_errors(asked: _Queries, rows: _Rows, some: Tensor, shift: Tensor) -> T
     return (of_products + of_sums + 2.0**-48).to(torch.float32)
 
 
-def _coarse_rows(asked: _Queries, first: int, segment: Tensor) -> _Rows | None:
-    """The tile in bfloat16, by float32 arithmetic; None where that overflows or vanishes."""
+def _coarse_rows(asked: _Queries, first: int, segment: Tensor, room: Tensor) -> _Rows | None:
+    """The tile in bfloat16, in `room`, by float32 arithmetic; None where that overflows or vanishes."""
     if segment.dtype == torch.float64:
         return None
     count, width = segment.shape
@@ -235,20 +252,22 @@ def _coarse_rows(asked: _Queries, first: int, segment: Tensor) -> _Rows | None:
     mean = _mean(wide)
     if not bool(torch.isfinite(mean).all()):
         return None
-    moved = torch.empty(0 if asked.alone else count, width, dtype=asked.coarse.dtype)
+    needed = 0 if asked.alone else count
+    moved = room[: needed * width].view(needed, width)
     bias = torch.empty(count)
     query, towards = asked.mean.to(torch.float32).numpy(), mean.to(torch.float32)
     step = max(1, PORTION // max(1, width))
+    portions = torch.empty(min(step, needed), width)
     longest = 0.0
     for start, stop in tiles.spans(count, step):
-        portion = torch.empty(len(moved[start:stop]), width)
+        portion = portions[: stop - start]
         square = _move(wide[start:stop].numpy(), towards.numpy(), query, portion.numpy(), bias[start:stop].numpy())
         if not square >= 0:
             return None
         longest = max(longest, square)
         moved[start:stop] = portion
     # The float32 sum of squares is a little off.
-    return _Rows(first, wide, towards.to(torch.float64), moved, bias, 1.001 * math.sqrt(longest))
+    return _Rows(first, wide, towards.to(torch.float64), moved, bias, 1.001 * math.sqrt(longest), coarse=True)
 
 
 def _fine_rows(asked: _Queries, first: int, segment: Tensor) -> _Rows:
@@ -266,7 +285,7 @@ def _fine_rows(asked: _Queries, first: int, segment: Tensor) -> _Rows:
         longest = max(longest, float(torch.linalg.vector_norm(block, dim=1).amax()))
         if not asked.alone:
             moved[start:stop] = block
-    return _Rows(first, wide, mean, moved, bias, longest)
+    return _Rows(first, wide, mean, moved, bias, longest, coarse=False)
 
 
 def _mean(wide: Tensor) -> Tensor:
