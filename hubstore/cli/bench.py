@@ -56,7 +56,7 @@ def extract(
 ) -> None:
     """Extraction of all layers beside a plain batched forward of the same texts that keeps nothing."""
     from hubstore.bench.extract import measure_extract
-    from hubstore.index.library import resolve_device
+    from hubstore.devices import resolve_device
 
     with err.status("extracting"):
         found = measure_extract(model, resolve_device(device), lines=lines, scratch=scratch, runs=runs)
@@ -76,7 +76,7 @@ def search(
 ) -> None:
     """Exact search beside the bare product of queries and rows, one query beside a single read of the rows."""
     from hubstore.bench.search import SearchSizes, measure_search
-    from hubstore.index.library import resolve_device
+    from hubstore.devices import resolve_device
 
     on = resolve_device(device)
     sizes = _sized(SearchSizes.default(on), rows=rows, width=width, queries=queries, k=k, dtype=dtype.value)
@@ -117,7 +117,7 @@ def lens(
 ) -> None:
     """The logit lens beside the bare product of states and unembedding."""
     from hubstore.bench.lens import LensSizes, measure_lens
-    from hubstore.index.library import resolve_device
+    from hubstore.devices import resolve_device
 
     on = resolve_device(device)
     sizes = _sized(LensSizes.default(on), states=states, width=width, vocabulary=vocabulary, k=k, dtype=dtype.value)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hubstore.devices import resolve_device
 from hubstore.errors import CorruptStoreError, IndexingError, IndexNotFoundError
 from hubstore.index import kinds
 from hubstore.index.description import (
@@ -23,7 +24,7 @@ from hubstore.index.description import (
     read_description,
     store_commits,
 )
-from hubstore.index.library import Gpu, faiss, has_gpu, resolve_device
+from hubstore.index.library import Gpu, faiss, has_gpu
 from hubstore.index.rows import Vectors, centred, unwrap, wrap
 from hubstore.kernels.rows import unit_rows
 from hubstore.store import HiddenStates, StoreReader

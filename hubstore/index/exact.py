@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from hubstore.devices import current
 from hubstore.index.allowed import Allowed, Positions
 from hubstore.kernels import topk_cosine
 from hubstore.store import HiddenStates
@@ -26,7 +27,7 @@ def exact_search(
         queries: [q, width], any float dtype.
         k: rows wanted.
         allowed: positions that may answer.
-        device: where to compute.
+        device: where to compute; the rows stream there from the memory map, segment by segment.
 
     Returns:
         scores float32 [q, k], descending, and positions int64 [q, k], both on the CPU; ties to the smaller position,
@@ -37,24 +38,24 @@ def exact_search(
     """
     if allowed.size == 0:
         return torch.full((len(queries), k), -torch.inf), torch.full((len(queries), k), -1)
-    queries = queries.to(device)
-    if allowed.size >= SLICE_ROWS * len(allowed.ranges):
-        scores, found = topk_cosine(queries, _slices(states, allowed, device), k)
-        found = found.cpu()
-    else:
-        positions = allowed.positions()
-        scores, ordinals = topk_cosine(queries, _blocks(states, positions, device), k)
-        ordinals = ordinals.cpu()
-        found = torch.from_numpy(positions)[ordinals.clamp_min(0)].masked_fill(ordinals < 0, -1)
+    with current(device):
+        queries = queries.to(device)
+        if allowed.size >= SLICE_ROWS * len(allowed.ranges):
+            scores, found = topk_cosine(queries, _slices(states, allowed), k)
+            found = found.cpu()
+        else:
+            positions = allowed.positions()
+            scores, ordinals = topk_cosine(queries, _blocks(states, positions), k)
+            ordinals = ordinals.cpu()
+            found = torch.from_numpy(positions)[ordinals.clamp_min(0)].masked_fill(ordinals < 0, -1)
     return scores.cpu().masked_fill(found < 0, -torch.inf), found
 
 
-def _slices(states: HiddenStates, allowed: Allowed, device: torch.device) -> Iterator[tuple[int, torch.Tensor]]:
+def _slices(states: HiddenStates, allowed: Allowed) -> Iterator[tuple[int, torch.Tensor]]:
     for start, stop in allowed.ranges.tolist():
-        for first, rows in states.segments(start, stop):
-            yield first, rows.to(device)
+        yield from states.segments(start, stop)
 
 
-def _blocks(states: HiddenStates, positions: Positions, device: torch.device) -> Iterator[tuple[int, torch.Tensor]]:
+def _blocks(states: HiddenStates, positions: Positions) -> Iterator[tuple[int, torch.Tensor]]:
     for start in range(0, len(positions), BLOCK_ROWS):
-        yield start, states.take(positions[start : start + BLOCK_ROWS]).to(device)
+        yield start, states.take(positions[start : start + BLOCK_ROWS])

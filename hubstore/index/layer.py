@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hubstore.devices import resolve_device
 from hubstore.errors import IndexNotFoundError, QueryError
 from hubstore.index.allowed import Allowed, Positions
 from hubstore.index.builder import read_faiss
@@ -21,7 +22,7 @@ from hubstore.index.description import (
 )
 from hubstore.index.exact import exact_search
 from hubstore.index.kinds import EXACT_ROWS, effort_of
-from hubstore.index.library import Gpu, faiss, has_gpu, resolve_device
+from hubstore.index.library import Gpu, faiss, has_gpu
 from hubstore.index.rows import Vectors, centred, unwrap
 from hubstore.kernels.rows import unit_rows
 from hubstore.store import HiddenStates, StoreReader

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hubstore.errors import MissingDependencyError, QueryError
+from hubstore.errors import MissingDependencyError
 
 
 def faiss() -> Any:
@@ -19,16 +19,6 @@ def faiss() -> Any:
             'FAISS is not installed: `pip install "hubstore[cpu]"`, or `pip install "hubstore[gpu]"` on a CUDA '
             "machine. Without it, exact search works: --kind exact"
         ) from error
-
-
-def resolve_device(device: str) -> torch.device:
-    """ "auto" is CUDA where PyTorch sees it, else the CPU; QueryError for a CUDA device that is not there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    resolved = torch.device(device)
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise QueryError(f"device {device!r} was asked for, and PyTorch sees no CUDA device; use --device cpu")
-    return resolved
 
 
 def has_gpu(device: torch.device) -> bool:
