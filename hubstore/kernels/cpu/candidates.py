@@ -77,6 +77,53 @@ def _reach(products: Floats, bias: Floats, relative: np.float32, least: np.float
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _choose(
+    products: Floats,
+    bias: Floats,
+    relative: np.float32,
+    error: np.float32,
+    floor: np.float32,
+    heap: Floats,
+    chosen: npt.NDArray[np.int32],
+    most: Floats,
+) -> tuple[int, np.float32]:
+    """Write the candidates of one query to `chosen`, and what they may reach to `most`.
+
+    Args:
+        products: [t], as bias, relative and error those of `search_tile`.
+        bias: [t].
+        relative: error of a product.
+        error: the rest of the error.
+        floor: what a candidate must reach.
+        heap: [k], min-heap of scores that are reached for certain; raised.
+        chosen: [t], filled.
+        most: [t], filled.
+
+    Returns:
+        How many there are, and what the best k reach for certain.
+    """
+    count, found = len(products), 0
+    floor = max(floor, heap[0])
+    for start in range(0, count, STRIDE):
+        if not _reach(products[start : start + STRIDE], bias[start : start + STRIDE], relative, floor - error):
+            continue
+        for j in range(start, min(start + STRIDE, count)):
+            score, spread = products[j] + bias[j], abs(products[j]) * relative + error
+            if score + spread >= floor:
+                chosen[found], most[found] = j, score + spread
+                found += 1
+                if score - spread > heap[0]:
+                    _push(heap, score - spread)
+                    floor = max(floor, heap[0])
+    kept = 0
+    for c in range(found):
+        if most[c] >= floor:
+            chosen[kept], most[kept] = chosen[c], most[c]
+            kept += 1
+    return kept, floor
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def search_tile(
     products: Floats,
     bias: Floats,
@@ -118,34 +165,23 @@ def search_tile(
     most = np.empty(count, np.float32)
     heap = np.empty(k, np.float32)
     for i in range(len(products)):
-        row, wide, query = products[i], error[i], numbers[i]
+        query = numbers[i]
         for j in range(k):
             heap[j] = scores[query, k - 1 - j] - shift[i]
-        floor = max(heap[0], np.float32(bound[query] - shift[i]))
-        found = 0
-        for start in range(0, count, STRIDE):
-            if not _reach(row[start : start + STRIDE], bias[start : start + STRIDE], relative, floor - wide):
-                continue
-            for j in range(start, min(start + STRIDE, count)):
-                score, spread = row[j] + bias[j], abs(row[j]) * relative + wide
-                if score + spread >= floor:
-                    chosen[found], most[found] = j, score + spread
-                    found += 1
-                    if score - spread > heap[0]:
-                        _push(heap, score - spread)
-                        floor = max(floor, heap[0])
-        kept = 0
-        for c in range(found):
-            if most[c] >= floor:
-                chosen[kept] = chosen[c]
-                kept += 1
+        floor = np.float32(bound[query] - shift[i])
+        kept, floor = _choose(products[i], bias, relative, error[i], floor, heap, chosen, most)
         failed[i] = kept > budget
         if failed[i]:
             continue
-        for c in range(kept):
-            j = chosen[c]
-            score = exact_cosine(queries[query], rows[j]) if cosine else exact_product(queries[query], rows[j])
-            _insert(scores[query], indices[query], score, first + j)
+        # The likeliest first: what they reach exactly rules out many of the others.
+        likely = heap[0] + 2 * error[i]
+        for unlikely in (False, True):
+            for c in range(kept):
+                if (most[c] < likely) == unlikely and most[c] >= floor:
+                    j = chosen[c]
+                    score = exact_cosine(queries[query], rows[j]) if cosine else exact_product(queries[query], rows[j])
+                    _insert(scores[query], indices[query], score, first + j)
+            floor = max(floor, np.float32(scores[query, k - 1] - shift[i]))
         bound[query] = max(bound[query], scores[query, k - 1])
 
 

@@ -37,18 +37,20 @@ QUERIES = 1024
 PORTION = 1 << 18
 """Elements that are float32 on their way to or from bfloat16: they stay in the cache."""
 
-SAMPLE = 64
-"""Rows whose mean stands for a tile's."""
+SAMPLE = 128
+"""Rows whose mean stands for a segment's."""
+
+ANCHORED = 8192
+"""Rows that are moved by one mean at least."""
 
 ROUNDING = 2.0**-24
 HALF_ROUNDING = 2.0**-9
 """The relative error of float32's rounding, and of bfloat16's."""
 
-Segment = tuple[int, Tensor]
 Some = slice | Tensor
 
 
-def topk_cosine(queries: Tensor, rows: Tensor | Iterable[Segment], k: int) -> tuple[Tensor, Tensor]:
+def topk_cosine(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int) -> tuple[Tensor, Tensor]:
     """See `hubstore.kernels.topk_cosine`."""
     asked = _Queries.of(queries)
     segments = [(0, rows)] if isinstance(rows, Tensor) else rows
@@ -58,25 +60,18 @@ def topk_cosine(queries: Tensor, rows: Tensor | Iterable[Segment], k: int) -> tu
         idle.put(worker)
     bound = np.full(len(queries), -np.inf)
 
-    def search(tile: Segment) -> None:
+    def search(tile: _Tile) -> None:
         worker = idle.get()
         try:
             worker.search(asked, tile, bound)
         finally:
             idle.put(worker)
 
-    in_threads(search, _tiles(queries, segments))
+    in_threads(search, _tiles(asked, segments))
     first, *others = workers
     for other in others:
         merge(first.scores, first.indices, other.scores, other.indices)
     return torch.from_numpy(first.scores).to(torch.float32), torch.from_numpy(first.indices)
-
-
-def _tiles(queries: Tensor, segments: Iterable[Segment]) -> Iterator[Segment]:
-    for start, segment in segments:
-        check_widths(queries, segment)
-        for first, stop in tiles.spans(len(segment), ROWS):
-            yield start + first, segment[first:stop].detach()
 
 
 @dataclass(frozen=True)
@@ -121,14 +116,58 @@ class _Queries:
 
 
 @dataclass(frozen=True)
+class _Anchor:
+    """What rows are moved by.
+
+    Args:
+        mean: float64 [width], near the mean of the unit rows; float32 holds it.
+        shift: float64 [q], the products of the unit queries with it.
+    """
+
+    mean: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Rows as they came, [t, width], the first of which is row `first`."""
+
+    first: int
+    rows: Tensor
+    anchor: _Anchor
+
+
+def _tiles(asked: _Queries, segments: Iterable[tuple[int, Tensor]]) -> Iterator[_Tile]:
+    """The segments in tiles, and a new anchor after some."""
+    since = 0
+    anchor = None
+    for start, segment in segments:
+        check_widths(asked.unit, segment)
+        if anchor is None or since >= ANCHORED:
+            anchor, since = _anchor(asked, segment), 0
+        since += len(segment)
+        for first, stop in tiles.spans(len(segment), ROWS):
+            yield _Tile(start + first, segment[first:stop].detach(), anchor)
+
+
+def _anchor(asked: _Queries, segment: Tensor) -> _Anchor:
+    """Any is right; one near the mean of the rows keeps products small."""
+    few = segment[:: max(1, len(segment) // SAMPLE)].detach().to(torch.float64)
+    norms = torch.linalg.vector_norm(few, dim=1, keepdim=True)
+    mean = (few / norms.masked_fill(norms == 0, 1.0)).sum(0) / max(1, len(few))
+    mean = torch.where(torch.isfinite(mean), mean, 0.0).to(torch.float32).to(torch.float64)
+    return _Anchor(mean, asked.unit @ mean)
+
+
+@dataclass(frozen=True)
 class _Rows:
     """A tile of rows, ready for products.
 
     Args:
         first: index of the first.
         wide: float32 or float64 [t, width], the rows as they are.
-        mean: float64 [width], near the mean of the unit rows.
-        moved: unit rows less `mean`, [t, width] in the dtype of the products; empty where none are needed.
+        shift: float64 [q], of the anchor.
+        moved: unit rows less the anchor's mean, [t, width] in the dtype of the products; empty where none are needed.
         bias: float32 [t], the product of each with the mean query.
         longest: not less than the norm of any of `moved`.
         coarse: whether all this was computed in float32, and `moved` rounded.
@@ -136,7 +175,7 @@ class _Rows:
 
     first: int
     wide: Tensor
-    mean: Tensor
+    shift: Tensor
     moved: Tensor
     bias: Tensor
     longest: float
@@ -152,6 +191,7 @@ class _Worker:
         indices: int64 [q, k].
         moved: elements of a tile of rows.
         products: elements of a tile of products.
+        portion: float32 elements on their way to or from bfloat16.
         coarse: whether the next tile is first tried in bfloat16.
     """
 
@@ -159,6 +199,7 @@ class _Worker:
     indices: npt.NDArray[np.int64]
     moved: Tensor
     products: Tensor
+    portion: Tensor
     coarse: bool = True
 
     @classmethod
@@ -169,17 +210,18 @@ class _Worker:
             indices=np.full((count, k), -1),
             moved=asked.coarse.new_empty(ROWS * width),
             products=asked.coarse.new_empty(ROWS * min(count, QUERIES)),
+            portion=torch.empty(max(PORTION, ROWS, width)),
         )
 
-    def search(self, asked: _Queries, tile: Segment, bound: Doubles) -> None:
+    def search(self, asked: _Queries, tile: _Tile, bound: Doubles) -> None:
         """Put the tile's rows that belong to the best of all queries among them."""
         left = np.arange(len(asked.unit))
-        rows = _coarse_rows(asked, *tile, self.moved) if self.coarse else None
+        rows = _coarse_rows(asked, tile, self.moved, self.portion) if self.coarse else None
         if rows is not None:
             left = left[self._search(asked, rows, left, bound, budget=max(4 * self.scores.shape[1] + 64, ROWS // 32))]
             self.coarse = 4 * len(left) <= len(asked.unit)
         if len(left):
-            self._search(asked, _fine_rows(asked, *tile), left, bound, budget=ROWS)
+            self._search(asked, _fine_rows(asked, tile), left, bound, budget=ROWS)
 
     def _search(
         self, asked: _Queries, rows: _Rows, wanted: npt.NDArray[np.int64], bound: Doubles, budget: int
@@ -191,12 +233,13 @@ class _Worker:
             # A slice where all are wanted: nothing is copied.
             some = slice(start, stop) if len(wanted) == len(asked.unit) else torch.from_numpy(part)
             products = self._products(asked, rows, some)
-            shift = asked.unit[some] @ rows.mean
+            shift = rows.shift[some]
             errors = (_coarse_errors if rows.coarse else _fine_errors)(asked, rows, some)
             relative = HALF_ROUNDING if products.dtype == torch.bfloat16 else 0.0
             for a, b in tiles.spans(len(part), max(1, PORTION // len(rows.wide))):
+                portion = self.portion[: (b - a) * len(rows.wide)].view(b - a, -1)
                 search_tile(
-                    products[a:b].to(torch.float32).numpy(),
+                    portion.copy_(products[a:b]).numpy(),
                     rows.bias.numpy(),
                     np.float32(relative),
                     errors[a:b].numpy(),
@@ -243,57 +286,43 @@ def _fine_errors(asked: _Queries, rows: _Rows, some: Some) -> Tensor:
     return (of_products + of_sums + 2.0**-48).to(torch.float32)
 
 
-def _coarse_rows(asked: _Queries, first: int, segment: Tensor, room: Tensor) -> _Rows | None:
+def _coarse_rows(asked: _Queries, tile: _Tile, room: Tensor, portions: Tensor) -> _Rows | None:
     """The tile in bfloat16, in `room`, by float32 arithmetic; None where that overflows or vanishes."""
-    if segment.dtype == torch.float64:
+    if tile.rows.dtype == torch.float64:
         return None
-    count, width = segment.shape
-    wide = segment.to(torch.float32).contiguous()
-    mean = _mean(wide)
-    if not bool(torch.isfinite(mean).all()):
-        return None
+    count, width = tile.rows.shape
+    wide = tile.rows.to(torch.float32).contiguous()
     needed = 0 if asked.alone else count
     moved = room[: needed * width].view(needed, width)
     bias = torch.empty(count)
-    query, towards = asked.mean.to(torch.float32).numpy(), mean.to(torch.float32)
+    query, towards = asked.mean.to(torch.float32).numpy(), tile.anchor.mean.to(torch.float32).numpy()
     step = max(1, PORTION // max(1, width))
-    portions = torch.empty(min(step, needed), width)
     longest = 0.0
     for start, stop in tiles.spans(count, step):
-        portion = portions[: stop - start]
-        square = _move(wide[start:stop].numpy(), towards.numpy(), query, portion.numpy(), bias[start:stop].numpy())
+        portion = portions[: (min(stop, needed) - min(start, needed)) * width].view(-1, width)
+        square = _move(wide[start:stop].numpy(), towards, query, portion.numpy(), bias[start:stop].numpy())
         if not square >= 0:
             return None
         longest = max(longest, square)
         moved[start:stop] = portion
     # The float32 sum of squares is a little off.
-    return _Rows(first, wide, towards.to(torch.float64), moved, bias, 1.001 * math.sqrt(longest), coarse=True)
+    longest = 1.001 * math.sqrt(longest)
+    return _Rows(tile.first, wide, tile.anchor.shift, moved, bias, longest, coarse=True)
 
 
-def _fine_rows(asked: _Queries, first: int, segment: Tensor) -> _Rows:
+def _fine_rows(asked: _Queries, tile: _Tile) -> _Rows:
     """The tile in float32, by float64 arithmetic."""
-    wide = segment.to(torch.float64 if segment.dtype == torch.float64 else torch.float32).contiguous()
-    mean = _mean(wide)
-    if not bool(torch.isfinite(mean).all()):
-        mean = torch.zeros_like(mean)
+    wide = tile.rows.to(torch.float64 if tile.rows.dtype == torch.float64 else torch.float32).contiguous()
     moved = torch.empty(0 if asked.alone else len(wide), wide.shape[1])
     bias = torch.empty(len(wide))
     longest = 0.0
     for start, stop in tiles.spans(len(wide), max(1, tiles.BLOCK // max(1, wide.shape[1]))):
-        block = unit_rows(wide[start:stop], "rows", first + start) - mean
+        block = unit_rows(wide[start:stop], "rows", tile.first + start) - tile.anchor.mean
         bias[start:stop] = block @ asked.mean
         longest = max(longest, float(torch.linalg.vector_norm(block, dim=1).amax()))
         if not asked.alone:
             moved[start:stop] = block
-    return _Rows(first, wide, mean, moved, bias, longest, coarse=False)
-
-
-def _mean(wide: Tensor) -> Tensor:
-    """float64 [width]: the mean of a few unit rows."""
-    few = wide[:: max(1, len(wide) // SAMPLE)].to(torch.float64)
-    norms = torch.linalg.vector_norm(few, dim=1, keepdim=True)
-    mean: Tensor = (few / norms.masked_fill(norms == 0, 1.0)).mean(0)
-    return mean
+    return _Rows(tile.first, wide, tile.anchor.shift, moved, bias, longest, coarse=False)
 
 
 LEAST, MOST = 2.0**-100, 2.0**100
