@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -49,6 +49,7 @@ def analyze(
     pooling: str | None = None,
     seed: int = 0,
     bootstrap: int = 1000,
+    device: str = "auto",
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, pa.Table]:
     """Run several analyses with their defaults.
@@ -62,12 +63,15 @@ def analyze(
         pooling: None is the store's first that has a row per item.
         seed: of all random draws.
         bootstrap: resamples for the intervals; 0 gives none.
+        device: where to compute: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1". Tables that are
+            kept are reused wherever they were computed.
         progress: called with the analysis, its layers done and its layers in all.
 
     Returns:
         The tables by analysis.
 
     Raises:
+        QueryError: a device that is not there.
         AnalysisError: a name that is no analysis, or what the analysis itself refuses.
     """
     chosen = list(dict.fromkeys(names)) if names else list(ANALYSES)
@@ -78,17 +82,20 @@ def analyze(
         if name not in ANALYSES:
             raise AnalysisError(f"there is no analysis {name!r}; choose from {', '.join(ANALYSES)}")
     for name in chosen:
-        report = _reporter(name, progress)
+        options: Any = {
+            "layers": layers,
+            "pooling": pooling,
+            "seed": seed,
+            "bootstrap": bootstrap,
+            "device": device,
+            "progress": _reporter(name, progress),
+        }
         if name in ("clustering", "geometry"):
             by_partition = clustering if name == "clustering" else geometry
-            tables[name] = by_partition(
-                store, partitions, layers=layers, pooling=pooling, seed=seed, bootstrap=bootstrap, progress=report
-            )
+            tables[name] = by_partition(store, partitions, **options)
         else:
             by_pair = {"similarity": similarity, "retrieval": retrieval, "alignment": alignment}[name]
-            tables[name] = by_pair(
-                store, pairs, layers=layers, pooling=pooling, seed=seed, bootstrap=bootstrap, progress=report
-            )
+            tables[name] = by_pair(store, pairs, **options)
     return tables
 
 

@@ -16,6 +16,7 @@ from hubstore.analysis.neighbours import nearest_others
 from hubstore.analysis.pairs import Concepts, Matched, Pair, Selection, all_pairs, check_pairs
 from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
+from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def alignment(
     bootstrap: int = 1000,
     k: int = 10,
     cross_layers: bool = False,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> pa.Table:
     """Whether matched items lie alike among themselves in two partitions.
@@ -54,6 +56,7 @@ def alignment(
         k: neighbours of mutual kNN; n - 1 where there are fewer.
         cross_layers: compare every layer of x with every layer of y, for the pairs that are named; a partition
             may then be paired with itself.
+        device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
 
     Returns:
@@ -64,7 +67,7 @@ def alignment(
         with their neighbours kept; `chance` is k / (n - 1). Intervals are 95%.
 
     Raises:
-        QueryError: a partition, layer or pooling that the store does not have.
+        QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
         AnalysisError: a pair shares fewer than 4 concepts, or cross_layers names no pair of many.
     """
     chosen, names, pooled = (
@@ -77,15 +80,17 @@ def alignment(
             f"cross_layers compares {len(names)} x {len(names)} layers for each pair; name the pairs with pairs="
         )
 
+    on = resolve_device(device)
+
     def make() -> Findings:
         matched, skipped = Concepts(store).match_all(chosen, cka.FEWEST)
-        compare = _Comparison(States(store, pooled), Bootstrap(bootstrap, seed), k)
+        compare = _Comparison(States(store, pooled, on), Bootstrap(bootstrap, seed), k)
 
         def find(layer: str) -> list[Row]:
             others = names if cross_layers else [layer]
             return [row for items in matched for other in others for row in compare(layer, other, items)]
 
-        return Findings(COLUMNS, over_layers(store, names, find, progress), {"skipped_pairs": skipped})
+        return Findings(COLUMNS, over_layers(store, names, find, progress, on), {"skipped_pairs": skipped})
 
     parameters = {
         "pairs": chosen,
@@ -109,7 +114,7 @@ class _Comparison:
         n = len(items)
         k = min(self._k, n - 1)
         value, shares = cka.cka(self._side(layer_x, items.x), self._side(layer_y, items.y))
-        columns, values = [shares.numpy()], [value]
+        columns, values = [shares.cpu().numpy()], [value]
         for variant in VARIANTS:
             near_x = self._neighbours(layer_x, items.x, variant, k)
             near_y = self._neighbours(layer_y, items.y, variant, k)

@@ -17,6 +17,7 @@ from hubstore.analysis.neighbours import nearest_others
 from hubstore.analysis.pairs import Concepts, Selection, check_partitions
 from hubstore.analysis.results import Findings, Row, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
+from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def clustering(
     bootstrap: int = 1000,
     permutations: int = 1000,
     k: int | None = None,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> pa.Table:
     """Whether an item's nearest neighbours, of all partitions together, share its concept or its language.
@@ -57,6 +59,7 @@ def clustering(
         permutations: of the concept labels within each partition, the neighbours kept.
         k: neighbours by cosine, the item itself excluded. None is one for each other partition, so that a
             perfect hub has a purity of 1, but at most 10.
+        device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
 
     Returns:
@@ -68,7 +71,7 @@ def clustering(
         n counts items; intervals are 95%.
 
     Raises:
-        QueryError: a partition, layer or pooling that the store does not have.
+        QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
         AnalysisError: fewer than 2 concepts are shared by two partitions.
     """
     chosen, names, pooled = (
@@ -77,10 +80,12 @@ def clustering(
         item_pooling(store, pooling),
     )
 
+    on = resolve_device(device)
+
     def make() -> Findings:
         items = _items(store, chosen)
         near = min(k or min(len(chosen) - 1, MOST_NEIGHBOURS), len(items) - 1)
-        states, resampling = States(store, pooled), Bootstrap(bootstrap, seed)
+        states, resampling = States(store, pooled, on), Bootstrap(bootstrap, seed)
 
         def permuted(start: int) -> Labels:
             return states.kept(("permuted", start), lambda: _permuted(items, seed, start))
@@ -95,7 +100,7 @@ def clustering(
                 rows += [{**common, **row} for row in _purities(items, neighbours, null, resampling)]
             return rows
 
-        return Findings(COLUMNS, over_layers(store, names, find, progress), {"left_out": items.left_out})
+        return Findings(COLUMNS, over_layers(store, names, find, progress, on), {"left_out": items.left_out})
 
     parameters = {
         "partitions": chosen,

@@ -17,6 +17,7 @@ from hubstore.analysis.neighbours import nearest_others
 from hubstore.analysis.pairs import Selection, check_partitions
 from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
+from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
 from hubstore.kernels.rows import unit_rows
 
@@ -39,6 +40,7 @@ def geometry(
     bootstrap: int = 1000,
     k: int = 10,
     sample: int = 2048,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> pa.Table:
     """How the states of each partition, and of all together, fill their space.
@@ -52,6 +54,7 @@ def geometry(
         bootstrap: resamples of the items; 0 gives no intervals.
         k: neighbours of the hubness; n - 1 where there are fewer.
         sample: items, drawn at random, that the hubness is computed among where there are more.
+        device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
 
     Returns:
@@ -65,7 +68,7 @@ def geometry(
         and the maximum have none, for a resample's duplicates would bias them.
 
     Raises:
-        QueryError: a partition, layer or pooling that the store does not have.
+        QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
         AnalysisError: no partition has 2 items.
     """
     chosen, names, pooled = (
@@ -73,6 +76,8 @@ def geometry(
         layer_names(store, layers),
         item_pooling(store, pooling),
     )
+
+    on = resolve_device(device)
 
     def make() -> Findings:
         everything = [Selection.of(name, store.partition(name).positions()) for name in chosen]
@@ -82,7 +87,7 @@ def geometry(
             raise AnalysisError(f"no partition of {store.path} has 2 items, fewer than which have no geometry")
         if len(everything) > 1:
             groups[WHOLE] = [s for selections in groups.values() for s in selections]
-        states, resampling = States(store, pooled), Bootstrap(bootstrap, seed)
+        states, resampling = States(store, pooled, on), Bootstrap(bootstrap, seed)
 
         def find(layer: str) -> list[Row]:
             rows: list[Row] = []
@@ -94,7 +99,7 @@ def geometry(
                     rows += [{**common, **row} for row in [*spread, hubs]]
             return rows
 
-        return Findings(COLUMNS, over_layers(store, names, find, progress), {"skipped_partitions": skipped})
+        return Findings(COLUMNS, over_layers(store, names, find, progress, on), {"skipped_partitions": skipped})
 
     parameters = {
         "partitions": chosen,
@@ -114,7 +119,7 @@ def _blocks(states: States, layer: str, selections: Sequence[Selection], variant
 
 def _spread(blocks: Blocks, resampling: Bootstrap) -> list[Row]:
     """Every metric but the hubness, in two passes."""
-    squares, unit_sum, energies = [], torch.zeros(1), []
+    squares, unit_sum, energies = [], torch.zeros(()), []
     for block in blocks():
         squares.append(block.square().sum(1))
         energies.append(block.square().sum(0))
@@ -124,13 +129,13 @@ def _spread(blocks: Blocks, resampling: Bootstrap) -> list[Row]:
     order = energy.argsort(descending=True, stable=True)[:TOP]
     columns = [_anisotropy_shares(blocks, unit_sum), squared.sqrt()]
     values = [float(columns[0].mean()), float(columns[1].mean())]
-    bounds = resampling.of_estimates(np.array(values), torch.stack([2 * columns[0], columns[1]], 1).numpy())
+    bounds = resampling.of_estimates(np.array(values), torch.stack([2 * columns[0], columns[1]], 1).cpu().numpy())
     rows = intervals(["anisotropy", "norm_mean"], values, bounds)
-    held = torch.cat([torch.stack([b[:, order[0]].square(), b[:, order].square().sum(1)], 1) for b in blocks()])
-    total = squared.expand(2, -1).T.numpy()
+    columns_of = (torch.stack([b[:, order[0]].square(), b[:, order].square().sum(1)], 1) for b in blocks())
+    held, total = torch.cat(list(columns_of)).cpu().numpy(), squared.expand(2, -1).T.cpu().numpy()
     with np.errstate(invalid="ignore", divide="ignore"):
-        shares = held.numpy().sum(0) / total.sum(0)
-    rows += intervals(["share_top1", "share_top10"], shares, resampling.of_ratios(held.numpy(), total))
+        shares = held.sum(0) / total.sum(0)
+    rows += intervals(["share_top1", "share_top10"], shares, resampling.of_ratios(held, total))
     rows[2] = {**rows[2], "dimension": int(order[0])}
     rows += [
         {"metric": "norm_median", "value": float(columns[1].quantile(0.5))},
@@ -152,12 +157,13 @@ def _anisotropy_shares(blocks: Blocks, unit_sum: Tensor) -> Tensor:
 
 def effective_rank(blocks: Blocks, n: int) -> float:
     """exp(-Σ p log p), p = σ / Σ σ the singular values' shares of n states; NaN where all are zero."""
-    width = next(blocks()).shape[1]
+    first = next(blocks())
+    width = first.shape[1]
     if n <= width:
         rows = torch.cat(list(blocks()))
         gram = rows @ rows.T
     else:
-        gram = torch.zeros(width, width, dtype=torch.float64)
+        gram = first.new_zeros(width, width)
         for block in blocks():
             gram += block.T @ block
     singular: Tensor = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
@@ -170,7 +176,7 @@ def _hubness(
 ) -> Row:
     chosen = _sampled([len(selection) for selection in selections], sample, seed)
     parts = zip(selections, chosen, strict=True)
-    rows = torch.cat([states.rows(layer, selection, variant)[places] for selection, places in parts])
+    rows = torch.cat([states.rows(layer, selection, variant)[places.to(states.device)] for selection, places in parts])
     neighbours = nearest_others(rows, min(k, len(rows) - 1))
     occurrences = np.bincount(neighbours.ravel(), minlength=len(rows)).astype(np.float64)
     return {"metric": "hubness", "value": skewness(occurrences), "n": len(rows)}

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from hubstore.analysis.results import Row
+from hubstore.devices import current
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader
 
 Progress = Callable[[int, int], None]
+CPU = torch.device("cpu")
 SMALL = 1 << 20  # elements of a layer of a partition
 
 
@@ -23,15 +25,17 @@ def over_layers(
     layers: Sequence[str],
     find: Callable[[str], list[Row]],
     progress: Progress | None = None,
+    device: torch.device = CPU,
 ) -> list[Row]:
     """What `find` finds in each of `layers`, in their order.
 
     Operations on small partitions cost less than waking a second thread for each, and on a busy machine waiting
     for it has been seen to cost ten times the work. So where partitions are small each thread takes whole layers.
+    A GPU, which works them off in one queue, is given one after another.
     """
-    small = len(store) * store.width < SMALL * len(store.partitions)
+    small = device.type == "cpu" and len(store) * store.width < SMALL * len(store.partitions)
     rows: list[Row] = []
-    with _mapping(small) as mapped:
+    with current(device), _mapping(small) as mapped:
         for done, found in enumerate(mapped(find, layers), 1):
             rows += found
             if progress:

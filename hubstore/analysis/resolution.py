@@ -60,7 +60,7 @@ def rounding_variance(
 
 def lost_variance(states: States, layer: str, sides: tuple[Selection, Selection], variant: str) -> float:
     """Squared share in the difference, or u² / 12 if more, of each dimension that the dtype cannot follow."""
-    shares = torch.zeros(1)
+    shares = torch.zeros(())
     for x, y in zip(*(_blocks(states, layer, side, variant) for side in sides), strict=True):
         shares = shares + (x.moved * y.moved).sum(0, dtype=torch.float64) / (len(sides[0]) - 1)
     (steps_x, frozen_x), (steps_y, frozen_y) = (_frozen(states, layer, side, variant) for side in sides)

@@ -15,6 +15,7 @@ from hubstore.analysis.layers import Progress, over_layers
 from hubstore.analysis.pairs import Concepts, Matched, Pair, check_pairs
 from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
+from hubstore.devices import resolve_device
 from hubstore.kernels import match_ranks
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def retrieval(
     seed: int = 0,
     bootstrap: int = 1000,
     k: int = 10,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> pa.Table:
     """Where each item's match stands among all paired items of the other partition.
@@ -46,6 +48,7 @@ def retrieval(
         seed: of the bootstrap.
         bootstrap: resamples of the concepts that ask, among candidates that stay; 0 gives no intervals.
         k: neighbours of CSLS (Conneau et al., 2018, use 10).
+        device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
 
     Returns:
@@ -55,19 +58,21 @@ def retrieval(
         cosine to the k nearest of the other partition. Intervals are 95%.
 
     Raises:
-        QueryError: a partition, layer or pooling that the store does not have.
+        QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
         AnalysisError: a pair shares fewer than 2 concepts.
     """
     chosen, names, pooled = check_pairs(store, pairs), layer_names(store, layers), item_pooling(store, pooling)
 
+    on = resolve_device(device)
+
     def make() -> Findings:
         matched, skipped = Concepts(store).match_all(chosen)
-        states, resampling = States(store, pooled), Bootstrap(bootstrap, seed)
+        states, resampling = States(store, pooled, on), Bootstrap(bootstrap, seed)
 
         def find(layer: str) -> list[Row]:
             return [row for items in matched for row in _both_directions(states, layer, items, k, resampling)]
 
-        return Findings(COLUMNS, over_layers(store, names, find, progress), {"skipped_pairs": skipped})
+        return Findings(COLUMNS, over_layers(store, names, find, progress, on), {"skipped_pairs": skipped})
 
     parameters = {
         "pairs": chosen,

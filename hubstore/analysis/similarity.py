@@ -17,6 +17,7 @@ from hubstore.analysis.pairs import Concepts, Matched, Pair, check_pairs
 from hubstore.analysis.resolution import lost_variance, resolves, rounding_variance
 from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
+from hubstore.devices import resolve_device
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader
@@ -38,6 +39,7 @@ def similarity(
     pooling: str | None = None,
     seed: int = 0,
     bootstrap: int = 1000,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> pa.Table:
     """Cosine of matched items against the mean over mismatched ones, and their difference.
@@ -49,6 +51,7 @@ def similarity(
         pooling: None is the store's first that has a row per item.
         seed: of the bootstrap.
         bootstrap: resamples of the concepts; 0 gives no intervals.
+        device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
 
     Returns:
@@ -59,14 +62,16 @@ def similarity(
         left_out_x and left_out_y count items without a match, or whose concept an earlier item has.
 
     Raises:
-        QueryError: a partition, layer or pooling that the store does not have.
+        QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
         AnalysisError: a pair shares fewer than 2 concepts.
     """
     chosen, names, pooled = check_pairs(store, pairs), layer_names(store, layers), item_pooling(store, pooling)
 
+    on = resolve_device(device)
+
     def make() -> Findings:
         matched, skipped = Concepts(store).match_all(chosen)
-        states, resampling = States(store, pooled), Bootstrap(bootstrap, seed)
+        states, resampling = States(store, pooled, on), Bootstrap(bootstrap, seed)
 
         def find(layer: str) -> list[Row]:
             return [
@@ -76,7 +81,7 @@ def similarity(
                 for row in _compare(states, layer, items, variant, resampling)
             ]
 
-        return Findings(COLUMNS, over_layers(store, names, find, progress), {"skipped_pairs": skipped})
+        return Findings(COLUMNS, over_layers(store, names, find, progress, on), {"skipped_pairs": skipped})
 
     parameters = {"pairs": chosen, "layers": names, "pooling": pooled, "seed": seed, "bootstrap": bootstrap}
     return kept_or_made(store, "similarity", parameters, make)
@@ -102,7 +107,7 @@ def _compare(states: States, layer: str, items: Matched, variant: str, resamplin
     baseline = float(sum_x @ sum_y - cosines.sum()) / (n * (n - 1))
     # To first order a concept acts on the baseline through all mismatched pairs that it is in.
     shares = (toward_x + toward_y - 2 * cosines) / (n - 1)
-    columns = torch.stack([cosines, shares, cosines - shares], 1).numpy()
+    columns = torch.stack([cosines, shares, cosines - shares], 1).cpu().numpy()
     values = np.array([matched, baseline, matched - baseline])
     rows = intervals(METRICS, values, resampling.of_estimates(values, columns))
     variance = rounding_variance(states, layer, (items.x, items.y), variant, cosines - toward_y / n)

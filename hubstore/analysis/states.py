@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 BUDGET = 1 << 29  # bytes of states and what is made of them that are kept
 BLOCK = 1 << 21  # elements that are float64 at a time
+CPU = torch.device("cpu")
 VARIANTS = ("raw", "centred")
 
 
@@ -67,11 +68,13 @@ class States:
     Args:
         store: where they are.
         pooling: one row per item.
+        device: where they are once read, and where what is made of them is computed.
     """
 
-    def __init__(self, store: StoreReader, pooling: str) -> None:
+    def __init__(self, store: StoreReader, pooling: str, device: torch.device = CPU) -> None:
         self._store = store
         self._pooling = pooling
+        self.device = device
         self.kept = Kept()
 
     @property
@@ -132,7 +135,7 @@ class States:
                 f"item {self._store.items['id'][position].as_py()!r} (position {position}) of {self._store.path} "
                 f"holds NaN or infinity at layer {layer}; `hubstore verify` tells whether the store is whole"
             )
-        return rows
+        return rows.to(self.device)
 
     def _centred(self, layer: str, selection: Selection) -> Tensor:
         return torch.cat([b.to(torch.float32) for b in self.blocks(layer, selection, "centred")])

@@ -32,6 +32,7 @@ def analyze(
     pool: options.PoolOption = None,
     bootstrap: Annotated[int, typer.Option(help="Resamples for the 95 % intervals; 0 for none.")] = 1000,
     seed: options.SeedOption = 0,
+    device: options.DeviceOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
     """Measure whether equivalent items lie near one another, layer by layer.
@@ -55,6 +56,7 @@ def analyze(
             pooling=pool,
             seed=seed,
             bootstrap=bootstrap,
+            device=device,
             progress=advanced,
         )
     if as_json:
