@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import torch
 
 from hubstore import analysis, export, index, query
 from hubstore.corpus import Corpus, open_corpus
-from hubstore.extraction import Settings, Watch, encode, load_model_of
+from hubstore.extraction import Settings, Watch, Workers, encode, load_model_of
 from hubstore.extraction import append as append_items
 from hubstore.extraction import extract as extract_items
-from hubstore.models import Model, load_model
+from hubstore.models import Model, devices_of, load_model
 from hubstore.store import Problem, StoreReader, verify
 
 
@@ -108,7 +109,7 @@ def extract(
     model: Model | str,
     path: str | Path,
     *,
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     model_dtype: str = "auto",
     watch: Watch | None = None,
     **settings: Any,
@@ -119,7 +120,10 @@ def extract(
         corpus: a `Corpus`, or what `open_corpus` takes: a file, a dataset's id, "sample:ntrex".
         model: a loaded model, a folder, or a hub's model id.
         path: the store's folder.
-        device: "auto", "cpu" or "cuda".
+        device: "auto" (every GPU there is, else the CPU), "cpu", "cuda", or several: "cuda:0,cuda:1" or a sequence.
+            Each but the first gets a process of its own, which loads the model again; the store is the same to the
+            byte. A loaded model stays where it is. A script that uses several guards its entry with
+            `if __name__ == "__main__":`, since those processes import it.
         model_dtype: "auto", "float32", "float16" or "bfloat16".
         watch: called as the run goes.
         settings: of `hubstore.Settings`: poolings, layers, dtype, template, ...
@@ -129,8 +133,11 @@ def extract(
         ...                          poolings=("mean",), template="query: {text}")
         >>> store.search(ids=["en:1"], layers=[6], exclude_same_language=True)
     """
-    loaded = model if isinstance(model, Model) else load_model(model, device=device, dtype=model_dtype)
-    extract_items(_corpus(corpus), loaded, path, Settings(**settings), watch=watch)
+    if isinstance(model, Model):
+        loaded, workers = model, None
+    else:
+        loaded, workers = _on_devices(device, functools.partial(_load, source=model, dtype=model_dtype))
+    extract_items(_corpus(corpus), loaded, path, Settings(**settings), watch=watch, workers=workers)
     return Store(path)
 
 
@@ -139,13 +146,30 @@ def append(
     path: str | Path,
     *,
     model: Model | str | None = None,
-    device: str = "auto",
+    device: str | Sequence[str] = "auto",
     watch: Watch | None = None,
 ) -> Store:
-    """Add a corpus to a store, with the model and the settings that it was made with."""
-    loaded = model if isinstance(model, Model) else load_model_of(StoreReader(path), model, device)
-    append_items(_corpus(corpus), loaded, path, watch=watch)
+    """Add a corpus to a store, with the model and the settings that it was made with; devices as for `extract`."""
+    if isinstance(model, Model):
+        loaded, workers = model, None
+    else:
+        loaded, workers = _on_devices(device, functools.partial(_load_again, path=path, source=model))
+    append_items(_corpus(corpus), loaded, path, watch=watch, workers=workers)
     return Store(path)
+
+
+def _on_devices(device: str | Sequence[str], load: Callable[[str], Model]) -> tuple[Model, Workers | None]:
+    """The model on the first of the devices, and workers for the others."""
+    first, *others = devices_of(device if isinstance(device, str) else ",".join(device))
+    return load(first), Workers(load, tuple(others)) if others else None
+
+
+def _load(device: str, source: str, dtype: str) -> Model:
+    return load_model(source, device=device, dtype=dtype)
+
+
+def _load_again(device: str, path: str | Path, source: str | None) -> Model:
+    return load_model_of(StoreReader(path), source, device)
 
 
 def _corpus(corpus: Corpus | str | Path) -> Corpus:
