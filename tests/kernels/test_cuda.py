@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import pytest
@@ -100,7 +101,7 @@ def test_topk_of_segments_is_topk_of_the_whole(monkeypatch):
     queries, rows = normal(5, 24), normal(203, 24, 1)
     rows[150:] = rows[:53]
     bounds = [0, 1, 90, 91, 150, 203]
-    segments = [(a, rows[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    segments = [(a, rows[a:b]) for a, b in itertools.pairwise(bounds)]
     whole = cuda.topk_cosine(queries, rows, 9)
     for order in (segments, segments[::-1]):
         scores, indices = cuda.topk_cosine(queries, iter(order), 9)

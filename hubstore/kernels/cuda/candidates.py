@@ -32,8 +32,8 @@ def _ahead(a_best, a_second, b_best, b_second):
 def keep_best(keys, first_m, first_n, m, best, second, top, groups, tiles, TILE_M: tl.constexpr, TILE_N: tl.constexpr):
     """Write the best two int32 keys [TILE_M, TILE_N] of every group, and the best of the tile.
 
-    A group is what one thread holds of a row of 64: columns 8 i + 2 t and the next, i = 0 ... 7. So nothing is exchanged
-    between threads.
+    A group is what one thread holds of a row of 64: columns 8 i + 2 t and the next, i = 0 ... 7. So threads exchange
+    nothing.
     """
     rows = first_m + tl.arange(0, TILE_M)
     place = tl.arange(0, TILE_N)

@@ -1,4 +1,4 @@
-"""A search for few queries: bound by reading the rows, so one pass in float32 gives all cosines, and norms with them."""
+"""A search for few queries, bound by reading the rows: one pass in float32 gives all cosines, and norms with them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hubstore.kernels.cuda.pairs import best, pair_cosine
+from hubstore.kernels.cuda.pairs import best
 
 FEW = 4  # queries up to which reading the rows takes longer than the products
 ROWS, WIDTH, WARPS = 8, 512, 4
@@ -60,8 +60,8 @@ def _largest_cosines(
 
 
 @triton.jit
-def _lead(values, places, count, led, led_places, rest, COUNT: tl.constexpr, SIZE: tl.constexpr):
-    """Of SIZE values the COUNT largest and their places, and the largest of the others."""
+def _lead(values, places, rest_so_far, count, led, led_places, rest, COUNT: tl.constexpr, SIZE: tl.constexpr):
+    """Of SIZE values the COUNT largest and their places, and the largest of the others, these and earlier ones."""
     query, part, parts = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     at = part * SIZE + tl.arange(0, SIZE)
     value = tl.load(values + query * count + at, at < count, other=-float("inf"))
@@ -71,11 +71,62 @@ def _lead(values, places, count, led, led_places, rest, COUNT: tl.constexpr, SIZ
         most = tl.max(value, 0)
         place = part * SIZE + where
         if places is not None:
-            place = tl.load(places + query * count + tl.minimum(place, count - 1)).to(tl.int32)
+            place = tl.load(places + query * count + tl.minimum(place, count - 1))
         tl.store(led + out + number, most)
         tl.store(led_places + out + number, tl.where(most > -float("inf"), place, -1))
         value = tl.where(at == part * SIZE + where, -float("inf"), value)
-    tl.store(rest + query * parts + part, tl.max(value, 0))
+    others = tl.max(value, 0)
+    if rest_so_far is not None:
+        earlier = count // COUNT
+        number = tl.arange(0, SIZE)
+        others = tl.maximum(
+            others,
+            tl.max(tl.load(rest_so_far + query * earlier + number, number < earlier, other=-float("inf")), 0),
+        )
+    tl.store(rest + query * parts + part, others)
+
+
+@triton.jit
+def _group_cosines(
+    queries,
+    q_stride,
+    rows,
+    r_stride,
+    n,
+    width,
+    groups,
+    steps,
+    cosines,
+    numbers,
+    norms,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """The cosines of all rows of a group, and the query's norm, in float64."""
+    query, place, places = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+    group = tl.load(groups + query * places + place)
+    for step in range(steps):
+        row = (group.to(tl.int64) * steps + step) * ROWS + tl.arange(0, ROWS)
+        there = (row >= 0) & (row < n)
+        product = tl.zeros((ROWS, WIDTH), tl.float64)
+        square = tl.zeros((ROWS, WIDTH), tl.float64)
+        own = tl.zeros((WIDTH,), tl.float64)
+        for start in range(0, width, WIDTH):
+            column = start + tl.arange(0, WIDTH)
+            inside = column < width
+            x = tl.load(queries + query * q_stride + column, inside, other=0.0).to(tl.float64)
+            at = row[:, None] * r_stride + column[None, :]
+            y = tl.load(rows + at, there[:, None] & inside[None, :], other=0.0).to(tl.float64)
+            product += y * x[None, :]
+            square += y * y
+            own += x * x
+        norm = tl.sqrt(tl.sum(own, 0))
+        both = tl.sqrt(tl.sum(square, 1)) * norm
+        cosine = tl.where(both > 0, tl.sum(product, 1) / tl.where(both > 0, both, 1.0), 0.0)
+        out = ((query * places + place) * steps + step) * ROWS + tl.arange(0, ROWS)
+        tl.store(cosines + out, cosine)
+        tl.store(numbers + out, tl.where(there, row, -1))
+        tl.store(norms + query, norm)
 
 
 def few_topk(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
@@ -85,38 +136,40 @@ def few_topk(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor] | N
         float64 scores and indices [q, k] as `topk_cosine` orders them, or None where float32 cannot tell the rows
         apart or hold their norms, and where k is too large.
     """
-    (n, width), q = rows.shape, len(queries)
+    (n, width), q, device = rows.shape, len(queries), rows.device
     if rows.stride(1) != 1 or queries.stride(1) != 1 or k + SLACK > LEADING:
         return None
     steps = triton.cdiv(n, ROWS * GROUPS)
     groups = triton.cdiv(n, ROWS * steps)
-    largest = torch.empty(q, groups, dtype=torch.float32, device=rows.device)
+    largest = torch.empty(q, groups, dtype=torch.float32, device=device)
     block = min(WIDTH, max(16, triton.next_power_of_2(width)))
-    _largest_cosines[(groups,)](
-        queries, queries.stride(0), rows, rows.stride(0), n, width, largest, steps, q, ROWS, block, num_warps=WARPS
-    )
+    both = (queries, queries.stride(0), rows, rows.stride(0), n, width)
+    _largest_cosines[(groups,)](*both, largest, steps, q, ROWS, block, num_warps=WARPS)
     count = triton.next_power_of_2(k + SLACK)
-    led, places, rest = _leaders(largest, None, count, COMPARED)
-    led, places, last = _leaders(led, places, count, triton.next_power_of_2(led.shape[1]))
-    within = torch.arange(ROWS * steps, device=rows.device)
-    chosen = (places[..., None] * (ROWS * steps) + within).flatten(1)
-    chosen = chosen.masked_fill_((chosen < 0) | (chosen >= n), -1)
-    scores, indices = best(pair_cosine(queries, rows, chosen), chosen, k)
+    led, places, rest = _leaders(largest, None, None, count, COMPARED)
+    led, places, rest = _leaders(led, places, rest, count, triton.next_power_of_2(led.shape[1]))
+    cosines = torch.empty(q, count * steps * ROWS, dtype=torch.float64, device=device)
+    numbers = torch.empty(q, count * steps * ROWS, dtype=torch.int64, device=device)
+    norms = torch.empty(q, dtype=torch.float64, device=device)
+    _group_cosines[(q, count)](*both, places, steps, cosines, numbers, norms, ROWS, block, num_warps=4)
+    scores, indices = best(cosines, numbers, k)
     # What was not chosen has at most the largest float32 cosine of the rest, and a little more by its error.
-    norms = torch.linalg.vector_norm(queries, dim=1, dtype=torch.float64)
-    facts = torch.stack([scores[:, -1] * norms, rest.amax(1), last[:, 0], led[:, 0], norms]).tolist()
-    for worst, others, more, most, norm in zip(*facts, strict=True):
-        if not (worst > max(others, more) + DOUBT * norm and math.isfinite(most)):
+    facts = torch.stack([scores[:, -1], rest[:, 0].to(torch.float64), led[:, 0].to(torch.float64), norms]).tolist()
+    for worst, others, most, norm in zip(*facts, strict=True):
+        if not (worst * norm > others + DOUBT * norm and math.isfinite(most)):
             return None
     return scores, indices
 
 
-def _leaders(values: Tensor, places: Tensor | None, count: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of every `size` of values [q, n] the `count` largest: them and their places [q, m], and the largest others [q, p]."""
+def _leaders(
+    values: Tensor, places: Tensor | None, rest_so_far: Tensor | None, count: int, size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every `size` of values [q, n] the `count` largest: them, their places [q, m] and the largest others [q, p]."""
     q, n = values.shape
     parts = triton.cdiv(n, size)
     led = torch.empty(q, parts * count, dtype=torch.float32, device=values.device)
-    led_places = torch.empty(q, parts * count, dtype=torch.int64, device=values.device)
+    led_places = torch.empty(q, parts * count, dtype=torch.int32, device=values.device)
     rest = torch.empty(q, parts, dtype=torch.float32, device=values.device)
-    _lead[(q, parts)](values, places, n, led, led_places, rest, count, size, num_warps=max(1, min(16, size // 512)))
+    warps = max(1, min(16, size // 512))
+    _lead[(q, parts)](values, places, rest_so_far, n, led, led_places, rest, count, size, num_warps=warps)
     return led, led_places, rest

@@ -31,7 +31,7 @@ def _target(products, first_m, first_n, m, n, arguments, TILE_M: tl.constexpr, T
 
 @triton.jit
 def _read(products, first_m, first_n, m, n, arguments, TILE_M: tl.constexpr, TILE_N: tl.constexpr):
-    """A tile's maximum, its sums of exp(logit) and exp(logit) logit, its tokens ahead of each target, its best tokens."""
+    """A tile's maximum, sums of exp(logit) and exp(logit) logit, tokens ahead of each target, and best tokens."""
     largest, total, weighted, tiles, targets, kept, uneven = arguments
     rows = first_m + tl.arange(0, TILE_M)
     columns = first_n + tl.arange(0, TILE_N)

@@ -32,10 +32,8 @@ def _paired(
     n,
     width,
     cosines,
-    norms_x,
-    norms_y,
-    sum_x,
-    sum_y,
+    norms,
+    sums,
     NUMBER: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -59,13 +57,14 @@ def _paired(
         cosine = _row_sums(a * b, ROWS, WIDTH) * inverse_a * inverse_b
         fits = (norm_a < float("inf")) & (norm_b < float("inf"))
         tl.store(cosines + layer * n + row, tl.where(fits, cosine, float("nan")), row < n)
-        tl.store(norms_x + layer * n + row, norm_a, row < n)
-        tl.store(norms_y + layer * n + row, norm_b, row < n)
+        if norms is not None:
+            tl.store(norms + layer * n + row, norm_a, row < n)
+            tl.store(norms + (tl.num_programs(1) + layer) * n + row, norm_b, row < n)
         total_x += tl.sum(a * inverse_a.to(NUMBER)[:, None], 0)
         total_y += tl.sum(b * inverse_b.to(NUMBER)[:, None], 0)
     at = (layer * tl.num_programs(0) + program) * width + column
-    tl.store(sum_x + at, total_x.to(tl.float64), inside)
-    tl.store(sum_y + at, total_y.to(tl.float64), inside)
+    tl.store(sums + at, total_x.to(tl.float64), inside)
+    tl.store(sums + tl.num_programs(0) * tl.num_programs(1) * width + at, total_y.to(tl.float64), inside)
 
 
 @triton.jit
@@ -91,23 +90,24 @@ def paired_cosine(x: Tensor, y: Tensor) -> PairedCosine:
     x, y = (part if part.stride(2) == 1 else part.contiguous() for part in (x, y))
     layers, n, width = x.shape
     programs = max(1, min(triton.cdiv(n, ROWS), triton.cdiv(PROGRAMS * processors(x.device), max(layers, 1))))
-    cosines, norms_x, norms_y = (torch.empty(layers, n, dtype=torch.float64, device=x.device) for _ in range(3))
-    sums = [torch.empty(layers, programs, width, dtype=torch.float64, device=x.device) for _ in range(2)]
+    cosines = torch.empty(layers, n, dtype=torch.float64, device=x.device)
     if not layers or not n:
-        return PairedCosine(cosines, *(torch.zeros(layers, width, dtype=torch.float64, device=x.device) for _ in sums))
-    arguments = (x, x.stride(0), x.stride(1), y, y.stride(0), y.stride(1), n, width, cosines, norms_x, norms_y, *sums)
+        return PairedCosine(cosines, *torch.zeros(2, layers, width, dtype=torch.float64, device=x.device))
+    sums = torch.empty(2, layers, programs, width, dtype=torch.float64, device=x.device)
+    both = (x, x.stride(0), x.stride(1), y, y.stride(0), y.stride(1), n, width, cosines)
     block = max(16, triton.next_power_of_2(width))
     if x.dtype == y.dtype and x.dtype in (torch.float16, torch.bfloat16):
-        _paired[(programs, layers)](*arguments, tl.float32, ROWS, block, STAGES, num_warps=WARPS)
-        found = PairedCosine(cosines, sums[0].sum(1), sums[1].sum(1))
+        _paired[(programs, layers)](*both, None, sums, tl.float32, ROWS, block, STAGES, num_warps=WARPS)
+        found = PairedCosine(cosines, *sums.sum(2))
         if bool(torch.isfinite(cosines.sum())):  # last, since it waits
             return found
     # Norms that leave float32, or products that float32 would round.
-    _paired[(programs, layers)](*arguments, tl.float64, ROWS, block, 1, num_warps=max(1, min(16, block // 256)))
-    one = layers == 1  # a single layer is not named in errors
-    refuse_non_finite(norms_x[0] if one else norms_x, "x")
-    refuse_non_finite(norms_y[0] if one else norms_y, "y")
-    return PairedCosine(cosines, sums[0].sum(1), sums[1].sum(1))
+    norms = torch.empty(2, layers, n, dtype=torch.float64, device=x.device)
+    warps = max(1, min(16, block // 256))
+    _paired[(programs, layers)](*both, norms, sums, tl.float64, ROWS, block, 1, num_warps=warps)
+    for name, of_rows in zip(("x", "y"), norms, strict=True):
+        refuse_non_finite(of_rows[0] if layers == 1 else of_rows, name)  # a single layer is not named in errors
+    return PairedCosine(cosines, *sums.sum(2))
 
 
 def _by_layer(x: Tensor, y: Tensor) -> PairedCosine:

@@ -36,7 +36,7 @@ class Block:
         return torch.where(positions < 0, -1, positions + shifts[torch.bucketize(positions, offsets, right=True) - 1])
 
     def refuse_non_finite(self, norms: Tensor, first: int) -> None:
-        """Raise NonFiniteError, naming the row by its number, where one of norms [n] of rows from `first` on is none."""
+        """Raise NonFiniteError, naming the row by number, where a norm [n] of rows from `first` on is none."""
         bad = torch.nonzero(~torch.isfinite(norms))[:, 0]
         if len(bad):
             position = first + int(bad[0])
@@ -70,7 +70,7 @@ def blocks(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], most_by
 
 
 def _block(pieces: list[tuple[int, Tensor]], device: torch.device) -> Block:
-    runs = []
+    runs: list[tuple[int, int]] = []
     offset = 0
     for number, piece in pieces:
         if not runs or number != runs[-1][1] + offset - runs[-1][0]:
@@ -83,9 +83,9 @@ def _block(pieces: list[tuple[int, Tensor]], device: torch.device) -> Block:
 
 
 def _uploaded(pieces: list[Tensor], device: torch.device) -> Tensor:
-    """[rows, width] on `device`, on the way there; what the current stream does next waits for it, the host does not."""
+    """[rows, width] on its way to `device`: what the current stream does next waits for it, the host does not."""
     width = pieces[0].shape[1]
-    copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    copies = torch.cuda.Stream(device)
     step = max(1, STAGED_BYTES // (width * pieces[0].element_size()))
     staged: list[tuple[Tensor, torch.cuda.Event | None]] = [
         (torch.empty(step, width, dtype=pieces[0].dtype, pin_memory=True), None) for _ in range(2)

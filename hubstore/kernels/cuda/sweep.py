@@ -186,6 +186,7 @@ def aligned(rows: Tensor) -> bool:
 
 
 def processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU, each of which runs one program at a time."""
     if device.type != "cuda":  # Triton's interpreter
         return 2
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
