@@ -24,7 +24,7 @@ def test_an_analysis_gives_on_every_gpu_what_it_gives_on_the_cpu(name, dtype, n,
     expected = analysis.analyze(parallel("abc", states), [name], bootstrap=100, device="cpu")[name]
     for number in range(torch.cuda.device_count()):
         found = analysis.analyze(parallel("abc", states), [name], bootstrap=100, device=f"cuda:{number}")[name]
-        agree(found, expected)
+        agree(found, expected, ranks=0.0 if name == "similarity" else 3 / n)
 
 
 def test_auto_is_the_gpu():
@@ -40,4 +40,4 @@ def test_cross_layer_alignment_agrees():
         analysis.alignment(parallel("ab", states), [("a", "b")], cross_layers=True, device=device)
         for device in ("cuda", "cpu")
     ]
-    agree(*tables)
+    agree(*tables, ranks=0.03)
