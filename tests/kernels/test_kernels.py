@@ -1,6 +1,7 @@
 """The fast kernels against their definitions."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -98,6 +99,104 @@ def test_topk_orders_cosines_that_float32_cannot_tell_apart():
 
 def assert_same_ranks(found, expected):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.fixture(params=["bfloat16", "float32"])
+def product(request, monkeypatch):
+    """The dtype of the first products, whichever this processor prefers."""
+    monkeypatch.setattr(topk, "_bfloat16_is_fast", lambda: request.param == "bfloat16")
+    return request.param
+
+
+@pytest.fixture
+def fine(monkeypatch):
+    """A tile's entry for each time that bfloat16 could not tell its rows apart."""
+    calls = []
+    once = topk._Worker._products
+
+    def products(worker, queries, rows):
+        if queries.dtype != worker.products.dtype:
+            calls.append(rows.first)
+        return once(worker, queries, rows)
+
+    monkeypatch.setattr(topk._Worker, "_products", products)
+    return calls
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("states", [normal, massive])
+def test_topk_of_many_rows_is_the_reference_from_cheap_products_alone(monkeypatch, product, fine, states, dtype):
+    monkeypatch.setattr(topk, "ROWS", 700)
+    assert_same_neighbours(states(60, 256, 1, dtype), states(3000, 256, 2, dtype), 10)
+    assert_same_neighbours(states(1, 256, 3, dtype), states(3000, 256, 2, dtype), 10)
+    assert not fine
+
+
+def test_topk_of_one_query_that_is_a_row_finds_it(product):
+    rows = massive(1000, 96, dtype=torch.float16)
+    for row in (0, 500, 999):
+        scores, indices = kernels.topk_cosine(rows[row : row + 1], rows, 3)
+        assert indices[0, 0] == row
+        assert scores[0, 0] == 1
+
+
+@pytest.mark.parametrize("noise", [1e-1, 1e-3, 1e-5])
+def test_topk_turns_to_float32_where_bfloat16_cannot_tell_rows_apart(monkeypatch, product, fine, noise):
+    monkeypatch.setattr(topk, "ROWS", 700)
+    direction = normal(1, 128)
+    clusters = normal(4, 128, 1).repeat(750, 1)
+    rows = direction + clusters + noise * normal(3000, 128, 2)
+    queries = direction + clusters[:41] + noise * normal(41, 128, 3)
+    assert_same_neighbours(queries, rows, 10)
+    assert bool(fine) == (product == "bfloat16")
+
+
+def test_topk_of_rows_that_grow_ever_nearer_is_the_reference(product):
+    rows = torch.linspace(-1, 1, 900)[:, None] * normal(1, 33) + 0.3 * normal(900, 33, 1)
+    assert_same_neighbours(normal(45, 33), rows, 10)
+    assert_same_neighbours(normal(45, 33), rows.flip(0), 10)
+
+
+def test_topk_is_the_same_on_any_number_of_threads_and_from_several_at_once(product):
+    queries, rows = normal(60, 48), normal(900, 48, 1)
+    expected = reference.topk_cosine(queries, rows, 10)[1]
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            with ThreadPoolExecutor(4) as pool:
+                for _, indices in pool.map(lambda _: kernels.topk_cosine(queries, rows, 10), range(8)):
+                    assert torch.equal(indices, expected)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_topk_draws_segments_as_it_needs_them():
+    drawn = []
+
+    def segments():
+        for start in range(0, 50_000, 50):
+            drawn.append(start)
+            yield start, normal(50, 8, start)
+
+    class StopError(Exception):
+        pass
+
+    def failing():
+        for start, segment in segments():
+            if start == 1000:
+                raise StopError
+            yield start, segment
+
+    with pytest.raises(StopError):
+        kernels.topk_cosine(normal(3, 8), failing(), 2)
+    assert max(drawn) == 1000
+    broken = ((start, segment * (torch.nan if start == 500 else 1)) for start, segment in segments())
+    drawn.clear()
+    with pytest.raises(NonFiniteError, match="row 500 of rows"):
+        kernels.topk_cosine(normal(3, 8), broken, 2)
+    assert max(drawn) < 2000
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

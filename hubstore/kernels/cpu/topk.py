@@ -5,8 +5,8 @@ of small numbers, whose error is small too, so that bfloat16 can take it; the se
 third one for a query. What the error of the first two may be is known, and every row that could belong to the best in
 spite of it is a candidate: nothing is missed.
 
-Where so many rows lie within the error of bfloat16 that scoring them would cost more than better products, float64
-rows, less their mean, in float32 products, take its place.
+Rows are moved in float32 where its error is small beside that of the product, else in float64. Where so many rows lie
+within the error of bfloat16 that scoring them would cost more than better products, float32 takes its place.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import Any
 
 import numba
 import numpy as np
@@ -122,10 +123,12 @@ class _Anchor:
     Args:
         mean: float64 [width], near the mean of the unit rows; float32 holds it.
         shift: float64 [q], the products of the unit queries with it.
+        careful: whether the moved rows are so short that they need float64.
     """
 
     mean: Tensor
     shift: Tensor
+    careful: bool
 
 
 @dataclass(frozen=True)
@@ -154,9 +157,18 @@ def _anchor(asked: _Queries, segment: Tensor) -> _Anchor:
     """Any is right; one near the mean of the rows keeps products small."""
     few = segment[:: max(1, len(segment) // SAMPLE)].detach().to(torch.float64)
     norms = torch.linalg.vector_norm(few, dim=1, keepdim=True)
-    mean = (few / norms.masked_fill(norms == 0, 1.0)).sum(0) / max(1, len(few))
+    unit = few / norms.masked_fill(norms == 0, 1.0)
+    mean = unit.sum(0) / max(1, len(unit))
     mean = torch.where(torch.isfinite(mean), mean, 0.0).to(torch.float32).to(torch.float64)
-    return _Anchor(mean, asked.unit @ mean)
+    # One query is its own mean: there is no product, whose error could hide that of float32.
+    of_products = HALF_ROUNDING * float(asked.norms.mean() * torch.linalg.vector_norm(unit - mean, dim=1).mean())
+    careful = segment.dtype == torch.float64 or not 4 * _lanes(len(mean)) * ROUNDING < of_products
+    return _Anchor(mean, asked.unit @ mean, careful)
+
+
+def _lanes(width: int) -> float:
+    """By how many roundings a float32 sum over a row may be wrong: it runs in 8 lanes or more."""
+    return width / 8 + 16
 
 
 @dataclass(frozen=True)
@@ -170,7 +182,7 @@ class _Rows:
         moved: unit rows less the anchor's mean, [t, width] in the dtype of the products; empty where none are needed.
         bias: float32 [t], the product of each with the mean query.
         longest: not less than the norm of any of `moved`.
-        coarse: whether all this was computed in float32, and `moved` rounded.
+        careful: whether they were moved in float64.
     """
 
     first: int
@@ -179,7 +191,7 @@ class _Rows:
     moved: Tensor
     bias: Tensor
     longest: float
-    coarse: bool
+    careful: bool
 
 
 @dataclass
@@ -216,15 +228,46 @@ class _Worker:
     def search(self, asked: _Queries, tile: _Tile, bound: Doubles) -> None:
         """Put the tile's rows that belong to the best of all queries among them."""
         left = np.arange(len(asked.unit))
-        rows = _coarse_rows(asked, tile, self.moved, self.portion) if self.coarse else None
-        if rows is not None:
-            left = left[self._search(asked, rows, left, bound, budget=max(4 * self.scores.shape[1] + 64, ROWS // 32))]
+        if self.coarse:
+            rows = self._rows(asked, tile, asked.coarse.dtype, tile.anchor.careful)
+            few = max(4 * self.scores.shape[1] + 64, ROWS // 32)
+            left = left[self._search(asked, rows, asked.coarse, left, bound, few)]
             self.coarse = 4 * len(left) <= len(asked.unit)
         if len(left):
-            self._search(asked, _fine_rows(asked, tile), left, bound, budget=ROWS)
+            rows = self._rows(asked, tile, torch.float32, careful=True)
+            self._search(asked, rows, asked.moved, left, bound, len(tile.rows))
+
+    def _rows(self, asked: _Queries, tile: _Tile, dtype: torch.dtype, careful: bool) -> _Rows:
+        """The tile made ready for products in `dtype`."""
+        count, width = tile.rows.shape
+        wide = tile.rows.to(torch.float64 if tile.rows.dtype == torch.float64 else torch.float32).contiguous()
+        needed = 0 if asked.alone else count
+        room = self.moved if dtype == self.moved.dtype else torch.empty(needed * width)
+        moved = room[: needed * width].view(needed, width)
+        bias = torch.empty(count)
+        kind = torch.float64 if careful else torch.float32
+        mean, query = tile.anchor.mean.to(kind).numpy(), asked.mean.to(kind).numpy()
+        longest = 0.0
+        for start, stop in tiles.spans(count, max(1, PORTION // max(1, width))):
+            lines = moved[start:stop]
+            portion = self.portion[: lines.numel()].view(len(lines), width)
+            square = _move(wide[start:stop].numpy(), mean, query, portion.numpy(), bias[start:stop].numpy())
+            if not np.isfinite(square):
+                unit_rows(tile.rows, "rows", tile.first)  # refuses it where it is not finite
+                return self._rows(asked, tile, dtype, careful=True)
+            longest = max(longest, square)
+            lines.copy_(portion)
+        # The sum of squares is a little off.
+        return _Rows(tile.first, wide, tile.anchor.shift, moved, bias, 1.001 * math.sqrt(longest), careful)
 
     def _search(
-        self, asked: _Queries, rows: _Rows, wanted: npt.NDArray[np.int64], bound: Doubles, budget: int
+        self,
+        asked: _Queries,
+        rows: _Rows,
+        moved: Tensor,
+        wanted: npt.NDArray[np.int64],
+        bound: Doubles,
+        budget: int,
     ) -> npt.NDArray[np.bool_]:
         """Look for the best of `wanted` queries; True for those with more candidates than `budget`, left undone."""
         failed = np.zeros(len(wanted), np.bool_)
@@ -232,9 +275,9 @@ class _Worker:
             part = wanted[start:stop]
             # A slice where all are wanted: nothing is copied.
             some = slice(start, stop) if len(wanted) == len(asked.unit) else torch.from_numpy(part)
-            products = self._products(asked, rows, some)
+            products = torch.zeros(1, len(rows.wide)) if asked.alone else self._products(moved[some], rows)
             shift = rows.shift[some]
-            errors = (_coarse_errors if rows.coarse else _fine_errors)(asked, rows, some)
+            errors = _errors(asked, rows, moved is asked.coarse)[some]
             relative = HALF_ROUNDING if products.dtype == torch.bfloat16 else 0.0
             for a, b in tiles.spans(len(part), max(1, PORTION // len(rows.wide))):
                 portion = self.portion[: (b - a) * len(rows.wide)].view(b - a, -1)
@@ -257,72 +300,25 @@ class _Worker:
                 )
         return failed
 
-    def _products(self, asked: _Queries, rows: _Rows, some: Some) -> Tensor:
-        """[q, t], the products of some queries and the rows, less both means."""
-        count = len(rows.wide)
-        if asked.alone:
-            return torch.zeros(1, count)
-        if not rows.coarse:
-            return asked.moved[some] @ rows.moved.T
-        chosen = asked.coarse[some]
-        products = self.products[: len(chosen) * count].view(len(chosen), count)
-        return torch.mm(chosen, rows.moved.T, out=products)
+    def _products(self, queries: Tensor, rows: _Rows) -> Tensor:
+        """[q, t], the products of moved queries and rows."""
+        if queries.dtype != self.products.dtype:
+            return queries @ rows.moved.T
+        products = self.products[: len(queries) * len(rows.moved)].view(len(queries), -1)
+        return torch.mm(queries, rows.moved.T, out=products)
 
 
-def _coarse_errors(asked: _Queries, rows: _Rows, some: Some) -> Tensor:
-    """float32 [q]: more than the error of a product, but for its own rounding, and of the bias."""
-    width = asked.unit.shape[1]
-    of_rows = (HALF_ROUNDING if rows.moved.dtype == torch.bfloat16 else 0.0) * rows.longest
-    of_products = (asked.norms * of_rows + asked.lost * (rows.longest + of_rows))[some]
-    # Norms, products with the mean and sums are float32, in lanes of 8 or more; all but `moved` are of unit length.
-    return (of_products + (width / 8 + 16) * ROUNDING * (1 + rows.longest)).to(torch.float32)
-
-
-def _fine_errors(asked: _Queries, rows: _Rows, some: Some) -> Tensor:
-    """float32 [q]: the same where rows were moved in float64 and multiplied in float32."""
-    width = asked.unit.shape[1]
-    of_products = (width / 8 + 16) * ROUNDING * asked.norms[some] * rows.longest
-    of_sums = 4 * ROUNDING * (float(rows.bias.abs().amax()) + asked.norms[some] * rows.longest)
-    return (of_products + of_sums + 2.0**-48).to(torch.float32)
-
-
-def _coarse_rows(asked: _Queries, tile: _Tile, room: Tensor, portions: Tensor) -> _Rows | None:
-    """The tile in bfloat16, in `room`, by float32 arithmetic; None where that overflows or vanishes."""
-    if tile.rows.dtype == torch.float64:
-        return None
-    count, width = tile.rows.shape
-    wide = tile.rows.to(torch.float32).contiguous()
-    needed = 0 if asked.alone else count
-    moved = room[: needed * width].view(needed, width)
-    bias = torch.empty(count)
-    query, towards = asked.mean.to(torch.float32).numpy(), tile.anchor.mean.to(torch.float32).numpy()
-    step = max(1, PORTION // max(1, width))
-    longest = 0.0
-    for start, stop in tiles.spans(count, step):
-        portion = portions[: (min(stop, needed) - min(start, needed)) * width].view(-1, width)
-        square = _move(wide[start:stop].numpy(), towards, query, portion.numpy(), bias[start:stop].numpy())
-        if not square >= 0:
-            return None
-        longest = max(longest, square)
-        moved[start:stop] = portion
-    # The float32 sum of squares is a little off.
-    longest = 1.001 * math.sqrt(longest)
-    return _Rows(tile.first, wide, tile.anchor.shift, moved, bias, longest, coarse=True)
-
-
-def _fine_rows(asked: _Queries, tile: _Tile) -> _Rows:
-    """The tile in float32, by float64 arithmetic."""
-    wide = tile.rows.to(torch.float64 if tile.rows.dtype == torch.float64 else torch.float32).contiguous()
-    moved = torch.empty(0 if asked.alone else len(wide), wide.shape[1])
-    bias = torch.empty(len(wide))
-    longest = 0.0
-    for start, stop in tiles.spans(len(wide), max(1, tiles.BLOCK // max(1, wide.shape[1]))):
-        block = unit_rows(wide[start:stop], "rows", tile.first + start) - tile.anchor.mean
-        bias[start:stop] = block @ asked.mean
-        longest = max(longest, float(torch.linalg.vector_norm(block, dim=1).amax()))
-        if not asked.alone:
-            moved[start:stop] = block
-    return _Rows(tile.first, wide, tile.anchor.shift, moved, bias, longest, coarse=False)
+def _errors(asked: _Queries, rows: _Rows, coarse: bool) -> Tensor:
+    """float32 [q]: more than the error of a score, but for its product's own rounding."""
+    lanes = _lanes(asked.unit.shape[1]) * ROUNDING
+    of_rows = (HALF_ROUNDING if rows.moved.dtype == torch.bfloat16 else ROUNDING) * rows.longest
+    of_queries = asked.lost if coarse else ROUNDING * asked.norms
+    errors = asked.norms * of_rows + of_queries * (rows.longest + of_rows)
+    errors += (lanes + 4 * ROUNDING) * asked.norms * rows.longest
+    errors += 4 * ROUNDING * float(rows.bias.abs().amax()) + 2.0**-48
+    if not rows.careful:
+        errors += lanes * (1 + rows.longest)  # unit rows, their norms, and products with the mean query
+    return errors.to(torch.float32)
 
 
 LEAST, MOST = 2.0**-100, 2.0**100
@@ -330,36 +326,38 @@ LEAST, MOST = 2.0**-100, 2.0**100
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
-def _move(rows: Floats, mean: Floats, query: Floats, moved: Floats, bias: Floats) -> float:
+def _move(rows: Any, mean: Any, query: Any, moved: Floats, bias: Floats) -> float:
     """Fill `moved` [t, width] with unit rows less `mean`, unless it is empty, and `bias` [t] with products of them.
 
+    All is computed in the dtype of `mean` and `query`.
+
     Returns:
-        The largest square of a moved row's norm; -1 where a row's own leaves float32.
+        The largest square of a moved row's norm; NaN where a row is not finite or leaves float32.
     """
-    longest = np.float32(0)
-    shared = np.float32(0)
+    kind = mean.dtype.type
+    careful = mean.itemsize == 8
+    longest, shared = kind(0), kind(0)
     for j in range(len(mean)):
         shared += query[j] * mean[j]
     for i in range(len(rows)):
         row = rows[i]
-        square, product = np.float32(0), np.float32(0)
+        square, product = kind(0), kind(0)
         for j in range(len(row)):
-            square += row[j] * row[j]
-            product += row[j] * query[j]
-        if not LEAST <= square <= MOST:
-            return -1.0
-        scale = np.float32(1) / np.sqrt(square)
+            value = kind(row[j])
+            square += value * value
+            product += value * query[j]
+        if not (np.isfinite(square) if careful else LEAST <= square <= MOST):
+            return np.nan
+        scale = kind(1) / np.sqrt(square) if square > 0 else kind(0)
         bias[i] = product * scale - shared
         if len(moved):
             target = moved[i]
-            length = np.float32(0)
+            length = kind(0)
             for j in range(len(row)):
-                value = row[j] * scale - mean[j]
-                target[j] = value
-                length += value * value
+                difference = kind(row[j]) * scale - mean[j]
+                target[j] = difference
+                length += difference * difference
             longest = max(longest, length)
-        else:
-            longest = np.float32(2)
     return float(longest)
 
 
