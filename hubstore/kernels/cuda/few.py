@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hubstore.kernels.cuda.pairs import best
+from hubstore.kernels.cuda.pairs import best, row_scores
 
 FEW = 4  # queries up to which reading the rows takes longer than the products
 ROWS, WIDTH, WARPS = 8, 512, 4
@@ -108,21 +108,7 @@ def _group_cosines(
     for step in range(steps):
         row = (group.to(tl.int64) * steps + step) * ROWS + tl.arange(0, ROWS)
         there = (row >= 0) & (row < n)
-        product = tl.zeros((ROWS, WIDTH), tl.float64)
-        square = tl.zeros((ROWS, WIDTH), tl.float64)
-        own = tl.zeros((WIDTH,), tl.float64)
-        for start in range(0, width, WIDTH):
-            column = start + tl.arange(0, WIDTH)
-            inside = column < width
-            x = tl.load(queries + query * q_stride + column, inside, other=0.0).to(tl.float64)
-            at = row[:, None] * r_stride + column[None, :]
-            y = tl.load(rows + at, there[:, None] & inside[None, :], other=0.0).to(tl.float64)
-            product += y * x[None, :]
-            square += y * y
-            own += x * x
-        norm = tl.sqrt(tl.sum(own, 0))
-        both = tl.sqrt(tl.sum(square, 1)) * norm
-        cosine = tl.where(both > 0, tl.sum(product, 1) / tl.where(both > 0, both, 1.0), 0.0)
+        cosine, norm = row_scores(queries, q_stride, query, rows, r_stride, row, there, width, True, ROWS, WIDTH)
         out = ((query * places + place) * steps + step) * ROWS + tl.arange(0, ROWS)
         tl.store(cosines + out, cosine)
         tl.store(numbers + out, tl.where(there, row, -1))

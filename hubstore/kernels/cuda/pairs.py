@@ -14,6 +14,42 @@ RANKED = 512  # candidates that a program ranks against one another
 
 
 @triton.jit
+def row_scores(
+    queries,
+    q_stride,
+    query,
+    rows,
+    r_stride,
+    row,
+    there,
+    width,
+    COSINE: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Products, or cosines, of a query with rows [ROWS], and its norm; in float64, and summed in one order whatever
+    the row, so that equal rows tie."""
+    product = tl.zeros((ROWS, WIDTH), tl.float64)
+    square = tl.zeros((ROWS, WIDTH), tl.float64)
+    own = tl.zeros((WIDTH,), tl.float64)
+    for start in range(0, width, WIDTH):
+        column = start + tl.arange(0, WIDTH)
+        inside = column < width
+        x = tl.load(queries + query * q_stride + column, inside, other=0.0).to(tl.float64)
+        y = tl.load(rows + row[:, None] * r_stride + column[None, :], there[:, None] & inside[None, :], other=0.0)
+        y = y.to(tl.float64)
+        product += y * x[None, :]
+        if COSINE:
+            square += y * y
+            own += x * x
+    score, norm = tl.sum(product, 1), tl.sqrt(tl.sum(own, 0))
+    if COSINE:
+        norms = tl.sqrt(tl.sum(square, 1)) * norm
+        score = tl.where(norms > 0, score / tl.where(norms > 0, norms, 1.0), 0.0)
+    return score, norm
+
+
+@triton.jit
 def _pair_scores(
     queries,
     q_stride,
@@ -27,30 +63,13 @@ def _pair_scores(
     PAIRS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """Products in float64, or cosines, summed in one order whatever the row, so that equal rows tie."""
     query = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * PAIRS + tl.arange(0, PAIRS)
     row = tl.load(chosen + query * count + place, place < count, other=-1)
     there = row >= 0
     score = tl.zeros((PAIRS,), tl.float64)
     if tl.max(row, 0) >= 0:
-        product = tl.zeros((PAIRS, WIDTH), tl.float64)
-        square = tl.zeros((PAIRS, WIDTH), tl.float64)
-        own = tl.zeros((WIDTH,), tl.float64)
-        for start in range(0, width, WIDTH):
-            column = start + tl.arange(0, WIDTH)
-            inside = column < width
-            x = tl.load(queries + query * q_stride + column, inside, other=0.0).to(tl.float64)
-            y = tl.load(rows + row[:, None] * r_stride + column[None, :], there[:, None] & inside[None, :], other=0.0)
-            y = y.to(tl.float64)
-            product += y * x[None, :]
-            if COSINE:
-                square += y * y
-                own += x * x
-        score = tl.sum(product, 1)
-        if COSINE:
-            norms = tl.sqrt(tl.sum(square, 1)) * tl.sqrt(tl.sum(own, 0))
-            score = tl.where(norms > 0, score / tl.where(norms > 0, norms, 1.0), 0.0)
+        score, _ = row_scores(queries, q_stride, query, rows, r_stride, row, there, width, COSINE, PAIRS, WIDTH)
     tl.store(scores + query * count + place, tl.where(there, score, -float("inf")), place < count)
 
 
@@ -154,24 +173,8 @@ def _join_crowded(
                 place = tl.arange(0, 16)
                 row = first_row // 64 * 64 + place // 2 * 8 + first_row % 8 // 2 * 2 + place % 2
                 there = (row < n) & (row != first_row) & (row != second_row)
-                product = tl.zeros((16, WIDTH), tl.float64)
-                square = tl.zeros((16, WIDTH), tl.float64)
-                own = tl.zeros((WIDTH,), tl.float64)
-                for start in range(0, width, WIDTH):
-                    column = start + tl.arange(0, WIDTH)
-                    inside = column < width
-                    x = tl.load(queries + query * q_stride + column, inside, other=0.0).to(tl.float64)
-                    at = row.to(tl.int64)[:, None] * r_stride + column[None, :]
-                    y = tl.load(rows + at, there[:, None] & inside[None, :], other=0.0).to(tl.float64)
-                    product += y * x[None, :]
-                    if COSINE:
-                        square += y * y
-                        own += x * x
-                score = tl.sum(product, 1)
-                if COSINE:
-                    norms = tl.sqrt(tl.sum(square, 1)) * tl.sqrt(tl.sum(own, 0))
-                    score = tl.where(norms > 0, score / tl.where(norms > 0, norms, 1.0), 0.0)
                 index = row.to(tl.int64)
+                score, _ = row_scores(queries, q_stride, query, rows, r_stride, index, there, width, COSINE, 16, WIDTH)
                 held = tl.arange(0, K)
                 held_score = tl.load(best_scores + query * k + held, held < k, other=-float("inf"))
                 held_index = tl.load(best_indices + query * k + held, held < k, other=-1)
