@@ -133,9 +133,9 @@ def test_a_selector_answers_from_the_allowed_rows_and_finds_nearly_all(
 
 
 def test_the_route_is_exact_for_few_rows_and_a_selector_for_many():
-    rows = 2_000_000
-    most, tenth, few = (Allowed.from_ranges([(0, count)]) for count in (1_500_000, 150_000, 40_000))
-    two = Allowed.from_ranges([(0, 700_000), (800_000, 1_500_000)])
+    rows = 40 * kinds.EXACT_ROWS
+    most, tenth, few = (Allowed.from_ranges([(0, count)]) for count in (rows * 3 // 4, rows // 10, kinds.EXACT_ROWS))
+    two = Allowed.from_ranges([(0, rows // 3), (rows // 2, rows * 3 // 4)])
     for kind in APPROXIMATE:
         assert route(kind, rows, Allowed.everything(rows), selectors=True) == "unfiltered"
         assert route(kind, rows, most, selectors=True) == "range"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from typing import TypeVar
 
 import torch
@@ -19,10 +20,14 @@ T = TypeVar("T")
 def in_threads(work: Callable[[T], None], tasks: Iterable[T]) -> None:
     """`work(task)` for every task; the first error, in the order of the tasks, is raised.
 
-    Tasks are drawn as threads become free, a few ahead at most, so that they may hold much memory.
+    Tasks are drawn as threads become free, a few ahead at most, so that they may hold much memory. A lone task stays
+    on this thread: waking another costs more than a small one.
     """
     threads = torch.get_num_threads()
-    if threads == 1:
+    drawn = iter(tasks)
+    first = list(islice(drawn, 2))
+    tasks = chain(first, drawn)
+    if threads == 1 or len(first) < 2:
         for task in tasks:
             work(task)
         return

@@ -201,7 +201,8 @@ class _Worker:
     Args:
         scores: float64 [q, k].
         indices: int64 [q, k].
-        moved: elements of a tile of rows.
+        wide: float32 elements of a tile of rows.
+        moved: elements of a tile of moved rows.
         products: elements of a tile of products.
         portion: float32 elements on their way to or from bfloat16.
         coarse: whether the next tile is first tried in bfloat16.
@@ -209,6 +210,7 @@ class _Worker:
 
     scores: Doubles
     indices: npt.NDArray[np.int64]
+    wide: Tensor
     moved: Tensor
     products: Tensor
     portion: Tensor
@@ -220,6 +222,7 @@ class _Worker:
         return cls(
             scores=np.full((count, k), -np.inf),
             indices=np.full((count, k), -1),
+            wide=torch.empty(ROWS * width),
             moved=asked.coarse.new_empty(ROWS * width),
             products=asked.coarse.new_empty(ROWS * min(count, QUERIES)),
             portion=torch.empty(max(PORTION, ROWS, width)),
@@ -240,7 +243,7 @@ class _Worker:
     def _rows(self, asked: _Queries, tile: _Tile, dtype: torch.dtype, careful: bool) -> _Rows:
         """The tile made ready for products in `dtype`."""
         count, width = tile.rows.shape
-        wide = tile.rows.to(torch.float64 if tile.rows.dtype == torch.float64 else torch.float32).contiguous()
+        wide = self._wide(tile.rows)
         needed = 0 if asked.alone else count
         room = self.moved if dtype == self.moved.dtype else torch.empty(needed * width)
         moved = room[: needed * width].view(needed, width)
@@ -248,7 +251,7 @@ class _Worker:
         kind = torch.float64 if careful else torch.float32
         mean, query = tile.anchor.mean.to(kind).numpy(), asked.mean.to(kind).numpy()
         longest = 0.0
-        for start, stop in tiles.spans(count, max(1, PORTION // max(1, width))):
+        for start, stop in tiles.spans(count, max(1, PORTION // max(1, width)) if needed else max(1, count)):
             lines = moved[start:stop]
             portion = self.portion[: lines.numel()].view(len(lines), width)
             square = _move(wide[start:stop].numpy(), mean, query, portion.numpy(), bias[start:stop].numpy())
@@ -259,6 +262,12 @@ class _Worker:
             lines.copy_(portion)
         # The sum of squares is a little off.
         return _Rows(tile.first, wide, tile.anchor.shift, moved, bias, 1.001 * math.sqrt(longest), careful)
+
+    def _wide(self, rows: Tensor) -> Tensor:
+        """The rows in float32, or float64 where they are, of which numba knows what it needs."""
+        if rows.dtype in (torch.float32, torch.float64):
+            return rows.contiguous()
+        return self.wide[: rows.numel()].view(rows.shape).copy_(rows)
 
     def _search(
         self,
