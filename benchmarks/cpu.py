@@ -1,4 +1,4 @@
-"""`python -m benchmarks.cpu [extraction store memory index] [--out [FILE]]`: the suites that run on a CPU."""
+"""`python -m benchmarks.cpu [SUITE ...] [--out [FILE]]`: the suites that run on a CPU."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from benchmarks.pinning import pin
 from benchmarks.record import RESULTS, machine, machine_name, save
 from benchmarks.table import suite_table
 
-SUITES = ("extraction", "store", "memory", "index")
+SUITES = {"extraction": 1, "store": 1, "memory": 1, "index": 1, "kernels_cpu": 2}
+"""Each suite's threads, with a CPU for each."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run suites one after the other, print each as it ends, and keep it where `--out` is given."""
     options = _parse(arguments)
-    cpu = pin()
     with tempfile.TemporaryDirectory(prefix="hubstore-benchmark-", dir=options.scratch) as scratch:
-        here = machine(Path(scratch), cpu)
+        here = machine(Path(scratch), pin())
         for suite in options.suites or SUITES:
+            pin(SUITES[suite])
             started = time.perf_counter()
             # Imported here, since torch and numpy must come after the pinning.
             results = import_module(f"benchmarks.{suite}").run(Path(scratch), small=options.small)

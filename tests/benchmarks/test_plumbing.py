@@ -122,7 +122,15 @@ def test_a_pinned_process_and_its_children_have_one_cpu_and_one_thread():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
 
 
-@pytest.mark.parametrize("suite", ["store", "index"])
+def test_a_suite_may_be_pinned_to_two_cpus_after_another_had_one():
+    code = (
+        "import os; cpus = sorted(os.sched_getaffinity(0)); from benchmarks.pinning import pin; pin(); pin(2); "
+        "assert sorted(os.sched_getaffinity(0)) == cpus[-2:]; assert os.environ['OMP_NUM_THREADS'] == '2'"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("suite", ["store", "index", "kernels_cpu"])
 def test_a_suite_runs_small_and_every_reader_agrees(tmp_path, suite):
     out = tmp_path / "m.json"
     command = [sys.executable, "-m", "benchmarks.cpu", suite, "--small", "--scratch", str(tmp_path), "--out", str(out)]
