@@ -125,16 +125,18 @@ def faiss_search(of: Searching) -> Search:
     warm = torch.ones(8, 8, device=of.rows.device)
     _ = warm @ warm  # a build of FAISS may take cuBLAS from torch, which loads it with its first product
     import faiss
-    import faiss.contrib.torch_utils
 
     queries, rows = unit(of.queries, torch.float32), unit(of.rows, torch.float32)
     width = rows.shape[1]
-    if rows.is_cuda:
-        config = faiss.GpuIndexFlatConfig()
-        config.device = rows.device.index or 0
-        index = faiss.GpuIndexFlatIP(faiss.StandardGpuResources(), width, config)
-    else:
+    if not rows.is_cuda:
         index = faiss.IndexFlatIP(width)
+        index.add(rows.numpy())
+        return lambda: torch.from_numpy(index.search(queries.numpy(), of.k)[1])
+    import faiss.contrib.torch_utils  # changes every index of the process: here alone, where a GPU's take tensors
+
+    config = faiss.GpuIndexFlatConfig()
+    config.device = rows.device.index or 0
+    index = faiss.GpuIndexFlatIP(faiss.StandardGpuResources(), width, config)
     index.add(rows)
 
     def search() -> Tensor:
