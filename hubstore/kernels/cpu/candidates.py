@@ -8,6 +8,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from hubstore.kernels.cpu.bits import value
+
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -68,17 +70,19 @@ def _insert(scores: Doubles, indices: Integers, score: float, index: int) -> Non
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
-def _reach(products: Floats, bias: Floats, relative: np.float32, least: np.float32) -> bool:
+def _reach(products: Any, lacking: int, bias: Floats, relative: np.float32, least: np.float32) -> bool:
     """Whether any score may be `least`."""
     reaching = np.int32(0)
     for j in range(len(products)):
-        reaching += np.int32(products[j] + bias[j] + abs(products[j]) * relative >= least)
+        product = value(products[j], lacking)
+        reaching += np.int32(product + bias[j] + abs(product) * relative >= least)
     return bool(reaching)
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _choose(
-    products: Floats,
+    products: Any,
+    lacking: int,
     bias: Floats,
     relative: np.float32,
     error: np.float32,
@@ -90,7 +94,8 @@ def _choose(
     """Write the candidates of one query to `chosen`, and what they may reach to `most`.
 
     Args:
-        products: [t], as bias, relative and error those of `search_tile`.
+        products: [t], as lacking, bias, relative and error those of `search_tile`.
+        lacking: bits of float32 that they lack.
         bias: [t].
         relative: error of a product.
         error: the rest of the error.
@@ -105,10 +110,12 @@ def _choose(
     count, found = len(products), 0
     floor = max(floor, heap[0])
     for start in range(0, count, STRIDE):
-        if not _reach(products[start : start + STRIDE], bias[start : start + STRIDE], relative, floor - error):
+        part = slice(start, start + STRIDE)
+        if not _reach(products[part], lacking, bias[part], relative, floor - error):
             continue
         for j in range(start, min(start + STRIDE, count)):
-            score, spread = products[j] + bias[j], abs(products[j]) * relative + error
+            product = value(products[j], lacking)
+            score, spread = product + bias[j], abs(product) * relative + error
             if score + spread >= floor:
                 chosen[found], most[found] = j, score + spread
                 found += 1
@@ -125,7 +132,8 @@ def _choose(
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def search_tile(
-    products: Floats,
+    products: Any,
+    lacking: int,
     bias: Floats,
     relative: np.float32,
     error: Floats,
@@ -144,7 +152,9 @@ def search_tile(
     """Put the rows of a tile that belong to the best k of each query among them.
 
     Args:
-        products: [q, t]; products[i, j] + bias[j] is the exact score less shift[i], but for the error.
+        products: [q, t], as integers that hold their bits; products[i, j] + bias[j] is the exact score less shift[i],
+            but for the error.
+        lacking: bits of float32 that they lack: 0, or 16 where they are bfloat16.
         bias: [t].
         relative: error of a product as a share of its size.
         error: [q], more than the rest of the error.
@@ -169,7 +179,7 @@ def search_tile(
         for j in range(k):
             heap[j] = scores[query, k - 1 - j] - shift[i]
         floor = np.float32(bound[query] - shift[i])
-        kept, floor = _choose(products[i], bias, relative, error[i], floor, heap, chosen, most)
+        kept, floor = _choose(products[i], lacking, bias, relative, error[i], floor, heap, chosen, most)
         failed[i] = kept > budget
         if failed[i]:
             continue

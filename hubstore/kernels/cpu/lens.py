@@ -157,7 +157,8 @@ class _Lens:
             )
             if top.shape[1]:
                 search_tile(
-                    logits.numpy(),
+                    logits.numpy().view(np.int32),
+                    0,
                     np.zeros(len(tokens), np.float32),
                     np.float32(0),
                     errors,

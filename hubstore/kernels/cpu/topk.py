@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from hubstore.kernels.cpu import tiles
+from hubstore.kernels.cpu.bits import as_stored, stored, value
 from hubstore.kernels.cpu.candidates import Doubles, Floats, merge, search_tile
 from hubstore.kernels.cpu.threads import in_threads
 from hubstore.kernels.rows import check_widths, unit_rows
@@ -34,9 +35,6 @@ ROWS = 4096
 
 QUERIES = 1024
 """Queries that meet a tile in one product."""
-
-PORTION = 1 << 18
-"""Elements that are float32 on their way to or from bfloat16: they stay in the cache."""
 
 SAMPLE = 128
 """Rows whose mean stands for a segment's."""
@@ -182,6 +180,7 @@ class _Rows:
         moved: unit rows less the anchor's mean, [t, width] in the dtype of the products; empty where none are needed.
         bias: float32 [t], the product of each with the mean query.
         longest: not less than the norm of any of `moved`.
+        lost: not less than the norm of what rounding took from any of them.
         careful: whether they were moved in float64.
     """
 
@@ -191,6 +190,7 @@ class _Rows:
     moved: Tensor
     bias: Tensor
     longest: float
+    lost: float
     careful: bool
 
 
@@ -204,7 +204,6 @@ class _Worker:
         wide: float32 elements of a tile of rows.
         moved: elements of a tile of moved rows.
         products: elements of a tile of products.
-        portion: float32 elements on their way to or from bfloat16.
         coarse: whether the next tile is first tried in bfloat16.
     """
 
@@ -213,7 +212,6 @@ class _Worker:
     wide: Tensor
     moved: Tensor
     products: Tensor
-    portion: Tensor
     coarse: bool = True
 
     @classmethod
@@ -225,7 +223,6 @@ class _Worker:
             wide=torch.empty(ROWS * width),
             moved=asked.coarse.new_empty(ROWS * width),
             products=asked.coarse.new_empty(ROWS * min(count, QUERIES)),
-            portion=torch.empty(max(PORTION, ROWS, width)),
         )
 
     def search(self, asked: _Queries, tile: _Tile, bound: Doubles) -> None:
@@ -250,18 +247,13 @@ class _Worker:
         bias = torch.empty(count)
         kind = torch.float64 if careful else torch.float32
         mean, query = tile.anchor.mean.to(kind).numpy(), asked.mean.to(kind).numpy()
-        longest = 0.0
-        for start, stop in tiles.spans(count, max(1, PORTION // max(1, width)) if needed else max(1, count)):
-            lines = moved[start:stop]
-            portion = self.portion[: lines.numel()].view(len(lines), width)
-            square = _move(wide[start:stop].numpy(), mean, query, portion.numpy(), bias[start:stop].numpy())
-            if not np.isfinite(square):
-                unit_rows(tile.rows, "rows", tile.first)  # refuses it where it is not finite
-                return self._rows(asked, tile, dtype, careful=True)
-            longest = max(longest, square)
-            lines.copy_(portion)
-        # The sum of squares is a little off.
-        return _Rows(tile.first, wide, tile.anchor.shift, moved, bias, 1.001 * math.sqrt(longest), careful)
+        longest, lost = _move(wide.numpy(), mean, query, as_stored(moved), bias.numpy())
+        if not np.isfinite(longest):
+            unit_rows(tile.rows, "rows", tile.first)  # refuses it where it is not finite
+            return self._rows(asked, tile, dtype, careful=True)
+        # The sums of squares are a little off.
+        longest, lost = 1.001 * math.sqrt(longest), 1.001 * math.sqrt(lost)
+        return _Rows(tile.first, wide, tile.anchor.shift, moved, bias, longest, lost, careful)
 
     def _wide(self, rows: Tensor) -> Tensor:
         """The rows in float32, or float64 where they are, of which numba knows what it needs."""
@@ -288,25 +280,24 @@ class _Worker:
             shift = rows.shift[some]
             errors = _errors(asked, rows, moved is asked.coarse)[some]
             relative = HALF_ROUNDING if products.dtype == torch.bfloat16 else 0.0
-            for a, b in tiles.spans(len(part), max(1, PORTION // len(rows.wide))):
-                portion = self.portion[: (b - a) * len(rows.wide)].view(b - a, -1)
-                search_tile(
-                    portion.copy_(products[a:b]).numpy(),
-                    rows.bias.numpy(),
-                    np.float32(relative),
-                    errors[a:b].numpy(),
-                    shift[a:b].numpy(),
-                    part[a:b],
-                    asked.unit.numpy(),
-                    rows.wide.numpy(),
-                    rows.first,
-                    True,
-                    budget,
-                    bound,
-                    self.scores,
-                    self.indices,
-                    failed[start + a : start + b],
-                )
+            search_tile(
+                as_stored(products),
+                16 if products.dtype == torch.bfloat16 else 0,
+                rows.bias.numpy(),
+                np.float32(relative),
+                errors.numpy(),
+                shift.numpy(),
+                part,
+                asked.unit.numpy(),
+                rows.wide.numpy(),
+                rows.first,
+                True,
+                budget,
+                bound,
+                self.scores,
+                self.indices,
+                failed[start:stop],
+            )
         return failed
 
     def _products(self, queries: Tensor, rows: _Rows) -> Tensor:
@@ -320,9 +311,8 @@ class _Worker:
 def _errors(asked: _Queries, rows: _Rows, coarse: bool) -> Tensor:
     """float32 [q]: more than the error of a score, but for its product's own rounding."""
     lanes = _lanes(asked.unit.shape[1]) * ROUNDING
-    of_rows = (HALF_ROUNDING if rows.moved.dtype == torch.bfloat16 else ROUNDING) * rows.longest
     of_queries = asked.lost if coarse else ROUNDING * asked.norms
-    errors = asked.norms * of_rows + of_queries * (rows.longest + of_rows)
+    errors = asked.norms * rows.lost + of_queries * (rows.longest + rows.lost)
     errors += (lanes + 4 * ROUNDING) * asked.norms * rows.longest
     errors += 4 * ROUNDING * float(rows.bias.abs().amax()) + 2.0**-48
     if not rows.careful:
@@ -335,39 +325,44 @@ LEAST, MOST = 2.0**-100, 2.0**100
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # type: ignore[untyped-decorator]
-def _move(rows: Any, mean: Any, query: Any, moved: Floats, bias: Floats) -> float:
+def _move(rows: Any, mean: Any, query: Any, moved: Any, bias: Floats) -> tuple[float, float]:
     """Fill `moved` [t, width] with unit rows less `mean`, unless it is empty, and `bias` [t] with products of them.
 
-    All is computed in the dtype of `mean` and `query`.
+    All is computed in the dtype of `mean` and `query`. `moved` takes the bits of float32 or, where it is int16, of
+    bfloat16.
 
     Returns:
-        The largest square of a moved row's norm; NaN where a row is not finite or leaves float32.
+        The largest squares of a moved row's norm, and of that of what its rounding took from it; NaN where a row is
+        not finite or leaves float32.
     """
     kind = mean.dtype.type
     careful = mean.itemsize == 8
-    longest, shared = kind(0), kind(0)
+    lacking = 16 if moved.itemsize == 2 else 0
+    longest, lost, shared = kind(0), kind(0), kind(0)
     for j in range(len(mean)):
         shared += query[j] * mean[j]
     for i in range(len(rows)):
         row = rows[i]
         square, product = kind(0), kind(0)
         for j in range(len(row)):
-            value = kind(row[j])
-            square += value * value
-            product += value * query[j]
+            element = kind(row[j])
+            square += element * element
+            product += element * query[j]
         if not (np.isfinite(square) if careful else LEAST <= square <= MOST):
-            return np.nan
+            return np.nan, np.nan
         scale = kind(1) / np.sqrt(square) if square > 0 else kind(0)
         bias[i] = product * scale - shared
         if len(moved):
             target = moved[i]
-            length = kind(0)
+            length, missing = kind(0), kind(0)
             for j in range(len(row)):
                 difference = kind(row[j]) * scale - mean[j]
-                target[j] = difference
+                target[j] = stored(difference, lacking)
+                rest = difference - kind(value(stored(difference, lacking), lacking))
                 length += difference * difference
-            longest = max(longest, length)
-    return float(longest)
+                missing += rest * rest
+            longest, lost = max(longest, length), max(lost, missing)
+    return float(longest), float(lost)
 
 
 @functools.cache
