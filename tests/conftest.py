@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is first imported, whoever does so
+
 # Batched against single, and resumed against uninterrupted, are compared bit by bit or nearly so: one thread.
 torch.set_num_threads(1)
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before the kernels are read
 
 pytest.importorskip("triton")
 
