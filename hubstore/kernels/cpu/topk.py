@@ -97,15 +97,15 @@ class _Queries:
     def of(cls, queries: Tensor) -> _Queries:
         unit = unit_rows(queries.detach(), "queries")
         mean = unit.mean(0) if len(unit) else unit.new_zeros(unit.shape[1])
-        exact = unit - mean
-        coarse = exact.to(torch.bfloat16 if _bfloat16_is_fast() else torch.float32)
+        rest = unit - mean
+        coarse = rest.to(torch.bfloat16 if _bfloat16_is_fast() else torch.float32)
         return cls(
             unit=unit,
             mean=mean,
-            moved=exact.to(torch.float32),
+            moved=rest.to(torch.float32),
             coarse=coarse,
-            norms=torch.linalg.vector_norm(exact, dim=1),
-            lost=torch.linalg.vector_norm(exact - coarse, dim=1),
+            norms=torch.linalg.vector_norm(rest, dim=1),
+            lost=torch.linalg.vector_norm(rest.sub_(coarse), dim=1),
         )
 
     @property
