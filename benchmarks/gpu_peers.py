@@ -107,6 +107,8 @@ def product_alone(of: Searching) -> Callable[[], None]:
 
 def first_attempt(of: Searching) -> Search:
     """Score tiles and one pass over them, as first tried."""
+    if not of.rows.is_cuda:  # where Triton interprets, it would run, and take minutes
+        raise RuntimeError("it runs on a GPU")
     from benchmarks.first_attempt import search
 
     return lambda: search(of.half_queries, of.half_rows, of.k)
