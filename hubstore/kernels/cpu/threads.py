@@ -24,21 +24,29 @@ def in_threads(work: Callable[[T], None], tasks: Iterable[T]) -> None:
     on this thread: waking another costs more than a small one.
     """
     threads = torch.get_num_threads()
-    drawn = iter(tasks)
-    first = list(islice(drawn, 2))
-    tasks = chain(first, drawn)
-    if threads == 1 or len(first) < 2:
+    if threads == 1:
         for task in tasks:
             work(task)
         return
-    waiting: deque[Future[None]] = deque()
     try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for task in tasks:
-                waiting.append(pool.submit(work, task))
-                if len(waiting) > threads:
-                    waiting.popleft().result()
-            for future in waiting:
-                future.result()
+        # For this one too: a product of torch's own threads beside busy ones waits for them.
+        torch.set_num_threads(1)
+        drawn = iter(tasks)
+        first = list(islice(drawn, 2))
+        if len(first) == 1:
+            work(first[0])
+        elif first:
+            _in_pool(work, chain(first, drawn), threads)
     finally:
         torch.set_num_threads(threads)
+
+
+def _in_pool(work: Callable[[T], None], tasks: Iterable[T], threads: int) -> None:
+    waiting: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for task in tasks:
+            waiting.append(pool.submit(work, task))
+            if len(waiting) > threads:
+                waiting.popleft().result()
+        for future in waiting:
+            future.result()
