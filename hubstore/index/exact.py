@@ -11,8 +11,12 @@ from hubstore.index.allowed import Allowed, Positions
 from hubstore.kernels import topk_cosine
 from hubstore.store import HiddenStates
 
-SLICE_ROWS = 64
-"""Ranges of fewer rows on average are gathered into blocks: a product per tiny slice costs more than the copy."""
+SLICE_ROWS = 512
+"""Ranges of fewer rows on average are gathered into blocks: a tile per tiny slice costs more than the copy.
+
+On one core, 50,000 of 100,000 rows of width 384 in ranges of 64 take one query 58 ms as slices and 28 as blocks; in
+ranges of 512, 18 and 28.
+"""
 
 BLOCK_ROWS = 8192
 
