@@ -12,8 +12,8 @@ from tests.index.stores import hub_states, write_store
 
 def test_segments_reach_the_kernel_as_they_are_mapped(tmp_path, monkeypatch):
     store = write_store(tmp_path / "x.hub", hub_states(900, 32)[None], shard_rows=300)
-    mapped = {rows.data_ptr(): first for first, rows in store.hidden(0).segments()}
     index, seen, kernel = load_or_exact(store, 0, device="cpu"), {}, exact_module.topk_cosine
+    mapped = {rows.data_ptr(): first for first, rows in index.states.segments()}
 
     def recorded(queries, rows, k):
         def each():
