@@ -11,6 +11,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is first imported, whoever does so
 
+os.environ["COLUMNS"] = "200"  # temporary folders may have long names: no message is to break at one
+
 # Batched against single, and resumed against uninterrupted, are compared bit by bit or nearly so: one thread.
 torch.set_num_threads(1)
 
