@@ -130,3 +130,29 @@ def save_tiny_model(family: str, folder: Path, *, seed: int = 0) -> Path:
     model.trunk.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
     return folder
+
+
+def tiny_language_model(family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Model:
+    """`tiny_model` with a head, and with weights large enough for its logits to differ."""
+    make_config, kind = FAMILIES[family]
+    torch.manual_seed(seed)
+    whole = transformers.AutoModelForCausalLM.from_config(make_config()).to(dtype)
+    for name, parameter in whole.named_parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=1.0 if "position" in name or "wpe" in name else 0.2)
+        elif "norm" in name or "ln_" in name:
+            torch.nn.init.normal_(parameter, mean=1.0 if "weight" in name else 0.0, std=0.2)
+    return wrap_model(whole.base_model, tiny_tokenizer(kind), name=f"tiny-{family}", language_model=whole)
+
+
+def save_tiny_language_model(family: str, folder: Path, *, seed: int = 0) -> Path:
+    """The same model as a folder that `transformers` loads, head and all."""
+    make_config, kind = FAMILIES[family]
+    torch.manual_seed(seed)
+    whole = transformers.AutoModelForCausalLM.from_config(make_config())
+    for name, parameter in whole.named_parameters():
+        if "norm" in name or "ln_" in name:
+            torch.nn.init.normal_(parameter, mean=1.0 if "weight" in name else 0.0, std=0.2)
+    whole.save_pretrained(folder)
+    tiny_tokenizer(kind).save_pretrained(folder)
+    return folder

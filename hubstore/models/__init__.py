@@ -2,18 +2,22 @@
 
 from hubstore.models.batch import Batch, Batching, HostBatch, Padding, collate, make_batch, pack, pad, tokenize
 from hubstore.models.blocks import find_blocks
+from hubstore.models.head import FinalNorm, Head, find_head
 from hubstore.models.model import Model, devices_of, load_model, wrap_model
 from hubstore.models.packed import packed_attention
 
 __all__ = [
     "Batch",
     "Batching",
+    "FinalNorm",
+    "Head",
     "HostBatch",
     "Model",
     "Padding",
     "collate",
     "devices_of",
     "find_blocks",
+    "find_head",
     "load_model",
     "make_batch",
     "pack",

@@ -19,6 +19,7 @@ from torch import nn
 
 from hubstore.errors import ModelError
 from hubstore.models.blocks import find_blocks
+from hubstore.models.head import Head, find_head
 
 Kind = Literal["encoder", "causal"]
 
@@ -31,7 +32,7 @@ UNBOUNDED = 1 << 20
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model without its head.
+    """A loaded model: its trunk, and its head where that was asked for.
 
     Args:
         trunk: the module that turns token ids into hidden states, in eval mode on its device.
@@ -39,6 +40,7 @@ class Model:
         blocks: the blocks of the residual stream, in order; layer i is the output of block i.
         kind: "encoder" when a token's state depends on later tokens, "causal" when it does not.
         identity: id, revision, digests, dtype, attention and class, as kept in the store.
+        head: final norm and unembedding, where the model was loaded with them.
     """
 
     trunk: Any
@@ -46,6 +48,7 @@ class Model:
     blocks: nn.ModuleList
     kind: Kind
     identity: Mapping[str, Any]
+    head: Head | None = None
 
     @property
     def device(self) -> torch.device:
@@ -101,6 +104,12 @@ class Model:
         """Whether positions can be given to its forward."""
         return "position_ids" in inspect.signature(self.trunk.forward).parameters
 
+    def require_head(self) -> Head:
+        """Its head; ModelError, saying how to have one, where it was loaded without."""
+        if self.head is None:
+            raise ModelError(f"{self.identity['id']} was loaded without its head; load_model(..., head=True) keeps it")
+        return self.head
+
     def layer_names(self) -> tuple[str, ...]:
         """ "0" (the embedding output) to the number of blocks, then "final" (after the final norm)."""
         return (*map(str, range(self.depth + 1)), "final")
@@ -114,8 +123,9 @@ def load_model(
     device: str = "auto",
     attention: str | None = None,
     trust_remote_code: bool = False,
+    head: bool = False,
 ) -> Model:
-    """Load a model's trunk and tokenizer by folder or hub id.
+    """Load a model's trunk and tokenizer, and its head if asked, by folder or hub id.
 
     Args:
         name: a folder that `transformers` loads, or a model id of a hub.
@@ -125,9 +135,11 @@ def load_model(
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
         attention: transformers' attention implementation; None lets it choose.
         trust_remote_code: run the code that comes with the model. Only for models whose authors you trust.
+        head: load final norm and unembedding too, which the lens, steering and generation need.
 
     Raises:
-        ModelError: nothing loadable is there, or it is no encoder or decoder-only language model.
+        ModelError: nothing loadable is there, it is no encoder or decoder-only language model, or a head is asked
+            for and it has none.
     """
     on = torch.device(_default_device() if device == "auto" else device)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -140,7 +152,8 @@ def load_model(
                     "decoder-only models"
                 )
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
-            trunk = transformers.AutoModel.from_pretrained(
+            kind = transformers.AutoModelForCausalLM if head else transformers.AutoModel
+            loaded = kind.from_pretrained(
                 name,
                 dtype=_compute_dtype(dtype, on),
                 **({"attn_implementation": attention} if attention else {}),
@@ -153,7 +166,9 @@ def load_model(
                 f"{name!r} could not be loaded as a language model: {_first_line(error)} "
                 "(give a folder with config.json, weights and tokenizer, or the id of a model on a hub you can reach)"
             ) from error
-    return wrap_model(trunk, tokenizer, name=name, revision=revision, device=on)
+    trunk = loaded.base_model if head else loaded
+    language_model = loaded if head else None
+    return wrap_model(trunk, tokenizer, name=name, revision=revision, device=on, language_model=language_model)
 
 
 def wrap_model(
@@ -163,8 +178,18 @@ def wrap_model(
     name: str,
     revision: str | None = None,
     device: torch.device | str = "cpu",
+    language_model: Any = None,
 ) -> Model:
-    """Make a `Model` of a trunk and a tokenizer that are already in memory."""
+    """Make a `Model` of a trunk and a tokenizer that are already in memory.
+
+    Args:
+        trunk: without the head.
+        tokenizer: its tokenizer.
+        name: a folder or a hub's id.
+        revision: of a hub's model.
+        device: where it is to run.
+        language_model: the whole causal model that the trunk is part of, for its head; None for a model without.
+    """
     blocks = find_blocks(trunk)
     identity = {
         "id": Path(name).name if Path(name).is_dir() else name,
@@ -181,11 +206,14 @@ def wrap_model(
         "transformers": transformers.__version__,
         "torch": torch.__version__,
     }
-    trunk = trunk.eval().to(device)
-    for parameter in trunk.parameters():
-        parameter.requires_grad_(False)
+    for module in (trunk, language_model):
+        if module is not None:
+            module.eval().to(device).requires_grad_(False)
     kind = _kind(trunk)
-    return Model(trunk, tokenizer, blocks, kind, {**identity, "kind": kind})
+    if language_model is not None and kind != "causal":
+        raise ModelError(f"{name} is an encoder: it has no next token to read or to steer; use a causal language model")
+    head = None if language_model is None else find_head(language_model, trunk, blocks)
+    return Model(trunk, tokenizer, blocks, kind, {**identity, "kind": kind}, head)
 
 
 def weights_digest(trunk: nn.Module) -> str:
