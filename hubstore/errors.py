@@ -16,6 +16,7 @@ HubstoreError
 │   └── StaleIndexError                 an index older than its store
 ├── QueryError (ValueError)             an id, language or layer that is not there
 ├── AnalysisError (ValueError)          a question the store's items cannot answer
+├── LensError (ValueError)              no unembedding to read with, or a target that is not one token
 └── MissingDependencyError (ImportError)
 
 Each message names the object, the place and the remedy, and each class is also
@@ -85,6 +86,10 @@ class QueryError(HubstoreError, ValueError):
 
 class AnalysisError(HubstoreError, ValueError):
     """The store's items cannot answer the question."""
+
+
+class LensError(HubstoreError, ValueError):
+    """A lens has no unembedding to read with, or a target is not one token."""
 
 
 class MissingDependencyError(HubstoreError, ImportError):

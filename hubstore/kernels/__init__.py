@@ -123,6 +123,7 @@ def lens_sweep(
     targets: Tensor | None = None,
     k: int = 0,
     groups: Tensor | None = None,
+    softcap: float | None = None,
 ) -> LensSweep:
     """What softmax(hidden @ unembedding.T) says, in one sweep over the vocabulary that never holds all logits.
 
@@ -132,17 +133,19 @@ def lens_sweep(
         targets: int64 [n, t], tokens to look up for each state.
         k: how many of the most probable tokens to give.
         groups: [vocabulary, g] weights of each token in each group; p(group | token) gives p(group | state).
+        softcap: where given, softcap · tanh(logit / softcap) takes the place of a logit.
 
     Returns:
         See `LensSweep`. Of equal logits the smaller token is first.
 
     Raises:
         NonFiniteError: a state or an unembedding row holds NaN or infinity.
-        ValueError: shapes that do not fit, a target that is no token, or k larger than the vocabulary.
+        ValueError: shapes that do not fit, a target that is no token, k larger than the vocabulary, or a softcap
+            that is not above 0.
     """
     with _backend(hidden) as backend:
         return backend.lens_sweep(  # type: ignore[no-any-return]
-            hidden, unembedding, targets=targets, k=k, groups=groups
+            hidden, unembedding, targets=targets, k=k, groups=groups, softcap=softcap
         )
 
 

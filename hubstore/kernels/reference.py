@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hubstore.kernels.rows import check_bias, check_lens, check_pair, check_widths, refuse_non_finite, unit_rows
+from hubstore.kernels.rows import (
+    capped,
+    check_bias,
+    check_lens,
+    check_pair,
+    check_widths,
+    refuse_non_finite,
+    unit_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -133,9 +141,10 @@ def lens_sweep(
     targets: Tensor | None = None,
     k: int = 0,
     groups: Tensor | None = None,
+    softcap: float | None = None,
 ) -> LensSweep:
     """See `hubstore.kernels.lens_sweep`."""
-    check_lens(hidden, unembedding, targets, k, groups)
+    check_lens(hidden, unembedding, targets, k, groups, softcap)
     states, vectors = hidden.to(torch.float64), unembedding.to(torch.float64)
     refuse_non_finite(torch.linalg.vector_norm(states, dim=-1), "hidden")
     refuse_non_finite(torch.linalg.vector_norm(vectors, dim=-1), "unembedding")
@@ -152,7 +161,7 @@ def lens_sweep(
         group_mass=torch.empty(n, g),
     )
     for i, state in enumerate(states):
-        logits = (vectors * state).sum(-1)
+        logits = capped((vectors * state).sum(-1), softcap)
         log_probabilities = logits.log_softmax(-1)
         order = logits.argsort(descending=True, stable=True)
         swept.log_partition[i] = logits.logsumexp(-1)

@@ -60,8 +60,22 @@ def check_bias(bias: Tensor | None, rows: Tensor, name: str) -> None:
         raise ValueError(f"{name} must be [{len(rows)}], one for each row: it is {list(bias.shape)}")
 
 
-def check_lens(hidden: Tensor, unembedding: Tensor, targets: Tensor | None, k: int, groups: Tensor | None) -> None:
+def capped(logits: Tensor, softcap: float | None) -> Tensor:
+    """Logits bounded by `softcap`, as Gemma 2 does; the same where it is None."""
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def check_lens(
+    hidden: Tensor,
+    unembedding: Tensor,
+    targets: Tensor | None,
+    k: int,
+    groups: Tensor | None,
+    softcap: float | None,
+) -> None:
     """Raise ValueError unless the arguments of `lens_sweep` fit one another."""
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap is {softcap}; it must be above 0, or None")
     if hidden.ndim != 2 or unembedding.ndim != 2 or hidden.shape[1] != unembedding.shape[1] or not len(unembedding):
         raise ValueError(
             "hidden must be [n, width] and unembedding [vocabulary, width] of one width: "

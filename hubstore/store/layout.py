@@ -12,6 +12,8 @@ POOLINGS = ("last", "mean", "first", "tokens")
 COMPRESSORS = ("none", "blosc-lz4-bitshuffle")
 
 ROOT = "zarr.json"
+LENS = "lens/lens.json"
+"""What the lens that a store keeps is made of; written last."""
 
 
 def array_key(pooling: str, layer: str) -> str:
@@ -92,8 +94,8 @@ def group_metadata(attributes: Mapping[str, Any] | None = None) -> bytes:
     return encode_json({"zarr_format": 3, "node_type": "group", "attributes": dict(attributes or {})})
 
 
-def array_metadata(layout: Layout, rows: int) -> bytes:
-    """zarr.json of one layer's array of `rows` rows."""
+def array_metadata(layout: Layout, rows: int, dimensions: tuple[str, str] = ("item", "hidden")) -> bytes:
+    """zarr.json of an array of `rows` rows of the layout's width: one layer's, or another of such rows."""
     little_endian = {"name": "bytes", "configuration": {"endian": "little"}}
     chunk_codecs: list[Mapping[str, Any]] = [little_endian]
     if layout.compressor != "none":
@@ -117,7 +119,7 @@ def array_metadata(layout: Layout, rows: int) -> bytes:
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
             "fill_value": "NaN",
             "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-            "dimension_names": ["item", "hidden"],
+            "dimension_names": list(dimensions),
             "attributes": {},
             "storage_transformers": [],
         }

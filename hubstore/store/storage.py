@@ -176,7 +176,7 @@ class LocalStorage:
 
     def _sweep(self) -> None:
         """Remove what writers that were killed left behind."""
-        for folder in ("hidden", "items", "commits", "plan"):
+        for folder in ("hidden", "items", "commits", "plan", "lens"):
             for path in (self._root / folder).rglob(f"*{PARTIAL}"):
                 path.unlink()
         for path in self._root.glob(f".*{PARTIAL}"):

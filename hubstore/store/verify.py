@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hubstore.errors import CorruptStoreError
-from hubstore.store.commit import Commit
-from hubstore.store.layout import ROOT, Layout, array_key, commit_key, items_key, shard_key
+from hubstore.store.commit import Commit, FileRecord
+from hubstore.store.layout import LENS, ROOT, Layout, array_key, commit_key, items_key, shard_key
+from hubstore.store.lensrecord import read_lens_record
 from hubstore.store.reader import read_attributes
 from hubstore.store.shardfile import crc32c, decode_shard
 from hubstore.store.storage import Storage
@@ -26,7 +27,7 @@ class Problem:
 
 
 def verify(storage: Storage, progress: Callable[[str], None] | None = None) -> list[Problem]:
-    """Check every committed file's size and CRC32C, every shard index, and that every layer is there.
+    """Check every committed file's size and CRC32C, every shard index, that every layer is there, and the lens.
 
     Args:
         storage: the store.
@@ -58,6 +59,7 @@ def _problems(storage: Storage, layout: Layout, progress: Callable[[str], None])
         if key != commit_key(commit.shard):
             yield Problem(key, f"holds the commit of shard {commit.shard}")
         yield from _shard_problems(storage, layout, commit, progress)
+    yield from _lens_problems(storage, progress)
 
 
 def _shard_problems(
@@ -73,19 +75,39 @@ def _shard_problems(
         yield Problem(key, f"the commit of shard {commit.shard} does not list it")
     for key, record in commit.files.items():
         progress(key)
-        if not storage.exists(key):
-            yield Problem(key, "missing")
-            continue
-        mapped = storage.map(key)
-        if len(mapped) != record.size:
-            yield Problem(key, f"{len(mapped)} bytes, {record.size} were committed")
-        elif _checksum(mapped) != record.crc32c:
-            yield Problem(key, "its bytes do not match the checksum of its commit")
+        wrong = file_problem(storage, key, record)
+        if wrong:
+            yield Problem(key, wrong)
         elif key.startswith("hidden/"):
             try:
-                decode_shard(mapped, 1, layout, key)
+                decode_shard(storage.map(key), 1, layout, key)
             except CorruptStoreError as error:
                 yield Problem(key, str(error))
+
+
+def _lens_problems(storage: Storage, progress: Callable[[str], None]) -> Iterator[Problem]:
+    if not storage.exists(LENS):
+        return
+    try:
+        _, files = read_lens_record(storage)
+    except CorruptStoreError as error:
+        yield Problem(LENS, str(error))
+        return
+    for key, record in files.items():
+        progress(key)
+        wrong = file_problem(storage, key, record)
+        if wrong:
+            yield Problem(key, wrong)
+
+
+def file_problem(storage: Storage, key: str, record: FileRecord) -> str | None:
+    """What is wrong with a file, against its record; None where nothing is."""
+    if not storage.exists(key):
+        return "missing"
+    mapped = storage.map(key)
+    if len(mapped) != record.size:
+        return f"{len(mapped)} bytes, {record.size} were committed"
+    return None if _checksum(mapped) == record.crc32c else "its bytes do not match the checksum of its commit"
 
 
 def _checksum(mapped: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> int:

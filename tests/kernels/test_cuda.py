@@ -225,6 +225,20 @@ def test_lens_sweep_is_the_reference(n, width, vocabulary, dtype):
         torch.testing.assert_close(getattr(found, name).cpu(), getattr(wanted, name), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("vocabulary", [65, 128])
+def test_lens_sweep_of_capped_logits_is_the_reference(vocabulary):
+    hidden, unembedding = normal(33, 16, 1), normal(vocabulary, 16, 2)
+    options = {"targets": torch.arange(33)[:, None], "k": 5, "groups": torch.eye(vocabulary)[:, :3], "softcap": 5.0}
+    on_device = {
+        name: value.to(DEVICE) if isinstance(value, torch.Tensor) else value for name, value in options.items()
+    }
+    found = cuda.lens_sweep(hidden, unembedding, **on_device)
+    wanted = reference.lens_sweep(hidden.cpu(), unembedding.cpu(), **options)
+    assert torch.equal(found.top_tokens.cpu(), wanted.top_tokens)
+    for name in ("log_partition", "entropy", "target_log_probabilities", "top_log_probabilities", "group_mass"):
+        torch.testing.assert_close(getattr(found, name).cpu(), getattr(wanted, name), rtol=1e-5, atol=1e-5)
+
+
 def test_lens_sweep_of_no_targets_tokens_or_groups():
     found = cuda.lens_sweep(normal(5, 16), normal(70, 16, 1))
     assert found.log_partition.shape == (5,)

@@ -342,6 +342,17 @@ def test_lens_sweep_is_the_reference(n, width, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_lens_sweep_of_capped_logits_is_the_reference(dtype):
+    hidden, unembedding = normal(41, 33, 1, dtype), normal(333, 33, 2, dtype)
+    groups = normal(333, 3, 3).softmax(1)
+    options = {"targets": drawn(41, 4, 333), "k": 11, "groups": groups}
+    assert_same_lens(hidden, unembedding, softcap=8.0, **options)
+    capped = 8 * torch.tanh(hidden.double() @ unembedding.double().T / 8)
+    found = kernels.lens_sweep(hidden, unembedding, softcap=8.0)
+    torch.testing.assert_close(found.log_partition.double(), capped.logsumexp(1), rtol=1e-6, atol=3e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_lens_sweep_of_states_with_huge_dimensions_is_the_reference(dtype):
     hidden, unembedding = massive(53, 96, 1, dtype), 0.05 * normal(500, 96, 2)
     unembedding = unembedding.to(dtype)
@@ -399,6 +410,7 @@ def test_lens_sweep_refuses_and_names_what_is_not_finite(bad):
         ({"targets": torch.zeros(5, 2)}, r"must be integers: \(5, 2\) of torch.float32"),
         ({"groups": torch.zeros(29, 2)}, r"groups must be \[30, g\].*\(29, 2\)"),
         ({"unembedding": torch.zeros(30, 7)}, r"\(5, 8\) against \(30, 7\)"),
+        ({"softcap": 0.0}, r"softcap is 0.0; it must be above 0"),
     ],
 )
 def test_lens_sweep_names_what_does_not_fit(options, named):

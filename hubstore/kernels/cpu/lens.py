@@ -20,7 +20,7 @@ from hubstore.kernels.cpu import tiles
 from hubstore.kernels.cpu.candidates import Doubles, Floats, Integers, exact_product, search_tile
 from hubstore.kernels.cpu.threads import in_threads
 from hubstore.kernels.reference import LensSweep
-from hubstore.kernels.rows import check_lens, refuse_non_finite
+from hubstore.kernels.rows import capped, check_lens, refuse_non_finite
 
 STATES = 512
 """States of a tile."""
@@ -36,9 +36,10 @@ def lens_sweep(
     targets: Tensor | None = None,
     k: int = 0,
     groups: Tensor | None = None,
+    softcap: float | None = None,
 ) -> LensSweep:
     """See `hubstore.kernels.lens_sweep`."""
-    check_lens(hidden, unembedding, targets, k, groups)
+    check_lens(hidden, unembedding, targets, k, groups, softcap)
     hidden, unembedding = hidden.detach(), unembedding.detach()
     n, vocabulary = len(hidden), len(unembedding)
     _norms(hidden, "hidden")
@@ -54,6 +55,7 @@ def lens_sweep(
         mean=mean,
         of_mean=of_mean,
         errors=_errors(hidden, mean, of_mean, longest),
+        softcap=softcap,
     )
     swept = _empty(n, lens.wanted.shape[1], k, lens.groups.shape[1])
     states = min(STATES, max(1, math.ceil(n / torch.get_num_threads())))
@@ -122,6 +124,7 @@ class _Lens:
         mean: float64 [width], of the states.
         of_mean: float32 [vocabulary], products of the tokens with it.
         errors: float32 [n], of float32 logits.
+        softcap: of the logits, whose order it leaves as it is; or None.
     """
 
     hidden: Tensor
@@ -132,6 +135,7 @@ class _Lens:
     mean: Tensor
     of_mean: Tensor
     errors: Tensor
+    softcap: float | None
 
     def sweep(self, part: slice, swept: LensSweep) -> None:
         """Fill `swept` for the states of `part`."""
@@ -174,12 +178,12 @@ class _Lens:
                     top_tokens.numpy(),
                     np.empty(len(states), np.bool_),
                 )
-            softmax.add(logits, self.groups[start:stop])
+            softmax.add(capped(logits, self.softcap), self.groups[start:stop])
         partition = softmax.log_partition()
         swept.log_partition[part] = partition
         swept.entropy[part] = softmax.entropy()
-        swept.target_log_probabilities[part] = of_targets - partition[:, None]
-        swept.top_log_probabilities[part] = top - partition[:, None]
+        swept.target_log_probabilities[part] = capped(of_targets, self.softcap) - partition[:, None]
+        swept.top_log_probabilities[part] = capped(top, self.softcap) - partition[:, None]
         swept.group_mass[part] = softmax.mass / softmax.total[:, None]
 
     def _target_logits(self, states: Tensor, wanted: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from hubstore.kernels.cuda.candidates import Kept, Leading, keep_best, ordered
 from hubstore.kernels.cuda.pairs import best, join_crowded, pair_product
 from hubstore.kernels.cuda.sweep import just_below, own
 from hubstore.kernels.reference import LensSweep
-from hubstore.kernels.rows import check_lens, refuse_non_finite
+from hubstore.kernels.rows import capped, check_lens, refuse_non_finite
 
 KEPT_BYTES = 144 << 20  # that a sweep over some states writes
 MASS_BYTES = 64 << 20  # of probabilities that are weighted at a time
@@ -32,7 +32,7 @@ def _target(products, first_m, first_n, m, n, arguments, TILE_M: tl.constexpr, T
 @triton.jit
 def _read(products, first_m, first_n, m, n, arguments, TILE_M: tl.constexpr, TILE_N: tl.constexpr):
     """A tile's maximum, sums of exp(logit) and exp(logit) logit, tokens ahead of each target, and best tokens."""
-    largest, total, weighted, tiles, targets, kept, uneven = arguments
+    largest, total, weighted, tiles, targets, kept, uneven, softcap = arguments
     rows = first_m + tl.arange(0, TILE_M)
     columns = first_n + tl.arange(0, TILE_N)
     logits = products
@@ -51,6 +51,10 @@ def _read(products, first_m, first_n, m, n, arguments, TILE_M: tl.constexpr, TIL
         first_best, second, top, groups, tops = kept
         keys = ordered(logits)
         keep_best(keys, first_m, first_n, m, first_best, second, top, groups, tops, TILE_M, TILE_N)
+    if softcap is not None:  # softcap · tanh(logit / softcap)
+        logits = softcap * (1.0 - 2.0 / (tl.exp(logits * (2.0 / softcap)) + 1.0))
+        if uneven is not None:
+            logits = tl.where((columns < n)[None, :], logits, -1e30)
     most = tl.max(logits, 1)
     at = rows.to(tl.int64) * tiles + first_n // TILE_N
     shifted = logits - most[:, None]
@@ -135,9 +139,10 @@ def lens_sweep(
     targets: Tensor | None = None,
     k: int = 0,
     groups: Tensor | None = None,
+    softcap: float | None = None,
 ) -> LensSweep:
     """See `hubstore.kernels.lens_sweep`."""
-    check_lens(hidden, unembedding, targets, k, groups)
+    check_lens(hidden, unembedding, targets, k, groups, softcap)
     hidden, unembedding = _readable(hidden, unembedding)
     n, device = len(hidden), hidden.device
     if targets is None:
@@ -149,18 +154,18 @@ def lens_sweep(
     for start in range(0, n, step):
         span = slice(start, min(start + step, n))
         part = leading.part(span) if leading else None
-        _sweep(hidden[span], unembedding, wanted.of_states(span), part, log_partition[span], mean[span])
+        _sweep(hidden[span], unembedding, wanted.of_states(span), part, log_partition[span], mean[span], softcap)
     wanted.count_twins(unembedding)
-    logits = wanted.logits.T.to(torch.float64)
+    logits = capped(wanted.logits.T.to(torch.float64), softcap)
     top, tokens = _best(hidden, unembedding, leading, k) if leading else (logits[:, :0], wanted.tokens.T[:, :0])
     found = LensSweep(
         log_partition=log_partition[:, 0].to(torch.float32),
         entropy=(log_partition - mean)[:, 0].to(torch.float32),
         target_log_probabilities=(logits - log_partition).to(torch.float32),
         target_ranks=wanted.ahead.T.to(torch.int64),
-        top_log_probabilities=(top - log_partition).to(torch.float32),
+        top_log_probabilities=(capped(top, softcap) - log_partition).to(torch.float32),
         top_tokens=tokens,
-        group_mass=_mass(hidden, unembedding, log_partition, groups).to(torch.float32),
+        group_mass=_mass(hidden, unembedding, log_partition, groups, softcap).to(torch.float32),
     )
     if not bool(torch.isfinite(log_partition).all()):
         refuse_non_finite(torch.linalg.vector_norm(hidden, dim=1, dtype=torch.float64), "hidden")
@@ -175,6 +180,7 @@ def _sweep(
     leading: Leading | None,
     log_partition: Tensor,
     mean: Tensor,
+    softcap: float | None,
 ) -> None:
     """Fill log_partition and mean, float64 [m, 1], of some states; their targets and candidates on the way."""
     m, vocabulary, device = len(hidden), len(unembedding), hidden.device
@@ -183,7 +189,7 @@ def _sweep(
     largest, total, weighted = (torch.empty(m, tiles, dtype=torch.float32, device=device) for _ in range(3))
     kept = Kept(m, vocabulary, device, tile_n) if leading else None
     uneven = None if vocabulary % tile_n == 0 else 1
-    arguments = (largest, total, weighted, tiles, targets, kept.arguments() if kept else None, uneven)
+    arguments = (largest, total, weighted, tiles, targets, kept.arguments() if kept else None, uneven, softcap)
     engine.sweep(hidden, unembedding, _read, arguments)
     if leading and kept:
         leading.merge(kept, 0)
@@ -198,14 +204,16 @@ def _best(hidden: Tensor, unembedding: Tensor, leading: Leading, k: int) -> tupl
     return logits, tokens
 
 
-def _mass(hidden: Tensor, unembedding: Tensor, log_partition: Tensor, groups: Tensor | None) -> Tensor:
+def _mass(
+    hidden: Tensor, unembedding: Tensor, log_partition: Tensor, groups: Tensor | None, softcap: float | None
+) -> Tensor:
     """float64 [m, g]: Σ p(token) weight(token, group), the probabilities of some tokens at a time."""
     if groups is None:
         return log_partition[:, :0]
     mass = torch.zeros(len(hidden), groups.shape[1], dtype=torch.float64, device=hidden.device)
     step = max(1, MASS_BYTES // (4 * max(1, len(hidden))))
     for start in range(0, len(unembedding), step):
-        logits = _products(hidden, unembedding[start : start + step])
+        logits = capped(_products(hidden, unembedding[start : start + step]), softcap)
         probabilities = torch.exp(logits - log_partition.to(torch.float32))
         mass += probabilities @ groups[start : start + step].to(hidden.device, torch.float32)
     return mass

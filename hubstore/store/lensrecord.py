@@ -1,0 +1,40 @@
+"""The record of the lens that a store keeps: what it is made of, and its files' sizes and checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from hubstore.errors import CorruptStoreError
+from hubstore.store.commit import FileRecord
+from hubstore.store.layout import LENS, encode_json
+from hubstore.store.storage import Storage
+
+
+def write_lens_record(storage: Storage, content: Mapping[str, Any], files: Mapping[str, FileRecord]) -> None:
+    """Say that a lens is there; its files are on disk already."""
+    listed = {key: {"size": file.size, "crc32c": f"{file.crc32c:08x}"} for key, file in files.items()}
+    content = {**content, "files": listed}
+    storage.write(LENS, encode_json({**content, "digest": _digest(content)}))
+
+
+def read_lens_record(storage: Storage) -> tuple[Mapping[str, Any], Mapping[str, FileRecord]]:
+    """What a lens is made of, and its files by key; CorruptStoreError where the record is not as it was written."""
+    try:
+        record = json.loads(storage.read(LENS))
+        content = {key: value for key, value in record.items() if key != "digest"}
+        if record["digest"] != _digest(content):
+            raise ValueError("its digest is another")
+        files = {key: FileRecord(file["size"], int(file["crc32c"], 16)) for key, file in content["files"].items()}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        path = storage.root / LENS
+        raise CorruptStoreError(
+            f"{path} is not as it was written: {error}; remove it and add the lens again"
+        ) from error
+    return content, files
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(encode_json(content)).hexdigest()
