@@ -17,6 +17,7 @@ HubstoreError
 ├── QueryError (ValueError)             an id, language or layer that is not there
 ├── AnalysisError (ValueError)          a question the store's items cannot answer
 ├── LensError (ValueError)              no unembedding to read with, or a target that is not one token
+├── SteeringError (ValueError)          a direction, layer or position that the steered model does not have
 └── MissingDependencyError (ImportError)
 
 Each message names the object, the place and the remedy, and each class is also
@@ -90,6 +91,10 @@ class AnalysisError(HubstoreError, ValueError):
 
 class LensError(HubstoreError, ValueError):
     """A lens has no unembedding to read with, or a target is not one token."""
+
+
+class SteeringError(HubstoreError, ValueError):
+    """A direction does not fit the model, or the model has no such layer or position to steer at."""
 
 
 class MissingDependencyError(HubstoreError, ImportError):
