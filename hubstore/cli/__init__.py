@@ -12,6 +12,7 @@ from hubstore.cli import (
     analyze,
     append,
     bench,
+    experiment,
     export,
     extract,
     index,
@@ -49,7 +50,7 @@ def options(
     """Options of hubstore itself."""
 
 
-for command in (extract, append, index, query, analyze, report, info, verify, export):
+for command in (extract, append, index, query, analyze, report, info, verify, export, experiment):
     name = command.__name__.rsplit(".", 1)[-1]
     app.command(name)(getattr(command, name))
 app.add_typer(bench.bench, name="bench")

@@ -1,0 +1,181 @@
+"""Where experiments are done: a model, loaded when it is first needed, and a folder that keeps what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from hubstore.analysis.bootstrap import Bootstrap
+from hubstore.api import Store, extract
+from hubstore.corpus import Corpus
+from hubstore.errors import AnalysisError, CorpusError, MissingDependencyError
+from hubstore.experiments.data import shipped_bytes
+from hubstore.experiments.registry import Experiment
+from hubstore.extraction import Watch
+from hubstore.lens import Lens
+from hubstore.models import Model, load_model
+from hubstore.version import __version__
+
+T = TypeVar("T")
+Progress = Callable[[str, int, int], None]
+
+LEAST_BOOTSTRAP = 100
+"""Resamples below which a 95 % interval says nothing."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A model and how it is experimented on.
+
+    Args:
+        source: a folder or hub id, or a model in memory, loaded with its head.
+        out: folder for stores and results.
+        data: folder with files of the user's, used in place of what ships.
+        limit: most items of an experiment; None for all.
+        seed: of all random draws.
+        bootstrap: resamples for the 95 % intervals.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        dtype: what the model computes in; stores keep the same, so that nothing is lost. The paper's is float32.
+        progress: called with what is done now, how much of it is done, and how much there is.
+    """
+
+    source: str | Model
+    out: Path
+    data: Path | None = None
+    limit: int | None = None
+    seed: int = 0
+    bootstrap: int = 1000
+    device: str = "auto"
+    dtype: str = "float32"
+    progress: Progress = lambda what, done, total: None
+
+    def __post_init__(self) -> None:
+        if self.bootstrap < LEAST_BOOTSTRAP:
+            raise AnalysisError(f"bootstrap {self.bootstrap}: a verdict needs intervals; use {LEAST_BOOTSTRAP} or more")
+        if self.limit is not None and self.limit < 2:
+            raise AnalysisError(f"limit {self.limit}: an experiment compares items; use 2 or more")
+        if self.data is not None and not self.data.is_dir():
+            raise CorpusError(f"{self.data} is no folder; give one that holds the files `hubstore experiment` lists")
+
+    @property
+    def model(self) -> Model:
+        """The model, with its head only where that was needed already."""
+        if "language_model" in self.__dict__ or isinstance(self.source, Model):
+            return self.language_model
+        return self._trunk
+
+    @cached_property
+    def language_model(self) -> Model:
+        """The model with its head; ModelError for an encoder."""
+        if isinstance(self.source, Model):
+            return self.source
+        self.__dict__.pop("_trunk", None)  # not both in memory
+        return load_model(self.source, device=self.device, dtype=self.dtype, head=True)
+
+    @cached_property
+    def _trunk(self) -> Model:
+        assert isinstance(self.source, str)
+        return load_model(self.source, device=self.device, dtype=self.dtype)
+
+    @cached_property
+    def lens(self) -> Lens:
+        """The model's logit lens."""
+        return Lens.of_model(self.language_model)
+
+    @cached_property
+    def resampling(self) -> Bootstrap:
+        """Resamples of items, the same for every layer and quantity of as many items."""
+        return Bootstrap(self.bootstrap, self.seed)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers of the paper's curves: the output of every block but the last, and "final"."""
+        return (*self.intermediate, "final")
+
+    @property
+    def intermediate(self) -> tuple[str, ...]:
+        """The layers that a claim about intermediate layers is judged on: every block but the last."""
+        return self.model.layer_names()[1:-2]
+
+    def store(self, name: str, corpus: Corpus, **settings: Any) -> Store:
+        """The store of a corpus, extracted once: another corpus, model or setting gets another store.
+
+        Args:
+            name: the store is <out>/stores/<name>-<digest of what it is of>.hub.
+            corpus: its items.
+            settings: of `hubstore.Settings`; pooling "last", all layers and "final", in the model's dtype by default.
+
+        Raises:
+            What `hubstore.extract` raises; a run that was stopped goes on.
+        """
+        chosen = {
+            "poolings": ("last",),
+            "layers": ("all", "final"),
+            "dtype": self.model.identity["dtype"],
+            **settings,
+        }
+        what = {"corpus": dict(corpus.source), "settings": chosen, "model": self.model_record()}
+        path = self.out / "stores" / f"{name}-{_digest(what)[:12]}.hub"
+        watch = Watch(progress=lambda done: self.progress(f"extracting {name}", done.items, done.total))
+        return extract(corpus, self.model, path, watch=watch, **chosen)
+
+    def file(self, name: str) -> Path | None:
+        """The user's file of that name, where there is one."""
+        path = None if self.data is None else self.data / name
+        return path if path is not None and path.is_file() else None
+
+    def sample(self, items: Sequence[T]) -> list[T]:
+        """`limit` of the items, drawn without replacement by the seed and kept in order; all where they are no more."""
+        if self.limit is None or self.limit >= len(items):
+            return list(items)
+        drawn = np.random.default_rng(self.seed).choice(len(items), self.limit, replace=False)
+        return [items[number] for number in sorted(drawn)]
+
+    def model_record(self) -> dict[str, Any]:
+        """What of the model decides a result."""
+        return {key: self.model.identity[key] for key in ("id", "weights", "tokenizer", "dtype", "attention")}
+
+    def record(self, experiment: Experiment) -> dict[str, Any]:
+        """All that an experiment's result is computed from; MissingDependencyError where a package is not installed."""
+        given = {name: path for name in experiment.files if (path := self.file(name)) is not None}
+        return {
+            "experiment": experiment.name,
+            "model": self.model_record(),
+            "data": {
+                **{name: _sha256(shipped_bytes(name)) for name in experiment.shipped},
+                **{name: _sha256(path.read_bytes()) for name, path in given.items()},
+            },
+            "packages": {name: package_version(name) for name in experiment.packages},
+            "limit": self.limit,
+            "seed": self.seed,
+            "bootstrap": self.bootstrap,
+            "version": __version__,
+        }
+
+
+def package_version(name: str) -> str:
+    """The version of an optional package; MissingDependencyError, with what to install, where it is not there."""
+    try:
+        importlib.import_module(name)
+        return importlib.metadata.version(name)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f'this experiment needs {name}, which is not installed: `pip install "hubstore[experiments]"`'
+        ) from error
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _digest(value: Any) -> str:
+    return _sha256(json.dumps(value, sort_keys=True, default=list).encode())

@@ -1,0 +1,135 @@
+"""What an experiment found: its verdict, its table, its figure, and how they are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+METADATA = b"hubstore"
+COLUMNS = {
+    "layer": pa.string(),
+    "quantity": pa.string(),
+    "value": pa.float64(),
+    "low": pa.float64(),
+    "high": pa.float64(),
+    "n": pa.int64(),
+}
+RESULT, TABLE, FIGURE = "result.json", "table.parquet", "figure.png"
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A panel of the figure: some quantities of the table.
+
+    Args:
+        title: above it.
+        y_label: quantity and unit.
+        quantities: those drawn, in order.
+        x: the column across.
+        x_label: what that is.
+    """
+
+    title: str
+    y_label: str
+    quantities: tuple[str, ...]
+    x: str = "layer"
+    x_label: str = "layer"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment found.
+
+    Args:
+        shown: whether the model shows what the paper claims, by the rule in the experiment's docstring.
+        figure: the headline in words: "matched - baseline 0.31 [0.29, 0.33] at layer 9 of 18".
+        n: items, pairs or positions that the headline is over.
+        table: layer, quantity, value, low, high (95 %) and n, and columns of the experiment's own.
+        plots: what the figure shows.
+        notes: what a reader must know: what was left out, and why.
+    """
+
+    shown: bool
+    figure: str
+    n: int
+    table: pa.Table
+    plots: tuple[Plot, ...]
+    notes: tuple[str, ...] = ()
+
+
+def make_table(rows: Iterable[Row], columns: Mapping[str, pa.DataType] | None = None) -> pa.Table:
+    """A table of results, with null where a row has no value and for a number that is none.
+
+    Args:
+        rows: mappings of layer, quantity, value, low, high and n.
+        columns: further columns and their types.
+    """
+    fields = {**COLUMNS, **(columns or {})}
+    kept = list(rows)
+    arrays = [pa.array([row.get(name) for row in kept], kind, from_pandas=True) for name, kind in fields.items()]
+    return pa.table(dict(zip(fields, arrays, strict=True)))
+
+
+def keep(folder: Path, outcome: Outcome, description: Mapping[str, Any], picture: bytes) -> None:
+    """Write result.json, table.parquet and figure.png; the first last, so that it stands for all three.
+
+    Args:
+        folder: the experiment's.
+        outcome: what it found.
+        description: JSON-able: what the experiment is, and under "made_from" all that it was computed from.
+        picture: a PNG.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULT).unlink(missing_ok=True)
+    described = {METADATA: json.dumps({**description["made_from"], "notes": outcome.notes}).encode()}
+    sink = pa.BufferOutputStream()
+    pq.write_table(outcome.table.replace_schema_metadata(described), sink)
+    _write(folder / TABLE, sink.getvalue().to_pybytes())
+    _write(folder / FIGURE, picture)
+    result = {
+        **description,
+        "shown": outcome.shown,
+        "figure": outcome.figure,
+        "n": outcome.n,
+        "notes": outcome.notes,
+        "plots": [vars(plot) for plot in outcome.plots],
+    }
+    _write(folder / RESULT, to_json(result))
+
+
+def read_kept(folder: Path, made_from: Mapping[str, Any]) -> Outcome | None:
+    """The outcome kept in `folder`, where it was made from the same and is whole."""
+    try:
+        result = json.loads((folder / RESULT).read_bytes())
+        table = pq.read_table(folder / TABLE)
+    except (OSError, ValueError, pa.ArrowException):
+        return None  # what is damaged is made again
+    if result["made_from"] != json.loads(json.dumps(made_from)) or not (folder / FIGURE).is_file():
+        return None
+    plots = tuple(Plot(**{**plot, "quantities": tuple(plot["quantities"])}) for plot in result["plots"])
+    return Outcome(result["shown"], result["figure"], result["n"], table, plots, tuple(result["notes"]))
+
+
+def to_json(value: Any) -> bytes:
+    """JSON for people, UTF-8."""
+    return (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON at `path`, wholly or not at all."""
+    _write(path, to_json(value))
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(data)
+    partial.replace(path)

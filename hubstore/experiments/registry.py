@@ -1,0 +1,72 @@
+"""What there is to run: every experiment by name, with the paper's claim and the data it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from hubstore.errors import QueryError
+
+if TYPE_CHECKING:
+    from hubstore.experiments.lab import Lab
+    from hubstore.experiments.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment of Wu et al. (2025).
+
+    Args:
+        name: on the command line; its module is the same with underscores.
+        title: what is done, in a line.
+        claim: what the paper found.
+        data: what it is done on, and what else may be given.
+        shipped: files under `data/` that come with hubstore.
+        files: names of files that a user may give in place of what ships.
+        packages: optional packages it needs, as they are imported.
+        head: whether it needs the model's unembedding, which an encoder does not have.
+    """
+
+    name: str
+    title: str
+    claim: str
+    data: str
+    shipped: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    head: bool = False
+
+    def run(self, lab: Lab) -> Outcome:
+        """Do it now, whatever is kept; see the module for what it computes and when it counts as shown."""
+        module = import_module(f"hubstore.experiments.{self.name.replace('-', '_')}")
+        outcome: Outcome = module.run(lab)
+        return outcome
+
+
+PAIRS = "NTREX, 300 sentences that ship; or en.txt and zh-Hans.txt, line-aligned"
+SUMS = "846 sums and 277 products below 100, made here"
+
+EXPERIMENTS: tuple[Experiment, ...] = (
+    Experiment(
+        "multilingual-similarity",
+        "Chinese and English sentences: matched minus mismatched cosine",
+        "In intermediate layers translations are nearer one another than other sentences are.",
+        PAIRS,
+        files=("en.txt", "zh-Hans.txt"),
+    ),
+    Experiment(
+        "arithmetic-similarity",
+        "5+3 and five plus three: cosine of equal, of equally large and of other expressions",
+        "An expression is nearest to itself in words, then to others of its result, then to the rest.",
+        SUMS,
+    ),
+)
+
+
+def experiment(name: str) -> Experiment:
+    """The experiment called `name`; QueryError, naming those there are, when there is none."""
+    for one in EXPERIMENTS:
+        if one.name == name:
+            return one
+    raise QueryError(f"there is no experiment {name!r}; there are {', '.join(one.name for one in EXPERIMENTS)}")
