@@ -19,6 +19,7 @@ from hubstore.cli import (
     info,
     query,
     report,
+    steer,
     verify,
 )
 from hubstore.errors import HubstoreError
@@ -50,7 +51,7 @@ def options(
     """Options of hubstore itself."""
 
 
-for command in (extract, append, index, query, analyze, report, info, verify, export, experiment):
+for command in (extract, append, index, query, analyze, report, info, verify, export, experiment, steer):
     name = command.__name__.rsplit(".", 1)[-1]
     app.command(name)(getattr(command, name))
 app.add_typer(bench.bench, name="bench")

@@ -1,4 +1,4 @@
-"""Steering: directions of the residual stream, interventions along them, and what a model says then."""
+"""Steering: directions of the residual stream, interventions along them, what a model says then, and what that is."""
 
 from hubstore.steer.directions import (
     Direction,
@@ -9,18 +9,26 @@ from hubstore.steer.directions import (
 )
 from hubstore.steer.generation import Continuation, Decoding, generate
 from hubstore.steer.intervention import Intervention, steering
+from hubstore.steer.metrics import Share, perplexity, relevance, success_share
+from hubstore.steer.sentiment import Classifier, Lexicon
 from hubstore.steer.sweep import sweep
 
 __all__ = [
+    "Classifier",
     "Continuation",
     "Decoding",
     "Direction",
     "Intervention",
+    "Lexicon",
+    "Share",
     "difference_of_partitions",
     "difference_of_texts",
     "difference_of_tokens",
     "generate",
     "load_direction",
+    "perplexity",
+    "relevance",
     "steering",
+    "success_share",
     "sweep",
 ]

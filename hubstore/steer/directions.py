@@ -28,6 +28,7 @@ IDENTITY = ("id", "revision", "type", "weights", "dtype", "width")
 """Of a model's identity, what a direction keeps."""
 
 BATCH_TOKENS = 2048
+"""Of a batch that is read once, padding included."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from hubstore.models import Model, make_batch, tokenize
 from hubstore.steer.intervention import Intervention, steering
 from hubstore.steer.restart import resumed_at, run_to
 
-BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+GENERATED_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Of a batch by default, prompts with padding and continuations together."""
 
 
@@ -127,7 +127,7 @@ def generate(
         intervention.check(model)
         intervention.check_rows(rows)
     token_ids = _prompt_tokens(model, prompts, how.max_new_tokens)
-    budget = batch_tokens or BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"])
+    budget = batch_tokens or GENERATED_TOKENS.get(model.device.type, GENERATED_TOKENS["cpu"])
     found: list[Continuation | None] = [None] * rows
     done = 0
     for members in _batches(token_ids, how.max_new_tokens, budget):

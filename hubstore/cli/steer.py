@@ -1,0 +1,180 @@
+"""hubstore steer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hubstore.cli import options
+from hubstore.cli.output import out, print_json, table
+from hubstore.cli.progress import bar
+from hubstore.errors import SteeringError
+
+if TYPE_CHECKING:
+    from hubstore.models import Model
+    from hubstore.steer import Direction
+
+Texts = list[str] | None
+
+
+def steer(
+    model: Annotated[str, typer.Option("--model", "-m", help="A causal model's folder or hub id.")],
+    prompts: Annotated[Texts, typer.Option("--prompt", help="A text to go on from; several if repeated.")] = None,
+    prompts_file: Annotated[Path | None, typer.Option("--prompts", help="A file with a prompt a line.")] = None,
+    from_texts: Annotated[Texts, typer.Option("--from-text", help="Steer away from this text's state.")] = None,
+    to_texts: Annotated[Texts, typer.Option("--to-text", help="... toward this one's; the mean where several.")] = None,
+    from_token: Annotated[str | None, typer.Option(help="Steer away from this token's unembedding.")] = None,
+    to_token: Annotated[str | None, typer.Option(help="... toward this one's.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="A store of this model, for the mean states of partitions.")
+    ] = None,
+    from_partition: Annotated[str | None, typer.Option(help="Steer away from this partition's mean.")] = None,
+    to_partition: Annotated[str | None, typer.Option(help="... toward this one's.")] = None,
+    pool: options.PoolOption = None,
+    direction: Annotated[Path | None, typer.Option(help="A direction that --save-direction wrote.")] = None,
+    direction_layer: Annotated[
+        int | None, typer.Option(help="Where texts' or partitions' states are taken; the first --layer by default.")
+    ] = None,
+    save_direction: Annotated[Path | None, typer.Option(help="Keep the direction, as safetensors.")] = None,
+    layers: Annotated[str, typer.Option("--layer", help="Layers to steer at: 9 or 9,10; 0 is the embedding.")] = "",
+    strengths: Annotated[str, typer.Option("--strength", help="Multiples of the direction; 0 is no steering.")] = "0,1",
+    kind: Annotated[str, typer.Option(help="add, replace, or project (strength 1 takes the direction out).")] = "add",
+    positions: Annotated[
+        str, typer.Option(help="Tokens of the prompt: all, last, or places such as 3,4 or 0:5, special tokens counted.")
+    ] = "all",
+    every_step: Annotated[bool, typer.Option("--every-step", help="Steer every token after the prompt too.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to go on for.")] = 32,
+    temperature: Annotated[float, typer.Option(help="0 takes the most probable token; else tokens are drawn.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw among so many most probable tokens only.")] = None,
+    top_p: Annotated[float, typer.Option(help="Draw among the most probable tokens of this probability only.")] = 1.0,
+    seeds: Annotated[str, typer.Option(help="Seeds of the draws: a continuation for each.")] = "0",
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens in a batch; what suits the device.")] = None,
+    model_dtype: Annotated[str, typer.Option(help="What the model computes in.")] = "auto",
+    device: options.DeviceOption = "auto",
+    as_json: options.JsonOption = False,
+) -> None:
+    """Change a model's hidden states along a direction while it goes on from a prompt.
+
+    The direction is the difference of two texts, tokens or partitions of a store, or one that was kept.
+    """
+    from hubstore import steer as library
+    from hubstore.analysis import metadata
+    from hubstore.models import load_model
+
+    sources = {
+        "texts": (from_texts, to_texts),
+        "tokens": (from_token, to_token),
+        "partitions": (from_partition, to_partition),
+        "direction": (direction, direction),
+    }
+    source = _only_source(sources)
+    texts = _prompts(prompts, prompts_file)
+    at_layers = _numbers("--layer", layers, int)
+    decoding = library.Decoding(max_new_tokens, temperature, top_k, top_p)
+    loaded = load_model(model, dtype=model_dtype, device=device, head=True)
+    at = at_layers[0] if direction_layer is None else direction_layer
+    found = _direction(loaded, source, sources[source], at, store, pool)
+    if save_direction is not None:
+        found.save(save_direction)
+    with bar("steering") as (progress, task):
+        result = library.sweep(
+            loaded,
+            found,
+            texts,
+            _numbers("--strength", strengths, float),
+            at_layers,
+            kind=kind,  # type: ignore[arg-type]  # what is not known is named by the library
+            positions=_positions(positions),
+            when="every step" if every_step else "prompt",
+            seeds=_numbers("--seeds", seeds, int),
+            decoding=decoding,
+            batch_tokens=batch_tokens,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if as_json:
+        print_json({"made_from": metadata(result), "rows": result.to_pylist()})
+        return
+    _show(result.to_pylist())
+
+
+def _only_source(sources: Mapping[str, tuple[Any, Any]]) -> str:
+    given = [name for name, sides in sources.items() if any(side is not None for side in sides)]
+    if len(given) != 1:
+        raise SteeringError(
+            f"give one direction, not {len(given)}: --from-text and --to-text, --from-token and --to-token, "
+            "--from-partition and --to-partition with --store, or --direction"
+        )
+    if None in sources[given[0]]:
+        what = given[0].removesuffix("s")
+        raise SteeringError(f"a direction has two sides; give both --from-{what} and --to-{what}")
+    return given[0]
+
+
+def _direction(
+    model: Model, source: str, sides: tuple[Any, Any], layer: int, store: Path | None, pool: str | None
+) -> Direction:
+    from hubstore import steer as library
+    from hubstore.api import Store
+
+    away, to = sides
+    if source == "texts":
+        return library.difference_of_texts(model, to, away, layer)
+    if source == "tokens":
+        return library.difference_of_tokens(model, to, away)
+    if source == "direction":
+        return library.load_direction(to)
+    if store is None:
+        raise SteeringError("--from-partition and --to-partition are partitions of a store; say which with --store")
+    return library.difference_of_partitions(Store(store), to, away, layer, pool)
+
+
+def _prompts(prompts: Sequence[str] | None, path: Path | None) -> list[str]:
+    found = list(prompts or ())
+    if path is not None:
+        try:
+            found += [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise SteeringError(f"--prompts {path} cannot be read as UTF-8 text: {error}") from error
+    if not found:
+        raise SteeringError("there is no prompt; give --prompt TEXT, or --prompts FILE with a prompt a line")
+    return found
+
+
+def _numbers(option: str, value: str, kind: type) -> list[Any]:
+    try:
+        found = [kind(part) for part in options.split_list(value) or ()]
+    except ValueError:
+        found = []
+    if not found:
+        raise SteeringError(f"{option} {value!r} is no list of numbers; write it as {option} 9 or {option} 8,9")
+    return found
+
+
+def _positions(value: str) -> Any:
+    """ "3,0:5" as [3, slice(0, 5)]; all and last as they are."""
+    if value in ("all", "last"):
+        return value
+    try:
+        parts = [[int(bound) if bound else None for bound in part.split(":")] for part in value.split(",")]
+        found = [slice(*bounds) if len(bounds) > 1 else bounds[0] for bounds in parts]
+    except (ValueError, TypeError):
+        found = [None]
+    if None in found:
+        raise SteeringError(f"--positions {value!r} are no places of a prompt; write all, last, 3,4 or 0:5")
+    return found
+
+
+def _show(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table for each prompt: strengths down, and seeds where there are several."""
+    has_seeds = len({row["seed"] for row in rows}) > 1
+    for prompt in dict.fromkeys(row["prompt"] for row in rows):
+        lines = [
+            (f"{row['strength']:g}", *([row["seed"]] if has_seeds else []), " ".join(row["text"].split()))
+            for row in rows
+            if row["prompt"] == prompt
+        ]
+        columns = ("strength", *(["seed"] if has_seeds else []), "continuation")
+        out.print(table(columns, lines, title=" ".join(prompt.split())))
