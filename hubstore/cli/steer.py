@@ -72,8 +72,13 @@ def steer(
     }
     source = _only_source(sources)
     texts = _prompts(prompts, prompts_file)
-    at_layers = _numbers("--layer", layers, int)
-    decoding = library.Decoding(max_new_tokens, temperature, top_k, top_p)
+    at_layers: list[int] = _numbers("--layer", layers, int)
+    asked: dict[str, Any] = {
+        "strengths": _numbers("--strength", strengths, float),
+        "seeds": _numbers("--seeds", seeds, int),
+        "positions": _positions(positions),
+        "decoding": library.Decoding(max_new_tokens, temperature, top_k, top_p),
+    }
     loaded = load_model(model, dtype=model_dtype, device=device, head=True)
     at = at_layers[0] if direction_layer is None else direction_layer
     found = _direction(loaded, source, sources[source], at, store, pool)
@@ -84,13 +89,10 @@ def steer(
             loaded,
             found,
             texts,
-            _numbers("--strength", strengths, float),
-            at_layers,
-            kind=kind,  # type: ignore[arg-type]  # what is not known is named by the library
-            positions=_positions(positions),
+            layers=at_layers,
+            kind=kind,  # type: ignore[arg-type]  # the library names those there are
             when="every step" if every_step else "prompt",
-            seeds=_numbers("--seeds", seeds, int),
-            decoding=decoding,
+            **asked,
             batch_tokens=batch_tokens,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )

@@ -125,8 +125,9 @@ def generate(
     model.require_head()
     for intervention in interventions:
         intervention.check(model)
-        intervention.check_rows(rows)
     token_ids = _prompt_tokens(model, prompts, how.max_new_tokens)
+    for intervention in interventions:
+        intervention.check_prompts([len(ids) for ids in token_ids])
     budget = batch_tokens or GENERATED_TOKENS.get(model.device.type, GENERATED_TOKENS["cpu"])
     found: list[Continuation | None] = [None] * rows
     done = 0

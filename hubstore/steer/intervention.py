@@ -92,6 +92,13 @@ class Intervention:
             if count != rows:
                 raise SteeringError(f"{name} of an intervention is given for {count} rows; the batch has {rows}")
 
+    def check_prompts(self, lengths: Sequence[int]) -> None:
+        """SteeringError where prompts of so many tokens are not as many as rows, or too short for a position."""
+        self.check_rows(len(lengths))
+        for row, length in enumerate(lengths):
+            for position in _of_row(self.positions, row):
+                _checked(position, length, row)
+
 
 @contextmanager
 def steering(model: Model, interventions: Sequence[Intervention]) -> Iterator[None]:
@@ -231,11 +238,18 @@ def _chosen(positions: Positions, tokens: Tensor) -> Tensor:
     chosen = torch.zeros(tokens.shape, dtype=torch.bool)
     for row, (mask, length) in enumerate(zip(tokens.cpu(), tokens.sum(-1).tolist(), strict=True)):
         at = torch.zeros(length, dtype=torch.bool)
-        of_row: Any = positions[row] if _is_per_row(positions) else positions
-        for position in of_row:
+        for position in _of_row(positions, row):
             at[_checked(position, length, row)] = True
         chosen[row, mask] = at
     return chosen.to(tokens.device)
+
+
+def _of_row(positions: Any, row: int) -> Sequence[Position]:
+    """Places named among a row's tokens; none where the positions are all or last."""
+    if isinstance(positions, str):
+        return ()
+    of_row: Sequence[Position] = positions[row] if _is_per_row(positions) else positions
+    return of_row
 
 
 def _checked(position: Position, length: int, row: int) -> Position:
@@ -243,7 +257,7 @@ def _checked(position: Position, length: int, row: int) -> Position:
     beyond = [p for p in bounds if p is not None and not -length <= p < length + isinstance(position, slice)]
     if beyond:
         raise SteeringError(
-            f"position {beyond[0]} is beyond prompt {row} of the batch, which has {length} tokens, special ones "
+            f"position {beyond[0]} is beyond prompt {row}, which has {length} tokens, special ones "
             f"included: 0 to {length - 1}"
         )
     return position

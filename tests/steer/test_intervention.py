@@ -182,7 +182,7 @@ def test_what_does_not_fit_the_model_is_named_with_what_would():
         final(model, batch, [Intervention(VECTOR, [4])])
     with pytest.raises(SteeringError, match="width 16, the states of tiny-llama have 32"):
         final(model, batch, [Intervention(torch.ones(16), [1])])
-    with pytest.raises(SteeringError, match=r"position 6 is beyond prompt 0 of the batch, which has \d tokens"):
+    with pytest.raises(SteeringError, match=r"position 6 is beyond prompt 0, which has \d tokens"):
         final(model, short, [Intervention(VECTOR, [1], positions=[6])])
     with pytest.raises(SteeringError, match="position 40 is beyond prompt 0"):
         final(model, batch, [Intervention(VECTOR, [1], positions=[slice(0, 40)])])
