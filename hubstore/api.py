@@ -12,9 +12,11 @@ import torch
 
 from hubstore import analysis, export, index, query
 from hubstore.corpus import Corpus, open_corpus
-from hubstore.extraction import Settings, Watch, Workers, encode, load_model_of
+from hubstore.devices import resolve_device
+from hubstore.extraction import Settings, Watch, Workers, encode, load_model_of, require_same_model
 from hubstore.extraction import append as append_items
 from hubstore.extraction import extract as extract_items
+from hubstore.lens import Lens, keep_lens, lens_summary, read_store
 from hubstore.models import Model, devices_of, load_model
 from hubstore.store import Problem, StoreReader, verify
 
@@ -22,9 +24,9 @@ from hubstore.store import Problem, StoreReader, verify
 class Store(StoreReader):
     """A store opened for reading, with everything that can be asked of it."""
 
-    def model(self, source: str | None = None, device: str = "auto") -> Model:
-        """The model that the store was made with, loaded from where it was then or from `source`."""
-        return load_model_of(self, source, device)
+    def model(self, source: str | None = None, device: str = "auto", *, head: bool = False) -> Model:
+        """The store's model, loaded from where it was at extraction or from `source`; with its head where `head`."""
+        return load_model_of(self, source, device, head=head)
 
     def index(
         self,
@@ -84,6 +86,42 @@ class Store(StoreReader):
         """Similarity, retrieval, clustering, alignment and geometry; see `hubstore.analysis.analyze`."""
         return analysis.analyze(self, names, **options)
 
+    def keep_lens(self, model: Model | str | None = None) -> None:
+        """Keep the model's unembedding, final norm and tokenizer in the store, so that a lens needs no model.
+
+        Args:
+            model: loaded with its head, or where to load it from; by default from where it was at extraction.
+        """
+        keep_lens(self, model if isinstance(model, Model) else self.model(model, "cpu", head=True))
+
+    def lens(
+        self,
+        ids: Sequence[str] | None = None,
+        *,
+        model: Model | None = None,
+        device: str = "auto",
+        **options: Any,
+    ) -> pa.Table:
+        """What the logit lens reads in stored states; see `hubstore.lens.read_store`.
+
+        Args:
+            ids: items; all by default.
+            model: in the place of the lens that the store keeps.
+            device: where to read: "auto", "cpu", "cuda" or "cuda:1"; a model's lens is read where the model is.
+            options: layers, pooling, variant, targets, k.
+        """
+        return read_store(self, self._lens(model, device), ids=ids, **options)
+
+    def lens_summary(self, *, model: Model | None = None, device: str = "auto", **options: Any) -> pa.Table:
+        """Entropy, agreement and targets of every partition; see `hubstore.lens.lens_summary`."""
+        return lens_summary(self, self._lens(model, device), **options)
+
+    def _lens(self, model: Model | None, device: str) -> Lens:
+        if model is None:
+            return Lens.of_store(self, resolve_device(device))
+        require_same_model(self, model)
+        return Lens.of_model(model)
+
     def report(self, folder: str | Path, **options: Any) -> Path:
         """Write the report into `folder` and return the HTML file; see `hubstore.report.write_report`."""
         from hubstore.report import write_report
@@ -111,6 +149,7 @@ def extract(
     *,
     device: str | Sequence[str] = "auto",
     model_dtype: str = "auto",
+    with_lens: bool = False,
     watch: Watch | None = None,
     **settings: Any,
 ) -> Store:
@@ -125,6 +164,8 @@ def extract(
             byte. A loaded model stays where it is. A script that uses several guards its entry with
             `if __name__ == "__main__":`, since those processes import it.
         model_dtype: "auto", "float32", "float16" or "bfloat16".
+        with_lens: keep the unembedding in the store too, so that a lens needs no model. A loaded model must have its
+            head.
         watch: called as the run goes.
         settings: of `hubstore.Settings`: poolings, layers, dtype, template, ...
 
@@ -136,9 +177,14 @@ def extract(
     if isinstance(model, Model):
         loaded, workers = model, None
     else:
-        loaded, workers = _on_devices(device, functools.partial(_load, source=model, dtype=model_dtype))
+        loaded, workers = _on_devices(device, functools.partial(_load, source=model, dtype=model_dtype, head=with_lens))
+    if with_lens:
+        loaded.require_head()  # before a long run, not after it
     extract_items(_corpus(corpus), loaded, path, Settings(**settings), watch=watch, workers=workers)
-    return Store(path)
+    store = Store(path)
+    if with_lens:
+        store.keep_lens(loaded)
+    return store
 
 
 def append(
@@ -164,8 +210,8 @@ def _on_devices(device: str | Sequence[str], load: Callable[[str], Model]) -> tu
     return load(first), Workers(load, tuple(others)) if others else None
 
 
-def _load(device: str, source: str, dtype: str) -> Model:
-    return load_model(source, device=device, dtype=dtype)
+def _load(device: str, source: str, dtype: str, head: bool) -> Model:
+    return load_model(source, device=device, dtype=dtype, head=head)
 
 
 def _load_again(device: str, path: str | Path, source: str | None) -> Model:

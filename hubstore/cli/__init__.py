@@ -17,6 +17,7 @@ from hubstore.cli import (
     extract,
     index,
     info,
+    lens,
     query,
     report,
     steer,
@@ -51,7 +52,7 @@ def options(
     """Options of hubstore itself."""
 
 
-for command in (extract, append, index, query, analyze, report, info, verify, export, experiment, steer):
+for command in (extract, append, index, query, analyze, lens, steer, experiment, report, info, verify, export):
     name = command.__name__.rsplit(".", 1)[-1]
     app.command(name)(getattr(command, name))
 app.add_typer(bench.bench, name="bench")

@@ -46,6 +46,9 @@ def extract(
     compressor: Annotated[
         str, typer.Option(help="none, or blosc-lz4-bitshuffle (bfloat16: a quarter smaller, slower).")
     ] = "none",
+    with_lens: Annotated[
+        bool, typer.Option("--with-lens", help="Keep the unembedding too, so that `hubstore lens` needs no model.")
+    ] = False,
     model_dtype: Annotated[str, typer.Option(help="What to compute in: auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[
         str, typer.Option(help="auto (every GPU there is, else the CPU), cpu, cuda, or several: cuda:0,cuda:1.")
@@ -110,12 +113,18 @@ def extract(
         dtype=model_dtype,
         attention=attention,
         trust_remote_code=trust_remote_code,
+        head=with_lens,
     )
     with err.status(f"loading {model}"):
         loaded = load(first)
     workers = Workers(load, tuple(others)) if others else None
     with watching(store.name) as watch:
         done = run(items, loaded, store, settings, watch=watch, workers=workers)
+    if with_lens:
+        from hubstore.lens import keep_lens
+        from hubstore.store import StoreReader
+
+        keep_lens(StoreReader(store), loaded)
     print_extraction(done, items, as_json)
 
 

@@ -45,9 +45,13 @@ def encode(
     return dict(zip(capture.layers, states, strict=True))
 
 
-def load_model_of(store: StoreReader, source: str | None = None, device: str = "auto") -> Model:
-    """The model that a store was made with, from where it was loaded then or from `source`."""
+def load_model_of(store: StoreReader, source: str | None = None, device: str = "auto", *, head: bool = False) -> Model:
+    """The model that a store was made with, from where it was loaded then or from `source`; with its head if asked."""
     made_with = store.attributes["model"]
     return load_model(
-        source or made_with["source"], revision=made_with["revision"], dtype=made_with["dtype"], device=device
+        source or made_with["source"],
+        revision=made_with["revision"],
+        dtype=made_with["dtype"],
+        device=device,
+        head=head,
     )

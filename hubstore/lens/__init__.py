@@ -2,6 +2,20 @@
 
 from hubstore.lens.kept import keep_lens, read_lens
 from hubstore.lens.lens import VARIANTS, Lens, Variant
+from hubstore.lens.reading import READING_SCHEMA, read_store, read_texts
+from hubstore.lens.summary import lens_summary
 from hubstore.lens.vocabulary import Encoded, Vocabulary
 
-__all__ = ["VARIANTS", "Encoded", "Lens", "Variant", "Vocabulary", "keep_lens", "read_lens"]
+__all__ = [
+    "READING_SCHEMA",
+    "VARIANTS",
+    "Encoded",
+    "Lens",
+    "Variant",
+    "Vocabulary",
+    "keep_lens",
+    "lens_summary",
+    "read_lens",
+    "read_store",
+    "read_texts",
+]

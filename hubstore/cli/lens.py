@@ -1,0 +1,244 @@
+"""hubstore lens."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.cells import cell_len, set_cell_size
+from rich.text import Text
+
+from hubstore.cli import options
+from hubstore.cli.output import err, out, print_json, table
+from hubstore.errors import LensError, QueryError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CELL = 9
+"""Characters of a cell of the map."""
+
+
+def lens(
+    store: Annotated[
+        Path | None, typer.Argument(metavar="[STORE]", help="A store's folder; not needed with --model and --text.")
+    ] = None,
+    model: options.ModelOption = None,
+    texts: Annotated[list[str] | None, typer.Option("--text", help="Read a text given now, token by token.")] = None,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Read an item of the store, without the model.")] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option("--target", help='A word to look up, one token with its leading space: " shark". Repeatable.'),
+    ] = None,
+    layers: options.LayersOption = None,
+    pool: options.PoolOption = None,
+    partitions: Annotated[
+        list[str] | None, typer.Option("--partition", help="Partitions of the summary; all by default.")
+    ] = None,
+    normed: Annotated[
+        bool, typer.Option("--normed", help="Apply the final norm to every layer; the paper's lens has none.")
+    ] = False,
+    k: Annotated[int, typer.Option("-k", help="Most probable tokens of each state.")] = 5,
+    folder: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the heat map: lens.html, PNGs and lens.parquet.")
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep unembedding, norm and tokenizer in the store; then no model is needed.")
+    ] = False,
+    bootstrap: Annotated[int, typer.Option(help="Resamples for the summary's 95 % intervals; 0 for none.")] = 1000,
+    seed: options.SeedOption = 0,
+    device: options.DeviceOption = "auto",
+    as_json: options.JsonOption = False,
+) -> None:
+    """Read hidden states through the unembedding: what the model would say at each layer (the logit lens).
+
+    With --text or --id, a map of layers and tokens. With a store alone, a summary of every partition: entropy,
+    agreement with the model's own next token, log-probabilities of the targets.
+    """
+    asked = _Asked(layers, pool, normed, targets or [], k, device)
+    if store is None and not (model and texts):
+        raise QueryError("give a STORE, or --model MODEL with --text TEXT")
+    if texts and ids:
+        raise QueryError("give --text or --id, not both")
+    if keep:
+        _keep(store, model, device, quiet=as_json)
+    if not (texts or ids):
+        if not keep or targets or partitions:
+            _summary(_required(store), model, partitions, asked, bootstrap, seed, as_json)
+        return
+    readings = _of_texts(store, model, texts, asked) if texts else _of_items(store, model, ids or [], asked)
+    if as_json:
+        print_json(readings.to_pylist())
+    else:
+        _show(readings, asked.targets)
+    if folder is not None:
+        _write(readings, asked, folder)
+
+
+class _Asked:
+    """The options that every way of reading takes."""
+
+    def __init__(
+        self, layers: str | None, pool: str | None, normed: bool, targets: Sequence[str], k: int, device: str
+    ) -> None:
+        self.layers = options.split_list(layers)
+        self.pool = pool
+        self.variant: Any = "normed" if normed else "raw"
+        self.targets = list(targets)
+        self.k = k
+        self.device = device
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What `read_store` and `read_texts` both take."""
+        return {"layers": self.layers, "variant": self.variant, "targets": self.targets, "k": self.k}
+
+
+def _required(store: Path | None) -> Path:
+    if store is None:
+        raise QueryError("this reads a store; give its folder")
+    return store
+
+
+def _load(store: Path | None, model: str | None, device: str) -> Any:
+    """The model named, or the store's, with its head."""
+    from hubstore.api import Store
+    from hubstore.models import load_model
+
+    with err.status(f"loading {model or 'the model of ' + str(store)}"):
+        if store is None:
+            return load_model(str(model), device=device, head=True)
+        return Store(store).model(model, device, head=True)
+
+
+def _keep(store: Path | None, model: str | None, device: str, quiet: bool) -> None:
+    from hubstore.api import Store
+
+    opened = Store(_required(store))
+    opened.keep_lens(_load(store, model, device))
+    if not quiet:
+        name = opened.attributes["model"]["id"]
+        out.print(f"{store} keeps the unembedding of {name}; `hubstore lens {store}` needs no model")
+
+
+def _of_texts(store: Path | None, model: str | None, texts: Sequence[str], asked: _Asked) -> pa.Table:
+    from hubstore.lens import read_texts
+
+    return read_texts(_load(store, model, asked.device), texts, **asked.reading)
+
+
+def _of_items(store: Path | None, model: str | None, ids: Sequence[str], asked: _Asked) -> pa.Table:
+    from hubstore.api import Store
+
+    store = _required(store)
+    loaded = None if model is None else _load(store, model, asked.device)
+    return Store(store).lens(ids, pooling=asked.pool, model=loaded, device=asked.device, **asked.reading)
+
+
+def _summary(
+    store: Path,
+    model: str | None,
+    partitions: Sequence[str] | None,
+    asked: _Asked,
+    bootstrap: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    from hubstore import analysis
+    from hubstore.api import Store
+
+    found = Store(store).lens_summary(
+        partitions=partitions or None,
+        layers=asked.layers,
+        pooling=asked.pool,
+        variant=asked.variant,
+        targets=asked.targets,
+        seed=seed,
+        bootstrap=bootstrap,
+        model=None if model is None else _load(store, model, asked.device),
+        device=asked.device,
+    )
+    rows = found.to_pylist()
+    if as_json:
+        print_json({"made_from": analysis.metadata(found), "rows": rows})
+        return
+    for partition in dict.fromkeys(row["x"] for row in rows):
+        own = [row for row in rows if row["x"] == partition]
+        columns = list(dict.fromkeys(_column(row) for row in own))
+        cells = {(row["layer"], _column(row)): row for row in own}
+        lines = [
+            [layer, *(_cell(cells[layer, column]) for column in columns)]
+            for layer in dict.fromkeys(row["layer"] for row in own)
+        ]
+        out.print(table(("layer", *columns), lines, title=f"{partition}: {own[0]['n']:,} items, {asked.variant} lens"))
+
+
+def _column(row: dict[str, Any]) -> str:
+    name = {"log_probability": "log p", "rank": "rank"}.get(row["metric"], row["metric"])
+    return f"{name} {row['target']!r}" if row["target"] is not None else str(name)
+
+
+def _cell(row: dict[str, Any]) -> str:
+    if row["low"] is None:
+        return f"{row['value']:.3g}"
+    return f"{row['value']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
+
+
+def _show(readings: pa.Table, targets: Sequence[str]) -> None:
+    """Layers down, the last on top, tokens across, in as many parts as the terminal's width needs."""
+    from hubstore.lens.figures import heat_maps
+
+    for shown in heat_maps(readings, targets):
+        out.print(Text(shown.title, style="bold"), overflow="fold")
+        left = max(5, *(len(layer) for layer in shown.layers))
+        across = max(1, (out.width - left) // (CELL + 1))
+        for start in range(0, len(shown.pieces), across):
+            span = slice(start, start + across)
+            line = Text(" " * left)
+            for piece in shown.pieces[span]:
+                line.append(" " + _fitted(piece), style="bold underline")
+            out.print(line)
+            for layer in reversed(range(len(shown.layers))):
+                line = Text(shown.layers[layer].rjust(left), style="dim")
+                for word, shade in zip(shown.words[layer][span], shown.shades[layer][span], strict=True):
+                    line.append(" ").append(_fitted(word), style=_style(float(shade)))
+                out.print(line)
+            out.print()
+        out.print(Text(f"colour: {shown.scale}", style="dim"))
+
+
+def _fitted(word: str) -> str:
+    from hubstore.report.text import visible
+
+    flat = visible(word.replace("\n", "↵").strip() or "␣")
+    return set_cell_size(flat if cell_len(flat) <= CELL else set_cell_size(flat, CELL - 1) + "…", CELL)
+
+
+def _style(shade: float) -> str:
+    """Black on white to orange, on terminals with colours."""
+    red, green, blue = (round(255 + shade * (end - 255)) for end in (235, 120, 10))
+    return f"black on rgb({red},{green},{blue})"
+
+
+def _write(readings: pa.Table, asked: _Asked, folder: Path) -> None:
+    import pyarrow.parquet as pq
+
+    from hubstore.lens.figures import heat_maps, html, png
+    from hubstore.store import LocalStorage
+
+    if folder.exists() and not folder.is_dir():
+        raise LensError(f"{folder} is a file; --out names a folder")
+    maps = heat_maps(readings, asked.targets)
+    storage = LocalStorage(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    heading = f"Logit lens ({'after the final norm' if asked.variant == 'normed' else 'raw'})"
+    storage.write("lens.html", html(maps, heading).encode())
+    for number, shown in enumerate(maps, 1):
+        storage.write(f"lens-{number}.png", png(shown))
+    sink = io.BytesIO()
+    pq.write_table(readings, sink)
+    storage.write("lens.parquet", sink.getvalue())
+    err.print(f"{folder / 'lens.html'}, {len(maps)} PNG, lens.parquet", markup=False)

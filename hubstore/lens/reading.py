@@ -1,0 +1,306 @@
+"""What a lens reads, as a table: of stored states, or of texts given now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from hubstore.errors import LensError, QueryError
+from hubstore.extraction import Capture
+from hubstore.kernels import LensSweep
+from hubstore.lens.lens import Lens, Variant
+from hubstore.models import Model, make_batch, tokenize
+from hubstore.version import __version__
+
+if TYPE_CHECKING:
+    from hubstore.store import StoreReader
+
+READING_SCHEMA = pa.schema(
+    [
+        ("item", pa.string()),
+        ("token", pa.int32()),
+        ("piece", pa.string()),
+        ("layer", pa.string()),
+        ("top_ids", pa.list_(pa.int32())),
+        ("top_tokens", pa.list_(pa.string())),
+        ("top_log_probabilities", pa.list_(pa.float32())),
+        ("entropy", pa.float32()),
+        ("agrees", pa.bool_()),
+        ("target_log_probabilities", pa.list_(pa.float32())),
+        ("target_ranks", pa.list_(pa.int64())),
+    ]
+)
+"""A row for each layer and state.
+
+`token` and `piece` are its place in its item and what the model read there, null for a pooled state. `agrees` says
+whether its most probable token is the model's own (the final layer's), null where the store cannot tell. Targets are
+in the order that the metadata names them; log-probabilities are natural, ranks 0 for the most probable token.
+"""
+
+STATES = 4096
+"""Stored states read at a time."""
+
+BATCH_TOKENS = 2048
+"""Tokens of texts that go through the model at a time."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a lens is asked.
+
+    Args:
+        lens: the lens.
+        variant: "raw" or "normed".
+        targets: words to look up, each one token, leading space and all.
+        k: most probable tokens to give.
+    """
+
+    lens: Lens
+    variant: Variant = "raw"
+    targets: tuple[str, ...] = ()
+    k: int = 5
+
+    def __post_init__(self) -> None:
+        if self.variant not in ("raw", "normed"):
+            raise LensError(f"there is no lens {self.variant!r}; use raw (no norm) or normed (the final norm first)")
+        if not 1 <= self.k <= self.lens.head.vocabulary:
+            raise LensError(f"k is {self.k}; ask for 1 to {self.lens.head.vocabulary} tokens")
+
+    def target_ids(self) -> list[int]:
+        """The targets' tokens; LensError for a target that is several."""
+        return [self.lens.token(target) for target in self.targets]
+
+    def read(self, hidden: Tensor, layer: str) -> LensSweep:
+        """The sweep over states [n, width] of a layer."""
+        targets = torch.tensor(self.target_ids(), dtype=torch.int64).expand(len(hidden), len(self.targets))
+        variant: Variant = "final" if layer == "final" else self.variant
+        return self.lens.sweep(hidden, variant=variant, targets=targets.contiguous(), k=self.k)
+
+    def own(self, hidden: Tensor, layer: str) -> Tensor:
+        """int64 [n]: the tokens that the model itself would say, of states of its last block or after its norm."""
+        variant: Variant = "final" if layer == "final" else "normed"
+        return self.lens.sweep(hidden, variant=variant, k=1).top_tokens[:, 0]
+
+
+@dataclass(frozen=True)
+class _States:
+    """Rows of one or more items: their items, places and pieces, [n] each."""
+
+    items: Sequence[str]
+    places: Sequence[int | None]
+    pieces: Sequence[str | None]
+
+    def part(self, span: slice) -> _States:
+        return _States(self.items[span], self.places[span], self.pieces[span])
+
+
+def read_store(
+    store: StoreReader,
+    lens: Lens,
+    *,
+    ids: Sequence[str] | None = None,
+    layers: Sequence[str | int] | None = None,
+    pooling: str | None = None,
+    variant: Variant = "raw",
+    targets: Sequence[str] = (),
+    k: int = 5,
+) -> pa.Table:
+    """What a lens reads in stored states.
+
+    Args:
+        store: an opened store.
+        lens: `Lens.of_store(store)`, or of the store's model.
+        ids: items; all of them by default.
+        layers: all by default.
+        pooling: the store's first by default; under "tokens" every token is read.
+        variant: "raw" (the paper's, no norm) or "normed" (the final norm first); "final" states are after it.
+        targets: words to look up, each one token.
+        k: most probable tokens of each state.
+
+    Returns:
+        READING_SCHEMA, by layer, item and token; the schema's metadata has how it was made under b"hubstore".
+
+    Raises:
+        QueryError: an id, layer or pooling that the store does not have.
+        LensError: a target that is not one token, or a lens of another width.
+
+    Example:
+        >>> read_store(store, Lens.of_store(store), ids=["en:12"], targets=[" shark"]).to_pandas()
+    """
+    question = Question(lens, variant, tuple(targets), k)
+    names = [store.layer_name(layer) for layer in (store.layers if layers is None else layers)]
+    pooled = store.pooling_name(pooling)
+    positions = np.arange(len(store)) if ids is None else store.positions(list(ids))
+    rows, states = _stored(store, lens, positions, pooled)
+    last = next((name for name in ("final", str(store.attributes["model"]["blocks"])) if name in store.layers), None)
+    tables = []
+    for start in range(0, len(rows), STATES):
+        part = rows[start : start + STATES]
+        own = None if last is None else question.own(store.hidden(last, pooled).take(part), last)
+        about = states.part(slice(start, start + STATES))
+        for name in names:
+            swept = question.read(store.hidden(name, pooled).take(part), name)
+            tables.append(_table(question, about, name, swept, own))
+    about_all = {"store": str(store.path), "model": store.attributes["model"], "commits": store.digest}
+    return _finished(tables, question, {**about_all, "pooling": pooled}, names)
+
+
+def read_texts(
+    model: Model,
+    texts: Sequence[str],
+    *,
+    layers: Sequence[str | int] | None = None,
+    variant: Variant = "raw",
+    targets: Sequence[str] = (),
+    k: int = 5,
+) -> pa.Table:
+    """What a lens reads at every token of texts given now.
+
+    Args:
+        model: loaded with its head.
+        texts: read as they are; the special tokens that the tokenizer adds are read too.
+        layers: all by default, "final" among them.
+        variant, targets, k: as for `read_store`.
+
+    Returns:
+        READING_SCHEMA, by layer, text and token; `item` is the text.
+
+    Raises:
+        ModelError: the model has no head, or no such layer.
+        LensError: a target that is not one token.
+    """
+    question = Question(Lens.of_model(model), variant, tuple(targets), k)
+    names = _layer_names(model, layers)
+    token_ids, _ = tokenize(model, texts, model.max_tokens)
+    capture = Capture(model, list(dict.fromkeys([*names, "final"])), ("tokens",), model.dtype)
+    tables = []
+    for members in _batches(token_ids):
+        batch = make_batch(model, [token_ids[i] for i in members])
+        states = dict(zip(capture.layers, capture.run(batch)["tokens"], strict=True))
+        own = question.own(states["final"], "final")
+        about = _read_now(question.lens, [texts[i] for i in members], [token_ids[i] for i in members])
+        tables += [_table(question, about, name, question.read(states[name], name), own) for name in names]
+    return _finished(tables, question, {"model": dict(model.identity)}, names)
+
+
+def _stored(
+    store: StoreReader, lens: Lens, positions: npt.NDArray[np.int64], pooling: str
+) -> tuple[npt.NDArray[np.int64], _States]:
+    """Rows of the items at `positions`, and what they are."""
+    ids = store.items["id"].take(pa.array(positions)).to_pylist()
+    if pooling != "tokens":
+        return positions, _States(ids, [None] * len(ids), [None] * len(ids))
+    ranges = store.token_ranges()[positions]
+    rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
+    template = store.attributes["settings"]["template"]
+    texts = store.items["text"].take(pa.array(positions)).to_pylist()
+    items: list[str] = []
+    places: list[int | None] = []
+    pieces: list[str | None] = []
+    for name, text, (start, stop) in zip(ids, texts, ranges.tolist(), strict=True):
+        read = lens.encode(template.replace("{text}", text)).ids[: stop - start]
+        if len(read) != stop - start:
+            raise QueryError(
+                f"item {name!r} of {store.path} has {stop - start} token rows, and the lens's tokenizer makes "
+                f"{len(read)} tokens of it; the lens is of another model"
+            )
+        items += [name] * len(read)
+        places += range(len(read))
+        pieces += lens.vocabulary.texts(read)
+    return rows, _States(items, places, pieces)
+
+
+def _read_now(lens: Lens, texts: Sequence[str], token_ids: Sequence[Sequence[int]]) -> _States:
+    return _States(
+        [text for text, ids in zip(texts, token_ids, strict=True) for _ in ids],
+        [place for ids in token_ids for place in range(len(ids))],
+        [piece for ids in token_ids for piece in lens.vocabulary.texts(ids)],
+    )
+
+
+def _batches(token_ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Texts in order, as many as fit BATCH_TOKENS when padded."""
+    members: list[int] = []
+    for i, ids in enumerate(token_ids):
+        longest = max(len(ids), *(len(token_ids[j]) for j in members)) if members else len(ids)
+        if members and longest * (len(members) + 1) > BATCH_TOKENS:
+            yield members
+            members = []
+        members.append(i)
+    if members:
+        yield members
+
+
+def _layer_names(model: Model, layers: Sequence[str | int] | None) -> list[str]:
+    there = model.layer_names()
+    if layers is None:
+        return list(there)
+    names = []
+    for layer in map(str, layers):
+        counted = layer.startswith("-") and layer[1:].isdigit() and 1 <= int(layer[1:]) <= model.depth + 1
+        name = there[:-1][int(layer)] if counted else layer
+        if name not in there:
+            raise QueryError(f"{model.identity['id']} has no layer {layer!r}; it has 0 to {model.depth} and final")
+        names.append(name)
+    return names
+
+
+def _table(question: Question, about: _States, layer: str, swept: LensSweep, own: Tensor | None) -> pa.Table:
+    n = len(about.items)
+    tokens = swept.top_tokens.cpu().numpy().ravel()
+    agrees = None if own is None else (swept.top_tokens[:, 0] == own).cpu().numpy()
+    columns = {
+        "item": pa.array(about.items, pa.string()),
+        "token": pa.array(about.places, pa.int32()),
+        "piece": pa.array(about.pieces, pa.string()),
+        "layer": pa.array([layer] * n, pa.string()),
+        "top_ids": _lists(tokens.astype(np.int32), n),
+        "top_tokens": _lists(_words(question.lens, tokens), n),
+        "top_log_probabilities": _lists(swept.top_log_probabilities.cpu().numpy().ravel(), n),
+        "entropy": pa.array(swept.entropy.cpu().numpy(), pa.float32()),
+        "agrees": pa.nulls(n, pa.bool_()) if agrees is None else pa.array(agrees, pa.bool_()),
+        "target_log_probabilities": _lists(swept.target_log_probabilities.cpu().numpy().ravel(), n),
+        "target_ranks": _lists(swept.target_ranks.cpu().numpy().ravel(), n),
+    }
+    return pa.table(columns, schema=READING_SCHEMA)
+
+
+def _words(lens: Lens, tokens: npt.NDArray[np.int64]) -> pa.Array:
+    """Each token's text, found once for each distinct token."""
+    distinct, places = np.unique(tokens, return_inverse=True)
+    return pa.array(lens.vocabulary.texts(distinct.tolist()), pa.string()).take(pa.array(places.ravel()))
+
+
+def _lists(flat: Any, n: int) -> pa.Array:
+    """`flat` as n lists of one length."""
+    values = flat if isinstance(flat, pa.Array) else pa.array(flat)
+    width = len(values) // n if n else 0
+    return pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32) * width), values)
+
+
+def _finished(
+    tables: Iterable[pa.Table], question: Question, about: Mapping[str, Any], layers: Sequence[str]
+) -> pa.Table:
+    """One table, ordered by layer, with how it was made."""
+    whole = pa.concat_tables([READING_SCHEMA.empty_table(), *tables])
+    order = {name: place for place, name in enumerate(layers)}
+    place = np.array([order[name] for name in whole["layer"].to_pylist()], np.int64)
+    record = {
+        **about,
+        "variant": question.variant,
+        "targets": list(question.targets),
+        "target_ids": question.target_ids(),
+        "k": question.k,
+        "layers": list(layers),
+        "version": __version__,
+    }
+    whole = whole.take(pa.array(np.argsort(place, kind="stable")))
+    return whole.replace_schema_metadata({b"hubstore": json.dumps(record)})
