@@ -125,7 +125,7 @@ def test_what_cannot_be_asked_is_refused(model, store):
         read_store(store, lens, variant="final")
     with pytest.raises(LensError, match="k is 0; ask for 1 to 400 tokens"):
         read_store(store, lens, k=0)
-    with pytest.raises(QueryError, match="tiny.* has no layer '9'; it has 0 to 3 and final|has no layer '9'"):
+    with pytest.raises(QueryError, match="has no layer '9'; it has 0 to 3 and final"):
         read_texts(model, ["a"], layers=[9])
     with pytest.raises(LensError, match="is not one token"):
         read_store(store, lens, ids=["en:1"], targets=[" hippopotamus"])
