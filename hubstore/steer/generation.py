@@ -27,6 +27,9 @@ from hubstore.steer.restart import resumed_at, run_to
 GENERATED_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Of a batch by default, prompts with padding and continuations together."""
 
+NUCLEUS = 1024
+"""Most probable tokens that are looked at first for `top_p`; sorting a whole vocabulary costs as much as a step."""
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -284,19 +287,28 @@ def _choose(logits: Tensor, how: Decoding, draws: Tensor | None) -> Tensor:
     """int64 [rows]: the most probable tokens, or for draws [rows] those where the cumulated probability passes them."""
     if draws is None:
         return logits.argmax(-1)
-    scaled, ids = logits.to(torch.float64) / how.temperature, None
-    if how.top_k is not None and how.top_k < scaled.shape[1]:
-        scaled, ids = scaled.topk(how.top_k)
+    probabilities, ids = (logits.to(torch.float64) / how.temperature).softmax(-1), None
+    if how.top_k is not None and how.top_k < probabilities.shape[1]:
+        probabilities, ids = probabilities.topk(how.top_k)
+        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
     elif how.top_p < 1:
-        scaled, ids = scaled.sort(descending=True)
-    probabilities = scaled.softmax(-1)
+        probabilities, ids = _most_probable(probabilities, how.top_p)
     if how.top_p < 1:
         before = probabilities.cumsum(-1) - probabilities
         probabilities = probabilities.masked_fill(before >= how.top_p, 0.0)
     cumulated = probabilities.cumsum(-1)
     place = torch.searchsorted(cumulated, draws[:, None] * cumulated[:, -1:], right=True)
-    place = place.clamp_max(scaled.shape[1] - 1)
+    place = place.clamp_max(probabilities.shape[1] - 1)
     return (place if ids is None else ids.gather(1, place))[:, 0]
+
+
+def _most_probable(probabilities: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Descending probabilities and their tokens, as many as make up the share in every row."""
+    few, ids = probabilities.topk(min(NUCLEUS, probabilities.shape[1]))
+    if bool((few.sum(-1) >= share).all()):
+        return few, ids
+    ordered, all_ids = probabilities.sort(descending=True)
+    return ordered, all_ids
 
 
 def _until_stop(

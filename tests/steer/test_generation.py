@@ -137,6 +137,17 @@ def test_draws_have_the_models_probabilities():
         assert (counts > 0).nonzero()[:, 0].tolist() == kept
 
 
+def test_a_nucleus_wider_than_what_is_looked_at_first_is_whole(monkeypatch):
+    logits = torch.randn(3, 400, generator=torch.Generator().manual_seed(0))
+    logits[1] *= 0.1  # nearly uniform: its nucleus is most of the vocabulary
+    how, draws = Decoding(temperature=1.0, top_p=0.95), torch.tensor([0.3, 0.9999, 0.5], dtype=torch.float64)
+    whole = module._choose(logits, how, draws)
+    monkeypatch.setattr(module, "NUCLEUS", 20)
+    assert module._choose(logits, how, draws).equal(whole)
+    rank = int((logits[1] > logits[1, whole[1]]).sum())
+    assert 300 < rank < 400
+
+
 def test_rows_stop_at_the_end_of_sequence_and_others_go_on():
     model = tiny_language_model("llama")
     prompts = PROMPTS * 2
