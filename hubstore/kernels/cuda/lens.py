@@ -17,7 +17,7 @@ from hubstore.kernels.reference import LensSweep
 from hubstore.kernels.rows import capped, check_lens, refuse_non_finite
 
 KEPT_BYTES = 144 << 20  # that a sweep over some states writes
-MASS_BYTES = 64 << 20  # of probabilities that are weighted at a time
+PANEL = tl.constexpr(16)  # groups whose mass one product sums
 SLACK = 6  # candidates beyond k
 GATHERED = 8192  # targets whose rows are gathered at a time
 
@@ -31,8 +31,8 @@ def _target(products, first_m, first_n, m, n, arguments, TILE_M: tl.constexpr, T
 
 @triton.jit
 def _read(products, first_m, first_n, m, n, arguments, TILE_M: tl.constexpr, TILE_N: tl.constexpr):
-    """A tile's maximum, sums of exp(logit) and exp(logit) logit, tokens ahead of each target, and best tokens."""
-    largest, total, weighted, tiles, targets, kept, uneven, softcap = arguments
+    """A tile's maximum, sums of exp(logit) and exp(logit) logit, tokens ahead of each target, best tokens, mass."""
+    largest, total, weighted, tiles, targets, kept, panels, uneven, softcap = arguments
     rows = first_m + tl.arange(0, TILE_M)
     columns = first_n + tl.arange(0, TILE_N)
     logits = products
@@ -62,6 +62,20 @@ def _read(products, first_m, first_n, m, n, arguments, TILE_M: tl.constexpr, TIL
     tl.store(largest + at, most, rows < m)
     tl.store(total + at, tl.sum(likely, 1), rows < m)
     tl.store(weighted + at, tl.sum(likely * shifted, 1), rows < m)
+    if len(panels) > 0:
+        # Two float16 numbers hold the digits of a float32 between 0 and 1 that matter beside the largest.
+        high = likely.to(tl.float16)
+        low = (likely - high.to(tl.float32)).to(tl.float16)
+        group = tl.arange(0, PANEL)
+        for panel in tl.static_range(len(panels)):
+            weights_high, weights_low, mass = panels[panel]
+            place = columns[:, None] * PANEL + group[None, :]
+            there = (columns < n)[:, None]
+            weight = tl.load(weights_high + place, there, other=0.0)
+            sums = tl.dot(high, weight)
+            sums = tl.dot(low, weight, sums)
+            sums = tl.dot(high, tl.load(weights_low + place, there, other=0.0), sums)
+            tl.store(mass + at[:, None] * PANEL + group[None, :], sums, (rows < m)[:, None])
 
 
 @triton.jit
@@ -98,6 +112,75 @@ def _combine(largest, total, weighted, tiles, log_partition, mean, TILES: tl.con
     moment = moment + amount * tl.where(there, peak, 0.0).to(tl.float64)
     tl.store(log_partition + state, most.to(tl.float64) + tl.log(partition))
     tl.store(mean + state, tl.sum(share * moment, 0) / partition)
+
+
+@triton.jit
+def _combine_mass(largest, mass, tiles, log_partition, found, groups, panel, TILES: tl.constexpr):
+    """A state's mass in the groups of a panel, from its tiles'."""
+    state = tl.program_id(0).to(tl.int64)
+    group = tl.arange(0, PANEL)
+    partition = tl.load(log_partition + state)
+    sums = tl.zeros((TILES, PANEL), tl.float64)
+    for start in range(0, tiles, TILES):
+        tile = start + tl.arange(0, TILES)
+        peak = tl.load(largest + state * tiles + tile, tile < tiles, other=-float("inf"))
+        share = tl.exp((peak.to(tl.float64) - partition).to(tl.float32))
+        place = (state * tiles + tile)[:, None] * PANEL + group[None, :]
+        part = tl.load(mass + place, (tile < tiles)[:, None], other=0.0)
+        sums += (share[:, None] * part).to(tl.float64)
+    group = panel * PANEL + group
+    tl.store(found + state * groups + group, tl.sum(sums, 0).to(tl.float32), group < groups)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Weights of tokens in groups, in panels as the sweep multiplies them.
+
+    Args:
+        count: groups.
+        panels: (high, low) float16 [vocabulary, PANEL], whose sum is the weight times 1 / scale.
+        scale: the largest weight, so that none leaves float16.
+        mass: float32 [n, count], filled panel by panel.
+    """
+
+    count: int
+    panels: tuple[tuple[Tensor, Tensor], ...]
+    scale: float
+    mass: Tensor
+
+    @classmethod
+    def of(cls, groups: Tensor | None, n: int, device: torch.device) -> _Groups:
+        """Weights [vocabulary, groups]."""
+        if groups is None or not groups.shape[1]:
+            return cls(0, (), 1.0, torch.empty(n, 0, device=device))
+        weights = groups.detach().to(device, torch.float32)
+        scale = float(weights.abs().amax()) or 1.0
+        panels = []
+        for start in range(0, weights.shape[1], PANEL.value):
+            panel = torch.zeros(len(weights), PANEL.value, device=device)
+            panel[:, : weights.shape[1] - start] = weights[:, start : start + PANEL.value] / scale
+            high = panel.to(torch.float16)
+            panels.append((high, (panel - high.to(torch.float32)).to(torch.float16)))
+        count = weights.shape[1]
+        return cls(count, tuple(panels), scale, torch.empty(n, count, dtype=torch.float32, device=device))
+
+    def room(self, m: int, tiles: int) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
+        """What a sweep over m states takes: each panel's weights, and where its tiles' sums go."""
+        shape = (m, tiles, PANEL.value)
+        return tuple((*panel, torch.empty(shape, device=self.mass.device)) for panel in self.panels)
+
+    def combine(
+        self,
+        panels: tuple[tuple[Tensor, Tensor, Tensor], ...],
+        largest: Tensor,
+        log_partition: Tensor,
+        span: slice,
+    ) -> None:
+        """Fill `mass` of the states of `span`."""
+        part = self.mass[span]
+        m, tiles = largest.shape
+        for number, (_, _, mass) in enumerate(panels):
+            _combine_mass[(m,)](largest, mass, tiles, log_partition, part, self.count, number, 64, num_warps=4)
 
 
 @dataclass(frozen=True)
@@ -150,11 +233,22 @@ def lens_sweep(
     wanted = _Targets.of(hidden, unembedding, targets)
     leading = Leading.none(n, min(k + SLACK, len(unembedding)), device) if k else None
     log_partition, mean = (torch.empty(n, 1, dtype=torch.float64, device=device) for _ in range(2))
-    step = _states_at_once(unembedding, k)
+    weights = _Groups.of(groups, n, device)
+    step = _states_at_once(unembedding, k, len(weights.panels))
     for start in range(0, n, step):
         span = slice(start, min(start + step, n))
         part = leading.part(span) if leading else None
-        _sweep(hidden[span], unembedding, wanted.of_states(span), part, log_partition[span], mean[span], softcap)
+        _sweep(
+            hidden[span],
+            unembedding,
+            wanted.of_states(span),
+            part,
+            weights,
+            span,
+            log_partition[span],
+            mean[span],
+            softcap,
+        )
     wanted.count_twins(unembedding)
     logits = capped(wanted.logits.T.to(torch.float64), softcap)
     top, tokens = _best(hidden, unembedding, leading, k) if leading else (logits[:, :0], wanted.tokens.T[:, :0])
@@ -165,7 +259,7 @@ def lens_sweep(
         target_ranks=wanted.ahead.T.to(torch.int64),
         top_log_probabilities=(capped(top, softcap) - log_partition).to(torch.float32),
         top_tokens=tokens,
-        group_mass=_mass(hidden, unembedding, log_partition, groups, softcap).to(torch.float32),
+        group_mass=weights.mass * weights.scale,
     )
     if not bool(torch.isfinite(log_partition).all()):
         refuse_non_finite(torch.linalg.vector_norm(hidden, dim=1, dtype=torch.float64), "hidden")
@@ -178,22 +272,26 @@ def _sweep(
     unembedding: Tensor,
     targets: tuple[tuple[Tensor, Tensor, Tensor], ...],
     leading: Leading | None,
+    groups: _Groups,
+    span: slice,
     log_partition: Tensor,
     mean: Tensor,
     softcap: float | None,
 ) -> None:
-    """Fill log_partition and mean, float64 [m, 1], of some states; their targets and candidates on the way."""
+    """Fill log_partition and mean, float64 [m, 1], of the states of `span`; targets, candidates, mass on the way."""
     m, vocabulary, device = len(hidden), len(unembedding), hidden.device
     tile_n = engine.tile_of(hidden.dtype).n
     tiles = triton.cdiv(vocabulary, tile_n)
     largest, total, weighted = (torch.empty(m, tiles, dtype=torch.float32, device=device) for _ in range(3))
     kept = Kept(m, vocabulary, device, tile_n) if leading else None
     uneven = None if vocabulary % tile_n == 0 else 1
-    arguments = (largest, total, weighted, tiles, targets, kept.arguments() if kept else None, uneven, softcap)
+    panels = groups.room(m, tiles)
+    arguments = (largest, total, weighted, tiles, targets, kept.arguments() if kept else None, panels, uneven, softcap)
     engine.sweep(hidden, unembedding, _read, arguments)
     if leading and kept:
         leading.merge(kept, 0)
     _combine[(m,)](largest, total, weighted, tiles, log_partition, mean, triton.next_power_of_2(tiles), num_warps=4)
+    groups.combine(panels, largest, log_partition, span)
 
 
 def _best(hidden: Tensor, unembedding: Tensor, leading: Leading, k: int) -> tuple[Tensor, Tensor]:
@@ -202,28 +300,6 @@ def _best(hidden: Tensor, unembedding: Tensor, leading: Leading, k: int) -> tupl
     logits, tokens = best(pair_product(hidden, unembedding, tokens), tokens, k)
     join_crowded(hidden, unembedding, leading, logits, tokens, cosine=False)
     return logits, tokens
-
-
-def _mass(
-    hidden: Tensor, unembedding: Tensor, log_partition: Tensor, groups: Tensor | None, softcap: float | None
-) -> Tensor:
-    """float64 [m, g]: Σ p(token) weight(token, group), the probabilities of some tokens at a time."""
-    if groups is None:
-        return log_partition[:, :0]
-    mass = torch.zeros(len(hidden), groups.shape[1], dtype=torch.float64, device=hidden.device)
-    step = max(1, MASS_BYTES // (4 * max(1, len(hidden))))
-    for start in range(0, len(unembedding), step):
-        logits = capped(_products(hidden, unembedding[start : start + step]), softcap)
-        probabilities = torch.exp(logits - log_partition.to(torch.float32))
-        mass += probabilities @ groups[start : start + step].to(hidden.device, torch.float32)
-    return mass
-
-
-def _products(x: Tensor, y: Tensor) -> Tensor:
-    """float32 [m, n]: products of 16-bit rows, not rounded to 16 bits."""
-    if x.device.type == "cuda" and x.dtype != torch.float32:
-        return torch.mm(x, y.T, out_dtype=torch.float32)
-    return x.to(torch.float32) @ y.to(torch.float32).T
 
 
 def _readable(hidden: Tensor, unembedding: Tensor) -> tuple[Tensor, Tensor]:
@@ -241,8 +317,9 @@ def _aligned(rows: Tensor, dtype: torch.dtype) -> Tensor:
     return copy.copy_(rows)
 
 
-def _states_at_once(unembedding: Tensor, k: int) -> int:
-    """Whole tiles of states whose candidates and sums keep to KEPT_BYTES."""
+def _states_at_once(unembedding: Tensor, k: int, panels: int) -> int:
+    """Whole tiles of states whose candidates and sums keep to KEPT_BYTES, and what groups need to four times that."""
     vocabulary = len(unembedding)
-    each = 12 * vocabulary // engine.tile_of(unembedding.dtype).n + (vocabulary // 2 if k else 0)
+    tiles = vocabulary // engine.tile_of(unembedding.dtype).n
+    each = 12 * tiles + (vocabulary // 2 if k else 0) + 4 * PANEL.value * panels * tiles // 4
     return max(engine.TILE_M, KEPT_BYTES // max(1, each) // engine.TILE_M * engine.TILE_M)
