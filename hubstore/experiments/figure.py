@@ -16,6 +16,7 @@ from hubstore.report.text import in_matplotlib
 
 DPI = 130
 PANEL_INCHES = (6.2, 4.4)
+MOST_ACROSS = 4
 LOOKS = tuple(zip((BLUE, GOLD, GREEN, RED, PURPLE, GREY), "osD^vX", strict=True))
 
 
@@ -26,11 +27,16 @@ def png(outcome: Outcome, title: str) -> bytes:
     from matplotlib.figure import Figure
 
     width, height = PANEL_INCHES
-    figure = Figure(figsize=(width * len(outcome.plots), height), dpi=DPI, layout="constrained")
+    columns = min(len(outcome.plots), MOST_ACROSS)
+    rows = -(-len(outcome.plots) // columns)
+    figure = Figure(figsize=(width * columns, height * rows), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(in_matplotlib(title), fontsize=12)
-    for axes, plot in zip(figure.subplots(1, len(outcome.plots), squeeze=False)[0], outcome.plots, strict=True):
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, plot in zip(places, outcome.plots, strict=False):
         _draw(axes, plot, outcome.table)
+    for axes in places[len(outcome.plots) :]:
+        axes.set_axis_off()
     target = io.BytesIO()
     figure.savefig(target, format="png", metadata={"Software": None})
     return target.getvalue()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hubstore.analysis import similarity, unresolved
 from hubstore.api import Store
 from hubstore.experiments.lab import Lab
-from hubstore.experiments.outcome import Plot
+from hubstore.experiments.outcome import Plot, Row
 
 DIFFERENCE = "matched - baseline"
 CENTRED = "matched - baseline, means removed"
@@ -23,7 +21,7 @@ PLOTS = (
 )
 
 
-def matching(lab: Lab, store: Store, x: str, y: str) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+def matching(lab: Lab, store: Store, x: str, y: str) -> tuple[list[Row], tuple[str, ...]]:
     """Matched and baseline cosines of two partitions by layer, and their difference, raw (the paper's) and centred.
 
     Returns:
@@ -38,7 +36,7 @@ def matching(lab: Lab, store: Store, x: str, y: str) -> tuple[list[dict[str, Any
         device=lab.device,
         progress=lambda done, total: lab.progress(f"comparing {x} with {y}", done, total),
     )
-    rows = [
+    rows: list[Row] = [
         {"quantity": NAMES[row["variant"], row["metric"]], **row}
         for row in table.to_pylist()
         if (row["variant"], row["metric"]) in NAMES

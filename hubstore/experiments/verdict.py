@@ -68,11 +68,9 @@ def peak(rows: Sequence[Row], quantities: Sequence[str], layers: Sequence[str]) 
             "a claim about intermediate layers needs a model of two blocks or more"
         )
     found = [tuple(cells[layer, quantity] for quantity in quantities) for layer in among]
-    bounds = [min(corrected_bound(row, len(among)) for row in at_layer) for at_layer in found]
-    clearest = [min(standard_errors(row) for row in at_layer) for at_layer in found]
-    # Cosines spread more at some layers than at others: the least unclear of the unclear is not that of least size.
-    best = int(np.argmax(bounds if max(bounds) > 0 else clearest))
-    return Peak(found[best], bounds[best])
+    # In standard errors: cosines and log-probabilities spread more at some layers than at others.
+    best = max(found, key=lambda at_layer: min(map(standard_errors, at_layer)))
+    return Peak(best, min(corrected_bound(row, len(among)) for row in best))
 
 
 def corrected_bound(row: Row, places: int) -> float:
@@ -103,8 +101,9 @@ def mean_rows(layer: str, values: Mapping[str, Floats], resampling: Bootstrap, g
         low, high = resampling.of_means(columns)
     else:
         _, group = np.unique(groups, return_inverse=True)
-        sums = np.stack([np.bincount(group, column) for column in columns.T], axis=1)
-        counts = np.repeat(np.bincount(group)[:, None], sums.shape[1], axis=1).astype(np.float64)
+        sums = np.zeros((int(group.max()) + 1, columns.shape[1]))
+        np.add.at(sums, group, columns)
+        counts = np.repeat(np.bincount(group)[:, None], columns.shape[1], axis=1).astype(np.float64)
         low, high = resampling.of_ratios(sums, counts)
     return [
         {"layer": layer, "quantity": name, "value": float(mean), "low": float(below), "high": float(above), "n": len(v)}
