@@ -1,0 +1,325 @@
+"""p(language given token): from counts over a corpus, as Wu et al. (2025) have it, or from lists of words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from itertools import islice, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from hubstore.corpus import Corpus
+from hubstore.errors import CorpusError, LensError, MissingDependencyError
+from hubstore.lens.lens import Lens
+from hubstore.lens.vocabulary import ANCHOR, Vocabulary
+from hubstore.version import __version__
+
+Floats = npt.NDArray[np.float64]
+METADATA = "hubstore"
+WEIGHTS = "weights"
+
+BATCH = 1024
+"""Texts that are tokenised at a time."""
+
+WORDS = 50_000
+"""Most frequent words of a language that are tokenised."""
+
+OF_A_LANGUAGE = 0.05
+"""Share of its letters, as often as they are written, from which on a script is one of a language's own."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenLanguages:
+    """p(language given token) for every row of an unembedding.
+
+    Args:
+        languages: BCP 47 tags.
+        weights: float32 [vocabulary, languages]. A row sums to 1; that of an unembedding's row that is no token is 0,
+            so that probability which lands there can be divided out.
+        record: JSON-able: what the weights were made from, and the digest of the tokenizer whose tokens they are of.
+    """
+
+    languages: tuple[str, ...]
+    weights: Tensor
+    record: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the languages and the weights."""
+        names = json.dumps(self.languages).encode()
+        return hashlib.sha256(names + self.weights.cpu().contiguous().numpy().tobytes()).hexdigest()
+
+    @property
+    def prior(self) -> Tensor:
+        """float32 [languages]: what a lens that finds every token equally probable would say."""
+        total: Tensor = self.weights.sum(0)
+        return total / total.sum()
+
+    def column(self, language: str) -> int:
+        """The place of a language; LensError, naming those there are, when there is none."""
+        if language not in self.languages:
+            raise LensError(f"tokens were counted in no language {language!r}; there are {', '.join(self.languages)}")
+        return self.languages.index(language)
+
+    def check(self, lens: Lens) -> None:
+        """LensError unless the weights are of the lens's own tokens."""
+        if len(self.weights) != lens.head.vocabulary or self.record["tokenizer"] != tokenizer_digest(lens.vocabulary):
+            raise LensError(
+                f"these languages of tokens ({len(self.weights):,} of them) were found for another tokenizer than that "
+                f"of {lens.name} ({lens.head.vocabulary:,} tokens); count them again with its own"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, wholly or not at all."""
+        described = {METADATA: json.dumps({"languages": self.languages, **self.record})}
+        target = Path(path)
+        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+        partial.write_bytes(save({WEIGHTS: self.weights.cpu().contiguous()}, described))
+        partial.replace(target)
+
+    @classmethod
+    def load(cls, path: str | Path, lens: Lens) -> TokenLanguages:
+        """Read what `save` wrote.
+
+        Raises:
+            LensError: the file is none of those, or of another tokenizer than the lens's.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                record = json.loads((file.metadata() or {})[METADATA])
+                found = cls(tuple(record.pop("languages")), file.get_tensor(WEIGHTS), record)
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise LensError(f"{path} holds no languages of tokens: {error}; save them there again") from error
+        found.check(lens)
+        return found
+
+
+def count_token_languages(corpus: Corpus, lens: Lens) -> TokenLanguages:
+    """p(language given token) from how often each token is in each language's texts (Wu et al., 2025, section 4.1).
+
+    p(language given token) is proportional to p(token given language): all languages are as probable before, however
+    much of each the corpus has. A token that no text has is of all languages alike.
+
+    Args:
+        corpus: texts with their languages; streamed, never held.
+        lens: whose tokens.
+
+    Raises:
+        CorpusError: an item of the corpus is not valid, or all are of one language.
+
+    Example:
+        >>> count_token_languages(open_corpus("wiki.jsonl"), lens).save("wiki.safetensors")
+    """
+    tokenizer = _tokenizer(lens.vocabulary)
+    counts: dict[str, npt.NDArray[np.int64]] = {}
+    for batch in corpus.batches(BATCH):
+        encoded = [one.ids for one in tokenizer.encode_batch_fast(batch["text"].to_pylist(), add_special_tokens=False)]
+        for language, tokens in _by_language(batch["language"], encoded):
+            known = counts.setdefault(language, np.zeros(lens.head.vocabulary, np.int64))
+            known += np.bincount(tokens, minlength=len(known))[: len(known)]
+    if len(counts) < 2:
+        raise CorpusError(f"{corpus.name}: all items are of one language; tokens are told apart by two or more")
+    likely = np.stack(list(counts.values()), 1).astype(np.float64)
+    _refuse_empty(likely, list(counts), corpus.name)
+    record = {
+        **_record("counts", lens, tokenizer),
+        "corpus": json.loads(json.dumps(corpus.source, default=list)),
+        "tokens": {language: int(column.sum()) for language, column in counts.items()},
+    }
+    possible = _known(tokenizer, lens.head.vocabulary)[:, None]
+    return TokenLanguages(tuple(counts), _given_token(likely, possible), record)
+
+
+def token_languages_of_words(lens: Lens, languages: Sequence[str] | None = None) -> TokenLanguages:
+    """p(language given token) without a corpus: from frequencies of words, and the scripts of languages.
+
+    The words are those of `wordfreq` (Speer, 2022). A token is as likely in a language as its words have it; one in a
+    script that the language is not written in is not of that language, and one that no word has is of all languages of
+    its script alike. Which scripts a language is written in is seen from its words.
+
+    Args:
+        lens: whose tokens.
+        languages: BCP 47 tags; None is all that `wordfreq` has words of.
+
+    Raises:
+        MissingDependencyError: `wordfreq` is not installed.
+        LensError: it has no words of a language.
+    """
+    wordfreq = _wordfreq()
+    tags = sorted(wordfreq.available_languages()) if languages is None else list(dict.fromkeys(languages))
+    if len(tags) < 2:
+        raise LensError(f"languages {', '.join(tags) or 'none'}: tokens are told apart by two or more")
+    tokenizer, scripts = _tokenizer(lens.vocabulary), _Scripts()
+    likely = np.zeros((lens.head.vocabulary, len(tags)))
+    written: list[Floats] = []
+    for place, tag in enumerate(tags):
+        words = _words(wordfreq, tag)
+        likely[:, place] = _token_weights(tokenizer, words, lens.head.vocabulary)
+        written.append(scripts.shares(words))
+    texts = lens.vocabulary.texts(range(lens.head.vocabulary))
+    of_script = np.stack([np.pad(share, (0, len(scripts) - len(share))) >= OF_A_LANGUAGE for share in written], 1)
+    possible = scripts.possible(texts, of_script) & _known(tokenizer, lens.head.vocabulary)[:, None]
+    record = {
+        **_record("words", lens, tokenizer),
+        "wordfreq": metadata.version("wordfreq"),
+        "words": WORDS,
+        "scripts": {tag: [scripts.names[i] for i in np.flatnonzero(of_script[:, p])] for p, tag in enumerate(tags)},
+    }
+    return TokenLanguages(tuple(tags), _given_token(likely, possible), record)
+
+
+def tokenizer_digest(vocabulary: Vocabulary) -> str:
+    """SHA-256 of a tokenizer, however it was last told to pad and to truncate."""
+    return _digest(_tokenizer(vocabulary))
+
+
+def _tokenizer(vocabulary: Vocabulary) -> Any:
+    tokenizer = Tokenizer.from_str(vocabulary.definition)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _digest(tokenizer: Any) -> str:
+    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+
+
+def _record(kind: str, lens: Lens, tokenizer: Any) -> dict[str, Any]:
+    return {"kind": kind, "model": lens.name, "tokenizer": _digest(tokenizer), "version": __version__}
+
+
+def _known(tokenizer: Any, rows: int) -> npt.NDArray[np.bool_]:
+    """Which rows of an unembedding are tokens: many have more, to a round number."""
+    known = np.zeros(rows, np.bool_)
+    tokens = np.fromiter(tokenizer.get_vocab(with_added_tokens=True).values(), np.int64)
+    known[tokens[tokens < rows]] = True
+    return known
+
+
+def _by_language(languages: pa.Array, encoded: Sequence[Sequence[int]]) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+    """Each language of a batch with all tokens of its texts."""
+    coded = languages.dictionary_encode()
+    codes = coded.indices.to_numpy()
+    of_token = np.repeat(codes, [len(ids) for ids in encoded])
+    tokens = np.fromiter((token for ids in encoded for token in ids), np.int64, len(of_token))
+    for code, language in enumerate(coded.dictionary.to_pylist()):
+        yield language, tokens[of_token == code]
+
+
+def _given_token(likely: Floats, possible: npt.NDArray[np.bool_]) -> Tensor:
+    """float32 [vocabulary, languages]: p(language given token) from weights of tokens, to the same total a language.
+
+    A token of weight 0 is of all its possible languages alike; one without possible languages has none.
+    """
+    likely = np.where(possible, likely, 0.0)
+    likely /= np.maximum(likely.sum(0, keepdims=True), np.finfo(np.float64).tiny)
+    unseen = likely.sum(1, keepdims=True) == 0
+    likely = np.where(unseen, np.broadcast_to(possible, likely.shape), likely)
+    total = likely.sum(1, keepdims=True)
+    given: Tensor = torch.from_numpy(np.divide(likely, total, out=np.zeros_like(likely), where=total > 0))
+    return given.to(torch.float32)
+
+
+def _refuse_empty(likely: Floats, languages: Sequence[str], name: str) -> None:
+    for language, column in zip(languages, likely.T, strict=True):
+        if not column.any():
+            raise CorpusError(
+                f"{name}: the texts in {language!r} have no token; leave the language out or give it text"
+            )
+
+
+def _wordfreq() -> Any:
+    try:
+        return import_module("wordfreq")
+    except ImportError as error:
+        raise MissingDependencyError(
+            'languages of tokens without a corpus need wordfreq: `pip install "hubstore[experiments]"`'
+        ) from error
+
+
+def _words(wordfreq: Any, language: str) -> Mapping[str, float]:
+    """The most frequent words, with their frequencies."""
+    try:
+        words = wordfreq.get_frequency_dict(language)
+    except LookupError:
+        raise LensError(
+            f"wordfreq has no words of {language!r}; leave it out, or count tokens over a corpus that has it"
+        ) from None
+    return dict(islice(sorted(words.items(), key=lambda pair: -pair[1]), WORDS))
+
+
+def _token_weights(tokenizer: Any, words: Mapping[str, float], rows: int) -> Floats:
+    """[rows]: how often each token is in the words, as often as they are written.
+
+    Lists have words in lower case, and a token has its case and its space: a word counts with and without each.
+    """
+    anchor = tokenizer.encode(ANCHOR, add_special_tokens=False).ids
+    weights = np.zeros(rows)
+    frequencies = np.fromiter(words.values(), np.float64, len(words))
+    for before, capitals in product(("", " "), (False, True)):
+        texts = [ANCHOR + before + (word.capitalize() if capitals else word) for word in words]
+        encoded = [one.ids for one in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        pieces = [ids[len(anchor) :] if ids[: len(anchor)] == anchor else ids for ids in encoded]
+        tokens = np.fromiter((token for ids in pieces for token in ids), np.int64)
+        weights += np.bincount(tokens, np.repeat(frequencies, [len(ids) for ids in pieces]), rows)[:rows]
+    return weights
+
+
+class _Scripts:
+    """Scripts by number, in the order in which they are met: the first word of a letter's Unicode name says which."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._of_letter: dict[str, int | None] = {}
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._numbers)
+
+    def shares(self, words: Mapping[str, float]) -> Floats:
+        """[scripts so far]: each script's share of the letters of some words, as often as they are written."""
+        sums: dict[int, float] = {}
+        for word, frequency in words.items():
+            for script in self.of(word):
+                sums[script] = sums.get(script, 0.0) + frequency
+        shares = np.zeros(len(self))
+        shares[list(sums)] = list(sums.values())
+        return np.asarray(shares / max(shares.sum(), np.finfo(np.float64).tiny))
+
+    def possible(self, texts: Iterable[str], of_script: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """[texts, languages]: which languages are written in all scripts of a text; all of them where none is."""
+        rows = []
+        for text in texts:
+            own = [script for script in self.of(text) if script < len(of_script)]
+            fits = of_script[own].all(0)
+            rows.append(fits if fits.any() else np.ones_like(fits))
+        return np.stack(rows)
+
+    def of(self, text: str) -> list[int]:
+        """The script of each letter of a text."""
+        found = (self._script(letter) for letter in text)
+        return [script for script in found if script is not None]
+
+    def _script(self, letter: str) -> int | None:
+        if letter not in self._of_letter:
+            name = unicodedata.name(letter, "") if unicodedata.category(letter)[0] == "L" else ""
+            script = name.split(" ")[0].split("-")[0]
+            self._of_letter[letter] = self._numbers.setdefault(script, len(self._numbers)) if script else None
+        return self._of_letter[letter]

@@ -1,0 +1,228 @@
+"""Language trends: in which language the logit lens reads hidden states, layer by layer (Wu et al., 2025, Figure 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from hubstore.analysis.bootstrap import Bootstrap
+from hubstore.analysis.layers import Progress
+from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
+from hubstore.devices import resolve_device
+from hubstore.errors import QueryError
+from hubstore.lens.languages import TokenLanguages
+from hubstore.lens.lens import Lens, Variant
+
+if TYPE_CHECKING:
+    from hubstore.store import StoreReader
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+METRIC = "p(language)"
+COLUMNS = {"language": pa.string(), "tokens": pa.int64()}
+
+BLOCK = 1 << 25
+"""Elements of the states that are read at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageMass:
+    """How much of what the lens reads is in each language, summed over each item's tokens.
+
+    Args:
+        positions: int64 [items], of the items in the store.
+        tokens: int64 [items], states read of each.
+        sums: layer name to float64 [items, languages], the sum over an item's states of p(language given state).
+    """
+
+    positions: Ints
+    tokens: Ints
+    sums: Mapping[str, Floats]
+
+
+def language_trends(
+    store: StoreReader,
+    lens: Lens,
+    token_languages: TokenLanguages,
+    *,
+    layers: Sequence[str | int] | None = None,
+    partitions: Sequence[str] | None = None,
+    pooling: str | None = None,
+    variant: Variant = "raw",
+    seed: int = 0,
+    bootstrap: int = 1000,
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> pa.Table:
+    """p(language given layer): the mean over tokens of softmax(h Uᵀ) @ p(language given token).
+
+    Args:
+        store: an opened store.
+        lens: of the store's model.
+        token_languages: p(language given token), of the lens's own tokens.
+        layers: None is all. The paper has the outputs of all blocks but the last, and "final".
+        partitions: inputs to read; None is all.
+        pooling: None is "tokens" where the store has it, else its first.
+        variant: "raw" (the paper's, no norm) or "normed"; "final" states are after the norm.
+        seed: of the bootstrap.
+        bootstrap: resamples of the items; 0 gives no intervals.
+        device: where to compute, None for where the lens is; "auto" is CUDA where PyTorch sees it.
+        progress: called with layers done and layers in all.
+
+    Returns:
+        A row per layer, x (a partition) and `language`, whose value is p(language given layer); over all languages
+        they sum to 1. Intervals are 95 %, over items: tokens of one text are alike. n counts items and `tokens` the
+        states read. Special tokens that a tokenizer puts around every text, such as BOS, are left out.
+
+    Raises:
+        QueryError: a partition, layer, pooling or device that is not there.
+        LensError: the languages are of another tokenizer's tokens, or the lens of another width.
+
+    Example:
+        >>> tokens = count_token_languages(open_corpus("wiki.jsonl"), lens)
+        >>> language_trends(store, lens, tokens, partitions=["zh-Hans"])
+    """
+    names, chosen, pooled = _asked(store, layers, partitions, pooling)
+    token_languages.check(lens)
+
+    def make() -> Findings:
+        found = language_mass(
+            store,
+            lens,
+            token_languages,
+            layers=names,
+            partitions=chosen,
+            pooling=pooled,
+            variant=variant,
+            device=device,
+            progress=progress,
+        )
+        resampling = Bootstrap(bootstrap, seed)
+        rows: list[Row] = [
+            {"layer": layer, "variant": "final" if layer == "final" else variant, **row}
+            for layer in names
+            for row in _rows(store, found, layer, chosen, token_languages.languages, resampling)
+        ]
+        return Findings(COLUMNS, rows)
+
+    parameters = {
+        "partitions": chosen,
+        "layers": names,
+        "pooling": pooled,
+        "variant": variant,
+        "lens": lens.name,
+        "token_languages": {**token_languages.record, "digest": token_languages.digest},
+        "seed": seed,
+        "bootstrap": bootstrap,
+    }
+    return kept_or_made(store, "trends", parameters, make)
+
+
+def language_mass(
+    store: StoreReader,
+    lens: Lens,
+    token_languages: TokenLanguages,
+    *,
+    layers: Sequence[str | int] | None = None,
+    partitions: Sequence[str] | None = None,
+    pooling: str | None = None,
+    variant: Variant = "raw",
+    device: str | None = None,
+    progress: Progress | None = None,
+) -> LanguageMass:
+    """The same per item, to be compared across layers and inputs; see `language_trends`.
+
+    Probability of rows of the unembedding that are no token is divided out, as the paper's code truncates the
+    vocabulary to the tokenizer's.
+    """
+    names, chosen, pooled = _asked(store, layers, partitions, pooling)
+    token_languages.check(lens)
+    here = lens if device is None else lens.to(resolve_device(device))
+    positions = np.concatenate([store.partition(name).positions() for name in chosen])
+    rows, owners = text_rows(store, here, positions, pooled)
+    weights = token_languages.weights.to(here.head.device)
+    sums = {}
+    for done, layer in enumerate(names, 1):
+        read: Variant = "final" if layer == "final" else variant
+        found = torch.zeros(len(positions), weights.shape[1], dtype=torch.float64, device=weights.device)
+        for part in _blocks(len(rows), store.width):
+            states = store.hidden(layer, pooled).take(rows[part])
+            mass = here.sweep(states, variant=read, groups=weights).group_mass.to(torch.float64)
+            mass /= mass.sum(1, keepdim=True)
+            found.index_add_(0, torch.from_numpy(owners[part]).to(mass.device), mass)
+        sums[layer] = found.cpu().numpy()
+        if progress:
+            progress(done, len(names))
+    return LanguageMass(positions, np.bincount(owners, minlength=len(positions)), sums)
+
+
+def text_rows(store: StoreReader, lens: Lens, positions: Ints, pooling: str) -> tuple[Ints, Ints]:
+    """Rows of the states of items without their special tokens, and which of the items each row belongs to.
+
+    Args:
+        store: an opened store.
+        lens: of its model.
+        positions: int64 [items].
+        pooling: under "tokens" an item has a row for each of its tokens, else one.
+
+    Raises:
+        QueryError: an item has no token but special ones.
+    """
+    if pooling != "tokens":
+        return positions, np.arange(len(positions))
+    before, after = _special_tokens(lens)
+    starts, stops = (store.token_ranges()[positions] + [before, -after]).T
+    lengths = stops - starts
+    if (lengths < 1).any():
+        bare = store.items["id"][int(positions[np.argmin(lengths)])].as_py()
+        raise QueryError(f"item {bare!r} of {store.path} has no token but special ones; leave its partition out")
+    owners = np.repeat(np.arange(len(positions)), lengths)
+    first = np.cumsum(lengths) - lengths
+    return np.arange(len(owners)) + (starts - first)[owners], owners
+
+
+def _special_tokens(lens: Lens) -> tuple[int, int]:
+    """How many special tokens the tokenizer puts before a text and after it."""
+    letters = [start < stop for start, stop in lens.encode("a").offsets]
+    return letters.index(True), letters[::-1].index(True)
+
+
+def _asked(
+    store: StoreReader, layers: Sequence[str | int] | None, partitions: Sequence[str] | None, pooling: str | None
+) -> tuple[list[str], list[str], str]:
+    names = [store.layer_name(layer) for layer in (store.layers if layers is None else layers)]
+    chosen = [store.partition(name).name for name in (partitions or store.partitions)]
+    if pooling is None and "tokens" in store.poolings:
+        pooling = "tokens"
+    return names, chosen, store.pooling_name(pooling)
+
+
+def _rows(
+    store: StoreReader,
+    found: LanguageMass,
+    layer: str,
+    partitions: Sequence[str],
+    languages: Sequence[str],
+    resampling: Bootstrap,
+) -> Iterator[Row]:
+    start = 0
+    for name in partitions:
+        part = slice(start, start + len(store.partition(name).positions()))
+        start = part.stop
+        sums, tokens = found.sums[layer][part], found.tokens[part]
+        values = sums.sum(0) / tokens.sum()
+        counts = np.repeat(tokens[:, None].astype(np.float64), len(languages), 1)
+        bounds = resampling.of_ratios(sums, counts)
+        for row, language in zip(intervals([METRIC] * len(languages), values, bounds), languages, strict=True):
+            yield {**row, "x": name, "y": "", "language": language, "n": len(sums), "tokens": int(tokens.sum())}
+
+
+def _blocks(rows: int, width: int) -> Iterator[slice]:
+    step = max(1, BLOCK // width)
+    return (slice(start, start + step) for start in range(0, rows, step))
