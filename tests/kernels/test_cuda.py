@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 
 from hubstore.errors import NonFiniteError
 from hubstore.kernels import cuda, reference
-from hubstore.kernels.cuda import candidates, few, pairs, sweep, topk
+from hubstore.kernels.cuda import candidates, few, lens, pairs, sweep, topk
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -237,6 +237,15 @@ def test_lens_sweep_of_capped_logits_is_the_reference(vocabulary):
     assert torch.equal(found.top_tokens.cpu(), wanted.top_tokens)
     for name in ("log_partition", "entropy", "target_log_probabilities", "top_log_probabilities", "group_mass"):
         torch.testing.assert_close(getattr(found, name).cpu(), getattr(wanted, name), rtol=1e-5, atol=1e-5)
+
+
+def test_lens_sweep_sums_the_mass_of_more_groups_than_one_sweep_takes():
+    hidden, unembedding = normal(19, 16, 1), normal(150, 16, 2)
+    groups = torch.rand(150, 16 * lens.PANELS + 7, generator=torch.Generator().manual_seed(3)) * 1e6
+    found = cuda.lens_sweep(hidden, unembedding, k=3, groups=groups.to(DEVICE))
+    wanted = reference.lens_sweep(hidden.cpu(), unembedding.cpu(), k=3, groups=groups)
+    assert torch.equal(found.top_tokens.cpu(), wanted.top_tokens)
+    torch.testing.assert_close(found.group_mass.cpu(), wanted.group_mass, rtol=1e-5, atol=0)
 
 
 def test_lens_sweep_of_no_targets_tokens_or_groups():

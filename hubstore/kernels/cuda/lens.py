@@ -18,6 +18,7 @@ from hubstore.kernels.rows import capped, check_lens, refuse_non_finite
 
 KEPT_BYTES = 144 << 20  # that a sweep over some states writes
 PANEL = tl.constexpr(16)  # groups whose mass one product sums
+PANELS = 4  # that a sweep takes beside its own operands
 SLACK = 6  # candidates beyond k
 GATHERED = 8192  # targets whose rows are gathered at a time
 
@@ -286,8 +287,11 @@ def _sweep(
     kept = Kept(m, vocabulary, device, tile_n) if leading else None
     uneven = None if vocabulary % tile_n == 0 else 1
     panels = groups.room(m, tiles)
-    arguments = (largest, total, weighted, tiles, targets, kept.arguments() if kept else None, panels, uneven, softcap)
-    engine.sweep(hidden, unembedding, _read, arguments)
+    sums = (largest, total, weighted, tiles)
+    candidates = kept.arguments() if kept else None
+    engine.sweep(hidden, unembedding, _read, (*sums, targets, candidates, panels[:PANELS], uneven, softcap))
+    for start in range(PANELS, len(panels), PANELS):  # nothing but mass is left to read
+        engine.sweep(hidden, unembedding, _read, (*sums, (), None, panels[start : start + PANELS], uneven, softcap))
     if leading and kept:
         leading.merge(kept, 0)
     _combine[(m,)](largest, total, weighted, tiles, log_partition, mean, triton.next_power_of_2(tiles), num_warps=4)
