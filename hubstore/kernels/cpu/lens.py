@@ -25,8 +25,14 @@ from hubstore.kernels.rows import capped, check_lens, refuse_non_finite
 STATES = 512
 """States of a tile."""
 
-TOKENS = 2048
-"""Tokens of a tile."""
+TOKENS = 1024
+"""Tokens of a tile, whose logits stay in the cache with their exponentials."""
+
+LEAST = -60.0
+"""Logarithm of the least term beside the largest; a vocabulary of terms as small sums to 1e-20.
+
+Terms that float32 holds with fewer digits, or whose products with weights it does, take ten times as long or more.
+"""
 
 
 def lens_sweep(
@@ -225,13 +231,13 @@ class _Softmax:
         """Add a tile of float32 logits [n, t], which are overwritten, with float32 weights [t, g] of its tokens."""
         largest = torch.maximum(self.largest, logits.amax(1).to(torch.float64))
         fallen = self.largest - largest
-        scale = fallen.exp()
-        below = logits.sub_(largest.to(torch.float32)[:, None])
+        scale, before = fallen.exp(), self.total
+        below = logits.sub_(largest.to(torch.float32)[:, None]).clamp_(min=LEAST)
         terms = below.exp()
-        self.weighted = scale * self.weighted + (scale * self.total) * fallen + terms.mul(below).sum(1)
         self.total = scale * self.total + terms.sum(1)
         if weights.shape[1]:
             self.mass = scale[:, None] * self.mass + terms @ weights
+        self.weighted = scale * self.weighted + (scale * before) * fallen + below.mul_(terms).sum(1)
         self.largest = largest
 
     def log_partition(self) -> Tensor:
