@@ -71,7 +71,6 @@ def _expression(rule: str | re.Pattern[str]) -> re.Pattern[str]:
         raise SteeringError(f"{rule!r} is no regular expression: {error}") from error
 
 
-@torch.inference_mode()
 def perplexity(model: Model, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
     """exp(-mean log-probability) of each continuation's tokens, given its prompt.
 
@@ -104,7 +103,8 @@ def perplexity(model: Model, prompts: Sequence[str], continuations: Sequence[str
     found = np.full(len(ids), np.nan)
     for members in batch_members(_lengths(ids), BATCH_TOKENS):
         batch = make_batch(model, [ids[i] for i in members])
-        final = model.trunk(**batch.inputs(), use_cache=False).last_hidden_state
+        with torch.inference_mode():
+            final = model.trunk(**batch.inputs(), use_cache=False).last_hidden_state
         counts = [len(ids[i]) - starts[i] for i in members]
         rows = [row for row, count in enumerate(counts) for _ in range(count)]
         places = [place - 1 for i in members for place in range(starts[i], len(ids[i]))]

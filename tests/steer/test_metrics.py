@@ -101,6 +101,17 @@ def test_perplexity_is_that_of_the_continuations_own_probabilities(family):
         assert found[place] == pytest.approx(float((-own.mean()).exp()), rel=1e-3)
 
 
+def test_perplexity_is_the_same_on_several_threads():
+    model = tiny_language_model("llama")
+    prompts, continuations = ["Sharks bite."] * 40, [f" They {'often ' * (n % 9)}do" for n in range(40)]
+    alone = perplexity(model, prompts, continuations)
+    torch.set_num_threads(2)
+    try:
+        assert perplexity(model, prompts, continuations) == pytest.approx(alone, rel=1e-4)
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_perplexity_names_what_it_cannot_judge():
     model = tiny_language_model("llama")
     with pytest.raises(SteeringError, match="2 prompts for 1 continuations"):
