@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,7 +19,9 @@ class Source:
     @cached_property
     def tree(self) -> ast.Module:
         """Its syntax; SyntaxError where it is none."""
-        return ast.parse(self.text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "\\d" in a program of others is no concern of the user's
+            return ast.parse(self.text)
 
     def span(self, node: ast.expr) -> tuple[int, int]:
         """(start, stop) characters of a node, whose columns Python counts in bytes."""
