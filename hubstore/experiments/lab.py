@@ -7,7 +7,7 @@ import importlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,6 +57,8 @@ class Lab:
     device: str = "auto"
     dtype: str = "float32"
     progress: Progress = lambda what, done, total: None
+    stores: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Stores read so far, by name, with what each is of."""
 
     def __post_init__(self) -> None:
         if self.bootstrap < LEAST_BOOTSTRAP:
@@ -123,10 +125,12 @@ class Lab:
             "dtype": self.model.identity["dtype"],
             **settings,
         }
-        what = {"corpus": dict(corpus.source), "settings": chosen, "model": self.model_record()}
+        what = {"corpus": {"name": corpus.name, **corpus.source}, "settings": chosen, "model": self.model_record()}
         path = self.out / "stores" / f"{name}-{_digest(what)[:12]}.hub"
         watch = Watch(progress=lambda done: self.progress(f"extracting {name}", done.items, done.total))
-        return extract(corpus, self.model, path, watch=watch, **chosen)
+        made = extract(corpus, self.model, path, watch=watch, **chosen)
+        self.stores[path.name] = {**what, "commits": made.digest}
+        return made
 
     def file(self, name: str) -> Path | None:
         """The user's file of that name, where there is one."""

@@ -85,12 +85,14 @@ def keep(folder: Path, outcome: Outcome, description: Mapping[str, Any], picture
     Args:
         folder: the experiment's.
         outcome: what it found.
-        description: JSON-able: what the experiment is, and under "made_from" all that it was computed from.
+        description: JSON-able: what the experiment is, under "made_from" all that it was asked with, under "stores"
+            what it read.
         picture: a PNG.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT).unlink(missing_ok=True)
-    described = {METADATA: json.dumps({**description["made_from"], "notes": outcome.notes}).encode()}
+    record = {**description["made_from"], "stores": description["stores"], "notes": outcome.notes}
+    described = {METADATA: json.dumps(record).encode()}
     sink = pa.BufferOutputStream()
     pq.write_table(outcome.table.replace_schema_metadata(described), sink)
     _write(folder / TABLE, sink.getvalue().to_pybytes())

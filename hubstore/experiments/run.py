@@ -58,9 +58,16 @@ def run_experiment(name: str, lab: Lab) -> Outcome:
     kept = read_kept(folder, made_from)
     if kept is not None:
         return kept
+    lab.stores.clear()
     outcome = chosen.run(lab)
     model = str(lab.model.identity["id"])
-    description = {"name": name, "title": chosen.title, "claim": chosen.claim, "made_from": made_from}
+    description = {
+        "name": name,
+        "title": chosen.title,
+        "claim": chosen.claim,
+        "made_from": made_from,
+        "stores": dict(lab.stores),
+    }
     keep(folder, outcome, description, png(outcome, f"{chosen.title} ({model})"))
     return outcome
 

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from hubstore.api import Store
 from hubstore.cli import app
 from hubstore.errors import AnalysisError, CorpusError, MissingDependencyError, ModelError, QueryError
 from hubstore.experiments import EXPERIMENTS, Lab, arithmetic_lens, experiment, lab, run_experiment, run_experiments
@@ -51,7 +52,10 @@ def test_an_outcome_is_kept_with_all_that_it_was_made_from_and_comes_back_the_sa
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     made_from = json.loads(pq.read_table(folder / "table.parquet").schema.metadata[b"hubstore"])
     result = json.loads((folder / "result.json").read_text())
-    assert made_from == {**result["made_from"], "notes": result["notes"]}
+    assert made_from == {**result["made_from"], "stores": result["stores"], "notes": result["notes"]}
+    ((name, store),) = result["stores"].items()
+    assert Store(here.out / "stores" / name).digest == store["commits"]
+    assert store["corpus"]["sha256"]
     assert made_from["model"]["weights"] == reader().identity["weights"]
     assert (made_from["seed"], made_from["limit"], made_from["bootstrap"]) == (0, 6, 100)
 
