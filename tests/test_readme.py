@@ -16,7 +16,7 @@ from hubstore.cli import app
 from hubstore.corpus import read_sample
 from hubstore.extraction import Settings, extract
 from hubstore.models import load_model
-from tests.tiny_models import VOCABULARY, tiny_tokenizer
+from tests.tiny_models import VOCABULARY, save_tiny_language_model, tiny_tokenizer
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
@@ -42,6 +42,7 @@ def folder(tmp_path_factory):
     tiny_tokenizer("encoder").save_pretrained(folder / "model")
     model = load_model(str(folder / "model"), device="cpu")
     extract(read_sample("ntrex", limit=15), model, folder / "demo.hub", Settings(template="query: {text}"))
+    save_tiny_language_model("llama", folder / "causal", depth=10)
     (folder / "a.txt").write_text("one\ntwo\n")
     (folder / "b.txt").write_text("一\n二\n")
     (folder / "table.csv").write_text("english,german\none,eins\ntwo,zwei\n")
@@ -54,12 +55,12 @@ def folder(tmp_path_factory):
 
 def test_every_command_of_the_readme_runs_as_printed(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    assert len(COMMANDS) >= 13
+    assert len(COMMANDS) >= 20
     for command in COMMANDS:
         words = shlex.split(command.split(" # ")[0])[1:]
         if "mine.hub" in words and words[0] == "extract":
             words[words.index("mine.hub")] = f"mine-{len(list(folder.glob('mine*')))}.hub"
-        words = [word.replace("mine.hub", "mine-0.hub").replace("MODEL", "model") for word in words]
+        words = [word.replace("mine.hub", "mine-0.hub").replace("MODEL", "model").replace("CAUSAL", "causal") for word in words]
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, (command, result.output, result.exception)
 

@@ -145,11 +145,13 @@ def tiny_language_model(family: str, *, dtype: torch.dtype = torch.float32, seed
     return wrap_model(whole.base_model, tiny_tokenizer(kind), name=f"tiny-{family}", language_model=whole)
 
 
-def save_tiny_language_model(family: str, folder: Path, *, seed: int = 0) -> Path:
+def save_tiny_language_model(family: str, folder: Path, *, seed: int = 0, depth: int = 3) -> Path:
     """The same model as a folder that `transformers` loads, head and all."""
     make_config, kind = FAMILIES[family]
     torch.manual_seed(seed)
-    whole = transformers.AutoModelForCausalLM.from_config(make_config())
+    config = make_config()
+    config.num_hidden_layers = depth
+    whole = transformers.AutoModelForCausalLM.from_config(config)
     for name, parameter in whole.named_parameters():
         if "norm" in name or "ln_" in name:
             torch.nn.init.normal_(parameter, mean=1.0 if "weight" in name else 0.0, std=0.2)
