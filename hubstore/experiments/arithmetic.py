@@ -1,4 +1,4 @@
-"""Sums and products below 100 (Wu et al., 2025, section 4.2), in symbols and in English."""
+"""Sums and products below 100 (Wu et al., 2025), in symbols and in English."""
 
 from __future__ import annotations
 

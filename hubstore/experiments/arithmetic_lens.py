@@ -1,4 +1,4 @@
-"""Before the digit in 8=5+3, is the number's English word more probable (Wu et al., 2025, section 4.2)?
+"""Before the digit in 8=5+3, is the number's English word more probable (Wu et al., 2025)?
 
 The state of the operator, the last token of "8=5+", is read for " three" and for "3". Shown: the word is more
 probable than the digit, and than the word of another number, at one intermediate block.

@@ -1,6 +1,6 @@
 """Is 5+3 nearer "five plus three" than other expressions, and nearer those of equal result than the rest?
 
-Each expression's last token (Wu et al., 2025, section 4.2). The paper's difference is that of the exact match and the
+Each expression's last token (Wu et al., 2025). The paper's difference is that of the exact match and the
 mean over all pairs, the exact ones included; "same result" here leaves the exact match out. Shown: both exact match
 minus all pairs and same result minus other results are above zero at one intermediate block.
 

@@ -1,4 +1,4 @@
-"""Before a Chinese word, is its English gloss more probable than the word that comes (Wu et al., 2025, section 4.1)?
+"""Before a Chinese word, is its English gloss more probable than the word that comes (Wu et al., 2025)?
 
 Words are those of jieba that are exactly one token of the model and whose first gloss in CC-CEDICT, with a space
 before it, is one token; where a word has several entries the most probable gloss counts. The state read is that of

@@ -1,4 +1,4 @@
-"""At a comma between the elements of a Python list, does the lens read "and" (Wu et al., 2025, section 4.3)?
+"""At a comma between the elements of a Python list, does the lens read "and" (Wu et al., 2025)?
 
 The commas of list literals in MBPP's programs and tests that are a token of their own. Shown: " and" is more probable
 than " or" and than " not" at one intermediate block.

@@ -1,4 +1,4 @@
-"""Before an argument of a Python call, is its parameter's name more probable than it (Wu et al., 2025, section 4.3)?
+"""Before an argument of a Python call, is its parameter's name more probable than it (Wu et al., 2025)?
 
 Calls in MBPP's programs of their own functions and of built-in ones, at the token that ends in the parenthesis or
 comma before a positional argument. The argument is the token that comes; the parameter's name is its first token,

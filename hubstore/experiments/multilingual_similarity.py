@@ -1,4 +1,4 @@
-"""Are translations nearer one another than other sentences, layer by layer (Wu et al., 2025, section 4.1)?
+"""Are translations nearer one another than other sentences, layer by layer (Wu et al., 2025)?
 
 The state compared is that of the last token. Where that would be a full stop, which says little, the text goes on
 with two words in its language. Shown: matched minus baseline is above zero at an intermediate block.

@@ -1,9 +1,10 @@
-"""Before a name in a sentence, does the lens read the role that the name has (Wu et al., 2025, section 4.4)?
+"""Before a name in a sentence, does the lens read the role that the name has (Wu et al., 2025)?
 
-Sentences of COGS whose names are replaced by other names, drawn by the seed, so that no sentence is one that a model
-may have seen. Read at the token before a name that is one token and does not begin the sentence: the log-probability
-of each role's word, such as " agent". The confusion matrix is their mean by the role that the name has; from each of
-its columns the column's mean is taken, since some words are more probable everywhere.
+Sentences of COGS whose names are replaced by other names, drawn by the seed, so that none is in COGS, which a model may
+have seen. Read at the token before a name that is one token and does not begin the sentence: the log-probability of
+each role's word, such as " agent", or of its first token where it is several. The confusion matrix is their mean by the
+role that the name has; from each of its columns the column's mean is taken, since some words are more probable
+everywhere.
 
 Headline: the mean of the diagonal minus the mean of all other cells, in which the columns' means cancel. Shown: it is
 above zero at an intermediate block.
@@ -45,7 +46,7 @@ def run(lab: Lab) -> Outcome:
     if len(known) < 2:
         raise AnalysisError(f"{len(sites)} names with {len(known)} roles; give a greater limit")
     own = np.array([known.index(site.meaning) for site in sites])
-    targets = torch.tensor([[lab.lens.token(f" {role}") for role in known]] * len(sites))
+    targets = torch.tensor([[lab.lens.vocabulary.pieces(f" {role}")[0] for role in known]] * len(sites))
 
     def find(layer: str, found: Floats) -> list[Row]:
         return confusion(lab, layer, found, own, known)

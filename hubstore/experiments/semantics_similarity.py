@@ -1,6 +1,6 @@
 """Is a sentence nearer its logical form than others, and than that form with the two names swapped?
 
-Sentences and forms of COGS, by their last token (Wu et al., 2025, section 4.4): (a) 10,000 pairs, matched minus
+Sentences and forms of COGS, by their last token (Wu et al., 2025): (a) 10,000 pairs, matched minus
 baseline; (b) the 2,233 forms with exactly two names, minus the same form with the names swapped: the same words with
 another meaning; (c) the same with the conjuncts of the swapped form shuffled, as the paper has it, and, which compares
 like with like, with those of both forms shuffled alike. Shown: (a) and (b) are above zero at one intermediate block.
