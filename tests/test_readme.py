@@ -60,7 +60,8 @@ def test_every_command_of_the_readme_runs_as_printed(folder, monkeypatch):
         words = shlex.split(command.split(" # ")[0])[1:]
         if "mine.hub" in words and words[0] == "extract":
             words[words.index("mine.hub")] = f"mine-{len(list(folder.glob('mine*')))}.hub"
-        words = [word.replace("mine.hub", "mine-0.hub").replace("MODEL", "model").replace("CAUSAL", "causal") for word in words]
+        for printed, there in (("mine.hub", "mine-0.hub"), ("MODEL", "model"), ("CAUSAL", "causal")):
+            words = [word.replace(printed, there) for word in words]
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, (command, result.output, result.exception)
 
