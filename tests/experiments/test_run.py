@@ -11,7 +11,16 @@ from typer.testing import CliRunner
 from hubstore.api import Store
 from hubstore.cli import app
 from hubstore.errors import AnalysisError, CorpusError, MissingDependencyError, ModelError, QueryError
-from hubstore.experiments import EXPERIMENTS, Lab, arithmetic_lens, experiment, lab, run_experiment, run_experiments
+from hubstore.experiments import (
+    EXPERIMENTS,
+    Lab,
+    arithmetic_lens,
+    arithmetic_similarity,
+    experiment,
+    lab,
+    run_experiment,
+    run_experiments,
+)
 from tests.experiments.readers import reader, save_reader
 from tests.tiny_models import save_tiny_model, tiny_model
 
@@ -27,8 +36,8 @@ def here(tmp_path):
 def runs(monkeypatch):
     """How often the experiment is done."""
     counted = []
-    run = arithmetic_lens.run
-    monkeypatch.setattr(arithmetic_lens, "run", lambda lab: counted.append(1) or run(lab))
+    run = arithmetic_similarity.run
+    monkeypatch.setattr(arithmetic_similarity, "run", lambda lab: counted.append(1) or run(lab))
     return counted
 
 
@@ -40,14 +49,14 @@ def test_every_experiment_has_a_module_that_says_when_its_claim_is_shown(one):
 
 
 def test_an_outcome_is_kept_with_all_that_it_was_made_from_and_comes_back_the_same(here, runs):
-    first = run_experiment("arithmetic-lens", here)
-    again = run_experiment("arithmetic-lens", here)
+    first = run_experiment("arithmetic-similarity", here)
+    again = run_experiment("arithmetic-similarity", here)
     assert len(runs) == 1
     assert again.table.equals(first.table)
     assert (again.shown, again.figure, again.n, again.plots, again.notes) == (
         first.shown, first.figure, first.n, first.plots, first.notes,
     )  # fmt: skip
-    folder = here.out / "arithmetic-lens"
+    folder = here.out / "arithmetic-similarity"
     assert sorted(path.name for path in folder.iterdir()) == ["figure.png", "result.json", "table.parquet"]
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     made_from = json.loads(pq.read_table(folder / "table.parquet").schema.metadata[b"hubstore"])
@@ -62,18 +71,18 @@ def test_an_outcome_is_kept_with_all_that_it_was_made_from_and_comes_back_the_sa
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"limit": 7}, {"bootstrap": 101}])
 def test_a_change_does_it_again(here, runs, change):
-    run_experiment("arithmetic-lens", here)
+    run_experiment("arithmetic-similarity", here)
     given = {"limit": 6, "bootstrap": 100, "seed": 0, **change}
-    run_experiment("arithmetic-lens", Lab(reader(), here.out, device="cpu", **given))
+    run_experiment("arithmetic-similarity", Lab(reader(), here.out, device="cpu", **given))
     assert len(runs) == 2
 
 
 @pytest.mark.parametrize("name", ["result.json", "table.parquet"])
 def test_what_is_damaged_is_made_again(here, runs, name):
-    run_experiment("arithmetic-lens", here)
-    path = here.out / "arithmetic-lens" / name
+    run_experiment("arithmetic-similarity", here)
+    path = here.out / "arithmetic-similarity" / name
     path.write_bytes(path.read_bytes()[:40])
-    run_experiment("arithmetic-lens", here)
+    run_experiment("arithmetic-similarity", here)
     assert len(runs) == 2
 
 
