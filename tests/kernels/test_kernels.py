@@ -384,6 +384,20 @@ def test_lens_sweep_of_logits_beyond_the_range_of_exp():
     assert_same_lens(hidden, unembedding, atol=1e-3, targets=drawn(9, 3, 200), k=5)
 
 
+def test_kernels_run_in_inference_mode_on_several_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with torch.inference_mode():
+            hidden, unembedding = normal(2000, 32), normal(500, 32, 1)
+            swept = kernels.lens_sweep(hidden, unembedding, k=3)
+            scores, _ = kernels.topk_cosine(hidden, unembedding.repeat(40, 1), 3)
+            kernels.match_rank(hidden, hidden)
+    finally:
+        torch.set_num_threads(threads)
+    assert swept.top_tokens.shape == scores.shape == (2000, 3)
+
+
 def test_lens_sweep_takes_parameters():
     unembedding = torch.nn.Parameter(normal(30, 8))
     assert not kernels.lens_sweep(normal(5, 8), unembedding, k=2).top_log_probabilities.requires_grad

@@ -43,9 +43,16 @@ def in_threads(work: Callable[[T], None], tasks: Iterable[T]) -> None:
 
 def _in_pool(work: Callable[[T], None], tasks: Iterable[T], threads: int) -> None:
     waiting: deque[Future[None]] = deque()
+    inference = torch.is_inference_mode_enabled()
+
+    def run(task: T) -> None:
+        # The mode holds for a thread, and its tensors may not be written to outside of it.
+        with torch.inference_mode(inference):
+            work(task)
+
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for task in tasks:
-            waiting.append(pool.submit(work, task))
+            waiting.append(pool.submit(run, task))
             if len(waiting) > threads:
                 waiting.popleft().result()
         for future in waiting:
