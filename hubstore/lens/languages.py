@@ -253,7 +253,7 @@ def _wordfreq() -> Any:
 
 def _words(wordfreq: Any, language: str) -> Mapping[str, float]:
     """The most frequent words, with their frequencies."""
-    primary = language.split("-")[0]  # of a tag that it has not, wordfreq gives the nearest: English for Swahili
+    primary = language.partition("-")[0]  # it would take the nearest language that it has: English for Swahili
     if primary not in wordfreq.available_languages():
         raise LensError(
             f"wordfreq has no words of {language!r}; leave it out, or count tokens over a corpus that has it"

@@ -23,16 +23,18 @@ def states(model: Model, text: str) -> Tensor:
     return torch.stack(hidden)[:, 0, special:]
 
 
-def log_probabilities(model: Model, text: str, dtype: torch.dtype = torch.float32) -> Iterator[Tensor]:
-    """[tokens, vocabulary] of each layer."""
+def log_probabilities(
+    model: Model, text: str, dtype: torch.dtype = torch.float32, places: slice = slice(None)
+) -> Iterator[Tensor]:
+    """[tokens, vocabulary] of each layer, at all places of the text or at some."""
     unembedding = model.require_head().unembedding.to(dtype)
-    for hidden in states(model, text):
+    for hidden in states(model, text)[:, places]:
         yield (hidden.to(dtype) @ unembedding.T).log_softmax(-1)
 
 
 def word_against_glosses(model: Model, text: str, place: int, word: int, glosses: Sequence[int]) -> Tensor:
     """[layers, 2]: log-probability of a word at a place of a text, and the greatest of its translations'."""
-    found = [layer[place] for layer in log_probabilities(model, text, torch.float64)]
+    found = [layer[0] for layer in log_probabilities(model, text, torch.float64, slice(place, place + 1))]
     return torch.stack([torch.stack([layer[word], layer[list(glosses)].max()]) for layer in found])
 
 

@@ -5,11 +5,12 @@ import json
 
 import pytest
 import torch
+import transformers
 
 from hubstore.corpus import Corpus, Item, read_sample
 from hubstore.errors import CorpusError, LensError, MissingDependencyError
-from hubstore.lens import Lens, TokenLanguages, count_token_languages, token_languages_of_words
-from hubstore.models import Head
+from hubstore.lens import Lens, TokenLanguages, Vocabulary, count_token_languages, token_languages_of_words
+from hubstore.models import FinalNorm, Head
 from tests.lens import authors
 from tests.tiny_models import VOCABULARY, tiny_language_model
 
@@ -117,10 +118,6 @@ def test_words_are_refused_in_a_language_without_any_and_without_the_package(len
 @pytest.mark.real
 def test_gemmas_tokens_are_of_the_languages_that_people_would_say(real_model):
     pytest.importorskip("wordfreq")
-    transformers = importlib.import_module("transformers")
-    from hubstore.lens import Vocabulary
-    from hubstore.models import FinalNorm
-
     tokenizer = transformers.AutoTokenizer.from_pretrained(real_model("gemma-3-270m"))
     vocabulary = Vocabulary(tokenizer.backend_tokenizer.to_str())
     lens = Lens(Head(torch.zeros(262_144, 1), FinalNorm("none")), vocabulary, "gemma-3-270m")
