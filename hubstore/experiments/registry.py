@@ -67,6 +67,14 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         head=True,
     ),
     Experiment(
+        "language-trends",
+        "Text of 14 languages: the languages that the lens reads, layer by layer",
+        "Intermediate layers read inputs in other languages as the dominant one, English, more than the last layer.",
+        "NTREX, 150 lines in 14 languages that ship, or read.jsonl; its other 150 to count on, or counted.jsonl",
+        files=("read.jsonl", "counted.jsonl"),
+        head=True,
+    ),
+    Experiment(
         "arithmetic-similarity",
         "5+3 and five plus three: cosine of equal, of equally large and of other expressions",
         "An expression is nearest to itself in words, then to others of its result, then to the rest.",

@@ -1,0 +1,106 @@
+"""The verdict on language trends says yes to states that read as English, and no to what only looks like it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hubstore.errors import AnalysisError
+from hubstore.experiments import Lab, language_trends, run_experiment
+from hubstore.lens import LanguageMass
+from tests.lens import authors
+from tests.tiny_models import tiny_language_model
+
+
+@pytest.fixture
+def here(tmp_path):
+    return Lab(tiny_language_model("llama"), tmp_path / "out", limit=3, bootstrap=200, device="cpu")
+
+
+def values(outcome, quantity):
+    return {row["layer"]: row["value"] for row in outcome.table.to_pylist() if row["quantity"] == quantity}
+
+
+def rigged(monkeypatch, middle):
+    """Every middle layer reads as `middle(own, languages)` says, the last as the input's own language."""
+
+    def read(store, lens, tokens, *, layers, progress):
+        languages = list(tokens.languages)
+        positions = np.arange(len(store))
+        own = [languages.index(one) for one in store.items["language"].to_pylist()]
+        noise = np.random.default_rng(0).uniform(0.9, 1.1, len(own))[:, None]
+        at_last = np.eye(len(languages))[own] * 10
+        between = np.stack([middle(one, languages) for one in own]) * 10
+        sums = {layer: (at_last if layer == "final" else between * noise) for layer in layers}
+        return LanguageMass(positions, np.full(len(own), 10), sums)
+
+    monkeypatch.setattr(language_trends, "language_mass", read)
+
+
+def english(own, languages):
+    return np.eye(len(languages))[languages.index("en")] * 0.8
+
+
+def nothing_counted(own, languages):
+    return np.full(len(languages), 1 / len(languages))
+
+
+def english_and_german(own, languages):
+    return (np.eye(len(languages))[languages.index("en")] + np.eye(len(languages))[languages.index("de")]) * 0.45
+
+
+@pytest.mark.parametrize(("middle", "shown"), [(english, True), (nothing_counted, False), (english_and_german, False)])
+def test_only_english_itself_counts_as_shown(here, monkeypatch, middle, shown):
+    rigged(monkeypatch, middle)
+    outcome = run_experiment("language-trends", here)
+    assert outcome.shown is shown
+    assert outcome.n == 3 * 13
+    assert values(outcome, language_trends.OVER_LAST)["1"] > 0
+
+
+def test_what_a_real_reading_gives_is_the_papers_mean_and_is_kept_with_its_picture(here):
+    outcome = run_experiment("language-trends", here)
+    rows = [row for row in outcome.table.to_pylist() if row["quantity"] == language_trends.EACH]
+    assert len(rows) == 3 * 14 * 14
+    for layer in ("1", "2", "final"):
+        sums = [sum(r["value"] for r in rows if (r["layer"], r["x"]) == (layer, x)) for x in {r["x"] for r in rows}]
+        np.testing.assert_allclose(sums, 1, atol=1e-5)
+    read, counted = language_trends.sources(here)
+    texts = [row["text"] for batch in read.batches() for row in batch.to_pylist() if row["language"] == "en"]
+    tokens = language_trends.count_token_languages(counted, here.lens)
+    wanted = authors.trends(here.language_model, texts, tokens.weights)
+    found = [[r["value"] for r in rows if r["layer"] == x and r["x"] == "en"] for x in ("1", "2", "final")]
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
+    folder = here.out / "language-trends"
+    assert (folder / "areas.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((folder / "result.json").read_text())["shown"] is outcome.shown
+
+
+def test_nothing_is_counted_on_what_is_read(here):
+    sides = language_trends.sources(here)
+    read, counted = ({row["text"] for b in side.batches() for row in b.to_pylist()} for side in sides)
+    assert len(read) == 3 * 14
+    assert len(counted) > 14 * 100
+    assert not read & counted
+
+
+def test_texts_of_the_user_are_read_and_counted(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+
+    def write(name, texts):
+        lines = [json.dumps({"id": f"{i}", "text": t, "language": language}) for i, (language, t) in enumerate(texts)]
+        (data / name).write_text("\n".join(lines) + "\n")
+
+    write("read.jsonl", [("es", "el gato"), ("es", "la casa"), ("en", "the cat")])
+    write("counted.jsonl", [("es", "que la que el"), ("en", "the house of the")])
+    model = tiny_language_model("llama")
+    with pytest.raises(AnalysisError, match="counted in es and en; count them in a third language"):
+        run_experiment("language-trends", Lab(model, tmp_path / "out", data, bootstrap=100, device="cpu"))
+    write("counted.jsonl", [("es", "que la que el"), ("en", "the house of the"), ("de", "der die das")])
+    outcome = run_experiment("language-trends", Lab(model, tmp_path / "out", data, bootstrap=100, device="cpu"))
+    assert outcome.n == 2
+    assert {row["language"] for row in outcome.table.to_pylist() if row["language"]} == {"es", "en", "de"}
+    write("read.jsonl", [("en", "the cat"), ("en", "the house")])
+    with pytest.raises(AnalysisError, match="all texts are in 'en'"):
+        run_experiment("language-trends", Lab(model, tmp_path / "out", data, bootstrap=100, device="cpu"))
