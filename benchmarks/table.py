@@ -12,7 +12,9 @@ from typing import Any
 
 from benchmarks.record import RESULTS, ROOT, Result
 
-BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+BENCHMARKS, EXPERIMENTS = "benchmarks", "experiments"
+"""The README's sections that are made here, each between <!-- name:begin --> and <!-- name:end -->."""
+
 CEILINGS = "ceilings"
 """The suite whose values are the machine's, not hubstore's."""
 
@@ -54,12 +56,36 @@ def _heading(machine: Mapping[str, Any]) -> str:
     )
 
 
-def insert(text: str, section: str) -> str:
-    """`text` with `section` between its markers; ValueError where it has none."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def experiment_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """What each model shows of the paper's claims, as Markdown; records by the name of their file."""
+    parts = []
+    for name, record in sorted(records.items()):
+        model, on = record["model"], record["machine"]
+        where = on.get("gpu", on["cpu"])
+        data = f", on {record['data']}" if record["data"] else ""
+        shown = [line for line in record["experiments"] if line["shown"] is not None]
+        count = f"{sum(line['shown'] for line in shown)} of {len(shown)} claims shown"
+        parts.append(f"**{model['id']}**{data} ({where}, commit {record['commit']}, seed {record['seed']}): {count}.")
+        header = ("experiment", "what the paper found", "shown", "as measured, with 95 % intervals", "n", "s")
+        lines = [_row(header), _row(["---"] * len(header))]
+        for line in record["experiments"]:
+            figure = f"[{line['experiment']}](benchmarks/results/experiments/{name}-{line['experiment']}.png)"
+            said = {True: "yes", False: "**no**", None: "not done"}[line["shown"]]
+            measured = line["figure"] or line["error"]
+            n = "" if line["n"] is None else f"{line['n']:,}"
+            cells = (figure if line["figure"] else line["experiment"], line["claim"], said, measured, n)
+            lines.append(_row([*(cell.replace("|", "\\|") for cell in cells), f"{line['seconds']:.0f}"]))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def insert(text: str, section: str, name: str = BENCHMARKS) -> str:
+    """`text` with `section` between the markers of `name`; ValueError where it has none."""
+    begins, ends = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, begin, rest = text.partition(begins)
+    _, end, after = rest.partition(ends)
     if not begin or not end:
-        raise ValueError(f"README.md has no place for the tables; put {BEGIN} and {END} on lines of their own")
+        raise ValueError(f"README.md has no place for the tables; put {begins} and {ends} on lines of their own")
     return f"{before}{begin}\n\n{section}\n\n{end}{after}"
 
 
@@ -71,12 +97,14 @@ def main(arguments: Sequence[str] | None = None, readme: Path = README, results:
     choice.add_argument("--check", action="store_true", help="fail where README.md has other tables")
     options = parser.parse_args(arguments)
     section = tables({path.name: json.loads(path.read_text()) for path in results.glob("*.json")})
+    records = {path.stem: json.loads(path.read_text()) for path in (results / EXPERIMENTS).glob("*.json")}
+    experiments = experiment_tables(records)
     if not (options.write or options.check):
-        print(section)
+        print(section, experiments, sep="\n\n")
         return 0
     text = readme.read_text()
     try:
-        wanted = insert(text, section)
+        wanted = insert(insert(text, section), experiments, EXPERIMENTS)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1

@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
-from benchmarks import table
+from benchmarks import experiments, table
 from benchmarks.record import ROOT, Result, compare, machine, machine_name, save
 from benchmarks.timing import Sample, interleave
+from tests.tiny_models import save_tiny_language_model
 
 
 def result(**changes) -> Result:
@@ -92,7 +93,8 @@ def test_check_holds_the_readme_to_the_results(tmp_path, capsys):
     readme.write_text("# Name\n\nno place\n")
     assert table.main(["--check"], readme, results) == 1
     assert "has no place for the tables" in capsys.readouterr().err
-    readme.write_text(f"# Name\n\n{table.BEGIN}\nold\n{table.END}\n\nafter\n")
+    places = [f"<!-- {name}:begin -->\nold\n<!-- {name}:end -->" for name in (table.BENCHMARKS, table.EXPERIMENTS)]
+    readme.write_text("# Name\n\n{}\n\nbetween\n\n{}\n\nafter\n".format(*places))
     assert table.main(["--check"], readme, results) == 1
     assert table.main(["--write"], readme, results) == 0
     assert table.main(["--check"], readme, results) == 0
@@ -103,6 +105,23 @@ def test_check_holds_the_readme_to_the_results(tmp_path, capsys):
     assert "| write | 18.0 (9.00 to 28.0) | MB/s | bare 20.0 (x 0.90) | 0.90 of bare | ≥ 0.9 met |" in text
     save(results / "m.json", machine(tmp_path, 0), "store", 1.0, [result(target=0.99)])
     assert table.main(["--check"], readme, results) == 1
+
+
+def test_experiments_are_recorded_and_shown_with_their_verdicts(tmp_path, capsys):
+    folder = save_tiny_language_model("llama", tmp_path / "tiny")
+    arguments = ["--model", str(folder), "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    assert experiments.main([*arguments, "--limit", "12", "--device", "cpu", "--only", "arithmetic-similarity"]) == 0
+    record = json.loads((tmp_path / "out/tiny.json").read_text())
+    (line,) = record["experiments"]
+    assert line["shown"] in (True, False)
+    shown = table.experiment_tables({"tiny": record})
+    assert f"| {'yes' if line['shown'] else '**no**'} | {line['figure']} | {line['n']} |" in shown
+    assert f"{int(line['shown'])} of 1 claims shown" in shown
+    assert (tmp_path / "out/tiny-arithmetic-similarity.png").read_bytes()[:4] == b"\x89PNG"
+    failed = {**line, "shown": None, "figure": None, "n": None, "error": "no | head"}
+    shown = table.experiment_tables({"tiny": {**record, "experiments": [line, failed]}})
+    assert r"| not done | no \| head |  |" in shown
+    assert "of 1 claims shown" in shown
 
 
 PRINTED = {5.037: "5.04", 61.24: "61.2", 1234.5: "1,230", 99.96: "100", 0.5: "0.50", 3.14e-5: "3.1e-05", 0.0: "0.00"}

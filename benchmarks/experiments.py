@@ -1,0 +1,73 @@
+"""`python -m benchmarks.experiments`: the paper's experiments on a real model, and the record that the README shows.
+
+`--model` and `--work` do them as `hubstore experiment all` does, reuse what the folder has, and write
+benchmarks/results/experiments/<model>.json with figures beside it, or the same below `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.record import RESULTS, commit, gpu_machine, machine, versions
+from hubstore.experiments import EXPERIMENTS, Lab, run_experiments
+
+FOLDER = RESULTS / "experiments"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do the experiments, keep the record; 1 where one could not be done."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__)
+    parser.add_argument("--model", required=True, help="a causal model's folder or hub id")
+    parser.add_argument("--work", required=True, type=Path, help="folder for stores and results; reused")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder for the record and the figures")
+    parser.add_argument("--data", type=Path, help="folder with files in place of what ships")
+    parser.add_argument("--data-note", default="", help="what those files are, for the README")
+    parser.add_argument("--only", nargs="*", help="some experiments; the record keeps what it has of the others")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--commit", help="what was measured, where the code at hand has no history to ask")
+    options = parser.parse_args(arguments)
+    lab = Lab(options.model, options.work, options.data, options.limit, device=options.device)
+    names = options.only or [one.name for one in EXPERIMENTS]
+    path = options.out / f"{lab.model.identity['id']}.json"
+    kept = json.loads(path.read_text()) if path.exists() else {"experiments": []}
+    lines = {line["experiment"]: line for line in kept["experiments"]}
+    options.out.mkdir(parents=True, exist_ok=True)
+    failed = False
+    for name in names:
+        started = time.perf_counter()
+        (done,) = run_experiments([name], lab)
+        took = round(time.perf_counter() - started, 1)
+        failed = failed or done.error is not None
+        print(f"{name}: {took:.0f} s, {done.outcome.figure if done.outcome else done.error}", flush=True)
+        notes = [] if done.outcome is None else list(done.outcome.notes)
+        lines[name] = {**done.to_json(), "notes": notes, "seconds": took, "date": _today()}
+        if done.outcome is not None:
+            (options.out / f"{path.stem}-{name}.png").write_bytes((options.work / name / "figure.png").read_bytes())
+        record = {
+            "model": lab.model_record(),
+            "data": options.data_note,
+            "limit": options.limit,
+            "seed": lab.seed,
+            "bootstrap": lab.bootstrap,
+            "machine": gpu_machine() if lab.model.device.type == "cuda" else machine(options.work),
+            "commit": options.commit or commit(),
+            "versions": versions(),
+            "experiments": [lines[one.name] for one in EXPERIMENTS if one.name in lines],
+        }
+        path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return int(failed)
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
