@@ -77,8 +77,10 @@ def _list(experiments: Sequence[Experiment], as_json: bool) -> None:
     if as_json:
         print_json([{key: getattr(one, key) for key in ("name", "title", "claim", "data")} for one in experiments])
         return
-    lines = [(one.name, one.title, one.claim, one.data) for one in experiments]
-    out.print(table(("experiment", "what is done", "what the paper found", "data"), lines))
+    for one in experiments:
+        out.print(one.name, style="bold")
+        for label, words in (("what is done", one.title), ("what the paper found", one.claim), ("data", one.data)):
+            out.print(f"  {label}: {words}", markup=False)
 
 
 def _rows(outcome: Outcome | None) -> dict[str, Any]:
