@@ -142,13 +142,17 @@ class _Inputs:
             max(float(tokens.prior[hub]), 1 / len(tokens.languages)),
         )
 
-    def ratio(self, lab: Lab, sums: Floats, chosen: npt.NDArray[np.bool_]) -> Row:
-        """Value, interval and n of a mean over the tokens of some items, from sums over each item's tokens [items]."""
+    def means(self, lab: Lab, sums: Floats, chosen: npt.NDArray[np.bool_]) -> list[Row]:
+        """Value, interval and n of m means over some items' tokens, from sums over each item's [items, m]."""
         _, group = np.unique(self.concept[chosen], return_inverse=True)
-        total, tokens = (np.bincount(group, one[chosen]).astype(np.float64) for one in (sums, self.found.tokens))
-        low, high = lab.resampling.of_ratios(total[:, None], tokens[:, None])
-        value = total.sum() / tokens.sum()
-        return {"value": float(value), "low": float(low[0]), "high": float(high[0]), "n": int(chosen.sum())}
+        totals = np.stack([np.bincount(group, column) for column in sums[chosen].T], axis=1).astype(np.float64)
+        tokens = np.bincount(group, self.found.tokens[chosen])[:, None]
+        low, high = lab.resampling.of_ratios(totals, np.broadcast_to(tokens, totals.shape).astype(np.float64))
+        values, n = totals.sum(0) / tokens.sum(), int(chosen.sum())
+        return [
+            {"value": float(value), "low": float(below), "high": float(above), "n": n}
+            for value, below, above in zip(values, low, high, strict=True)
+        ]
 
 
 def _compare(lab: Lab, layer: str, inputs: _Inputs) -> Iterator[Row]:
@@ -170,7 +174,7 @@ def _compare(lab: Lab, layer: str, inputs: _Inputs) -> Iterator[Row]:
     }
     for quantity, (values, chosen) in wanted.items():
         if chosen.any():
-            yield {"layer": layer, "quantity": quantity, **inputs.ratio(lab, values, chosen)}
+            yield {"layer": layer, "quantity": quantity, **inputs.means(lab, values[:, None], chosen)[0]}
 
 
 def _third(inputs: _Inputs, sums: Floats) -> int:
@@ -186,7 +190,6 @@ def _third(inputs: _Inputs, sums: Floats) -> int:
 def _each(lab: Lab, layer: str, inputs: _Inputs) -> Iterator[Row]:
     """p(language given layer) of every input language."""
     for name in dict.fromkeys(inputs.partition.tolist()):
-        chosen = inputs.partition == name
-        for place, language in enumerate(inputs.languages):
-            row = inputs.ratio(lab, inputs.found.sums[layer][:, place], chosen)
+        rows = inputs.means(lab, inputs.found.sums[layer], inputs.partition == name)
+        for row, language in zip(rows, inputs.languages, strict=True):
             yield {"layer": layer, "quantity": EACH, "x": name, "language": language, **row}

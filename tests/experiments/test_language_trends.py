@@ -58,19 +58,13 @@ def test_only_english_itself_counts_as_shown(here, monkeypatch, middle, shown):
     assert values(outcome, language_trends.OVER_LAST)["1"] > 0
 
 
-def test_what_a_real_reading_gives_is_the_papers_mean_and_is_kept_with_its_picture(here):
+def test_a_real_reading_sums_to_1_and_is_kept_with_its_picture(here):
     outcome = run_experiment("language-trends", here)
     rows = [row for row in outcome.table.to_pylist() if row["quantity"] == language_trends.EACH]
     assert len(rows) == 3 * 14 * 14
     for layer in ("1", "2", "final"):
         sums = [sum(r["value"] for r in rows if (r["layer"], r["x"]) == (layer, x)) for x in {r["x"] for r in rows}]
         np.testing.assert_allclose(sums, 1, atol=1e-5)
-    read, counted = language_trends.sources(here)
-    texts = [row["text"] for batch in read.batches() for row in batch.to_pylist() if row["language"] == "en"]
-    tokens = language_trends.count_token_languages(counted, here.lens)
-    wanted = authors.trends(here.language_model, texts, tokens.weights)
-    found = [[r["value"] for r in rows if r["layer"] == x and r["x"] == "en"] for x in ("1", "2", "final")]
-    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
     folder = here.out / "language-trends"
     assert (folder / "areas.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "result.json").read_text())["shown"] is outcome.shown
@@ -100,6 +94,12 @@ def test_texts_of_the_user_are_read_and_counted(tmp_path):
     write("counted.jsonl", [("es", "que la que el"), ("en", "the house of the"), ("de", "der die das")])
     outcome = run_experiment("language-trends", Lab(model, tmp_path / "out", data, bootstrap=100, device="cpu"))
     assert outcome.n == 2
+    lab = Lab(model, tmp_path, data)
+    weights = language_trends.count_token_languages(language_trends.sources(lab)[1], lab.lens).weights
+    wanted = authors.trends(model, ["el gato", "la casa"], weights)
+    rows = [row for row in outcome.table.to_pylist() if row["x"] == "es"]
+    found = [[row["value"] for row in rows if row["layer"] == layer] for layer in ("1", "2", "final")]
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
     assert {row["language"] for row in outcome.table.to_pylist() if row["language"]} == {"es", "en", "de"}
     write("read.jsonl", [("en", "the cat"), ("en", "the house")])
     with pytest.raises(AnalysisError, match="all texts are in 'en'"):
