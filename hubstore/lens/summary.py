@@ -14,6 +14,7 @@ from hubstore.analysis.bootstrap import Bootstrap
 from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
 from hubstore.lens.lens import Lens, Variant
 from hubstore.lens.reading import STATES, Question
+from hubstore.lens.rows import text_rows
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader
@@ -51,7 +52,7 @@ def lens_summary(
         A row per layer, x (a partition) and metric: "entropy" in nats; "agreement", the share of states whose most
         probable token is the model's own, where the store has the last block's states; and for each target (in the
         column of that name) "log_probability" and "rank", a geometric mean (of 1 + rank). Intervals are 95 %.
-        A BOS that a causal model puts before every text is left out.
+        Special tokens around every text, such as BOS, are left out.
 
     Raises:
         QueryError: a partition, layer or pooling that the store does not have.
@@ -93,7 +94,7 @@ class _Summary:
 
     def partition(self, name: str, layers: Sequence[str]) -> Iterator[Row]:
         positions = self._store.partition(name).positions()
-        rows, owners = self._rows(positions)
+        rows, owners = text_rows(self._store, self._question.lens, positions, self._pooling)
         own = None if self._last is None else self._own(rows, self._last)
         for layer in layers:
             values = self._values(rows, layer, own)
@@ -103,16 +104,6 @@ class _Summary:
                 shown = {key: np.expm1(row[key]) for key in ("value", "low", "high")} if metric == "rank" else {}
                 yield {**row, **shown, "layer": layer, "x": name, "y": "", "variant": self._question.variant,
                        "metric": metric, "target": target, "n": len(positions)}  # fmt: skip
-
-    def _rows(self, positions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Rows of the states, and which of the items each belongs to."""
-        if self._pooling != "tokens":
-            return positions, np.arange(len(positions))
-        ranges = self._store.token_ranges()[positions]
-        causal = self._store.attributes["model"]["kind"] == "causal"
-        skip = self._question.lens.vocabulary.leading if causal else 0
-        spans = [np.arange(min(start + skip, stop - 1), stop) for start, stop in ranges]
-        return np.concatenate(spans), np.repeat(np.arange(len(positions)), [len(span) for span in spans])
 
     def _own(self, rows: npt.NDArray[np.int64], last: str) -> torch.Tensor:
         states = self._store.hidden(last, self._pooling)

@@ -15,9 +15,9 @@ from hubstore.analysis.bootstrap import Bootstrap
 from hubstore.analysis.layers import Progress
 from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
 from hubstore.devices import resolve_device
-from hubstore.errors import QueryError
 from hubstore.lens.languages import TokenLanguages
 from hubstore.lens.lens import Lens, Variant
+from hubstore.lens.rows import text_rows
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader
@@ -160,37 +160,6 @@ def language_mass(
         if progress:
             progress(done, len(names))
     return LanguageMass(positions, np.bincount(owners, minlength=len(positions)), sums)
-
-
-def text_rows(store: StoreReader, lens: Lens, positions: Ints, pooling: str) -> tuple[Ints, Ints]:
-    """Rows of the states of items without their special tokens, and which of the items each row belongs to.
-
-    Args:
-        store: an opened store.
-        lens: of its model.
-        positions: int64 [items].
-        pooling: under "tokens" an item has a row for each of its tokens, else one.
-
-    Raises:
-        QueryError: an item has no token but special ones.
-    """
-    if pooling != "tokens":
-        return positions, np.arange(len(positions))
-    before, after = _special_tokens(lens)
-    starts, stops = (store.token_ranges()[positions] + [before, -after]).T
-    lengths = stops - starts
-    if (lengths < 1).any():
-        bare = store.items["id"][int(positions[np.argmin(lengths)])].as_py()
-        raise QueryError(f"item {bare!r} of {store.path} has no token but special ones; leave its partition out")
-    owners = np.repeat(np.arange(len(positions)), lengths)
-    first = np.cumsum(lengths) - lengths
-    return np.arange(len(owners)) + (starts - first)[owners], owners
-
-
-def _special_tokens(lens: Lens) -> tuple[int, int]:
-    """How many special tokens the tokenizer puts before a text and after it."""
-    letters = [start < stop for start, stop in lens.encode("a").offsets]
-    return letters.index(True), letters[::-1].index(True)
 
 
 def _asked(

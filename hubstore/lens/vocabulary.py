@@ -65,12 +65,6 @@ class Vocabulary:
         ids: list[int] = self._tokenizer.encode(ANCHOR, add_special_tokens=False).ids
         return ids
 
-    @cached_property
-    def leading(self) -> int:
-        """Special tokens before a text. A causal model's states there are the same for every text."""
-        places = [start == stop for start, stop in self.encode("a").offsets]
-        return places.index(False) if False in places else 0
-
     def encode(self, text: str) -> Encoded:
         """A text with the special tokens that the model puts around it."""
         encoding = self._tokenizer.encode(text)
