@@ -21,6 +21,7 @@ from hubstore.cli import (
     query,
     report,
     steer,
+    trends,
     verify,
 )
 from hubstore.errors import HubstoreError
@@ -52,7 +53,7 @@ def options(
     """Options of hubstore itself."""
 
 
-for command in (extract, append, index, query, analyze, lens, steer, experiment, report, info, verify, export):
+for command in (extract, append, index, query, analyze, lens, trends, steer, experiment, report, info, verify, export):
     name = command.__name__.rsplit(".", 1)[-1]
     app.command(name)(getattr(command, name))
 app.add_typer(bench.bench, name="bench")
