@@ -225,6 +225,35 @@ def test_lens_sweep_is_the_reference(n, width, vocabulary, dtype):
         torch.testing.assert_close(getattr(found, name).cpu(), getattr(wanted, name), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("n", "width", "vocabulary"), [(37, 24, 300), (33, 20, 65)])
+def test_many_float32_states_read_through_float16_numbers_are_the_reference(n, width, vocabulary, monkeypatch):
+    monkeypatch.setattr(lens, "HALVED_FROM", 1)
+    scales = torch.tensor([1e-25, 1.0, 1e3]).repeat(n)[:n, None]  # of states: each row has a power of two of its own
+    hidden, unembedding = normal(n, width, 1), normal(vocabulary, width, 2) * 1e-3
+    hidden = (hidden.cpu() * scales).to(DEVICE)
+    unembedding[50:60] = unembedding[5].clone()
+    targets = torch.randint(0, vocabulary, (n, 4), generator=torch.Generator().manual_seed(3))
+    targets[:, 0] = 55
+    groups = torch.rand(vocabulary, 3, generator=torch.Generator().manual_seed(3))
+    found = cuda.lens_sweep(hidden, unembedding, targets=targets.to(DEVICE), k=7, groups=groups.to(DEVICE))
+    wanted = reference.lens_sweep(hidden.cpu(), unembedding.cpu(), targets=targets, k=7, groups=groups)
+    for name in ("target_ranks", "top_tokens"):
+        assert torch.equal(getattr(found, name).cpu(), getattr(wanted, name)), name
+    for name in ("log_partition", "entropy", "target_log_probabilities", "top_log_probabilities", "group_mass"):
+        torch.testing.assert_close(getattr(found, name).cpu(), getattr(wanted, name), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_state_that_is_not_finite_is_named_among_many(bad, monkeypatch):
+    monkeypatch.setattr(lens, "HALVED_FROM", 1)
+    hidden, unembedding = normal(40, 8, 1), normal(70, 8, 2)
+    hidden[23, 4] = bad
+    with pytest.raises(NonFiniteError, match="row 23 of hidden"):
+        cuda.lens_sweep(hidden, unembedding)
+    with pytest.raises(NonFiniteError, match="row 23 of unembedding"):
+        cuda.lens_sweep(unembedding, hidden)
+
+
 @pytest.mark.parametrize("vocabulary", [65, 128])
 def test_lens_sweep_of_capped_logits_is_the_reference(vocabulary):
     hidden, unembedding = normal(33, 16, 1), normal(vocabulary, 16, 2)
