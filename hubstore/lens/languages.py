@@ -8,6 +8,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module, metadata
 from itertools import islice, product
 from pathlib import Path
@@ -182,6 +183,7 @@ def token_languages_of_words(lens: Lens, languages: Sequence[str] | None = None)
     return TokenLanguages(tuple(tags), _given_token(likely, possible), record)
 
 
+@lru_cache(maxsize=4)
 def tokenizer_digest(vocabulary: Vocabulary) -> str:
     """SHA-256 of a tokenizer, however it was last told to pad and to truncate."""
     return _digest(_tokenizer(vocabulary))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -147,26 +148,25 @@ def language_mass(
     positions = np.concatenate([store.partition(name).positions() for name in chosen])
     rows, owners = text_rows(store, here, positions, pooled)
     weights = token_languages.weights.to(here.head.device)
-    sums = {}
-    for done, layer in enumerate(names, 1):
+    shape = (len(positions), weights.shape[1])
+    sums = {layer: torch.zeros(shape, dtype=torch.float64, device=weights.device) for layer in names}
+    for layer, part, states in _blocks(store, names, pooled, rows):
         read: Variant = "final" if layer == "final" else variant
-        found = torch.zeros(len(positions), weights.shape[1], dtype=torch.float64, device=weights.device)
-        for part in _blocks(len(rows), store.width):
-            states = store.hidden(layer, pooled).take(rows[part])
-            mass = here.sweep(states, variant=read, groups=weights).group_mass.to(torch.float64)
-            mass /= mass.sum(1, keepdim=True)
-            found.index_add_(0, torch.from_numpy(owners[part]).to(mass.device), mass)
-        sums[layer] = found.cpu().numpy()
-        if progress:
-            progress(done, len(names))
-    return LanguageMass(positions, np.bincount(owners, minlength=len(positions)), sums)
+        mass = here.sweep(states, variant=read, groups=weights).group_mass.to(torch.float64)
+        mass /= mass.sum(1, keepdim=True)
+        sums[layer].index_add_(0, torch.from_numpy(owners[part]).to(mass.device), mass)
+        if progress and part.stop >= len(rows):
+            progress(names.index(layer) + 1, len(names))
+    return LanguageMass(
+        positions, np.bincount(owners, minlength=len(positions)), {name: of.cpu().numpy() for name, of in sums.items()}
+    )
 
 
 def _asked(
     store: StoreReader, layers: Sequence[str | int] | None, partitions: Sequence[str] | None, pooling: str | None
 ) -> tuple[list[str], list[str], str]:
-    names = [store.layer_name(layer) for layer in (store.layers if layers is None else layers)]
-    chosen = [store.partition(name).name for name in (partitions or store.partitions)]
+    names = list(dict.fromkeys(store.layer_name(layer) for layer in (store.layers if layers is None else layers)))
+    chosen = list(dict.fromkeys(store.partition(name).name for name in (partitions or store.partitions)))
     if pooling is None and "tokens" in store.poolings:
         pooling = "tokens"
     return names, chosen, store.pooling_name(pooling)
@@ -192,6 +192,20 @@ def _rows(
             yield {**row, "x": name, "y": "", "language": language, "n": len(sums), "tokens": int(tokens.sum())}
 
 
-def _blocks(rows: int, width: int) -> Iterator[slice]:
-    step = max(1, BLOCK // width)
-    return (slice(start, start + step) for start in range(0, rows, step))
+def _blocks(
+    store: StoreReader, layers: Sequence[str], pooling: str, rows: Ints
+) -> Iterator[tuple[str, slice, torch.Tensor]]:
+    """Layer by layer the states at `rows`, some at a time; the next are read while these are looked at."""
+    step = max(1, BLOCK // store.width)
+    wanted = [(layer, slice(start, start + step)) for layer in layers for start in range(0, len(rows), step)]
+    with ThreadPoolExecutor(1) as reader:
+        following = reader.submit(_read, store, pooling, rows, *wanted[0])
+        for number, (layer, part) in enumerate(wanted, 1):
+            states = following.result()
+            if number < len(wanted):
+                following = reader.submit(_read, store, pooling, rows, *wanted[number])
+            yield layer, part, states
+
+
+def _read(store: StoreReader, pooling: str, rows: Ints, layer: str, part: slice) -> torch.Tensor:
+    return store.hidden(layer, pooling).take(rows[part])

@@ -127,6 +127,11 @@ def test_blocks_of_states_change_nothing(lens, tokens, store, monkeypatch):
         np.testing.assert_allclose(parts.sums[layer], sums, atol=1e-5)
 
 
+def test_a_layer_that_is_named_twice_is_read_once(lens, tokens, store):
+    once, twice = (language_trends(store, lens, tokens, layers=names, bootstrap=0) for names in (["3"], ["3", -1]))
+    assert once.equals(twice)
+
+
 def test_a_pooled_store_is_read_by_item(model, lens, tokens, tmp_path):
     corpus = read_sample("ntrex", languages=LANGUAGES, limit=3)
     extract(corpus, model, tmp_path / "last.hub", Settings(poolings=("last",), dtype="float32"))
