@@ -83,7 +83,9 @@ def corrected_bound(row: Row, places: int) -> float:
 def standard_errors(row: Row) -> float:
     """How many of them a row's value is above zero."""
     error = (row["value"] - row["low"]) / NormalDist().inv_cdf((1 + LEVEL) / 2)
-    return float(row["value"] / error) if error > 0 else float(np.copysign(np.inf, row["value"]))
+    if error > 0:
+        return float(row["value"] / error)
+    return float(np.copysign(np.inf, row["value"])) if row["value"] else 0.0  # a share may be 0 in every resample
 
 
 def mean_rows(layer: str, values: Mapping[str, Floats], resampling: Bootstrap, groups: Ints | None = None) -> list[Row]:
