@@ -58,6 +58,20 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         files=("en.txt", "zh-Hans.txt"),
     ),
     Experiment(
+        "multilingual-steering",
+        "Spanish and Chinese text with the state moved from 'Bad' to 'Good': sentiment of what follows",
+        "English words steer other languages: moved toward 'Good', Spanish and Chinese text goes on more positively.",
+        "NTREX, 300 texts in each language that ship, or es.txt, zh-Hans.txt and en.txt; lexicons that ship, or "
+        "sentiment.es.tsv and so on; an embedding model, where embedder.txt names one",
+        shipped=tuple(f"sentiment/{language}.tsv" for language in ("es", "zh-Hans", "en")),
+        files=(
+            *(f"{language}.txt" for language in ("es", "zh-Hans", "en")),
+            *(f"sentiment.{language}.tsv" for language in ("es", "zh-Hans", "en")),
+            "embedder.txt",
+        ),
+        head=True,
+    ),
+    Experiment(
         "chinese-lens",
         "Chinese text: the coming word's English gloss against the word itself",
         "Intermediate layers read Chinese text in English: the gloss is more probable than the word that comes.",
@@ -95,6 +109,13 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         head=True,
     ),
     Experiment(
+        "arithmetic-steering",
+        "8=5+ with the state of five moved to six: completed by 2+1",
+        "English directions steer arithmetic: five moved to six makes the model say one less, and add it again.",
+        "846 sums below 100, made here",
+        head=True,
+    ),
+    Experiment(
         "code-lens-and",
         "At a comma in a Python list: ' and' against other words and the token that comes",
         "Intermediate layers read the comma of a list as 'and'.",
@@ -106,6 +127,14 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "code-lens-roles",
         "Before an argument of a Python call: its parameter's name against the argument",
         "Intermediate layers read the argument's role: the parameter's name is probable before its value.",
+        MBPP,
+        shipped=("mbpp/mbpp.jsonl.xz",),
+        head=True,
+    ),
+    Experiment(
+        "code-steering",
+        "range( in Python with the state moved from 'end' to 'start'",
+        "English words steer code: moved toward 'start', the model gives range a start that it did not give before.",
         MBPP,
         shipped=("mbpp/mbpp.jsonl.xz",),
         head=True,
