@@ -84,30 +84,42 @@ def _empty(n: int, t: int, k: int, g: int) -> LensSweep:
 def _norms(rows: Tensor, name: str) -> Tensor:
     """float64 [n], in float32 arithmetic where that does not overflow; NonFiniteError for NaN and infinity."""
     norms = torch.empty(len(rows), dtype=torch.float64)
-    for start, stop in _blocks(rows):
+
+    def fill(span: tuple[int, int]) -> None:
+        start, stop = span
         block = torch.linalg.vector_norm(rows[start:stop].to(torch.float32), dim=-1).to(torch.float64)
         if not bool(torch.isfinite(block).all()):
             block = torch.linalg.vector_norm(rows[start:stop].to(torch.float64), dim=-1)
             refuse_non_finite(block, name, start)
         norms[start:stop] = block
+
+    in_threads(fill, _blocks(rows))
     return norms
 
 
 def _of_mean(unembedding: Tensor, mean: Tensor) -> Tensor:
     """float32 [vocabulary]: each token's product with the mean state."""
     products = torch.empty(len(unembedding))
-    for start, stop in _blocks(unembedding):
+
+    def fill(span: tuple[int, int]) -> None:
+        start, stop = span
         block = unembedding[start:stop]
         wide = block.to(torch.float64 if block.dtype == torch.float64 else torch.float32).contiguous()
         _products_with(mean.numpy(), wide.numpy(), products[start:stop].numpy())
+
+    in_threads(fill, _blocks(unembedding))
     return products
 
 
 def _errors(hidden: Tensor, mean: Tensor, of_mean: Tensor, longest: float) -> Tensor:
     """float32 [n]: more than the error of a state's logits, whose float32 sums run in lanes of 8 or more."""
     moved = torch.empty(len(hidden), dtype=torch.float64)
-    for start, stop in _blocks(hidden):
+
+    def fill(span: tuple[int, int]) -> None:
+        start, stop = span
         moved[start:stop] = torch.linalg.vector_norm(hidden[start:stop] - mean, dim=-1)
+
+    in_threads(fill, _blocks(hidden))
     rounding = 2.0**-24
     of_rest = (hidden.shape[1] / 8 + 16) * rounding * longest * moved
     return (of_rest + 4 * rounding * float(of_mean.abs().amax())).to(torch.float32)
