@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,7 @@ class Work:
     """What is read, and with what.
 
     Args:
-        model: loaded with its head, in float32.
+        model: loaded with its head.
         lens: its lens.
         tokens: p(language given token).
         texts: (language, text).
@@ -57,6 +57,16 @@ class Work:
     texts: Sequence[tuple[str, str]]
     looped: int
     scratch: Path
+
+    @property
+    def suite(self) -> str:
+        """Its results' name."""
+        return SUITE if self.dtype == "float32" else f"{SUITE}-{self.dtype}"
+
+    @property
+    def dtype(self) -> str:
+        """The model's, and the stores'."""
+        return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def layers(self) -> list[str]:
@@ -83,7 +93,7 @@ def extracted(work: Work, path: Path) -> Path:
 
     shutil.rmtree(path, ignore_errors=True)
     items = [Item(f"{number}", text, language) for number, (language, text) in enumerate(work.texts)]
-    settings = Settings(poolings=("tokens",), layers=("all", "final"), dtype="float32")
+    settings = Settings(poolings=("tokens",), layers=("all", "final"), dtype=work.dtype)
     extract(Corpus.from_items(items, SUITE), work.model, path, settings)
     return path
 
@@ -109,8 +119,12 @@ def read(work: Work, path: Path) -> Tensor:
     return torch.stack(found)
 
 
-def loop(work: Work) -> tuple[Tensor, Tensor]:
+def loop(work: Work, states: Callable[[int], Sequence[Tensor]] | None = None) -> tuple[Tensor, Tensor]:
     """The paper's: a text at a time, all logits of a layer, a log-softmax in float32.
+
+    Args:
+        work: what is read.
+        states: of a text by its number, [tokens, width] for each layer; by default the model is run.
 
     Returns:
         Sums over each text's tokens of p(language given token) [texts, layers, languages], and the targets'
@@ -118,35 +132,49 @@ def loop(work: Work) -> tuple[Tensor, Tensor]:
     """
     import torch
 
-    model, unembedding = work.model, work.lens.head.unembedding
-    given, targets = work.tokens.weights.to(model.device), work.targets()
+    device, unembedding = work.model.device, work.lens.head.unembedding.to(torch.float32)
+    given, targets = work.tokens.weights.to(device), work.targets()
     masses, found = [], []
     for number in work.drawn:
-        ids = model.tokenizer(work.texts[number][1], return_tensors="pt")["input_ids"].to(model.device)
-        with torch.inference_mode():
-            hidden = model.trunk(input_ids=ids, output_hidden_states=True).hidden_states[1:]
+        hidden = run(work, number) if states is None else states(number)
         sums, words = [], []
         for layer in hidden:
-            log_probabilities = (layer[0] @ unembedding.T).log_softmax(-1)
+            log_probabilities = (layer.to(device, torch.float32) @ unembedding.T).log_softmax(-1)
             sums.append((log_probabilities[1:].exp() @ given).sum(0))
-            words.append(log_probabilities[-1, targets[number].to(model.device)])
+            words.append(log_probabilities[-1, targets[number].to(device)])
         masses.append(torch.stack(sums))
         found.append(torch.stack(words))
     return torch.stack(masses).cpu(), torch.stack(found, 1).cpu()
 
 
+def run(work: Work, number: int) -> list[Tensor]:
+    """A text's states [tokens, width] of every layer, as transformers gives them."""
+    import torch
+
+    ids = work.model.tokenizer(work.texts[number][1], return_tensors="pt")["input_ids"].to(work.model.device)
+    with torch.inference_mode():
+        return [layer[0] for layer in work.model.trunk(input_ids=ids, output_hidden_states=True).hidden_states[1:]]
+
+
 def disagreement(work: Work, path: Path) -> tuple[float, float]:
     """The greatest difference of p(language given layer) over the loop's texts, and of targets' log-probabilities.
 
-    The latter is relative where they are beyond 1: raw logits may be so large that float32 is coarser than this.
+    In float32 the loop runs the model; half precision rounds states of a batch otherwise than those of one text, and
+    the loop is given those of the store. The latter difference is relative where log-probabilities are beyond 1: raw
+    logits may be so large that float32 is coarser than this.
     """
     import torch
 
     from hubstore.lens import language_mass
     from hubstore.store import StoreReader
 
-    masses, words = loop(work)
     store = StoreReader(path)
+
+    def stored(number: int) -> list[Tensor]:
+        start, stop = store.token_ranges()[store.positions([f"{number}"])[0]]
+        return [store.hidden(layer).read(start, stop) for layer in work.layers]
+
+    masses, words = loop(work, None if work.dtype == "float32" else stored)
     found = language_mass(store, work.lens, work.tokens, layers=work.layers)
     place = {int(name): row for row, name in enumerate(store.items["id"].take(found.positions).to_pylist())}
     rows = [place[number] for number in work.drawn]
@@ -177,19 +205,21 @@ def measure(work: Work, runs: int, name: str) -> list[Result]:
     )
     head = work.lens.head
     case = (
-        f"language trends and {TARGETS} targets a text, {texts:,} texts, {name}, {len(work.layers)} layers, "
+        f"language trends and {TARGETS} targets a text, {texts:,} texts, {name} in "
+        f"{work.dtype}, {len(work.layers)} layers, "
         f"vocabulary {head.vocabulary:,} x {head.width}"
     )
     notes = (
-        "float32 throughout, without TF32; p(language given token) of "
-        f"{len(work.tokens.languages)} languages; targets are read at the last token",
+        f"model, states and unembedding in {work.dtype}, log-probabilities in float32, "
+        f"without TF32; p(language given token) of {len(work.tokens.languages)} languages; targets are read at the "
+        "last token",
         f"{LOOP}: one text at a time, all logits of each layer, log_softmax, product with p(language given token); on "
         f"{work.looped:,} of the texts",
         "from texts: model, store and lens; from a store: the lens alone",
     )
     speed = [
         compare(
-            SUITE,
+            work.suite,
             f"{case}: {way}",
             "texts/s",
             {"hubstore": samples[way], LOOP: samples[LOOP]},
@@ -200,7 +230,7 @@ def measure(work: Work, runs: int, name: str) -> list[Result]:
         for way in ("from texts", "from a store")
     ]
     facts = [
-        Result(SUITE, f"{case}: {what}", unit, value, 1, (value, value), target=AGREEMENT, target_of="value",
+        Result(work.suite, f"{case}: {what}", unit, value, 1, (value, value), target=AGREEMENT, target_of="value",
                better="lower")
         for what, unit, value in (
             ("greatest difference of p(language given layer) from the loop's", "", trends),
@@ -220,18 +250,21 @@ def prepare(options: argparse.Namespace, scratch: Path) -> tuple[Work, str]:
     count = min(options.texts, len(rows))
     texts = [(row["language"], row["text"]) for row in (rows[i * len(rows) // count] for i in range(count))]
     if options.model is not None:
-        model, name = load_model(options.model, device=options.device, dtype="float32", head=True), options.model
+        model, name = load_model(options.model, device=options.device, dtype=options.dtype, head=True), options.model
         lens = Lens.of_model(model)
         tokens = count_token_languages(read_sample("ntrex"), lens)
     else:
         shape = SMALL if options.small else SHAPE
-        model, name = random_model(shape, [row["text"] for row in rows], options.device), "random weights"
+        model, name = (
+            random_model(shape, [row["text"] for row in rows], options.device, options.dtype),
+            "random weights",
+        )
         lens = Lens.of_model(model)
         tokens = random_languages(lens, sorted({row["language"] for row in rows}))
     return Work(model, lens, tokens, texts, min(options.loop, count), scratch), Path(name).name
 
 
-def random_model(shape: dict[str, int], texts: Sequence[str], device: str) -> Model:
+def random_model(shape: dict[str, int], texts: Sequence[str], device: str, dtype: str) -> Model:
     """A model of the shape, and a tokenizer trained on the texts."""
     import torch
     import transformers
@@ -252,7 +285,9 @@ def random_model(shape: dict[str, int], texts: Sequence[str], device: str) -> Mo
         tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>", model_max_length=2048
     )
     torch.manual_seed(SEED)
-    whole = transformers.AutoModelForCausalLM.from_config(transformers.Gemma3TextConfig(**shape)).to(device)
+    whole = transformers.AutoModelForCausalLM.from_config(transformers.Gemma3TextConfig(**shape)).to(
+        device, getattr(torch, dtype)
+    )
     return wrap_model(whole.base_model, fast, name="random", language_model=whole)
 
 
@@ -290,7 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out is not None:
         path = Path(options.out) if options.out else RESULTS
         path = path / f"{machine_name(here)}.json" if path.is_dir() else path
-        save(path, here, SUITE, took, results, measured=options.commit)
+        save(path, here, work.suite, took, results, measured=options.commit)
     return 0 if all(result.met is not False for result in results if result.unit != "texts/s") else 1
 
 
@@ -298,6 +333,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lens_trends", description=__doc__)
     parser.add_argument("--model", help="a folder, such as gemma-3-270m; by default random weights of its shape")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--dtype", default="float32", help="of the model and its states: float32 or bfloat16")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU, pinned")
     parser.add_argument("--texts", type=int, help="texts that hubstore reads; 1,400 on a GPU, 14 on a CPU")
     parser.add_argument("--loop", type=int, help="of those, the loop's; 56 on a GPU, all on a CPU")

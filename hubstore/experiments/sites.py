@@ -139,7 +139,7 @@ def read_outcome(
 
 
 def _read(lab: Lab, hidden: torch.Tensor, variant: Variant, targets: torch.Tensor) -> Floats:
-    found = lab.lens.sweep(hidden, variant=variant, targets=targets).target_log_probabilities
+    found = lab.lens.sweep(hidden, variant=variant, targets=targets, ranks=False).target_log_probabilities
     return found.cpu().to(torch.float64).numpy()
 
 

@@ -124,6 +124,7 @@ def lens_sweep(
     k: int = 0,
     groups: Tensor | None = None,
     softcap: float | None = None,
+    ranks: bool = True,
 ) -> LensSweep:
     """What softmax(hidden @ unembedding.T) says, in one sweep over the vocabulary that never holds all logits.
 
@@ -134,6 +135,7 @@ def lens_sweep(
         k: how many of the most probable tokens to give.
         groups: [vocabulary, g] weights of each token in each group; p(group | token) gives p(group | state).
         softcap: where given, softcap · tanh(logit / softcap) takes the place of a logit.
+        ranks: whether to count the tokens before each target; without, `target_ranks` is [n, 0] and the sweep quicker.
 
     Returns:
         See `LensSweep`. Of equal logits the smaller token is first.
@@ -145,7 +147,7 @@ def lens_sweep(
     """
     with _backend(hidden) as backend:
         return backend.lens_sweep(  # type: ignore[no-any-return]
-            hidden, unembedding, targets=targets, k=k, groups=groups, softcap=softcap
+            hidden, unembedding, targets=targets, k=k, groups=groups, softcap=softcap, ranks=ranks
         )
 
 

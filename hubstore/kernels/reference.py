@@ -59,7 +59,7 @@ class LensSweep:
         log_partition: float32 [n], log Σ exp(logit) over the vocabulary.
         entropy: float32 [n], of the distribution over the vocabulary, in nats.
         target_log_probabilities: float32 [n, t].
-        target_ranks: int64 [n, t], 0 for the most probable token.
+        target_ranks: int64 [n, t], 0 for the most probable token; [n, 0] where none were asked for.
         top_log_probabilities: float32 [n, k], descending.
         top_tokens: int64 [n, k].
         group_mass: float32 [n, g], Σ p(token) weight(token, group).
@@ -142,6 +142,7 @@ def lens_sweep(
     k: int = 0,
     groups: Tensor | None = None,
     softcap: float | None = None,
+    ranks: bool = True,
 ) -> LensSweep:
     """See `hubstore.kernels.lens_sweep`."""
     check_lens(hidden, unembedding, targets, k, groups, softcap)
@@ -155,7 +156,7 @@ def lens_sweep(
         log_partition=torch.empty(n),
         entropy=torch.empty(n),
         target_log_probabilities=torch.empty(n, t),
-        target_ranks=torch.empty(n, t, dtype=torch.int64),
+        target_ranks=torch.empty(n, t if ranks else 0, dtype=torch.int64),
         top_log_probabilities=torch.empty(n, k),
         top_tokens=torch.empty(n, k, dtype=torch.int64),
         group_mass=torch.empty(n, g),
@@ -167,7 +168,7 @@ def lens_sweep(
         swept.log_partition[i] = logits.logsumexp(-1)
         swept.entropy[i] = -(log_probabilities.exp() * log_probabilities).sum()
         swept.target_log_probabilities[i] = log_probabilities[wanted[i]]
-        swept.target_ranks[i] = order.argsort()[wanted[i]]
+        swept.target_ranks[i] = order.argsort()[wanted[i, : t if ranks else 0]]
         swept.top_log_probabilities[i] = log_probabilities[order[:k]]
         swept.top_tokens[i] = order[:k]
         swept.group_mass[i] = log_probabilities.exp() @ weights.to(torch.float64)

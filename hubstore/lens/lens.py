@@ -59,6 +59,7 @@ class Lens:
         targets: Tensor | None = None,
         k: int = 0,
         groups: Tensor | None = None,
+        ranks: bool = True,
     ) -> LensSweep:
         """What the states say; logits are never held.
 
@@ -69,6 +70,7 @@ class Lens:
             targets: int64 [n, t], tokens to look up.
             k: most probable tokens to give.
             groups: [vocabulary, g] weights of tokens in groups.
+            ranks: whether to count the tokens before each target.
 
         Raises:
             LensError: states of another width, or an unknown variant.
@@ -88,7 +90,7 @@ class Lens:
             states = torch.cat([states.to(torch.float32), torch.ones_like(states[:, :1], dtype=torch.float32)], dim=1)
         targets = None if targets is None else targets.to(self.head.device)
         rows = self.head.unembedding if plain else self._wide
-        return lens_sweep(states, rows, targets=targets, k=k, groups=groups, softcap=self.head.softcap)
+        return lens_sweep(states, rows, targets=targets, k=k, groups=groups, softcap=self.head.softcap, ranks=ranks)
 
     @cached_property
     def _wide(self) -> Tensor:

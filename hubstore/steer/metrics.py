@@ -111,7 +111,7 @@ def perplexity(model: Model, prompts: Sequence[str], continuations: Sequence[str
         targets = torch.tensor([token for i in members for token in ids[i][starts[i] :]], dtype=torch.int64)
         if not rows:
             continue
-        swept = lens.sweep(final[rows, places], variant="final", targets=targets[:, None])
+        swept = lens.sweep(final[rows, places], variant="final", targets=targets[:, None], ranks=False)
         log_probabilities = torch.split(swept.target_log_probabilities[:, 0].cpu(), counts)
         found[members] = [
             math.exp(-float(part.double().mean())) if len(part) else math.nan for part in log_probabilities

@@ -277,6 +277,19 @@ def test_lens_sweep_sums_the_mass_of_more_groups_than_one_sweep_takes():
     torch.testing.assert_close(found.group_mass.cpu(), wanted.group_mass, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("t", [3, 6])
+def test_lens_sweep_counts_the_ranks_of_more_targets_than_one_sweep_takes(t):
+    hidden, unembedding = normal(19, 16, 1), normal(150, 16, 2)
+    targets = torch.randint(0, 150, (19, t), generator=torch.Generator().manual_seed(3))
+    found = cuda.lens_sweep(hidden, unembedding, k=3, targets=targets.to(DEVICE))
+    wanted = reference.lens_sweep(hidden.cpu(), unembedding.cpu(), k=3, targets=targets)
+    for name in ("target_ranks", "top_tokens"):
+        assert torch.equal(getattr(found, name).cpu(), getattr(wanted, name)), name
+    quick = cuda.lens_sweep(hidden, unembedding, targets=targets.to(DEVICE), ranks=False)
+    assert quick.target_ranks.shape == (19, 0)
+    assert torch.equal(quick.target_log_probabilities, found.target_log_probabilities)
+
+
 def test_lens_sweep_of_no_targets_tokens_or_groups():
     found = cuda.lens_sweep(normal(5, 16), normal(70, 16, 1))
     assert found.log_partition.shape == (5,)

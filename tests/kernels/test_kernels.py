@@ -398,6 +398,14 @@ def test_kernels_run_in_inference_mode_on_several_threads():
     assert swept.top_tokens.shape == scores.shape == (2000, 3)
 
 
+def test_lens_sweep_without_ranks_has_the_same_log_probabilities():
+    hidden, unembedding, targets = normal(9, 8), normal(70, 8, 1), drawn(9, 5, 70)
+    for sweep in (kernels.lens_sweep, reference.lens_sweep):
+        whole, quick = (sweep(hidden, unembedding, targets=targets, ranks=ranks) for ranks in (True, False))
+        assert quick.target_ranks.shape == (9, 0)
+        assert torch.equal(whole.target_log_probabilities, quick.target_log_probabilities)
+
+
 def test_lens_sweep_takes_parameters():
     unembedding = torch.nn.Parameter(normal(30, 8))
     assert not kernels.lens_sweep(normal(5, 8), unembedding, k=2).top_log_probabilities.requires_grad

@@ -37,8 +37,13 @@ def test_readings_summaries_and_trends_are_those_of_the_cpu(store, variant):
     tokens = count_token_languages(read_sample("ntrex", languages=["en", "es", "de"]), here)
     options = {"variant": variant, "targets": [" the", "a"]}
     one, other = (read_store(store, lens, **options) for lens in (here, there))
-    assert one["target_ranks"] == other["target_ranks"]
-    assert one["top_ids"] == other["top_ids"]
+    # Where logits are equal to rounding, tokens may change places.
+    ranks = column(one, "target_ranks") - column(other, "target_ranks")
+    assert abs(ranks).max() <= 1
+    assert (ranks != 0).mean() < 0.01
+    assert (
+        np.mean([a == b for a, b in zip(one["top_ids"].to_pylist(), other["top_ids"].to_pylist(), strict=True)]) > 0.99
+    )
     np.testing.assert_allclose(
         column(one, "target_log_probabilities"), column(other, "target_log_probabilities"), atol=1e-4
     )

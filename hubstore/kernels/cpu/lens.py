@@ -43,6 +43,7 @@ def lens_sweep(
     k: int = 0,
     groups: Tensor | None = None,
     softcap: float | None = None,
+    ranks: bool = True,
 ) -> LensSweep:
     """See `hubstore.kernels.lens_sweep`."""
     check_lens(hidden, unembedding, targets, k, groups, softcap)
@@ -62,19 +63,20 @@ def lens_sweep(
         of_mean=of_mean,
         errors=_errors(hidden, mean, of_mean, longest),
         softcap=softcap,
+        ranks=ranks,
     )
-    swept = _empty(n, lens.wanted.shape[1], k, lens.groups.shape[1])
+    swept = _empty(n, lens.wanted.shape[1], k, lens.groups.shape[1], ranks)
     states = min(STATES, max(1, math.ceil(n / torch.get_num_threads())))
     in_threads(lambda span: lens.sweep(slice(*span), swept), tiles.spans(n, states))
     return swept
 
 
-def _empty(n: int, t: int, k: int, g: int) -> LensSweep:
+def _empty(n: int, t: int, k: int, g: int, ranks: bool) -> LensSweep:
     return LensSweep(
         log_partition=torch.empty(n),
         entropy=torch.empty(n),
         target_log_probabilities=torch.empty(n, t),
-        target_ranks=torch.zeros(n, t, dtype=torch.int64),
+        target_ranks=torch.zeros(n, t if ranks else 0, dtype=torch.int64),
         top_log_probabilities=torch.empty(n, k),
         top_tokens=torch.empty(n, k, dtype=torch.int64),
         group_mass=torch.empty(n, g),
@@ -143,6 +145,7 @@ class _Lens:
         of_mean: float32 [vocabulary], products of the tokens with it.
         errors: float32 [n], of float32 logits.
         softcap: of the logits, whose order it leaves as it is; or None.
+        ranks: whether targets' ranks are counted.
     """
 
     hidden: Tensor
@@ -154,6 +157,7 @@ class _Lens:
     of_mean: Tensor
     errors: Tensor
     softcap: float | None
+    ranks: bool
 
     def sweep(self, part: slice, swept: LensSweep) -> None:
         """Fill `swept` for the states of `part`."""
@@ -167,16 +171,17 @@ class _Lens:
         for start, stop in tiles.spans(len(self.unembedding), TOKENS):
             tokens = self.unembedding[start:stop].to(self.wide).contiguous()
             logits = torch.addmm(self.of_mean[start:stop], moved, tokens.to(torch.float32).T)
-            _count_ahead(
-                logits.numpy(),
-                errors,
-                states.numpy(),
-                tokens.numpy(),
-                start,
-                of_targets.numpy(),
-                self.wanted[part].numpy(),
-                swept.target_ranks[part].numpy(),
-            )
+            if self.ranks:
+                _count_ahead(
+                    logits.numpy(),
+                    errors,
+                    states.numpy(),
+                    tokens.numpy(),
+                    start,
+                    of_targets.numpy(),
+                    self.wanted[part].numpy(),
+                    swept.target_ranks[part].numpy(),
+                )
             if top.shape[1]:
                 search_tile(
                     logits.numpy().view(np.int32),

@@ -20,6 +20,7 @@ from hubstore.kernels.rows import capped, check_lens, refuse_non_finite
 KEPT_BYTES = 144 << 20  # that a sweep over some states writes
 PANEL = tl.constexpr(16)  # groups whose mass one product sums
 PANELS = 4  # that a sweep takes beside its own operands
+TARGETS = 4  # whose ranks a sweep counts; each costs registers
 SLACK = 6  # candidates beyond k
 GATHERED = 8192  # targets whose rows are gathered at a time
 HALVED_FROM = 2048  # float32 states from which on it pays to write the vocabulary as float16 numbers first
@@ -267,6 +268,7 @@ def lens_sweep(
     k: int = 0,
     groups: Tensor | None = None,
     softcap: float | None = None,
+    ranks: bool = True,
 ) -> LensSweep:
     """See `hubstore.kernels.lens_sweep`."""
     check_lens(hidden, unembedding, targets, k, groups, softcap)
@@ -285,7 +287,7 @@ def lens_sweep(
         part = leading.part(span) if leading else None
         _sweep(
             factors.of_states(span),
-            wanted.of_states(span),
+            wanted.of_states(span) if ranks else (),
             part,
             weights,
             span,
@@ -293,14 +295,15 @@ def lens_sweep(
             mean[span],
             softcap,
         )
-    wanted.count_twins(factors.unembedding)
+    if ranks:
+        wanted.count_twins(factors.unembedding)
     logits = capped(wanted.logits.T.to(torch.float64), softcap)
     top, tokens = _best(hidden, unembedding, leading, k) if leading else (logits[:, :0], wanted.tokens.T[:, :0])
     found = LensSweep(
         log_partition=log_partition[:, 0].to(torch.float32),
         entropy=(log_partition - mean)[:, 0].to(torch.float32),
         target_log_probabilities=(logits - log_partition).to(torch.float32),
-        target_ranks=wanted.ahead.T.to(torch.int64),
+        target_ranks=wanted.ahead.T.to(torch.int64) if ranks else targets[:, :0],
         top_log_probabilities=(capped(top, softcap) - log_partition).to(torch.float32),
         top_tokens=tokens,
         group_mass=weights.mass * weights.scale,
@@ -333,13 +336,23 @@ def _sweep(
     sums = (largest, total, weighted, tiles)
     candidates = kept.arguments() if kept else None
     rest = (factors.scale, uneven, softcap)
-    engine.sweep(hidden, unembedding, _read, (*sums, targets, candidates, panels[:PANELS], *rest))
-    for start in range(PANELS, len(panels), PANELS):  # nothing but mass is left to read
-        engine.sweep(hidden, unembedding, _read, (*sums, (), None, panels[start : start + PANELS], *rest))
+    engine.sweep(hidden, unembedding, _read, (*sums, _few(targets[:TARGETS]), candidates, panels[:PANELS], *rest))
+    for number in range(1, max(triton.cdiv(len(targets), TARGETS), triton.cdiv(len(panels), PANELS))):
+        more = _few(targets[number * TARGETS : (number + 1) * TARGETS])
+        mass = panels[number * PANELS : (number + 1) * PANELS]
+        engine.sweep(hidden, unembedding, _read, (*sums, more, None, mass, *rest))
     if leading and kept:
         leading.merge(kept, 0)
     _combine[(m,)](largest, total, weighted, tiles, log_partition, mean, triton.next_power_of_2(tiles), num_warps=4)
     groups.combine(panels, largest, log_partition, span)
+
+
+def _few(targets: tuple[tuple[Tensor, Tensor, Tensor], ...]) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
+    """None, one, two or TARGETS: a kernel is compiled for each number, and three cost what four do."""
+    if len(targets) < 3:
+        return targets
+    tokens, logits, ahead = targets[0]
+    return (*targets, *[(tokens, logits, torch.zeros_like(ahead))] * (TARGETS - len(targets)))
 
 
 def _best(hidden: Tensor, unembedding: Tensor, leading: Leading, k: int) -> tuple[Tensor, Tensor]:
