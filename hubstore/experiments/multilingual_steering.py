@@ -118,7 +118,7 @@ SEEDS = 2
 DECODING = Decoding(max_new_tokens=32, temperature=1.0, top_p=0.3)
 OWN, RANDOM = "Good - Bad", "random directions"
 SENTIMENT, PERPLEXITY, RELEVANCE = "sentiment", "log-perplexity", "relevance"
-GAIN, LEAD = "toward Good - toward Bad", "the same - random directions"
+GAIN, LEAD = "toward Good - toward Bad", "that - random directions"
 EMBEDDER = "embedder.txt"
 TEMPLATE = "query: {text}"
 """What the embedding models of the paper want around a text."""
@@ -297,12 +297,15 @@ def _plots(has_relevance: bool) -> tuple[Plot, ...]:
     by_language = [
         Plot(f"sentiment, {one.tag}", "mean score", (of(one, OWN), of(one, RANDOM)), **across) for one in LANGUAGES
     ]
-    gains = tuple(of(one, name) for one in LANGUAGES for name in (GAIN, LEAD))
+    compared = {GAIN: "what the direction gains", LEAD: "what it gains beyond random directions"}
     measures = (PERPLEXITY, RELEVANCE) if has_relevance else (PERPLEXITY,)
     units = {PERPLEXITY: "nats a token", RELEVANCE: "cosine with the prompt"}
     return (
         *by_language,
-        Plot("what the direction gains", "difference of scores", gains, **across),
+        *(
+            Plot(title, "difference of scores", tuple(of(one, name) for one in LANGUAGES), **across)
+            for name, title in compared.items()
+        ),
         *(
             Plot(f"{name}, {tags}", units[name], tuple(of(one, name) for one in LANGUAGES), **across)
             for name in measures
