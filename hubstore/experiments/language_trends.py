@@ -31,14 +31,15 @@ from hubstore.corpus import Corpus, Item, open_corpus, read_sample
 from hubstore.errors import AnalysisError
 from hubstore.experiments.lab import Lab
 from hubstore.experiments.outcome import Outcome, Plot, Row, make_table
-from hubstore.experiments.verdict import peak
-from hubstore.lens import LanguageMass, TokenLanguages, count_token_languages, language_mass, trends_png
+from hubstore.experiments.sites import read_outcome, with_norm
+from hubstore.lens import LanguageMass, TokenLanguages, Variant, count_token_languages, language_mass, trends_png
 from hubstore.lens.areas import HUB
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 READ, COUNTED = "read.jsonl", "counted.jsonl"
-AREAS = "areas.png"
+AREAS: dict[Variant, str] = {"raw": "areas.png", "normed": "areas-normed.png"}
+COLUMNS = {"x": pa.string(), "language": pa.string()}
 ENGLISH, OWN, THIRD = "English", "the input's language", "the greatest third language"
 OVER_LAST, OVER_PRIOR, OVER_THIRD = "English - at the last layer", "English - prior", "English - third language"
 HEADLINES = (OVER_LAST, OVER_PRIOR, OVER_THIRD)
@@ -54,28 +55,33 @@ def run(lab: Lab) -> Outcome:
     read, counted = sources(lab)
     tokens = count_token_languages(counted, lab.lens)
     store = lab.store("trends", read, poolings=("tokens",))
-    found = language_mass(
-        store,
-        lab.lens,
-        tokens,
-        layers=lab.layers,
-        progress=lambda done, total: lab.progress("reading languages", done, total),
-    )
-    inputs = _Inputs.of(store, found, tokens)
-    rows = [row for layer in lab.layers for row in _compare(lab, layer, inputs)]
-    every = [row for layer in lab.layers for row in _each(lab, layer, inputs)]
-    table = make_table([*rows, *every], {"x": pa.string(), "language": pa.string()})
     folder = lab.out / "language-trends"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / AREAS).write_bytes(trends_png(table.filter(pc.equal(table["quantity"], EACH))))
-    best = peak(rows, HEADLINES, lab.intermediate)
+    rows: list[Row] = []
+    variants: tuple[Variant, ...] = ("raw", "normed")
+    for variant in variants:
+        found = language_mass(
+            store,
+            lab.lens,
+            tokens,
+            layers=lab.layers,
+            variant=variant,
+            progress=lambda done, total: lab.progress("reading languages", done, total),
+        )
+        inputs = _Inputs.of(store, found, tokens)
+        compared = [row for layer in lab.layers for row in _compare(lab, layer, inputs)]
+        every = [row for layer in lab.layers for row in _each(lab, layer, inputs)]
+        areas = trends_png(make_table(every, COLUMNS))
+        (folder / AREAS[variant]).write_bytes(areas)
+        named = [*compared, *every]
+        rows += named if variant == "raw" else [{**row, "quantity": with_norm(row["quantity"])} for row in named]
     sizes = sorted(tokens.record["tokens"].values())
     notes = (
         f"p(language given token) from {sizes[0]:,} to {sizes[-1]:,} tokens of each of {len(sizes)} languages, in "
         f"texts that are not read; prior of English {inputs.prior:.3g}",
-        f"{AREAS} has every input language with the languages that it reads as",
+        f"{' and '.join(AREAS.values())} have every input language with the languages that it reads as",
     )
-    return Outcome(best.shown, best.words(lab), best.n, table, PLOTS, notes)
+    return read_outcome(lab, rows, HEADLINES, PLOTS, notes, COLUMNS)
 
 
 def sources(lab: Lab) -> tuple[Corpus, Corpus]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 
 from hubstore.api import Store
@@ -125,7 +126,12 @@ def with_norm(quantity: str) -> str:
 
 
 def read_outcome(
-    lab: Lab, rows: Sequence[Row], headlines: Sequence[str], plots: Sequence[Plot], notes: Sequence[str]
+    lab: Lab,
+    rows: Sequence[Row],
+    headlines: Sequence[str],
+    plots: Sequence[Plot],
+    notes: Sequence[str],
+    columns: Mapping[str, pa.DataType] | None = None,
 ) -> Outcome:
     """The outcome of a lens: judged as the paper reads it, and in a note with the final norm."""
     best = peak(rows, headlines, lab.intermediate)
@@ -135,7 +141,7 @@ def read_outcome(
         *(Plot(f"{p.title}, normed", p.y_label, tuple(map(with_norm, p.quantities)), p.x, p.x_label) for p in plots),
     ]
     note = f"with the final norm before the lens it is {'' if normed.shown else 'not '}shown: {normed.words(lab)}"
-    return Outcome(best.shown, best.words(lab), best.n, make_table(rows), tuple(every), (note, *notes))
+    return Outcome(best.shown, best.words(lab), best.n, make_table(rows, columns), tuple(every), (note, *notes))
 
 
 def _read(lab: Lab, hidden: torch.Tensor, variant: Variant, targets: torch.Tensor) -> Floats:

@@ -24,7 +24,7 @@ def values(outcome, quantity):
 def rigged(monkeypatch, middle):
     """Every middle layer reads as `middle(own, languages)` says, the last as the input's own language."""
 
-    def read(store, lens, tokens, *, layers, progress):
+    def read(store, lens, tokens, *, layers, variant, progress):
         languages = list(tokens.languages)
         positions = np.arange(len(store))
         own = [languages.index(one) for one in store.items["language"].to_pylist()]
@@ -66,7 +66,8 @@ def test_a_real_reading_sums_to_1_and_is_kept_with_its_picture(here):
         sums = [sum(r["value"] for r in rows if (r["layer"], r["x"]) == (layer, x)) for x in {r["x"] for r in rows}]
         np.testing.assert_allclose(sums, 1, atol=1e-5)
     folder = here.out / "language-trends"
-    assert (folder / "areas.png").read_bytes().startswith(b"\x89PNG")
+    for name in language_trends.AREAS.values():
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
     assert json.loads((folder / "result.json").read_text())["shown"] is outcome.shown
 
 
@@ -97,7 +98,7 @@ def test_texts_of_the_user_are_read_and_counted(tmp_path):
     lab = Lab(model, tmp_path, data)
     weights = language_trends.count_token_languages(language_trends.sources(lab)[1], lab.lens).weights
     wanted = authors.trends(model, ["el gato", "la casa"], weights)
-    rows = [row for row in outcome.table.to_pylist() if row["x"] == "es"]
+    rows = [r for r in outcome.table.to_pylist() if r["x"] == "es" and r["quantity"] == language_trends.EACH]
     found = [[row["value"] for row in rows if row["layer"] == layer] for layer in ("1", "2", "final")]
     np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
     assert {row["language"] for row in outcome.table.to_pylist() if row["language"]} == {"es", "en", "de"}
