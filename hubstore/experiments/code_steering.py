@@ -4,7 +4,8 @@ MBPP's programs up to "range(" where one argument follows, by ranges that the mo
 To the state of the last token is added a multiple of U["start"] - U["end"], a difference of unembeddings, at the
 output of block 17 of 32, counted from 0; in a model of another depth at a layer as deep. Success: the continuation
 gives a start, two arguments or three. "0 and the same end" is the paper's, which asks for 0 and then the argument
-that came unsteered. Continuations are greedy, of twelve tokens (the paper's are of 32); what does not close the
+that came unsteered; "a start that is called start" says how often the model does no more than write the word that it
+is steered toward. Continuations are greedy, of twelve tokens (the paper's are of 32); what does not close the
 parenthesis within them has no arguments.
 
 The paper's strengths are 10 to 80 times the difference, whose length and the states' differ from model to model. Those
@@ -57,7 +58,7 @@ PAPER_STRENGTHS = (10.0, 20.0, 40.0, 80.0)
 DECODING = Decoding(max_new_tokens=12)
 TOWARD, OPPOSITE, RANDOM = "toward start", "toward end", "random directions"
 HEADLINES = (f"{TOWARD} - {OPPOSITE}", f"{TOWARD} - {RANDOM}")
-SAME_END = "0 and the same end"
+SAME_END, NAMED = "0 and the same end", "a start that is called start"
 PAPER = "the paper's strengths"
 OF_PAPER = (f"{TOWARD}, {PAPER}", f"{SAME_END}, {PAPER}")
 
@@ -104,7 +105,11 @@ def run(lab: Lab) -> Outcome:
     best = clearest(rows, HEADLINES)
     plots = (
         Plot(
-            "ranges with a start", "share of ranges", (TOWARD, OPPOSITE, RANDOM, SAME_END), "strength", "state lengths"
+            "ranges with a start",
+            "share of ranges",
+            (TOWARD, OPPOSITE, RANDOM, NAMED, SAME_END),
+            "strength",
+            "state lengths",
         ),
         Plot(f"ranges with a start, {PAPER}", "share of ranges", OF_PAPER, "multiple", "times the difference"),
     )
@@ -164,6 +169,11 @@ def gives_start(text: str) -> bool:
     return len(arguments(text) or ()) in (2, 3)
 
 
+def names_start(text: str) -> bool:
+    """Whether a continuation gives a start in which the word itself is written, as in "start_index, n)"."""
+    return gives_start(text) and "start" in (arguments(text) or ("",))[0].casefold()
+
+
 def is_same_end(old: str, text: str) -> bool:
     """Whether a continuation gives 0, and then the argument that the unsteered one gave."""
     return arguments(text) == ("0", *(arguments(old) or ()))
@@ -184,9 +194,11 @@ def _rows(lab: Lab, layer: str, continued: Continued, share: float, groups: Ints
         starts = {
             name: _starts(continued[(name, strength) if strength else UNSTEERED]) for name in (TOWARD, OPPOSITE, RANDOM)
         }
+        toward = continued[(TOWARD, strength) if strength else UNSTEERED]
         values = {
             **starts,
-            SAME_END: _same_ends(unsteered, continued[(TOWARD, strength) if strength else UNSTEERED]),
+            NAMED: np.array([names_start(one.text) for one in toward], np.float64),
+            SAME_END: _same_ends(unsteered, toward),
         }
         if strength:
             values |= {

@@ -161,6 +161,8 @@ def test_arguments_are_those_up_to_the_parenthesis_that_closes_range(text, found
 def test_a_start_is_given_by_two_arguments_or_three():
     given = {"n)": False, "0, n)": True, "0, n, 2)": True, "0, n, 2, 3)": False, "0, n": False}
     assert {text: code_steering.gives_start(text) for text in given} == given
+    named = {"start_index, n)": True, "0, start)": False, "start)": False}
+    assert {text: code_steering.names_start(text) for text in named} == named
     assert code_steering.is_same_end("len( a )):", "0, len(a)):")
     assert not code_steering.is_same_end("len(a))", "1, len(a))")
 
