@@ -209,13 +209,18 @@ class _Factors:
     scale: Tensor | None = None
 
     @classmethod
-    def of(cls, hidden: Tensor, unembedding: Tensor) -> _Factors:
+    def of(cls, hidden: Tensor, unembedding: Tensor, *, few: int) -> _Factors:
         """Rows as they are; many float32 rows as float16 numbers, whose products a GPU makes twice as fast.
 
         Two float16 numbers hold 22 digits of a float32 row, scaled by a power of two. Their products but the least one,
         added up, are one product of rows three times as wide; as exact as of three TF32 numbers.
+
+        Args:
+            hidden: [n, width].
+            unembedding: [vocabulary, width].
+            few: states below which float32 rows stay as they are.
         """
-        if hidden.dtype != torch.float32 or len(hidden) < HALVED_FROM:
+        if hidden.dtype != torch.float32 or len(hidden) < few:
             return cls(hidden, unembedding)
         exponents, common = _exponents(hidden), _exponents(unembedding).amax()
         left = _halved(hidden, exponents, lambda high, low: (low, high, high))
@@ -276,7 +281,8 @@ def lens_sweep(
     n, device = len(hidden), hidden.device
     if targets is None:
         targets = torch.empty(n, 0, dtype=torch.int64, device=device)
-    factors = _Factors.of(hidden, unembedding)
+    # Beside TF32 products Triton miscompiles those that sum the mass: NaN, or memory that is not its own.
+    factors = _Factors.of(hidden, unembedding, few=HALVED_FROM if groups is None else 0)
     wanted = _Targets.of(factors, targets)
     leading = Leading.none(n, min(k + SLACK, len(unembedding)), device) if k else None
     log_partition, mean = (torch.empty(n, 1, dtype=torch.float64, device=device) for _ in range(2))
@@ -303,7 +309,7 @@ def lens_sweep(
         log_partition=log_partition[:, 0].to(torch.float32),
         entropy=(log_partition - mean)[:, 0].to(torch.float32),
         target_log_probabilities=(logits - log_partition).to(torch.float32),
-        target_ranks=wanted.ahead.T.to(torch.int64) if ranks else targets[:, :0],
+        target_ranks=_ranks(hidden, wanted) if ranks else targets[:, :0],
         top_log_probabilities=(capped(top, softcap) - log_partition).to(torch.float32),
         top_tokens=tokens,
         group_mass=weights.mass * weights.scale,
@@ -345,6 +351,11 @@ def _sweep(
         leading.merge(kept, 0)
     _combine[(m,)](largest, total, weighted, tiles, log_partition, mean, triton.next_power_of_2(tiles), num_warps=4)
     groups.combine(panels, largest, log_partition, span)
+
+
+def _ranks(hidden: Tensor, wanted: _Targets) -> Tensor:
+    """int64 [n, t]. A state of zeros holds all tokens equally probable, and the smaller are first."""
+    return torch.where((hidden == 0).all(1)[:, None], wanted.tokens.T, wanted.ahead.T.to(torch.int64))
 
 
 def _few(targets: tuple[tuple[Tensor, Tensor, Tensor], ...]) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
