@@ -275,7 +275,7 @@ def test_lens_sweep_sums_the_mass_of_more_groups_than_one_sweep_takes():
     found = cuda.lens_sweep(hidden, unembedding, k=3, groups=groups.to(DEVICE))
     wanted = reference.lens_sweep(hidden.cpu(), unembedding.cpu(), k=3, groups=groups)
     assert torch.equal(found.top_tokens.cpu(), wanted.top_tokens)
-    torch.testing.assert_close(found.group_mass.cpu(), wanted.group_mass, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.group_mass.cpu(), wanted.group_mass, rtol=3e-5, atol=0)
 
 
 @pytest.mark.parametrize("t", [3, 6])

@@ -305,13 +305,15 @@ def lens_sweep(
         wanted.count_twins(factors.unembedding)
     logits = capped(wanted.logits.T.to(torch.float64), softcap)
     top, tokens = _best(hidden, unembedding, leading, k) if leading else (logits[:, :0], wanted.tokens.T[:, :0])
+    # A state of zeros holds all tokens equally probable: more of them than a sweep keeps to put in order.
+    blank = (hidden == 0).all(1)[:, None]
     found = LensSweep(
         log_partition=log_partition[:, 0].to(torch.float32),
         entropy=(log_partition - mean)[:, 0].to(torch.float32),
         target_log_probabilities=(logits - log_partition).to(torch.float32),
-        target_ranks=_ranks(hidden, wanted) if ranks else targets[:, :0],
+        target_ranks=torch.where(blank, wanted.tokens.T, wanted.ahead.T.long()) if ranks else targets[:, :0],
         top_log_probabilities=(capped(top, softcap) - log_partition).to(torch.float32),
-        top_tokens=tokens,
+        top_tokens=torch.where(blank, torch.arange(k, device=device), tokens) if k else tokens,
         group_mass=weights.mass * weights.scale,
     )
     if not bool(torch.isfinite(log_partition).all()):
@@ -351,11 +353,6 @@ def _sweep(
         leading.merge(kept, 0)
     _combine[(m,)](largest, total, weighted, tiles, log_partition, mean, triton.next_power_of_2(tiles), num_warps=4)
     groups.combine(panels, largest, log_partition, span)
-
-
-def _ranks(hidden: Tensor, wanted: _Targets) -> Tensor:
-    """int64 [n, t]. A state of zeros holds all tokens equally probable, and the smaller are first."""
-    return torch.where((hidden == 0).all(1)[:, None], wanted.tokens.T, wanted.ahead.T.to(torch.int64))
 
 
 def _few(targets: tuple[tuple[Tensor, Tensor, Tensor], ...]) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
