@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import io
 import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from benchmarks.record import RESULTS, commit, gpu_machine, machine, versions
 from hubstore.experiments import EXPERIMENTS, Lab, run_experiments
 
 FOLDER = RESULTS / "experiments"
+WIDEST, COLOURS = 1600, 64
+"""Pixels across, and colours, of the figures that are kept."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,8 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name}: {took:.0f} s, {done.outcome.figure if done.outcome else done.error}", flush=True)
         notes = [] if done.outcome is None else list(done.outcome.notes)
         lines[name] = {**done.to_json(), "notes": notes, "seconds": took, "date": _today()}
-        if done.outcome is not None:
-            (options.out / f"{path.stem}-{name}.png").write_bytes((options.work / name / "figure.png").read_bytes())
+        for picture in sorted((options.work / name).glob("*.png")) if done.outcome is not None else ():
+            kind = "" if picture.stem == "figure" else f"-{picture.stem}"
+            (options.out / f"{path.stem}-{name}{kind}.png").write_bytes(_small(picture))
         record = {
             "model": lab.model_record(),
             "data": options.data_note,
@@ -63,6 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return int(failed)
+
+
+def _small(picture: Path) -> bytes:
+    """A figure in as many colours as it needs, and no wider than a page shows: a third of its bytes."""
+    with Image.open(picture) as opened:
+        image = opened.convert("RGB")
+    image.thumbnail((WIDEST, image.height))
+    small = io.BytesIO()
+    image.quantize(COLOURS).save(small, format="png", optimize=True)
+    return small.getvalue()
 
 
 def _today() -> str:

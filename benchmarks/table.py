@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import RESULTS, ROOT, Result
+from hubstore.experiments.sites import NORMED
 
 BENCHMARKS, EXPERIMENTS = "benchmarks", "experiments"
 """The README's sections that are made here, each between <!-- name:begin --> and <!-- name:end -->."""
@@ -71,12 +72,17 @@ def experiment_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
         for line in record["experiments"]:
             figure = f"[{line['experiment']}](benchmarks/results/experiments/{name}-{line['experiment']}.png)"
             said = {True: "yes", False: "**no**", None: "not done"}[line["shown"]]
-            measured = line["figure"] or line["error"]
+            measured = "; ".join([line["figure"] or line["error"], *_normed(line["notes"])])
             n = "" if line["n"] is None else f"{line['n']:,}"
             cells = (figure if line["figure"] else line["experiment"], line["claim"], said, measured, n)
             lines.append(_row([*(cell.replace("|", "\\|") for cell in cells), f"{line['seconds']:.0f}"]))
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _normed(notes: Sequence[str]) -> list[str]:
+    """What a lens reads with the final norm, where an experiment says it."""
+    return [note for note in notes if note.startswith(NORMED)]
 
 
 def insert(text: str, section: str, name: str = BENCHMARKS) -> str:

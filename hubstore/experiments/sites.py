@@ -21,6 +21,9 @@ from hubstore.experiments.outcome import Outcome, Plot, Row, make_table
 from hubstore.experiments.verdict import Floats, mean_rows, peak
 from hubstore.lens import Encoded, Variant
 
+NORMED = "with the final norm before the lens"
+"""How the note begins that says what the other reading shows."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -140,7 +143,7 @@ def read_outcome(
         *plots,
         *(Plot(f"{p.title}, normed", p.y_label, tuple(map(with_norm, p.quantities)), p.x, p.x_label) for p in plots),
     ]
-    note = f"with the final norm before the lens it is {'' if normed.shown else 'not '}shown: {normed.words(lab)}"
+    note = f"{NORMED} it is {'' if normed.shown else 'not '}shown: {normed.words(lab)}"
     return Outcome(best.shown, best.words(lab), best.n, make_table(rows, columns), tuple(every), (note, *notes))
 
 

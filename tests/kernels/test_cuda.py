@@ -223,7 +223,7 @@ def test_lens_sweep_is_the_reference(n, width, vocabulary, dtype):
     for name in ("target_ranks", "top_tokens"):
         assert torch.equal(getattr(found, name).cpu(), getattr(wanted, name)), name
     for name in ("log_partition", "entropy", "target_log_probabilities", "top_log_probabilities", "group_mass"):
-        torch.testing.assert_close(getattr(found, name).cpu(), getattr(wanted, name), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(getattr(found, name).cpu(), getattr(wanted, name), rtol=3e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("n", "width", "vocabulary"), [(37, 24, 300), (33, 20, 65)])
