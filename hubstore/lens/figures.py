@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hubstore.report.images import require_matplotlib
-from hubstore.report.text import direction, in_html, in_matplotlib, layer_label, number, visible
+from hubstore.report.text import in_html, in_matplotlib, layer_label, number, visible
 
 DPI = 150
 COLUMNS = 24
@@ -112,6 +112,7 @@ def html(maps: Sequence[HeatMap], heading: str) -> str:
         "table{border-collapse:separate;border-spacing:2px}"
         "th{font-weight:600;padding:2px 6px;text-align:right;white-space:nowrap}"
         "thead th{text-align:center;position:sticky;top:0;background:Canvas}"
+        "tbody th{position:sticky;left:0;background:Canvas;z-index:1}"
         "td{padding:2px 6px;text-align:center;white-space:nowrap;max-width:11ch;overflow:hidden;text-overflow:ellipsis;"
         "border-radius:3px;cursor:default;position:relative}"
         "td:hover,td:focus{outline:2px solid Highlight;overflow:visible}"
@@ -130,7 +131,7 @@ def html(maps: Sequence[HeatMap], heading: str) -> str:
 
 
 def _html_map(shown: HeatMap) -> str:
-    head = "".join(f'<th dir="{direction("und")}">{in_html(piece)}</th>' for piece in shown.pieces)
+    head = "".join(f'<th dir="auto">{in_html(_seen(piece))}</th>' for piece in shown.pieces)
     lines = []
     for layer in reversed(range(len(shown.layers))):
         cells = []
@@ -138,7 +139,7 @@ def _html_map(shown: HeatMap) -> str:
             shade, word, detail = shown.shades[layer, token], shown.words[layer][token], shown.details[layer][token]
             title = "&#10;".join(map(in_html, detail.split("\n")))
             colour = f"background:rgba(230,140,20,{shade:.3f})"
-            cells.append(f'<td tabindex="0" dir="auto" style="{colour}" title="{title}">{in_html(word)}</td>')
+            cells.append(f'<td tabindex="0" dir="auto" style="{colour}" title="{title}">{in_html(_seen(word))}</td>')
         lines.append(f"<tr><th>{in_html(layer_label(shown.layers[layer]))}</th>{''.join(cells)}</tr>")
     return (
         f"<h2>{in_html(shown.title)}</h2>\n<p class=\"scale\">colour: {in_html(shown.scale)}</p>\n"
@@ -194,6 +195,10 @@ def _draw(axes: Any, shown: HeatMap, start: int, across: int) -> None:
             axes.text(token, layer, _word(word), ha="center", va="center", fontsize=6.5)
 
 
+def _seen(word: str) -> str:
+    """A token without the spaces around it, or what it is made of where there is nothing else."""
+    return word.replace("\n", "↵").strip() or "␣"
+
+
 def _word(word: str) -> str:
-    flat = word.replace("\n", "↵").strip() or "␣"
-    return in_matplotlib(visible(flat, SHOWN_CHARACTERS))
+    return in_matplotlib(visible(_seen(word), SHOWN_CHARACTERS))
