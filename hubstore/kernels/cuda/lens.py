@@ -307,13 +307,16 @@ def lens_sweep(
     top, tokens = _best(hidden, unembedding, leading, k) if leading else (logits[:, :0], wanted.tokens.T[:, :0])
     # A state of zeros holds all tokens equally probable: more of them than a sweep keeps to put in order.
     blank = (hidden == 0).all(1)[:, None]
+    if leading:
+        top = torch.where(blank, 0.0, top)
+        tokens = torch.where(blank, torch.arange(k, device=device), tokens)
     found = LensSweep(
         log_partition=log_partition[:, 0].to(torch.float32),
         entropy=(log_partition - mean)[:, 0].to(torch.float32),
         target_log_probabilities=(logits - log_partition).to(torch.float32),
         target_ranks=torch.where(blank, wanted.tokens.T, wanted.ahead.T.long()) if ranks else targets[:, :0],
         top_log_probabilities=(capped(top, softcap) - log_partition).to(torch.float32),
-        top_tokens=torch.where(blank, torch.arange(k, device=device), tokens) if k else tokens,
+        top_tokens=tokens,
         group_mass=weights.mass * weights.scale,
     )
     if not bool(torch.isfinite(log_partition).all()):
