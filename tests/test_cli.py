@@ -167,7 +167,22 @@ def test_help_needs_no_torch_and_names_every_verb():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
     text = run("--help")
-    for verb in ("extract", "append", "index", "query", "analyze", "report", "info", "verify", "export", "bench"):
+    for verb in (
+        "extract",
+        "append",
+        "index",
+        "query",
+        "analyze",
+        "report",
+        "info",
+        "verify",
+        "export",
+        "bench",
+        "lens",
+        "trends",
+        "steer",
+        "experiment",
+    ):
         assert verb in text
         assert "Usage" in run(verb, "--help")
 

@@ -9,9 +9,10 @@ from hubstore.cli.output import out, print_json, size, table
 
 
 def info(store: options.StoreArgument, as_json: options.JsonOption = False) -> None:
-    """Say what a store holds: model, layers, partitions, shards, indexes and kept analyses."""
+    """Say what a store holds: model, layers, partitions, shards, indexes, the lens and kept analyses."""
     from hubstore.extraction.plan import load_plan
     from hubstore.store import StoreReader
+    from hubstore.store.layout import LENS
 
     opened = StoreReader(store)
     plan = load_plan(opened.storage)
@@ -35,6 +36,7 @@ def info(store: options.StoreArgument, as_json: options.JsonOption = False) -> N
         "corpora": [{"name": corpus["name"], "items": corpus["items"]} for corpus in opened.attributes["corpora"]],
         "partitions": {name: partition.size for name, partition in opened.partitions.items()},
         "indexes": sorted(key.removesuffix("/index.json") for key in keys if key.endswith("/index.json")),
+        "lens": LENS in keys,
         "analyses": sorted({key.split("/")[1] for key in keys if key.startswith("analyses/")}),
     }
     if as_json:
@@ -54,6 +56,7 @@ def info(store: options.StoreArgument, as_json: options.JsonOption = False) -> N
         "self-check": f"{check['deviation']:.1e} at most, {check['tolerance']:g} allowed ({check['padding']} padding)",
         "corpora": ", ".join(f"{corpus['name']} ({corpus['items']:,})" for corpus in summary["corpora"]),
         "indexes": f"{len(summary['indexes'])} layers" if summary["indexes"] else "none: queries search exactly",
+        "lens": "kept: `hubstore lens` needs no model" if summary["lens"] else "none; `hubstore lens --keep` adds it",
         "analyses": ", ".join(summary["analyses"]) or "none yet",
     }
     out.print(table(("", str(store)), lines.items()))

@@ -172,7 +172,9 @@ def test_a_store_without_a_lens_gets_one_by_keep(folder, tmp_path):
     hubstore.extract(corpus, str(folder), tmp_path / "a.hub", device="cpu")
     with pytest.raises(LensError, match="--keep"):
         run(tmp_path / "a.hub", "--id", "en:1")
+    assert not json.loads(CliRunner().invoke(app, ["info", str(tmp_path / "a.hub"), "--json"]).output)["lens"]
     assert "keeps the unembedding" in run(tmp_path / "a.hub", "--keep").output
+    assert json.loads(CliRunner().invoke(app, ["info", str(tmp_path / "a.hub"), "--json"]).output)["lens"]
     assert json.loads(run(tmp_path / "a.hub", "--id", "en:1", "--json").output)
     with pytest.raises(QueryError, match="give a STORE, or --model MODEL with --text"):
         run("--model", folder)
