@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from hubstore.files import put
 
 METADATA = b"hubstore"
 COLUMNS = {
@@ -95,8 +96,8 @@ def keep(folder: Path, outcome: Outcome, description: Mapping[str, Any], picture
     described = {METADATA: json.dumps(record).encode()}
     sink = pa.BufferOutputStream()
     pq.write_table(outcome.table.replace_schema_metadata(described), sink)
-    _write(folder / TABLE, sink.getvalue().to_pybytes())
-    _write(folder / FIGURE, picture)
+    put(folder / TABLE, sink.getvalue().to_pybytes())
+    put(folder / FIGURE, picture)
     result = {
         **description,
         "shown": outcome.shown,
@@ -105,7 +106,7 @@ def keep(folder: Path, outcome: Outcome, description: Mapping[str, Any], picture
         "notes": outcome.notes,
         "plots": [vars(plot) for plot in outcome.plots],
     }
-    _write(folder / RESULT, to_json(result))
+    put(folder / RESULT, to_json(result))
 
 
 def read_kept(folder: Path, made_from: Mapping[str, Any]) -> Outcome | None:
@@ -129,7 +130,7 @@ def to_json(value: Any) -> bytes:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON at `path`, wholly or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, to_json(value))
+    put(path, to_json(value))
 
 
 def read_json(path: Path) -> Any:
@@ -138,9 +139,3 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)

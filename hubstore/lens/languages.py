@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ import pyarrow as pa
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from hubstore.corpus import Corpus
 from hubstore.errors import CorpusError, LensError, MissingDependencyError
+from hubstore.files import put
 from hubstore.lens.lens import Lens
 from hubstore.lens.vocabulary import ANCHOR, Vocabulary
 from hubstore.version import __version__
@@ -87,10 +86,7 @@ class TokenLanguages:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, wholly or not at all."""
         described = {METADATA: json.dumps({"languages": self.languages, **self.record})}
-        target = Path(path)
-        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-        partial.write_bytes(save({WEIGHTS: self.weights.cpu().contiguous()}, described))
-        partial.replace(target)
+        put(Path(path), save({WEIGHTS: self.weights.cpu().contiguous()}, described))
 
     @classmethod
     def load(cls, path: str | Path, lens: Lens) -> TokenLanguages:
@@ -125,7 +121,7 @@ def count_token_languages(corpus: Corpus, lens: Lens) -> TokenLanguages:
     Example:
         >>> count_token_languages(open_corpus("wiki.jsonl"), lens).save("wiki.safetensors")
     """
-    tokenizer = _tokenizer(lens.vocabulary)
+    tokenizer = lens.vocabulary.tokenizer
     counts: dict[str, npt.NDArray[np.int64]] = {}
     for batch in corpus.batches(BATCH):
         encoded = [one.ids for one in tokenizer.encode_batch_fast(batch["text"].to_pylist(), add_special_tokens=False)]
@@ -164,7 +160,7 @@ def token_languages_of_words(lens: Lens, languages: Sequence[str] | None = None)
     tags = sorted(wordfreq.available_languages()) if languages is None else list(dict.fromkeys(languages))
     if len(tags) < 2:
         raise LensError(f"languages {', '.join(tags) or 'none'}: tokens are told apart by two or more")
-    tokenizer, scripts = _tokenizer(lens.vocabulary), _Scripts()
+    tokenizer, scripts = lens.vocabulary.tokenizer, _Scripts()
     likely = np.zeros((lens.head.vocabulary, len(tags)))
     written: list[Floats] = []
     for place, tag in enumerate(tags):
@@ -186,14 +182,7 @@ def token_languages_of_words(lens: Lens, languages: Sequence[str] | None = None)
 @lru_cache(maxsize=4)
 def tokenizer_digest(vocabulary: Vocabulary) -> str:
     """SHA-256 of a tokenizer, however it was last told to pad and to truncate."""
-    return _digest(_tokenizer(vocabulary))
-
-
-def _tokenizer(vocabulary: Vocabulary) -> Any:
-    tokenizer = Tokenizer.from_str(vocabulary.definition)
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
+    return _digest(vocabulary.tokenizer)
 
 
 def _digest(tokenizer: Any) -> str:

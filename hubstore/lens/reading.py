@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,13 +75,14 @@ class Question:
         if not 1 <= self.k <= self.lens.head.vocabulary:
             raise LensError(f"k is {self.k}; ask for 1 to {self.lens.head.vocabulary} tokens")
 
+    @cached_property
     def target_ids(self) -> list[int]:
         """The targets' tokens; LensError for a target that is several."""
         return [self.lens.token(target) for target in self.targets]
 
     def read(self, hidden: Tensor, layer: str) -> LensSweep:
         """The sweep over states [n, width] of a layer."""
-        targets = torch.tensor(self.target_ids(), dtype=torch.int64).expand(len(hidden), len(self.targets))
+        targets = torch.tensor(self.target_ids, dtype=torch.int64).expand(len(hidden), len(self.targets))
         variant: Variant = "final" if layer == "final" else self.variant
         return self.lens.sweep(hidden, variant=variant, targets=targets.contiguous(), k=self.k)
 
@@ -88,6 +90,12 @@ class Question:
         """int64 [n]: the tokens that the model itself would say, of states of its last block or after its norm."""
         variant: Variant = "final" if layer == "final" else "normed"
         return self.lens.sweep(hidden, variant=variant, k=1).top_tokens[:, 0]
+
+
+def own_layer(store: StoreReader) -> str | None:
+    """The layer whose states say what the model itself would: "final", or the last block; None where none is kept."""
+    blocks = str(store.attributes["model"]["blocks"])
+    return next((name for name in ("final", blocks) if name in store.layers), None)
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,7 @@ def read_store(
     pooled = store.pooling_name(pooling)
     positions = np.arange(len(store)) if ids is None else store.positions(list(ids))
     rows, states = _stored(store, lens, positions, pooled)
-    last = next((name for name in ("final", str(store.attributes["model"]["blocks"])) if name in store.layers), None)
+    last = own_layer(store)
     tables = []
     for start in range(0, len(rows), STATES):
         part = rows[start : start + STATES]
@@ -297,7 +305,7 @@ def _finished(
         **about,
         "variant": question.variant,
         "targets": list(question.targets),
-        "target_ids": question.target_ids(),
+        "target_ids": question.target_ids,
         "k": question.k,
         "layers": list(layers),
         "version": __version__,

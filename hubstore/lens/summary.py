@@ -13,7 +13,7 @@ import torch
 from hubstore.analysis.bootstrap import Bootstrap
 from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
 from hubstore.lens.lens import Lens, Variant
-from hubstore.lens.reading import STATES, Question
+from hubstore.lens.reading import STATES, Question, own_layer
 from hubstore.lens.rows import text_rows
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def lens_summary(
     chosen = [store.partition(name).name for name in (partitions or store.partitions)]
     pooled = store.pooling_name(pooling)
     question = Question(lens, variant, tuple(targets), 1)
-    ids = question.target_ids()
+    ids = question.target_ids
 
     def make() -> Findings:
         summary = _Summary(store, question, pooled, Bootstrap(bootstrap, seed))
@@ -89,8 +89,7 @@ class _Summary:
         self._question = question
         self._pooling = pooling
         self._resampling = resampling
-        blocks = str(store.attributes["model"]["blocks"])
-        self._last = next((name for name in ("final", blocks) if name in store.layers), None)
+        self._last = own_layer(store)
 
     def partition(self, name: str, layers: Sequence[str]) -> Iterator[Row]:
         positions = self._store.partition(name).positions()

@@ -54,7 +54,8 @@ class Vocabulary:
         return cls(backend.to_str())
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def tokenizer(self) -> Any:
+        """A `tokenizers.Tokenizer` that neither pads nor cuts."""
         tokenizer = Tokenizer.from_str(self.definition)
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -62,24 +63,24 @@ class Vocabulary:
 
     @cached_property
     def _anchor(self) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(ANCHOR, add_special_tokens=False).ids
+        ids: list[int] = self.tokenizer.encode(ANCHOR, add_special_tokens=False).ids
         return ids
 
     def encode(self, text: str) -> Encoded:
         """A text with the special tokens that the model puts around it."""
-        encoding = self._tokenizer.encode(text)
+        encoding = self.tokenizer.encode(text)
         return Encoded(tuple(encoding.ids), tuple(encoding.offsets))
 
     def encode_all(self, texts: Sequence[str]) -> list[Encoded]:
         """`encode` of many texts at once."""
-        return [Encoded(tuple(e.ids), tuple(e.offsets)) for e in self._tokenizer.encode_batch(list(texts))]
+        return [Encoded(tuple(e.ids), tuple(e.offsets)) for e in self.tokenizer.encode_batch(list(texts))]
 
     def pieces(self, text: str) -> list[int]:
         """Token ids of a text in the middle of another, without special tokens: " three" is not "three"."""
-        anchored: list[int] = self._tokenizer.encode(ANCHOR + text, add_special_tokens=False).ids
+        anchored: list[int] = self.tokenizer.encode(ANCHOR + text, add_special_tokens=False).ids
         if anchored[: len(self._anchor)] == self._anchor:
             return anchored[len(self._anchor) :]
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def token_or_none(self, text: str) -> int | None:
@@ -108,7 +109,7 @@ class Vocabulary:
 
 @lru_cache(maxsize=1 << 16)
 def _text(vocabulary: Vocabulary, token: int) -> str:
-    tokenizer = vocabulary._tokenizer
+    tokenizer = vocabulary.tokenizer
     name: str | None = tokenizer.id_to_token(token)
     if name is None:
         return f"<{token}>"  # an unembedding may have more rows than the tokenizer has tokens

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import pyarrow.csv
 from hubstore.analysis import ANALYSES, metadata
 from hubstore.analysis.pairs import Pair
 from hubstore.errors import HubstoreError
+from hubstore.files import put
 from hubstore.report.examples import Example
 from hubstore.report.facts import facts, model_name, partition_sizes
 from hubstore.report.figures import plotly_js
@@ -140,14 +140,9 @@ def examples_table(examples: Sequence[Example]) -> pa.Table:
 
 def _put(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(content)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        put(path, content)
     except OSError as error:
         raise HubstoreError(
             f"{path} could not be written ({error.strerror}); choose a folder that can be written to, with room for "

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from hubstore.errors import SteeringError
 from hubstore.extraction.pipeline import batch_members
+from hubstore.files import put
 from hubstore.models import Model, make_batch, tokenize
 from hubstore.steer.restart import run_to
 from hubstore.version import __version__
@@ -68,14 +69,10 @@ class Direction:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with the record in its metadata; it is whole or not there."""
         target = Path(path)
-        partial = target.with_name(f".{target.name}.partial")
         try:
-            save_file({TENSOR: self.vector.contiguous()}, partial, {METADATA: json.dumps(dict(self.record))})
-            partial.replace(target)
+            put(target, save({TENSOR: self.vector.contiguous()}, {METADATA: json.dumps(dict(self.record))}))
         except (OSError, SafetensorError) as error:
             raise SteeringError(f"{target} could not be written: {error}; give a folder that can be") from error
-        finally:
-            partial.unlink(missing_ok=True)
 
     def check(self, model: Model) -> None:
         """SteeringError unless it has the model's width, and comes from its weights."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from hubstore.kernels.cuda import sweep as engine
 from hubstore.kernels.cuda.candidates import Kept, Leading, keep_best, ordered
+from hubstore.kernels.cuda.factors import Factors, aligned_rows, readable
 from hubstore.kernels.cuda.pairs import best, join_crowded, pair_product
 from hubstore.kernels.cuda.sweep import just_below, own
 from hubstore.kernels.reference import LensSweep
@@ -23,9 +23,7 @@ PANELS = 4  # that a sweep takes beside its own operands
 TARGETS = 4  # whose ranks a sweep counts; each costs registers
 SLACK = 6  # candidates beyond k
 GATHERED = 8192  # targets whose rows are gathered at a time
-HALVED_FROM = 2048  # float32 states from which on it pays to write the vocabulary as float16 numbers first
-HALVED_ROWS = 1 << 15  # that are written so at a time
-LARGEST = 15  # exponent of the largest element of a row of float16 numbers, 32,768
+HALVED_FROM = 2048  # float32 states from which on the vocabulary is written as float16 numbers first; not tuned
 
 
 @triton.jit
@@ -195,44 +193,6 @@ class _Groups:
 
 
 @dataclass(frozen=True)
-class _Factors:
-    """What the sweep multiplies.
-
-    Args:
-        hidden: [n, width], rows as the sweep reads them.
-        unembedding: [vocabulary, width], of the same dtype.
-        scale: float32 [n], times which a product is a logit; None for ones.
-    """
-
-    hidden: Tensor
-    unembedding: Tensor
-    scale: Tensor | None = None
-
-    @classmethod
-    def of(cls, hidden: Tensor, unembedding: Tensor, *, few: int) -> _Factors:
-        """Rows as they are; many float32 rows as float16 numbers, whose products a GPU makes twice as fast.
-
-        Two float16 numbers hold 22 digits of a float32 row, scaled by a power of two. Their products but the least one,
-        added up, are one product of rows three times as wide; as exact as of three TF32 numbers.
-
-        Args:
-            hidden: [n, width].
-            unembedding: [vocabulary, width].
-            few: states below which float32 rows stay as they are.
-        """
-        if hidden.dtype != torch.float32 or len(hidden) < few:
-            return cls(hidden, unembedding)
-        exponents, common = _exponents(hidden), _exponents(unembedding).amax()
-        left = _halved(hidden, exponents, lambda high, low: (low, high, high))
-        right = _halved(unembedding, common.expand(len(unembedding)), lambda high, low: (high, low, high))
-        return cls(left, right, _power(exponents - LARGEST) * _power(common - LARGEST))
-
-    def of_states(self, span: slice) -> _Factors:
-        """Of some states."""
-        return _Factors(self.hidden[span], self.unembedding, None if self.scale is None else self.scale[span])
-
-
-@dataclass(frozen=True)
 class _Targets:
     """Tokens to look up, their logits, and how many tokens stand before each so far: [t, n] each."""
 
@@ -241,7 +201,7 @@ class _Targets:
     ahead: Tensor
 
     @classmethod
-    def of(cls, factors: _Factors, targets: Tensor) -> _Targets:
+    def of(cls, factors: Factors, targets: Tensor) -> _Targets:
         """Targets int64 [n, t], and their logits as the sweep computes them, so that none stands ahead of itself."""
         hidden = factors.hidden
         tokens = targets.T.to(hidden.device, torch.int64).contiguous()
@@ -249,7 +209,7 @@ class _Targets:
         for column, own_logits in zip(tokens, logits, strict=True):
             for start in range(0, len(hidden), GATHERED):
                 part = factors.of_states(slice(start, start + GATHERED))
-                rows = _aligned(part.unembedding[column[start : start + GATHERED]], hidden.dtype)
+                rows = aligned_rows(part.unembedding[column[start : start + GATHERED]], hidden.dtype)
                 engine.diagonal(part.hidden, rows, _target, (own_logits[start : start + GATHERED], part.scale))
         return cls(tokens, logits, torch.zeros(tokens.shape, dtype=torch.int32, device=hidden.device))
 
@@ -277,12 +237,12 @@ def lens_sweep(
 ) -> LensSweep:
     """See `hubstore.kernels.lens_sweep`."""
     check_lens(hidden, unembedding, targets, k, groups, softcap)
-    hidden, unembedding = _readable(hidden, unembedding)
+    hidden, unembedding = readable(hidden, unembedding)
     n, device = len(hidden), hidden.device
     if targets is None:
         targets = torch.empty(n, 0, dtype=torch.int64, device=device)
     # Beside TF32 products Triton miscompiles those that sum the mass: NaN, or memory that is not its own.
-    factors = _Factors.of(hidden, unembedding, few=HALVED_FROM if groups is None else 0)
+    factors = Factors.of(hidden, unembedding, few=HALVED_FROM if groups is None else 0)
     wanted = _Targets.of(factors, targets)
     leading = Leading.none(n, min(k + SLACK, len(unembedding)), device) if k else None
     log_partition, mean = (torch.empty(n, 1, dtype=torch.float64, device=device) for _ in range(2))
@@ -326,7 +286,7 @@ def lens_sweep(
 
 
 def _sweep(
-    factors: _Factors,
+    factors: Factors,
     targets: tuple[tuple[Tensor, Tensor, Tensor], ...],
     leading: Leading | None,
     groups: _Groups,
@@ -372,43 +332,6 @@ def _best(hidden: Tensor, unembedding: Tensor, leading: Leading, k: int) -> tupl
     logits, tokens = best(pair_product(hidden, unembedding, tokens), tokens, k)
     join_crowded(hidden, unembedding, leading, logits, tokens, cosine=False)
     return logits, tokens
-
-
-def _readable(hidden: Tensor, unembedding: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as a sweep reads them: as they are where they can be, else in float32, which holds either's digits."""
-    dtype = hidden.dtype if hidden.dtype == unembedding.dtype != torch.float64 else torch.float32
-    return _aligned(hidden, dtype), _aligned(unembedding, dtype)
-
-
-def _exponents(rows: Tensor) -> Tensor:
-    """int32 [n]: of each row of float32, the power of two just above its largest element."""
-    return torch.frexp(rows.abs().amax(1)).exponent.clamp(-100, 128)
-
-
-def _power(exponents: Tensor) -> Tensor:
-    """float32: two to the power of each."""
-    return torch.exp2(exponents.to(torch.float32))
-
-
-def _halved(rows: Tensor, exponents: Tensor, order: Callable[[Tensor, Tensor], tuple[Tensor, ...]]) -> Tensor:
-    """float16 [n, 3 width]: each row times a power of two, as a high and a low part in the order given."""
-    width = 3 * rows.shape[1]
-    out = torch.empty(len(rows), -(-width // 8) * 8, dtype=torch.float16, device=rows.device)[:, :width]
-    for start in range(0, len(rows), HALVED_ROWS):
-        span = slice(start, start + HALVED_ROWS)
-        scaled = rows[span] * _power(LARGEST - exponents[span])[:, None]
-        high = scaled.to(torch.float16)
-        out[span] = torch.cat(order(high, (scaled - high.to(torch.float32)).to(torch.float16)), 1)
-    return out
-
-
-def _aligned(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows in `dtype` that begin on boundaries that a sweep can read from: a copy where these do not."""
-    if rows.dtype == dtype and engine.aligned(rows):
-        return rows
-    width = rows.shape[1]
-    copy = torch.empty(len(rows), -(-width // 8) * 8, dtype=dtype, device=rows.device)[:, :width]
-    return copy.copy_(rows)
 
 
 def _states_at_once(unembedding: Tensor, k: int, panels: int) -> int:
