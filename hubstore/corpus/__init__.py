@@ -3,7 +3,7 @@
 from hubstore.corpus.columns import ColumnOptions
 from hubstore.corpus.corpus import Corpus, Skipped
 from hubstore.corpus.dataset import read_dataset
-from hubstore.corpus.item import ITEM_SCHEMA, Item
+from hubstore.corpus.item import ITEM_SCHEMA, Item, Media
 from hubstore.corpus.opening import open_corpus
 from hubstore.corpus.parallel import read_parallel
 from hubstore.corpus.sample import read_sample, sample_names
@@ -14,6 +14,7 @@ __all__ = [
     "ColumnOptions",
     "Corpus",
     "Item",
+    "Media",
     "Skipped",
     "open_corpus",
     "read_csv",

@@ -120,7 +120,12 @@ class Corpus:
 
 
 def _record_batch(items: list[Item]) -> pa.RecordBatch:
-    columns = [pa.array([getattr(item, name) for item in items], pa.string()) for name in ITEM_SCHEMA.names]
+    values: dict[str, list[Any]] = {
+        name: [getattr(item, name) for item in items] for name in ITEM_SCHEMA.names if name not in ("media", "data")
+    }
+    values["media"] = [item.media and item.media.name for item in items]
+    values["data"] = [item.media and item.media.data for item in items]
+    columns = [pa.array(values[field.name], field.type) for field in ITEM_SCHEMA]
     return pa.RecordBatch.from_arrays(columns, schema=ITEM_SCHEMA)
 
 

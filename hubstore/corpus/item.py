@@ -11,9 +11,25 @@ ITEM_SCHEMA: pa.Schema = pa.schema(
         pa.field("language", pa.string(), nullable=False),
         pa.field("modality", pa.string(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
+        pa.field("media", pa.string()),
+        pa.field("data", pa.large_binary()),
     ]
 )
-"""The columns of every batch of items. Only `concept` may be null."""
+"""The columns of every batch of items. `concept` may be null; `media` is for text, and `data` where a file has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A picture or a sound, before it is decoded.
+
+    Args:
+        name: What names it to a person, and finds it again: the path of a file, or a place in one
+            (`shard.tar!a/b.png`).
+        data: Its bytes, encoded (PNG, JPEG, WAV, Ogg, ...); None where `name` is the path of a file.
+    """
+
+    name: str
+    data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +38,12 @@ class Item:
 
     Args:
         id: What names the item; no two items of a corpus share it.
-        text: What the model reads.
+        text: What the model reads. Beside a picture or a sound it may be empty.
         language: BCP 47 tag, kept as it was given: `en` and `EN` are two languages. Private-use
             tags (`x-python`) name other kinds of data, `zxx` none.
         concept: The id that semantically equivalent items share; None for an item without one.
         modality: How the model reads the item: `text`, `image` or `audio`.
+        media: The picture or sound of an `image` or `audio` item.
     """
 
     id: str
@@ -34,3 +51,4 @@ class Item:
     language: str
     concept: str | None = None
     modality: str = "text"
+    media: Media | None = None
