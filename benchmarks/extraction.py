@@ -129,7 +129,7 @@ def _setting(where: Path, corpus: Corpus, model: Model, scratch: Path) -> Settin
         make_batch(model, [token_ids[i] for i in members])
         for members in batch_members(lengths, resolved.batch_tokens or 0)
     ]
-    assert sum(batch.input_ids.numel() for batch in batches) == done.progress.padded, "not the batches of the run"
+    assert sum(batch.inputs["input_ids"].numel() for batch in batches) == done.progress.padded, "not the batches of the run"
     return Setting(where, texts, batches)
 
 
@@ -143,7 +143,7 @@ def _bare(setting: Setting) -> Callable[[], None]:
     @torch.inference_mode()
     def forward(batches: list[Batch]) -> None:
         for batch in batches:
-            trunk(**batch.inputs())
+            trunk(**batch.inputs)
 
     forward(setting.batches[-1:])
     return functools.partial(forward, setting.batches)
@@ -217,7 +217,7 @@ def _nnsight(setting: Setting) -> Peer:
     def trace(batches: list[Batch], texts: list[str]) -> list[torch.Tensor]:
         pooled = []
         for batch in batches:
-            with wrapped.trace(**batch.inputs()):
+            with wrapped.trace(**batch.inputs):
                 rows = []
                 for block in blocks:
                     output = block.output

@@ -11,13 +11,14 @@ import pyarrow as pa
 import torch
 
 from hubstore import analysis, export, index, query
-from hubstore.corpus import Corpus, open_corpus
+from hubstore.corpus import Corpus, Item, open_corpus
 from hubstore.devices import resolve_device
 from hubstore.extraction import Settings, Watch, Workers, encode, load_model_of, require_same_model
 from hubstore.extraction import append as append_items
 from hubstore.extraction import extract as extract_items
 from hubstore.lens import Lens, keep_lens, lens_summary, read_store
 from hubstore.models import Model, devices_of, load_model
+from hubstore.query import Medium
 from hubstore.store import Problem, StoreReader, verify
 
 
@@ -43,6 +44,8 @@ class Store(StoreReader):
         *,
         ids: Sequence[str] | None = None,
         texts: Sequence[str] | None = None,
+        images: Sequence[Medium] | None = None,
+        audio: Sequence[Medium] | None = None,
         vectors: Any = None,
         k: int = 10,
         layers: Sequence[str | int] | None = None,
@@ -55,6 +58,8 @@ class Store(StoreReader):
         Args:
             ids: items of the store.
             texts: read by the store's model, which is loaded from `model` or from where it was at extraction.
+            images: pictures, as paths or encoded bytes; read by the model too.
+            audio: sounds, likewise.
             vectors: [width] or [queries, width].
             k: neighbours for each query and layer.
             layers: all by default.
@@ -63,10 +68,10 @@ class Store(StoreReader):
             options: filters and effort.
         """
         encoder = None
-        if texts is not None:
+        if not (texts is None and images is None and audio is None):
             names = [self.layer_name(layer) for layer in (self.layers if layers is None else layers)]
 
-            def encoder(given: Sequence[str]) -> Mapping[str, torch.Tensor]:
+            def encoder(given: Sequence[Item]) -> Mapping[str, torch.Tensor]:
                 loaded = model if isinstance(model, Model) else self.model(model)
                 return encode(self, loaded, given, names, self.pooling_name(pooling))
 
@@ -74,6 +79,8 @@ class Store(StoreReader):
             self,
             ids=ids,
             texts=texts,
+            images=images,
+            audio=audio,
             vectors=vectors,
             k=k,
             layers=layers,
@@ -149,6 +156,8 @@ def extract(
     *,
     device: str | Sequence[str] = "auto",
     model_dtype: str = "auto",
+    also: Sequence[str] = (),
+    stack: str | None = None,
     with_lens: bool = False,
     watch: Watch | None = None,
     **settings: Any,
@@ -164,6 +173,8 @@ def extract(
             byte. A loaded model stays where it is. A script that uses several guards its entry with
             `if __name__ == "__main__":`, since those processes import it.
         model_dtype: "auto", "float32", "float16" or "bfloat16".
+        also: further models over the same language model, which read other modalities; see `load_model`.
+        stack: which of a model's stacks of blocks, where it has several; see `load_model`.
         with_lens: keep the unembedding in the store too, so that a lens needs no model. A loaded model must have its
             head.
         watch: called as the run goes.
@@ -177,7 +188,10 @@ def extract(
     if isinstance(model, Model):
         loaded, workers = model, None
     else:
-        loaded, workers = _on_devices(device, functools.partial(_load, source=model, dtype=model_dtype, head=with_lens))
+        loaded, workers = _on_devices(
+            device,
+            functools.partial(_load, source=model, dtype=model_dtype, head=with_lens, also=tuple(also), stack=stack),
+        )
     if with_lens:
         loaded.require_head()  # before a long run, not after it
     extract_items(_corpus(corpus), loaded, path, Settings(**settings), watch=watch, workers=workers)
@@ -210,8 +224,8 @@ def _on_devices(device: str | Sequence[str], load: Callable[[str], Model]) -> tu
     return load(first), Workers(load, tuple(others)) if others else None
 
 
-def _load(device: str, source: str, dtype: str, head: bool) -> Model:
-    return load_model(source, device=device, dtype=dtype, head=head)
+def _load(device: str, source: str, **options: Any) -> Model:
+    return load_model(source, device=device, **options)
 
 
 def _load_again(device: str, path: str | Path, source: str | None) -> Model:

@@ -157,7 +157,7 @@ def test_errors_are_one_line_with_the_remedy_and_exit_status_1(store, tmp_path):
     assert "--parallel 'en' is not LANGUAGE=VALUE" in fail(
         "extract", "--parallel", "en", "-m", "x", "-o", tmp_path / "y"
     )
-    assert "could not be loaded as a language model" in fail(
+    assert "could not be loaded as a model" in fail(
         "extract", "sample:ntrex", "-m", tmp_path / "no-model", "-o", tmp_path / "y"
     )
 

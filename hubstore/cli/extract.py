@@ -23,7 +23,9 @@ def extract(
     pool: Annotated[
         str,
         typer.Option(
-            "--pool", help="How a text becomes one row: last, mean, first; or tokens: every token. Comma-separated."
+            "--pool",
+            help="How an item becomes one row: last, mean, first; media or text: the mean over a medium's tokens or "
+            "over those beside it; tokens: every token a row. Comma-separated.",
         ),
     ] = "mean",
     layers: Annotated[
@@ -32,6 +34,12 @@ def extract(
     dtype: Annotated[str, typer.Option(help="The store's: auto, float16, bfloat16 or float32.")] = "auto",
     prefix: Annotated[str, typer.Option(help='Put before every text, such as "query: ".')] = "",
     template: Annotated[str, typer.Option(help="What the model reads; {text} is the item's text.")] = "{text}",
+    media_template: Annotated[
+        str, typer.Option(help="What goes with a picture or sound: {media} stands for it, {text} for its item's text.")
+    ] = "{media}",
+    previews: Annotated[
+        bool, typer.Option("--previews", help="Keep thumbnails and short clips in the store, to show results with.")
+    ] = False,
     max_tokens: Annotated[int | None, typer.Option(help="Cut longer texts here. The model's limit by default.")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens in a batch, padding included.")] = None,
     padding: Annotated[str, typer.Option(help="right or left, where batches are padded.")] = "right",
@@ -53,6 +61,18 @@ def extract(
     device: Annotated[
         str, typer.Option(help="auto (every GPU there is, else the CPU), cpu, cuda, or several: cuda:0,cuda:1.")
     ] = "auto",
+    readers: Annotated[
+        int | None,
+        typer.Option(help="Processes that read media beside a GPU. All spare CPUs by default."),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", help="A further model over the same language model, for another modality."),
+    ] = None,
+    stack: Annotated[
+        str | None,
+        typer.Option(help="Of a pair of towers: joint, text, image, audio; of a speech model: encoder, decoder."),
+    ] = None,
     attention: Annotated[str | None, typer.Option(help="Attention implementation of transformers.")] = None,
     revision: Annotated[str | None, typer.Option("--model-revision", help="Revision of a hub's model.")] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
@@ -97,6 +117,8 @@ def extract(
         layers=tuple(part.strip() for part in layers.split(",")),
         dtype=dtype,
         template=prefix.replace("{text}", "") + "{text}" if prefix else template,
+        media_template=media_template,
+        previews=previews,
         max_tokens=max_tokens,
         batch_tokens=batch_tokens,
         padding=padding,  # type: ignore[arg-type]  # checked when the settings are resolved
@@ -114,12 +136,14 @@ def extract(
         attention=attention,
         trust_remote_code=trust_remote_code,
         head=with_lens,
+        also=tuple(also or ()),
+        stack=stack,
     )
     with err.status(f"loading {model}"):
         loaded = load(first)
     workers = Workers(load, tuple(others)) if others else None
     with watching(store.name) as watch:
-        done = run(items, loaded, store, settings, watch=watch, workers=workers)
+        done = run(items, loaded, store, settings, watch=watch, workers=workers, processes=readers)
     if with_lens:
         from hubstore.lens import keep_lens
         from hubstore.store import StoreReader
@@ -137,6 +161,7 @@ def load_on(device: str, **options: Any) -> Any:
 
 def print_extraction(done: Any, corpus: Any, as_json: bool) -> None:
     """What an extraction did: for people with what to type next, for programs as JSON."""
+    from hubstore.extraction import checks_of
     from hubstore.store import StoreReader
 
     store = StoreReader(done.path)
@@ -150,7 +175,7 @@ def print_extraction(done: Any, corpus: Any, as_json: bool) -> None:
         "poolings": list(store.poolings),
         "dtype": store.layout.dtype,
         "partitions": {name: partition.size for name, partition in store.partitions.items()},
-        "skipped": corpus.skipped.count,
+        "skipped": corpus.skipped.count + progress.skipped,
         "truncated": progress.truncated,
         "seconds": round(progress.seconds, 3),
         "tokens": progress.tokens,
@@ -173,11 +198,13 @@ def print_extraction(done: Any, corpus: Any, as_json: bool) -> None:
     )
     out.print(table(("partition", "items"), summary["partitions"].items()))
     if progress.truncated:
-        out.print(f"[yellow]note:[/] {progress.truncated:,} texts were longer than the limit and cut")
-    if refused := store.attributes["self_check"].get("refused"):
-        out.print(f"[yellow]note:[/] batches are padded, since the model cannot be packed: {escape(refused)}")
-    if corpus.skipped.count:
-        out.print(f"[yellow]note:[/] {corpus.skipped.count:,} rows were skipped; the first:")
-        for message in corpus.skipped.messages[:5]:
+        out.print(f"[yellow]note:[/] {progress.truncated:,} items were longer than the limit and cut")
+    for modality, check in checks_of(store.attributes).items():
+        if check.refused:
+            which = "padded, since the model cannot be packed" if modality == "text" else "of items of one shape only"
+            out.print(f"[yellow]note:[/] batches of {modality} items are {which}: {escape(check.refused)}")
+    if summary["skipped"]:
+        out.print(f"[yellow]note:[/] {summary['skipped']:,} rows were skipped; the first:")
+        for message in (*corpus.skipped.messages, *progress.broken)[:5]:
             out.print(f"  {message}", markup=False)
     out.print(f"next: hubstore index {done.path}; hubstore query {done.path} --id ID; hubstore report {done.path}")

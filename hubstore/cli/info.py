@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from hubstore.cli import options
@@ -10,6 +11,7 @@ from hubstore.cli.output import out, print_json, size, table
 
 def info(store: options.StoreArgument, as_json: options.JsonOption = False) -> None:
     """Say what a store holds: model, layers, partitions, shards, indexes, the lens and kept analyses."""
+    from hubstore.extraction import checks_of
     from hubstore.extraction.plan import load_plan
     from hubstore.store import StoreReader
     from hubstore.store.layout import LENS
@@ -32,7 +34,7 @@ def info(store: options.StoreArgument, as_json: options.JsonOption = False) -> N
         "width": opened.width,
         "model": dict(opened.attributes["model"]),
         "settings": dict(opened.attributes["settings"]),
-        "self_check": dict(opened.attributes["self_check"]),
+        "self_checks": {modality: check.to_json() for modality, check in checks_of(opened.attributes).items()},
         "corpora": [{"name": corpus["name"], "items": corpus["items"]} for corpus in opened.attributes["corpora"]],
         "partitions": {name: partition.size for name, partition in opened.partitions.items()},
         "indexes": sorted(key.removesuffix("/index.json") for key in keys if key.endswith("/index.json")),
@@ -42,7 +44,7 @@ def info(store: options.StoreArgument, as_json: options.JsonOption = False) -> N
     if as_json:
         print_json(summary)
         return
-    model, check = summary["model"], summary["self_check"]
+    model = summary["model"]
     state = "complete" if summary["complete"] else f"unfinished, {len(missing)} shards to go: run extract again"
     computed = f"{model['class']}, {model['kind']}, {model['blocks']} blocks, computed in {model['dtype']}"
     lines = {
@@ -53,7 +55,8 @@ def info(store: options.StoreArgument, as_json: options.JsonOption = False) -> N
         "layers": f"{', '.join(opened.layers)} ({opened.width} wide, {opened.layout.dtype})",
         "pooling": ", ".join(opened.poolings),
         "template": summary["settings"]["template"],
-        "self-check": f"{check['deviation']:.1e} at most, {check['tolerance']:g} allowed ({check['padding']} padding)",
+        **({"media template": summary["settings"]["media_template"]} if "media" in model else {}),
+        **{f"self-check, {modality}": _checked(check) for modality, check in summary["self_checks"].items()},
         "corpora": ", ".join(f"{corpus['name']} ({corpus['items']:,})" for corpus in summary["corpora"]),
         "indexes": f"{len(summary['indexes'])} layers" if summary["indexes"] else "none: queries search exactly",
         "lens": "kept: `hubstore lens` needs no model" if summary["lens"] else "none; `hubstore lens --keep` adds it",
@@ -61,3 +64,8 @@ def info(store: options.StoreArgument, as_json: options.JsonOption = False) -> N
     }
     out.print(table(("", str(store)), lines.items()))
     out.print(table(("partition", "items"), summary["partitions"].items()))
+
+
+def _checked(check: Mapping[str, Any]) -> str:
+    how = f"{check['padding']} padding" if check["batching"] == "padded" else f"{check['batching']} batches"
+    return f"{check['deviation']:.1e} at most, {check['tolerance']:g} allowed ({how})"

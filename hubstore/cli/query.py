@@ -18,6 +18,8 @@ def query(
     store: options.StoreArgument,
     ids: Annotated[list[str] | None, typer.Option("--id", help="Neighbours of an item of the store.")] = None,
     texts: Annotated[list[str] | None, typer.Option("--text", help="Neighbours of a text given now.")] = None,
+    images: Annotated[list[Path] | None, typer.Option("--image", help="Neighbours of a picture: its file.")] = None,
+    audio: Annotated[list[Path] | None, typer.Option("--audio", help="Neighbours of a sound: its file.")] = None,
     vector: Annotated[Path | None, typer.Option(help="Neighbours of vectors: .npy, [width] or [n, width].")] = None,
     k: Annotated[int, typer.Option("-k", help="Neighbours for each query and layer.")] = 10,
     layers: options.LayersOption = None,
@@ -28,7 +30,7 @@ def query(
     exclude_same_language: Annotated[
         bool, typer.Option("--exclude-same-language", help="No items in the query's own language.")
     ] = False,
-    query_language: Annotated[str | None, typer.Option(help="Language of --text, needed to exclude it.")] = None,
+    query_language: Annotated[str | None, typer.Option(help="Language of what is asked, needed to exclude it.")] = None,
     model: options.ModelOption = None,
     effort: Annotated[int | None, typer.Option(help="HNSW's efSearch or IVF's nprobe: recall against time.")] = None,
     allow_stale: Annotated[bool, typer.Option("--allow-stale", help="Use an index older than its store.")] = False,
@@ -37,12 +39,15 @@ def query(
 ) -> None:
     """Find the nearest items by cosine, at one layer or all, across languages and modalities."""
     from hubstore.api import Store
+    from hubstore.store import partition_name
 
     if k < 1:
         raise QueryError(f"-k {k}: ask for one neighbour at least")
     found = Store(store).search(
         ids=ids or None,
         texts=texts or None,
+        images=images or None,
+        audio=audio or None,
         vectors=None if vector is None else _load_vectors(vector),
         k=k,
         layers=options.split_list(layers),
@@ -65,9 +70,16 @@ def query(
     for row in rows:
         groups.setdefault((row["query"], row["layer"]), []).append(row)
     for (name, layer), hits in groups.items():
-        columns = ("rank", "score", "language", "id", "text")
+        columns = ("rank", "score", "partition", "id", "text or file")
         cells = [
-            (hit["rank"], f"{hit['score']:.4f}", hit["language"], _place(hit), _short(hit["text"])) for hit in hits
+            (
+                hit["rank"],
+                f"{hit['score']:.4f}",
+                partition_name(hit["modality"], hit["language"]),
+                _place(hit),
+                _short(hit["text"] or hit["media"] or ""),
+            )
+            for hit in hits
         ]
         out.print(table(columns, cells, title=f"{_short(name)}, layer {layer}"))
     if not rows:

@@ -5,7 +5,7 @@ from hubstore.extraction.encode import encode, load_model_of
 from hubstore.extraction.pipeline import Progress
 from hubstore.extraction.pooling import pool
 from hubstore.extraction.run import Extraction, Watch, append, extract, require_same_model
-from hubstore.extraction.selfcheck import PackingAsked, SelfCheck, self_check
+from hubstore.extraction.selfcheck import PackingAsked, SelfCheck, checks_of, media_check, self_check
 from hubstore.extraction.settings import Settings
 from hubstore.extraction.workers import Workers
 
@@ -19,10 +19,12 @@ __all__ = [
     "Watch",
     "Workers",
     "append",
+    "checks_of",
     "encode",
     "extract",
     "forward",
     "load_model_of",
+    "media_check",
     "pool",
     "require_same_model",
     "self_check",

@@ -32,7 +32,7 @@ class Capture:
         self.layers = tuple(layers)
         self.poolings = tuple(poolings)
         self.dtype = dtype
-        if "final" not in self.layers:
+        if not model.joint and "final" not in self.layers:
             deepest = max(int(layer) for layer in self.layers)
             del model.blocks[max(deepest, 1) :]
 
@@ -54,6 +54,12 @@ class Capture:
     def run_into(self, states: States, batch: Batch) -> None:
         """Put the states of one batch into `states`, at the batch's places; nothing waits for the device."""
 
+        if self.model.joint:
+            vectors = self.model.joint[batch.modality](**batch.inputs).to(self.dtype)
+            for pooling in self.poolings:
+                states[pooling][0].index_copy_(0, batch.item_places, vectors)
+            return
+
         def keep(layer: str, hidden: torch.Tensor) -> None:
             for pooling in self.poolings:
                 places = batch.token_places if pooling == "tokens" else batch.item_places
@@ -61,9 +67,7 @@ class Capture:
                 states[pooling][self.layers.index(layer)].index_copy_(0, places, pooled)
 
         with self._hooks(keep):
-            output = forward(self.model, batch)
-        if "final" in self.layers:
-            keep("final", output.last_hidden_state)
+            forward(self.model, batch)
 
     @contextlib.contextmanager
     def _hooks(self, keep: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
@@ -76,6 +80,9 @@ class Capture:
 
             return hook
 
+        def after_trunk(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            keep("final", output.last_hidden_state)
+
         blocks = self.model.blocks
         handles = []
         if "0" in self.layers:
@@ -83,6 +90,8 @@ class Capture:
         for number, block in enumerate(blocks, start=1):
             if str(number) in self.layers:
                 handles.append(block.register_forward_hook(after(str(number))))
+        if "final" in self.layers:
+            handles.append(self.model.trunk.register_forward_hook(after_trunk))
         try:
             yield
         finally:
@@ -91,14 +100,18 @@ class Capture:
 
 
 def forward(model: Model, batch: Batch, **options: Any) -> Any:
-    """The trunk on one batch, padded or packed; call it in inference mode."""
+    """The model on one batch, padded or packed, its head left out; call it in inference mode."""
+    if batch.modality != "text":
+        return model.adapters[batch.modality].whole(
+            **batch.inputs, **_no_cache(model, model.kind == "causal"), **options
+        )
     attention: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if batch.packing is not None:
         attention = packed_attention(model.trunk, batch.packing)
     with attention:
-        return model.trunk(**batch.inputs(), **_no_cache(model), **options)
+        return model.trunk(**batch.inputs, **_no_cache(model), **options)
 
 
-def _no_cache(model: Model) -> dict[str, bool]:
+def _no_cache(model: Model, takes_it: bool = True) -> dict[str, bool]:
     """Decoder-only models would build a key-value cache that nobody reads."""
-    return {"use_cache": False} if getattr(model.trunk.config, "use_cache", False) else {}
+    return {"use_cache": False} if takes_it and getattr(model.trunk.config, "use_cache", False) else {}

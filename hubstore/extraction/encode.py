@@ -1,4 +1,4 @@
-"""Texts given now, through the model that a store was made with."""
+"""Texts, pictures and sounds given now, through the model that a store was made with."""
 
 from __future__ import annotations
 
@@ -7,42 +7,80 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from hubstore.corpus import Item
 from hubstore.errors import QueryError
 from hubstore.extraction.capture import Capture
-from hubstore.extraction.pipeline import batch_members
+from hubstore.extraction.media import read_item
+from hubstore.extraction.pipeline import batch_members, media_members, media_task
 from hubstore.extraction.run import require_same_model
-from hubstore.extraction.selfcheck import SelfCheck
+from hubstore.extraction.selfcheck import checks_of
 from hubstore.extraction.settings import Settings
-from hubstore.models import Model, collate, load_model, tokenize
+from hubstore.models import Batching, Model, collate, load_model, tokenize
 from hubstore.store import StoreReader
 
 
 def encode(
-    store: StoreReader, model: Model, texts: Sequence[str], layers: Sequence[str], pooling: str
+    store: StoreReader, model: Model, items: Sequence[Item], layers: Sequence[str], pooling: str
 ) -> dict[str, torch.Tensor]:
-    """States of `texts` as the store's own items got theirs: same template, pooling and batching; one pass.
+    """States of items as the store's own got theirs: same template, pooling and batching; one pass.
 
     Returns:
-        For each layer, float32 [texts, width] on the CPU.
+        For each layer, float32 [items, width] on the CPU.
 
     Raises:
-        ModelError: the model is not the store's.
-        QueryError: the pooling is "tokens", under which a text is many rows.
+        ModelError: the model is not the store's, or does not read an item's modality.
+        CorpusError: a picture or sound cannot be read.
+        QueryError: the pooling is "tokens", under which an item is many rows.
     """
     require_same_model(store, model)
     if pooling == "tokens":
-        raise QueryError("a text is many rows under pooling tokens; query by text under last, mean or first")
+        raise QueryError("an item is many rows under pooling tokens; query by text under last, mean or first")
     settings = Settings.from_json(store.attributes["settings"]).resolve(model)
+    capture = Capture(model, layers, (pooling,), torch.float32)
+    states = torch.empty((len(layers), len(items), model.width))
+    checks = checks_of(store.attributes)
+    for modality in dict.fromkeys(item.modality for item in items):
+        model.require_modality(modality)
+        own = [number for number, item in enumerate(items) if item.modality == modality]
+        how = checks[modality].how() if modality in checks else Batching()
+        run = _encode_texts if modality == "text" else _encode_media
+        states[:, own] = run(capture, [items[number] for number in own], settings, how)
+    return dict(zip(capture.layers, states, strict=True))
+
+
+def _encode_texts(capture: Capture, items: Sequence[Item], settings: Settings, how: Batching) -> torch.Tensor:
+    """float32 [layers, items, width] on the CPU."""
     assert settings.max_tokens is not None
     assert settings.batch_tokens is not None
-    token_ids, _ = tokenize(model, [settings.template.replace("{text}", text) for text in texts], settings.max_tokens)
-    capture = Capture(model, layers, (pooling,), torch.float32)
-    states = torch.empty((len(layers), len(texts), model.width))
-    how = SelfCheck.from_json(store.attributes["self_check"]).how()
+    model = capture.model
+    texts = [settings.template.replace("{text}", item.text) for item in items]
+    token_ids, _ = tokenize(model, texts, settings.max_tokens)
+    states = torch.empty((len(capture.layers), len(items), model.width))
     for members in batch_members(np.array([len(ids) for ids in token_ids], np.int32), settings.batch_tokens, how):
         batch = collate(model, [token_ids[i] for i in members], how, settings.batch_tokens).to(model.device)
-        states[:, torch.from_numpy(members)] = capture.run(batch)[pooling].cpu()
-    return dict(zip(capture.layers, states, strict=True))
+        states[:, torch.from_numpy(members)] = capture.run(batch)[capture.poolings[0]].cpu()
+    return states
+
+
+def _encode_media(capture: Capture, items: Sequence[Item], settings: Settings, how: Batching) -> torch.Tensor:
+    """float32 [layers, items, width] on the CPU."""
+    assert settings.batch_tokens is not None
+    model, modality = capture.model, items[0].modality
+    task = media_task(model, settings)
+    inputs = []
+    for item in items:
+        assert item.media is not None
+        read = read_item(task, modality, item.media, item.text, item.id)
+        if read.error is not None:
+            raise read.error
+        assert read.inputs is not None
+        inputs.append(read.inputs)
+    lengths = np.array([model.adapters[modality].length_of(item) for item in inputs], np.int32)
+    states = torch.empty((len(capture.layers), len(items), model.width))
+    for members in media_members(inputs, lengths, settings.batch_tokens, how):
+        batch = model.collate_media(modality, [inputs[i] for i in members]).to(model.device)
+        states[:, torch.from_numpy(members)] = capture.run(batch)[capture.poolings[0]].cpu()
+    return states
 
 
 def load_model_of(store: StoreReader, source: str | None = None, device: str = "auto", *, head: bool = False) -> Model:
@@ -50,6 +88,8 @@ def load_model_of(store: StoreReader, source: str | None = None, device: str = "
     made_with = store.attributes["model"]
     return load_model(
         source or made_with["source"],
+        also=made_with.get("also", ()),
+        stack=made_with.get("stack"),
         revision=made_with["revision"],
         dtype=made_with["dtype"],
         device=device,

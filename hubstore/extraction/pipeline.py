@@ -1,6 +1,6 @@
 """Tokenise, run, copy and write, all at the same time: bounded queues between three threads.
 
-prepare thread: items -> token ids -> batches, on their way to the device
+prepare thread: items -> token ids, or media as other processes have read them -> batches, on their way to the device
 this thread:    batches -> the model -> pooled states, each at its place in the shard, on the device
 write thread:   a finished shard, copied off the device -> disk -> commit
 
@@ -16,9 +16,10 @@ import sys
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from itertools import groupby
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +27,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from hubstore.errors import CorpusError, HubstoreError
 from hubstore.extraction.capture import Capture
 from hubstore.extraction.compiled import compiled_blocks
+from hubstore.extraction.media import CHUNK, MediaFeed, Task, processes_for
 from hubstore.extraction.memory import ShardMemory, Slot, Staging
 from hubstore.extraction.plan import Plan, PlannedItems, PlannedShard
 from hubstore.extraction.settings import Settings
-from hubstore.models import Batch, Batching, collate, tokenize
+from hubstore.models import Batch, Batching, HostBatch, MediaInputs, Model, collate, shapes_of, tokenize
+from hubstore.models.batch import Integers
 from hubstore.store import Layout, Storage, write_shard
 
 T = TypeVar("T")
@@ -45,6 +49,13 @@ SWITCH_SECONDS = 2e-4
 TOKENIZED = 512
 """Texts given to the tokenizer at once."""
 
+WINDOW_ITEMS = 512
+WINDOW_BYTES = 256 << 20
+"""Pictures or sounds that are held to be put into batches of like length."""
+
+TOLD = 100
+"""Broken items that are named."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -56,7 +67,9 @@ class Progress:
         shards: shards committed in this run.
         tokens: tokens the model read.
         padded: tokens it was given, padding included.
-        truncated: texts cut to the longest sequence.
+        truncated: texts and sounds cut to the longest that the model takes.
+        skipped: pictures and sounds left out because they cannot be read.
+        broken: why, the first `TOLD` of them.
         seconds: since the run began.
         model_ms: milliseconds this thread spent in the model; on a GPU, in giving it work.
         copy_ms: waiting for shards to be computed and to leave the device.
@@ -69,6 +82,8 @@ class Progress:
     tokens: int = 0
     padded: int = 0
     truncated: int = 0
+    skipped: int = 0
+    broken: tuple[str, ...] = ()
     seconds: float = 0.0
     model_ms: float = 0.0
     copy_ms: float = 0.0
@@ -81,13 +96,22 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class _PreparedShard:
-    """A shard's items, tokenised: one of these heads its batches in the queue."""
+class _ShardStart:
+    """Heads a shard's batches in the queue; by pooling, the rows that are prepared for it."""
 
     planned: PlannedShard
-    items: pa.Table
     rows: dict[str, int]
-    batches: int
+
+
+@dataclass(frozen=True)
+class _ShardEnd:
+    """Follows a shard's batches: its item table, and which of its planned items are in it, where not all are."""
+
+    items: pa.Table
+    kept: torch.Tensor | None
+    previews: pa.Table | None
+    skipped: int = 0
+    broken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,10 +126,60 @@ class _PreparedBatch:
 class _Assembled:
     """A shard's states on their way to the host; there when `event` says so."""
 
-    shard: _PreparedShard
+    start: _ShardStart
+    end: _ShardEnd
     slot: Slot
     event: torch.cuda.Event | None
     model_ms: float
+
+
+class _About:
+    """What becomes known of a shard's items while they are prepared."""
+
+    def __init__(self, count: int, tokens: npt.NDArray[np.int32] | None) -> None:
+        self.tokens = np.zeros(count, np.int32)
+        self.truncated = np.zeros(count, bool)
+        self.media: list[list[int] | None] = [None] * count
+        self.previews: list[bytes | None] = [None] * count
+        self.broken: dict[int, HubstoreError] = {}
+        self._planned = tokens
+        self._ends = None if tokens is None else np.cumsum(tokens, dtype=np.int64)
+
+    def places(self, members: Integers) -> tuple[Integers, Integers]:
+        """Where pooled rows of these items go, and rows of their tokens."""
+        if self._ends is None or self._planned is None:
+            return members, np.arange(self.tokens[members].sum(), dtype=np.int64)
+        ends, lengths = self._ends[members], self._planned[members]
+        return members, np.concatenate([np.arange(a - n, a) for a, n in zip(ends, lengths, strict=True)])
+
+    def changed(self, start: int, stop: int) -> int | None:
+        """The first item whose tokens are not as many as when it was planned."""
+        if self._planned is None:
+            return None
+        differ = np.flatnonzero(self._planned[start:stop] != self.tokens[start:stop])
+        return start + int(differ[0]) if len(differ) else None
+
+    def end(self, table: pa.Table, previews: bool) -> _ShardEnd:
+        """The shard's item table, without what is broken."""
+        columns = {
+            "tokens": pa.array(self.tokens),
+            "truncated": pa.array(self.truncated),
+            "media_ranges": pa.array(self.media, pa.list_(pa.int32())),
+        }
+        shown = table.select(["id"]).append_column("data", pa.array(self.previews, pa.binary())) if previews else None
+        for name, column in columns.items():
+            table = table.append_column(name, column)
+        if not self.broken:
+            return _ShardEnd(table, None, _there(shown))
+        kept = np.setdiff1d(np.arange(len(table)), list(self.broken))
+        shown = None if shown is None else shown.take(pa.array(kept))
+        why = tuple(str(error) for _, error in sorted(self.broken.items()))[:TOLD]
+        return _ShardEnd(table.take(pa.array(kept)), torch.from_numpy(kept), _there(shown), len(self.broken), why)
+
+
+def _there(previews: pa.Table | None) -> pa.Table | None:
+    """Those items that have a preview."""
+    return None if previews is None else previews.filter(pc.is_valid(previews["data"]))
 
 
 @dataclass
@@ -131,14 +205,18 @@ class Work:
         layout: its shapes.
         settings: resolved settings.
         plan: the plan that the shards are of.
-        how: how batches are made, as the self-check found.
+        how: by modality, how batches are made, as the self-check found.
+        skip_broken: whether pictures and sounds that cannot be read are left out; else they stop the run.
+        processes: that read pictures and sounds; None to choose by the device.
     """
 
     storage: Storage
     layout: Layout
     settings: Settings
     plan: Plan
-    how: Batching
+    how: Mapping[str, Batching]
+    skip_broken: bool = False
+    processes: int | None = None
 
     @property
     def batch_tokens(self) -> int:
@@ -168,7 +246,7 @@ def run_shards(
         NonFiniteError, StoreError, CorpusError: whatever stopped it; shards committed before stay.
     """
     compiled: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    if work.how.compiled:
+    if "text" in work.how and work.how["text"].compiled:
         compiled = compiled_blocks(capture.model, work.batch_tokens)
     with compiled, _quick_switching(), _device_of(capture):
         return _Run(work, capture, shards, total, progress).run()
@@ -205,7 +283,7 @@ class _Run:
         self._report = progress or (lambda done: None)
         self._memory = ShardMemory(work.layout, _most_rows(work), capture.model.device)
         self._staging = Staging(capture.model.device, work.batch_tokens)
-        self._prepared: queue.Queue[_PreparedShard | _PreparedBatch | None] = queue.Queue(BATCHES_AHEAD)
+        self._prepared: queue.Queue[_ShardStart | _PreparedBatch | _ShardEnd | None] = queue.Queue(BATCHES_AHEAD)
         self._finished: queue.Queue[_Assembled | None] = queue.Queue()
         self._stop = threading.Event()
         self._errors: list[BaseException] = []
@@ -244,26 +322,82 @@ class _Run:
             self._stop.set()
 
     def _prepare(self) -> None:
-        items = PlannedItems(self._work.storage)
-        for planned in self._shards:
-            self._prepare_shard(planned, items.read(planned.start, planned.stop))
+        work, model = self._work, self._capture.model
+        items = PlannedItems(work.storage)
+        feed = MediaFeed(media_task(model, work.settings), processes_for(model.device, work.processes))
+        with feed:
+            for planned in self._shards:
+                self._prepare_shard(planned, items, feed)
         self._put(self._prepared, None)
 
-    def _prepare_shard(self, planned: PlannedShard, table: pa.Table) -> None:
+    def _prepare_shard(self, planned: PlannedShard, items: PlannedItems, feed: MediaFeed) -> None:
         work = self._work
-        token_ids, cut = self._tokenize(table["text"].to_pylist())
+        table = items.read(planned.start, planned.stop)
+        tokens = items.tokens(planned.start, planned.stop) if "tokens" in work.layout.poolings else None
+        about = _About(len(table), tokens)
+        rows = {pooling: planned.tokens if pooling == "tokens" else len(table) for pooling in work.layout.poolings}
+        self._put(self._prepared, _ShardStart(planned, rows))
+        for modality, start, stop in runs_of(table["modality"]):
+            if modality == "text":
+                self._prepare_texts(table["text"], start, stop, about)
+            else:
+                self._prepare_media(items, planned.start, modality, (start, stop), about, feed)
+            changed = about.changed(start, stop)
+            if changed is not None:
+                raise CorpusError(
+                    f"item {table['id'][changed].as_py()!r} has {about.tokens[changed]} tokens, and another number "
+                    f"when it was planned; it was changed since. Remove {work.storage.root} and run again"
+                )
+        if len(about.broken) == len(table):
+            raise CorpusError(f"none of {len(table)} items can be read; the first: {about.broken[0]}")
+        self._put(self._prepared, about.end(table, work.settings.previews))
+
+    def _prepare_texts(self, texts: pa.ChunkedArray, start: int, stop: int, about: _About) -> None:
+        work = self._work
+        how = work.how["text"]
+        token_ids, about.truncated[start:stop] = self._tokenize(texts.slice(start, stop - start).to_pylist())
         lengths = np.array([len(ids) for ids in token_ids], np.int32)
-        ends = np.cumsum(lengths, dtype=np.int64)
-        table = table.append_column("tokens", pa.array(lengths))
-        table = table.append_column("truncated", pa.array(cut))
-        rows = {pooling: int(ends[-1]) if pooling == "tokens" else len(ends) for pooling in work.layout.poolings}
-        members = list(batch_members(lengths, work.batch_tokens, work.how))
-        self._put(self._prepared, _PreparedShard(planned, table, rows, len(members)))
-        for member in members:
-            batch = collate(self._capture.model, [token_ids[i] for i in member], work.how, work.batch_tokens)
-            places = np.concatenate([np.arange(ends[i] - lengths[i], ends[i]) for i in member])
-            sent = self._staging.send(batch.placed(member, places))
-            self._put(self._prepared, _PreparedBatch(batch.items, batch.tokens, batch.given, sent))
+        about.tokens[start:stop] = lengths
+        for member in batch_members(lengths, work.batch_tokens, how):
+            batch = collate(self._capture.model, [token_ids[i] for i in member], how, work.batch_tokens)
+            self._send(batch.placed(*about.places(member + start)))
+
+    def _prepare_media(
+        self, items: PlannedItems, first: int, modality: str, run: tuple[int, int], about: _About, feed: MediaFeed
+    ) -> None:
+        start, stop = run
+        held: dict[int, MediaInputs] = {}
+        size = 0
+        chunks = (items.read(first + i, first + min(i + CHUNK, stop), media=True) for i in range(start, stop, CHUNK))
+        for number, read in enumerate(feed.read(chunks), start=start):
+            if read.error is not None:
+                if not self._work.skip_broken:
+                    raise CorpusError(f"{read.error}; or leave out what cannot be read, with --on-error skip")
+                about.broken[number] = read.error
+                continue
+            assert read.inputs is not None
+            held[number] = read.inputs
+            about.previews[number] = read.preview
+            size += sum(tensor.nbytes for tensor in read.inputs.tensors.values())
+            if len(held) >= WINDOW_ITEMS or size >= WINDOW_BYTES:
+                self._send_media(modality, held, about)
+                held, size = {}, 0
+        self._send_media(modality, held, about)
+
+    def _send_media(self, modality: str, held: Mapping[int, MediaInputs], about: _About) -> None:
+        work, model = self._work, self._capture.model
+        numbers, inputs = np.array(list(held), np.int64), list(held.values())
+        for number, item in held.items():
+            about.tokens[number] = model.adapters[modality].length_of(item)
+            about.truncated[number] = item.truncated
+            about.media[number] = [edge for span in item.media for edge in span]
+        for member in media_members(inputs, about.tokens[numbers], work.batch_tokens, work.how[modality]):
+            batch = model.collate_media(modality, [inputs[i] for i in member])
+            self._send(batch.placed(*about.places(numbers[member])))
+
+    def _send(self, batch: HostBatch) -> None:
+        sent = self._staging.send(batch)
+        self._put(self._prepared, _PreparedBatch(batch.items, batch.tokens, batch.given, sent))
 
     def _tokenize(self, texts: list[str]) -> tuple[list[Sequence[int]], list[bool]]:
         """A few texts at a time, and their ids as plain numbers: a tokenizer's own output is many times as large."""
@@ -279,19 +413,16 @@ class _Run:
         return token_ids, cut
 
     def _model(self) -> None:
-        while (head := self._get(self._prepared)) is not None:
-            assert isinstance(head, _PreparedShard)
-            self._assemble(head)
+        while (start := self._get(self._prepared)) is not None:
+            assert isinstance(start, _ShardStart)
+            self._assemble(start)
         self._put(self._finished, None)
 
-    def _assemble(self, head: _PreparedShard) -> None:
-        self._advance(truncated=self._done.truncated + pc.sum(head.items["truncated"]).as_py())
+    def _assemble(self, start: _ShardStart) -> None:
         slot = self._get(self._memory.free)
-        states = self._memory.shaped(slot.assembled, head.rows)
+        states = self._memory.shaped(slot.assembled, start.rows)
         before = self._clock.model_ms
-        for _ in range(head.batches):
-            work = self._get(self._prepared)
-            assert isinstance(work, _PreparedBatch)
+        while isinstance(work := self._get(self._prepared), _PreparedBatch):
             started = time.perf_counter()
             self._capture.run_into(states, work.batch)
             self._clock.model_ms += 1e3 * (time.perf_counter() - started)
@@ -300,8 +431,14 @@ class _Run:
                 tokens=self._done.tokens + work.tokens,
                 padded=self._done.padded + work.given,
             )
-        event = self._memory.send(slot, head.rows)
-        self._put(self._finished, _Assembled(head, slot, event, self._clock.model_ms - before))
+        assert isinstance(work, _ShardEnd)
+        self._advance(
+            truncated=self._done.truncated + pc.sum(work.items["truncated"]).as_py(),
+            skipped=self._done.skipped + work.skipped,
+            broken=(self._done.broken + work.broken)[:TOLD],
+        )
+        event = self._memory.send(slot, start.rows)
+        self._put(self._finished, _Assembled(start, work, slot, event, self._clock.model_ms - before))
 
     def _write(self) -> None:
         work = self._work
@@ -311,21 +448,25 @@ class _Run:
                 done.event.synchronize()
                 self._clock.copy_ms += 1e3 * (time.perf_counter() - started)
             started = time.perf_counter()
+            states = self._memory.shaped(done.slot.written, done.start.rows)
+            if done.end.kept is not None:
+                states = {pooling: of_all[:, done.end.kept] for pooling, of_all in states.items()}
             write_shard(
                 work.storage,
                 work.layout,
-                done.shard.planned.shard,
-                done.shard.items,
-                self._memory.shaped(done.slot.written, done.shard.rows),
+                done.start.planned.shard,
+                done.end.items,
+                states,
                 generation=work.plan.generation,
-                first_token_shard=done.shard.planned.first_token_shard,
+                first_token_shard=done.start.planned.first_token_shard,
                 times={"model_ms": round(done.model_ms, 3)},
+                previews=done.end.previews,
             )
             self._clock.write_ms += 1e3 * (time.perf_counter() - started)
             self._memory.free.put(done.slot)
             self._advance(shards=self._done.shards + 1)
 
-    def _advance(self, **changes: int) -> None:
+    def _advance(self, **changes: Any) -> None:
         with self._lock:
             clock = self._clock
             self._done = replace(
@@ -355,6 +496,42 @@ class _Run:
                 return source.get(timeout=0.1)
             except queue.Empty:
                 continue
+
+
+def media_task(model: Model, settings: Settings) -> Task:
+    """How the model's pictures and sounds are read."""
+    readers = {modality: adapter.reader for modality, adapter in model.adapters.items()}
+    return Task(readers, settings.media_template, settings.previews)
+
+
+def runs_of(modalities: pa.ChunkedArray) -> Iterator[tuple[str, int, int]]:
+    """Stretches of items of one modality: (modality, start, stop)."""
+    start = 0
+    for modality, run in groupby(modalities.to_pylist()):
+        stop = start + len(list(run))
+        yield modality, start, stop
+        start = stop
+
+
+def media_members(
+    inputs: Sequence[MediaInputs], lengths: npt.NDArray[np.int32], batch_tokens: int, how: Batching
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Which pictures or sounds go into one batch: of like length, and where padding would change them of one shape.
+
+    Args:
+        inputs: the items.
+        lengths: [items], in tokens.
+        batch_tokens: of a batch, with its padding.
+        how: "padded" or "alike".
+    """
+    if how.kind != "alike":
+        yield from batch_members(lengths, batch_tokens)
+        return
+    shapes = [shapes_of(item) for item in inputs]
+    for shape in dict.fromkeys(shapes):
+        same = np.array([i for i, other in enumerate(shapes) if other == shape], np.int64)
+        for member in batch_members(lengths[same], batch_tokens):
+            yield same[member]
 
 
 def batch_members(

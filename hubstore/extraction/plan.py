@@ -28,11 +28,17 @@ from hubstore.store.shardfile import crc32c
 PLAN = "plan/plan.json"
 SPOOL = "plan/items.arrow"
 ORDER = "plan/order.npy"
+TOKENS = "plan/tokens.npy"
+"""Tokens of each item, in the plan's order; there where every token becomes a row."""
 
 GENERATION_ITEMS = 4_000_000
 """Items ordered at once; a larger corpus is planned in generations, and its partitions are a few ranges each."""
 
-CountTokens = Callable[[list[str]], list[int]]
+GENERATION_BYTES = 32 << 30
+"""Bytes of pictures and sounds that travel with their items and are spooled at once."""
+
+Count = Callable[[pa.RecordBatch], list[int | None]]
+"""Tokens of each item; None for one that cannot be read and is left out."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Plan:
         generation: its number in the store.
         corpus_offset: items of the corpus in earlier generations.
         items: items in this one.
+        skipped: items of the corpus that were left out because they cannot be read.
         last: whether the corpus ends with it.
         fingerprint: SHA-256 of these items' content.
         partitions: (modality, language, items) in order.
@@ -66,6 +73,7 @@ class Plan:
     generation: int
     corpus_offset: int
     items: int
+    skipped: int
     last: bool
     fingerprint: str
     partitions: tuple[tuple[str, str, int], ...]
@@ -79,6 +87,7 @@ class Plan:
         return {
             "generation": self.generation,
             "items": self.items,
+            "skipped": self.skipped,
             "fingerprint": self.fingerprint,
             "partitions": [list(partition) for partition in self.partitions],
             "single_concepts": self.single_concepts,
@@ -90,23 +99,29 @@ class PlannedItems:
     """The items of a plan, read shard by shard from its memory-mapped spool."""
 
     def __init__(self, storage: Storage) -> None:
+        self._storage = storage
         self._order: npt.NDArray[np.int64] = storage.map(ORDER).view(np.int64)
         reader = pa.ipc.open_file(pa.py_buffer(storage.map(SPOOL)))
         self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
 
-    def read(self, start: int, stop: int) -> pa.Table:
-        """Items [start, stop) of the plan's order, in ITEM_SCHEMA."""
+    def read(self, start: int, stop: int, *, media: bool = False) -> pa.Table:
+        """Items [start, stop) of the plan's order: ITEM_SCHEMA, the bytes of media where asked for."""
         wanted = self._order[start:stop]
         ascending = np.argsort(wanted, kind="stable")
         rows = wanted[ascending]
         bounds = np.searchsorted(rows, self._starts)
+        columns = ITEM_SCHEMA.names if media else [name for name in ITEM_SCHEMA.names if name != "data"]
         parts = [
-            self._batches[i].take(pa.array(rows[bounds[i] : bounds[i + 1]] - self._starts[i]))
+            self._batches[i].select(columns).take(pa.array(rows[bounds[i] : bounds[i + 1]] - self._starts[i]))
             for i in np.flatnonzero(np.diff(bounds))
         ]
-        table = pa.Table.from_batches(parts, schema=ITEM_SCHEMA).combine_chunks()
+        table = pa.Table.from_batches(parts).combine_chunks()
         return table.take(pa.array(np.argsort(ascending, kind="stable")))
+
+    def tokens(self, start: int, stop: int) -> npt.NDArray[np.int32]:
+        """int32: tokens of items [start, stop), where the plan counted them."""
+        return self._storage.map(TOKENS).view(np.int32)[start:stop]
 
 
 @dataclass(frozen=True)
@@ -127,9 +142,10 @@ def make_plan(
     identity: Mapping[str, Any],
     *,
     known_ids: npt.NDArray[np.uint64],
-    count_tokens: CountTokens | None = None,
+    count: Count | None = None,
     memory_budget: int,
     generation_items: int = GENERATION_ITEMS,
+    generation_bytes: int = GENERATION_BYTES,
 ) -> Plan:
     """Spool and order the next generation of a corpus, and keep the plan in the store.
 
@@ -140,21 +156,26 @@ def make_plan(
         start: where the generation begins.
         identity: what was asked for.
         known_ids: `id_hashes` of the items that the store has already.
-        count_tokens: needed where every token becomes a row: how many each text has.
+        count: needed where every token becomes a row: how many each item has.
         memory_budget: bytes of one shard's token rows over all layers.
         generation_items: most items to order at once.
+        generation_bytes: most bytes of media to spool at once.
 
     Raises:
-        CorpusError: an id stands twice in the corpus, or is in the store already; or what reading it raises.
+        CorpusError: no item can be read; an id stands twice in the corpus, or is in the store already; or what reading
+            it raises.
     """
     with tempfile.TemporaryDirectory() as folder:
         spool = Path(folder) / "items.arrow"
-        spooled = _spool(spool, batches, count_tokens, generation_items)
-        assert spooled.items, "a corpus raises where it is empty"
+        spooled = _spool(spool, batches, count, generation_items, generation_bytes)
+        if not spooled.items:  # an empty corpus raises by itself
+            raise CorpusError(f"none of {spooled.skipped} items can be read; look at one of them")
         _refuse_duplicates(spool, spooled, known_ids)
         storage.put_file(SPOOL, spool)
     order = np.argsort(spooled.codes, kind="stable").astype(np.int64)
     storage.write(ORDER, order.data.cast("B"))
+    if spooled.tokens is not None:
+        storage.write(TOKENS, np.ascontiguousarray(spooled.tokens[order]).data.cast("B"))
     shards = _deal(order, spooled.tokens, layout, start, memory_budget)
     counts = np.bincount(spooled.codes)
     single, without = _concept_counts(spooled.concepts)
@@ -162,6 +183,7 @@ def make_plan(
         generation=start.generation,
         corpus_offset=start.corpus_offset,
         items=spooled.items,
+        skipped=spooled.skipped,
         last=spooled.ended,
         fingerprint=spooled.fingerprint,
         partitions=tuple((*key, int(n)) for key, n in zip(spooled.partitions, counts, strict=True)),
@@ -179,20 +201,20 @@ def load_plan(storage: Storage) -> Plan | None:
     if not storage.exists(PLAN):
         return None
     data = json.loads(storage.read(PLAN))
-    for key in (SPOOL, ORDER):
-        if crc32c(storage.map(key).data) != data["files"][key]:
+    for key, checksum in data["files"].items():
+        if crc32c(storage.map(key).data) != checksum:
             raise CorruptStoreError(
                 f"{storage.root / key} was changed after it was planned; remove {storage.root / 'plan'} and run again"
             )
     content = data["plan"]
     content["partitions"] = tuple((m, language, n) for m, language, n in content["partitions"])
     content["shards"] = tuple(PlannedShard(*shard) for shard in content["shards"])
-    return Plan(**content)
+    return Plan(**{"skipped": 0, **content})
 
 
 def discard_plan(storage: Storage) -> None:
     """Remove the plan; plan.json first, since without it there is none."""
-    for key in (PLAN, ORDER, SPOOL):
+    for key in (PLAN, ORDER, SPOOL, TOKENS):
         storage.delete(key)
 
 
@@ -204,6 +226,7 @@ def id_hashes(ids: Any) -> npt.NDArray[np.uint64]:
 @dataclass(frozen=True)
 class _Spooled:
     items: int
+    skipped: int
     ended: bool
     fingerprint: str
     partitions: list[tuple[str, str]]
@@ -213,22 +236,28 @@ class _Spooled:
     tokens: npt.NDArray[np.int32] | None
 
 
-def _spool(path: Path, batches: Iterator[pa.RecordBatch], count_tokens: CountTokens | None, most: int) -> _Spooled:
+def _spool(path: Path, batches: Iterator[pa.RecordBatch], count: Count | None, most: int, most_bytes: int) -> _Spooled:
     digest = hashlib.sha256()
     partitions: dict[tuple[str, str], int] = {}
     codes: list[npt.NDArray[np.int32]] = []
     ids: list[npt.NDArray[np.uint64]] = []
     concepts: list[npt.NDArray[np.uint64]] = []
     tokens: list[npt.NDArray[np.int32]] = []
-    items, ended = 0, True
+    read, items, size, ended = 0, 0, 0, True
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, ITEM_SCHEMA) as writer:
         for whole in batches:
-            ended = items + len(whole) <= most
-            batch = whole if ended else whole.slice(0, most - items)
+            size += whole.column("data").nbytes
+            ended = read + len(whole) <= most and (size <= most_bytes or not read)
+            batch = whole if ended else whole.slice(0, most - read if size <= most_bytes else 0)
+            read += len(batch)
+            if count:
+                counted = count(batch)
+                batch = batch.filter(pa.array([number is not None for number in counted]))
+                tokens.append(np.array([number for number in counted if number is not None], np.int32))
             writer.write_batch(batch)
             columns = {name: batch.column(name).to_pylist() for name in ITEM_SCHEMA.names}
             for row in zip(*columns.values(), strict=True):
-                digest.update("\x1f".join(value or "" for value in row).encode() + b"\x1e")
+                digest.update(_content(*row))
             pairs = zip(columns["modality"], columns["language"], strict=True)
             codes.append(
                 np.fromiter((partitions.setdefault(pair, len(partitions)) for pair in pairs), np.int32, len(batch))
@@ -237,13 +266,12 @@ def _spool(path: Path, batches: Iterator[pa.RecordBatch], count_tokens: CountTok
             concepts.append(
                 np.fromiter((xxhash.xxh3_64_intdigest(c.encode()) if c else 0 for c in columns["concept"]), np.uint64)
             )
-            if count_tokens:
-                tokens.append(np.asarray(count_tokens(columns["text"]), np.int32))
             items += len(batch)
             if not ended:
                 break
     return _Spooled(
         items=items,
+        skipped=read - items,
         ended=ended,
         fingerprint=digest.hexdigest(),
         partitions=list(partitions),
@@ -252,6 +280,16 @@ def _spool(path: Path, batches: Iterator[pa.RecordBatch], count_tokens: CountTok
         concepts=np.concatenate(concepts) if concepts else np.empty(0, np.uint64),
         tokens=np.concatenate(tokens) if tokens else None,
     )
+
+
+def _content(
+    name: str, concept: str | None, language: str, modality: str, text: str, media: str | None, data: bytes | None
+) -> bytes:
+    """What the fingerprint is of, for one item: a text's fields, and the name and bytes of a medium."""
+    content = "\x1f".join((name, concept or "", language, modality, text)).encode()
+    if media is not None:
+        content += b"\x1f" + media.encode() + b"\x1f" + hashlib.sha256(data or b"").digest()
+    return content + b"\x1e"
 
 
 def _refuse_duplicates(spool: Path, spooled: _Spooled, known: npt.NDArray[np.uint64]) -> None:
@@ -323,4 +361,5 @@ def _encode(plan: Plan, storage: Storage) -> bytes:
         "shards": [[s.shard, s.start, s.stop, s.first_token_shard, s.tokens] for s in plan.shards],
         "identity": plan.identity,
     }
-    return encode_json({"plan": content, "files": {key: crc32c(storage.map(key).data) for key in (SPOOL, ORDER)}})
+    keys = [key for key in (SPOOL, ORDER, TOKENS) if storage.exists(key)]
+    return encode_json({"plan": content, "files": {key: crc32c(storage.map(key).data) for key in keys}})

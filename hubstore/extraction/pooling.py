@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import torch
 
-from hubstore.models import Batch
+from hubstore.models import Batch, Spans
 
 
 def pool(hidden: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
@@ -15,7 +15,9 @@ def pool(hidden: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
     Args:
         hidden: [items, length, width]; of a packed batch [1, tokens, width].
         batch: the batch it came from.
-        pooling: "last" or "first" token, "mean" over tokens (float32 sums), "tokens" for all of them.
+        pooling: "last" or "first" token, "mean" over tokens (float32 sums), "tokens" for all of them; "media" for the
+            mean over a picture's or sound's tokens, "text" for that over the tokens beside it. Where an item has no
+            such tokens, as a text has none of a medium, these two are "mean".
             A causal model's BOS has one state for every item: "first" and "mean" pass over it.
 
     Returns:
@@ -26,12 +28,19 @@ def pool(hidden: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
         return rows.index_select(0, batch.token_rows)
     if pooling == "last":
         return rows.index_select(0, batch.last)
+    spans = {"media": batch.media, "text": batch.text}.get(pooling)
+    if spans is not None:
+        return _span_mean(rows, spans)
     first = batch.first + batch.skip
     if pooling == "first":
         return rows.index_select(0, first)
     if batch.packing is not None:
         return segment_mean(rows, first, batch.last + 1)
     return _padded_mean(hidden, first, batch.last)
+
+
+def _span_mean(rows: torch.Tensor, spans: Spans) -> torch.Tensor:
+    return segment_mean(rows.index_select(0, spans.rows), spans.bounds[:-1], spans.bounds[1:])
 
 
 def segment_mean(rows: torch.Tensor, starts: torch.Tensor, stops: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,10 +14,11 @@ import pyarrow as pa
 
 import hubstore.version
 from hubstore.corpus import Corpus
-from hubstore.errors import ModelError, SelfCheckError, StoreExistsError
+from hubstore.errors import CorpusError, HubstoreError, ModelError, SelfCheckError, StoreExistsError
 from hubstore.extraction.capture import Capture
 from hubstore.extraction.compiled import COMPILE_FROM, block_parameters
-from hubstore.extraction.pipeline import Progress, Work, run_shards
+from hubstore.extraction.media import CHUNK, MediaFeed, processes_for, read_rows
+from hubstore.extraction.pipeline import Progress, Work, media_task, run_shards, runs_of
 from hubstore.extraction.plan import (
     GENERATION_ITEMS,
     Plan,
@@ -27,7 +29,15 @@ from hubstore.extraction.plan import (
     load_plan,
     make_plan,
 )
-from hubstore.extraction.selfcheck import PackingAsked, SelfCheck, choose_sample, self_check
+from hubstore.extraction.selfcheck import (
+    PackingAsked,
+    SelfCheck,
+    checks_of,
+    choose_sample,
+    described_checks,
+    media_check,
+    self_check,
+)
 from hubstore.extraction.settings import Settings
 from hubstore.extraction.workers import Workers, run_shards_on
 from hubstore.models import Batching, Model, tokenize
@@ -37,6 +47,10 @@ from hubstore.store.reader import read_attributes, read_commits, read_items
 
 SAMPLED = 256
 """Items among which the self-check chooses its sample, by length."""
+
+MEDIA_SAMPLED = 16
+MEDIA_CHECKED = 6
+"""Pictures or sounds that are read for the self-check, and those that it runs."""
 
 SAMPLED_TOKENS = 128
 """Longest sequence of the self-check; positions go wrong in short ones too."""
@@ -83,6 +97,7 @@ def extract(
     watch: Watch | None = None,
     generation_items: int = GENERATION_ITEMS,
     workers: Workers | None = None,
+    processes: int | None = None,
 ) -> Extraction:
     """Extract a corpus into a new store, or go on with the store that an earlier run of the same left.
 
@@ -94,6 +109,8 @@ def extract(
         watch: called as the run goes.
         generation_items: most items to order at once.
         workers: further devices of this host; the store is the same to the byte.
+        processes: that read pictures and sounds for each device; by default as many as there are CPUs to spare for a
+            GPU, and none for a CPU, where reading goes on beside the model in one process.
 
     Raises:
         StoreExistsError: something else is at `path`.
@@ -104,7 +121,7 @@ def extract(
     storage = LocalStorage(Path(path))
     _refuse_other_folder(storage.root)
     layout = settings.layout(model.width)
-    job = _Job(storage, corpus, model, settings, layout, watch or Watch(), generation_items, workers)
+    job = _Job(storage, corpus, model, settings, layout, watch or Watch(), generation_items, workers, processes)
     with storage.lock():
         plan = load_plan(storage)
         if plan is not None:
@@ -122,6 +139,7 @@ def append(
     watch: Watch | None = None,
     generation_items: int = GENERATION_ITEMS,
     workers: Workers | None = None,
+    processes: int | None = None,
 ) -> Extraction:
     """Add a corpus to a store, with the settings and the model that the store was made with.
 
@@ -134,7 +152,7 @@ def append(
     store = StoreReader(path)
     require_same_model(store, model)
     settings = Settings.from_json(store.attributes["settings"]).resolve(model)
-    job = _Job(storage, corpus, model, settings, store.layout, watch or Watch(), generation_items, workers)
+    job = _Job(storage, corpus, model, settings, store.layout, watch or Watch(), generation_items, workers, processes)
     with storage.lock():
         plan = load_plan(storage)
         if plan is not None:
@@ -143,14 +161,24 @@ def append(
 
 
 def require_same_model(store: StoreReader, model: Model) -> None:
-    """ModelError unless the model's weights and tokenizer are those that the store was made with."""
+    """ModelError unless the model is the one that the store was made with.
+
+    Weights and tokenizer must be the same, and for every modality that the model reads and the store was made to
+    read, the weights before the trunk and the processor.
+    """
     made_with = store.attributes["model"]
-    for what in ("weights", "tokenizer"):
-        if made_with[what] != model.identity[what]:
-            raise ModelError(
-                f"{store.path} was made with {made_with['id']}, whose {what} differ from those of "
-                f"{model.identity['id']}; use the model that the store was made with"
-            )
+    ours, theirs = model.identity, made_with
+    differ = [what for what in ("weights", "tokenizer", "stack") if theirs.get(what) != ours.get(what)]
+    media, read = theirs.get("media", {}), ours.get("media", {})
+    for modality in media.keys() & read.keys():
+        differ += [
+            f"{modality} {what}" for what in ("weights", "processor") if media[modality][what] != read[modality][what]
+        ]
+    if differ:
+        raise ModelError(
+            f"{store.path} was made with {made_with['id']}, whose {' and '.join(differ)} differ from those of "
+            f"{model.identity['id']}; use the model that the store was made with"
+        )
 
 
 @dataclass(frozen=True)
@@ -163,10 +191,12 @@ class _Job:
     watch: Watch
     generation_items: int
     workers: Workers | None
+    processes: int | None
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        model = {key: self.model.identity[key] for key in ("id", "weights", "tokenizer", "dtype", "attention")}
+        keys = ("id", "weights", "tokenizer", "dtype", "attention", "media", "stack")
+        model = {key: self.model.identity[key] for key in keys if key in self.model.identity}
         return {
             "settings": self.settings.to_json(),
             "model": model,
@@ -192,7 +222,7 @@ class _Job:
             how, check = self._check(capture, plan, check)
             committed = {commit.shard for commit in read_commits(self.storage)}
             left = [shard for shard in plan.shards if shard.shard not in committed]
-            work = Work(self.storage, self.layout, self.settings, plan, how)
+            work = Work(self.storage, self.layout, self.settings, plan, how, self.corpus.skip_errors, self.processes)
             total = sum(shard.stop - shard.start for shard in left)
             if self.workers is None:
                 done = run_shards(work, capture, left, total=total, progress=self.watch.progress)
@@ -211,7 +241,8 @@ class _Job:
         if append or not self.storage.exists(ROOT):
             return 0
         entry = read_attributes(self.storage)["corpora"][-1]
-        return int(entry["items"]) if entry["more"] else None
+        skipped = sum(generation.get("skipped", 0) for generation in entry["generations"])
+        return int(entry["items"]) + skipped if entry["more"] else None
 
     def _plan(self, offset: int) -> Plan:
         commits = read_commits(self.storage)
@@ -224,37 +255,71 @@ class _Job:
             shard=max((commit.shard for commit in commits), default=-1) + 1,
             token_shard=max(token_shards, default=0),
         )
-        return make_plan(
-            self.storage,
-            self.layout,
-            _skip(self.corpus.batches(), offset),
-            start,
-            self.identity,
-            known_ids=np.concatenate([np.empty(0, np.uint64), *known]),
-            count_tokens=self._count_tokens if "tokens" in self.layout.poolings else None,
-            memory_budget=self.settings.memory_budget,
-            generation_items=self.generation_items,
-        )
+        processes = processes_for(self.model.device, self.processes)
+        with MediaFeed(media_task(self.model, self.settings), processes) as feed:
+            plan = make_plan(
+                self.storage,
+                self.layout,
+                _skip(self.corpus.batches(), offset),
+                start,
+                self.identity,
+                known_ids=np.concatenate([np.empty(0, np.uint64), *known]),
+                count=functools.partial(self._count, feed) if "tokens" in self.layout.poolings else None,
+                memory_budget=self.settings.memory_budget,
+                generation_items=self.generation_items,
+            )
+        for modality, _, _ in plan.partitions:
+            if modality not in self.model.modalities:
+                discard_plan(self.storage)
+                self.model.require_modality(modality)
+        return plan
 
-    def _count_tokens(self, texts: list[str]) -> list[int]:
-        return [len(ids) for ids in self._tokenize(texts)]
+    def _count(self, feed: MediaFeed, batch: pa.RecordBatch) -> list[int | None]:
+        """Tokens of each item; None for one that cannot be read, where such are left out."""
+        counted: list[int | None] = []
+        for modality, start, stop in runs_of(batch.column("modality")):
+            part = batch.slice(start, stop - start)
+            self.model.require_modality(modality)
+            if modality == "text":
+                counted += [len(ids) for ids in self._tokenize(part.column("text").to_pylist())]
+                continue
+            chunks = (pa.Table.from_batches([part.slice(i, CHUNK)]) for i in range(0, len(part), CHUNK))
+            for read in feed.read(chunks):
+                if read.error is not None:
+                    self._refuse(read.error)
+                inputs = read.inputs
+                counted.append(None if inputs is None else self.model.adapters[modality].length_of(inputs))
+        return counted
+
+    def _refuse(self, error: HubstoreError) -> None:
+        if not self.corpus.skip_errors:
+            raise CorpusError(f"{error}; or leave out what cannot be read, with --on-error skip")
+        self.corpus.skipped.add(CorpusError(str(error)))
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         assert self.settings.max_tokens is not None
         filled = [self.settings.template.replace("{text}", text) for text in texts]
         return tokenize(self.model, filled, self.settings.max_tokens)[0]
 
-    def _check(self, capture: Capture, plan: Plan, check: SelfCheck | None) -> tuple[Batching, SelfCheck | None]:
-        """How to make batches: from the store, or from a self-check that then goes into the store."""
+    def _check(
+        self, capture: Capture, plan: Plan, check: SelfCheck | None
+    ) -> tuple[Mapping[str, Batching], SelfCheck | None]:
+        """By modality, how to make batches: from the store, or from self-checks that then go into the store."""
         described = read_attributes(self.storage) if self.storage.exists(ROOT) else None
-        before = SelfCheck.from_json(described["self_check"]) if described else None
-        if described is not None and before and described["corpora"][-1]["generation"] == plan.generation:
-            return before.how(), check
-        if check is None:
-            check = self._self_check(capture, plan, before)
-            self.watch.checked(check)
-        self._describe(plan, described, check)
-        return self._as_before(before, check), check
+        before = checks_of(described) if described else {}
+        modalities = dict.fromkeys(modality for modality, _, _ in plan.partitions)
+        if described is not None and described["corpora"][-1]["generation"] == plan.generation:
+            return {modality: before[modality].how() for modality in modalities}, check
+        checks: dict[str, SelfCheck] = {}
+        for modality in modalities:
+            if modality == "text":
+                checks[modality] = self._self_check(capture, plan, before.get("text"))
+            else:
+                checks[modality] = before.get(modality) or self._media_check(capture, plan, modality)
+            self.watch.checked(checks[modality])
+        self._describe(plan, described, {**checks, **before})
+        how = {modality: self._as_before(before.get(modality), checks[modality]) for modality in modalities}
+        return how, checks.get("text", check)
 
     def _as_before(self, before: SelfCheck | None, check: SelfCheck) -> Batching:
         """Batches as the store has them already, if there are any."""
@@ -267,11 +332,31 @@ class _Job:
             )
         return replace(before.how(), compiled=check.compiled)
 
-    def _self_check(self, capture: Capture, plan: Plan, before: SelfCheck | None) -> SelfCheck:
-        """Check on a sample of the plan; where the store has batches of one kind already, that kind."""
-        stride = max(plan.items // SAMPLED, 1)
+    def _sampled(self, plan: Plan, modality: str, most: int) -> Iterator[Mapping[str, Any]]:
+        """Items of one modality, from all over the plan; `most` or a few more."""
         items = PlannedItems(self.storage)
-        texts = [items.read(i, i + 1)["text"][0].as_py() for i in range(0, plan.items, stride)]
+        start = 0
+        every = sum(count for other, _, count in plan.partitions if other == modality)
+        stride = max(every // most, 1)
+        for other, _, count in plan.partitions:
+            if other == modality:
+                for i in range(start, start + count, stride):
+                    yield items.read(i, i + 1, media=True).to_pylist()[0]
+            start += count
+
+    def _media_check(self, capture: Capture, plan: Plan, modality: str) -> SelfCheck:
+        """Check on a sample of the plan's pictures or sounds, those that can be read."""
+        task = media_task(self.model, self.settings)
+        read = [read_rows(task, [row])[0].inputs for row in self._sampled(plan, modality, MEDIA_SAMPLED)]
+        inputs = [item for item in read if item is not None]
+        if not inputs:
+            raise CorpusError(f"none of {len(read)} {modality} items that were tried can be read; look at one of them")
+        lengths = [self.model.adapters[modality].length_of(item) for item in inputs]
+        return media_check(capture, modality, [inputs[i] for i in choose_sample(lengths, MEDIA_CHECKED)])
+
+    def _self_check(self, capture: Capture, plan: Plan, before: SelfCheck | None) -> SelfCheck:
+        """Check on a sample of the plan's texts; where the store has batches of one kind already, that kind."""
+        texts = [row["text"] for row in self._sampled(plan, "text", SAMPLED)]
         whole = self._tokenize(texts)
         token_ids = [ids[:SAMPLED_TOKENS] for ids in whole]
         chosen = choose_sample([len(ids) for ids in token_ids])
@@ -289,7 +374,7 @@ class _Job:
             return self.settings.compile == "on"
         return tokens * block_parameters(self.model.blocks) >= COMPILE_FROM
 
-    def _describe(self, plan: Plan, described: Mapping[str, Any] | None, check: SelfCheck) -> None:
+    def _describe(self, plan: Plan, described: Mapping[str, Any] | None, checks: Mapping[str, SelfCheck]) -> None:
         """Write the store's metadata for a new generation: everything that is known before its first shard."""
         corpora = list(described["corpora"]) if described else []
         summary = plan.summary()
@@ -299,7 +384,7 @@ class _Job:
         else:
             entry = {"name": self.corpus.name, "identity": self.identity, "generations": [summary]}
         entry |= {
-            "items": plan.corpus_offset + plan.items,
+            "items": entry.get("items", 0) + plan.items,
             "generation": plan.generation,
             "more": not plan.last,
         }
@@ -312,10 +397,10 @@ class _Job:
             else {
                 "model": dict(self.model.identity),
                 "settings": self.settings.to_json(),
-                "self_check": check.to_json(),
                 "hubstore": hubstore.version.__version__,
             }
         )
+        attributes |= described_checks(checks)
         write_metadata(self.storage, self.layout, {**attributes, "corpora": [*corpora, entry]}, rows, token_rows)
 
 

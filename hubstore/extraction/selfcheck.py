@@ -14,7 +14,7 @@ import torch
 from hubstore.errors import NonFiniteError, SelfCheckError
 from hubstore.extraction.capture import Capture, forward
 from hubstore.extraction.compiled import compiled_blocks
-from hubstore.models import Batching, Model, Padding, make_batch, pack
+from hubstore.models import Batch, Batching, MediaInputs, Model, Padding, make_batch, pack, shapes_of
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 """Largest mean relative distance ||batched - single|| / ||single|| of a layer's token states, by compute dtype.
@@ -38,7 +38,7 @@ class SelfCheck:
             `output_hidden_states`, "none" when the model gives none.
         padding: on which side they were padded.
         explicit_positions: whether the model had to be told its tokens' positions.
-        batching: "packed" or "padded": what the run uses.
+        batching: "packed", "padded" or "alike": what the run uses.
         first_position: the position of an item's first token, where packed.
         compiled: whether full batches go through compiled blocks.
         refused: why batches are padded where packed ones were asked for.
@@ -51,7 +51,7 @@ class SelfCheck:
     reference: str
     padding: Padding = "right"
     explicit_positions: bool = False
-    batching: Literal["packed", "padded"] = "padded"
+    batching: Literal["packed", "padded", "alike"] = "padded"
     first_position: int = 0
     compiled: bool = False
     refused: str = ""
@@ -68,6 +68,19 @@ class SelfCheck:
     def from_json(cls, data: Mapping[str, Any]) -> SelfCheck:
         """Back from the store; one without later fields was made when all batches were padded."""
         return cls(**data)
+
+
+def checks_of(attributes: Mapping[str, Any]) -> dict[str, SelfCheck]:
+    """By modality, the self-checks that a store keeps."""
+    kept = {"text": attributes.get("self_check"), **attributes.get("media_checks", {})}
+    return {modality: SelfCheck.from_json(check) for modality, check in kept.items() if check is not None}
+
+
+def described_checks(checks: Mapping[str, SelfCheck]) -> dict[str, Any]:
+    """The attributes of a store in which its self-checks are kept."""
+    kept = {modality: check.to_json() for modality, check in checks.items()}
+    text = kept.pop("text", None)
+    return {"self_check": text, **({"media_checks": kept} if kept else {})}
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,7 @@ class PackingAsked:
 
 @dataclass(frozen=True)
 class _Sample:
-    """The sample's items and their states run alone: float32 [layers, tokens, width]."""
+    """The sample's items and their states run alone: float32 [layers, tokens or joint vectors, width]."""
 
     probe: Capture
     token_ids: Sequence[Sequence[int]]
@@ -134,15 +147,10 @@ def self_check(
             the model's own. Names the layer and by how much.
     """
     model = capture.model
-    probe = Capture(model, capture.layers, ("tokens",), torch.float32)
-    single = torch.cat([probe.run(make_batch(model, [ids]))["tokens"] for ids in token_ids], dim=1)
-    if not single.isfinite().all():
-        broken = probe.layers[int((~single.isfinite()).flatten(1).any(1).int().argmax())]
-        raise NonFiniteError(
-            f"{model.identity['id']} gives states that are not finite at layer {broken}, for an item run alone; "
-            "run the model in float32 or bfloat16 (`--model-dtype`), or check its weights"
-        )
-    reference = _check_against_own(probe, token_ids[0], single[:, : len(token_ids[0])])
+    probe = _probe(capture)
+    alone = [make_batch(model, [ids]) for ids in token_ids]
+    single = _single(probe, alone)
+    reference = "none" if model.joint else _check_against_own(probe, alone[0], single[:, : len(token_ids[0])])
     sample = _Sample(probe, token_ids, single, reference)
     refused = ""
     if packing is not None:
@@ -152,11 +160,88 @@ def self_check(
     return replace(_check_padded(sample, padding), refused=refused)
 
 
+def media_check(capture: Capture, modality: str, inputs: Sequence[MediaInputs]) -> SelfCheck:
+    """Compare pictures or sounds run alone with the same in one batch; and single states with the model's own.
+
+    Where padding changes them, only items of one shape will share a batch.
+
+    Args:
+        capture: the model and the layers to check.
+        modality: "image" or "audio".
+        inputs: the sample, of different sizes if there are any.
+
+    Raises:
+        NonFiniteError: the model gives NaN or infinity for an item run alone.
+        SelfCheckError: not even items of one shape have the states of single ones in a batch.
+    """
+    model = capture.model
+    probe = _probe(capture)
+    alone = [model.collate_media(modality, [item]).to(model.device) for item in inputs]
+    single = _single(probe, alone)
+    rows = single.shape[1] if model.joint else len(alone[0].token_rows)
+    reference = "none" if model.joint else _check_against_own(probe, alone[0], single[:, :rows])
+    sample = _Sample(probe, [[0] * len(batch.token_rows) for batch in alone], single, reference)
+    padded = _compare_media(sample, modality, inputs, "padded")
+    if padded is not None and padded.deviation <= padded.tolerance:
+        return padded
+    alike = _compare_media(sample, modality, inputs, "alike")
+    if alike is None or alike.deviation > alike.tolerance:
+        raise SelfCheckError(
+            f"{model.identity['id']}: {modality} items in one batch have other states than alone, though they are of "
+            f"one shape{_most(alike)}; mend the model, or extract with --batch-tokens 1"
+        )
+    return replace(alike, refused=f"padded states differ{_most(padded)}")
+
+
+def _most(check: SelfCheck | None) -> str:
+    return "" if check is None else f", most at layer {check.layer}: relative distance {check.deviation:.2g}"
+
+
+def _compare_media(
+    sample: _Sample, modality: str, inputs: Sequence[MediaInputs], kind: Literal["padded", "alike"]
+) -> SelfCheck | None:
+    """The check of one way to make batches; None where the model fails at it."""
+    model = sample.probe.model
+    pooling = sample.probe.poolings[0]
+    counts = [len(ids) if pooling == "tokens" else 1 for ids in sample.token_ids]
+    ends = list(itertools.accumulate(counts))
+    batched = torch.empty_like(sample.single)
+    shapes = [shapes_of(item) if kind == "alike" else () for item in inputs]
+    for shape in dict.fromkeys(shapes):
+        members = [i for i, other in enumerate(shapes) if other == shape]
+        try:
+            batch = model.collate_media(modality, [inputs[i] for i in members]).to(model.device)
+            states = sample.probe.run(batch)[pooling]
+        except Exception:  # whatever a model's own code raises of padding it does not know
+            return None
+        for i, of_item in zip(members, torch.split(states, [counts[i] for i in members], dim=1), strict=True):
+            batched[:, ends[i] - counts[i] : ends[i]] = of_item
+    return sample.compare(batched, batching=kind)
+
+
+def _probe(capture: Capture) -> Capture:
+    """Every token of every layer; a joint vector is one for each item."""
+    pooling = "last" if capture.model.joint else "tokens"
+    return Capture(capture.model, capture.layers, (pooling,), torch.float32)
+
+
+def _single(probe: Capture, alone: Sequence[Batch]) -> torch.Tensor:
+    """The states of items run alone, one after the other."""
+    single = torch.cat([probe.run(batch)[probe.poolings[0]] for batch in alone], dim=1)
+    if not single.isfinite().all():
+        broken = probe.layers[int((~single.isfinite()).flatten(1).any(1).int().argmax())]
+        raise NonFiniteError(
+            f"{probe.model.identity['id']} gives states that are not finite at layer {broken}, for an item run alone; "
+            "run the model in float32 or bfloat16 (`--model-dtype`), or check its weights"
+        )
+    return single
+
+
 def _check_packed(sample: _Sample, packing: PackingAsked) -> tuple[SelfCheck | None, str]:
     """What was measured packed; or None, and why the model must be padded."""
     model = sample.probe.model
-    if not model.takes_position_ids:
-        return None, "it cannot be told positions"
+    if model.joint or not model.takes_position_ids:
+        return None, "its towers give each item one vector" if model.joint else "it cannot be told positions"
     if getattr(model.trunk.config, "attention_chunk_size", None):
         return None, "its attention goes by chunks"
     pad_id = getattr(model.trunk.config, "pad_token_id", None)
@@ -223,7 +308,8 @@ def _check_padded(sample: _Sample, padding: Padding) -> SelfCheck:
     checks = []
     for explicit in choices:
         batch = make_batch(model, sample.token_ids, padding, explicit_positions=explicit)
-        checks.append(sample.compare(sample.probe.run(batch)["tokens"], padding=padding, explicit_positions=explicit))
+        states = sample.probe.run(batch)[sample.probe.poolings[0]]
+        checks.append(sample.compare(states, padding=padding, explicit_positions=explicit))
     best = min(checks, key=lambda check: check.deviation)
     if best.deviation > best.tolerance:
         other = "left" if padding == "right" else "right"
@@ -235,10 +321,9 @@ def _check_padded(sample: _Sample, padding: Padding) -> SelfCheck:
     return best
 
 
-def _check_against_own(probe: Capture, token_ids: Sequence[int], captured: torch.Tensor) -> str:
+def _check_against_own(probe: Capture, batch: Batch, captured: torch.Tensor) -> str:
     """Hugging Face's own `hidden_states` are the same before the final norm; its last entry is after it."""
     model = probe.model
-    batch = make_batch(model, [token_ids])
     with torch.inference_mode():
         output = forward(model, batch, output_hidden_states=True)
     own = getattr(output, "hidden_states", None)
@@ -251,7 +336,8 @@ def _check_against_own(probe: Capture, token_ids: Sequence[int], captured: torch
             theirs = own[int(name)]
         else:
             continue
-        if not torch.allclose(theirs[0].float(), ours, rtol=1e-3, atol=1e-4 * float(ours.abs().max())):
+        theirs = theirs.flatten(0, 1).index_select(0, batch.token_rows)
+        if not torch.allclose(theirs.float(), ours, rtol=1e-3, atol=1e-4 * float(ours.abs().max())):
             raise SelfCheckError(
                 f"{model.identity['id']}: the states captured at layer {name} are not the model's own hidden states; "
                 "its blocks do not carry the residual stream as hubstore expects, so it cannot be extracted"

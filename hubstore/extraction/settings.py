@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hubstore.errors import ModelError, StoreError
-from hubstore.models import Model, Padding
+from hubstore.models import MEDIA, Model, Padding
 from hubstore.store import DTYPES, Layout
 from hubstore.store.layout import COMPRESSORS, POOLINGS
 
@@ -26,10 +26,12 @@ class Settings:
     """How states are extracted.
 
     Args:
-        poolings: any of "last", "mean", "first", "tokens"; the first is the store's default.
+        poolings: any of "last", "mean", "first", "tokens", "media" and "text"; the first is the store's default.
         layers: layer names, or "all" for 0 to the last block; "final" may be added.
         dtype: the store's: "auto" keeps bfloat16 and float16 as computed and turns float32 into float16.
         template: what the model reads; "{text}" stands for the item's text.
+        media_template: what goes with a picture or a sound; "{media}" stands for it, "{text}" for its item's text.
+        previews: whether a thumbnail or a short clip of each is kept in the store.
         max_tokens: longest sequence; None for the model's own limit. Longer texts are cut and counted.
         batch_tokens: tokens in a batch, padding included; None for 2048 on a CPU, and on a GPU for 8192 packed and
             16384 padded.
@@ -46,6 +48,8 @@ class Settings:
     layers: tuple[str, ...] = ("all",)
     dtype: str = "auto"
     template: str = "{text}"
+    media_template: str = MEDIA
+    previews: bool = False
     max_tokens: int | None = None
     batch_tokens: int | None = None
     padding: Padding = "right"
@@ -77,6 +81,7 @@ class Settings:
                 raise StoreError(f"{name} {getattr(self, name)!r} is not known; use {', '.join(choices)}")
         if self.template.count("{text}") != 1:
             raise StoreError(f"template {self.template!r} must hold {{text}} exactly once")
+        self._check_media(model)
         limit = self.max_tokens or model.max_tokens
         if not 0 < limit <= model.max_tokens:
             raise ModelError(f"max_tokens {limit}: {model.identity['id']} takes 1 to {model.max_tokens} tokens")
@@ -96,6 +101,15 @@ class Settings:
             batching=batching,
             compile=self.compile if packed and (gpu or self.compile == "on") else "off",
         )
+
+    def _check_media(self, model: Model) -> None:
+        name, readers = model.identity["id"], [adapter.reader for adapter in model.adapters.values()]
+        for reader in readers:
+            reader.check(self.media_template, name)
+        if model.joint and "tokens" in self.poolings:
+            raise ModelError(f"{name} gives each item one vector; it has no tokens to keep")
+        if "text" in self.poolings and not any(reader.takes_text for reader in readers):
+            raise ModelError(f"{name} reads no text beside a medium; leave out pooling text")
 
     def layout(self, width: int) -> Layout:
         """The store's shapes: as many rows to a shard as the memory budget holds, 8192 at most."""
@@ -132,13 +146,14 @@ def _resolve_layers(layers: Sequence[str], model: Model) -> tuple[str, ...]:
     wanted: set[str] = set()
     for layer in layers:
         if layer == "all":
-            wanted.update(there[:-1])
+            wanted.update(there[:-1] or there)
         elif layer in there:
             wanted.add(layer)
         elif layer.startswith("-") and layer[1:].isdigit() and 1 <= int(layer[1:]) <= model.depth + 1:
-            wanted.add(there[:-1][int(layer)])
+            wanted.add((there[:-1] or there)[int(layer)])
         else:
-            raise ModelError(f"{model.identity['id']} has no layer {layer!r}; it has 0 to {model.depth} and final")
+            blocks = f"0 to {model.depth} and final" if not model.joint else "final only, where its towers meet"
+            raise ModelError(f"{model.identity['id']} has no layer {layer!r}; it has {blocks}")
     return tuple(layer for layer in there if layer in wanted)
 
 

@@ -22,7 +22,7 @@ import torch
 
 from hubstore.errors import HubstoreError, ModelError, StoreError
 from hubstore.extraction.capture import Capture
-from hubstore.extraction.pipeline import Progress, Work, run_shards
+from hubstore.extraction.pipeline import TOLD, Progress, Work, run_shards
 from hubstore.extraction.plan import PlannedShard
 from hubstore.models import Model
 
@@ -132,7 +132,7 @@ class _Team:
         self._lock = threading.Lock()
         for device in devices:
             ours, its = context.Pipe()
-            process = context.Process(target=_work, args=(its, turns, task, device), daemon=True)
+            process = context.Process(target=_work, args=(its, turns, task, device))
             process.start()
             its.close()
             self._theirs[ours], self._devices[ours], self._processes[ours] = Progress(), device, process
@@ -163,13 +163,15 @@ class _Team:
     def sum(self, own: Progress) -> Progress:
         """This process's progress and the workers' as one."""
         every = [own, *self._theirs.values()]
-        apart = ("total", "seconds")
+        apart = ("total", "seconds", "broken")
         sums: dict[str, Any] = {
             name: sum(getattr(progress, name) for progress in every)
             for name in (field.name for field in fields(Progress))
             if name not in apart
         }
-        return replace(own, **sums, total=self._total, seconds=max(progress.seconds for progress in every))
+        broken = tuple(message for progress in every for message in progress.broken)[:TOLD]
+        seconds = max(progress.seconds for progress in every)
+        return replace(own, **sums, total=self._total, seconds=seconds, broken=broken)
 
     def finish(self) -> None:
         """Wait for the workers' last shards."""

@@ -1,20 +1,27 @@
-"""Language models: loading them, finding their blocks, making batches for them."""
+"""Models of texts, pictures and sounds: loading them, finding their blocks, making batches for them."""
 
-from hubstore.models.batch import Batch, Batching, HostBatch, Padding, collate, make_batch, pack, pad, tokenize
+from hubstore.models.batch import Batch, Batching, HostBatch, Padding, Spans, collate, make_batch, pack, pad, tokenize
 from hubstore.models.blocks import find_blocks
 from hubstore.models.head import FinalNorm, Head, find_head
+from hubstore.models.media import MEDIA, Adapter, MediaInputs, MediaReader, collate_media, shapes_of
 from hubstore.models.model import Model, devices_of, load_model, wrap_model
 from hubstore.models.packed import packed_attention
 
 __all__ = [
+    "MEDIA",
+    "Adapter",
     "Batch",
     "Batching",
     "FinalNorm",
     "Head",
     "HostBatch",
+    "MediaInputs",
+    "MediaReader",
     "Model",
     "Padding",
+    "Spans",
     "collate",
+    "collate_media",
     "devices_of",
     "find_blocks",
     "find_head",
@@ -23,6 +30,7 @@ __all__ = [
     "pack",
     "packed_attention",
     "pad",
+    "shapes_of",
     "tokenize",
     "wrap_model",
 ]

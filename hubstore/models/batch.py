@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from hubstore.errors import ModelError
-from hubstore.models.model import Model
 from hubstore.models.packed import Packing
+
+if TYPE_CHECKING:
+    from hubstore.models.model import Model
 
 Padding = Literal["right", "left"]
 Integers = npt.NDArray[np.int64]
+
+ROWS = ("first", "last", "token_rows", "item_places", "token_places")
+"""The arrays of a batch that say where its items are; all others are the model's arguments."""
 
 ROUNDED = 64
 """A packed batch that is not full has a multiple of this many tokens."""
@@ -26,14 +31,15 @@ class Batching:
     """How items become batches: what the self-check found to give the states of single items.
 
     Args:
-        kind: "packed", items end to end in one sequence; or "padded" to the longest item's length.
+        kind: "packed", items end to end in one sequence; "padded" to the longest item's length; or "alike", only
+            pictures or sounds of one shape together.
         padding: the side of the padding, where padded.
         explicit_positions: whether a padded model is told its tokens' positions; a packed one always is.
         first_position: the position of an item's first token, where packed.
         compiled: whether full packed batches go through compiled blocks.
     """
 
-    kind: Literal["packed", "padded"] = "padded"
+    kind: Literal["packed", "padded", "alike"] = "padded"
     padding: Padding = "right"
     explicit_positions: bool = False
     first_position: int = 0
@@ -41,13 +47,26 @@ class Batching:
 
 
 @dataclass(frozen=True)
+class Spans:
+    """Some of the tokens of every item of a batch.
+
+    Args:
+        rows: int64 [tokens]: their rows, item after item.
+        bounds: int64 [items + 1]: where each item's begin among `rows`, and the end.
+    """
+
+    rows: torch.Tensor
+    bounds: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """A batch on its device. Rows are those of the flattened [items x length], or of the packed tokens.
 
     Args:
-        input_ids: int64 [items, length]; packed [1, tokens].
-        attention_mask: int64 [items, length], 1 where a token is; None where nothing must be masked.
-        position_ids: int64, shaped as the ids, or None to leave positions to the model.
+        inputs: the model's arguments. Of texts: "input_ids", int64 [items, length], packed [1, tokens];
+            "attention_mask", 1 where a token is, unless nothing must be masked; "position_ids", where the model is
+            told them. Of pictures and sounds: what their processor made.
         first: int64 [items]: row of each item's first token.
         last: int64 [items]: row of each item's last token.
         token_rows: int64 [tokens]: rows that hold tokens, item after item.
@@ -55,11 +74,12 @@ class Batch:
         token_places: int64 [tokens]: where the tokens' rows go.
         skip: leading special tokens that `first` and `mean` leave out.
         packing: where the items lie in a packed batch; None for a padded one.
+        modality: of all its items.
+        media: the tokens of each picture or sound; None in a batch of texts.
+        text: the tokens beside them; None in a batch of texts, and where there are none.
     """
 
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor | None
-    position_ids: torch.Tensor | None
+    inputs: Mapping[str, torch.Tensor]
     first: torch.Tensor
     last: torch.Tensor
     token_rows: torch.Tensor
@@ -67,15 +87,9 @@ class Batch:
     token_places: torch.Tensor
     skip: int
     packing: Packing | None = None
-
-    def inputs(self) -> dict[str, torch.Tensor]:
-        """Arguments for the trunk."""
-        inputs = {"input_ids": self.input_ids}
-        if self.attention_mask is not None:
-            inputs["attention_mask"] = self.attention_mask
-        if self.position_ids is not None:
-            inputs["position_ids"] = self.position_ids
-        return inputs
+    modality: str = "text"
+    media: Spans | None = None
+    text: Spans | None = None
 
 
 @dataclass(frozen=True)
@@ -83,14 +97,21 @@ class HostBatch:
     """A batch in host memory, to be sent to the device in one copy.
 
     Args:
-        arrays: int64, by the names of `Batch`'s fields; of a packed batch also its "bounds".
+        arrays: int64, by the names of `Batch`'s fields and inputs; of a packed batch also its "bounds", of spans
+            "media.rows" and so on.
         lengths: of a packed batch, its items' and fillers'; else None.
         skip: leading special tokens that `first` and `mean` leave out.
+        given: tokens that the model is given, padding and fillers included.
+        tensors: the inputs of pictures and sounds, which go to the device each by itself.
+        modality: of all its items.
     """
 
     arrays: Mapping[str, Integers]
     lengths: tuple[int, ...] | None
     skip: int
+    given: int
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    modality: str = "text"
 
     @property
     def items(self) -> int:
@@ -103,13 +124,8 @@ class HostBatch:
         return len(self.arrays["token_rows"])
 
     @property
-    def given(self) -> int:
-        """Tokens that the model is given, padding and fillers included."""
-        return self.arrays["input_ids"].size
-
-    @property
     def elements(self) -> int:
-        """Numbers in it, of 8 bytes."""
+        """Numbers in its arrays, of 8 bytes."""
         return sum(array.size for array in self.arrays.values())
 
     def placed(self, items: Integers, tokens: Integers) -> HostBatch:
@@ -135,11 +151,27 @@ class HostBatch:
         packing = None
         if bounds is not None and self.lengths is not None:
             packing = Packing(bounds.to(torch.int32), self.lengths)
+        spans = {
+            name: Spans(parts.pop(f"{name}.rows"), parts.pop(f"{name}.bounds"))
+            for name in ("media", "text")
+            if f"{name}.rows" in parts
+        }
+        fields = {name: parts.pop(name) for name in ROWS}
+        inputs = {**parts, **{name: _sent(tensor, device) for name, tensor in self.tensors.items()}}
         return Batch(
-            **{"attention_mask": None, "position_ids": None, **parts},  # type: ignore[arg-type]
+            inputs,
+            **fields,  # the names are ROWS
             skip=self.skip,
             packing=packing,
+            modality=self.modality,
+            media=spans.get("media"),
+            text=spans.get("text"),
         )
+
+
+def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on its device; through pinned memory, which torch keeps for the next, so that nothing waits."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def tokenize(model: Model, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
@@ -190,7 +222,7 @@ def pad(
     (`explicit_positions`); the self-check finds out which models.
     """
     lengths = np.array([len(ids) for ids in token_ids], np.int64)
-    width = int(lengths.max())
+    width = model.fixed_tokens or int(lengths.max())
     start = np.zeros_like(lengths) if padding == "right" else width - lengths
     columns = np.arange(width)
     mask = (columns >= start[:, None]) & (columns < (start + lengths)[:, None])
@@ -198,13 +230,14 @@ def pad(
     ids[mask] = _joined(token_ids)
     arrays: dict[str, Any] = {"input_ids": ids}
     # In a causal model no token sees padding to its right. Without a mask a GPU takes its fastest attention.
-    if not (padding == "right" and model.kind == "causal" and model.device.type == "cuda"):
+    unmasked = padding == "right" and model.kind == "causal" and model.device.type == "cuda"
+    if not unmasked and model.fixed_tokens is None:
         arrays["attention_mask"] = mask.astype(np.int64)
     if explicit_positions and model.takes_position_ids:
         arrays["position_ids"] = np.clip(mask.cumsum(axis=1) - 1, 0, None)
     first = np.arange(len(lengths)) * width + start
     arrays |= {"first": first, "last": first + lengths - 1, "token_rows": np.flatnonzero(mask)}
-    return HostBatch(_placed_in_order(arrays), None, model.leading_special)
+    return HostBatch(placed_in_order(arrays), None, model.leading_special, ids.size)
 
 
 def pack(
@@ -240,13 +273,14 @@ def pack(
         "token_rows": np.arange(tokens),
         "bounds": bounds,
     }
-    return HostBatch(_placed_in_order(arrays), tuple(every.tolist()), model.leading_special)
+    return HostBatch(placed_in_order(arrays), tuple(every.tolist()), model.leading_special, ids.size)
 
 
 def _joined(token_ids: Sequence[Sequence[int]]) -> Integers:
     return np.concatenate([np.asarray(ids, np.int64) for ids in token_ids])
 
 
-def _placed_in_order(arrays: dict[str, Any]) -> dict[str, Integers]:
+def placed_in_order(arrays: dict[str, Any]) -> dict[str, Integers]:
+    """The arrays of a batch, its rows bound for places in the batch's own order."""
     items, tokens = len(arrays["last"]), len(arrays["token_rows"])
     return {**arrays, "item_places": np.arange(items), "token_places": np.arange(tokens)}

@@ -6,8 +6,8 @@ import hashlib
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +17,12 @@ import torch
 import transformers
 from torch import nn
 
-from hubstore.errors import ModelError
+from hubstore.errors import MissingDependencyError, ModelError
+from hubstore.models.adapters import Stack, find_stack, media_modalities
+from hubstore.models.batch import HostBatch
 from hubstore.models.blocks import find_blocks
 from hubstore.models.head import Head, find_head
+from hubstore.models.media import Adapter, MediaInputs, collate_media
 
 Kind = Literal["encoder", "causal"]
 
@@ -32,15 +35,19 @@ UNBOUNDED = 1 << 20
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: its trunk, and its head where that was asked for.
+    """A loaded model: its trunk, how pictures and sounds reach it, and its head where that was asked for.
 
     Args:
-        trunk: the module that turns token ids into hidden states, in eval mode on its device.
-        tokenizer: its tokenizer.
+        trunk: the module whose blocks are read, in eval mode on its device; it turns token ids into hidden states, or
+            of a vision or audio encoder pictures or sounds.
+        tokenizer: its tokenizer; None where no texts are read.
         blocks: the blocks of the residual stream, in order; layer i is the output of block i.
         kind: "encoder" when a token's state depends on later tokens, "causal" when it does not.
         identity: id, revision, digests, dtype, attention and class, as kept in the store.
         head: final norm and unembedding, where the model was loaded with them.
+        adapters: by modality, how pictures and sounds are read.
+        joint: by modality, what gives each item one vector, for a pair of towers that meet in it; such a model has
+            no blocks, and its only layer is "final".
     """
 
     trunk: Any
@@ -49,6 +56,21 @@ class Model:
     kind: Kind
     identity: Mapping[str, Any]
     head: Head | None = None
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    joint: Mapping[str, Callable[..., torch.Tensor]] = field(default_factory=dict)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What it reads: "text", "image", "audio"."""
+        return (*(("text",) if self.tokenizer is not None else ()), *self.adapters)
+
+    def require_modality(self, modality: str) -> None:
+        """ModelError unless it reads the modality."""
+        if modality not in self.modalities:
+            raise ModelError(
+                f"{self.identity['id']} reads {' and '.join(self.modalities)} items, no {modality} items; "
+                "leave them out of the corpus, or use a model that reads them"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -65,7 +87,7 @@ class Model:
     @property
     def width(self) -> int:
         """Elements of a hidden state."""
-        return int(self.trunk.config.hidden_size)
+        return int(self.identity["width"])
 
     @property
     def depth(self) -> int:
@@ -76,6 +98,7 @@ class Model:
     def max_tokens(self) -> int:
         """The longest sequence it takes, special tokens included."""
         config = self.trunk.config
+        config = getattr(config, "text_config", None) or config
         limits = [
             getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or UNBOUNDED,
             getattr(self.tokenizer, "model_max_length", None) or UNBOUNDED,
@@ -92,6 +115,13 @@ class Model:
         return 0
 
     @cached_property
+    def fixed_tokens(self) -> int | None:
+        """The length that every text is padded to, for a model that was trained without a mask (SigLIP); else None."""
+        if self.tokenizer is None or "attention_mask" in self.tokenizer.model_input_names:
+            return None
+        return self.max_tokens
+
+    @cached_property
     def leading_special(self) -> int:
         """Special tokens before the text of a causal model (its BOS): one state, the same for every item."""
         if self.kind != "causal":
@@ -104,6 +134,11 @@ class Model:
         """Whether positions can be given to its forward."""
         return "position_ids" in inspect.signature(self.trunk.forward).parameters
 
+    def collate_media(self, modality: str, items: Sequence[MediaInputs]) -> HostBatch:
+        """Pictures or sounds as one batch; see `hubstore.models.media.collate_media`."""
+        bos = getattr(self.tokenizer, "bos_token_id", None) if self.kind == "causal" else None
+        return collate_media(self.adapters[modality], items, self.pad_id, bos)
+
     def require_head(self) -> Head:
         """Its head; ModelError, saying how to have one, where it was loaded without."""
         if self.head is None:
@@ -112,12 +147,14 @@ class Model:
 
     def layer_names(self) -> tuple[str, ...]:
         """ "0" (the embedding output) to the number of blocks, then "final" (after the final norm)."""
-        return (*map(str, range(self.depth + 1)), "final")
+        return ("final",) if self.joint else (*map(str, range(self.depth + 1)), "final")
 
 
 def load_model(
     name: str,
     *,
+    also: Sequence[str] = (),
+    stack: str | None = None,
     revision: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -129,6 +166,10 @@ def load_model(
 
     Args:
         name: a folder that `transformers` loads, or a model id of a hub.
+        also: further models over the very same language model, which read other modalities: one for pictures and one
+            for sounds then are one model.
+        stack: of a pair of towers (CLIP, SigLIP, CLAP) "joint", what they share, or the blocks of one: "text",
+            "image", "audio"; of a speech model (Whisper) "encoder" or "decoder". None for the first of these.
         revision: of a hub's model.
         dtype: what to compute in: "float32", "float16", "bfloat16", or "auto": the checkpoint's own dtype on a
             GPU and float32 on a CPU.
@@ -138,37 +179,73 @@ def load_model(
         head: load final norm and unembedding too, which the lens, steering and generation need.
 
     Raises:
-        ModelError: nothing loadable is there, it is no encoder or decoder-only language model, or a head is asked
-            for and it has none.
+        ModelError: nothing loadable is there, it is no model that hubstore reads, or a head is asked for and it has
+            none.
     """
     on = torch.device(_default_device() if device == "auto" else device)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _quiet_transformers():
         try:
-            config = transformers.AutoConfig.from_pretrained(name, **options)
-            if getattr(config, "is_encoder_decoder", False):
-                raise ModelError(
-                    f"{name} is an encoder-decoder ({config.model_type}); hubstore reads text through encoders and "
-                    "decoder-only models"
-                )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
-            kind = transformers.AutoModelForCausalLM if head else transformers.AutoModel
-            loaded = kind.from_pretrained(
+            loaded = _auto_class(name, head, options).from_pretrained(
                 name,
                 dtype=_compute_dtype(dtype, on),
                 **({"attn_implementation": attention} if attention else {}),
                 **options,
             )
+            tokenizer, processor = _read_with(name, loaded.base_model if head else loaded, stack, options)
         except (OSError, ValueError, KeyError, ImportError) as error:
             if isinstance(error, ModelError):
                 raise
             raise ModelError(
-                f"{name!r} could not be loaded as a language model: {_first_line(error)} "
-                "(give a folder with config.json, weights and tokenizer, or the id of a model on a hub you can reach)"
+                f"{name!r} could not be loaded as a model: {_first_line(error)} (give a folder with config.json, "
+                "weights, and tokenizer or processor, or the id of a model on a hub you can reach)"
             ) from error
-    trunk = loaded.base_model if head else loaded
-    language_model = loaded if head else None
-    return wrap_model(trunk, tokenizer, name=name, revision=revision, device=on, language_model=language_model)
+    model = wrap_model(
+        loaded.base_model if head else loaded,
+        tokenizer,
+        name=name,
+        revision=revision,
+        device=on,
+        language_model=loaded if head else None,
+        processor=processor,
+        stack=stack,
+    )
+    for other in also:
+        model = _joined(model, load_model(other, dtype=dtype, device=device, attention=attention))
+    return model
+
+
+def _auto_class(name: str, head: bool, options: Mapping[str, Any]) -> Any:
+    """The class of transformers that loads the model, with its head or without."""
+    config = transformers.AutoConfig.from_pretrained(name, **options)
+    if getattr(config, "is_encoder_decoder", False) and not _hears(config):
+        raise ModelError(
+            f"{name} is an encoder-decoder ({config.model_type}); hubstore reads text through encoders and "
+            "decoder-only models"
+        )
+    if not head:
+        return transformers.AutoModel
+    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return transformers.AutoModelForCausalLM
+    named = (getattr(config, "architectures", None) or [""])[0]
+    return getattr(transformers, named, transformers.AutoModelForCausalLM)
+
+
+def _hears(config: Any) -> bool:
+    return getattr(transformers.MODEL_MAPPING.get(type(config), None), "main_input_name", "") == "input_features"
+
+
+def _read_with(name: str, trunk: Any, stack: str | None, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Tokenizer and processor, as far as the model has use for them."""
+    if not media_modalities(trunk):
+        return transformers.AutoTokenizer.from_pretrained(name, **options), None
+    try:
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(f"{name} reads pictures or sounds; pip install 'hubstore[media]'") from error
+    # transformers' own choice depends on what is installed, and pixels on it.
+    processor = transformers.AutoProcessor.from_pretrained(name, backend="pil", **options)
+    return getattr(processor, "tokenizer", None), processor
 
 
 def wrap_model(
@@ -179,6 +256,8 @@ def wrap_model(
     revision: str | None = None,
     device: torch.device | str = "cpu",
     language_model: Any = None,
+    processor: Any = None,
+    stack: str | None = None,
 ) -> Model:
     """Make a `Model` of a trunk and a tokenizer that are already in memory.
 
@@ -189,8 +268,12 @@ def wrap_model(
         revision: of a hub's model.
         device: where it is to run.
         language_model: the whole causal model that the trunk is part of, for its head; None for a model without.
+        processor: what makes the inputs of a model that reads pictures or sounds.
+        stack: see `load_model`.
     """
-    blocks = find_blocks(trunk)
+    found = find_stack(trunk, processor, name, stack)
+    blocks = nn.ModuleList() if found.joint else find_blocks(found.trunk)
+    config = found.trunk.config
     identity = {
         "id": Path(name).name if Path(name).is_dir() else name,
         "source": str(Path(name).resolve()) if Path(name).is_dir() else name,
@@ -198,28 +281,79 @@ def wrap_model(
         "class": type(trunk).__name__,
         "type": trunk.config.model_type,
         "blocks": len(blocks),
-        "width": int(trunk.config.hidden_size),
+        "width": found.width or int(config.hidden_size),
         "dtype": str(next(trunk.parameters()).dtype).removeprefix("torch."),
-        "attention": getattr(trunk.config, "_attn_implementation", None),
-        "weights": weights_digest(trunk),
-        "tokenizer": tokenizer_digest(tokenizer),
+        "attention": getattr(config, "_attn_implementation", None),
+        "weights": weights_digest(found.trunk),
+        "tokenizer": tokenizer_digest(tokenizer) if tokenizer is not None and found.text else None,
         "transformers": transformers.__version__,
         "torch": torch.__version__,
     }
+    if stack is not None:
+        identity["stack"] = stack
+    if found.adapters:
+        identity["media"] = _media_identity(found)
     for module in (trunk, language_model):
         if module is not None:
             module.eval().to(device).requires_grad_(False)
-    kind = _kind(trunk)
+    kind = _kind(found)
     if language_model is not None and kind != "causal":
         raise ModelError(f"{name} is an encoder: it has no next token to read or to steer; use a causal language model")
-    head = None if language_model is None else find_head(language_model, trunk, blocks)
-    return Model(trunk, tokenizer, blocks, kind, {**identity, "kind": kind}, head)
+    head = None if language_model is None else find_head(language_model, found.trunk, blocks)
+    return Model(
+        found.trunk,
+        tokenizer if found.text else None,
+        blocks,
+        kind,
+        {**identity, "kind": kind},
+        head,
+        found.adapters,
+        found.joint,
+    )
+
+
+def _media_identity(stack: Stack) -> dict[str, dict[str, Any]]:
+    """By modality, the digests of what a medium goes through before the trunk, and of its processor."""
+    inside = {id(tensor) for tensor in stack.trunk.state_dict(keep_vars=True).values()}
+    identity: dict[str, dict[str, Any]] = {}
+    for modality, adapter in stack.adapters.items():
+        state = adapter.whole.state_dict(keep_vars=True)
+        before = {name: tensor for name, tensor in state.items() if id(tensor) not in inside}
+        identity[modality] = {**adapter.identity, "weights": _digest_of(before)}
+    return identity
+
+
+def _joined(model: Model, other: Model) -> Model:
+    """A model that also reads what the other reads, through its own trunk."""
+    ours, theirs = model.identity, other.identity
+    if ours["weights"] != theirs["weights"] or ours["kind"] != "causal":
+        raise ModelError(
+            f"{theirs['id']} is not over the language model of {ours['id']}: their weights differ; only models over "
+            "one frozen language model can be read as one"
+        )
+    if not other.adapters or set(other.adapters) & set(model.adapters):
+        reads = " and ".join(other.modalities)
+        raise ModelError(f"{theirs['id']} reads {reads}, which adds nothing to {ours['id']}; leave it out")
+    for adapter in other.adapters.values():
+        for name, module in list(adapter.whole.named_modules()):
+            if module is other.trunk:
+                adapter.whole.set_submodule(name, model.trunk)
+    identity = {
+        **ours,
+        "media": {**ours.get("media", {}), **theirs["media"]},
+        "also": [*ours.get("also", []), theirs["source"]],
+    }
+    return replace(model, identity=identity, adapters={**model.adapters, **other.adapters})
 
 
 def weights_digest(trunk: nn.Module) -> str:
     """SHA-256 over name, shape, dtype and CRC32C of every tensor: the same for the same weights in any file layout."""
+    return _digest_of(trunk.state_dict())
+
+
+def _digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(trunk.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         checksum = 0
         for part in _host_bytes(tensor):
             checksum = google_crc32c.extend(checksum, part.numpy())
@@ -247,8 +381,11 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 
 @torch.inference_mode()
-def _kind(trunk: Any) -> Kind:
+def _kind(stack: Stack) -> Kind:
     """Change the last of eight tokens: a causal model's first seven states do not move."""
+    if not stack.text or stack.joint:
+        return "causal" if any(adapter.reader.decoder for adapter in stack.adapters.values()) else "encoder"
+    trunk = stack.trunk
     vocabulary = int(trunk.get_input_embeddings().weight.shape[0])
     ids = torch.arange(8).remainder(vocabulary).add(min(16, vocabulary // 2)).remainder(vocabulary)[None]
     other = ids.clone()

@@ -1,6 +1,6 @@
-"""Queries: an item, a text or a vector to its ranked neighbours, as an Arrow table."""
+"""Queries: an item, a text, a picture, a sound or a vector to its ranked neighbours, as an Arrow table."""
 
 from hubstore.query.queries import Encoder
-from hubstore.query.search import RESULT_SCHEMA, search
+from hubstore.query.search import RESULT_SCHEMA, Medium, search
 
-__all__ = ["RESULT_SCHEMA", "Encoder", "search"]
+__all__ = ["RESULT_SCHEMA", "Encoder", "Medium", "search"]

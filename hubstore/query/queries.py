@@ -1,4 +1,4 @@
-"""Queries: ids, texts or vectors, as one row for each at each layer."""
+"""Queries: ids, items given now or vectors, as one row for each at each layer."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hubstore.corpus import Item
 from hubstore.errors import NonFiniteError, QueryError
 from hubstore.query.filters import closest
 from hubstore.store import StoreReader
 
-Encoder = Callable[[Sequence[str]], Mapping[str, torch.Tensor]]
-"""Texts to their hidden states [texts, width] by layer, from the model and pooling of the store."""
+Encoder = Callable[[Sequence[Item]], Mapping[str, torch.Tensor]]
+"""Items to their hidden states [items, width] by layer, from the model and pooling of the store."""
 
 Vectors = torch.Tensor | npt.NDArray[np.floating] | Mapping[str, torch.Tensor]
 """[width] or [queries, width], for every layer alike; or one such array by layer."""
@@ -59,20 +60,21 @@ def from_ids(store: StoreReader, ids: Sequence[str], pooling: str) -> Queries:
     )
 
 
-def from_texts(
-    texts: Sequence[str],
+def from_items(
+    items: Sequence[Item],
     encoder: Encoder,
     layers: Sequence[str],
     width: int,
     languages: Sequence[str | None],
 ) -> Queries:
-    """Texts through the model, once for all layers."""
-    states = encoder(texts)
+    """Texts, pictures and sounds through the model, once for all layers."""
+    states = encoder(items)
     missing = [layer for layer in layers if layer not in states]
     if missing:
         raise QueryError(f"the encoder gave no states of layer {missing[0]}; it gave {', '.join(states)}")
-    checked = {layer: _checked(states[layer], layer, len(texts), width) for layer in layers}
-    return Queries(tuple(texts), tuple(languages), _strangers(len(texts)), checked.__getitem__)
+    checked = {layer: _checked(states[layer], layer, len(items), width) for layer in layers}
+    labels = tuple(item.media.name if item.media else item.text for item in items)
+    return Queries(labels, tuple(languages), _strangers(len(items)), checked.__getitem__)
 
 
 def from_vectors(vectors: Vectors, layers: Sequence[str], width: int, languages: str | Sequence[str] | None) -> Queries:

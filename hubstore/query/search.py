@@ -1,8 +1,9 @@
-"""A query (ids, texts or vectors) to a ranked Arrow table of neighbours, layer by layer."""
+"""A query (ids, texts, pictures, sounds or vectors) to a ranked Arrow table of neighbours, layer by layer."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,12 +13,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from hubstore.corpus import Item, Media
 from hubstore.errors import QueryError
 from hubstore.index import Allowed, LayerIndex, load_or_exact
 from hubstore.query.filters import Filters
-from hubstore.query.queries import Encoder, Queries, Vectors, from_ids, from_texts, from_vectors, query_languages
+from hubstore.query.queries import Encoder, Queries, Vectors, from_ids, from_items, from_vectors, query_languages
 from hubstore.store import StoreReader
 from hubstore.version import __version__
+
+Medium = str | os.PathLike[str] | bytes | Media
+"""A picture or a sound: a path, encoded bytes, or where it is."""
 
 RESULT_SCHEMA = pa.schema(
     [
@@ -30,9 +35,13 @@ RESULT_SCHEMA = pa.schema(
         ("language", pa.string()),
         ("modality", pa.string()),
         ("text", pa.string()),
+        ("media", pa.string()),
     ]
 )
-"""What `search` returns; over `tokens` pooling, `token` (int32), the hit's place in its item, follows."""
+"""What `search` returns; `media` is where a picture or sound is, null for a text.
+
+Over `tokens` pooling, `token` (int32), the hit's place in its item, follows.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +60,8 @@ def search(
     *,
     ids: Sequence[str] | None = None,
     texts: Sequence[str] | None = None,
+    images: Sequence[Medium] | None = None,
+    audio: Sequence[Medium] | None = None,
     vectors: Vectors | None = None,
     k: int = 10,
     layers: Sequence[str | int] | None = None,
@@ -71,8 +82,10 @@ def search(
 
     Args:
         store: where to look.
-        ids: items of the store, by id; exactly one of `ids`, `texts` and `vectors` is given.
+        ids: items of the store, by id; exactly one of `ids`, `texts`, `images`, `audio` and `vectors` is given.
         texts: texts, which `encoder` turns into states.
+        images: pictures: paths, or their encoded bytes; `encoder` turns them into states.
+        audio: sounds, likewise.
         vectors: [width] or [queries, width] for every layer alike, or such an array by layer.
         k: neighbours wanted; where fewer pass the filters, there are fewer.
         layers: which layers; all by default.
@@ -81,10 +94,10 @@ def search(
         languages: only items in one of these languages.
         modalities: only items of one of these modalities.
         concepts: only items of one of these concepts.
-        exclude_same_language: no item in the query's own language; texts and vectors need `query_languages`.
+        exclude_same_language: no item in the query's own language; all but items of the store need `query_languages`.
         exclude_self: leave out the item that is the query.
-        query_languages: language of the texts or vectors, one for all or one each.
-        encoder: texts to [texts, width] by layer; called once.
+        query_languages: language of what is asked, one for all or one each.
+        encoder: items to [items, width] by layer; called once.
         indexes: loaded indexes by layer, for callers that search often; else each layer's is loaded, and a layer
             without one is searched exactly.
         allow_stale: use an index that lacks the store's newest rows.
@@ -111,7 +124,8 @@ def search(
     names = _layer_names(store, layers)
     pooled = store.pooling_name(pooling)
     filters = Filters(_tuple(languages), _tuple(modalities), _tuple(concepts), exclude_same_language, exclude_self)
-    queries = _queries(store, _tuple(ids), _tuple(texts), vectors, names, pooled, query_languages, encoder)
+    asked = _Asked(_tuple(ids), _tuple(texts), _media(images), _media(audio), vectors)
+    queries = _queries(store, asked, names, pooled, query_languages, encoder)
     if exclude_same_language and None in queries.languages:
         raise QueryError(
             "to leave out the query's own language, say which it is: query_languages=... (--query-language)"
@@ -145,29 +159,62 @@ def _layer_names(store: StoreReader, layers: Sequence[str | int] | None) -> list
     return list(dict.fromkeys(store.layer_name(layer) for layer in layers))
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What is looked for, as the caller gave it."""
+
+    ids: Sequence[str] | None
+    texts: Sequence[str] | None
+    images: Sequence[Media] | None
+    audio: Sequence[Media] | None
+    vectors: Vectors | None
+
+    def items(self) -> list[Item]:
+        """Texts, pictures and sounds as items."""
+        language = "und"
+        items = [Item(text, text, language) for text in self.texts or ()]
+        for modality, given in (("image", self.images), ("audio", self.audio)):
+            items += [Item(media.name, "", language, None, modality, media) for media in given or ()]
+        return items
+
+
+def _media(media: Sequence[Medium] | Medium | None) -> tuple[Media, ...] | None:
+    if media is None:
+        return None
+    several = (media,) if isinstance(media, str | os.PathLike | bytes | Media) else media
+    return tuple(
+        one
+        if isinstance(one, Media)
+        else Media(f"{len(one)} bytes", one)
+        if isinstance(one, bytes)
+        else Media(os.path.abspath(one))
+        for one in several
+    )
+
+
 def _queries(
     store: StoreReader,
-    ids: Sequence[str] | None,
-    texts: Sequence[str] | None,
-    vectors: Vectors | None,
+    asked: _Asked,
     layers: Sequence[str],
     pooling: str,
     languages: str | Sequence[str] | None,
     encoder: Encoder | None,
 ) -> Queries:
-    given = [queries for queries in (ids, texts, vectors) if queries is not None]
+    given = {name: value for name, value in vars(asked).items() if value is not None}
     if len(given) != 1:
-        raise QueryError("give exactly one of ids, texts and vectors")
-    if len(given[0]) == 0:
-        raise QueryError("there is no query: ids, texts or vectors is empty")
-    if ids is not None:
-        return from_ids(store, list(ids), pooling)
-    if vectors is not None:
-        return from_vectors(vectors, layers, store.width, languages)
+        raise QueryError("give exactly one of ids, texts, images, audio and vectors")
+    if len(next(iter(given.values()))) == 0:
+        raise QueryError(f"there is no query: {next(iter(given))} is empty")
+    if asked.ids is not None:
+        return from_ids(store, list(asked.ids), pooling)
+    if asked.vectors is not None:
+        return from_vectors(asked.vectors, layers, store.width, languages)
     if encoder is None:
-        raise QueryError("texts need an encoder: the store's model. Query by id or by vector without one")
-    asked = list(texts or ())
-    return from_texts(asked, encoder, layers, store.width, query_languages(languages, len(asked)))
+        raise QueryError(
+            f"{next(iter(given))} need an encoder: the store's model. Query by id or by vector without one"
+        )
+    items = asked.items()
+    return from_items(items, encoder, layers, store.width, query_languages(languages, len(items)))
 
 
 def _groups(
@@ -244,7 +291,7 @@ def _table(store: StoreReader, queries: Queries, found: Sequence[_Hits], pooling
         "rank": rank.astype(np.int32),
         "score": score,
     }
-    items = store.items.select(["id", "concept", "language", "modality", "text"]).take(pa.array(position))
+    items = store.items.select(RESULT_SCHEMA.names[4:]).take(pa.array(position))
     columns |= {name: items[name] for name in items.column_names}
     table = pa.table(columns).cast(RESULT_SCHEMA)
     return table if token is None else table.append_column("token", pa.array(token))

@@ -45,7 +45,7 @@ def facts(store: StoreReader, found: Gathered) -> dict[str, str]:
         "Layers": f"{_layers(found.layers)} ({blocks}width {store.width})",
         "Pooling": found.pooling or f"none with a row per item (kept: {', '.join(store.poolings)})",
         "Kept in": dtype_name(store.dtype),
-        "Self-check": _self_check(of.get("self_check")),
+        "Self-check": _self_check(of.get("self_check") or next(iter(of.get("media_checks", {}).values()), None)),
         "Extracted": _when(store),
         "Analyses": _analyses(found),
         "Versions": _versions(model, of),

@@ -204,7 +204,7 @@ def _last_states(model: Model, texts: Sequence[str], layer: int) -> Tensor:
     lengths = torch.tensor([len(ids) for ids in token_ids], dtype=torch.int32).numpy()
     for members in batch_members(lengths, BATCH_TOKENS):
         batch = make_batch(model, [token_ids[i] for i in members], explicit_positions=True)
-        reached = run_to(model, layer, batch.inputs()).states
+        reached = run_to(model, layer, batch.inputs).states
         states[torch.from_numpy(members)] = reached.flatten(0, 1)[batch.last].to("cpu", torch.float64)
     return states
 

@@ -238,7 +238,7 @@ def _is_per_block(cache: DynamicCache, model: Model) -> bool:
 
 
 def _inputs(model: Model, token_ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    return make_batch(model, token_ids, "left", explicit_positions=True).inputs()
+    return dict(make_batch(model, token_ids, "left", explicit_positions=True).inputs)
 
 
 @torch.inference_mode()

@@ -116,7 +116,7 @@ def steering(model: Model, interventions: Sequence[Intervention]) -> Iterator[No
 
     Example:
         >>> with steering(model, [Intervention(good, layers=[9], strength=4.0)]):
-        ...     states = model.trunk(**batch.inputs()).last_hidden_state
+        ...     states = model.trunk(**batch.inputs).last_hidden_state
     """
     for intervention in interventions:
         intervention.check(model)

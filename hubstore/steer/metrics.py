@@ -104,7 +104,7 @@ def perplexity(model: Model, prompts: Sequence[str], continuations: Sequence[str
     for members in batch_members(_lengths(ids), BATCH_TOKENS):
         batch = make_batch(model, [ids[i] for i in members])
         with torch.inference_mode():
-            final = model.trunk(**batch.inputs(), use_cache=False).last_hidden_state
+            final = model.trunk(**batch.inputs, use_cache=False).last_hidden_state
         counts = [len(ids[i]) - starts[i] for i in members]
         rows = [row for row, count in enumerate(counts) for _ in range(count)]
         places = [place - 1 for i in members for place in range(starts[i], len(ids[i]))]

@@ -2,7 +2,7 @@
 
 from hubstore.store.dtypes import DTYPES, dtype_name, register_bfloat16
 from hubstore.store.layout import Layout
-from hubstore.store.reader import HiddenStates, Partition, StoreReader
+from hubstore.store.reader import HiddenStates, Partition, StoreReader, partition_name
 from hubstore.store.storage import LocalStorage, Storage
 from hubstore.store.verify import Problem, verify
 from hubstore.store.writer import write_metadata, write_shard
@@ -17,6 +17,7 @@ __all__ = [
     "Storage",
     "StoreReader",
     "dtype_name",
+    "partition_name",
     "verify",
     "write_metadata",
     "write_shard",

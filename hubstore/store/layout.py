@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 FORMAT = 1
-POOLINGS = ("last", "mean", "first", "tokens")
+POOLINGS = ("last", "mean", "first", "tokens", "media", "text")
 COMPRESSORS = ("none", "blosc-lz4-bitshuffle")
 
 ROOT = "zarr.json"
@@ -29,6 +29,11 @@ def shard_key(pooling: str, layer: str, zarr_shard: int) -> str:
 def items_key(shard: int) -> str:
     """The item table of one shard."""
     return f"items/{shard}.parquet"
+
+
+def previews_key(shard: int) -> str:
+    """Thumbnails and clips of one shard's pictures and sounds."""
+    return f"previews/{shard}.parquet"
 
 
 def commit_key(shard: int) -> str:

@@ -22,11 +22,26 @@ from hubstore.errors import CorruptStoreError, QueryError, StoreFormatError, Sto
 from hubstore.store.commit import Commit
 from hubstore.store.dtypes import DTYPES
 from hubstore.store.gather import gather_rows
-from hubstore.store.layout import FORMAT, ROOT, Layout, items_key, shard_key
+from hubstore.store.layout import FORMAT, ROOT, Layout, items_key, previews_key, shard_key
 from hubstore.store.shardfile import decode_shard
 from hubstore.store.storage import LocalStorage, Storage
 
 Positions = npt.NDArray[np.int64]
+
+NO_ITEMS = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("concept", pa.string()),
+        pa.field("language", pa.string(), nullable=False),
+        pa.field("modality", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("media", pa.string()),
+        pa.field("tokens", pa.int32()),
+        pa.field("truncated", pa.bool_()),
+        pa.field("media_ranges", pa.list_(pa.int32())),
+    ]
+).empty_table()
+"""An item table's columns. `media` is where a picture or sound is, `media_ranges` starts and stops of its tokens."""
 
 MAPPED = 256
 """Zarr shards of a layer that stay mapped: two million rows by default, and far fewer than a process may open."""
@@ -113,11 +128,37 @@ class StoreReader:
 
     @cached_property
     def items(self) -> pa.Table:
-        """One row per item, in position order: id, concept, language, modality, text, tokens, truncated."""
+        """One row per item, in position order: NO_ITEMS has its columns."""
         tables = [read_items(self.storage, commit) for commit in self.commits]
         if not tables:
             raise CorruptStoreError(f"{self.path} has no committed shard yet; run the extraction again to go on")
-        return pa.concat_tables(tables).combine_chunks()
+        # Stores of texts that are older than media have no columns for them.
+        return pa.concat_tables([NO_ITEMS, *tables], promote_options="default").combine_chunks()
+
+    def preview(self, item: str) -> bytes | None:
+        """The thumbnail (WebP) or clip of an item; None where none is kept. QueryError when there is no such item."""
+        position = int(self.positions([item])[0])
+        for commit in self.commits:
+            if position >= commit.items:
+                position -= commit.items
+                continue
+            key = previews_key(commit.shard)
+            if key not in commit.files:
+                return None
+            found = self._previews(key)
+            row = pc.index_in(pa.scalar(item), value_set=found["id"]).as_py()
+            return None if row is None else found["data"][row].as_py()
+        return None
+
+    def _previews(self, key: str) -> pa.Table:
+        if key not in self._read_previews:
+            self._read_previews.clear()  # one shard's at a time: they are large
+            self._read_previews[key] = pq.read_table(pa.BufferReader(self.storage.read(key)))
+        return self._read_previews[key]
+
+    @cached_property
+    def _read_previews(self) -> dict[str, pa.Table]:
+        return {}
 
     @cached_property
     def partitions(self) -> Mapping[str, Partition]:

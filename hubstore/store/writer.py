@@ -26,6 +26,7 @@ from hubstore.store.layout import (
     group_keys,
     group_metadata,
     items_key,
+    previews_key,
     shard_key,
 )
 from hubstore.store.shardfile import check_dtype, crc32c, encode_shard, non_finite
@@ -57,6 +58,7 @@ def write_shard(
     generation: int = 0,
     first_token_shard: int = 0,
     times: Mapping[str, float] | None = None,
+    previews: pa.Table | None = None,
 ) -> Commit:
     """Write one shard and commit it.
 
@@ -64,11 +66,13 @@ def write_shard(
         storage: the store.
         layout: its shapes.
         shard: the shard's number.
-        items: the item table: id, concept, language, modality, text, tokens; one row per item, at most shard_rows.
+        items: the item table: id, concept, language, modality, text, media, tokens, truncated, media_ranges; one row
+            per item, at most shard_rows.
         states: for each pooling, [layers, rows, width] on the CPU in the store's dtype; rows in item order.
         generation: which planning of the store the shard belongs to.
         first_token_shard: where its token rows start, in Zarr shards of the "tokens" arrays.
         times: milliseconds to keep beside the commit.
+        previews: id and data of thumbnails and clips; None where none are kept.
 
     Raises:
         NonFiniteError: a state is NaN or infinite; names layer and item, and nothing is committed.
@@ -78,7 +82,7 @@ def write_shard(
     if storage.exists(commit_key(shard)):
         raise _committed_already(storage, shard)
     with ThreadPoolExecutor(WRITE_THREADS) as pool:
-        jobs = _shard_files(layout, shard, items, states, first_token_shard)
+        jobs = _shard_files(layout, shard, items, states, first_token_shard, previews)
         written = pool.map(lambda job: _write_file(storage, *job), jobs)
         languages = zip(items["modality"].to_pylist(), items["language"].to_pylist(), strict=True)
         runs = tuple((*partition, len(list(group))) for partition, group in groupby(languages))
@@ -101,7 +105,7 @@ def write_shard(
 
 
 def encode_items(items: pa.Table) -> bytes:
-    """An item table as Parquet."""
+    """A table of items as Parquet."""
     sink = io.BytesIO()
     pq.write_table(items, sink, compression="zstd", version="2.6")
     return sink.getvalue()
@@ -118,7 +122,12 @@ def _write_file(storage: Storage, key: str, buffers: list[Buffer]) -> tuple[str,
 
 
 def _shard_files(
-    layout: Layout, shard: int, items: pa.Table, states: Mapping[str, torch.Tensor], first_token_shard: int
+    layout: Layout,
+    shard: int,
+    items: pa.Table,
+    states: Mapping[str, torch.Tensor],
+    first_token_shard: int,
+    previews: pa.Table | None,
 ) -> Iterable[tuple[str, list[Buffer]]]:
     for pooling in layout.poolings:
         for layer, rows in zip(layout.layers, states[pooling], strict=True):
@@ -128,6 +137,8 @@ def _shard_files(
             for offset, part in enumerate(rows.split(layout.shard_rows)):
                 yield shard_key(pooling, layer, first + offset), encode_shard(part, layout)
     yield items_key(shard), [encode_items(items)]
+    if previews is not None and len(previews):
+        yield previews_key(shard), [encode_items(previews)]
 
 
 def _check_finite(rows: torch.Tensor, layer: str, pooling: str, items: pa.Table, dtype: str) -> None:

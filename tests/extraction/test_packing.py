@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hubstore.corpus import read_sample
+from hubstore.corpus import Item, read_sample
 from hubstore.errors import SelfCheckError, StoreError
 from hubstore.extraction import Capture, PackingAsked, Settings, Watch, append, encode, extract, self_check
 from hubstore.extraction.compiled import compiled_blocks
@@ -113,7 +113,7 @@ def test_append_and_encode_make_batches_as_the_store_did(tmp_path):
     append(items(10, "second"), tiny_model("xlm-roberta"), path)
     store = StoreReader(path)
     texts = store.items["text"].to_pylist()
-    states = encode(store, tiny_model("xlm-roberta"), texts, ("1", "3"), "mean")
+    states = encode(store, tiny_model("xlm-roberta"), [Item(text, text, "en") for text in texts], ("1", "3"), "mean")
     for layer in ("1", "3"):
         torch.testing.assert_close(states[layer], store.hidden(layer, "mean").read(), rtol=1e-4, atol=1e-5)
 
@@ -146,7 +146,7 @@ def test_a_store_from_before_packing_opens_is_appended_to_and_encodes(tmp_path):
     assert append(items(5, "second"), tiny_model("llama"), path).items == 25
     store = StoreReader(path)
     text = store.items["text"][0].as_py()
-    state = encode(store, tiny_model("llama"), [text], ("2",), "mean")["2"]
+    state = encode(store, tiny_model("llama"), [Item(text, text, "en")], ("2",), "mean")["2"]
     torch.testing.assert_close(state, store.hidden(2, "mean").read(0, 1), rtol=1e-4, atol=1e-5)
 
 

@@ -47,7 +47,7 @@ def test_captured_layers_are_hugging_faces_hidden_states_with_the_last_before_th
     ids = tokenize(model, TEXTS[1:2], 128)[0]
     batch = make_batch(model, ids)
     with torch.inference_mode():
-        own = model.trunk(**batch.inputs(), output_hidden_states=True)
+        own = model.trunk(**batch.inputs, output_hidden_states=True)
     states = Capture(model, model.layer_names(), ("tokens",), torch.float32).run(batch)["tokens"]
     for layer in range(model.depth):
         torch.testing.assert_close(states[layer], own.hidden_states[layer][0])
@@ -150,7 +150,7 @@ def test_a_folder_loads_with_the_same_digests_and_a_wrong_one_is_a_clear_error(t
     assert model.identity["weights"] == tiny_model("llama").identity["weights"]
     assert model.identity["weights"] != tiny_model("llama", seed=1).identity["weights"]
     assert model.identity["id"] == "model"
-    with pytest.raises(ModelError, match="could not be loaded as a language model"):
+    with pytest.raises(ModelError, match="could not be loaded as a model"):
         load_model(str(tmp_path / "nothing-here"), device="cpu")
 
 

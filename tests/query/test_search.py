@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from hubstore.corpus import Item
 from hubstore.errors import NonFiniteError, QueryError, StaleIndexError
 from hubstore.index import build, load_or_exact
 from hubstore.query import RESULT_SCHEMA, search
@@ -124,8 +125,8 @@ def test_fewer_rows_than_k_give_fewer_rows(store):
 def test_texts_go_through_the_encoder_once_for_all_layers(store, states):
     calls = []
 
-    def encoder(texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        calls.append(list(texts))
+    def encoder(items: Sequence[Item]) -> dict[str, torch.Tensor]:
+        calls.append([item.text for item in items])
         return {str(layer): states[layer, [4, 300]] for layer in range(LAYERS)}
 
     found = search(store, texts=["vier", "drei"], k=1, encoder=encoder, device="cpu")
@@ -216,8 +217,8 @@ def test_filters_over_tokens_keep_whole_items(token_store):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "exactly one of ids, texts and vectors"),
-        ({"ids": ["item-0"], "texts": ["a"]}, "exactly one of ids, texts and vectors"),
+        ({}, "exactly one of ids, texts, images, audio and vectors"),
+        ({"ids": ["item-0"], "texts": ["a"]}, "exactly one of ids, texts, images, audio and vectors"),
         ({"ids": []}, "there is no query"),
         ({"ids": ["item-0"], "k": 0}, "k is 0"),
         ({"ids": ["item-0", "itme-17"]}, r"'itme-17'.*closest: item-17"),

@@ -37,7 +37,7 @@ def last_state(model, text, layer):
             lambda module, args, output: kept.append(output[0] if isinstance(output, tuple) else output)
         )
     with torch.inference_mode():
-        model.trunk(**make_batch(model, ids).inputs())
+        model.trunk(**make_batch(model, ids).inputs)
     handle.remove()
     return kept[0][0, -1]
 

@@ -34,14 +34,14 @@ def layer_states(model, batch, layer, interventions=()):
                 with_kwargs=True,
             )
         with torch.inference_mode():
-            model.trunk(**batch.inputs())
+            model.trunk(**batch.inputs)
         handle.remove()
     return kept[0]
 
 
 def final(model, batch, interventions=()):
     with steering(model, interventions), torch.inference_mode():
-        return model.trunk(**batch.inputs()).last_hidden_state
+        return model.trunk(**batch.inputs).last_hidden_state
 
 
 @pytest.mark.parametrize("family", CAUSAL)
@@ -56,7 +56,7 @@ def test_the_block_above_reads_the_changed_states(family, layer):
         "replace": (2.5 * VECTOR).expand_as(before),
         "project": before - 2.5 * (before @ unit)[..., None] * unit,
     }
-    mask = batch.attention_mask.bool()
+    mask = batch.inputs["attention_mask"].bool()
     for kind, after in wanted.items():
         changed = layer_states(model, batch, layer, [Intervention(VECTOR, [layer], kind, 2.5)])
         torch.testing.assert_close(changed[mask], after[mask])
@@ -67,7 +67,7 @@ def test_projecting_with_strength_1_takes_the_direction_out():
     model = tiny_language_model("llama")
     batch = make_batch(model, token_ids(model))
     states = layer_states(model, batch, 2, [Intervention(VECTOR, [2], "project")])
-    assert (states[batch.attention_mask.bool()] @ VECTOR).abs().max() < 1e-4
+    assert (states[batch.inputs["attention_mask"].bool()] @ VECTOR).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("kind", ["add", "replace", "project"])

@@ -1,0 +1,70 @@
+"""Thumbnails and clips: small pictures and sounds that results are shown with. The same medium gives the same bytes."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hubstore.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PIXELS: Final = 160
+SECONDS: Final = 5.0
+CLIP_RATE: Final = 16_000
+
+_SIGNATURES: Final = (
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF8", "image/gif"),
+    (b"fLaC", "audio/flac"),
+    (b"OggS", "audio/ogg"),
+    (b"ID3", "audio/mpeg"),
+)
+
+
+def thumbnail(image: Image.Image, size: int = PIXELS) -> bytes:
+    """A picture that fits into size x size pixels, as WebP."""
+    from PIL import Image
+
+    small = image.copy()
+    small.thumbnail((size, size), Image.Resampling.LANCZOS)
+    kept = io.BytesIO()
+    small.save(kept, "WEBP", quality=80, method=4)
+    return kept.getvalue()
+
+
+def clip(samples: npt.NDArray[np.float32], rate: int, seconds: float = SECONDS) -> bytes:
+    """The first seconds of a sound, as MP3: of the formats that browsers play, small and without random numbers.
+
+    Args:
+        samples: float32 [samples], mono.
+        rate: samples a second.
+        seconds: how much to keep.
+    """
+    try:
+        import soundfile
+        import soxr
+    except ImportError as error:
+        from hubstore.corpus.media import NEEDED
+
+        raise MissingDependencyError(NEEDED) from error
+    kept = samples[: max(1, int(seconds * rate))]
+    if rate > CLIP_RATE:
+        kept, rate = soxr.resample(kept, rate, CLIP_RATE), CLIP_RATE
+    written = io.BytesIO()
+    soundfile.write(written, np.clip(kept, -1, 1), rate, format="MP3", subtype="MPEG_LAYER_III")
+    return written.getvalue()
+
+
+def mime_of(data: bytes) -> str:
+    """The media type of encoded bytes, by how they begin; "application/octet-stream" for none that is known."""
+    if data[:4] == b"RIFF":
+        return {b"WEBP": "image/webp", b"WAVE": "audio/wav"}.get(data[8:12], "application/octet-stream")
+    if data[:2] in (b"\xff\xfb", b"\xff\xf3", b"\xff\xf2"):
+        return "audio/mpeg"
+    return next((kind for start, kind in _SIGNATURES if data.startswith(start)), "application/octet-stream")

@@ -1,0 +1,262 @@
+"""How a loaded model reads pictures and sounds, found from the model itself.
+
+Four kinds: a language model that pictures or sounds are projected into; a pair of towers that meet in one vector
+(CLIP, SigLIP, CLAP); a speech encoder and its decoder (Whisper); an encoder of one modality (ViT, wav2vec 2.0).
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from hubstore.errors import ModelError
+from hubstore.models.media import Adapter, MediaReader, processor_digest
+
+FEATURES: Final[dict[str, str]] = {"image": "get_image_features", "audio": "get_audio_features"}
+INPUTS: Final[dict[str, str]] = {"pixel_values": "image", "input_features": "audio", "input_values": "audio"}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One stack of blocks of a model, and what is read through it.
+
+    Args:
+        trunk: the module whose blocks they are, and whose output is "final".
+        adapters: by modality, how pictures and sounds get there.
+        text: whether texts do.
+        joint: instead of blocks, by modality: the function that gives each item its vector in the space that the
+            towers share.
+        width: elements of a joint vector.
+    """
+
+    trunk: Any
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    text: bool = True
+    joint: Mapping[str, Callable[..., torch.Tensor]] = field(default_factory=dict)
+    width: int | None = None
+
+
+def find_stack(loaded: Any, processor: Any, name: str, wanted: str | None) -> Stack:
+    """The stack of blocks of a model without its head.
+
+    Args:
+        loaded: what `transformers.AutoModel` gives.
+        processor: its processor; None for a language model.
+        name: for messages.
+        wanted: of a pair, "joint" (the default), "text", "image" or "audio"; of a speech model, "encoder" (the
+            default) or "decoder".
+
+    Raises:
+        ModelError: the model has no such stack, or reads its medium in a way that is not known here.
+    """
+    stacks = _stacks(loaded, processor, name)
+    chosen = next(iter(stacks)) if wanted is None else wanted
+    if chosen not in stacks:
+        there = ", ".join(stacks) if len(stacks) > 1 else "one only; leave the option out"
+        raise ModelError(f"{name} has no stack {wanted!r}; it has {there}")
+    return stacks[chosen]()
+
+
+def media_modalities(loaded: Any) -> tuple[str, ...]:
+    """The modalities beside text that a model reads; none for a language model."""
+    config = loaded.config
+    if INPUTS.get(getattr(loaded, "main_input_name", "")):
+        return (INPUTS[loaded.main_input_name],)
+    found = [modality for modality, method in FEATURES.items() if hasattr(loaded, method)]
+    if getattr(config, "audio_config", None) is not None and "audio" not in found:
+        found.append("audio")
+    return tuple(found)
+
+
+def _stacks(loaded: Any, processor: Any, name: str) -> Mapping[str, Callable[[], Stack]]:
+    modalities = media_modalities(loaded)
+    if not modalities:
+        return {"text": lambda: Stack(loaded)}
+    if hasattr(loaded, "get_text_features"):
+        towers = {modality: partial(_tower, loaded, processor, name, modality) for modality in modalities}
+        return {
+            "joint": lambda: _joint(loaded, processor, modalities),
+            "text": lambda: Stack(loaded.text_model),
+            **towers,
+        }
+    if getattr(loaded.config, "is_encoder_decoder", False):
+        return {
+            "encoder": lambda: _encoder(loaded.get_encoder(), processor, name, modalities[0], loaded),
+            "decoder": lambda: _speech_decoder(loaded, processor),
+        }
+    if loaded.main_input_name in INPUTS:
+        return {"encoder": lambda: _encoder(loaded, processor, name, modalities[0], loaded)}
+    return {"decoder": lambda: _composite(loaded, processor, name, modalities)}
+
+
+def _joint(loaded: Any, processor: Any, modalities: tuple[str, ...]) -> Stack:
+    adapters = {
+        modality: _adapter(
+            _reader(loaded, processor, modality, marker=""), loaded, processor, rows=lambda tensors: (1, 1)
+        )
+        for modality in modalities
+    }
+    joint = {modality: _features(getattr(loaded, FEATURES[modality])) for modality in modalities}
+    joint["text"] = _features(loaded.get_text_features)
+    return Stack(loaded, adapters, joint=joint, width=_joint_width(loaded))
+
+
+def _joint_width(loaded: Any) -> int:
+    width = getattr(loaded.config, "projection_dim", None)
+    return int(width or loaded.config.text_config.hidden_size)  # SigLIP has no projection of another width
+
+
+def _features(method: Callable[..., Any]) -> Callable[..., torch.Tensor]:
+    accepted = inspect.signature(method).parameters
+
+    def vectors(**inputs: torch.Tensor) -> torch.Tensor:
+        made = method(**{name: value for name, value in inputs.items() if name in accepted})
+        pooled: torch.Tensor = made if isinstance(made, torch.Tensor) else made.pooler_output
+        return pooled
+
+    return vectors
+
+
+def _tower(loaded: Any, processor: Any, name: str, modality: str) -> Stack:
+    tower = loaded.vision_model if modality == "image" else loaded.audio_model
+    if getattr(tower.config, "depths", None) is not None:
+        raise ModelError(f"the blocks of {name}'s {modality} tower have states of several widths; use stack joint")
+    return _encoder(tower, processor, name, modality, tower)
+
+
+def _encoder(encoder: Any, processor: Any, name: str, modality: str, outer: Any) -> Stack:
+    reader = _reader(encoder, processor, modality, marker="")
+    return Stack(encoder, {modality: _adapter(reader, encoder, processor, rows=_rows_of(encoder, outer))}, text=False)
+
+
+def _speech_decoder(loaded: Any, processor: Any) -> Stack:
+    reader = _reader(loaded, processor, "audio", marker="", decoder=True)
+    return Stack(loaded.get_decoder(), {"audio": _adapter(reader, loaded, processor)}, text=False)
+
+
+def _composite(loaded: Any, processor: Any, name: str, modalities: tuple[str, ...]) -> Stack:
+    adapters = {}
+    for modality in modalities:
+        marker, ids = _marker(loaded.config, processor, name, modality)
+        reader = _reader(loaded, processor, modality, marker=marker, token_ids=ids)
+        adapters[modality] = _adapter(reader, loaded, processor)
+    return Stack(loaded.get_decoder(), adapters)
+
+
+def _reader(
+    module: Any,
+    processor: Any,
+    modality: str,
+    *,
+    marker: str,
+    token_ids: frozenset[int] = frozenset(),
+    decoder: bool = False,
+) -> MediaReader:
+    dtype = next(parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
+    extractor = getattr(processor, "feature_extractor", processor)
+    samples = None
+    if modality == "audio" and not marker and "input_features" in getattr(extractor, "model_input_names", ()):
+        samples = getattr(extractor, "n_samples", None) or getattr(extractor, "nb_max_samples", None)
+    return MediaReader(modality, processor, marker, token_ids, dtype, samples, decoder)
+
+
+def _adapter(
+    reader: MediaReader,
+    whole: Any,
+    processor: Any,
+    rows: Callable[[Mapping[str, torch.Tensor]], tuple[int, int]] | None = None,
+) -> Adapter:
+    return Adapter(reader, whole, {"class": type(whole).__name__, "processor": processor_digest(processor)}, rows)
+
+
+def _marker(config: Any, processor: Any, name: str, modality: str) -> tuple[str, frozenset[int]]:
+    """What stands for a medium in a prompt, with what the model wants around it; and its tokens' ids."""
+    token = getattr(processor, "boi_token", None) if modality == "image" else None  # Gemma 3 fills in the rest
+    around = (
+        ("vision_start_token", "vision_end_token") if modality == "image" else ("audio_bos_token", "audio_eos_token")
+    )
+    token = token or getattr(processor, f"{modality}_token", None)
+    ids = [getattr(config, f"{modality}_token_{end}", None) for end in ("id", "index")]
+    if token is None or all(number is None for number in ids):
+        raise ModelError(
+            f"{name} reads {modality} items, but its processor ({type(processor).__name__}) names no token for them; "
+            "hubstore cannot make its prompts"
+        )
+    before, after = (_token(config, processor, which) for which in around)
+    return f"{before}{token}{after}", frozenset(int(number) for number in ids if number is not None)
+
+
+def _token(config: Any, processor: Any, which: str) -> str:
+    """A token by name, as the processor has it or the configuration by its id; "" where there is none."""
+    named = getattr(processor, which, None) or getattr(
+        processor, which.replace("start", "bos").replace("end", "eos"), None
+    )
+    if named is not None:
+        return str(named)
+    number = getattr(config, f"{which}_id", None)
+    return "" if number is None else str(processor.tokenizer.convert_ids_to_tokens(number))
+
+
+def _rows_of(encoder: nn.Module, outer: Any) -> Callable[[Mapping[str, torch.Tensor]], tuple[int, int]]:
+    """How many tokens an encoder's blocks see of an input, and how many of them are of the medium."""
+    lengths = getattr(outer, "_get_feat_extract_output_lengths", None) or getattr(
+        encoder, "_get_feat_extract_output_lengths", None
+    )
+    seen = cache(_SeenRows(encoder).rows)
+
+    def rows(tensors: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+        mask = tensors.get("attention_mask")
+        if lengths is not None and "input_values" in tensors:
+            whole = int(lengths(tensors["input_values"].shape[-1]))
+        else:
+            whole = seen(tuple((name, tensor.shape[1:], tensor.dtype) for name, tensor in tensors.items()))
+        if mask is None or lengths is None:
+            return whole, whole
+        found = lengths(mask[0].sum().to(torch.long))
+        # Whisper's gives the lengths after each of its two reductions.
+        return whole, max(1, min(whole, int(found[-1] if isinstance(found, tuple) else found)))
+
+    return rows
+
+
+class _StoppedError(Exception):
+    """The first block was reached."""
+
+
+class _SeenRows:
+    """Asks the encoder itself, up to its first block."""
+
+    def __init__(self, encoder: Any) -> None:
+        self._encoder = encoder
+
+    @torch.inference_mode()
+    def rows(self, shapes: tuple[tuple[str, torch.Size, torch.dtype], ...]) -> int:
+        """Tokens in the first block for arguments of these shapes, for one item."""
+        from hubstore.models.blocks import find_blocks
+
+        found: list[int] = []
+        own = threading.get_ident()
+
+        def reached(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+            if threading.get_ident() != own:  # another thread is extracting with the same blocks
+                return
+            hidden = args[0] if args else kwargs["hidden_states"]
+            found.append(int(hidden.shape[1]))
+            raise _StoppedError
+
+        device = next(self._encoder.parameters()).device
+        handle = find_blocks(self._encoder)[0].register_forward_pre_hook(reached, with_kwargs=True)
+        try:
+            self._encoder(**{n: torch.ones((1, *shape), dtype=dtype, device=device) for n, shape, dtype in shapes})
+        except _StoppedError:
+            pass
+        finally:
+            handle.remove()
+        return found[0]
