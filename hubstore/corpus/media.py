@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import tarfile
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,22 +17,30 @@ from hubstore.errors import CorpusError, MissingDependencyError
 if TYPE_CHECKING:
     from PIL import Image
 
-NEEDED = "pictures and sounds need Pillow, soundfile and soxr: pip install 'hubstore[media]'"
+NEEDED: Final = "pictures and sounds need Pillow, soundfile and soxr: pip install 'hubstore[media]'"
+MEMBER: Final = "!"
+"""Between the path of an archive and the name of a member of it, in a `Media.name`."""
+
+_WHOLE: Final = 0.9  # of what a header announces: that of an MP3 may be an estimate
+_ENDLESS: Final = 0x7F000000  # sizes from here on, and 0, stand in the headers of sounds written as a stream
 
 
 def media_bytes(media: Media) -> bytes:
-    """The encoded bytes of a picture or a sound.
+    """The encoded bytes of a picture or a sound: its own, its file's, or those of a member of a tar archive.
 
     Raises:
-        CorpusError: its file is not there, or cannot be read.
+        CorpusError: its file or member is not there, or cannot be read.
     """
     if media.data is not None:
         return media.data
+    archive, separator, member = media.name.partition(MEMBER)
     try:
+        if separator and Path(archive).is_file():
+            return _member(archive, member)
         return Path(media.name).read_bytes()
     except FileNotFoundError:
         raise CorpusError(f"{media.name}: there is no such file; check the path") from None
-    except OSError as error:
+    except (OSError, ValueError, EOFError, tarfile.TarError) as error:
         raise CorpusError(f"{media.name}: cannot be read: {error}; check that it is a file and may be read") from error
 
 
@@ -50,14 +59,15 @@ def open_image(media: Media) -> Image.Image:
         raise MissingDependencyError(NEEDED) from error
     data = media_bytes(media)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(action="ignore"):  # of odd metadata, which would name no file
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data)) as image:
                 image.load()
-                return _rgb(ImageOps.exif_transpose(image))
+                ImageOps.exif_transpose(image, in_place=True)
+                return _rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise CorpusError(f"{media.name}: {error}; make the picture smaller, or leave it out") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow raises of damaged files
+        raise CorpusError(f"{media.name}: {_short(error)}; make the picture smaller, or leave it out") from None
+    except Exception as error:  # damaged pictures raise whatever their decoder trips over
         raise CorpusError(
             f"{media.name}: is no picture that can be read: {_short(error)}; check that the file is whole"
         ) from error
@@ -66,29 +76,42 @@ def open_image(media: Media) -> Image.Image:
 def open_sound(media: Media, rate: int) -> npt.NDArray[np.float32]:
     """Decode a sound: float32 [samples], the mean of its channels, at `rate` samples a second.
 
+    An Ogg stream that was cut off cannot be told from a shorter one: what there is of it is the sound.
+
     Raises:
-        CorpusError: it is no sound that libsndfile reads, or holds no sample or one that is not finite.
+        CorpusError: it is no sound that libsndfile reads, is cut off, or holds no sample or one that is not finite.
         MissingDependencyError: soundfile or soxr is not installed.
     """
     try:
         import soundfile
         import soxr
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: no libsndfile for soundfile
         raise MissingDependencyError(NEEDED) from error
     data = media_bytes(media)
     try:
-        samples, own_rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            announced, own_rate = file.frames, file.samplerate
+            samples = file.read(dtype="float32", always_2d=True)
+    except Exception as error:  # damaged sounds raise whatever their decoder trips over
         raise CorpusError(
             f"{media.name}: is no sound that can be read: {_short(error)}; check that the file is whole"
         ) from error
-    if not len(samples):
-        raise CorpusError(f"{media.name}: the sound has no samples; leave it out")
-    if not np.isfinite(samples).all():
-        raise CorpusError(f"{media.name}: the sound has samples that are not finite; leave it out")
+    if problem := _sound_problem(samples, announced, data):
+        raise CorpusError(f"{media.name}: {problem}")
     mono = samples.mean(axis=1, dtype=np.float32)
-    resampled: npt.NDArray[np.float32] = mono if own_rate == rate else soxr.resample(mono, own_rate, rate)
+    resampled: npt.NDArray[np.float32] = mono if own_rate == rate else soxr.resample(mono, own_rate, rate, quality="HQ")
     return resampled
+
+
+def _member(archive: str, member: str) -> bytes:
+    with tarfile.open(archive) as tar:
+        try:
+            file = tar.extractfile(member)
+        except KeyError:
+            file = None
+        if file is None:
+            raise CorpusError(f"{archive}: has no member {member!r}; check that it is still the same archive")
+        return file.read()
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -98,8 +121,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = _eight_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
@@ -112,5 +134,23 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((values.clip(0, most) * (255 / most)).round().astype(np.uint8))
 
 
+def _sound_problem(samples: npt.NDArray[np.float32], announced: int, data: bytes) -> str | None:
+    if len(samples) < _WHOLE * announced or _wave_is_cut(data):
+        return f"the sound is cut off after {len(samples)} samples; check that the file is whole"
+    if not len(samples):
+        return "the sound has no samples; leave it out"
+    if not np.isfinite(samples).all():
+        return "the sound has samples that are not finite; leave it out"
+    return None
+
+
+def _wave_is_cut(data: bytes) -> bool:
+    """libsndfile takes a WAV file for as long as it is, whatever its header says."""
+    size = int.from_bytes(data[4:8], "little")
+    return data[:4] == b"RIFF" and size < _ENDLESS and len(data) < _WHOLE * size
+
+
 def _short(error: Any) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """The first line of a decoder's message, without the address that it prints for our bytes in memory."""
+    message = str(getattr(error, "error_string", error)).split(" <_io.BytesIO")[0]
+    return (message.strip().splitlines() or [type(error).__name__])[0][:200]

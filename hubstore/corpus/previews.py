@@ -16,19 +16,25 @@ if TYPE_CHECKING:
 PIXELS: Final = 160
 SECONDS: Final = 5.0
 CLIP_RATE: Final = 16_000
+UNKNOWN: Final = "application/octet-stream"
 
 _SIGNATURES: Final = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
     (b"fLaC", "audio/flac"),
     (b"OggS", "audio/ogg"),
     (b"ID3", "audio/mpeg"),
+    (b"\xff\xfb", "audio/mpeg"),
+    (b"\xff\xf3", "audio/mpeg"),
+    (b"\xff\xf2", "audio/mpeg"),
 )
+_RIFF: Final = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
 
 
 def thumbnail(image: Image.Image, size: int = PIXELS) -> bytes:
-    """A picture that fits into size x size pixels, as WebP."""
+    """A picture that fits into size x size pixels, as WebP: of what browsers show, the smallest."""
     from PIL import Image
 
     small = image.copy()
@@ -39,7 +45,9 @@ def thumbnail(image: Image.Image, size: int = PIXELS) -> bytes:
 
 
 def clip(samples: npt.NDArray[np.float32], rate: int, seconds: float = SECONDS) -> bytes:
-    """The first seconds of a sound, as MP3: of the formats that browsers play, small and without random numbers.
+    """The first seconds of a sound at 16 kHz, as MP3: of what browsers play, small and without random numbers.
+
+    (An Ogg stream has a random serial number; FLAC is four times as large.)
 
     Args:
         samples: float32 [samples], mono.
@@ -49,22 +57,20 @@ def clip(samples: npt.NDArray[np.float32], rate: int, seconds: float = SECONDS) 
     try:
         import soundfile
         import soxr
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: no libsndfile for soundfile
         from hubstore.corpus.media import NEEDED
 
         raise MissingDependencyError(NEEDED) from error
     kept = samples[: max(1, int(seconds * rate))]
-    if rate > CLIP_RATE:
-        kept, rate = soxr.resample(kept, rate, CLIP_RATE), CLIP_RATE
+    if rate != CLIP_RATE:
+        kept = soxr.resample(kept, rate, CLIP_RATE)
     written = io.BytesIO()
-    soundfile.write(written, np.clip(kept, -1, 1), rate, format="MP3", subtype="MPEG_LAYER_III")
+    soundfile.write(written, np.clip(kept, -1, 1), CLIP_RATE, format="MP3", subtype="MPEG_LAYER_III")
     return written.getvalue()
 
 
 def mime_of(data: bytes) -> str:
     """The media type of encoded bytes, by how they begin; "application/octet-stream" for none that is known."""
     if data[:4] == b"RIFF":
-        return {b"WEBP": "image/webp", b"WAVE": "audio/wav"}.get(data[8:12], "application/octet-stream")
-    if data[:2] in (b"\xff\xfb", b"\xff\xf3", b"\xff\xf2"):
-        return "audio/mpeg"
-    return next((kind for start, kind in _SIGNATURES if data.startswith(start)), "application/octet-stream")
+        return _RIFF.get(data[8:12], UNKNOWN)
+    return next((kind for start, kind in _SIGNATURES if data.startswith(start)), UNKNOWN)

@@ -1,0 +1,246 @@
+import io
+import struct
+import subprocess
+import sys
+import tarfile
+import zlib
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from hubstore.corpus.item import Media
+from hubstore.corpus.media import media_bytes, open_image, open_sound
+from hubstore.errors import CorpusError, MissingDependencyError
+
+RATE = 16_000
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def picture(image, kind="PNG", **options):
+    return Media("picture", encoded(image, kind, **options))
+
+
+def wave(samples, rate=RATE, kind="WAV", subtype=None):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format=kind, subtype=subtype)
+    return buffer.getvalue()
+
+
+def tone(hertz=440, rate=RATE, seconds=0.5):
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(rate * seconds)) / rate)).astype(np.float32)
+
+
+def corners():
+    """Red and green above, blue and white below."""
+    image = Image.new("RGB", (2, 2))
+    image.putdata([RED, GREEN, BLUE, WHITE])
+    return image.resize((64, 32), Image.Resampling.NEAREST)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF", "JPEG", "WEBP"])
+def test_a_picture_of_any_kind_is_decoded_to_rgb(kind):
+    image = open_image(picture(corners(), kind))
+    assert (image.mode, image.size) == ("RGB", (64, 32))
+    for place, colour in zip(((8, 8), (56, 8), (8, 24), (56, 24)), (RED, GREEN, BLUE, WHITE), strict=True):
+        assert np.allclose(image.getpixel(place), colour, atol=12)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upper_left"), [(1, RED), (2, GREEN), (3, WHITE), (4, BLUE), (5, RED), (6, BLUE), (8, GREEN)]
+)
+def test_a_picture_is_turned_as_its_orientation_says(orientation, upper_left):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = open_image(picture(corners(), exif=exif))
+    assert image.size == ((32, 64) if orientation > 4 else (64, 32))
+    assert image.getpixel((2, 2)) == upper_left
+
+
+def test_what_is_transparent_is_laid_over_white():
+    rgba = Image.new("RGBA", (2, 1))
+    rgba.putdata([(255, 0, 0, 0), (255, 0, 0, 128)])
+    grey = Image.new("LA", (2, 1))
+    grey.putdata([(0, 0), (0, 255)])
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.putdata([0, 1])
+    keyed = Image.new("RGB", (2, 1))
+    keyed.putdata([RED, BLUE])
+    shown = {
+        "rgba": (open_image(picture(rgba)), [WHITE, (255, 127, 127)]),
+        "grey": (open_image(picture(grey)), [WHITE, (0, 0, 0)]),
+        "palette": (open_image(picture(palette, transparency=0)), [WHITE, BLUE]),
+        "gif": (open_image(picture(palette, "GIF", transparency=0)), [WHITE, BLUE]),
+        "key": (open_image(picture(keyed, transparency=RED)), [WHITE, BLUE]),
+    }
+    for image, pixels in shown.values():
+        assert [image.getpixel((x, 0)) for x in range(2)] == pixels
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_of_an_animation_the_first_frame_is_taken(kind):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
+    image = open_image(picture(frames[0], kind, save_all=True, append_images=frames[1:]))
+    assert np.allclose(image.getpixel((4, 4)), RED, atol=3)
+
+
+def test_more_than_eight_bits_are_scaled_to_eight():
+    ramp = np.array([[0, 257, 32896, 65535]], np.uint16)
+    assert list(np.asarray(open_image(picture(Image.fromarray(ramp))))[0, :, 0]) == [0, 1, 128, 255]
+    floats = Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32))
+    assert list(np.asarray(open_image(picture(floats, "TIFF")))[0, :, 0]) == [0, 128, 255]
+
+
+def test_a_picture_for_print_is_decoded_to_rgb():
+    red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    assert np.allclose(open_image(picture(red, "JPEG")).getpixel((4, 4)), RED, atol=3)
+
+
+def test_a_picture_that_would_be_too_large_is_refused_before_it_is_decoded():
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    for side in (10_000, 60_000):  # what Pillow warns of, and what it refuses by itself
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+        bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+        with pytest.raises(CorpusError, match=r"^bomb\.png: .*exceeds limit.*; make the picture smaller"):
+            open_image(Media("bomb.png", bomb))
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", encoded(corners())[:60], encoded(corners(), "JPEG")[:400]])
+def test_a_picture_that_is_none_or_cut_off_is_named(data):
+    with pytest.raises(CorpusError, match=r"^bad\.png: is no picture that can be read: [^<>]*; check that the file"):
+        open_image(Media("bad.png", data))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
+def test_a_damaged_picture_is_decoded_or_refused_and_nothing_else(kind):
+    data = encoded(Image.effect_noise((32, 32), 50), kind)
+    for damaged in damage(data, 200):
+        with suppress(CorpusError):
+            assert open_image(Media("bad", damaged)).mode == "RGB"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of soundfile, which seeks where told
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "AIFF"])
+def test_a_damaged_sound_is_decoded_or_refused_and_nothing_else(kind):
+    for damaged in damage(wave(tone(), kind=kind), 60):
+        with suppress(CorpusError):
+            sound = open_sound(Media("bad", damaged), RATE)
+            assert sound.ndim == 1
+            assert len(sound)
+            assert np.isfinite(sound).all()
+
+
+def damage(data, times):
+    random = np.random.default_rng(0)
+    for _ in range(times):
+        bad = bytearray(data)
+        for _ in range(random.choice([1, 4])):
+            bad[random.integers(random.choice([min(100, len(data)), len(data)]))] = random.integers(256)
+        yield bytes(bad[: random.choice([len(bad), random.integers(len(bad))], p=[0.8, 0.2])])
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype"), [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", None), ("OGG", "VORBIS"), ("MP3", None)]
+)
+def test_a_sound_of_any_kind_is_decoded_to_float32(kind, subtype):
+    samples = open_sound(Media("sound", wave(tone(), kind=kind, subtype=subtype)), RATE)
+    assert samples.dtype == np.float32
+    assert abs(len(samples) - RATE // 2) <= RATE // 10  # an MP3 may have padding
+    middle = samples[2000:6000] * np.hanning(4000)
+    assert np.argmax(np.abs(np.fft.rfft(middle))) == pytest.approx(440 * 4000 / RATE, abs=1)
+    assert np.abs(middle).max() == pytest.approx(0.5, rel=0.1)
+
+
+def test_channels_are_averaged():
+    one, other = tone(440), tone(660)
+    both = wave(np.stack([one, other], axis=1), subtype="FLOAT")
+    assert np.allclose(open_sound(Media("sound", both), RATE), (one + other) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("own", [8_000, 11_025, 44_100, 48_000])
+def test_a_sound_is_resampled_and_keeps_its_pitch(own):
+    samples = open_sound(Media("sound", wave(tone(rate=own), own, subtype="FLOAT")), RATE)
+    assert abs(len(samples) - RATE // 2) <= 1
+    inside = slice(500, 7500)  # the ends ring
+    assert np.allclose(samples[inside], tone()[inside], atol=1e-3)
+
+
+def test_a_frequency_that_the_new_rate_cannot_hold_is_gone():
+    samples = open_sound(Media("sound", wave(tone(15_000, 44_100), 44_100, subtype="FLOAT")), RATE)
+    assert np.abs(samples[500:-500]).max() < 1e-3
+
+
+def test_a_sound_without_samples_or_with_infinite_ones_is_named():
+    with pytest.raises(CorpusError, match=r"^a\.wav: the sound has no samples"):
+        open_sound(Media("a.wav", wave(np.zeros(0))), RATE)
+    bad = tone()
+    bad[7] = np.inf
+    with pytest.raises(CorpusError, match=r"^a\.wav: the sound has samples that are not finite"):
+        open_sound(Media("a.wav", wave(bad, subtype="FLOAT")), RATE)
+
+
+@pytest.mark.parametrize("data", [b"", b"no sound", encoded(Image.new("RGB", (4, 4)))])
+def test_a_sound_that_is_none_is_named(data):
+    with pytest.raises(CorpusError, match=r"^a\.wav: is no sound that can be read: [^<>]*; check that the file"):
+        open_sound(Media("a.wav", data), RATE)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC"])
+def test_a_sound_that_is_cut_off_is_named(kind):
+    data = wave(tone(), kind=kind)
+    with pytest.raises(CorpusError, match=r"^a\.wav: .*check that the file is whole$"):
+        open_sound(Media("a.wav", data[: len(data) // 2]), RATE)
+
+
+def test_a_wave_written_as_a_stream_knows_no_length_and_is_whole():
+    data = bytearray(wave(tone()))
+    data[4:8] = data[40:44] = b"\xff\xff\xff\xff"
+    assert len(open_sound(Media("a.wav", bytes(data)), RATE)) == RATE // 2
+
+
+def test_bytes_come_from_the_item_its_file_or_a_member_of_an_archive(tmp_path):
+    data = encoded(corners())
+    (tmp_path / "a!b.png").write_bytes(data)  # an exclamation mark in a name is no archive's
+    assert media_bytes(Media("x", b"own")) == b"own"
+    assert media_bytes(Media(str(tmp_path / "a!b.png"))) == data
+    for name, mode in (("x.tar", "w"), ("x.tar.gz", "w:gz")):
+        with tarfile.open(tmp_path / name, mode) as tar:
+            tar.add(tmp_path / "a!b.png", "deep/a!b.png")
+        assert media_bytes(Media(f"{tmp_path / name}!deep/a!b.png")) == data
+        with pytest.raises(CorpusError, match=f"{name}: has no member 'other.png'"):
+            media_bytes(Media(f"{tmp_path / name}!other.png"))
+
+
+def test_a_file_that_is_not_there_or_is_a_folder_is_named(tmp_path):
+    with pytest.raises(CorpusError, match=r"a\.png: there is no such file; check the path"):
+        open_image(Media(str(tmp_path / "a.png")))
+    with pytest.raises(CorpusError, match=r"a\.tar!b\.png: there is no such file"):
+        open_image(Media(str(tmp_path / "a.tar!b.png")))
+    with pytest.raises(CorpusError, match=r"cannot be read: .*check that it is a file"):
+        open_image(Media(str(tmp_path)))
+    with pytest.raises(CorpusError, match=r"cannot be read: .*null"):
+        open_image(Media("a\0b.png"))
+
+
+@pytest.mark.parametrize("package", ["PIL", "soundfile", "soxr"])
+def test_a_package_that_is_not_there_is_answered_with_what_to_install(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'hubstore\[media\]'"):
+        open_image(Media("a")) if package == "PIL" else open_sound(Media("a"), RATE)
+
+
+def test_decoding_is_imported_only_where_something_is_decoded():
+    script = "import sys, hubstore.corpus.media, hubstore.corpus.previews; print({'PIL', 'soundfile'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout == "set()\n"
