@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
-from itertools import islice
 from typing import Any, Final
 
 import pyarrow as pa
@@ -12,6 +11,9 @@ import pyarrow as pa
 from hubstore.corpus.item import ITEM_SCHEMA, Item
 from hubstore.corpus.validate import check_item
 from hubstore.errors import CorpusError
+
+BATCH_BYTES: Final = 32 << 20
+"""Bytes of pictures and sounds after which a batch of items ends."""
 
 Refuse = Callable[[CorpusError], None]
 """What a reader calls with the error of a row that cannot be an item; it raises, or it returns and
@@ -67,7 +69,8 @@ class Corpus:
         """Stream the items in corpus order, validated. May be called again: each call is a new pass.
 
         Args:
-            rows: Items in a batch; the last may have fewer, none is empty.
+            rows: Items in a batch. The last may have fewer, and those whose pictures or sounds come with
+                them end early, after some `BATCH_BYTES`; none is empty.
 
         Returns:
             Record batches of `ITEM_SCHEMA`.
@@ -79,7 +82,7 @@ class Corpus:
         self.skipped.clear()
         items = self.read(self._refuse)
         empty = True
-        while chunk := list(islice(items, rows)):
+        while chunk := _next_items(items, rows):
             empty = False
             yield _record_batch(chunk)
         if empty:
@@ -119,6 +122,15 @@ class Corpus:
         return f"{self.name}: the corpus is empty; give an input that has at least one item"
 
 
+def _next_items(items: Iterator[Item], rows: int) -> list[Item]:
+    chunk: list[Item] = []
+    size = 0
+    while len(chunk) < rows and size < BATCH_BYTES and (item := next(items, None)):
+        chunk.append(item)
+        size += len(item.media.data) if item.media and item.media.data else 0
+    return chunk
+
+
 def _record_batch(items: list[Item]) -> pa.RecordBatch:
     values: dict[str, list[Any]] = {
         name: [getattr(item, name) for item in items] for name in ITEM_SCHEMA.names if name not in ("media", "data")
@@ -133,5 +145,9 @@ def _digest(items: Iterable[Any]) -> str:
     digest = hashlib.sha256()
     for item in items:
         fields = astuple(item) if isinstance(item, Item) else repr(item)
-        digest.update(json.dumps(fields, default=repr).encode() + b"\n")
+        digest.update(json.dumps(fields, default=_described).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _described(value: Any) -> str:
+    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else repr(value)

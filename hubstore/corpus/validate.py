@@ -8,10 +8,14 @@ import math
 import re
 from typing import Any, Final
 
-from hubstore.corpus.item import Item
+from hubstore.corpus.item import Item, Media
 from hubstore.errors import CorpusError
 
-MODALITIES: Final = ("text", "image", "audio")
+TEXT: Final = "text"
+MODALITIES: Final = (TEXT, "image", "audio")
+NO_LANGUAGE: Final = "zxx"
+"""The language of what is none: a picture, or a sound that is no speech."""
+
 ON_ERROR: Final = ("stop", "skip")
 
 # RFC 5646, section 2.1, without the irregular tags of its history. The primary subtag has two or
@@ -59,6 +63,18 @@ def modality_problem(value: Any) -> str | None:
     return f"is {_shown(value)}; the modalities are {', '.join(MODALITIES)}"
 
 
+def media_problem(value: Any) -> str | None:
+    """Say why a value cannot be an item's picture or sound; whether it can be decoded is seen later."""
+    if not isinstance(value, Media):
+        return f"is {_shown(value)}, and not a hubstore.corpus.Media"
+    if value.data is not None and not isinstance(value.data, bytes):
+        return f"has data of the type {type(value.data).__name__}; give bytes, or None for a file"
+    if value.data == b"":
+        return "has no bytes"
+    problem = text_problem(value.name)
+    return f"has a name that {problem}" if problem else None
+
+
 def label_problem(value: Any) -> str | None:
     """Say why a value cannot be an id or a concept. Numbers can: see `label`."""
     if isinstance(value, str):
@@ -91,12 +107,23 @@ def check_item(item: Any, place: str) -> Item:
         ("concept", None if item.concept is None else text_problem(item.concept)),
         ("language", language_problem(item.language)),
         ("modality", modality_problem(item.modality)),
-        ("text", text_problem(item.text)),
+        *_content_problems(item),
     )
     for field, problem in problems:
         if problem:
             raise CorpusError(f"{place}, field {field!r}: {problem}")
     return item
+
+
+def _content_problems(item: Item) -> tuple[tuple[str, str | None], ...]:
+    if item.modality == TEXT:
+        surplus = "is there, but the modality is text; give a picture or sound an item of its own"
+        return ("text", text_problem(item.text)), ("media", surplus if item.media is not None else None)
+    missing = f"is null, but the modality is {item.modality}; give a hubstore.corpus.Media"
+    return (
+        ("text", None if item.text == "" else text_problem(item.text)),
+        ("media", missing if item.media is None else media_problem(item.media)),
+    )
 
 
 def check_options(limit: int | None, on_error: str) -> None:

@@ -23,8 +23,15 @@ def wide_rows() -> list[dict[str, Any]]:
     return [{"translation": {"en": en["text"], "zh-Hans": zh["text"]}} for en, zh in zip(*sentences, strict=True)]
 
 
-def contents(corpus: Corpus) -> list[dict[str, Any]]:
-    return [row for batch in corpus.batches() for row in batch.to_pylist()]
+def contents(corpus: Corpus, batch_rows: int = 4096) -> list[dict[str, Any]]:
+    """The items of a corpus as dicts; those of texts without the two columns of media."""
+    rows = [row for batch in corpus.batches(batch_rows) for row in batch.to_pylist()]
+    return [without_media(row) if row["modality"] == "text" else row for row in rows]
+
+
+def without_media(row: dict[str, Any]) -> dict[str, Any]:
+    assert row["media"] is row["data"] is None
+    return {name: row[name] for name in row if name not in ("media", "data")}
 
 
 def python(script, *arguments, **environment):

@@ -3,7 +3,8 @@ from itertools import islice
 
 import pytest
 
-from hubstore.corpus import ITEM_SCHEMA, Corpus, Item, read_sample
+from hubstore.corpus import ITEM_SCHEMA, Corpus, Item, Media, read_sample
+from hubstore.corpus.corpus import BATCH_BYTES
 from hubstore.errors import CorpusError
 from tests.corpus.conftest import contents
 
@@ -12,6 +13,32 @@ ITEMS = [
     Item("b", "早上好", "zh-Hans", concept="morning"),
     Item("c", "print('hi')", "x-python"),
 ]
+PICTURE = Media("shard.tar!a/b.png", b"\x89PNG")
+
+
+def test_pictures_and_sounds_travel_as_places_or_bytes_and_may_have_no_text():
+    items = [
+        Item("a", "", "zxx", "dog", "image", PICTURE),
+        Item("b", "woof", "zxx", "dog", "audio", Media("/sounds/dog.wav")),
+    ]
+    common = {"concept": "dog", "language": "zxx"}
+    assert contents(Corpus.from_items(items)) == [
+        common | {"id": "a", "modality": "image", "text": "", "media": "shard.tar!a/b.png", "data": b"\x89PNG"},
+        common | {"id": "b", "modality": "audio", "text": "woof", "media": "/sounds/dog.wav", "data": None},
+    ]
+
+
+def test_a_batch_ends_early_where_its_pictures_are_large():
+    media = Media("large", bytes(BATCH_BYTES // 4))
+    items = [Item(str(number), "", "zxx", None, "image", media) for number in range(10)]
+    assert [batch.num_rows for batch in Corpus.from_items(items).batches()] == [4, 4, 2]
+
+
+def test_the_source_follows_the_bytes_of_pictures():
+    sources = [
+        Corpus.from_items([Item("a", "", "zxx", None, "image", Media("x", data))]).source for data in (b"1", b"2")
+    ]
+    assert sources[0] != sources[1]
 
 
 def test_batches_hold_the_items_in_order_under_the_schema():
@@ -29,7 +56,7 @@ def test_batches_of_any_size_hold_the_same_items():
     corpus = read_sample("ntrex", languages=["en", "he"], limit=50)
     whole = contents(corpus)
     for rows in (1, 7, 100, 5000):
-        assert [row for batch in corpus.batches(rows) for row in batch.to_pylist()] == whole
+        assert contents(corpus, rows) == whole
 
 
 def test_a_corpus_of_a_generator_can_be_read_twice():
@@ -76,6 +103,15 @@ def test_the_source_follows_the_items():
         (Item("c", "x", "en", concept=""), "concept", "is empty"),
         (Item(7, "x", "en"), "id", "a int and not a string"),
         (Item("c", "\ud83d", "en"), "text", "surrogate"),
+        (Item("c", "x", "en", media=PICTURE), "media", "is there, but the modality is text"),
+        (Item("c", "", "zxx", modality="image"), "media", "is null, but the modality is image"),
+        (Item("c", "", "zxx", modality="audio", media="a.wav"), "media", "is 'a.wav', and not a hubstore.corpus.Media"),
+        (Item("c", "", "zxx", modality="image", media=Media("")), "media", "has a name that is empty"),
+        (Item("c", "", "zxx", modality="image", media=Media("\udcff.png")), "media", "surrogate"),
+        (Item("c", "", "zxx", modality="image", media=Media("a.png", "")), "media", "has data of the type str"),
+        (Item("c", "", "zxx", modality="image", media=Media("a.png", b"")), "media", "has no bytes"),
+        (Item("c", " ", "zxx", modality="image", media=PICTURE), "text", "white space only"),
+        (Item("c", None, "zxx", modality="image", media=PICTURE), "text", "is null"),
     ],
 )
 def test_an_item_that_is_not_valid_is_named_with_its_field(item, field, problem):
