@@ -347,10 +347,10 @@ class _Job:
     def _media_check(self, capture: Capture, plan: Plan, modality: str) -> SelfCheck:
         """Check on a sample of the plan's pictures or sounds, those that can be read."""
         task = media_task(self.model, self.settings)
-        read = [read_rows(task, [row])[0].inputs for row in self._sampled(plan, modality, MEDIA_SAMPLED)]
-        inputs = [item for item in read if item is not None]
+        read = [read_rows(task, [row])[0] for row in self._sampled(plan, modality, MEDIA_SAMPLED)]
+        inputs = [item.inputs for item in read if item.inputs is not None]
         if not inputs:
-            raise CorpusError(f"none of {len(read)} {modality} items that were tried can be read; look at one of them")
+            raise CorpusError(f"none of {len(read)} {modality} items that were tried can be read; {read[0].error}")
         lengths = [self.model.adapters[modality].length_of(item) for item in inputs]
         return media_check(capture, modality, [inputs[i] for i in choose_sample(lengths, MEDIA_CHECKED)])
 

@@ -1,0 +1,219 @@
+"""Pictures and sounds through extraction: the same states as alone, broken ones named, previews, resuming."""
+
+import io
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+
+from hubstore.corpus import Corpus, Item, Media
+from hubstore.corpus.media import open_image, open_sound
+from hubstore.corpus.previews import mime_of
+from hubstore.errors import CorpusError, ModelError
+from hubstore.extraction import Capture, Settings, Watch, append, encode, extract
+from hubstore.store import StoreReader, verify
+from tests.tiny_media import FAMILIES, picture, sound, tiny_media_model
+
+TEXTS = ("A shark bit a teenager.", "Un tiburón mordió a un adolescente.", "It rained.")
+
+
+def png(image):
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()
+
+
+def wav(samples, rate=16_000):
+    data = io.BytesIO()
+    soundfile.write(data, samples, rate, format="WAV")
+    return data.getvalue()
+
+
+def items(modality, count=7, *, broken=()):
+    """Media of different sizes, one in three from a caption's concept; and three texts between them."""
+    found = []
+    for i in range(count):
+        if modality == "image":
+            data = png(picture(i, 32 + 8 * (i % 4), 32 + 16 * (i % 3)))
+        else:
+            data = wav(sound(i, 0.3 + 0.17 * (i % 5)))
+        found.append(
+            Item(f"m{i}", f"label {i}", "zxx", f"c{i}", modality, Media(f"box!{i}", b"no" if i in broken else data))
+        )
+    found[2:2] = [Item(f"t{i}", text, "en", f"c{i}") for i, text in enumerate(TEXTS)]
+    return found
+
+
+def alone(model, item, settings, layer, pooling):
+    """An item's state, from a batch of its own."""
+    reader = model.adapters[item.modality].reader
+    medium = open_image(item.media) if item.modality == "image" else open_sound(item.media, reader.rate)
+    batch = model.collate_media(item.modality, [reader.read(medium, settings.media_template, item.text)])
+    return Capture(model, (layer,), (pooling,), torch.float32).run(batch.to(model.device))[pooling][0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "processes"), [("llava", 0), ("qwen2-vl", 0), ("idefics3", 2), ("qwen2-audio", 0), ("qwen2-audio", 1)]
+)
+def test_a_store_holds_the_states_that_items_have_alone(name, processes, tmp_path):
+    modality = FAMILIES[name].modality
+    given = items(modality)
+    settings = Settings(
+        poolings=("last", "media", "text"), dtype="float32", media_template="{media}\nThis is {text}", batch_tokens=256
+    )
+    extract(Corpus.from_items(given), tiny_media_model(name), tmp_path / "x.hub", settings, processes=processes)
+    store = StoreReader(tmp_path / "x.hub")
+    assert {part: p.size for part, p in store.partitions.items()} == {f"{modality}/zxx": 7, "en": 3}
+    assert store.attributes["media_checks"][modality]["batching"] == "padded"
+    model = tiny_media_model(name)
+    for pooling in settings.poolings:
+        states = store.hidden(2, pooling).read()
+        for item in given:
+            if item.modality != "text":
+                row = int(store.positions([item.id])[0])
+                torch.testing.assert_close(
+                    states[row],
+                    alone(model, item, settings, "2", pooling),
+                    rtol=1e-4,
+                    atol=1e-5,
+                    msg=f"{item.id} {pooling}",
+                )
+    assert not verify(store.storage)
+
+
+def test_every_token_of_a_medium_is_a_row_and_its_places_are_kept(tmp_path):
+    given = items("image")
+    settings = Settings(poolings=("tokens", "media"), dtype="float32", media_template="{media} so")
+    extract(Corpus.from_items(given), tiny_media_model("idefics3"), tmp_path / "x.hub", settings)
+    store = StoreReader(tmp_path / "x.hub")
+    rows, ranges = store.token_ranges(), store.items["media_ranges"].to_pylist()
+    tokens, media = store.hidden(2, "tokens").read(), store.hidden(2, "media").read()
+    assert len(tokens) == rows[-1, 1]
+    for position, edges in enumerate(ranges):
+        start, stop = rows[position]
+        if edges is None:
+            assert store.items["modality"][position].as_py() == "text"
+            continue
+        inside = np.concatenate([np.arange(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True)])
+        torch.testing.assert_close(tokens[start:stop][inside].mean(0), media[position], rtol=1e-4, atol=1e-5)
+        assert store.items["media"][position].as_py().startswith("box!")
+
+
+@pytest.mark.parametrize("poolings", [("last",), ("tokens", "last")])
+def test_broken_media_stop_the_run_or_are_left_out_as_asked(poolings, tmp_path):
+    corpus = Corpus.from_items(items("image", broken=(1, 5)))
+    settings = Settings(poolings=poolings, dtype="float32")
+    with pytest.raises(CorpusError, match=r"box!1: is no picture that can be read.*--on-error skip"):
+        extract(corpus, tiny_media_model("llava"), tmp_path / "stop.hub", settings)
+    skipping = Corpus(corpus.name, corpus.source, corpus.read, skip_errors=True)
+    done = extract(skipping, tiny_media_model("llava"), tmp_path / "skip.hub", settings)
+    store = StoreReader(tmp_path / "skip.hub")
+    assert store.items["id"].to_pylist() == ["m0", "m2", "m3", "m4", "m6", "t0", "t1", "t2"]
+    messages = [*done.progress.broken, *skipping.skipped.messages]
+    assert len(messages) == 2
+    assert "box!5" in messages[1]
+    whole = Corpus.from_items([item for item in items("image") if item.id not in ("m1", "m5")])
+    extract(whole, tiny_media_model("llava"), tmp_path / "whole.hub", settings)
+    there = StoreReader(tmp_path / "whole.hub")
+    for pooling in poolings:
+        assert torch.equal(store.hidden(2, pooling).read(), there.hidden(2, pooling).read())
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(tmp_path):
+    settings = Settings(poolings=("last",), dtype="float32", previews=True, memory_budget=1)
+
+    class StopError(Exception):
+        pass
+
+    many = Corpus.from_items([*items("image", 40), *(Item(f"x{i}", f"text {i}", "es") for i in range(400))])
+
+    def stop(done):
+        if done.shards:
+            raise StopError
+
+    with pytest.raises(StopError):
+        extract(many, tiny_media_model("llava"), tmp_path / "a.hub", settings, watch=Watch(progress=stop))
+    assert extract(many, tiny_media_model("llava"), tmp_path / "a.hub", settings).resumed
+    extract(many, tiny_media_model("llava"), tmp_path / "b.hub", settings)
+    a, b = StoreReader(tmp_path / "a.hub"), StoreReader(tmp_path / "b.hub")
+    assert a.digest == b.digest
+    assert any(key.startswith("previews/") for commit in a.commits for key in commit.files)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("llava", "image/webp"), ("qwen2-audio", "audio/mpeg")])
+def test_previews_are_kept_on_request(name, kind, tmp_path):
+    modality = FAMILIES[name].modality
+    settings = Settings(poolings=("last",), previews=True)
+    extract(Corpus.from_items(items(modality)), tiny_media_model(name), tmp_path / "x.hub", settings)
+    store = StoreReader(tmp_path / "x.hub")
+    assert mime_of(store.preview("m3")) == kind
+    assert store.preview("t0") is None
+    path = tmp_path / "x.hub/previews/0.parquet"
+    assert pq.read_table(path).column_names == ["id", "data"]
+    path.write_bytes(path.read_bytes()[:-1])
+    assert [problem.key for problem in verify(store.storage)] == ["previews/0.parquet"]
+
+
+def test_one_of_a_modality_the_model_does_not_read_is_refused_before_anything_is_run(tmp_path):
+    with pytest.raises(ModelError, match="reads text and image items, no audio items"):
+        extract(Corpus.from_items(items("audio")), tiny_media_model("llava"), tmp_path / "x.hub")
+    with pytest.raises(ModelError, match="reads image items, no text items"):
+        extract(Corpus.from_items(items("image")), tiny_media_model("vit"), tmp_path / "y.hub")
+
+
+def test_pictures_given_now_have_the_states_of_the_stores_own(tmp_path):
+    given = items("image")
+    extract(Corpus.from_items(given), tiny_media_model("llava"), tmp_path / "x.hub", Settings(dtype="float32"))
+    store = StoreReader(tmp_path / "x.hub")
+    asked = [given[0], given[3], given[6]]
+    states = encode(store, tiny_media_model("llava"), asked, ("1", "3"), "mean")
+    for layer in ("1", "3"):
+        own = store.hidden(layer, "mean").take(store.positions([item.id for item in asked]))
+        torch.testing.assert_close(states[layer], own, rtol=1e-4, atol=1e-5)
+
+
+def test_sounds_can_be_added_to_a_store_of_texts(tmp_path):
+    texts = [item for item in items("audio") if item.modality == "text"]
+    extract(Corpus.from_items(texts), tiny_media_model("qwen2-audio"), tmp_path / "x.hub")
+    append(
+        Corpus.from_items([item for item in items("audio") if item.modality == "audio"]),
+        tiny_media_model("qwen2-audio"),
+        tmp_path / "x.hub",
+    )
+    store = StoreReader(tmp_path / "x.hub")
+    assert list(store.partitions) == ["en", "audio/zxx"]
+    assert set(store.attributes["media_checks"]) == {"audio"}
+
+
+@pytest.mark.parametrize("name", ["clip", "whisper-encoder", "wav2vec2", "vit", "clap"])
+def test_encoders_and_pairs_of_towers_are_extracted(name, tmp_path):
+    modality = FAMILIES[name].modality
+    given = [item for item in items(modality) if item.modality != "text" or name in ("clip", "clap")]
+    extract(
+        Corpus.from_items(given), tiny_media_model(name), tmp_path / "x.hub", Settings(dtype="float32", layers=("all",))
+    )
+    store = StoreReader(tmp_path / "x.hub")
+    model = tiny_media_model(name)
+    layer = store.layers[-1]
+    for item in given:
+        if item.modality != "text":
+            own = store.hidden(layer, "mean").take(store.positions([item.id]))[0]
+            torch.testing.assert_close(own, alone(model, item, Settings(), layer, "mean"), rtol=1e-4, atol=1e-5)
+    assert store.attributes["media_checks"][modality]["batching"] == ("alike" if name == "wav2vec2" else "padded")
+
+
+def test_files_are_read_where_they_are(tmp_path):
+    (tmp_path / "in").mkdir()
+    given = []
+    for i in range(3):
+        path = tmp_path / "in" / f"{i}.png"
+        path.write_bytes(png(picture(i)))
+        given.append(Item(f"m{i}", "", "zxx", None, "image", Media(str(path))))
+    extract(Corpus.from_items(given), tiny_media_model("llava"), tmp_path / "x.hub")
+    assert StoreReader(tmp_path / "x.hub").items["media"].to_pylist() == [item.media.name for item in given]
+    shutil.rmtree(tmp_path / "in")
+    with pytest.raises(CorpusError, match="there is no such file"):
+        extract(Corpus.from_items(given), tiny_media_model("llava"), tmp_path / "y.hub")
