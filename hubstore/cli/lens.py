@@ -13,6 +13,7 @@ from rich.text import Text
 
 from hubstore.cli import options
 from hubstore.cli.output import err, out, print_json, table
+from hubstore.corpus import Item, Media
 from hubstore.errors import LensError, QueryError
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ def lens(
     ] = None,
     model: options.ModelOption = None,
     texts: Annotated[list[str] | None, typer.Option("--text", help="Read a text given now, token by token.")] = None,
+    images: Annotated[list[Path] | None, typer.Option("--image", help="Read a picture given now: its file.")] = None,
+    audio: Annotated[list[Path] | None, typer.Option("--audio", help="Read a sound given now: its file.")] = None,
+    media_template: Annotated[
+        str | None, typer.Option(help="The prompt around a picture or sound, {media}. The store's by default.")
+    ] = None,
     ids: Annotated[list[str] | None, typer.Option("--id", help="Read an item of the store, without the model.")] = None,
     targets: Annotated[
         list[str] | None,
@@ -59,17 +65,21 @@ def lens(
     agreement with the model's own next token, log-probabilities of the targets.
     """
     asked = _Asked(layers, pool, normed, targets or [], k, device)
-    if store is None and not (model and texts):
-        raise QueryError("give a STORE, or --model MODEL with --text TEXT")
-    if texts and ids:
-        raise QueryError("give --text or --id, not both")
+    media = [*_items("image", images), *_items("audio", audio)]
+    if store is None and not (model and (texts or media)):
+        raise QueryError("give a STORE, or --model MODEL with --text TEXT, --image FILE or --audio FILE")
+    if sum(map(bool, (texts, media, ids))) > 1:
+        raise QueryError("give --text, --id, or pictures and sounds; not several")
     if keep:
         _keep(store, model, device, quiet=as_json)
-    if not (texts or ids):
+    if not (texts or media or ids):
         if not keep or targets or partitions:
             _summary(_required(store), model, partitions, asked, bootstrap, seed, as_json)
         return
-    readings = _of_texts(store, model, texts, asked) if texts else _of_items(store, model, ids or [], asked)
+    if media:
+        readings = _of_media(store, model, media, media_template, asked)
+    else:
+        readings = _of_texts(store, model, texts, asked) if texts else _of_items(store, model, ids or [], asked)
     if as_json:
         print_json(readings.to_pylist())
     else:
@@ -128,6 +138,21 @@ def _of_texts(store: Path | None, model: str | None, texts: Sequence[str], asked
     from hubstore.lens import read_texts
 
     return read_texts(_load(store, model, asked.device), texts, **asked.reading)
+
+
+def _items(modality: str, paths: Sequence[Path] | None) -> list[Item]:
+    return [Item(str(path), "", "zxx", None, modality, Media(str(path))) for path in paths or ()]
+
+
+def _of_media(
+    store: Path | None, model: str | None, items: Sequence[Item], template: str | None, asked: _Asked
+) -> pa.Table:
+    from hubstore.lens import read_media
+    from hubstore.store import StoreReader
+
+    if template is None and store is not None:
+        template = StoreReader(store).attributes["settings"].get("media_template")
+    return read_media(_load(store, model, asked.device), items, template=template or "{media}", **asked.reading)
 
 
 def _of_items(store: Path | None, model: str | None, ids: Sequence[str], asked: _Asked) -> pa.Table:

@@ -1,4 +1,4 @@
-"""What a lens reads, as a table: of stored states, or of texts given now."""
+"""What a lens reads, as a table: of stored states, or of texts, pictures and sounds given now."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from hubstore.corpus import Item
 from hubstore.errors import LensError, QueryError
 from hubstore.extraction import Capture
+from hubstore.extraction.media import Task, read_item
 from hubstore.kernels import LensSweep
 from hubstore.lens.lens import Lens, Variant
-from hubstore.models import Model, make_batch, tokenize
+from hubstore.lens.rows import media_rows
+from hubstore.models import MEDIA, Model, make_batch, tokenize
 from hubstore.version import __version__
 
 if TYPE_CHECKING:
@@ -199,6 +202,59 @@ def read_texts(
     return _finished(tables, question, {"model": dict(model.identity)}, names)
 
 
+def read_media(
+    model: Model,
+    items: Sequence[Item],
+    *,
+    template: str = MEDIA,
+    layers: Sequence[str | int] | None = None,
+    variant: Variant = "raw",
+    targets: Sequence[str] = (),
+    k: int = 5,
+) -> pa.Table:
+    """What a lens reads at every token of pictures or sounds given now, and of the prompt around them.
+
+    Args:
+        model: loaded with its head; it reads the items' modality.
+        items: pictures or sounds.
+        template: the prompt; `{media}` stands for the medium, `{text}` for its item's text.
+        layers, variant, targets, k: as for `read_texts`.
+
+    Returns:
+        READING_SCHEMA, by layer, item and token; `item` is the medium's name, `piece` of its own tokens `image 0`,
+        `image 1`, ...
+
+    Raises:
+        ModelError: the model has no head, no such layer, or does not read such items.
+        CorpusError: a picture or sound cannot be read.
+        LensError: a target that is not one token.
+    """
+    question = Question(Lens.of_model(model), variant, tuple(targets), k)
+    names = _layer_names(model, layers)
+    capture = Capture(model, list(dict.fromkeys([*names, "final"])), ("tokens",), model.dtype)
+    tables = []
+    for item in items:
+        model.require_modality(item.modality)
+        assert item.media is not None
+        reader = model.adapters[item.modality].reader
+        reader.check(template, model.identity["id"])
+        read = read_item(Task({item.modality: reader}, template), item.modality, item.media, item.text, item.id)
+        if read.inputs is None:
+            raise read.error or QueryError(f"{item.media.name} gave nothing to read")
+        batch = model.collate_media(item.modality, [read.inputs]).to(model.device)
+        states = dict(zip(capture.layers, capture.run(batch)["tokens"], strict=True))
+        own = question.own(states["final"], "final")
+        count = len(batch.token_rows)
+        edges = [edge for span in read.inputs.media for edge in span]
+        pieces = _media_pieces(count, item.modality, edges)
+        if "input_ids" in read.inputs.tensors:
+            around = question.lens.vocabulary.texts(read.inputs.tensors["input_ids"][0].tolist())
+            pieces = [piece or other for piece, other in zip(pieces, around, strict=True)]
+        about = _States([item.media.name] * count, list(range(count)), pieces)
+        tables += [_table(question, about, name, question.read(states[name], name), own) for name in names]
+    return _finished(tables, question, {"model": dict(model.identity), "media_template": template}, names)
+
+
 def _stored(
     store: StoreReader, lens: Lens, positions: npt.NDArray[np.int64], pooling: str
 ) -> tuple[npt.NDArray[np.int64], _States]:
@@ -209,12 +265,17 @@ def _stored(
     ranges = store.token_ranges()[positions]
     rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
     template = store.attributes["settings"]["template"]
-    texts = store.items["text"].take(pa.array(positions)).to_pylist()
+    about = store.items.select(["text", "modality", "media_ranges"]).take(pa.array(positions)).to_pylist()
     items: list[str] = []
     places: list[int | None] = []
     pieces: list[str | None] = []
-    for name, text, (start, stop) in zip(ids, texts, ranges.tolist(), strict=True):
-        read = lens.encode(template.replace("{text}", text)).ids[: stop - start]
+    for name, item, (start, stop) in zip(ids, about, ranges.tolist(), strict=True):
+        if item["media_ranges"] is not None:
+            items += [name] * (stop - start)
+            places += range(stop - start)
+            pieces += _media_pieces(stop - start, item["modality"], item["media_ranges"])
+            continue
+        read = lens.encode(template.replace("{text}", item["text"])).ids[: stop - start]
         if len(read) != stop - start:
             raise QueryError(
                 f"item {name!r} of {store.path} has {stop - start} token rows, and the lens's tokenizer makes "
@@ -224,6 +285,15 @@ def _stored(
         places += range(len(read))
         pieces += lens.vocabulary.texts(read)
     return rows, _States(items, places, pieces)
+
+
+def _media_pieces(count: int, modality: str, edges: Sequence[int]) -> list[str | None]:
+    """What the tokens of a picture or a sound are called: `image 0`, `image 1`, ...; the prompt's have no name here."""
+    pieces: list[str | None] = [None] * count
+    inside = media_rows(0, count, edges).tolist()
+    for number, place in enumerate(inside):
+        pieces[place] = f"{modality} {number}"
+    return pieces
 
 
 def _read_now(lens: Lens, texts: Sequence[str], token_ids: Sequence[Sequence[int]]) -> _States:

@@ -1,11 +1,13 @@
-"""Which stored states are read of an item: all but those of the special tokens around every text."""
+"""Which stored states are read of an item: a text's without the special tokens around it, a medium's own."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from hubstore.errors import QueryError
 from hubstore.lens.lens import Lens
@@ -19,6 +21,8 @@ Ints = npt.NDArray[np.int64]
 def text_rows(store: StoreReader, lens: Lens, positions: Ints, pooling: str) -> tuple[Ints, Ints]:
     """Rows of the states of items without their special tokens, and which of the items each row belongs to.
 
+    Of a picture or a sound they are the rows of its own tokens, without those of the prompt around it.
+
     Args:
         store: an opened store.
         lens: of its model.
@@ -31,14 +35,30 @@ def text_rows(store: StoreReader, lens: Lens, positions: Ints, pooling: str) -> 
     if pooling != "tokens":
         return positions, np.arange(len(positions))
     before, after = _special_tokens(lens)
-    starts, stops = (store.token_ranges()[positions] + [before, -after]).T
-    lengths = stops - starts
+    ranges = store.token_ranges()[positions]
+    media = store.items["media_ranges"].take(pa.array(positions)).to_pylist()
+    rows = [
+        np.arange(start + before, stop - after) if edges is None else media_rows(int(start), int(stop), edges)
+        for (start, stop), edges in zip(ranges, media, strict=True)
+    ]
+    lengths = np.array([len(of_item) for of_item in rows])
     if (lengths < 1).any():
         bare = store.items["id"][int(positions[np.argmin(lengths)])].as_py()
         raise QueryError(f"item {bare!r} of {store.path} has no token but special ones; leave its partition out")
-    owners = np.repeat(np.arange(len(positions)), lengths)
-    first = np.cumsum(lengths) - lengths
-    return np.arange(len(owners)) + (starts - first)[owners], owners
+    return np.concatenate(rows), np.repeat(np.arange(len(positions)), lengths)
+
+
+def media_rows(start: int, stop: int, edges: Sequence[int]) -> Ints:
+    """The rows of a medium's tokens among those of its item, [start, stop).
+
+    Args:
+        start: the item's first row.
+        stop: the end of its rows.
+        edges: `media_ranges` of the item: starts and stops; none where all its tokens are the medium's.
+    """
+    if not edges:
+        return np.arange(start, stop)
+    return np.concatenate([np.arange(start + a, start + b) for a, b in zip(edges[::2], edges[1::2], strict=True)])
 
 
 def _special_tokens(lens: Lens) -> tuple[int, int]:
