@@ -1,23 +1,14 @@
-"""Which columns of a table make an item, in a long table (a row is an item) or a wide one (a row is
-a concept, with a column for each language)."""
+"""Which columns of a table make an item: in a long table (a row is an item), a wide one (a row is a concept, with
+a column for each language), or one of pictures and sounds (a row is a medium, and perhaps its captions)."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, TypedDict
 
-from hubstore.corpus.corpus import Refuse
-from hubstore.corpus.item import Item
-from hubstore.corpus.validate import (
-    label,
-    label_problem,
-    language_problem,
-    modality_problem,
-    text_problem,
-)
+from hubstore.corpus.validate import language_problem
 from hubstore.errors import CorpusError
 
-_MISSING: Final = object()
-_SHOWN_COLUMNS: Final = 20
+_TEXT: Final = "text"
 
 
 class ColumnOptions(TypedDict, total=False):
@@ -33,7 +24,15 @@ class ColumnOptions(TypedDict, total=False):
             absent; null or empty is no concept. In a wide table the id stands in for it, or the row's number.
         language: The column of the BCP 47 tags, `"language"` if not given.
         language_tag: The tag of all items, in place of a column.
-        modality: The column of the modalities; all are `text` if not given.
+        image: The column of pictures; none if not given. It holds paths (relative to the table's folder),
+            bytes, or structs of `bytes` and `path`, as the Image and Audio features of `datasets` do.
+        audio: The column of sounds, likewise.
+        speech: Whether sounds are speech in the row's language; else their language is `zxx`, as a picture's is.
+
+    Where `image` or `audio` is given, a row is a medium, and its texts are captions, items of their own:
+    none where the text is null or empty, several where it is a list. All items of a row have one concept: that
+    of its column, else the medium's path (a file that several rows name is one item), else the id, else the
+    row's number. The id is the medium's; those of captions are made. A row may have texts only.
     """
 
     text: str | Mapping[str, str]
@@ -41,194 +40,88 @@ class ColumnOptions(TypedDict, total=False):
     concept: str | None
     language: str
     language_tag: str
-    modality: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table, and where it stands."""
-
-    file: str
-    unit: str  # what the number counts: "line" or "row"
-    number: int
-    values: Mapping[str, Any]
-
-    def place(self, column: str | None = None) -> str:
-        """Say where the row, or one of its columns, is."""
-        place = f"{self.file}, {self.unit} {self.number}"
-        return place if column is None else f"{place}, column {column!r}"
-
-    def get(self, column: str) -> Any:
-        """Return the value of a column, by its name or its dotted path; a marker where it is not there."""
-        if column in self.values:
-            return self.values[column]
-        value: Any = self.values
-        for name in column.split("."):
-            if value is None:
-                return None  # a null struct: its fields are null
-            if not isinstance(value, Mapping) or name not in value:
-                return _MISSING
-            value = value[name]
-        return value
-
-    def has(self, column: str) -> bool:
-        """Tell whether the row has the column, null or not."""
-        return self.get(column) is not _MISSING
+    image: str
+    audio: str
+    speech: bool
 
 
 @dataclass(frozen=True)
 class Columns:
     """The columns to read; see `ColumnOptions`."""
 
-    text: str | Mapping[str, str] = "text"
+    text: str | Mapping[str, str] = _TEXT
     id: str | None = "id"
     concept: str | None = "concept"
     language: str | None = None
     language_tag: str | None = None
-    modality: str | None = None
+    image: str | None = None
+    audio: str | None = None
+    speech: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.text, Mapping):
+        if self.wide:
             if not self.text:
                 raise CorpusError("text is an empty mapping; give a column for each language")
             if self.language is not None or self.language_tag is not None:
                 raise CorpusError("text names the languages already; leave language and language_tag out")
+            if self.speech:
+                raise CorpusError("speech is in one language, but text names several; leave speech or all but one out")
         elif self.language is not None and self.language_tag is not None:
             raise CorpusError("give language (a column) or language_tag (one tag for all items), not both")
         for tag in self.tags():
             if problem := language_problem(tag):
                 raise CorpusError(f"the language of the corpus {problem}")
 
+    @property
+    def wide(self) -> bool:
+        """Whether there is a column of text for each language."""
+        return isinstance(self.text, Mapping)
+
+    @property
+    def media(self) -> dict[str, str]:
+        """The columns of pictures and sounds, by modality."""
+        given = {"image": self.image, "audio": self.audio}
+        return {modality: column for modality, column in given.items() if column is not None}
+
+    def texts(self) -> tuple[tuple[str | None, str], ...]:
+        """Return the columns of text, each with its language where the options say it."""
+        return tuple(self.text.items()) if isinstance(self.text, Mapping) else ((self.language_tag, self.text),)
+
     def tags(self) -> tuple[str, ...]:
         """Return the languages that are named in the options rather than in the table."""
-        if isinstance(self.text, Mapping):
-            return tuple(self.text)
-        return () if self.language_tag is None else (self.language_tag,)
+        return tuple(tag for tag, _ in self.texts() if tag is not None)
 
-    def required(self) -> list[tuple[str, str]]:
-        """Return the option and name of every column that must be there: all but the default optional ones."""
-        names = self.text.values() if isinstance(self.text, Mapping) else (self.text,)
-        required = [("text", name) for name in names]
-        if not self.tags():
+    def required(self, has: Callable[[str], bool]) -> list[tuple[str, str]]:
+        """Return the option and name of every column that must be there: all but the default optional ones.
+
+        Args:
+            has: Tells whether the table has a column. Beside media there need be no texts.
+        """
+        required = list(self.media.items())
+        captioned = not self.media or self.text != _TEXT or has(_TEXT)
+        if captioned:
+            required += [("text", name) for _, name in self.texts()]
+        if not self.tags() and (captioned or self.speech or self.language is not None):
             required.append(("language", self.language or "language"))
         for option, name, default in (("id", self.id, "id"), ("concept", self.concept, "concept")):
             if name is not None and name != default:
                 required.append((option, name))
-        if self.modality is not None:
-            required.append(("modality", self.modality))
         return required
 
     def needed(self, there: Sequence[str]) -> list[str]:
         """Select from a table's top-level columns those to read: all where one that must be there is not, so
         that the error can list them.
         """
-        required = {name if name in there else name.split(".")[0] for _, name in self.required()}
+
+        def top(name: str) -> str:
+            return name if name in there else name.split(".", maxsplit=1)[0]
+
+        required = {top(name) for _, name in self.required(lambda name: top(name) in there)}
         if not required.issubset(there):
             return list(there)
-        optional = {name if name in there else name.split(".")[0] for name in (self.id, self.concept) if name}
+        optional = {top(name) for name in (self.id, self.concept) if name}
         return [column for column in there if column in required | optional]
 
     def source(self) -> dict[str, Any]:
         """Describe the choice of columns as JSON can hold it."""
         return {key: dict(value) if isinstance(value, Mapping) else value for key, value in asdict(self).items()}
-
-
-def items_of(rows: Iterable[Row], columns: Columns, refuse: Refuse) -> Iterator[Item]:
-    """Turn the rows of a table into items, in order.
-
-    Raises:
-        CorpusError: A required column is not in the first row; or, through `refuse`, a row is not valid.
-    """
-    ids = _Ids()
-    for number, row in enumerate(rows, start=1):
-        if number == 1:
-            _check_columns(row, columns)
-        for tag, column in _texts(row, columns):
-            try:
-                yield _item(row, number, tag, column, columns, ids)
-            except CorpusError as error:
-                refuse(error)
-
-
-def _texts(row: Row, columns: Columns) -> Iterable[tuple[str | None, str]]:
-    if isinstance(columns.text, Mapping):
-        return columns.text.items()
-    return ((columns.language_tag, columns.text),)
-
-
-def _item(row: Row, number: int, tag: str | None, column: str, columns: Columns, ids: "_Ids") -> Item:
-    wide = isinstance(columns.text, Mapping)
-    text = _checked(row, column, text_problem)
-    language = tag if tag is not None else _checked(row, columns.language or "language", language_problem)
-    modality = "text" if columns.modality is None else _checked(row, columns.modality, modality_problem)
-    given = _id(row, columns)
-    concept = _concept(row, columns)
-    if wide:
-        concept = concept or given or str(number)
-        given = None
-    return Item(given or ids.make(concept, language, number), text, language, concept, modality)
-
-
-def _checked(row: Row, column: str, problem_of: Any) -> Any:
-    value = row.get(column)
-    if value is _MISSING:
-        raise CorpusError(f"{row.place()}: {_not_there(row, column)}")
-    if problem := problem_of(value):
-        raise CorpusError(f"{row.place(column)}: {problem}")
-    return value
-
-
-def _id(row: Row, columns: Columns) -> str | None:
-    if columns.id is None or (columns.id == "id" and not row.has("id")):
-        return None
-    return label(_checked(row, columns.id, label_problem))
-
-
-def _concept(row: Row, columns: Columns) -> str | None:
-    if columns.concept is None:
-        return None
-    value = row.get(columns.concept)
-    if value is None or value is _MISSING or (isinstance(value, str) and not value.strip()):
-        return None
-    return label(_checked(row, columns.concept, label_problem))
-
-
-def _check_columns(row: Row, columns: Columns) -> None:
-    for option, column in columns.required():
-        if not row.has(column):
-            also = "; or give language_tag for a corpus of one language" if option == "language" else ""
-            raise CorpusError(f"{row.file}: {_not_there(row, column)}; name another with the option {option!r}{also}")
-
-
-def _not_there(row: Row, column: str) -> str:
-    there = list(_leaves(row.values))
-    shown = ", ".join(there[:_SHOWN_COLUMNS]) + (", ..." if len(there) > _SHOWN_COLUMNS else "")
-    return f"there is no column {column!r}; the columns are {shown or 'none'}"
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
-
-
-class _Ids:
-    """Makes ids that are unique and, for the same rows, the same.
-
-    Remembers a hash of each (concept, language) that it named, about 70 bytes each; a corpus of a
-    hundred million rows had better bring its own ids.
-    """
-
-    def __init__(self) -> None:
-        self._named: set[int] = set()
-
-    def make(self, concept: str | None, language: str, number: int) -> str:
-        if concept is None:
-            return str(number)
-        key = hash((concept, language))
-        if key in self._named:
-            return f"{concept}/{language}/{number}"
-        self._named.add(key)
-        return f"{concept}/{language}"

@@ -5,11 +5,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Unpack
 
-from hubstore.corpus.columns import ColumnOptions, Columns, Row, items_of
+from hubstore.corpus.columns import ColumnOptions, Columns
 from hubstore.corpus.corpus import Corpus, Refuse
 from hubstore.corpus.files import PathLike, identity
 from hubstore.corpus.item import Item
-from hubstore.corpus.streams import arrow_tables, first_line, quietly, scratch_cache
+from hubstore.corpus.rows import Row, items_of
+from hubstore.corpus.streams import MEDIA_ROWS, ROWS, arrow_tables, first_line, quietly, scratch_cache
 from hubstore.corpus.validate import check_options
 from hubstore.errors import CorpusError
 
@@ -65,7 +66,7 @@ def read_dataset(
     called = folder.name if folder.is_dir() else str(path_or_id)
 
     def read(refuse: Refuse) -> Iterator[Item]:
-        rows = _rows(open_stream, chosen, called)
+        rows = _rows(open_stream, chosen, called, folder if folder.is_dir() else None)
         return items_of(islice(rows, limit), chosen, refuse)
 
     source = {
@@ -136,21 +137,31 @@ def _one_split(path_or_id: str, split: str | None, splits: list[str]) -> str:
     raise CorpusError(f"{path_or_id}: {problem}; choose one of {', '.join(map(str, splits))}")
 
 
-def _rows(open_stream: OpenStream, columns: Columns, called: str) -> Iterator[Row]:
-    stream = open_stream()
+def _rows(open_stream: OpenStream, columns: Columns, called: str, folder: Path | None) -> Iterator[Row]:
+    stream = _undecoded(open_stream())
     if stream.column_names is not None:  # not known for some streams before they are read
         stream = stream.select_columns(columns.needed(stream.column_names))
     number = 0
     try:
-        for table in arrow_tables(stream):
+        for table in arrow_tables(stream, MEDIA_ROWS if columns.media else ROWS):
             for values in table.to_pylist():
                 number += 1
-                yield Row(called, "row", number, values)
+                yield Row(called, "row", number, values, folder)
     except Exception as error:
         raise CorpusError(
             f"{called}, after row {number}: cannot be read: {first_line(error)}; "
             "check that its files are whole, or the connection"
         ) from error
+
+
+def _undecoded(stream: Any) -> Any:
+    """Pictures and sounds as they are stored: they are decoded where the model's processor needs them."""
+    from datasets import Audio, Image
+
+    for name, feature in (stream.features or {}).items():
+        if isinstance(feature, Audio | Image):
+            stream = stream.cast_column(name, type(feature)(decode=False))
+    return stream
 
 
 def _folder_identity(folder: Path) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from hubstore.errors import CorpusError
 ROWS: Final = 1024
 """Rows in a table. Few, as a row may have a long text, or columns that nobody asked for."""
 
+MEDIA_ROWS: Final = 16
+"""Rows in a table that holds pictures or sounds."""
+
 
 @contextmanager
 def quietly() -> Iterator[None]:
@@ -45,9 +48,9 @@ def scratch_cache() -> Iterator[str]:
         yield folder
 
 
-def arrow_tables(dataset: Any) -> Iterator[pa.Table]:
-    """Stream a `Dataset` or `IterableDataset` as Arrow tables of at most `ROWS` rows."""
-    tables = iter(dataset.with_format("arrow").iter(batch_size=ROWS))
+def arrow_tables(dataset: Any, rows: int = ROWS) -> Iterator[pa.Table]:
+    """Stream a `Dataset` or `IterableDataset` as Arrow tables of at most so many rows."""
+    tables = iter(dataset.with_format("arrow").iter(batch_size=rows))
     while True:
         with quietly():
             table = next(tables, None)

@@ -7,15 +7,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Unpack
 
-from hubstore.corpus.columns import ColumnOptions, Columns, Row, items_of
+from hubstore.corpus.columns import ColumnOptions, Columns
 from hubstore.corpus.corpus import Corpus, Refuse
 from hubstore.corpus.files import PathLike, format_suffix, identity, paths_of, read_lines
 from hubstore.corpus.item import Item
-from hubstore.corpus.streams import ROWS, file_tables, first_line
+from hubstore.corpus.rows import Row, items_of
+from hubstore.corpus.streams import MEDIA_ROWS, ROWS, file_tables, first_line
 from hubstore.corpus.validate import check_options
 from hubstore.errors import CorpusError
 
 _LINES_CHUNK: Final = 1 << 20  # characters; the default of `datasets`, ten times that, holds 100 MB
+_PARQUET_BUFFER: Final = 1 << 20  # bytes; without one, a column of a whole row group is read at once
 _TAB_SUFFIXES: Final = (".tsv", ".tab")
 
 
@@ -142,7 +144,7 @@ def _json_rows(path: Path, columns: Columns, refuse: Refuse) -> Iterator[Row]:
         if not content.strip():
             continue
         try:
-            yield Row(path.name, "line", number, _json_object(content))
+            yield Row(path.name, "line", number, _json_object(content), path.parent)
         except ValueError as error:
             refuse(CorpusError(f"{path.name}, line {number}: {error}"))
 
@@ -181,7 +183,7 @@ def _csv_rows(path: Path, columns: Columns, refuse: Refuse, *, delimiter: str | 
             )
         for values in table.to_pylist():
             number += 1
-            yield Row(path.name, "row", number, values)
+            yield Row(path.name, "row", number, values, path.parent)
 
 
 def _header(path: Path, dialect: dict[str, Any]) -> list[str]:
@@ -204,13 +206,14 @@ def _parquet_rows(path: Path, columns: Columns, refuse: Refuse) -> Iterator[Row]
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    rows = MEDIA_ROWS if columns.media else ROWS
     number = 0
     try:
-        with pq.ParquetFile(path, pre_buffer=False) as file:
-            for batch in file.iter_batches(ROWS, columns=columns.needed(file.schema_arrow.names)):
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_PARQUET_BUFFER) as file:
+            for batch in file.iter_batches(rows, columns=columns.needed(file.schema_arrow.names)):
                 for values in batch.to_pylist():
                     number += 1
-                    yield Row(path.name, "row", number, values)
+                    yield Row(path.name, "row", number, values, path.parent)
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(
             f"{path}: cannot be read as parquet, after row {number}: {first_line(error)}; "

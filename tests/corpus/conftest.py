@@ -1,10 +1,14 @@
+import io
 import os
 import subprocess
 import sys
 import textwrap
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
+from PIL import Image
 
 from hubstore.corpus import Corpus, read_sample
 
@@ -32,6 +36,21 @@ def contents(corpus: Corpus, batch_rows: int = 4096) -> list[dict[str, Any]]:
 def without_media(row: dict[str, Any]) -> dict[str, Any]:
     assert row["media"] is row["data"] is None
     return {name: row[name] for name in row if name not in ("media", "data")}
+
+
+def picture_bytes(number: int) -> bytes:
+    """A PNG of 12 x 8 pixels; another number, another picture."""
+    pixels = np.random.default_rng(number).integers(0, 256, (8, 12, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def sound_bytes(number: int) -> bytes:
+    """A WAV of a tenth of a second at 8 kHz; another number, another sound."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.random.default_rng(number).uniform(-1, 1, 800), 8000, format="WAV")
+    return buffer.getvalue()
 
 
 def python(script, *arguments, **environment):

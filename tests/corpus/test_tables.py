@@ -134,15 +134,6 @@ def test_limit_reads_the_first_rows(table, rows):
     assert contents(table(rows, limit=10_000)) == rows
 
 
-def test_modalities_come_from_a_column_if_asked(table):
-    rows = [
-        {"id": "a", "language": "en", "text": "a dog", "modality": "text"},
-        {"id": "b", "language": "zxx", "text": "dog.png", "modality": "image"},
-    ]
-    assert [item["modality"] for item in contents(table(rows))] == ["text", "text"]
-    assert [item["modality"] for item in contents(table(rows, modality="modality"))] == ["text", "image"]
-
-
 @pytest.mark.parametrize(
     ("column", "value", "problem"),
     [
@@ -150,15 +141,14 @@ def test_modalities_come_from_a_column_if_asked(table):
         ("text", " \u2003", "holds white space only"),
         ("language", "Englisch", "is 'Englisch', which is not a BCP 47 language tag"),
         ("language", "en_US", "write en-US"),
-        ("modality", "scent", "is 'scent'; the modalities are text, image, audio"),
         ("id", "", "is empty"),
     ],
 )
 def test_a_bad_value_is_named_by_file_row_and_column(table, rows, column, value, problem):
-    rows = [row | {"modality": "text"} for row in rows[:8]]
+    rows = rows[:8]
     rows[4][column] = value
     with pytest.raises(CorpusError) as error:
-        contents(table(rows, modality="modality"))
+        contents(table(rows))
     assert f" 5, column '{column}': " in str(error.value)
     assert str(error.value).startswith("x.")
     assert problem in str(error.value)
@@ -206,7 +196,8 @@ def test_a_missing_cell_of_a_wide_table_can_be_skipped_alone(table):
         ({"id": "key"}, "id", "key"),
         ({"concept": "sense"}, "concept", "sense"),
         ({"language": "lang"}, "language", "lang"),
-        ({"modality": "mode"}, "modality", "mode"),
+        ({"image": "picture"}, "image", "picture"),
+        ({"audio": "sound"}, "audio", "sound"),
         ({"text": {"en": "english"}}, "text", "english"),
     ],
 )

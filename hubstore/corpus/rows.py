@@ -1,0 +1,313 @@
+"""Turns the rows of tables into items."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import Any, Final
+
+from hubstore.corpus.columns import Columns
+from hubstore.corpus.corpus import Refuse
+from hubstore.corpus.item import Item, Media
+from hubstore.corpus.validate import (
+    NO_LANGUAGE,
+    TEXT,
+    label,
+    label_problem,
+    language_problem,
+    media_problem,
+    text_problem,
+)
+from hubstore.errors import CorpusError
+
+_MISSING: Final = object()
+_SHOWN_COLUMNS: Final = 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table, and where it stands.
+
+    Attributes:
+        file: The table's name.
+        unit: What the number counts: "line" or "row".
+        number: The row's, from 1.
+        values: Its columns.
+        folder: What paths in it are relative to.
+    """
+
+    file: str
+    unit: str
+    number: int
+    values: Mapping[str, Any]
+    folder: Path | None = None
+
+    def place(self, column: str | None = None) -> str:
+        """Say where the row, or one of its columns, is."""
+        place = f"{self.file}, {self.unit} {self.number}"
+        return place if column is None else f"{place}, column {column!r}"
+
+    def get(self, column: str) -> Any:
+        """Return the value of a column, by its name or its dotted path; a marker where it is not there."""
+        if column in self.values:
+            return self.values[column]
+        value: Any = self.values
+        for name in column.split("."):
+            if value is None:
+                return None  # a null struct: its fields are null
+            if not isinstance(value, Mapping) or name not in value:
+                return _MISSING
+            value = value[name]
+        return value
+
+    def has(self, column: str) -> bool:
+        """Tell whether the row has the column, null or not."""
+        return self.get(column) is not _MISSING
+
+    def is_empty(self, column: str) -> bool:
+        """Tell whether the column is absent, null, white space, an empty list or a struct of nulls."""
+        value = self.get(column)
+        if isinstance(value, Mapping):
+            return all(part is None for part in value.values())
+        return value is None or value is _MISSING or value == [] or (isinstance(value, str) and not value.strip())
+
+
+def items_of(rows: Iterable[Row], columns: Columns, refuse: Refuse) -> Iterator[Item]:
+    """Turn the rows of a table into items, in order: of each row its media, then its texts.
+
+    Raises:
+        CorpusError: A required column is not in the first row; or, through `refuse`, a row is not valid.
+    """
+    maker = _Maker(columns)
+    for number, row in enumerate(rows, start=1):
+        if number == 1:
+            check_columns(row, columns.required(row.has))
+        cells = _cells(row, columns)
+        if not cells:
+            wanted = ", ".join(map(repr, columns.media.values()))
+            refuse(CorpusError(f"{row.place()}: has no picture, sound or text; the media are sought in {wanted}"))
+        for cell in cells:
+            try:
+                item = maker.item(row, number, cell)
+            except CorpusError as error:
+                refuse(error)
+            else:
+                if item is not None:
+                    yield item
+
+
+def check_columns(row: Row, required: Iterable[tuple[str, str]]) -> None:
+    """Check that a table's first row has the columns, each given with the option that names it.
+
+    Raises:
+        CorpusError: Naming the column, those that are there and the option.
+    """
+    for option, column in required:
+        if not row.has(column):
+            also = {
+                "language": "; or give language_tag for a corpus of one language",
+                "text": "; or name that of pictures or sounds with image or audio",
+            }.get(option, "")
+            raise CorpusError(f"{row.file}: {_not_there(row, column)}; name another with the option {option!r}{also}")
+
+
+def checked(row: Row, column: str, problem_of: Callable[[Any], str | None]) -> Any:
+    """Return the value of a column that must be there and good.
+
+    Raises:
+        CorpusError: Naming the place.
+    """
+    value = row.get(column)
+    if value is _MISSING:
+        raise CorpusError(f"{row.place()}: {_not_there(row, column)}")
+    if problem := problem_of(value):
+        raise CorpusError(f"{row.place(column)}: {problem}")
+    return value
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """What one item is made of.
+
+    Attributes:
+        column: Where it stands.
+        modality: What it is.
+        value: It; for a text of no list, it is read from the column.
+        language: Where the options say it.
+        takes_id: Whether the row's id is its id.
+        grouped: Whether all items of the row have one concept.
+    """
+
+    column: str
+    modality: str
+    value: Any = None
+    language: str | None = None
+    takes_id: bool = False
+    grouped: bool = False
+
+
+def _cells(row: Row, columns: Columns) -> list[_Cell]:
+    if not columns.media:
+        return [_Cell(column, TEXT, None, tag, not columns.wide, columns.wide) for tag, column in columns.texts()]
+    media = [(modality, column) for modality, column in columns.media.items() if not row.is_empty(column)]
+    texts = [
+        (tag, column, value)
+        for tag, column in columns.texts()
+        if not row.is_empty(column)
+        for value in _listed(row.get(column))
+    ]
+    grouped = bool(media) or columns.wide or len(texts) > 1
+    return [
+        *(_Cell(column, modality, row.get(column), None, len(media) == 1, True) for modality, column in media),
+        *(_Cell(column, TEXT, value, tag, not grouped, grouped) for tag, column, value in texts),
+    ]
+
+
+def _listed(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, list) else (value,)
+
+
+class _Maker:
+    """Makes the items of one pass over a table.
+
+    Remembers a hash of every file that rows name, about 70 bytes each, so that each is one item.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
+        self._ids = _Ids()
+        self._files: set[int] = set()
+
+    def item(self, row: Row, number: int, cell: _Cell) -> Item | None:
+        """Make an item of a cell; None for a file that is an item already."""
+        text, media = "", None
+        if cell.modality == TEXT:
+            text = self._text(row, cell)
+        else:
+            media = media_of(row, cell.column, cell.value)
+            if media.data is None and self._is_known(media.name):
+                return None
+        language = self._language(row, cell)
+        given = self._id(row)
+        concept = self._concept(row)
+        if cell.grouped:
+            paths = (_path(row.get(column)) for column in self._columns.media.values())
+            concept = concept or next(filter(None, paths), None) or given or str(number)
+        own = given if cell.takes_id else None
+        if media is not None:
+            own = own or _path(cell.value)
+        kind = language if media is None else cell.modality
+        return Item(own or self._ids.make(concept, kind, number), text, language, concept, cell.modality, media)
+
+    def _text(self, row: Row, cell: _Cell) -> str:
+        if cell.value is None:
+            return str(checked(row, cell.column, text_problem))
+        if problem := text_problem(cell.value):
+            raise CorpusError(f"{row.place(cell.column)}: {problem}")
+        return str(cell.value)
+
+    def _language(self, row: Row, cell: _Cell) -> str:
+        if cell.modality == TEXT or (cell.modality == "audio" and self._columns.speech):
+            tag = cell.language or self._columns.language_tag
+            return tag or str(checked(row, self._columns.language or "language", language_problem))
+        return NO_LANGUAGE
+
+    def _id(self, row: Row) -> str | None:
+        column = self._columns.id
+        if column is None or (column == "id" and not row.has("id")):
+            return None
+        return label(checked(row, column, label_problem))
+
+    def _concept(self, row: Row) -> str | None:
+        column = self._columns.concept
+        return None if column is None or row.is_empty(column) else label(checked(row, column, label_problem))
+
+    def _is_known(self, name: str) -> bool:
+        key = hash(name)
+        known = key in self._files
+        self._files.add(key)
+        return known
+
+
+def media_of(row: Row, column: str, value: Any) -> Media:
+    """Make a medium of a path, of bytes, or of a struct of `path` and `bytes`.
+
+    Raises:
+        CorpusError: It is none of these, or the path is no file's.
+    """
+    if isinstance(value, Media):
+        return value
+    content = _content(value)
+    if isinstance(content, bytes):
+        media = Media(f"{row.file}!{row.unit} {row.number}!{column}", content)
+    elif isinstance(content, str):
+        media = Media(_file(row, column, content))
+    else:
+        raise CorpusError(f"{row.place(column)}: is a {type(content).__name__}, and neither a path nor bytes")
+    if problem := media_problem(media):
+        raise CorpusError(f"{row.place(column)}: {problem}")
+    return media
+
+
+def _path(value: Any) -> str | None:
+    content = _content(value)
+    return content if isinstance(content, str) and content else None
+
+
+def _content(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return value.get("path") if value.get("bytes") is None else value["bytes"]
+    return value
+
+
+def _file(row: Row, column: str, path: str) -> str:
+    if row.folder is None and not os.path.isabs(path):
+        raise CorpusError(
+            f"{row.place(column)}: is the path {path!r}, and its folder is not known; give a table with absolute "
+            "paths, or with the bytes"
+        )
+    found = os.path.abspath(os.path.join(row.folder or "", path))
+    if not os.path.isfile(found):
+        kind = "a web address; fetch it first" if "://" in path else f"and there is no file {found}"
+        raise CorpusError(f"{row.place(column)}: is {path!r}, {kind}")
+    return found
+
+
+def _not_there(row: Row, column: str) -> str:
+    there = list(_leaves(row.values))
+    shown = ", ".join(there[:_SHOWN_COLUMNS]) + (", ..." if len(there) > _SHOWN_COLUMNS else "")
+    return f"there is no column {column!r}; the columns are {shown or 'none'}"
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+class _Ids:
+    """Makes ids that are unique and, for the same rows, the same.
+
+    Remembers a hash of each that it made, about 70 bytes each; a corpus of a hundred million rows had
+    better bring its own ids.
+    """
+
+    def __init__(self) -> None:
+        self._named: set[int] = set()
+
+    def make(self, concept: str | None, kind: str, number: int) -> str:
+        """Name an item by its concept and its language or modality, else by the number of its row."""
+        if concept is None:
+            return str(number)
+        first = f"{concept}/{kind}"
+        further = (f"{first}/{number}/{again}" for again in count(2))
+        return next(name for name in chain((first, f"{first}/{number}"), further) if self._is_new(name))
+
+    def _is_new(self, name: str) -> bool:
+        key = hash(name)
+        known = key in self._named
+        self._named.add(key)
+        return not known
