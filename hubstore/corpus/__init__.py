@@ -3,11 +3,13 @@
 from hubstore.corpus.columns import ColumnOptions
 from hubstore.corpus.corpus import Corpus, Skipped
 from hubstore.corpus.dataset import read_dataset
+from hubstore.corpus.folder import read_media_folder
 from hubstore.corpus.item import ITEM_SCHEMA, Item, Media
 from hubstore.corpus.opening import open_corpus
 from hubstore.corpus.parallel import read_parallel
 from hubstore.corpus.sample import read_sample, sample_names
 from hubstore.corpus.tables import read_csv, read_jsonl, read_parquet
+from hubstore.corpus.webdataset import read_webdataset
 
 __all__ = [
     "ITEM_SCHEMA",
@@ -20,8 +22,10 @@ __all__ = [
     "read_csv",
     "read_dataset",
     "read_jsonl",
+    "read_media_folder",
     "read_parallel",
     "read_parquet",
     "read_sample",
+    "read_webdataset",
     "sample_names",
 ]

@@ -26,7 +26,7 @@ class ColumnOptions(TypedDict, total=False):
         language_tag: The tag of all items, in place of a column.
         image: The column of pictures; none if not given. It holds paths (relative to the table's folder),
             bytes, or structs of `bytes` and `path`, as the Image and Audio features of `datasets` do.
-        audio: The column of sounds, likewise.
+        audio: The column of sounds, likewise. It may be that of pictures; the paths' suffixes then tell them apart.
         speech: Whether sounds are speech in the row's language; else their language is `zxx`, as a picture's is.
 
     Where `image` or `audio` is given, a row is a medium, and its texts are captions, items of their own:

@@ -57,7 +57,7 @@ def read_dataset(
     check_options(limit, on_error)
     chosen = Columns(**columns)
     folder = Path(path_or_id)
-    if any((folder / file).is_file() for file in _SAVED):
+    if is_saved_dataset(folder):
         if config is not None or revision is not None:
             raise CorpusError(f"{folder}: a dataset saved to disk has no config and no revision; leave them out")
         where, split, open_stream = _saved(folder, split)
@@ -78,6 +78,11 @@ def read_dataset(
         "on_error": on_error,
     }
     return Corpus(name or called, source, read, skip_errors=on_error == "skip")
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Tell whether `save_to_disk` wrote the folder."""
+    return any((folder / file).is_file() for file in _SAVED)
 
 
 OpenStream = Callable[[], Any]

@@ -16,6 +16,15 @@ PathLike = str | os.PathLike[str]
 
 _COMPRESSED: Final[dict[str, Callable[..., Any]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
+IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+AUDIO_SUFFIXES: Final = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
+_MODALITIES: Final = dict.fromkeys(IMAGE_SUFFIXES, "image") | dict.fromkeys(AUDIO_SUFFIXES, "audio")
+
+
+def modality_of(name: str) -> str | None:
+    """Say by a file's suffix whether it is an `image` or `audio`; None for neither."""
+    return _MODALITIES.get(os.path.splitext(name)[1].lower())
+
 
 def paths_of(paths: PathLike | Sequence[PathLike]) -> tuple[Path, ...]:
     """Turn one path or several into existing files.
@@ -47,6 +56,19 @@ def format_suffix(path: Path) -> str:
     """Return the suffix that says the format, `.jsonl` of `x.jsonl` and of `x.jsonl.gz`."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() if suffix in _COMPRESSED else suffix
+
+
+def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Find all files under a folder, in order: by name, in each folder its files before its folders.
+
+    What is hidden (`.git`, `._picture.jpg`) is left out; links to folders are not followed.
+    """
+    with os.scandir(folder) as found:
+        entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    yield from (entry for entry in entries if entry.is_file())
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(Path(entry.path))
 
 
 def identity(path: Path, name: str | None = None) -> dict[str, Any]:

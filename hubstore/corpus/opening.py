@@ -1,30 +1,26 @@
 """Opens a corpus by what its name looks like."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Unpack
 
 from hubstore.corpus.columns import ColumnOptions
 from hubstore.corpus.corpus import Corpus
-from hubstore.corpus.dataset import read_dataset
-from hubstore.corpus.files import PathLike, existing_file, format_suffix
+from hubstore.corpus.dataset import is_saved_dataset, read_dataset
+from hubstore.corpus.files import PathLike, existing_file, format_suffix, modality_of, walk
+from hubstore.corpus.folder import METADATA, read_media_folder
 from hubstore.corpus.sample import read_sample
-from hubstore.corpus.tables import read_csv, read_jsonl, read_parquet
+from hubstore.corpus.tables import TABLES
+from hubstore.corpus.webdataset import read_webdataset
 from hubstore.errors import CorpusError
 
 SAMPLE_PREFIX: Final = "sample:"
 
-_READERS: Final[dict[str, Callable[..., Corpus]]] = {
-    ".jsonl": read_jsonl,
-    ".ndjson": read_jsonl,
-    ".json": read_jsonl,
-    ".csv": read_csv,
-    ".tsv": read_csv,
-    ".tab": read_csv,
-    ".parquet": read_parquet,
-    ".pq": read_parquet,
-}
+_DATASET: Final = "dataset"
+_MEDIA: Final = "media"
+_TAR: Final = "tar"
 
 
 def open_corpus(
@@ -33,19 +29,25 @@ def open_corpus(
     config: str | None = None,
     split: str | None = None,
     revision: str | None = None,
+    metadata: PathLike | None = None,
+    modality: str | None = None,
+    concept_from: str | None = None,
     limit: int | None = None,
     on_error: str = "stop",
     name: str | None = None,
     **columns: Unpack[ColumnOptions],
 ) -> Corpus:
-    """Open a corpus with the reader that fits: a file by its suffix, a folder or an id as a dataset.
+    """Open a corpus with the reader that fits: a file by its suffix, a folder by what most of its files are.
 
     Args:
-        path_or_id: `x.jsonl`, `x.csv`, `x.tsv` (each also with .gz, .bz2, .xz), `x.parquet`, a folder of a
-            dataset, a dataset's id on the hub, or `sample:ntrex`.
+        path_or_id: `x.jsonl`, `x.csv`, `x.tsv`, `x.tar` (each also with .gz, .bz2, .xz), `x.parquet`, a folder of
+            pictures and sounds, of tar archives or of a dataset, a dataset's id on the hub, or `sample:ntrex`.
         config: See `read_dataset`.
         split: See `read_dataset`.
         revision: See `read_dataset`.
+        metadata: See `read_media_folder`.
+        modality: See `read_media_folder`.
+        concept_from: See `read_media_folder`.
         limit: Read only the first rows; of a sample, the first lines.
         on_error: `"stop"` at a row that is not valid, or `"skip"` it and list it in `Corpus.skipped`.
         name: What to call the corpus.
@@ -54,36 +56,75 @@ def open_corpus(
     Raises:
         CorpusError: Nothing is there, no reader fits, or an option does not fit the reader.
     """
-    given = {"config": config, "split": split, "revision": revision}
-    dataset: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
-    table: dict[str, Any] = {"limit": limit, "on_error": on_error, "name": name, **columns}
+    datasets = _given(config=config, split=split, revision=revision)
+    folders = _given(metadata=metadata, modality=modality, concept_from=concept_from)
+    common: dict[str, Any] = {"limit": limit, "on_error": on_error, "name": name, **columns}
     if isinstance(path_or_id, str) and path_or_id.startswith(SAMPLE_PREFIX):
-        _refuse_options(path_or_id, "a sample", {**dataset, **columns})
+        _refuse_options(path_or_id, "a sample", {**datasets, **folders, **columns})
         return read_sample(path_or_id.removeprefix(SAMPLE_PREFIX), limit=limit)
     path = Path(path_or_id)
-    if path.is_dir() or _looks_like_an_id(path_or_id):
-        return read_dataset(path_or_id, **dataset, **table)
-    _refuse_options(str(path), "a file", dataset)
-    return _reader(path)(path, **table)
+    kind = _kind(path, datasets, folders) if path.is_dir() else None
+    if kind == _MEDIA:
+        _refuse_options(str(path), "a folder of pictures or sounds", datasets)
+        return read_media_folder(path, **folders, **common)
+    if kind == _TAR:
+        _refuse_options(str(path), "a folder of tar archives", datasets)
+        return read_webdataset([entry.path for entry in walk(path) if _is_tar(Path(entry.name))], **common)
+    if kind == _DATASET or _looks_like_an_id(path_or_id):
+        _refuse_options(str(path_or_id), "a dataset", folders)
+        return read_dataset(path_or_id, **datasets, **common)
+    _refuse_options(str(path), "a file", {**datasets, **folders})
+    return _reader(path)(path, **common)
+
+
+def _kind(folder: Path, datasets: Mapping[str, Any], folders: Mapping[str, Any]) -> str:
+    """What most files of a folder are, unless the options say what it is."""
+    if datasets or is_saved_dataset(folder):
+        return _DATASET
+    if folders:
+        return _MEDIA
+    kinds = Counter({_DATASET: 0})
+    for entry in walk(folder):
+        file = Path(entry.name)
+        if modality_of(entry.name):
+            kinds[_MEDIA] += 1
+        elif _is_tar(file):
+            kinds[_TAR] += 1
+        elif format_suffix(file) in TABLES and entry.name not in METADATA:
+            kinds[_DATASET] += 1
+    return kinds.most_common(1)[0][0]
+
+
+def _is_tar(path: Path) -> bool:
+    return format_suffix(path) == ".tar" or path.suffix.lower() == ".tgz"
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {option: value for option, value in options.items() if value is not None}
 
 
 def _looks_like_an_id(path_or_id: PathLike) -> bool:
     """Tell an id, `owner/name`, from the path of a file. (`read_dataset` also takes ids without an owner.)"""
     if not isinstance(path_or_id, str) or Path(path_or_id).exists():
         return False
-    known = format_suffix(Path(path_or_id)) in {*_READERS, ".txt"}
+    path = Path(path_or_id)
+    known = format_suffix(path) in {*TABLES, ".txt"} or _is_tar(path)
     return not known and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path_or_id, re.ASCII) is not None
 
 
 def _reader(path: Path) -> Callable[..., Corpus]:
     suffix = format_suffix(path)
-    if suffix in _READERS:
-        return _READERS[suffix]
+    if suffix in TABLES:
+        return TABLES[suffix][0]
+    if _is_tar(path):
+        return read_webdataset
     existing_file(path)
     if suffix == ".txt":
         remedy = "name its language, and the files aligned with it: read_parallel, or --parallel en=a.txt zh=b.txt"
+    elif modality_of(path.name):
+        remedy = "give its folder, or a table with its path in a column"
     else:
-        remedy = f"give one that ends with {', '.join(_READERS)}, or call the reader of its format"
+        remedy = f"give one that ends with {', '.join(TABLES)} or .tar, or call the reader of its format"
     raise CorpusError(f"{path}: no reader is known for {suffix or 'a file without a suffix'}; {remedy}")
 
 

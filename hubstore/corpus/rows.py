@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from hubstore.corpus.columns import Columns
 from hubstore.corpus.corpus import Refuse
+from hubstore.corpus.files import modality_of
 from hubstore.corpus.item import Item, Media
 from hubstore.corpus.validate import (
     NO_LANGUAGE,
@@ -150,7 +151,7 @@ class _Cell:
 def _cells(row: Row, columns: Columns) -> list[_Cell]:
     if not columns.media:
         return [_Cell(column, TEXT, None, tag, not columns.wide, columns.wide) for tag, column in columns.texts()]
-    media = [(modality, column) for modality, column in columns.media.items() if not row.is_empty(column)]
+    media = [(modality, column) for modality, column in _media_columns(row, columns) if not row.is_empty(column)]
     texts = [
         (tag, column, value)
         for tag, column in columns.texts()
@@ -162,6 +163,13 @@ def _cells(row: Row, columns: Columns) -> list[_Cell]:
         *(_Cell(column, modality, row.get(column), None, len(media) == 1, True) for modality, column in media),
         *(_Cell(column, TEXT, value, tag, not grouped, grouped) for tag, column, value in texts),
     ]
+
+
+def _media_columns(row: Row, columns: Columns) -> Iterable[tuple[str, str]]:
+    if columns.image is None or columns.image != columns.audio:
+        return columns.media.items()
+    path = _path(row.get(columns.image))
+    return ((modality_of(path or "") or "image", columns.image),)
 
 
 def _listed(value: Any) -> Iterable[Any]:
@@ -236,10 +244,10 @@ def media_of(row: Row, column: str, value: Any) -> Media:
     Raises:
         CorpusError: It is none of these, or the path is no file's.
     """
-    if isinstance(value, Media):
-        return value
     content = _content(value)
-    if isinstance(content, bytes):
+    if isinstance(content, Media):
+        media = content
+    elif isinstance(content, bytes):
         media = Media(f"{row.file}!{row.unit} {row.number}!{column}", content)
     elif isinstance(content, str):
         media = Media(_file(row, column, content))

@@ -134,6 +134,17 @@ def _table(
     return Corpus(name or files[0].name + more, source, read, skip_errors=on_error == "skip")
 
 
+def table_rows(path: Path, columns: Columns, refuse: Refuse) -> Iterator[Row]:
+    """Read the rows of a table whose suffix says its format.
+
+    Raises:
+        CorpusError: The suffix is no table's, or the file cannot be read; or, through `refuse`, a row is not valid.
+    """
+    if format_suffix(path) not in TABLES:
+        raise CorpusError(f"{path}: is no table by its name; give one that ends with {', '.join(TABLES)}")
+    return TABLES[format_suffix(path)][1](path, columns, refuse)
+
+
 def _json_rows(path: Path, columns: Columns, refuse: Refuse) -> Iterator[Row]:
     # Lines, not `datasets`' JSON reader: that one guesses types, so that a column of texts that all look
     # like dates comes out rewritten, and for one bad line reads the whole file into memory.
@@ -160,7 +171,9 @@ def _json_object(line: str) -> dict[str, Any]:
     return value
 
 
-def _csv_rows(path: Path, columns: Columns, refuse: Refuse, *, delimiter: str | None, quotes: bool) -> Iterator[Row]:
+def _csv_rows(
+    path: Path, columns: Columns, refuse: Refuse, *, delimiter: str | None = None, quotes: bool = True
+) -> Iterator[Row]:
     dialect: dict[str, Any] = {
         "delimiter": delimiter or ("\t" if format_suffix(path) in _TAB_SUFFIXES else ","),
         "quoting": csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
@@ -219,3 +232,16 @@ def _parquet_rows(path: Path, columns: Columns, refuse: Refuse) -> Iterator[Row]
             f"{path}: cannot be read as parquet, after row {number}: {first_line(error)}; "
             "check that the file is whole and of this format"
         ) from error
+
+
+TABLES: Final[dict[str, tuple[Callable[..., Corpus], Callable[..., Iterator[Row]]]]] = {
+    ".jsonl": (read_jsonl, _json_rows),
+    ".ndjson": (read_jsonl, _json_rows),
+    ".json": (read_jsonl, _json_rows),
+    ".csv": (read_csv, _csv_rows),
+    ".tsv": (read_csv, _csv_rows),
+    ".tab": (read_csv, _csv_rows),
+    ".parquet": (read_parquet, _parquet_rows),
+    ".pq": (read_parquet, _parquet_rows),
+}
+"""By suffix: the reader of a table, and that of its rows."""

@@ -1,5 +1,6 @@
 import gzip
 import json
+import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,7 +9,7 @@ from datasets import Dataset
 
 from hubstore.corpus import open_corpus
 from hubstore.errors import CorpusError
-from tests.corpus.conftest import contents
+from tests.corpus.conftest import contents, picture_bytes
 
 
 def test_the_suffix_or_folder_chooses_the_reader(tmp_path, rows):
@@ -58,3 +59,55 @@ def test_options_of_datasets_are_refused_for_files(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "hello"}\n')
     with pytest.raises(CorpusError, match=r"a\.jsonl is a file, which has no split; leave the option out"):
         open_corpus(tmp_path / "a.jsonl", split="train")
+
+
+def test_a_folder_is_read_as_what_most_of_its_files_are(tmp_path, rows):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(2):
+        (pictures / f"{number}.png").write_bytes(picture_bytes(number))
+    (pictures / "annotations.json").write_text("{}")
+    (pictures / "metadata.csv").write_text("file_name,text\n0.png,zero\n")
+    corpus = open_corpus(pictures, language_tag="en", name="mine")
+    assert [item["id"] for item in contents(corpus)] == ["0.png", "0/en", "1.png"]
+    assert corpus.name == "mine"
+
+    archives = tmp_path / "archives"
+    archives.mkdir()
+    for number in range(2):
+        with tarfile.open(archives / f"{number}.tar", "w") as tar:
+            tar.add(pictures / "0.png", "a.png")
+    assert [item["id"] for item in contents(open_corpus(archives))] == ["0/a", "1/a"]
+    assert [item["id"] for item in contents(open_corpus(archives / "1.tar"))] == ["a"]
+
+    dataset = tmp_path / "dataset"
+    (dataset / "assets").mkdir(parents=True)
+    (dataset / "assets" / "logo.png").write_bytes(picture_bytes(0))
+    pq.write_table(pa.Table.from_pylist(rows), dataset / "train.parquet")
+    assert contents(open_corpus(dataset)) == rows
+
+
+def test_options_say_what_a_folder_is(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture_bytes(0))
+    for name in ("one.jsonl", "two.jsonl"):
+        (tmp_path / name).write_text('{"file_name": "a.png", "text": "a", "language": "en"}\n')
+    items = contents(open_corpus(tmp_path, metadata=tmp_path / "one.jsonl"))
+    assert [item["modality"] for item in items] == ["image", "text"]
+    assert [item["id"] for item in contents(open_corpus(tmp_path, modality="image"))] == ["a.png"]
+    assert contents(open_corpus(tmp_path, concept_from="folder"))[0]["concept"] == "a"
+    assert {item["modality"] for item in contents(open_corpus(tmp_path, split="train"))} == {"text"}
+
+
+def test_options_of_folders_are_refused_elsewhere(tmp_path, rows):
+    (tmp_path / "a.jsonl").write_text('{"text": "hello"}\n')
+    with pytest.raises(CorpusError, match=r"a\.jsonl is a file, which has no modality; leave the option out"):
+        open_corpus(tmp_path / "a.jsonl", modality="image")
+    Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    with pytest.raises(CorpusError, match="saved is a dataset, which has no concept_from"):
+        open_corpus(tmp_path / "saved", concept_from="name")
+
+
+def test_a_single_picture_is_answered_with_a_remedy(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture_bytes(0))
+    with pytest.raises(CorpusError, match=r"no reader is known for \.png; give its folder, or a table with its path"):
+        open_corpus(tmp_path / "a.png")

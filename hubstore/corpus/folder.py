@@ -1,0 +1,193 @@
+"""Reader of a folder of pictures and sounds, with a table of captions where there is one."""
+
+import hashlib
+import os
+import posixpath
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Unpack
+
+from hubstore.corpus.columns import ColumnOptions, Columns
+from hubstore.corpus.corpus import Corpus, Refuse
+from hubstore.corpus.files import AUDIO_SUFFIXES, IMAGE_SUFFIXES, PathLike, existing_file, identity, modality_of, walk
+from hubstore.corpus.item import Item
+from hubstore.corpus.rows import Row, check_columns, checked, items_of
+from hubstore.corpus.tables import table_rows
+from hubstore.corpus.validate import check_options, text_problem
+from hubstore.errors import CorpusError
+
+METADATA: Final = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")
+FILE_COLUMN: Final = "file_name"
+
+CONCEPTS: Final[dict[str, Callable[[PurePosixPath], str]]] = {
+    "name": lambda path: path.stem,
+    "folder": lambda path: path.parent.name or path.stem,
+    "path": str,
+}
+"""What the concept of a file may be taken from."""
+
+
+def read_media_folder(
+    folder: PathLike,
+    *,
+    metadata: PathLike | None = None,
+    modality: str | None = None,
+    concept_from: str = "name",
+    limit: int | None = None,
+    on_error: str = "stop",
+    name: str | None = None,
+    **columns: Unpack[ColumnOptions],
+) -> Corpus:
+    """Read a folder of pictures and sounds, told apart by their suffixes, and those in its folders.
+
+    A file's id is its path in the folder. Captions come from a table with a row for each file, or for each
+    caption of a file; they are items of their own, of the file's concept. Items are in the order of the table,
+    then of the paths of the files that it does not name.
+
+    Args:
+        folder: The folder. What is hidden in it, or has another suffix, is left out.
+        metadata: The table: JSON Lines, delimited values or Parquet. `metadata.jsonl`, `.csv`, `.tsv` or
+            `.parquet` in the folder, if not given. Its column `file_name`, or the one that `image` or
+            `audio` names, has the files' paths in the folder.
+        modality: Read only pictures (`image`) or only sounds (`audio`).
+        concept_from: The concept of a file that the table gives none: its `name` without the suffix, so that
+            `cat.png`, `drawn/cat.png` and `cat.wav` share one; the name of its `folder`, so that all of
+            `cat/` do; or its `path`, which it has for itself.
+        limit: Read only the first rows of the table, and files that it does not name.
+        on_error: `"stop"` at a row that is not valid, or `"skip"` it and list it in `Corpus.skipped`.
+        name: What to call the corpus, instead of the folder's name.
+        columns: Which columns of the table to read; see `ColumnOptions`.
+
+    Raises:
+        CorpusError: There is no such folder, or nothing to read in it; or the options contradict each other.
+            What is wrong in the table is raised by `Corpus.batches`, with its row and column.
+
+    Example:
+        >>> read_media_folder("photographs", text="caption", language_tag="en")
+    """
+    check_options(limit, on_error)
+    folder = Path(os.path.abspath(folder))
+    if not folder.is_dir():
+        raise CorpusError(f"{folder}: there is no such folder; check the path")
+    if concept_from not in CONCEPTS:
+        raise CorpusError(f"concept_from is {concept_from!r}; give {', '.join(CONCEPTS)}")
+    if modality not in (None, "image", "audio"):
+        raise CorpusError(f"modality is {modality!r}; give image or audio, or None for both")
+    table = _metadata(folder, metadata)
+    chosen = _columns(folder, table, columns)
+    files, digest = _listing(folder, modality)
+
+    def read(refuse: Refuse) -> Iterator[Item]:
+        rows = _Rows(folder, files, table, modality, CONCEPTS[concept_from], chosen)
+        return items_of(islice(rows.read(refuse), limit), chosen, refuse)
+
+    source = {
+        "kind": "folder",
+        "files": {"count": len(files), "sha256": digest},
+        "metadata": table and identity(table),
+        "modality": modality,
+        "concept_from": concept_from,
+        "columns": chosen.source(),
+        "limit": limit,
+        "on_error": on_error,
+    }
+    return Corpus(name or folder.name, source, read, skip_errors=on_error == "skip")
+
+
+def _metadata(folder: Path, given: PathLike | None) -> Path | None:
+    if given is not None:
+        return existing_file(given)
+    found = [folder / name for name in METADATA if (folder / name).is_file()]
+    if len(found) > 1:
+        raise CorpusError(
+            f"{folder}: has {' and '.join(path.name for path in found)}; say which to read with the option 'metadata'"
+        )
+    return found[0] if found else None
+
+
+def _columns(folder: Path, table: Path | None, options: ColumnOptions) -> Columns:
+    columns = Columns(**options)
+    if columns.id != "id":
+        raise CorpusError(f"{folder}: the ids of files are their paths in the folder; leave the option 'id' out")
+    if len(set(columns.media.values())) > 1:
+        raise CorpusError(f"{folder}: one column names pictures and sounds alike; give image or audio")
+    file = columns.image or columns.audio or FILE_COLUMN
+    columns = replace(columns, id=None, image=file, audio=file)
+    surplus = columns.required(lambda _: False)[2:]
+    if table is None and surplus and not (columns.speech and surplus == [("language", "language")]):
+        named = ", ".join(repr(column) for _, column in surplus)
+        raise CorpusError(f"{folder}: has no table with the columns {named}; give it with the option 'metadata'")
+    return columns
+
+
+def _listing(folder: Path, modality: str | None) -> tuple[list[str], str]:
+    """The paths of all files to read, and a digest of them with their sizes and times of change."""
+    files = []
+    digest = hashlib.sha256()
+    skip = len(f"{folder}/")
+    for entry in walk(folder):
+        kind = modality_of(entry.name)
+        if kind is None or modality not in (None, kind):
+            continue
+        path = entry.path[skip:]
+        status = entry.stat()
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
+        files.append(path)
+    if not files:
+        sought = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES}.get(modality or "", IMAGE_SUFFIXES + AUDIO_SUFFIXES)
+        raise CorpusError(f"{folder}: holds no file that ends with {', '.join(sought)}; check the path")
+    return files, digest.hexdigest()
+
+
+class _Rows:
+    """The rows of the table, and one for each file that it does not name."""
+
+    def __init__(
+        self,
+        folder: Path,
+        files: list[str],
+        table: Path | None,
+        modality: str | None,
+        concept_of: Callable[[PurePosixPath], str],
+        columns: Columns,
+    ) -> None:
+        self._folder = folder
+        self._files = files
+        self._table = table
+        self._modality = modality
+        self._concept_of = concept_of
+        self._columns = columns
+        self._file = str(columns.image)
+
+    def read(self, refuse: Refuse) -> Iterator[Row]:
+        named: set[int] = set()
+        if self._table is not None:
+            for number, row in enumerate(table_rows(self._table, self._columns, refuse), start=1):
+                if number == 1:
+                    check_columns(row, self._columns.required(row.has))
+                try:
+                    path = self._path(row)
+                except CorpusError as error:
+                    refuse(error)
+                    continue
+                if self._modality in (None, modality_of(path)):
+                    named.add(hash(path))
+                    yield self._row(row, path)
+        for number, path in enumerate(self._files, start=1):
+            if hash(path) not in named:
+                yield self._row(Row(self._folder.name, "file", number, {}), path)
+
+    def _path(self, row: Row) -> str:
+        path = posixpath.normpath(str(checked(row, self._file, text_problem)))
+        if modality_of(path) is None:
+            raise CorpusError(f"{row.place(self._file)}: is {path!r}, by its suffix neither a picture nor a sound")
+        return path
+
+    def _row(self, row: Row, path: str) -> Row:
+        values: dict[str, Any] = {**row.values, self._file: path}
+        concept = self._columns.concept
+        if concept is not None and row.is_empty(concept):
+            values[concept] = self._concept_of(PurePosixPath(path))
+        return replace(row, values=values, folder=self._folder)
