@@ -28,8 +28,8 @@ CorpusArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="CORPUS...",
-        help="A file (.jsonl, .csv, .tsv, .parquet), a folder or id of a Hugging Face dataset, sample:ntrex; or, "
-        "with --parallel, LANGUAGE=FILE for each language: en=a.txt zh=b.txt.",
+        help="A file (.jsonl, .csv, .tsv, .parquet, .tar), a folder of pictures and sounds, a folder or id of a "
+        "Hugging Face dataset, sample:ntrex; or, with --parallel, LANGUAGE=FILE for each language: en=a.txt zh=b.txt.",
         show_default=False,
     ),
 ]
@@ -46,6 +46,24 @@ TextOption = Annotated[
 IdOption = Annotated[str | None, typer.Option("--id-column", help="Column of the ids.")]
 ConceptOption = Annotated[
     str | None, typer.Option("--concept-column", help="Column that equivalent items share a value of.")
+]
+ImageColumnOption = Annotated[
+    str | None, typer.Option("--image-column", help="Column of pictures: paths or bytes. Its row's texts are captions.")
+]
+AudioColumnOption = Annotated[str | None, typer.Option("--audio-column", help="Column of sounds, likewise.")]
+SpeechOption = Annotated[
+    bool, typer.Option("--speech", help="Sounds are speech in their row's language, rather than in none (zxx).")
+]
+MetadataOption = Annotated[
+    Path | None,
+    typer.Option(help="A folder's table of captions, with a column file_name. Its metadata.jsonl or .csv by default."),
+]
+ModalityOption = Annotated[
+    str | None, typer.Option("--modality", help="Of a folder, only the pictures (image) or the sounds (audio).")
+]
+ConceptFromOption = Annotated[
+    str | None,
+    typer.Option(help="What the concept of a folder's file is: its name without the suffix, its folder, or its path."),
 ]
 LanguageColumnOption = Annotated[str | None, typer.Option("--language-column", help="Column of the BCP 47 tags.")]
 LanguageTagOption = Annotated[str | None, typer.Option("--language-tag", help="One language for all items.")]
@@ -92,12 +110,12 @@ def open_items(
     limit: int | None,
     on_error: OnError,
     text: Sequence[str] | None = None,
-    **options: str | None,
+    **options: str | Path | bool | None,
 ) -> Any:
     """The corpus that the options describe."""
     from hubstore.corpus import open_corpus, read_parallel
 
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in options.items() if value not in (None, False)}
     if parallel:
         if given or text:
             raise CorpusError(f"--parallel files have no columns or splits; leave out {', '.join(given) or 'text'}")
