@@ -19,7 +19,8 @@ class ColumnOptions(TypedDict, total=False):
             language to column: `{"en": "translation.en", "fr": "translation.fr"}`.
         id: The column of the ids, `"id"` if not given; None to make them. The default may be absent. Ids
             are made as `<concept>/<language>` where the row has a concept (`<concept>/<language>/<row>`
-            for the second item and on of one concept and language), else as the row's number.
+            for the second item and on of one concept and language; a number more for the second of one
+            row), else as the row's number.
         concept: The column of the concepts, `"concept"` if not given; None for none. The default may be
             absent; null or empty is no concept. In a wide table the id stands in for it, or the row's number.
         language: The column of the BCP 47 tags, `"language"` if not given.
