@@ -15,15 +15,28 @@ from hubstore.errors import SteeringError
 
 if TYPE_CHECKING:
     from hubstore.models import Model
-    from hubstore.steer import Direction
+    from hubstore.steer import Direction, MediaPrompt
 
 Texts = list[str] | None
+Files = list[Path] | None
 
 
 def steer(
     model: Annotated[str, typer.Option("--model", "-m", help="A causal model's folder or hub id.")],
     prompts: Annotated[Texts, typer.Option("--prompt", help="A text to go on from; several if repeated.")] = None,
     prompts_file: Annotated[Path | None, typer.Option("--prompts", help="A file with a prompt a line.")] = None,
+    images: Annotated[
+        Files, typer.Option("--image", help="A picture to go on from, with --text after it; several if repeated.")
+    ] = None,
+    sounds: Annotated[Files, typer.Option("--audio", help="A sound, likewise.")] = None,
+    text: Annotated[str, typer.Option(help="What is asked of every --image and --audio.")] = "",
+    media_template: Annotated[
+        str | None,
+        typer.Option(
+            help="The prompt around a picture or sound: {media} stands for it, {text} for --text; as in "
+            "'USER: {media} {text} ASSISTANT:'. By default {media}, a line feed and {text}."
+        ),
+    ] = None,
     from_texts: Annotated[Texts, typer.Option("--from-text", help="Steer away from this text's state.")] = None,
     to_texts: Annotated[Texts, typer.Option("--to-text", help="... toward this one's; the mean where several.")] = None,
     from_token: Annotated[str | None, typer.Option(help="Steer away from this token's unembedding.")] = None,
@@ -43,7 +56,11 @@ def steer(
     strengths: Annotated[str, typer.Option("--strength", help="Multiples of the direction; 0 is no steering.")] = "0,1",
     kind: Annotated[str, typer.Option(help="add, replace, or project (strength 1 takes the direction out).")] = "add",
     positions: Annotated[
-        str, typer.Option(help="Tokens of the prompt: all, last, or places such as 3,4 or 0:5, special tokens counted.")
+        str,
+        typer.Option(
+            help="Tokens of the prompt: all, last, media (those of the picture or sound), or places such as 3,4 or "
+            "0:5, special tokens counted."
+        ),
     ] = "all",
     every_step: Annotated[bool, typer.Option("--every-step", help="Steer every token after the prompt too.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to go on for.")] = 32,
@@ -58,7 +75,8 @@ def steer(
 ) -> None:
     """Change a model's hidden states along a direction while it goes on from a prompt.
 
-    The direction is the difference of two texts, tokens or partitions of a store, or one that was kept.
+    A prompt is a text, or a picture or sound with a text. The direction is the difference of two texts, tokens or
+    partitions of a store, or one that was kept.
     """
     from hubstore import steer as library
     from hubstore.analysis import metadata
@@ -72,6 +90,8 @@ def steer(
     }
     source = _only_source(sources)
     texts = _prompts(prompts, prompts_file)
+    files = {"image": images or [], "audio": sounds or []}
+    _check_given(texts, files, text, media_template)
     at_layers: list[int] = _numbers("--layer", layers, int)
     asked: dict[str, Any] = {
         "strengths": _numbers("--strength", strengths, float),
@@ -80,6 +100,7 @@ def steer(
         "decoding": library.Decoding(max_new_tokens, temperature, top_k, top_p),
     }
     loaded = load_model(model, dtype=model_dtype, device=device, head=True)
+    media = _media_prompts(loaded, files, text, media_template)
     at = at_layers[0] if direction_layer is None else direction_layer
     found = _direction(loaded, source, sources[source], at, store, pool)
     if save_direction is not None:
@@ -88,7 +109,7 @@ def steer(
         result = library.sweep(
             loaded,
             found,
-            texts,
+            [*texts, *media],
             layers=at_layers,
             kind=kind,  # type: ignore[arg-type]  # the library names those there are
             when="every step" if every_step else "prompt",
@@ -140,9 +161,37 @@ def _prompts(prompts: Sequence[str] | None, path: Path | None) -> list[str]:
             found += [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise SteeringError(f"--prompts {path} cannot be read as UTF-8 text: {error}") from error
-    if not found:
-        raise SteeringError("there is no prompt; give --prompt TEXT, or --prompts FILE with a prompt a line")
     return found
+
+
+def _check_given(
+    texts: Sequence[str], files: Mapping[str, Sequence[Path]], text: str, media_template: str | None
+) -> None:
+    has_media = any(files.values())
+    if not texts and not has_media:
+        raise SteeringError(
+            "there is no prompt; give --prompt TEXT, --prompts FILE with a prompt a line, --image FILE or --audio FILE"
+        )
+    if not has_media and (text or media_template is not None):
+        raise SteeringError("--text and --media-template go with --image or --audio; a text alone is a --prompt")
+    if text and media_template is not None and "{text}" not in media_template:
+        raise SteeringError(f"--media-template {media_template!r} has no place for --text; put {{text}} into it")
+
+
+def _media_prompts(
+    model: Model, files: Mapping[str, Sequence[Path]], text: str, media_template: str | None
+) -> list[MediaPrompt]:
+    from hubstore.corpus import Item, Media
+    from hubstore.steer import media_prompt
+    from hubstore.steer.prompts import TEMPLATE
+
+    template = TEMPLATE if media_template is None else media_template
+    items = [
+        Item(str(path), text, "zxx", modality=modality, media=Media(str(path)))
+        for modality, paths in files.items()
+        for path in paths
+    ]
+    return [media_prompt(model, item, template) for item in items]
 
 
 def _numbers(option: str, value: str, kind: type) -> list[Any]:
@@ -156,8 +205,8 @@ def _numbers(option: str, value: str, kind: type) -> list[Any]:
 
 
 def _positions(value: str) -> Any:
-    """ "3,0:5" as [3, slice(0, 5)]; all and last as they are."""
-    if value in ("all", "last"):
+    """ "3,0:5" as [3, slice(0, 5)]; all, last and media as they are."""
+    if value in ("all", "last", "media"):
         return value
     try:
         parts = [[int(bound) if bound else None for bound in part.split(":")] for part in value.split(",")]
@@ -165,7 +214,7 @@ def _positions(value: str) -> Any:
     except (ValueError, TypeError):
         found = [None]
     if None in found:
-        raise SteeringError(f"--positions {value!r} are no places of a prompt; write all, last, 3,4 or 0:5")
+        raise SteeringError(f"--positions {value!r} are no places of a prompt; write all, last, media, 3,4 or 0:5")
     return found
 
 

@@ -7,9 +7,10 @@ from hubstore.steer.directions import (
     difference_of_tokens,
     load_direction,
 )
-from hubstore.steer.generation import Continuation, Decoding, generate
+from hubstore.steer.generation import Continuation, Decoding, generate, next_log_probabilities
 from hubstore.steer.intervention import Intervention, steering
 from hubstore.steer.metrics import Share, perplexity, relevance, success_share
+from hubstore.steer.prompts import MediaPrompt, media_prompt
 from hubstore.steer.sentiment import Classifier, Lexicon
 from hubstore.steer.sweep import sweep
 
@@ -20,12 +21,15 @@ __all__ = [
     "Direction",
     "Intervention",
     "Lexicon",
+    "MediaPrompt",
     "Share",
     "difference_of_partitions",
     "difference_of_texts",
     "difference_of_tokens",
     "generate",
     "load_direction",
+    "media_prompt",
+    "next_log_probabilities",
     "perplexity",
     "relevance",
     "steering",

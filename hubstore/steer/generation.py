@@ -20,8 +20,9 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from hubstore.errors import NonFiniteError, SteeringError
 from hubstore.extraction.pipeline import batch_members
-from hubstore.models import Model, make_batch, tokenize
+from hubstore.models import Model
 from hubstore.steer.intervention import Intervention, steering
+from hubstore.steer.prompts import MediaPrompt, Prompt, TrunkInputs, kind_of, prompt_tokens, shown, trunk_inputs
 from hubstore.steer.restart import resumed_at, run_to
 
 GENERATED_TOKENS = {"cpu": 2048, "cuda": 16384}
@@ -67,7 +68,7 @@ class Continuation:
     """What a model said after a prompt.
 
     Args:
-        prompt: the prompt.
+        prompt: the prompt; the name of a picture or sound stands in its place.
         text: what follows it, special tokens left out.
         token_ids: of the continuation, its end-of-sequence token included where there is one.
         log_probabilities: of each of those tokens under the model as it was steered, at temperature 1.
@@ -90,7 +91,7 @@ class Continuation:
 
 def generate(
     model: Model,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     interventions: Sequence[Intervention] = (),
     *,
     decoding: Decoding | None = None,
@@ -103,7 +104,8 @@ def generate(
 
     Args:
         model: a causal model with its head.
-        prompts: a prompt may be there many times, with other strengths, directions or seeds.
+        prompts: texts, and pictures or sounds with text around them (`media_prompt`). A prompt may be there many
+            times, with other strengths, directions or seeds.
         interventions: what each has for each row it has for each prompt.
         decoding: greedy by default, 32 tokens.
         seeds: of each row's own random stream, which depends on its seed and its prompt and on nothing else of the
@@ -125,73 +127,149 @@ def generate(
     seeds = [0] * rows if seeds is None else list(seeds)
     if len(seeds) != rows:
         raise SteeringError(f"there are {len(seeds)} seeds for {rows} prompts; give each row one")
-    model.require_head()
-    for intervention in interventions:
-        intervention.check(model)
-    token_ids = _prompt_tokens(model, prompts, how.max_new_tokens)
-    for intervention in interventions:
-        intervention.check_prompts([len(ids) for ids in token_ids])
-    budget = batch_tokens or GENERATED_TOKENS.get(model.device.type, GENERATED_TOKENS["cpu"])
     found: list[Continuation | None] = [None] * rows
-    done = 0
-    for members in _batches(token_ids, how.max_new_tokens, budget):
-        ids = [token_ids[i] for i in members]
-        here = [intervention.for_rows(members) for intervention in interventions]
-        draws = _draws(ids, [seeds[i] for i in members], how)
-        tokens, log_probabilities = _decode(model, _prefill(model, ids, here, restart), here, how, draws)
-        for place, i in enumerate(members):
-            found[i] = _continuation(model, prompts[i], ids[place], tokens[place], log_probabilities[place], seeds[i])
-        done += len(members)
-        if progress is not None:
-            progress(done, rows)
+    for part in _parts(model, prompts, interventions, how.max_new_tokens, batch_tokens, progress):
+        draws = _draws(part, [seeds[i] for i in part.members], how)
+        tokens, log_probabilities = _decode(model, _prefill(model, part, restart), part.interventions, how, draws)
+        for place, i in enumerate(part.members):
+            ids = part.token_ids[place]
+            found[i] = _continuation(model, prompts[i], ids, tokens[place], log_probabilities[place], seeds[i])
     return [one for one in found if one is not None]
 
 
-def _prompt_tokens(model: Model, prompts: Sequence[str], max_new_tokens: int) -> list[list[int]]:
-    distinct = list(dict.fromkeys(prompts))
-    room = model.max_tokens - max_new_tokens
-    ids, cut = tokenize(model, distinct, max(room, 1)) if distinct else ([], [])
-    for prompt, is_cut in zip(distinct, cut, strict=True):
-        if is_cut or room < 1:
-            raise SteeringError(
-                f"the prompt {prompt[:60]!r} and {max_new_tokens} new tokens do not fit into the {model.max_tokens} "
-                f"tokens of {model.identity['id']}; shorten the prompt or ask for fewer"
-            )
-    of_prompt = dict(zip(distinct, ids, strict=True))
-    return [of_prompt[prompt] for prompt in prompts]
+def next_log_probabilities(
+    model: Model,
+    prompts: Sequence[Prompt],
+    tokens: Sequence[int],
+    interventions: Sequence[Intervention] = (),
+    *,
+    batch_tokens: int | None = None,
+    restart: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """How probable some tokens are right after each prompt.
+
+    Args:
+        model: see `generate`.
+        prompts: n of them, see `generate`.
+        tokens: t token ids.
+        interventions: see `generate`.
+        batch_tokens: see `generate`.
+        restart: see `generate`.
+        progress: see `generate`.
+
+    Returns:
+        float32 [n, t] on the CPU.
+
+    Raises:
+        ModelError: see `generate`.
+        SteeringError: see `generate`.
+        NonFiniteError: see `generate`.
+    """
+    found = torch.empty(len(prompts), len(tokens))
+    for part in _parts(model, prompts, interventions, 1, batch_tokens, progress):
+        with torch.inference_mode():
+            logits = _logits(model, _prefill(model, part, restart).final)
+            here = (logits[:, list(tokens)] - logits.logsumexp(-1, keepdim=True)).cpu()
+        for place, i in enumerate(part.members):
+            _check_finite(model, prompts[i], here[place].tolist())
+        found[part.members] = here
+    return found
 
 
-def _batches(token_ids: Sequence[Sequence[int]], max_new_tokens: int, budget: int) -> Iterator[list[int]]:
-    """Rows of each batch, of like length, equal prompts side by side."""
-    _, prompt_of = _distinct(token_ids)
+@dataclass(frozen=True)
+class _Part:
+    """Some rows of what is asked for, as one batch.
+
+    Args:
+        members: which rows, equal prompts side by side.
+        prompts: theirs.
+        token_ids: of each.
+        interventions: on these rows.
+    """
+
+    members: list[int]
+    prompts: list[Prompt]
+    token_ids: list[list[int]]
+    interventions: list[Intervention]
+
+
+def _parts(
+    model: Model,
+    prompts: Sequence[Prompt],
+    interventions: Sequence[Intervention],
+    new_tokens: int,
+    batch_tokens: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[_Part]:
+    """Check what is asked for, and go through it batch by batch."""
+    model.require_head()
+    for intervention in interventions:
+        intervention.check(model)
+    token_ids = prompt_tokens(model, prompts, new_tokens)
+    placed = [one.at_media([_media_slices(prompt) for prompt in prompts]) for one in interventions]
+    for intervention in placed:
+        intervention.check_prompts([len(ids) for ids in token_ids])
+    budget = batch_tokens or GENERATED_TOKENS.get(model.device.type, GENERATED_TOKENS["cpu"])
+    done = 0
+    for members in _batches(prompts, token_ids, new_tokens, budget):
+        yield _Part(
+            members,
+            [prompts[i] for i in members],
+            [token_ids[i] for i in members],
+            [one.for_rows(members) for one in placed],
+        )
+        done += len(members)
+        if progress is not None:
+            progress(done, len(prompts))
+
+
+def _media_slices(prompt: Prompt) -> list[slice]:
+    return [slice(*of_part) for of_part in prompt.inputs.media] if isinstance(prompt, MediaPrompt) else []
+
+
+def _batches(
+    prompts: Sequence[Prompt], token_ids: Sequence[Sequence[int]], new_tokens: int, budget: int
+) -> Iterator[list[int]]:
+    """Rows of each batch, of one kind and of like length, equal prompts side by side."""
+    _, prompt_of = _distinct(prompts, token_ids)
+    kinds = [kind_of(prompt) for prompt in prompts]
     order = np.argsort(prompt_of, kind="stable")
-    lengths = np.array([len(token_ids[i]) + max_new_tokens for i in order], np.int32)
-    for members in batch_members(lengths, budget):
-        yield order[members].tolist()
+    for kind in dict.fromkeys(kinds):
+        alike = np.array([i for i in order if kinds[i] == kind], np.int64)
+        lengths = np.array([len(token_ids[i]) + new_tokens for i in alike], np.int32)
+        for members in batch_members(lengths, budget):
+            yield alike[members].tolist()
 
 
-def _distinct(token_ids: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+def _distinct(prompts: Sequence[Prompt], token_ids: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
     """The first row of each distinct prompt, and for each row the number of its prompt."""
-    first: dict[tuple[int, ...], int] = {}
-    for row, ids in enumerate(token_ids):
-        first.setdefault(tuple(ids), row)
-    number = {ids: place for place, ids in enumerate(first)}
-    return list(first.values()), [number[tuple(ids)] for ids in token_ids]
+    keys = [_key(prompt, ids) for prompt, ids in zip(prompts, token_ids, strict=True)]
+    first: dict[tuple[Any, ...], int] = {}
+    for row, key in enumerate(keys):
+        first.setdefault(key, row)
+    number = {key: place for place, key in enumerate(first)}
+    return list(first.values()), [number[key] for key in keys]
 
 
-def _draws(token_ids: Sequence[Sequence[int]], seeds: Sequence[int], how: Decoding) -> Tensor:
+def _key(prompt: Prompt, token_ids: Sequence[int]) -> tuple[Any, ...]:
+    """What decides what a model is given: the tokens of a text, and the medium among them."""
+    return (*token_ids, prompt.digest) if isinstance(prompt, MediaPrompt) else tuple(token_ids)
+
+
+def _draws(part: _Part, seeds: Sequence[int], how: Decoding) -> Tensor:
     """float64 [rows, new tokens], uniform in [0, 1): a row's depend on its seed and its prompt alone."""
     if not how.temperature:
         return torch.empty(len(seeds), 0)
     rows = []
-    for ids, seed in zip(token_ids, seeds, strict=True):
-        digest = hashlib.sha256(repr((seed, list(ids))).encode()).digest()
+    for prompt, ids, seed in zip(part.prompts, part.token_ids, seeds, strict=True):
+        digest = hashlib.sha256(repr((seed, list(_key(prompt, ids)))).encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         rows.append(torch.rand(how.max_new_tokens, generator=generator, dtype=torch.float64))
     return torch.stack(rows)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Prefilled:
     """A batch after its prompts.
 
@@ -199,46 +277,52 @@ class _Prefilled:
         cache: keys and values of all blocks.
         final: [rows, width], last states after the final norm.
         mask: int64 [rows, length], 1 where a prompt's token is; padding is on the left.
+        next_positions: int64 [rows], of the token that comes.
     """
 
     cache: Any
     final: Tensor
     mask: Tensor
+    next_positions: Tensor
 
 
-def _prefill(
-    model: Model, token_ids: Sequence[Sequence[int]], interventions: Sequence[Intervention], restart: bool
-) -> _Prefilled:
-    inputs = _inputs(model, token_ids)
-    firsts, prompt_of = _distinct(token_ids)
-    below = min((layer for one in interventions for layer in one.layers), default=model.depth)
-    cache = DynamicCache(config=model.trunk.config)
-    if not (restart and below and len(firsts) < len(token_ids) and _is_per_block(cache, model)):
-        with torch.inference_mode(), steering(model, interventions):
-            output = model.trunk(**inputs, past_key_values=cache, use_cache=True)
-        return _Prefilled(cache, output.last_hidden_state[:, -1], inputs["attention_mask"])
-    shared = DynamicCache(config=model.trunk.config)
-    once = _inputs(model, [token_ids[row] for row in firsts])
-    reached = run_to(model, below, {**once, "past_key_values": shared, "use_cache": True})
+def _prefill(model: Model, part: _Part, restart: bool) -> _Prefilled:
+    firsts, prompt_of = _distinct(part.prompts, part.token_ids)
     to_rows = torch.tensor(prompt_of, device=model.device)
+    once = trunk_inputs(model, [part.prompts[row] for row in firsts], [part.token_ids[row] for row in firsts])
+    every = None if once.can_be_shared else trunk_inputs(model, part.prompts, part.token_ids)
+    inputs = every or once.for_rows(to_rows)
+    below = min((layer for one in part.interventions for layer in one.layers), default=model.depth)
+    cache = DynamicCache(config=model.trunk.config)
+    is_shared = restart and below > 0 and len(firsts) < len(part.members)
+    if not (is_shared and every is None and _is_per_block(cache, model)):
+        with torch.inference_mode(), steering(model, part.interventions, tokens=inputs.mask):
+            return _prefilled(model, cache, inputs)
+    shared = DynamicCache(config=model.trunk.config)
+    reached = run_to(model, below, {**once.arguments, "past_key_values": shared, "use_cache": True})
     at_rows = replace(reached, states=reached.states[to_rows])
     # The lower blocks' keys and values come last: a cache that has some makes the model take the prompt for a step.
-    with torch.inference_mode(), steering(model, interventions), resumed_at(model, below, at_rows):
-        output = model.trunk(**inputs, past_key_values=cache, use_cache=True)
+    with (
+        torch.inference_mode(),
+        steering(model, part.interventions, tokens=inputs.mask),
+        resumed_at(model, below, at_rows),
+    ):
+        prefilled = _prefilled(model, cache, inputs)
     for layer in shared.layers[:below]:
         layer.batch_select_indices(to_rows)
     cache.layers[:below] = shared.layers[:below]
-    return _Prefilled(cache, output.last_hidden_state[:, -1], inputs["attention_mask"])
+    return prefilled
+
+
+def _prefilled(model: Model, cache: DynamicCache, inputs: TrunkInputs) -> _Prefilled:
+    output = model.trunk(**inputs.arguments, past_key_values=cache, use_cache=True)
+    return _Prefilled(cache, output.last_hidden_state[:, -1], inputs.mask, inputs.next_positions)
 
 
 def _is_per_block(cache: DynamicCache, model: Model) -> bool:
     """Whether each block has keys and values of its own, so that the lower ones' can be had alone."""
     own = all(isinstance(layer, DynamicLayer) for layer in cache.layers)
     return own and len(cache.layers) in (0, model.depth)  # 0: they are made as the blocks run
-
-
-def _inputs(model: Model, token_ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    return dict(make_batch(model, token_ids, "left", explicit_positions=True).inputs)
 
 
 @torch.inference_mode()
@@ -248,19 +332,19 @@ def _decode(
     """Tokens and log-probabilities of each row, up to its end-of-sequence token where there is one."""
     every_step = [one for one in interventions if one.when == "every step"]
     rows, steps, device = len(prefilled.mask), how.max_new_tokens, model.device
-    head, stops = model.require_head(), torch.tensor(_stop_tokens(model), device=device)
+    stops = torch.tensor(_stop_tokens(model), device=device)
     draws = draws.to(device)
     tokens = torch.zeros(rows, steps, dtype=torch.int64, device=device)
     log_probabilities = torch.zeros(rows, steps, device=device)
     alive = torch.arange(rows, device=device)
     is_done = torch.zeros(rows, dtype=torch.bool, device=device)
-    lengths = prefilled.mask.sum(-1)
+    positions = prefilled.next_positions
     mask = torch.cat([prefilled.mask, prefilled.mask.new_ones(rows, steps)], dim=1)
     cache, final, filled = prefilled.cache, prefilled.final, prefilled.mask.shape[1]
     with ExitStack() as steered:
         steered.enter_context(steering(model, every_step))
         for step in range(steps):
-            logits = head.logits(final)
+            logits = _logits(model, final)
             token = _choose(logits, how, draws[alive, step] if how.temperature else None)
             tokens[alive, step] = token
             log_probabilities[alive, step] = logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(-1)
@@ -271,16 +355,25 @@ def _decode(
             if 2 * left <= len(alive):  # rows that are done are dropped when they are half of the batch
                 kept = (~is_done).nonzero()[:, 0]
                 cache.batch_select_indices(kept)
-                alive, token, mask, lengths, is_done = (x[kept] for x in (alive, token, mask, lengths, is_done))
+                alive, token, mask, positions, is_done = (x[kept] for x in (alive, token, mask, positions, is_done))
                 steered.close()
                 rows_left = alive.tolist()
                 steered.enter_context(steering(model, [one.for_rows(rows_left) for one in every_step]))
             inputs = {"input_ids": token[:, None], "attention_mask": mask[:, : filled + step + 1]}
             if model.takes_position_ids:
-                inputs["position_ids"] = (lengths + step)[:, None]
+                inputs["position_ids"] = (positions + step)[:, None]
             output = model.trunk(**inputs, past_key_values=cache, use_cache=True)
             final = output.last_hidden_state[:, -1]
     return _until_stop(tokens.tolist(), log_probabilities.tolist(), set(stops.tolist()))
+
+
+def _logits(model: Model, final: Tensor) -> Tensor:
+    """float32 [rows, vocabulary]; a token that stands for a piece of a picture is never said."""
+    logits = model.require_head().logits(final)
+    pieces = getattr(getattr(model.trunk, "vocabulary_mapping", None), "image_tokens", None)
+    if pieces is not None:  # Chameleon bars them in its own forward
+        logits[:, pieces] = torch.finfo(logits.dtype).min
+    return logits
 
 
 def _choose(logits: Tensor, how: Decoding, draws: Tensor | None) -> Tensor:
@@ -328,22 +421,26 @@ def _stop_tokens(model: Model) -> list[int]:
     return sorted({int(token) for token in named if token is not None})
 
 
+def _check_finite(model: Model, prompt: Prompt, log_probabilities: Sequence[float]) -> None:
+    if not np.isfinite(log_probabilities).all():
+        raise NonFiniteError(
+            f"the continuation of {shown(prompt)[:60]!r} has no finite probabilities: its states are beyond "
+            f"{model.dtype}; steer less strongly, or load the model with dtype float32"
+        )
+
+
 def _continuation(
     model: Model,
-    prompt: str,
+    prompt: Prompt,
     prompt_ids: Sequence[int],
     tokens: Sequence[int],
     log_probabilities: Sequence[float],
     seed: int,
 ) -> Continuation:
-    if not np.isfinite(log_probabilities).all():
-        raise NonFiniteError(
-            f"the continuation of {prompt[:60]!r} has no finite probabilities: its states are beyond {model.dtype}; "
-            "steer less strongly, or load the model with dtype float32"
-        )
+    _check_finite(model, prompt, log_probabilities)
     is_complete = tokens[-1] in _stop_tokens(model)
     text = _text_after(model, prompt_ids, tokens)
-    return Continuation(prompt, text, tuple(tokens), tuple(log_probabilities), seed, is_complete)
+    return Continuation(shown(prompt), text, tuple(tokens), tuple(log_probabilities), seed, is_complete)
 
 
 def _text_after(model: Model, prompt_ids: Sequence[int], tokens: Sequence[int]) -> str:

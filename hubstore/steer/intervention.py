@@ -18,7 +18,7 @@ from hubstore.steer.directions import Direction, check_layer, check_width
 Kind = Literal["add", "replace", "project"]
 When = Literal["prompt", "every step"]
 Position = int | slice
-Positions = Literal["all", "last"] | Sequence[Position] | Sequence[Sequence[Position]]
+Positions = Literal["all", "last", "media"] | Sequence[Position] | Sequence[Sequence[Position]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,8 @@ class Intervention:
         layers: each 0 (the embedding output) to the number of blocks (the last block's output, before the final norm).
         kind: "add", h + s v; "replace", s v; or "project", h - s (h·v̂) v̂, of which s = 1 takes the direction out.
         strength: s, one for all rows or one for each. A row of strength 0 is left as it is, to the bit, in every kind.
-        positions: "all" tokens of the prompt, its "last", or places and slices among its tokens, padding not counted
+        positions: "all" tokens of the prompt, its "last", those of its picture or sound, "media" (in `generate`, which
+            knows them), or places and slices among its tokens, padding not counted
             and special tokens counted; negative ones count from its end. A list of those, or one for each row.
         when: "prompt", or "every step": every token after the prompt too.
 
@@ -49,8 +50,10 @@ class Intervention:
         for name, value, known in (("kind", self.kind, get_args(Kind)), ("when", self.when, get_args(When))):
             if value not in known:
                 raise SteeringError(f"{name} {value!r} of an intervention is not known; use {', '.join(known)}")
-        if isinstance(self.positions, str) and self.positions not in ("all", "last"):
-            raise SteeringError(f"positions {self.positions!r} are not known; use all, last, or a list of places")
+        if isinstance(self.positions, str) and self.positions not in ("all", "last", "media"):
+            raise SteeringError(
+                f"positions {self.positions!r} are not known; use all, last, media, or a list of places"
+            )
         if self.vector.ndim not in (1, 2):
             raise SteeringError(f"a direction is [width] or [rows, width]; this one is {list(self.vector.shape)}")
 
@@ -68,6 +71,19 @@ class Intervention:
             strength=[strength[row] for row in rows] if isinstance(strength, Sequence) else strength,
             positions=[positions[row] for row in rows] if _is_per_row(positions) else positions,
         )
+
+    def at_media(self, places: Sequence[Sequence[Position]]) -> Intervention:
+        """The same at the places of each row's picture or sound, where its positions are "media".
+
+        Raises:
+            SteeringError: a row has none.
+        """
+        if self.positions != "media":
+            return self
+        for row, of_row in enumerate(places):
+            if not of_row:
+                raise SteeringError(f"prompt {row} has no picture or sound to steer at; use positions all or last")
+        return replace(self, positions=[list(of_row) for of_row in places])
 
     def check(self, model: Model) -> None:
         """SteeringError where the model is no causal one, or direction or layers are not its own."""
@@ -101,15 +117,17 @@ class Intervention:
 
 
 @contextmanager
-def steering(model: Model, interventions: Sequence[Intervention]) -> Iterator[None]:
+def steering(model: Model, interventions: Sequence[Intervention], *, tokens: Tensor | None = None) -> Iterator[None]:
     """Within it the model's trunk is steered, whoever calls it.
 
     A call without a cache, or with an empty one, is a prompt; a call with a filled one is a step. Interventions of one
-    layer follow one another in their order. Padding, on either side, is known by the call's attention mask.
+    layer follow one another in their order. Padding, on either side, is known by the attention mask of the call, or of
+    the whole model's where that reads pictures or sounds and calls the trunk.
 
     Args:
         model: a causal language model.
         interventions: none at all leaves the model as it is.
+        tokens: [rows, length] of 0 and 1, where the tokens of a prompt are; None to see it from each call.
 
     Raises:
         SteeringError: an intervention does not fit the model; and, from a call within, the batch or a prompt's length.
@@ -120,9 +138,16 @@ def steering(model: Model, interventions: Sequence[Intervention]) -> Iterator[No
     """
     for intervention in interventions:
         intervention.check(model)
+    if any(intervention.positions == "media" for intervention in interventions):
+        raise SteeringError('where "media" are is known to `generate`; here give the places of MediaPrompt.places')
     acting = [_Acting(model, intervention) for intervention in interventions]
+    masks = _Masks(tokens)
     with ExitStack() as handles:
-        handles.callback(model.trunk.register_forward_pre_hook(_begins(acting), with_kwargs=True).remove)
+        for whole in {id(adapter.whole): adapter.whole for adapter in model.adapters.values()}.values():
+            if whole is not model.trunk:
+                handles.callback(whole.register_forward_pre_hook(masks.begin, with_kwargs=True).remove)
+                handles.callback(whole.register_forward_hook(masks.end, always_call=True).remove)
+        handles.callback(model.trunk.register_forward_pre_hook(_begins(acting, masks), with_kwargs=True).remove)
         for layer in sorted({layer for one in acting for layer in one.given.layers}):
             here = [one for one in acting if layer in one.given.layers]
             if layer:
@@ -186,13 +211,37 @@ class _Acting:
         return places, self._vector[row] if self._vector.ndim == 2 else self._vector, strengths[row][:, None]
 
 
-def _begins(acting: Sequence[_Acting]) -> Any:
+class _Masks:
+    """The attention mask of the present call of a model that calls its trunk with another kind of mask.
+
+    Args:
+        given: the mask of every call; None to see it from each.
+    """
+
+    def __init__(self, given: Tensor | None) -> None:
+        self._given = given
+        self._outer: Tensor | None = None
+
+    def begin(self, whole: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A call of the whole model begins."""
+        self._outer = kwargs.get("attention_mask")
+
+    def end(self, whole: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """It ended, or failed."""
+        self._outer = None
+
+    def of_call(self, own: Any) -> Any:
+        """Where tokens are in a call of the trunk with the mask `own`."""
+        return next((mask for mask in (self._given, self._outer) if mask is not None), own)
+
+
+def _begins(acting: Sequence[_Acting], masks: _Masks) -> Any:
     def hook(trunk: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = inspect.signature(trunk.forward).bind_partial(*args, **kwargs).arguments
         cache = given.get("past_key_values")
         is_prompt = cache is None or cache.get_seq_length() == 0
         for one in acting:
-            one.begin(given.get("attention_mask"), is_prompt=is_prompt)
+            one.begin(masks.of_call(given.get("attention_mask")), is_prompt=is_prompt)
 
     return hook
 

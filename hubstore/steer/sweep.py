@@ -17,6 +17,7 @@ from hubstore.models import Model
 from hubstore.steer.directions import Direction
 from hubstore.steer.generation import Continuation, Decoding, generate
 from hubstore.steer.intervention import Intervention, Kind, Positions, When
+from hubstore.steer.prompts import MediaPrompt, Prompt
 from hubstore.version import __version__
 
 FIELDS = [
@@ -34,7 +35,7 @@ FIELDS = [
 def sweep(
     model: Model,
     direction: Direction | Tensor,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     strengths: Sequence[float],
     layers: Sequence[int],
     *,
@@ -52,7 +53,7 @@ def sweep(
     Args:
         model: a causal model with its head.
         direction: of all prompts; or a tensor [prompts, width], one for each.
-        prompts: the prompts.
+        prompts: texts, and pictures or sounds with text around them; see `generate`.
         strengths: 0 among them is the model as it is.
         layers: see `Intervention`.
         kind: see `Intervention`.
@@ -98,6 +99,7 @@ def sweep(
     record = {
         "steering": {"kind": kind, "layers": list(layers), "positions": _plain(positions), "when": when},
         "direction": dict(direction.record) if isinstance(direction, Direction) else None,
+        "media": {one.shown: one.digest for one in prompts if isinstance(one, MediaPrompt)},
         "strengths": list(strengths),
         "seeds": list(seeds),
         "decoding": asdict(how),
