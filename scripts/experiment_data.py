@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the data that the experiments on pictures and sounds ship with, from where it was published.
 
-    scripts/experiment_data.py photographs COCO OUT     annotations.json and images/ of COCO 2017
+    scripts/experiment_data.py photographs COCO OUT     COCO 2017: its annotations/ and val2017/
     scripts/experiment_data.py sounds ESC10 OUT         the folder of ESC-10
     scripts/experiment_data.py concepts PICTURES CLDR SOUNDS OUT
                                                         what bridge_picture_data.py made, CLDR's names of emoji, and
@@ -69,7 +69,8 @@ NO_THINGS = re.compile(
 
 def photographs(coco: Path, out: Path) -> None:
     """Photographs shrunk, their captions, and the masks of the categories in each as runs of pixels."""
-    described = json.loads((coco / "annotations.json").read_text())
+    described = _described(coco)
+    (images,) = (folder for folder in (coco / "val2017", coco / "images") if folder.is_dir())
     categories = {one["id"]: one["name"] for one in described["categories"]}
     licences = {one["id"]: one["url"] for one in described["licenses"]}
     captions, instances = defaultdict(list), defaultdict(list)
@@ -79,7 +80,7 @@ def photographs(coco: Path, out: Path) -> None:
         instances[instance["image_id"]].append(instance)
     rows = []
     for photograph in sorted(described["images"], key=lambda one: one["id"]):
-        with Image.open(coco / "images" / photograph["file_name"]) as opened:
+        with Image.open(images / photograph["file_name"]) as opened:
             image = opened.convert("RGB")
         image.thumbnail((MOST_PIXELS, MOST_PIXELS), Image.Resampling.LANCZOS)
         encoded = io.BytesIO()
@@ -98,6 +99,17 @@ def photographs(coco: Path, out: Path) -> None:
             }
         )
     pq.write_table(pa.Table.from_pylist(rows, PHOTOGRAPHS), out, compression="zstd", compression_level=19)
+
+
+def _described(coco: Path) -> dict[str, Any]:
+    """Images, categories, licenses, captions and instances, as one file has them or COCO's two."""
+    together = coco / "annotations.json"
+    if together.is_file():
+        return dict(json.loads(together.read_text()))
+    captions, instances = (
+        json.loads((coco / "annotations" / f"{kind}_val2017.json").read_text()) for kind in ("captions", "instances")
+    )
+    return {**instances, "captions": captions["annotations"], "instances": instances["annotations"]}
 
 
 def _masks(photograph: Mapping[str, Any], instances: Sequence[Mapping[str, Any]]) -> dict[int, Image.Image]:

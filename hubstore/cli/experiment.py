@@ -22,7 +22,7 @@ ALL = "all"
 def experiment(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[EXPERIMENT]...", help="Names that --list lists; `all` for all of them."),
+        typer.Argument(metavar="[EXPERIMENT]...", help="Names that --list lists; `all` for all that the model reads."),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="A model's folder or hub id.")] = None,
     folder: Annotated[
@@ -38,6 +38,13 @@ def experiment(
     model_dtype: Annotated[
         str, typer.Option(help="What the model computes in and stores keep: float32 (the paper's), bfloat16, auto.")
     ] = "float32",
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", help="A further model over the same language model, for another modality."),
+    ] = None,
+    media_template: Annotated[
+        str, typer.Option(help="What goes with a picture or a sound, which {media} stands for.")
+    ] = "{media}",
     list_all: Annotated[bool, typer.Option("--list", help="List experiments, claims and data.")] = False,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -55,13 +62,25 @@ def experiment(
             "name an experiment, a model and a folder: `hubstore experiment NAME --model MODEL --out FOLDER`; "
             "`hubstore experiment --list` lists the names"
         )
-    chosen = [one.name for one in EXPERIMENTS] if names == [ALL] else names
     with bar("loading the model") as (progress, task):
 
         def advanced(what: str, done: int, total: int) -> None:
             progress.update(task, description=what, completed=done, total=total)
 
-        lab = Lab(model, folder, data, limit, seed, bootstrap, device, model_dtype, advanced)
+        lab = Lab(
+            model,
+            folder,
+            data,
+            limit,
+            seed,
+            bootstrap,
+            device,
+            model_dtype,
+            advanced,
+            tuple(also or ()),
+            media_template,
+        )
+        chosen = [one.name for one in EXPERIMENTS if one.fits(lab.model)] if names == [ALL] else names
         done = run_experiments(chosen, lab)
     if as_json:
         print_json([{**one.to_json(), **_rows(one.outcome)} for one in done])

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from hubstore.corpus.item import ITEM_SCHEMA, Item
+from hubstore.corpus.item import ITEM_SCHEMA, Item, Media
 from hubstore.corpus.validate import check_item
 from hubstore.errors import CorpusError
 
@@ -87,6 +87,13 @@ class Corpus:
             yield _record_batch(chunk)
         if empty:
             raise CorpusError(self._why_empty())
+
+    def items(self) -> Iterator[Item]:
+        """The items of `batches`, one at a time; it raises what that raises."""
+        for batch in self.batches():
+            for row in batch.to_pylist():
+                name, data = row.pop("media"), row.pop("data")
+                yield Item(**row, media=None if name is None else Media(name, data))
 
     @classmethod
     def from_items(cls, items: Iterable[Item], name: str = "items") -> "Corpus":

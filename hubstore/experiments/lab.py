@@ -22,7 +22,7 @@ from hubstore.experiments.data import shipped_bytes
 from hubstore.experiments.registry import Experiment
 from hubstore.extraction import Watch
 from hubstore.lens import Lens
-from hubstore.models import Model, load_model
+from hubstore.models import MEDIA, Model, load_model
 from hubstore.version import __version__
 
 T = TypeVar("T")
@@ -46,6 +46,8 @@ class Lab:
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: what the model computes in; stores keep the same, so that nothing is lost. The paper's is float32.
         progress: called with what is done now, how much of it is done, and how much there is.
+        also: further models over the same language model, for other modalities; see `hubstore.load_model`.
+        media_template: what goes with a picture or a sound, which `{media}` stands for.
     """
 
     source: str | Model
@@ -57,6 +59,8 @@ class Lab:
     device: str = "auto"
     dtype: str = "float32"
     progress: Progress = lambda what, done, total: None
+    also: tuple[str, ...] = ()
+    media_template: str = MEDIA
     stores: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Stores read so far, by name, with what each is of."""
 
@@ -81,12 +85,12 @@ class Lab:
         if isinstance(self.source, Model):
             return self.source
         self.__dict__.pop("_trunk", None)  # not both in memory
-        return load_model(self.source, device=self.device, dtype=self.dtype, head=True)
+        return load_model(self.source, also=self.also, device=self.device, dtype=self.dtype, head=True)
 
     @cached_property
     def _trunk(self) -> Model:
         assert isinstance(self.source, str)
-        return load_model(self.source, device=self.device, dtype=self.dtype)
+        return load_model(self.source, also=self.also, device=self.device, dtype=self.dtype)
 
     @cached_property
     def lens(self) -> Lens:
@@ -146,7 +150,9 @@ class Lab:
 
     def model_record(self) -> dict[str, Any]:
         """What of the model decides a result."""
-        return {key: self.model.identity[key] for key in ("id", "weights", "tokenizer", "dtype", "attention")}
+        identity = self.model.identity
+        kept = {key: identity[key] for key in ("id", "weights", "tokenizer", "dtype", "attention")}
+        return {**kept, **{key: identity[key] for key in ("media", "stack") if key in identity}}
 
     def record(self, experiment: Experiment) -> dict[str, Any]:
         """All that an experiment's result is computed from; MissingDependencyError where a package is not installed."""
@@ -163,6 +169,7 @@ class Lab:
             "seed": self.seed,
             "bootstrap": self.bootstrap,
             "version": __version__,
+            **({"media_template": self.media_template} if experiment.modalities else {}),
         }
 
 

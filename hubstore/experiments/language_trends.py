@@ -98,7 +98,7 @@ def sources(lab: Lab) -> tuple[Corpus, Corpus]:
 
 def _halves() -> tuple[list[Item], list[Item]]:
     """Every second line of the sample in all languages, and the others."""
-    items = [Item(**row) for batch in read_sample("ntrex").batches() for row in batch.to_pylist()]
+    items = list(read_sample("ntrex").items())
     line = {concept: number for number, concept in enumerate(dict.fromkeys(item.concept for item in items))}
     return tuple([item for item in items if line[item.concept] % 2 == half] for half in (0, 1))  # type: ignore[return-value]
 

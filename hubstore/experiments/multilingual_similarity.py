@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import groupby
 
-import pyarrow as pa
-
 from hubstore.corpus import Corpus, Item, read_parallel, read_sample
 from hubstore.errors import CorpusError
 from hubstore.experiments.lab import Lab
@@ -26,7 +24,7 @@ CONTINUATIONS = {".": " This represents", "。": "这代表了"}
 
 def run(lab: Lab) -> Outcome:
     """Matched and baseline cosines of English and Chinese sentences."""
-    items = list(_drawn(lab, _items(source(lab))))
+    items = list(_drawn(lab, source(lab).items()))
     continued = [replace(item, text=continued_text(item.text)) for item in items]
     store = lab.store("multilingual", Corpus.from_items(continued, "multilingual"))
     rows, notes = matching(lab, store, "zh-Hans", "en")
@@ -49,11 +47,6 @@ def source(lab: Lab) -> Corpus:
 def continued_text(text: str) -> str:
     """A text that goes on after its full stop."""
     return text + CONTINUATIONS.get(text[-1:], "")
-
-
-def _items(corpus: Corpus) -> Iterable[Item]:
-    for batch in corpus.batches():
-        yield from (Item(**row) for row in pa.Table.from_batches([batch]).to_pylist())
 
 
 def _drawn(lab: Lab, items: Iterable[Item]) -> Iterable[Item]:

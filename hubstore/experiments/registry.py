@@ -11,6 +11,7 @@ from hubstore.errors import QueryError
 if TYPE_CHECKING:
     from hubstore.experiments.lab import Lab
     from hubstore.experiments.outcome import Outcome
+    from hubstore.models import Model
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Experiment:
         files: names of files that a user may give in place of what ships.
         packages: optional packages it needs, as they are imported.
         head: whether it needs the model's unembedding, which an encoder does not have.
+        modalities: "image" and "audio", one of which the model must read; () where text is enough.
     """
 
     name: str
@@ -36,6 +38,11 @@ class Experiment:
     files: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     head: bool = False
+    modalities: tuple[str, ...] = ()
+
+    def fits(self, model: Model) -> bool:
+        """Whether the model reads what it is done on."""
+        return not self.modalities or any(modality in model.modalities for modality in self.modalities)
 
     def run(self, lab: Lab) -> Outcome:
         """Do it now, whatever is kept; see the module for what it computes and when it counts as shown."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hubstore.errors import HubstoreError
+from hubstore.errors import HubstoreError, ModelError
 from hubstore.experiments.figure import png
 from hubstore.experiments.lab import Lab
 from hubstore.experiments.outcome import Outcome, keep, read_json, read_kept, write_json
@@ -48,11 +48,18 @@ def run_experiment(name: str, lab: Lab) -> Outcome:
     Raises:
         QueryError: there is no such experiment.
         MissingDependencyError: it needs a package that is not installed.
+        ModelError: it is done on pictures or sounds, and the model reads none.
         HubstoreError: what the experiment itself refuses: a model without a head, words that are not one token.
     """
     chosen = experiment(name)
     if chosen.head:
         lab.language_model.require_head()
+    if not chosen.fits(lab.model):
+        model = lab.model.identity["id"]
+        raise ModelError(
+            f"{name} needs a model that reads {' or '.join(chosen.modalities)} items, and {model} reads "
+            f"{' and '.join(lab.model.modalities)}; give one, or one over the same language model too (also)"
+        )
     made_from = lab.record(chosen)
     folder = lab.out / name
     kept = read_kept(folder, made_from)

@@ -107,18 +107,37 @@ def read_lens(
         find: of a layer and its log-probabilities, float64 [n, t], the rows of the table.
 
     Returns:
+        See `rows_by_layer`.
+    """
+    at = token_rows(store, sites)
+
+    def read(layer: str, variants: Sequence[Variant]) -> list[Floats]:
+        hidden = store.hidden(layer, store.poolings[0]).take(at)
+        return [_read(lab, hidden, variant, targets) for variant in variants]
+
+    return rows_by_layer(lab, read, find)
+
+
+def rows_by_layer(
+    lab: Lab, read: Callable[[str, Sequence[Variant]], Sequence[Floats]], find: Callable[[str, Floats], list[Row]]
+) -> list[Row]:
+    """What `find` finds in what is read at each layer of the paper's curves, as the paper reads it and normed.
+
+    Args:
+        lab: whose layers they are.
+        read: of a layer and some variants of the lens, what each reads; "final" is read once.
+        find: of a layer and what was read there, the rows of the table.
+
+    Returns:
         The paper's, which multiplies states with the unembedding as they are, under their quantities; those with the
         final norm first, without which states that have grown say one token with certainty, under `normed` ones.
     """
     rows: list[Row] = []
-    at = token_rows(store, sites)
     for number, layer in enumerate(lab.layers, 1):
-        hidden = store.hidden(layer, store.poolings[0]).take(at)
-        raw, normed = find(layer, _read(lab, hidden, "raw", targets)), None
-        if layer != "final":
-            normed = find(layer, _read(lab, hidden, "normed", targets))
-        rows += raw
-        rows += [{**row, "quantity": with_norm(row["quantity"])} for row in normed or raw]
+        variants: tuple[Variant, ...] = ("raw",) if layer == "final" else ("raw", "normed")
+        found = [find(layer, values) for values in read(layer, variants)]
+        rows += found[0]
+        rows += [{**row, "quantity": with_norm(row["quantity"])} for row in found[-1]]
         lab.progress("reading the lens", number, len(lab.layers))
     return rows
 
