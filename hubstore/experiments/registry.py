@@ -161,6 +161,24 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         shipped=("cogs/cogs.tsv.xz",),
         head=True,
     ),
+    Experiment(
+        "vision-steering",
+        "Pictures of two colours with half of the states replaced by U[new] - U[old]: the colours that are named",
+        "English words steer pictures: in place of half a picture, a colour's word makes the model name that colour.",
+        "48 trials on 12 pictures of two colours, made here",
+        head=True,
+        modalities=("image",),
+    ),
+    Experiment(
+        "audio-steering",
+        "Sounds of animals moved to another animal's word: whether it is a mammal",
+        "English words steer sounds: moved to a mammal's word or away from one, an animal's sound is taken for it.",
+        "ESC-10, 16 clips of dogs and roosters that ship; or animals.tsv: a path, an animal, and yes or no (a mammal)",
+        shipped=("esc10/sounds.parquet",),
+        files=("animals.tsv",),
+        head=True,
+        modalities=("audio",),
+    ),
 )
 
 

@@ -19,6 +19,7 @@ from hubstore.corpus import Item
 from hubstore.errors import SteeringError
 from hubstore.extraction.media import Task, read_item
 from hubstore.models import MEDIA, Adapter, MediaInputs, Model, make_batch, tokenize
+from hubstore.models.media import TEXT
 from hubstore.steer.restart import run_to
 
 TOKEN_ARGUMENTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
@@ -30,7 +31,7 @@ PASSED_ON = ("inputs_embeds", "attention_mask", "position_ids")
 OF_A_CALL = ("past_key_values", "use_cache", "cache_position", "return_dict")
 """Arguments of a trunk that belong to one call of it."""
 
-TEMPLATE = "{media}\n{text}"
+TEMPLATE = f"{MEDIA}\n{TEXT}"
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,13 @@ def media_prompt(model: Model, item: Item, template: str = TEMPLATE) -> MediaPro
     if read.error is not None:
         raise read.error
     assert read.inputs is not None
-    shown = template.replace("{text}", item.text).replace(MEDIA, f"<{item.media.name}>")
+    shown = template.replace(TEXT, item.text).replace(MEDIA, f"<{item.media.name}>")
     return MediaPrompt(item.modality, read.inputs, shown)
+
+
+def with_text(template: str) -> str:
+    """A template with a place for a text: where it has none, after a line feed at its end."""
+    return template if TEXT in template else f"{template}\n{TEXT}"
 
 
 def shown(prompt: Prompt) -> str:

@@ -36,10 +36,11 @@ GREEDY = Decoding(max_new_tokens=8)
 
 
 @cache
-def speaker(family):
-    """A random model with its head, and the same as transformers has it."""
+def speaker(family, words=()):
+    """A random model with its head, and the same as transformers has it; `words` are a token each."""
     torch.manual_seed(0)
     loaded, processor = FAMILIES[family].make()
+    processor.tokenizer.add_tokens(list(words))
     whole = getattr(transformers, type(loaded).__name__.replace("Model", "ForConditionalGeneration"))(loaded.config)
     whole.base_model.load_state_dict(loaded.state_dict())
     for parameter in whole.base_model.get_decoder().layers.parameters():
