@@ -54,6 +54,8 @@ class Experiment:
 PAIRS = "NTREX, 300 sentences that ship; or en.txt and zh-Hans.txt, line-aligned"
 SUMS = "846 sums and 277 products below 100, made here"
 MBPP = "MBPP, 974 Python programs that ship"
+PHOTOGRAPHS = "COCO 2017, 51 photographs that ship; or photographs.parquet (id, image, captions{masks})"
+SOUNDS = "ESC-10, 80 sounds that ship; or sounds.parquet (id, audio, label)"
 COGS = "COGS, 24,012 sentences with logical forms that ship"
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -176,6 +178,62 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "ESC-10, 16 clips of dogs and roosters that ship; or animals.tsv: a path, an animal, and yes or no (a mammal)",
         shipped=("esc10/sounds.parquet",),
         files=("animals.tsv",),
+        head=True,
+        modalities=("audio",),
+    ),
+    Experiment(
+        "vision-similarity",
+        "Pictures and captions: matched minus mismatched cosine",
+        "In intermediate layers pictures are nearer their captions than other captions are.",
+        PHOTOGRAPHS.format(masks=""),
+        shipped=("coco/photographs.parquet",),
+        files=("photographs.parquet",),
+        modalities=("image",),
+    ),
+    Experiment(
+        "vision-lens-colour",
+        "Pictures of one colour: the colour's name at their tokens",
+        "Intermediate layers read the tokens of a picture of one colour as the colour's name.",
+        "11 pictures of one colour, made here",
+        head=True,
+        modalities=("image",),
+    ),
+    Experiment(
+        "vision-lens-caption",
+        "Pictures: the nouns of their captions at their tokens, against another caption's",
+        "Intermediate layers read a picture's tokens as the nouns of its caption.",
+        f"{PHOTOGRAPHS.format(masks='')}; nouns of WordNet, or nouns.txt",
+        shipped=("coco/photographs.parquet", "wordnet/nouns.txt.xz"),
+        files=("photographs.parquet", "nouns.txt"),
+        head=True,
+        modalities=("image",),
+    ),
+    Experiment(
+        "vision-lens-segmentation",
+        "Pictures: the name of what is seen at a token, against another category's",
+        "Intermediate layers read the tokens of a part of a picture as the name of what is seen there.",
+        PHOTOGRAPHS.format(masks=", masks"),
+        shipped=("coco/photographs.parquet",),
+        files=("photographs.parquet",),
+        head=True,
+        modalities=("image",),
+    ),
+    Experiment(
+        "audio-similarity",
+        "Sounds and labels: matched minus mismatched cosine",
+        "In intermediate layers sounds are nearer their labels than other labels are.",
+        SOUNDS,
+        shipped=("esc10/sounds.parquet",),
+        files=("sounds.parquet",),
+        modalities=("audio",),
+    ),
+    Experiment(
+        "audio-lens",
+        "Sounds: the words of their labels at their tokens, against another label's",
+        "Intermediate layers read a sound's tokens as the words of its label.",
+        SOUNDS,
+        shipped=("esc10/sounds.parquet",),
+        files=("sounds.parquet",),
         head=True,
         modalities=("audio",),
     ),
