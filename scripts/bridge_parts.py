@@ -119,16 +119,21 @@ def assemble_pictures(parts: Path, gemma: Path, out: Path) -> None:
 
 def image_tokenizer(gemma: Path) -> Any:
     """Gemma's tokenizer with the image token in the place of an unused one, so that no embedding is new."""
+    return media_tokenizer(gemma, IMAGE, UNUSED)
+
+
+def media_tokenizer(gemma: Path, medium: str, unused: str) -> Any:
+    """Gemma's tokenizer with a token for a medium in the place of an unused one."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(gemma)
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     vocabulary = state["model"]["vocab"]
-    token = vocabulary.pop(UNUSED)
-    vocabulary[IMAGE] = token
-    state["added_tokens"] = [added for added in state["added_tokens"] if added["content"] != UNUSED]
+    token = vocabulary.pop(unused)
+    vocabulary[medium] = token
+    state["added_tokens"] = [added for added in state["added_tokens"] if added["content"] != unused]
     state["added_tokens"].append(
-        {"id": token, "content": IMAGE, "special": True}
+        {"id": token, "content": medium, "special": True}
         | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     )
     state["added_tokens"].sort(key=lambda added: added["id"])

@@ -1,11 +1,17 @@
 #!/usr/bin/env python3
-"""Trains small bridges from pictures into a frozen Gemma-3-270M, in English only, and joins them to plain models.
+"""Trains small bridges from pictures and from sounds into a frozen Gemma-3-270M, in English only.
 
     scripts/train_bridge.py data --out build/bridge/pictures.npz --names cldr_emoji_names.tar.xz
     scripts/train_bridge.py pictures --data build/bridge/pictures.npz --gemma GEMMA --out build/bridge
     scripts/train_bridge.py assemble build/bridge/pictures.safetensors --gemma GEMMA --out FOLDER
 
-GEMMA is the folder that scripts/fetch_models.py gemma-3-270m prints. Training takes some minutes on a GPU.
+    scripts/train_bridge.py sound-data --out build/bridge/sounds.npz --pictures build/bridge/pictures.npz \\
+        --stamps tuxpaint_stamps.tar.xz --effects esc10.tar --sentences cogs.tar.xz --whisper WHISPER
+    scripts/train_bridge.py sounds --data build/bridge/sounds.npz --whisper WHISPER --gemma GEMMA --out build/bridge
+    scripts/train_bridge.py assemble-sounds build/bridge/sounds.safetensors --whisper WHISPER --gemma GEMMA --out FOLDER
+
+GEMMA and WHISPER are the folders that scripts/fetch_models.py gemma-3-270m whisper-base prints. Training takes some
+minutes on a GPU. The `assemble` commands join what was trained with what was not to a plain model's folder.
 """
 
 from __future__ import annotations
@@ -24,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _data(commands.add_parser("data", help="get and draw the pictures to train on"))
     _pictures(commands.add_parser("pictures", help="train and evaluate the picture bridge"))
     _assemble(commands.add_parser("assemble", help="join trained parts with Gemma to a model's folder"))
+    _sound_data(commands.add_parser("sound-data", help="get, speak and encode the sounds to train on"))
+    _sound_encoder(commands.add_parser("sound-encoder", help="leave of Whisper's folder what training needs"))
+    _sounds(commands.add_parser("sounds", help="train and evaluate the sound bridge"))
+    _assemble_sounds(commands.add_parser("assemble-sounds", help="join a trained projector with Whisper and Gemma"))
     given = vars(parser.parse_args(arguments))
     given.pop("run")(given)
     return 0
@@ -86,6 +96,80 @@ def _assemble(parser: argparse.ArgumentParser) -> None:
 
     parser.set_defaults(run=run)
     parser.add_argument("parts", type=Path, help="the trained parts")
+    parser.add_argument("--gemma", type=Path, required=True, help="Gemma's folder")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to make")
+
+
+def _sound_data(parser: argparse.ArgumentParser) -> None:
+    def run(given: dict[str, object]) -> None:
+        from bridge_sound_data import DataError, build
+
+        try:
+            build(**given)  # type: ignore[arg-type]
+        except DataError as error:
+            sys.exit(f"train_bridge: {error}")
+
+    parser.set_defaults(run=run)
+    parser.add_argument("--out", type=Path, required=True, help="the data file, .npz")
+    parser.add_argument("--pictures", type=Path, required=True, help="what `data` made: the concepts are its emoji")
+    parser.add_argument("--stamps", type=Path, required=True, help="Tux Paint's stamps: archive with stamps.json")
+    parser.add_argument("--effects", type=Path, required=True, help="ESC-10: archive of recordings")
+    parser.add_argument("--sentences", type=Path, required=True, help="COGS: archive with train.tsv")
+    parser.add_argument("--whisper", type=Path, required=True, help="Whisper's folder")
+    parser.add_argument("--work", type=Path, default=Path("build/bridge/packages"), help="where packages are kept")
+    parser.add_argument("--voices", type=int, default=3, help="for each name of a trained concept")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--limit", type=int, help="texts to speak")
+
+
+def _sound_encoder(parser: argparse.ArgumentParser) -> None:
+    def run(given: dict[str, object]) -> None:
+        from bridge_sound_parts import save_encoder
+
+        save_encoder(**given)  # type: ignore[arg-type]
+
+    parser.set_defaults(run=run)
+    parser.add_argument("whisper", type=Path, help="Whisper's folder")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to make, which `sounds` takes too")
+
+
+def _sounds(parser: argparse.ArgumentParser) -> None:
+    def run(given: dict[str, object]) -> None:
+        from bridge_sounds import Settings, evaluate, train
+
+        parts = given.pop("evaluate")
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        if parts is None:
+            train(settings)
+        else:
+            evaluate(settings, parts)  # type: ignore[arg-type]
+
+    parser.set_defaults(run=run)
+    parser.add_argument("--data", type=Path, required=True, help="what `sound-data` made")
+    parser.add_argument("--whisper", type=Path, required=True, help="Whisper's folder, or what `sound-encoder` made")
+    parser.add_argument("--gemma", type=Path, required=True, help="Gemma's folder")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the projector and what it knows")
+    parser.add_argument("--evaluate", type=Path, metavar="PARTS", help="evaluate this projector, without training")
+    parser.add_argument("--seconds-bridge", type=float, help="for training")
+    parser.add_argument("--seconds-evaluation", type=float, help="that training leaves of --seconds")
+    parser.add_argument("--seconds", type=float, help="for everything; evaluation stops there")
+    parser.add_argument("--max-steps", type=int, help="of training")
+    parser.add_argument("--limit", type=int, help="concepts and sounds of a kind to evaluate with")
+    for name in ("batch", "copies", "workers", "seed"):
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--languages", nargs="*", help="to evaluate in, beside English")
+    parser.add_argument("--no-compile", dest="compile", action="store_false")
+
+
+def _assemble_sounds(parser: argparse.ArgumentParser) -> None:
+    def run(given: dict[str, object]) -> None:
+        from bridge_sound_parts import assemble_sounds
+
+        assemble_sounds(**given)  # type: ignore[arg-type]
+
+    parser.set_defaults(run=run)
+    parser.add_argument("parts", type=Path, help="the trained projector")
+    parser.add_argument("--whisper", type=Path, required=True, help="Whisper's folder")
     parser.add_argument("--gemma", type=Path, required=True, help="Gemma's folder")
     parser.add_argument("--out", type=Path, required=True, help="the folder to make")
 
