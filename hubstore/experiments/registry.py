@@ -237,6 +237,20 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         head=True,
         modalities=("audio",),
     ),
+    Experiment(
+        "cross-modal",
+        "Pictures, sounds and names in 20 languages: how often one finds the other among all",
+        "In intermediate layers pictures and sounds find their names among others, in English and in other languages.",
+        "200 drawings and 80 sounds with names in 20 languages that ship; or cross-modal.jsonl (concept, language, text, "
+        "media), or a folder cross-modal with metadata.jsonl",
+        shipped=("emoji/concepts.parquet", "esc10/sounds.parquet"),
+        files=(
+            "sounds.parquet",
+            *(f"cross-modal.{suffix}" for suffix in ("jsonl", "csv", "tsv", "parquet")),
+            *(f"cross-modal/metadata.{suffix}" for suffix in ("jsonl", "csv", "tsv", "parquet")),
+        ),
+        modalities=("image", "audio"),
+    ),
 )
 
 
