@@ -200,8 +200,9 @@ def _grid(every: Sequence[Row], names: tuple[str, ...], layer: str, metric: str)
     for row in every:
         if (row["layer"], row["metric"], row["variant"]) == (layer, metric, CENTRED):
             values[names.index(row["x"]), names.index(row["y"])] = row["value"]
+    most = float(np.nanmax(values)) or 1.0
     title = f"{metric} at layer {layer}, means removed"
-    return Grid(title, names, names, "asking", "answering", values, metric, (0.0, 1.0))
+    return Grid(title, names, names, "asking", "answering", values, metric, (0.0, most))
 
 
 def _panel(lab: Lab, every: Sequence[Row], asking: str, language: str) -> Panel:

@@ -241,8 +241,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "cross-modal",
         "Pictures, sounds and names in 20 languages: how often one finds the other among all",
         "In intermediate layers pictures and sounds find their names among others, in English and in other languages.",
-        "200 drawings and 80 sounds with names in 20 languages that ship; or cross-modal.jsonl (concept, language, text, "
-        "media), or a folder cross-modal with metadata.jsonl",
+        "200 drawings and 80 sounds with names in 20 languages that ship; or cross-modal.jsonl (concept, language, "
+        "text, media), or a folder cross-modal with metadata.jsonl",
         shipped=("emoji/concepts.parquet", "esc10/sounds.parquet"),
         files=(
             "sounds.parquet",

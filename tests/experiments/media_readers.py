@@ -16,9 +16,9 @@ from tests.tiny_media import AUDIO, VISION
 
 WORDS = (
     *COLOURS, *(colour.capitalize() for colour in COLOURS), "man", "table", "laptop", "street", "kitchen", "mirror",
-    "people", "desk", "food", "beach", "bus", "road", "bowl", "cat", "horses", "book", "pizza", "person", "cake", "plates",
-    "car", "chair", "cup", "fork", "bottle", "knife", "sink", "truck", "broccoli", "bench", "dog", "bird", "bark", "rain",
-    "sea", "waves", "baby", "cry", "clock", "tick", "sneeze", "helicopter", "rooster", "fire",
+    "people", "desk", "food", "beach", "bus", "road", "bowl", "cat", "horses", "book", "pizza", "person", "cake", "car",
+    "plates", "chair", "cup", "fork", "bottle", "knife", "sink", "truck", "broccoli", "bench", "dog", "bird", "bark",
+    "rain", "sea", "waves", "baby", "cry", "clock", "tick", "sneeze", "helicopter", "rooster", "fire",
 )  # fmt: skip
 MARKERS = {"image": "<image>", "audio": "<|AUDIO|>"}
 VOCABULARY = 600
@@ -52,9 +52,21 @@ def _tokenizer():
 
 
 @cache
-def seeing(seed: int = 0) -> Model:
+def seeing() -> Model:
     """A LLaVA of 4 x 4 picture tokens, float32, with a head."""
+    return _wrapped(*_llava())
+
+
+def save_seeing(folder):
+    """The same as a folder that transformers loads."""
+    for part in _llava():
+        part.save_pretrained(folder)
+    return folder
+
+
+def _llava():
     words = _tokenizer()
+    torch.manual_seed(0)  # of the tower
     config = transformers.LlavaConfig(
         vision_config=transformers.CLIPVisionConfig(**VISION),
         text_config=transformers.LlamaConfig(**BLOCKS, vocab_size=VOCABULARY),
@@ -67,13 +79,14 @@ def seeing(seed: int = 0) -> Model:
     processor = transformers.LlavaProcessor(
         pictures, words, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1
     )
-    return _wrapped(transformers.LlavaForConditionalGeneration, config, words, processor, seed)
+    return _random(transformers.LlavaForConditionalGeneration(config)), processor
 
 
 @cache
-def hearing(seed: int = 0) -> Model:
+def hearing() -> Model:
     """A Qwen2-Audio, float32, with a head."""
     words = _tokenizer()
+    torch.manual_seed(0)  # of the tower
     config = transformers.Qwen2AudioConfig(
         text_config=transformers.Qwen2Config(**BLOCKS, vocab_size=VOCABULARY),
         audio_config={**AUDIO, "max_source_positions": 100},
@@ -81,12 +94,12 @@ def hearing(seed: int = 0) -> Model:
     )
     ears = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=2)
     processor = transformers.Qwen2AudioProcessor(ears, words)
-    return _wrapped(transformers.Qwen2AudioForConditionalGeneration, config, words, processor, seed)
+    return _wrapped(_random(transformers.Qwen2AudioForConditionalGeneration(config)), processor)
 
 
-def _wrapped(of, config, words, processor, seed) -> Model:
-    torch.manual_seed(seed)
-    whole = of(config)
+def _random(whole):
+    """Its language model made random anew, with states that differ."""
+    torch.manual_seed(0)
     language_model = whole.get_decoder() if hasattr(whole, "get_decoder") else whole.model
     for name, parameter in language_model.named_parameters():
         if parameter.ndim > 1:
@@ -94,7 +107,12 @@ def _wrapped(of, config, words, processor, seed) -> Model:
         elif "norm" in name:
             torch.nn.init.normal_(parameter, mean=1.0, std=0.2)
     torch.nn.init.normal_(whole.get_output_embeddings().weight, std=0.3)
-    return wrap_model(whole.base_model, words, name="tiny-media", processor=processor, language_model=whole)
+    return whole
+
+
+def _wrapped(whole, processor) -> Model:
+    tokenizer = processor.tokenizer
+    return wrap_model(whole.base_model, tokenizer, name="tiny-media", processor=processor, language_model=whole)
 
 
 @torch.inference_mode()
