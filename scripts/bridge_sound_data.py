@@ -191,7 +191,7 @@ def build(
     held = {tuple(bridge_picture_data._tokens(c["names"][0])) for c in concepts if c["held_out"]}
     table = [s for s in bridge_picture_data._json_in(stamps, "stamps.json") if _is_thing(s)]
     draw = random.Random(SEED)
-    wanted = [*_names(concepts, voices, draw), *_words(concepts, table, sentences, held, draw)]
+    wanted = [*_names(concepts, held, voices, draw), *_words(concepts, table, sentences, held, draw)]
     recorded: list[tuple[Sound, bytes]] = []
     with ThreadPoolExecutor(threads) as pool, tempfile.TemporaryDirectory() as spoken:
         for part in (
@@ -224,12 +224,14 @@ def _is_thing(stamp: Mapping[str, Any]) -> bool:
     return not stamp["id"].startswith(bridge_picture_data.NOT_THINGS) and bool(stamp["names"].get("en"))
 
 
-def _names(concepts: Sequence[Mapping[str, Any]], voices: int, draw: random.Random) -> Iterator[Sound]:
-    """Every concept's name in an unseen voice; those of trained concepts in `voices` trained voices."""
+def _names(
+    concepts: Sequence[Mapping[str, Any]], held: set[tuple[str, ...]], voices: int, draw: random.Random
+) -> Iterator[Sound]:
+    """Every concept's name in an unseen voice; those that name nothing held out in `voices` trained voices too."""
     for i, concept in enumerate(concepts):
         sound = Sound("name", tuple(concept["names"][:1]), UNSEEN[i % len(UNSEEN)], trained=False, concept=i)
         yield sound
-        if not concept["held_out"]:
+        if not bridge_picture_data._names_one(concept["names"][0], held):
             for _ in range(voices):
                 yield replace(sound, voice=_voice(draw), trained=True)
 

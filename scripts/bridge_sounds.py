@@ -425,8 +425,9 @@ class Evaluation:
                 seen.add((sound.concept, sound.trained))
                 names[sound.trained].append(i)
         of = {i: place[data.sounds[i].concept] for chosen in names.values() for i in chosen}  # type: ignore[index]
+        known = {of[i] for i in names[True]}
         self.sets = {
-            "unseen voices, trained concepts": [i for i in names[False] if of[i] not in set(self.held)],
+            "unseen voices, trained concepts": [i for i in names[False] if of[i] in known],
             "unseen voices, unseen concepts": [i for i in names[False] if of[i] in set(self.held)],
             "trained voices, trained concepts": names[True],
         }
