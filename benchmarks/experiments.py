@@ -19,6 +19,7 @@ from PIL import Image
 
 from benchmarks.record import RESULTS, commit, gpu_machine, machine, versions
 from hubstore.experiments import EXPERIMENTS, Lab, run_experiments
+from hubstore.models import MEDIA
 
 FOLDER = RESULTS / "experiments"
 WIDEST, COLOURS = 1600, 256
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do the experiments, keep the record; 1 where one could not be done."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__)
     parser.add_argument("--model", required=True, help="a causal model's folder or hub id")
+    parser.add_argument("--also", action="append", default=[], help="a further model over the same language model")
+    parser.add_argument("--media-template", default=MEDIA, help="what goes with a picture or a sound")
     parser.add_argument("--work", required=True, type=Path, help="folder for stores and results; reused")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder for the record and the figures")
     parser.add_argument("--data", type=Path, help="folder with files in place of what ships")
@@ -38,8 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--commit", help="what was measured, where the code at hand has no history to ask")
     options = parser.parse_args(arguments)
-    lab = Lab(options.model, options.work, options.data, options.limit, device=options.device)
-    names = options.only or [one.name for one in EXPERIMENTS]
+    lab = Lab(
+        options.model,
+        options.work,
+        options.data,
+        options.limit,
+        device=options.device,
+        also=tuple(options.also),
+        media_template=options.media_template,
+    )
+    names = options.only or [one.name for one in EXPERIMENTS if one.fits(lab.model)]
     path = options.out / f"{lab.model.identity['id']}.json"
     kept = json.loads(path.read_text()) if path.exists() else {"experiments": []}
     lines = {line["experiment"]: line for line in kept["experiments"]}
@@ -59,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         record = {
             "model": lab.model_record(),
             "data": options.data_note,
+            "media_template": options.media_template,
             "limit": options.limit,
             "seed": lab.seed,
             "bootstrap": lab.bootstrap,

@@ -30,8 +30,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 MOST_PIXELS = 336  # of a photograph's longer side
 QUALITY = 80
 SEED = 0
@@ -230,7 +228,9 @@ def nouns(wordnet: Path, out: Path) -> None:
         lemma, _, kind = key.partition("%")
         counts[lemma][kind[0]] += int(count)
     lemmas = {
-        kind: {line.split()[0] for line in (wordnet / f"index.{kind}").read_text().splitlines() if line[0] != " "}
+        kind: {
+            line.split()[0] for line in (wordnet / f"index.{kind}").read_text().splitlines() if not line.startswith(" ")
+        }
         for kind in ("noun", "verb", "adj", "adv")
     }
     proper = {word.lower() for line in (wordnet / "data.noun").read_text().splitlines() for word in _capitals(line)}

@@ -1,4 +1,4 @@
-"""The experiments of Wu et al. (2025, arXiv 2411.04986) on text, as recipes over hubstore's public parts.
+"""The experiments of Wu et al. (2025, arXiv 2411.04986), and one of ours, as recipes over hubstore's public parts.
 
 Each is a module with `run(lab)`, whose docstring says what it computes and when the paper's claim counts as shown;
 `registry` lists them all.

@@ -66,7 +66,11 @@ def run(lab: Lab) -> Outcome:
         first.n,
         make_table(rows, COLUMNS),
         tuple(plot for name in asking for plot in plots(name)),
-        (*notes, f"{PAIRS} has every two partitions at the best layer, {LANGUAGES} every language by layer"),
+        (
+            *notes,
+            *repeated(items),
+            f"{PAIRS} has every two partitions at the best layer, {LANGUAGES} every language by layer",
+        ),
     )
 
 
@@ -114,6 +118,14 @@ def readable(lab: Lab, items: Sequence[Item]) -> tuple[list[Item], tuple[str, ..
         )
     note = f"{len(kept):,} items of {len(concepts):,} concepts"
     return kept, (note, *(f"{name} items are left out: the model reads none" for name in left_out))
+
+
+def repeated(items: Sequence[Item]) -> tuple[str, ...]:
+    """A note on items that do not count, since an earlier one of their partition has their concept."""
+    kept = {(item.modality, item.language, item.concept) for item in items}
+    return (f"{len(items) - len(kept):,} items repeat a concept of their partition and do not count",) * (
+        len(kept) < len(items)
+    )
 
 
 def recalls(lab: Lab, store: Store) -> list[Row]:
