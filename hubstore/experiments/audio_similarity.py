@@ -3,6 +3,8 @@
 The states compared are those of the last token: of the sound with the prompt around it, and of a label as it is. Sounds
 of one label are matched with it, and compared with all other labels. Shown: matched minus baseline is above zero at an
 intermediate block.
+
+The paper's prompt for SALMONN is "USER: {media}\\nASSISTANT:"; here it is the sound alone, or `Lab.media_template`.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 The states compared are those of the last token: of the picture with the prompt around it, and of a caption as it is.
 All captions of a picture are matched with it, and none of them counts as mismatched. Shown: matched minus baseline is
 above zero at an intermediate block.
+
+The paper's prompt is the picture alone for LLaVA, as here by default, and "What is in the image?" before it for
+Chameleon: `Lab.media_template`.
 """
 
 from __future__ import annotations
