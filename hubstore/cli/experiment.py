@@ -98,7 +98,7 @@ def _list(experiments: Sequence[Experiment], as_json: bool) -> None:
         return
     for one in experiments:
         out.print(one.name, style="bold")
-        for label, words in (("what is done", one.title), ("what the paper found", one.claim), ("data", one.data)):
+        for label, words in (("what is done", one.title), ("claim", one.claim), ("data", one.data)):
             out.print(f"  {label}: {words}", markup=False)
 
 
