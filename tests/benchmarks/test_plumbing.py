@@ -93,8 +93,9 @@ def test_check_holds_the_readme_to_the_results(tmp_path, capsys):
     readme.write_text("# Name\n\nno place\n")
     assert table.main(["--check"], readme, results) == 1
     assert "has no place for the tables" in capsys.readouterr().err
-    places = [f"<!-- {name}:begin -->\nold\n<!-- {name}:end -->" for name in (table.BENCHMARKS, table.EXPERIMENTS)]
-    readme.write_text("# Name\n\n{}\n\nbetween\n\n{}\n\nafter\n".format(*places))
+    sections = (table.BENCHMARKS, table.EXPERIMENTS, table.BRIDGE)
+    places = [f"<!-- {name}:begin -->\nold\n<!-- {name}:end -->" for name in sections]
+    readme.write_text("# Name\n\n{}\n\nbetween\n\n{}\n\nand\n\n{}\n\nafter\n".format(*places))
     assert table.main(["--check"], readme, results) == 1
     assert table.main(["--write"], readme, results) == 0
     assert table.main(["--check"], readme, results) == 0
