@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from hubstore.report.examples import Example
+from hubstore.corpus.previews import mime_of
+from hubstore.report.examples import TEXT, Example
 from hubstore.report.figures import figure, plotly_js
 from hubstore.report.plots import Control, Panel, Section, View
 from hubstore.report.summary import AS_PREDICTED, NOT_AS_PREDICTED, Statement
@@ -75,7 +76,10 @@ def _policy(scripts: Sequence[str]) -> str:
     """Nothing is loaded; no script runs but these, whatever text slipped through as markup."""
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
-    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; media-src data:; "
+        "font-src data:"
+    )
 
 
 def _asset(name: str) -> str:
@@ -194,12 +198,19 @@ def _examples(examples: Sequence[Example]) -> str:
         return ""
     layers = ", ".join(layer_label(layer) for layer in examples[0].hits)
     parts = "".join(map(_example, examples))
+    shown = [one for e in examples for one in (e.item, *(hit for hits in e.hits.values() for hit in hits))]
+    if all(one["modality"] == TEXT for one in shown):
+        kinds, asked, own = "languages", "sentences", "translation"
+        near, among = "in other languages", "of all other languages"
+    else:
+        kinds, asked, own = "languages and modalities", "items", "translation, caption, picture or sound"
+        near, among = "in other languages or modalities", "that differ in language or modality"
     return (
-        '<section id="neighbours">\n<h2>Neighbours across languages</h2>\n'
-        '<p class="seen">A few sentences with the five '
-        f"nearest items in other languages at layers {in_html(layers)}. ✓ marks the same concept: its own translation."
-        '</p>\n<p class="computed">Nearest by the cosine of the states as stored (not centred), among all items of all '
-        f"other languages; the number is the cosine.</p>\n{parts}</section>"
+        f'<section id="neighbours">\n<h2>Neighbours across {kinds}</h2>\n'
+        f'<p class="seen">A few {asked} with the five '
+        f"nearest items {near} at layers {in_html(layers)}. ✓ marks the same concept: its own {own}."
+        '</p>\n<p class="computed">Nearest by the cosine of the states as stored (not centred), among all items '
+        f"{among}; the number is the cosine.</p>\n{parts}</section>"
     )
 
 
@@ -217,13 +228,13 @@ def _example(example: Example) -> str:
             mark = ' <span class="mark" title="same concept">✓ match</span>' if match else ""
             cells += (
                 f'<td {label}{" class=match" if match else ""}><span class="meta"><b>{_tag(hit)}</b> '
-                f"{hit['score']:.3f}{mark}</span>{_text(hit)}</td>"
+                f"{hit['score']:.3f}{mark}</span>{_content(hit, example.previews)}</td>"
             )
         rows += f'<tr><th scope="row">{rank + 1}</th>{cells}</tr>'
     item = example.item
     return (
         f'<div class="example"><p class="asked"><span class="meta"><b>{_tag(item)}</b> '
-        f"<bdi>{in_html(item['id'])}</bdi></span>{_text(item)}</p>"
+        f"<bdi>{in_html(item['id'])}</bdi></span>{_content(item, example.previews)}</p>"
         f'<table class="neighbours"><thead><tr><th scope="col">#</th>{heads}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>\n"
     )
@@ -232,6 +243,32 @@ def _example(example: Example) -> str:
 def _tag(item: Mapping[str, str]) -> str:
     modality = "" if item["modality"] == "text" else f"{item['modality']}/"
     return f"<bdi>{in_html(modality + item['language'])}</bdi>"
+
+
+def _content(item: Mapping[str, str], previews: Mapping[str, bytes]) -> str:
+    """A text; a picture or a sound as its preview, or, where none is kept, the name of its file."""
+    if item["modality"] == TEXT:
+        return _text(item)
+    # What a store holds is not trusted: only what begins as a picture or a sound is shown as one.
+    data = previews.get(item["id"], b"")
+    kind = mime_of(data)
+    file = _file_name(item["media"] or "")
+    name = in_html(_cut(item["text"] or file or item["id"]))
+    caption = f'<span class="text" dir="auto">{name}</span>'
+    if kind.startswith("image/"):
+        return f'<img class="preview" alt="{name}" title="{name}" src="{_data_uri(kind, data)}">'
+    if kind.startswith("audio/"):
+        return f'<audio controls preload="none" aria-label="{name}" src="{_data_uri(kind, data)}"></audio>{caption}'
+    return f'<span class="text" dir="auto">{in_html(_cut(file or item["text"] or item["id"]))}</span>'
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _file_name(media: str) -> str:
+    """A file's own name: folders would tell of the machine that extracted, not of the item."""
+    return media.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
 
 
 def _text(item: Mapping[str, str]) -> str:
