@@ -142,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="hubstore-bench-", dir=options.scratch) as folder:
         for case in CASES:
             run = _prepare(case, device, options, Path(folder))
+            print(f"{case.name}: made at {time.perf_counter() - began:.0f} s", flush=True)
             results += _measure(run, options.runs)
             print(suite_table(results[-3:]), f"{time.perf_counter() - began:.0f} s", flush=True)
     took = time.perf_counter() - began
@@ -207,6 +208,7 @@ def _measure(run: Run, runs: int) -> list[Result]:
         done = extract(Corpus.from_items(run.items), run.model, path, run.settings, watch=Watch(progress=timeline))
         shutil.rmtree(path)
         steady.append(timeline.steady())
+        print(f"hubstore: {steady[-1]:.1f} a second, {done.progress}", flush=True)
         return done.extracted / done.progress.seconds
 
     def forwards() -> None:
@@ -219,8 +221,9 @@ def _measure(run: Run, runs: int) -> list[Result]:
         BARE: lambda: len(bare) / device_seconds(forwards, run.model.device),
         "hubstore": ours,
     }
-    tasks[LOOP]()
-    tasks[BARE]()
+    for name in (LOOP, BARE):
+        tasks[name]()
+        print(f"{name}: {tasks[name]():.1f} a second", flush=True)
     samples = interleave(tasks, runs, warm=0)
     alone = Sample((_reading_rate(run),))
     unit = "pictures/s" if case.modality == "image" else "sounds/s"

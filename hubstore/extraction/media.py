@@ -32,6 +32,9 @@ ALIGNED: Final = 16
 
 MOST_PROCESSES: Final = 16
 
+FEW: Final = 256
+"""Items that are read here before other processes are started: it takes as long to start them."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -103,6 +106,7 @@ class MediaFeed:
         self._task = task
         self._processes = processes
         self._pool: ProcessPoolExecutor | None = None
+        self._seen = 0
 
     def __enter__(self) -> MediaFeed:
         return self
@@ -113,21 +117,25 @@ class MediaFeed:
 
     def read(self, tables: Iterator[pa.Table]) -> Iterator[ReadItem]:
         """Each item of the tables, in order; the tables are taken as there is room for them."""
-        if not self._processes:
-            for table in tables:
-                yield from read_rows(self._task, table.to_pylist())
-            return
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self._processes, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(self._task,)
-            )
         waiting: deque[Future[_Packed]] = deque()
         for table in tables:
-            waiting.append(self._pool.submit(_read, table.to_pylist()))
+            self._seen += len(table)
+            if not self._processes or self._seen <= FEW:
+                yield from read_rows(self._task, table.to_pylist())
+                continue
+            waiting.append(self._started().submit(_read, table.to_pylist()))
             if len(waiting) > 2 * self._processes:
                 yield from _unpacked(waiting.popleft().result())
         while waiting:
             yield from _unpacked(waiting.popleft().result())
+
+    def _started(self) -> ProcessPoolExecutor:
+        """The processes: copies of one that has imported what they need, and knows nothing of a GPU."""
+        if self._pool is None:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([__name__])
+            self._pool = ProcessPoolExecutor(self._processes, context, initializer=_begin, initargs=(self._task,))
+        return self._pool
 
 
 def processes_for(device: torch.device, asked: int | None) -> int:
