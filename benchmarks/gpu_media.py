@@ -116,7 +116,7 @@ def _whisper(large: bool = True) -> tuple[Any, Any]:
 
 
 CASES = (
-    Case("ViT-L/14, 224 px", "image", _vit, None, 24576, 2048),
+    Case("ViT-L/14, 224 px", "image", _vit, None, 16384, 2048),
     Case("LLaVA (ViT-L/14 at 336 px, Llama 1.1B)", "image", _llava, None, 4096, 1024, template="{media}\nThis is"),
     Case("Whisper-small's encoder, 5 s clips", "audio", _whisper, "encoder", 4096, 512),
 )
@@ -172,7 +172,7 @@ def _prepare(case: Case, device: str, options: argparse.Namespace, scratch: Path
         Item(str(i), "", "zxx", None, case.modality, Media(f"item {i}", encoded[i % len(encoded)]))
         for i in range(total)
     ]
-    settings = Settings(poolings=("mean",), media_template=case.template, batch_tokens=options.batch_tokens)
+    settings = Settings(poolings=("mean",), media_template=case.template, media_tokens=options.media_tokens)
     return Run(case, model, items, settings, scratch)
 
 
@@ -225,7 +225,7 @@ def _measure(run: Run, runs: int) -> list[Result]:
         tasks[name]()
         print(f"{name}: {tasks[name]():.1f} a second", flush=True)
     samples = interleave(tasks, runs, warm=0)
-    alone = Sample((_reading_rate(run),))
+    alone = Sample(tuple(_reading_rate(run) for _ in range(runs)))
     unit = "pictures/s" if case.modality == "image" else "sounds/s"
     named = f"{case.name}, {len(run.items):,} items"
     processes = processes_for(run.model.device, None)
@@ -288,7 +288,7 @@ def _batches(run: Run, inputs: list[MediaInputs], how: Batching) -> list[Batch]:
     """hubstore's own batches, on the device."""
     adapter = run.model.adapters[run.case.modality]
     lengths = np.array([adapter.length_of(one) for one in inputs], np.int32)
-    tokens = run.settings.resolve(run.model).batch_tokens or 0
+    tokens = run.settings.resolve(run.model).media_tokens or 0
     return [
         run.model.collate_media(run.case.modality, [inputs[i] for i in member]).to(run.model.device)
         for member in media_members(inputs, lengths, tokens, how)
@@ -315,7 +315,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_media", description=__doc__)
     parser.add_argument("--small", action="store_true", help="tiny models, to see that everything runs")
     parser.add_argument("--runs", type=int, default=3, help="turns")
-    parser.add_argument("--batch-tokens", type=int, help="tokens of a batch")
+    parser.add_argument("--media-tokens", type=int, help="tokens of a batch")
     parser.add_argument("--scratch", type=Path, help="a folder for the stores; the system's temporary one by default")
     parser.add_argument("--commit", help="the commit of this code, where it was copied without its history")
     parser.add_argument("--out", type=Path, help="keep the results in this JSON file")

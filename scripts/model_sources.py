@@ -167,7 +167,7 @@ SOUNDS = Bridge(
     licence="Gemma Terms of Use, MIT; parts: see tests/models/bridge/README.md",
     terms=f"{GEMMA.terms}; the trained parts' terms are in tests/models/bridge/README.md",
     parts="tests/models/bridge/sounds.safetensors",
-    parts_sha256="7a49c45306efda6d12096fbdea8208aaa7d1053a2b39f8142dcf659144aca605",
+    parts_sha256="f35a90f0a47e948c17ec860bf21bcf7e68db6a38c430afb5f206b9f58dd77c43",
     needs=(("gemma", "gemma-3-270m"), ("whisper", "whisper-base")),
     assembler="bridge_sound_parts.assemble_sounds",
 )

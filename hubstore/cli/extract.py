@@ -42,6 +42,7 @@ def extract(
     ] = False,
     max_tokens: Annotated[int | None, typer.Option(help="Cut longer texts here. The model's limit by default.")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens in a batch, padding included.")] = None,
+    media_tokens: Annotated[int | None, typer.Option(help="Tokens in a batch of pictures or sounds.")] = None,
     padding: Annotated[str, typer.Option(help="right or left, where batches are padded.")] = "right",
     batching: Annotated[
         str, typer.Option(help="packed (items end to end), padded, or auto: packed in half precision on a GPU.")
@@ -133,6 +134,7 @@ def extract(
         previews=previews,
         max_tokens=max_tokens,
         batch_tokens=batch_tokens,
+        media_tokens=media_tokens,
         padding=padding,  # type: ignore[arg-type]  # checked when the settings are resolved
         batching=batching,
         compile={None: "auto", True: "on", False: "off"}[compile_blocks],

@@ -64,7 +64,7 @@ def _encode_texts(capture: Capture, items: Sequence[Item], settings: Settings, h
 
 def _encode_media(capture: Capture, items: Sequence[Item], settings: Settings, how: Batching) -> torch.Tensor:
     """float32 [layers, items, width] on the CPU."""
-    assert settings.batch_tokens is not None
+    assert settings.media_tokens is not None
     model, modality = capture.model, items[0].modality
     task = media_task(model, settings)
     inputs = []
@@ -77,7 +77,7 @@ def _encode_media(capture: Capture, items: Sequence[Item], settings: Settings, h
         inputs.append(read.inputs)
     lengths = np.array([model.adapters[modality].length_of(item) for item in inputs], np.int32)
     states = torch.empty((len(capture.layers), len(items), model.width))
-    for members in media_members(inputs, lengths, settings.batch_tokens, how):
+    for members in media_members(inputs, lengths, settings.media_tokens, how):
         batch = model.collate_media(modality, [inputs[i] for i in members]).to(model.device)
         states[:, torch.from_numpy(members)] = capture.run(batch)[capture.poolings[0]].cpu()
     return states

@@ -24,7 +24,7 @@ from hubstore.corpus.previews import clip, thumbnail
 from hubstore.errors import CorpusError, HubstoreError
 from hubstore.models import MediaInputs, MediaReader
 
-CHUNK: Final = 8
+CHUNK: Final = 32
 """Items that a process reads at once."""
 
 ALIGNED: Final = 16

@@ -219,6 +219,12 @@ class Work:
     processes: int | None = None
 
     @property
+    def media_tokens(self) -> int:
+        """Tokens of a full batch of pictures or sounds."""
+        assert self.settings.media_tokens is not None
+        return self.settings.media_tokens
+
+    @property
     def batch_tokens(self) -> int:
         """Tokens of a full batch."""
         assert self.settings.batch_tokens is not None
@@ -391,7 +397,7 @@ class _Run:
             about.tokens[number] = model.adapters[modality].length_of(item)
             about.truncated[number] = item.truncated
             about.media[number] = [edge for span in item.media for edge in span]
-        for member in media_members(inputs, about.tokens[numbers], work.batch_tokens, work.how[modality]):
+        for member in media_members(inputs, about.tokens[numbers], work.media_tokens, work.how[modality]):
             batch = model.collate_media(modality, [inputs[i] for i in member])
             self._send(batch.placed(*about.places(numbers[member])))
 

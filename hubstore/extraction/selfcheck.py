@@ -188,7 +188,7 @@ def media_check(capture: Capture, modality: str, inputs: Sequence[MediaInputs]) 
     if alike is None or alike.deviation > alike.tolerance:
         raise SelfCheckError(
             f"{model.identity['id']}: {modality} items in one batch have other states than alone, though they are of "
-            f"one shape{_most(alike)}; mend the model, or extract with --batch-tokens 1"
+            f"one shape{_most(alike)}; mend the model, or extract with --media-tokens 1"
         )
     return replace(alike, refused=f"padded states differ{_most(padded)}")
 

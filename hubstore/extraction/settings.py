@@ -33,6 +33,8 @@ class Settings:
         media_template: what goes with a picture or a sound; "{media}" stands for it, "{text}" for its item's text.
         previews: whether a thumbnail or a short clip of each is kept in the store.
         max_tokens: longest sequence; None for the model's own limit. Longer texts are cut and counted.
+        media_tokens: tokens in a batch of pictures or sounds, padding included; None for 2048 on a CPU and 65536 on a
+            GPU.
         batch_tokens: tokens in a batch, padding included; None for 2048 on a CPU, and on a GPU for 8192 packed and
             16384 padded.
         padding: "right" or "left", where batches are padded.
@@ -52,6 +54,7 @@ class Settings:
     previews: bool = False
     max_tokens: int | None = None
     batch_tokens: int | None = None
+    media_tokens: int | None = None
     padding: Padding = "right"
     batching: str = "auto"
     compile: str = "auto"
@@ -98,6 +101,7 @@ class Settings:
             max_tokens=limit,
             # The longest item must fit a padded batch; packed, it would set the size of every batch.
             batch_tokens=batch_tokens if packed else max(batch_tokens, limit),
+            media_tokens=self.media_tokens or (65536 if gpu else 2048),
             batching=batching,
             compile=self.compile if packed and (gpu or self.compile == "on") else "off",
         )

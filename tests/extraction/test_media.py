@@ -63,7 +63,7 @@ def test_a_store_holds_the_states_that_items_have_alone(name, processes, tmp_pat
     modality = FAMILIES[name].modality
     given = items(modality)
     settings = Settings(
-        poolings=("last", "media", "text"), dtype="float32", media_template="{media}\nThis is {text}", batch_tokens=256
+        poolings=("last", "media", "text"), dtype="float32", media_template="{media}\nThis is {text}", media_tokens=256
     )
     extract(Corpus.from_items(given), tiny_media_model(name), tmp_path / "x.hub", settings, processes=processes)
     store = StoreReader(tmp_path / "x.hub")
