@@ -16,6 +16,7 @@ from hubstore.cli import app
 from hubstore.corpus import read_sample
 from hubstore.extraction import Settings, extract
 from hubstore.models import load_model
+from tests.tiny_media import FAMILIES, picture
 from tests.tiny_models import VOCABULARY, save_tiny_language_model, tiny_tokenizer
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -43,6 +44,7 @@ def folder(tmp_path_factory):
     model = load_model(str(folder / "model"), device="cpu")
     extract(read_sample("ntrex", limit=15), model, folder / "demo.hub", Settings(template="query: {text}"))
     save_tiny_language_model("llama", folder / "causal", depth=10)
+    save_tiny_llava(folder)
     (folder / "a.txt").write_text("one\ntwo\n")
     (folder / "b.txt").write_text("一\n二\n")
     (folder / "table.csv").write_text("english,german\none,eins\ntwo,zwei\n")
@@ -53,6 +55,20 @@ def folder(tmp_path_factory):
     return folder
 
 
+def save_tiny_llava(folder):
+    """A model of pictures, and pictures with a table of captions."""
+    torch.manual_seed(0)
+    loaded, processor = FAMILIES["llava"].make()
+    transformers.LlavaForConditionalGeneration(loaded.config).save_pretrained(folder / "llava")
+    processor.save_pretrained(folder / "llava")
+    (folder / "pictures").mkdir()
+    for number in range(3):
+        picture(number).save(folder / f"pictures/{number}.png")
+    picture(1).save(folder / "cat.png")
+    rows = [{"file": f"pictures/{number}.png", "caption": f"picture {number}"} for number in range(3)]
+    (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+
+
 def test_every_command_of_the_readme_runs_as_printed(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert len(COMMANDS) >= 20
@@ -60,7 +76,7 @@ def test_every_command_of_the_readme_runs_as_printed(folder, monkeypatch):
         words = shlex.split(command.split(" # ")[0])[1:]
         if "mine.hub" in words and words[0] == "extract":
             words[words.index("mine.hub")] = f"mine-{len(list(folder.glob('mine*')))}.hub"
-        for printed, there in (("mine.hub", "mine-0.hub"), ("MODEL", "model"), ("CAUSAL", "causal")):
+        for printed, there in (("mine.hub", "mine-0.hub"), ("MODEL", "model"), ("CAUSAL", "causal"), ("VLM", "llava")):
             words = [word.replace(printed, there) for word in words]
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, (command, result.output, result.exception)

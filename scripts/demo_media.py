@@ -1,0 +1,130 @@
+"""What `scripts/demo --multimodal` shows: for a picture and for a sound, the nearest names in ten languages, by layer.
+
+    scripts/demo_media.py PICTURE_MODEL SOUND_MODEL STORE
+
+extracts drawings, recordings and their names in eleven languages into STORE, unless it is there, and prints.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import hubstore
+from hubstore.corpus import Corpus, Item, Media
+from hubstore.store import StoreReader
+
+DATA = Path(__file__).parents[1] / "hubstore/experiments/data"
+LANGUAGES = ("es", "fr", "de", "pt", "ru", "zh", "ja", "ko", "hi", "sw")
+"""None of them was ever trained with a picture or a sound."""
+
+CARRIER = "\nIn English this is called"
+LAYERS = ("4", "8", "12", "14", "16", "18")
+SHOWN = ("picture/house", "sound/helicopter 3")
+"""Two of those that it names well; how well it does on all is printed below them."""
+
+CLIPS = 4  # of each class
+
+
+def items() -> Iterator[Item]:
+    """Drawings of a vendor that was not trained on, recordings, and what they are called."""
+    for drawing in pq.read_table(DATA / "emoji/concepts.parquet").to_pylist():
+        concept, names = drawing["concept"], drawing["names"]
+        yield Item(
+            f"picture/{names['en']}",
+            names["en"],
+            "zxx",
+            concept,
+            "image",
+            Media(f"{names['en']}.png", drawing["image"]),
+        )
+        for language in ("en", *LANGUAGES):
+            if names.get(language):
+                yield Item(f"{language}/{concept}", names[language], language, concept)
+    with (DATA / "esc10/names.tsv").open(encoding="utf-8") as file:
+        called = {row["label"]: row for row in csv.DictReader(file, delimiter="\t")}
+    drawn = {drawing["concept"] for drawing in pq.read_table(DATA / "emoji/concepts.parquet").to_pylist()}
+    taken: Counter[str] = Counter()
+    for clip in pq.read_table(DATA / "esc10/sounds.parquet").to_pylist():
+        label = clip["label"]
+        taken[label] += 1
+        if taken[label] <= CLIPS:
+            name = f"{label} {taken[label]}"
+            yield Item(f"sound/{name}", label, "zxx", label, "audio", Media(f"{name}.ogg", clip["audio"]))
+    for label in taken:
+        if label not in drawn:  # else its names are there already
+            for language in ("en", *LANGUAGES):
+                yield Item(f"{language}/{label}", called[label][language], language, label)
+
+
+def nearest(store: StoreReader, item: str, language: str, layer: str) -> str:
+    """The name in a language whose state is nearest to an item's, the means of both partitions removed."""
+    position = int(store.positions([item])[0])
+    about = store.items.slice(position, 1).to_pylist()[0]
+    states = store.hidden(layer)
+    own = store.partition(f"{about['modality']}/{about['language']}").positions()
+    names = store.partition(language).positions()
+    query = states.take([position]).float() - states.take(own).float().mean(0)
+    candidates = states.take(names).float()
+    cosines = torch.nn.functional.cosine_similarity(candidates - candidates.mean(0), query)
+    return str(store.items["text"][int(names[int(cosines.argmax())])].as_py())
+
+
+def show(store: StoreReader, item: str, console: Console) -> None:
+    """A row for each language, a column for each layer."""
+    position = int(store.positions([item])[0])
+    concept = store.items["concept"][position].as_py()
+    table = Table(title=f"{item}: the nearest name, layer by layer (right ones are bold)", title_justify="left")
+    for column in ("language", *(f"layer {layer}" for layer in LAYERS)):
+        table.add_column(column)
+    for language in LANGUAGES:
+        right = {
+            row["text"]
+            for row in store.items.take(store.partition(language).positions()).to_pylist()
+            if row["concept"] == concept
+        }
+        found = [nearest(store, item, language, layer) for layer in LAYERS]
+        table.add_row(language, *(f"[bold green]{name}[/]" if name in right else name for name in found))
+    console.print(table)
+
+
+def main() -> None:
+    pictures, sounds, path = sys.argv[1:4]
+    store = hubstore.extract(
+        Corpus.from_items(items(), "drawings, recordings and names"),
+        pictures,
+        path,
+        also=[sounds],
+        poolings=("last",),
+        dtype="float32",
+        template=f"{{text}}{CARRIER}",
+        media_template=f"{{media}}{CARRIER}",
+        previews=True,
+    )
+    console = Console()
+    console.print(f"{path}: {len(store):,} items; {', '.join(store.partitions)}")
+    for item in SHOWN:
+        show(store, item, console)
+    pairs = [(f"{modality}/zxx", language) for modality in ("image", "audio") for language in ("en", *LANGUAGES)]
+    found = store.analyze(["retrieval"], pairs=pairs, layers=["16"], bootstrap=0)["retrieval"].to_pylist()
+    table = Table(title="All of them at layer 16, means removed", title_justify="left")
+    for column in ("from", "to", "n", "recall@1", "recall@10"):
+        table.add_column(column)
+    for x, y in pairs:
+        about = {row["metric"]: row for row in found if (row["x"], row["y"]) == (x, y) and row["variant"] == "centred"}
+        table.add_row(
+            x, y, str(about["recall@1"]["n"]), *(f"{about[m]['value']:.2f}" for m in ("recall@1", "recall@10"))
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
