@@ -116,13 +116,13 @@ def main() -> None:
     pairs = [(f"{modality}/zxx", language) for modality in ("image", "audio") for language in ("en", *LANGUAGES)]
     found = store.analyze(["retrieval"], pairs=pairs, layers=["16"], bootstrap=0)["retrieval"].to_pylist()
     table = Table(title="All of them at layer 16, means removed", title_justify="left")
-    for column in ("from", "to", "n", "recall@1", "recall@10"):
+    for column in ("from", "to", "n", "recall@1", "chance", "recall@10", "chance"):
         table.add_column(column)
     for x, y in pairs:
         about = {row["metric"]: row for row in found if (row["x"], row["y"]) == (x, y) and row["variant"] == "centred"}
-        table.add_row(
-            x, y, str(about["recall@1"]["n"]), *(f"{about[m]['value']:.2f}" for m in ("recall@1", "recall@10"))
-        )
+        n = about["recall@1"]["n"]
+        cells = [(about[f"recall@{k}"]["value"], min(k / n, 1)) for k in (1, 10)]
+        table.add_row(x, y, str(n), *(f"{figure:.2f}" for pair in cells for figure in pair))
     console.print(table)
 
 

