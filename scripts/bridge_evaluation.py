@@ -48,8 +48,8 @@ def text_states(
         batch: items in one forward.
     """
     rows, spans = [], []
-    before = [tokenizer.bos_token_id, *_ids(tokenizer, carrier.before)]
-    after = _ids(tokenizer, carrier.after)
+    before = [tokenizer.bos_token_id, *ids_of(tokenizer, carrier.before)]
+    after = ids_of(tokenizer, carrier.after)
     for ids in tokenizer(list(names), add_special_tokens=False).input_ids:
         rows.append(before + ids + after)
         spans.append((len(before), len(before) + len(ids)))
@@ -179,6 +179,7 @@ class Results:
         partial.replace(self._path)
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
+def ids_of(tokenizer: Any, text: str) -> list[int]:
+    """A text's tokens, without the special ones."""
     ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
     return ids

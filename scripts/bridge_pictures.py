@@ -7,21 +7,33 @@ English name. No other language, no drawing of the vendors held out, and none of
 
 from __future__ import annotations
 
-import copy
 import math
 import random
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import bridge_picture_data
 import numpy as np
 import torch
-from bridge_evaluation import Carrier, Results, States, best, compare, pooled, rate, text_states
+from bridge_evaluation import Carrier, Results, States, best, compare, ids_of, pooled, rate, text_states
 from bridge_parts import PictureBridge, llava_config, read_parts, save_parts
+from bridge_training import (
+    BARE,
+    ENGLISH,
+    PICTURE_OF,
+    REPRESENTS,
+    Frozen,
+    adamw,
+    compiled,
+    final_states,
+    plain,
+    recorded,
+    versions_here,
+    words_of,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,10 +44,6 @@ CLASS_WEIGHT = 0.1  # of the loss that keeps drawings apart while captions are l
 AVERAGE = 0.998  # decay of the weights' moving average, which is what is kept
 LOST_TOKENS = 0.3  # of pictures in training lose image tokens, so that each token learns to speak for the whole
 ROWS, LENGTH = 40, 16  # captions of a concept, and tokens of the longest
-PICTURE_OF = Carrier("picture-of", after="\nThis is a picture of")
-REPRESENTS = Carrier("represents", after="\nThis represents")  # the paper's
-ENGLISH = Carrier("in-english", after="\nIn English this is called")
-BARE = Carrier("bare")
 CARRIERS = (ENGLISH, PICTURE_OF, BARE, REPRESENTS)
 KEYWORDS = Carrier("keywords", after="\nKeywords:")
 SOFT = (PICTURE_OF, REPRESENTS, BARE)  # the carriers of soft captions
@@ -237,7 +245,7 @@ class Captions:
     ) -> None:
         draw = random.Random(seed)
         tokenizer = frozen.tokenizer
-        after = {carrier.name: _ids(tokenizer, carrier.after) for carrier in (*CARRIERS, KEYWORDS)}
+        after = {carrier.name: ids_of(tokenizer, carrier.after) for carrier in (*CARRIERS, KEYWORDS)}
         length = max(map(len, after.values())) + LENGTH
         self.ids = torch.zeros(len(concepts), ROWS, length, dtype=torch.long)
         self.labels = torch.full_like(self.ids, -100)
@@ -253,11 +261,11 @@ class Captions:
                     variant = 0 if draw.random() < FIRST_NAME else draw.randrange(variants)
                     self.soft[i, row] = (SOFT.index(carrier) * len(concepts) + i) * variants + variant
                 else:
-                    tokens = torch.tensor(_ids(tokenizer, target)[:LENGTH])
+                    tokens = torch.tensor(ids_of(tokenizer, target)[:LENGTH])
                     self.ids[i, row, start : start + len(tokens)] = tokens
                     self.labels[i, row, start : start + len(tokens)] = tokens
         names = [f" {c['names'][k % len(c['names'])]}" for c in concepts for k in range(variants)]
-        self.states = torch.cat([_final_states(frozen, names, carrier) for carrier in SOFT])
+        self.states = torch.cat([final_states(frozen, names, carrier) for carrier in SOFT])
         for name in ("ids", "labels", "soft", "ends"):
             setattr(self, name, getattr(self, name).to(frozen.device))
 
@@ -275,67 +283,7 @@ def _caption(concept: dict[str, Any], draw: random.Random, soft: bool) -> tuple[
     return carrier if carrier in SOFT else ENGLISH, f" {name}\n"
 
 
-def _final_states(frozen: Frozen, names: Sequence[str], carrier: Carrier) -> Tensor:
-    """The state after each name in the carrier that the unembedding reads: [names, width]."""
-    parts = [
-        text_states(frozen.model.model, frozen.tokenizer, names[i : i + 4096], carrier)["last"][-1]
-        for i in range(0, len(names), 4096)
-    ]
-    return torch.cat(parts).to(frozen.trained.dtype)
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-    return ids
-
-
 # --- the language model ---------------------------------------------------------------------------------------------
-
-
-class Frozen:
-    """The language model as it is: in float32 to be asked, in bfloat16 to train through on a GPU.
-
-    bfloat16 states are too coarse to compare: a few of Gemma's channels are thousands of times as large as the others.
-    """
-
-    def __init__(self, gemma: Path, device: torch.device) -> None:
-        from bridge_parts import IMAGE, image_tokenizer
-        from transformers import AutoModelForCausalLM
-
-        self.tokenizer = image_tokenizer(gemma)
-        self.image_token = self.tokenizer.convert_tokens_to_ids(IMAGE)
-        self.model = (
-            AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32).eval().requires_grad_(False).to(device)
-        )
-        self.trained = copy.deepcopy(self.model).bfloat16() if device.type == "cuda" else self.model
-        self.device = device
-
-    @property
-    def config(self) -> Any:
-        """The language model's configuration."""
-        return self.model.config
-
-    def embedded(self, trunk: nn.Module, tokens: Tensor, ids: Tensor) -> Tensor:
-        """BOS, image tokens and text as input embeddings: [items, 1 + patches + text, width]."""
-        embed = trunk.get_input_embeddings()
-        bos = torch.full((len(tokens), 1), self.tokenizer.bos_token_id, device=self.device)
-        first = embed(bos)
-        return torch.cat([first, tokens.to(first.dtype), embed(ids)], 1)
-
-
-def _compiled(
-    function: Callable[..., Tensor], example: Callable[[Callable[..., Tensor]], Any], name: str
-) -> Callable[..., Tensor]:
-    """`function` compiled, if `example` runs with it; else as it is."""
-    start = time.time()
-    fast = torch.compile(function, dynamic=False)
-    try:
-        example(fast)
-    except Exception as error:
-        print(f"{name}: not compiled: {error!r}"[:500], flush=True)
-        return function
-    print(f"{name}: compiled in {time.time() - start:.0f} s", flush=True)
-    return fast
 
 
 # --- training -------------------------------------------------------------------------------------------------------
@@ -374,8 +322,8 @@ class Training:
             "vision_config": self.vision.to_diff_dict(),
             "language_model": "google/gemma-3-270m",
             "data_sha256": pictures.digest,
-            "settings": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()},
-            "versions": _versions(),
+            "settings": recorded(settings),
+            "versions": versions_here(),
         }
 
     def run(self) -> None:
@@ -393,8 +341,8 @@ class Training:
 
     def _tower(self) -> None:
         if self.settings.compile and self.device.type == "cuda":
-            self._features = _compiled(self._features, self._try_tower, "tower")
-        optimizer = _adamw([([*self.bridge.vision_tower.parameters(), *self.head.parameters()], 1e-3)], 0.05)
+            self._features = compiled(self._features, self._try_tower, "tower")
+        optimizer = adamw([([*self.bridge.vision_tower.parameters(), *self.head.parameters()], 1e-3)], 0.05)
         for _ in self._steps("tower", self.settings.seconds_tower, optimizer, warm=300):
             classes, pixels = self.drawings.sample(self._batch)
             with self._autocast():
@@ -417,11 +365,11 @@ class Training:
         self._match_scale()
         trunk = self._trunk
         if self.settings.compile and self.device.type == "cuda":
-            trunk = _compiled(trunk, lambda f: self._try_trunk(f, captions), "language model")
+            trunk = compiled(trunk, lambda f: self._try_trunk(f, captions), "language model")
         if trunk == self._trunk and self.device.type == "cuda":
             self._batch //= 2  # what is not compiled keeps several times as much for the way back
         projector, tower = self.bridge.multi_modal_projector.parameters(), self.bridge.vision_tower.parameters()
-        optimizer = _adamw([([*projector], 1e-3), ([*tower, *self.head.parameters()], 3e-4)], 0.05)
+        optimizer = adamw([([*projector], 1e-3), ([*tower, *self.head.parameters()], 3e-4)], 0.05)
         average = [p.detach().clone() for p in self.bridge.parameters()]
         saved = time.time()
         for step in self._steps("bridge", self.settings.seconds_bridge, optimizer, warm=150):
@@ -526,28 +474,6 @@ def _lost(tokens: Tensor) -> Tensor:
     return tokens.gather(1, chosen[:, :, None].expand_as(tokens))
 
 
-def _adamw(groups: Sequence[tuple[list[nn.Parameter], float]], decay: float) -> torch.optim.AdamW:
-    """Only matrices decay."""
-    split = [
-        {"params": [p for p in parameters if (p.ndim > 1) == matrices], "base": rate_, "weight_decay": decay * matrices}
-        for parameters, rate_ in groups
-        for matrices in (True, False)
-    ]
-    return torch.optim.AdamW(split, lr=1e-3, betas=(0.9, 0.98), fused=torch.cuda.is_available())
-
-
-def _versions() -> dict[str, str]:
-    import transformers
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "numpy": np.__version__,
-        "device": device,
-    }
-
-
 # --- evaluation -----------------------------------------------------------------------------------------------------
 
 
@@ -609,11 +535,11 @@ class Evaluation:
         for name, (style, concepts) in self.sets.items():
             said = self._greedy(concepts, style)
             known = [self.drawings.concepts[c] for c in concepts]
-            first = [_plain(s) == _plain(c["names"][0]) for s, c in zip(said, known, strict=True)]
-            any_name = [_plain(s) in map(_plain, c["names"]) for s, c in zip(said, known, strict=True)]
-            word = [bool(_words(s) & _words(*c["names"], *c["keywords"])) for s, c in zip(said, known, strict=True)]
+            first = [plain(s) == plain(c["names"][0]) for s, c in zip(said, known, strict=True)]
+            any_name = [plain(s) in map(plain, c["names"]) for s, c in zip(said, known, strict=True)]
+            word = [bool(words_of(s) & words_of(*c["names"], *c["keywords"])) for s, c in zip(said, known, strict=True)]
             turned = [
-                bool(_words(s) & _words(*c["names"], *c["keywords"]))
+                bool(words_of(s) & words_of(*c["names"], *c["keywords"]))
                 for s, c in zip(said[1:] + said[:1], known, strict=True)
             ]
             found[name] = {
@@ -631,7 +557,7 @@ class Evaluation:
 
     @torch.no_grad()
     def _greedy(self, concepts: Sequence[int], style: str, length: int = 10) -> list[str]:
-        after = _ids(self.frozen.tokenizer, ENGLISH.after)
+        after = ids_of(self.frozen.tokenizer, ENGLISH.after)
         model = self.frozen.trained
         said: list[str] = []
         for pixels in self.drawings.seen(concepts, style):
@@ -674,7 +600,9 @@ class Evaluation:
     @torch.no_grad()
     def _states(self, concepts: Sequence[int], style: str, carrier: Carrier) -> States:
         """`last` token of the carrier and `mean` of the image tokens."""
-        after = torch.tensor([_ids(self.frozen.tokenizer, carrier.after)], dtype=torch.long, device=self.frozen.device)
+        after = torch.tensor(
+            [ids_of(self.frozen.tokenizer, carrier.after)], dtype=torch.long, device=self.frozen.device
+        )
         parts = []
         for pixels in self.drawings.seen(concepts, style):
             tokens = self.bridge(pixels)
@@ -704,25 +632,6 @@ def _shown(found: dict[str, Any]) -> str:
         interval = f"[{at['low']:.3f}, {at['high']:.3f}]"
         shown.append(f"{short} {at['value']:.3f} {interval} {pooling} {layer} (chance {at['chance']:.3f})")
     return "; ".join(shown)
-
-
-def _plain(text: str) -> str:
-    return " ".join(re.findall(r"[\w']+", text.lower()))
-
-
-def _words(*texts: str) -> set[str]:
-    return {word.removesuffix("s") for text in texts for word in re.findall(r"\w+", text.lower()) if len(word) > 2} - {
-        "with",
-        "the",
-        "and",
-        "face",
-        "button",
-        "sign",
-        "symbol",
-        "person",
-        "man",
-        "woman",
-    }
 
 
 # --- commands -------------------------------------------------------------------------------------------------------
@@ -757,6 +666,6 @@ def evaluate(settings: Settings, parts: Path) -> None:
     bridge = PictureBridge(llava_config(vision, frozen.config, frozen.image_token))
     bridge.load_state_dict(weights)
     results = Results(
-        settings.out / "pictures.json", parts=description, data_sha256=pictures.digest, versions=_versions()
+        settings.out / "pictures.json", parts=description, data_sha256=pictures.digest, versions=versions_here()
     )
     Evaluation(bridge.to(device), frozen, Drawings(pictures, device), settings, clock).run(results, None)

@@ -12,31 +12,31 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import bridge_sound_data
 import numpy as np
 import torch
-from bridge_evaluation import Carrier, Results, States, best, compare, pooled, rate, text_states
+from bridge_evaluation import Carrier, Results, States, best, compare, ids_of, pooled, rate, text_states
 from bridge_parts import read_parts, save_parts
-from bridge_pictures import (
+from bridge_pictures import Training
+from bridge_sound_data import EFFECTS, RATE, Sound, Sounds
+from bridge_sound_parts import encoded, make_projector, read_encoder, sound_config, tokens_of
+from bridge_training import (
     BARE,
     ENGLISH,
     REPRESENTS,
     Frozen,
-    Training,
-    _adamw,
-    _compiled,
-    _final_states,
-    _ids,
-    _plain,
-    _versions,
-    _words,
+    adamw,
+    compiled,
+    final_states,
+    plain,
+    recorded,
+    versions_here,
+    words_of,
 )
-from bridge_sound_data import EFFECTS, RATE, Sound, Sounds
-from bridge_sound_parts import encoded, make_projector, read_encoder, sound_config, tokens_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -193,7 +193,7 @@ class Captions:
     def __init__(self, frozen: Frozen, sounds: Sequence[Sound], seed: int) -> None:
         draw = random.Random(seed)
         tokenizer = frozen.tokenizer
-        after = {carrier.name: _ids(tokenizer, carrier.after) for carrier in (ENGLISH, SAYS, *SOFT)}
+        after = {carrier.name: ids_of(tokenizer, carrier.after) for carrier in (ENGLISH, SAYS, *SOFT)}
         length = max(map(len, after.values())) + LENGTH
         self.ids = torch.zeros(len(sounds), ROWS, length, dtype=torch.long)
         self.labels = torch.full_like(self.ids, -100)
@@ -220,7 +220,7 @@ class Captions:
                     self.ids[i, row, start : start + len(learnt)] = learnt
                     self.labels[i, row, start : start + len(learnt)] = learnt
         spoken = [f" {text}" for text in texts]
-        self.states = torch.cat([_final_states(frozen, spoken, carrier) for carrier in SOFT])
+        self.states = torch.cat([final_states(frozen, spoken, carrier) for carrier in SOFT])
         for name in ("ids", "labels", "soft", "ends"):
             setattr(self, name, getattr(self, name).to(frozen.device))
 
@@ -287,8 +287,8 @@ class SoundTraining(Training):
             "language_model": "google/gemma-3-270m",
             "data_sha256": self.data.digest,
             "trained_sounds": len(self.trained),
-            "settings": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()},
-            "versions": _versions(),
+            "settings": recorded(settings),
+            "versions": versions_here(),
         }
 
     def run(self) -> None:
@@ -346,10 +346,10 @@ class SoundTraining(Training):
         trunks: dict[int, Callable[[Tensor], Tensor]] = dict.fromkeys(usable, self._trunk)
         if self.settings.compile and self.device.type == "cuda":
             for most in usable:
-                trunks[most] = _compiled(self._trunk, lambda f, most=most: self._try(f, most), f"{most} sound tokens")
+                trunks[most] = compiled(self._trunk, lambda f, most=most: self._try(f, most), f"{most} sound tokens")
             if self._trunk in trunks.values():
                 self._batch //= 2  # what is not compiled keeps several times as much for the way back
-        optimizer = _adamw([([*self.projector.parameters()], 2e-3)], 0.01)
+        optimizer = adamw([([*self.projector.parameters()], 2e-3)], 0.01)
         average = [p.detach().clone() for p in self.projector.parameters()]
         saved = time.time()
         draw = random.Random(self.settings.seed)
@@ -475,7 +475,9 @@ class Evaluation:
     @torch.no_grad()
     def states(self, sounds: Sequence[int], carrier: Carrier) -> States:
         """`last` token of the carrier and `mean` of the sound tokens: float32 [layers, sounds, width]."""
-        after = torch.tensor([_ids(self.frozen.tokenizer, carrier.after)], dtype=torch.long, device=self.frozen.device)
+        after = torch.tensor(
+            [ids_of(self.frozen.tokenizer, carrier.after)], dtype=torch.long, device=self.frozen.device
+        )
         trunk, bos = self.frozen.model.model, self.frozen.tokenizer.bos_token_id
         order: list[int] = []
         parts: list[States] = []
@@ -491,7 +493,7 @@ class Evaluation:
     @torch.no_grad()
     def captions(self, sounds: Sequence[int], carrier: Carrier, length: int = 12) -> list[str]:
         """What the language model says, greedily, after each sound in a carrier; up to the end of the line."""
-        after = _ids(self.frozen.tokenizer, carrier.after)
+        after = ids_of(self.frozen.tokenizer, carrier.after)
         model, bos = self.frozen.trained, self.frozen.tokenizer.bos_token_id
         said: dict[int, str] = {}
         for places, tokens, lengths in self._batches(self._hear(sounds)):
@@ -529,10 +531,10 @@ class Evaluation:
 
     def _caption_rates(self, chosen: Sequence[int], said: Sequence[str]) -> dict[str, Any]:
         texts = [self.data.sounds[i].texts for i in chosen]
-        first = [_plain(s) == _plain(t[0]) for s, t in zip(said, texts, strict=True)]
-        any_text = [_plain(s) in map(_plain, t) for s, t in zip(said, texts, strict=True)]
-        word = [bool(_words(s) & _words(*t)) for s, t in zip(said, texts, strict=True)]
-        turned = [bool(_words(s) & _words(*t)) for s, t in zip([*said[1:], *said[:1]], texts, strict=True)]
+        first = [plain(s) == plain(t[0]) for s, t in zip(said, texts, strict=True)]
+        any_text = [plain(s) in map(plain, t) for s, t in zip(said, texts, strict=True)]
+        word = [bool(words_of(s) & words_of(*t)) for s, t in zip(said, texts, strict=True)]
+        turned = [bool(words_of(s) & words_of(*t)) for s, t in zip([*said[1:], *said[:1]], texts, strict=True)]
         pairs = [[t[0], s] for s, t in zip(said, texts, strict=True)]
         return {
             "exact": rate(torch.tensor(first)),
@@ -660,5 +662,7 @@ def evaluate(settings: Settings, parts: Path) -> None:
     projector = make_projector(config)
     projector.load_state_dict(weights)
     ear = Ear(settings.whisper, read_encoder(settings.whisper, config), device)
-    results = Results(settings.out / "sounds.json", parts=description, data_sha256=data.digest, versions=_versions())
+    results = Results(
+        settings.out / "sounds.json", parts=description, data_sha256=data.digest, versions=versions_here()
+    )
     Evaluation(projector.to(device), ear, frozen, data, settings, clock).run(results)

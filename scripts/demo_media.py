@@ -36,7 +36,8 @@ CLIPS = 4  # of each class
 
 def items() -> Iterator[Item]:
     """Drawings of a vendor that was not trained on, recordings, and what they are called."""
-    for drawing in pq.read_table(DATA / "emoji/concepts.parquet").to_pylist():
+    drawings = pq.read_table(DATA / "emoji/concepts.parquet").to_pylist()
+    for drawing in drawings:
         concept, names = drawing["concept"], drawing["names"]
         yield Item(
             f"picture/{names['en']}",
@@ -51,7 +52,7 @@ def items() -> Iterator[Item]:
                 yield Item(f"{language}/{concept}", names[language], language, concept)
     with (DATA / "esc10/names.tsv").open(encoding="utf-8") as file:
         called = {row["label"]: row for row in csv.DictReader(file, delimiter="\t")}
-    drawn = {drawing["concept"] for drawing in pq.read_table(DATA / "emoji/concepts.parquet").to_pylist()}
+    drawn = {drawing["concept"] for drawing in drawings}
     taken: Counter[str] = Counter()
     for clip in pq.read_table(DATA / "esc10/sounds.parquet").to_pylist():
         label = clip["label"]

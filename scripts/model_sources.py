@@ -157,7 +157,7 @@ PICTURES = Bridge(
     licence="Gemma Terms of Use; parts: see tests/models/bridge/README.md",
     terms=f"{GEMMA.terms}; the trained parts' terms are in tests/models/bridge/README.md",
     parts="tests/models/bridge/pictures.safetensors",
-    parts_sha256="d5aa2b950a47f379ceeaccf4a6952c46be8291d823136779a98c2e42be9ad41d",
+    parts_sha256="e796ec02c4063b09e0727cd0e9c6c89ac8cde7746ff8abfc48866a28c7c495e6",
     needs=(("gemma", "gemma-3-270m"),),
     assembler="bridge_parts.assemble_pictures",
 )
@@ -167,7 +167,7 @@ SOUNDS = Bridge(
     licence="Gemma Terms of Use, MIT; parts: see tests/models/bridge/README.md",
     terms=f"{GEMMA.terms}; the trained parts' terms are in tests/models/bridge/README.md",
     parts="tests/models/bridge/sounds.safetensors",
-    parts_sha256="f35a90f0a47e948c17ec860bf21bcf7e68db6a38c430afb5f206b9f58dd77c43",
+    parts_sha256="0aec2e5c7e5f2dfc0bfd988bc39fded2cf5524b723519b0260df05ff5db1cb1c",
     needs=(("gemma", "gemma-3-270m"), ("whisper", "whisper-base")),
     assembler="bridge_sound_parts.assemble_sounds",
 )

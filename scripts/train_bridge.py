@@ -17,6 +17,7 @@ minutes on a GPU. The `assemble` commands join what was trained with what was no
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,35 +58,40 @@ def _data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=2)
 
 
-def _pictures(parser: argparse.ArgumentParser) -> None:
-    def run(given: dict[str, object]) -> None:
-        from bridge_pictures import Settings, evaluate, train
+def _training(parser: argparse.ArgumentParser, module: str, made_by: str, numbers: Sequence[str]) -> None:
+    """What training and evaluating either bridge takes; `module` has Settings, train and evaluate."""
 
+    def run(given: dict[str, object]) -> None:
+        bridge = importlib.import_module(module)
         parts = given.pop("evaluate")
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        settings = bridge.Settings(**{name: value for name, value in given.items() if value is not None})
         if parts is None:
-            train(settings)
+            bridge.train(settings)
         else:
-            evaluate(settings, parts)  # type: ignore[arg-type]
+            bridge.evaluate(settings, parts)
 
     parser.set_defaults(run=run)
-    parser.add_argument("--data", type=Path, required=True, help="what `data` made")
+    parser.add_argument("--data", type=Path, required=True, help=f"what `{made_by}` made")
     parser.add_argument("--gemma", type=Path, required=True, help="Gemma's folder")
     parser.add_argument("--out", type=Path, required=True, help="folder for the parts and what they know")
     parser.add_argument("--evaluate", type=Path, metavar="PARTS", help="evaluate these parts, without training")
-    parser.add_argument("--seconds-tower", type=float, help="for the tower alone")
-    parser.add_argument("--seconds-bridge", type=float, help="for tower and projector with the language model")
+    parser.add_argument("--seconds-bridge", type=float, help="for training with the language model")
     parser.add_argument("--seconds-evaluation", type=float, help="that training leaves of --seconds")
     parser.add_argument("--seconds", type=float, help="for everything; evaluation stops there")
     parser.add_argument("--max-steps", type=int, help="of each stage")
-    parser.add_argument("--limit", type=int, help="concepts to evaluate with")
-    for name in ("batch", "width", "layers", "patch", "variants", "seed"):
+    parser.add_argument("--limit", type=int, help="concepts, and sounds of a kind, to evaluate with")
+    for name in ("batch", "seed", *numbers):
         parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--languages", nargs="*", help="to evaluate in, beside English")
+    parser.add_argument("--no-compile", dest="compile", action="store_false")
+
+
+def _pictures(parser: argparse.ArgumentParser) -> None:
+    _training(parser, "bridge_pictures", "data", ("width", "layers", "patch", "variants"))
+    parser.add_argument("--seconds-tower", type=float, help="for the tower alone")
     parser.add_argument(
         "--soft-weight", type=float, help="of what the language model expects after names; 0: names alone"
     )
-    parser.add_argument("--languages", nargs="*", help="to evaluate in, beside English")
-    parser.add_argument("--no-compile", dest="compile", action="store_false")
 
 
 def _assemble(parser: argparse.ArgumentParser) -> None:
@@ -134,31 +140,8 @@ def _sound_encoder(parser: argparse.ArgumentParser) -> None:
 
 
 def _sounds(parser: argparse.ArgumentParser) -> None:
-    def run(given: dict[str, object]) -> None:
-        from bridge_sounds import Settings, evaluate, train
-
-        parts = given.pop("evaluate")
-        settings = Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-        if parts is None:
-            train(settings)
-        else:
-            evaluate(settings, parts)  # type: ignore[arg-type]
-
-    parser.set_defaults(run=run)
-    parser.add_argument("--data", type=Path, required=True, help="what `sound-data` made")
+    _training(parser, "bridge_sounds", "sound-data", ("copies", "workers"))
     parser.add_argument("--whisper", type=Path, required=True, help="Whisper's folder, or what `sound-encoder` made")
-    parser.add_argument("--gemma", type=Path, required=True, help="Gemma's folder")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the projector and what it knows")
-    parser.add_argument("--evaluate", type=Path, metavar="PARTS", help="evaluate this projector, without training")
-    parser.add_argument("--seconds-bridge", type=float, help="for training")
-    parser.add_argument("--seconds-evaluation", type=float, help="that training leaves of --seconds")
-    parser.add_argument("--seconds", type=float, help="for everything; evaluation stops there")
-    parser.add_argument("--max-steps", type=int, help="of training")
-    parser.add_argument("--limit", type=int, help="concepts and sounds of a kind to evaluate with")
-    for name in ("batch", "copies", "workers", "seed"):
-        parser.add_argument(f"--{name}", type=int)
-    parser.add_argument("--languages", nargs="*", help="to evaluate in, beside English")
-    parser.add_argument("--no-compile", dest="compile", action="store_false")
 
 
 def _assemble_sounds(parser: argparse.ArgumentParser) -> None:

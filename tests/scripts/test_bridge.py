@@ -17,16 +17,16 @@ from bridge_parts import IMAGE, PictureBridge, assemble_pictures, image_tokenize
 from bridge_picture_data import DataError, Package, Pictures, load
 from bridge_pictures import SOFT, Captions, Drawings, Frozen, Settings, augmented, evaluate, train
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     CLIPVisionConfig,
     Gemma3ForCausalLM,
-    Gemma3TextConfig,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
 )
+
+from .tiny_gemma import write_tiny_gemma
 
 CPU = torch.device("cpu")
 TRAINED, UNSEEN = ("noto", "emojione"), ("twemoji", "openmoji")
@@ -36,28 +36,7 @@ TRAINED, UNSEEN = ("noto", "emojione"), ("twemoji", "openmoji")
 def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Gemma 3 with a tokenizer that has an unused token."""
     folder = tmp_path_factory.mktemp("gemma")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<eos>", "<bos>", "<unused0>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator([], trainers.BpeTrainer(special_tokens=special, initial_alphabet=alphabet))
-    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
-    names = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = Gemma3TextConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        bos_token_id=2,
-        tie_word_embeddings=True,
-    )
-    Gemma3ForCausalLM(config).save_pretrained(folder)
+    write_tiny_gemma(folder)
     return folder
 
 
