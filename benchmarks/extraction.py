@@ -20,7 +20,7 @@ from benchmarks.record import Result, compare
 from benchmarks.timing import Sample, Task, interleave, seconds
 from hubstore.corpus import Corpus, read_sample
 from hubstore.extraction import Settings, extract, pool
-from hubstore.extraction.pipeline import batch_members
+from hubstore.extraction.members import batch_members
 from hubstore.models import Batch, Model, load_model, make_batch, tokenize
 from hubstore.store import StoreReader
 

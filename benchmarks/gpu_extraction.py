@@ -29,7 +29,7 @@ from benchmarks.timing import Sample, Task, device_seconds, interleave
 from hubstore.corpus import Corpus, Item, read_sample
 from hubstore.extraction import Extraction, Progress, Settings, Watch, Workers, extract, forward
 from hubstore.extraction.compiled import block_parameters, compiled_blocks
-from hubstore.extraction.pipeline import batch_members
+from hubstore.extraction.members import batch_members
 from hubstore.models import Batch, Batching, Model, collate, pad, tokenize, wrap_model
 
 SUITE = "gpu-extraction"
@@ -151,11 +151,11 @@ def build_model(device: str, shape: Shape) -> Model:
     )
     with torch.device(device):
         trunk = transformers.AutoModel.from_config(config, dtype=shape.dtype)
-    return wrap_model(trunk, _tokenizer(), name=f"random {shape.name}", device=device)
+    return wrap_model(trunk, sample_tokenizer(), name=f"random {shape.name}", device=device)
 
 
 @functools.cache
-def _tokenizer() -> Any:
+def sample_tokenizer() -> Any:
     """A tokenizer that works as real ones do: byte-level BPE, trained on the sample."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -181,7 +181,7 @@ def _sentences(count: int) -> list[str]:
     """Sentences of the sample's words, of SENTENCE_TOKENS tokens on average, most of 10 to 100."""
     words = np.array(" ".join(_sample_lines()).split())
     random = np.random.default_rng(0)
-    per_word = len(_tokenizer()(" ".join(random.choice(words, 5000)))["input_ids"]) / 5000
+    per_word = len(sample_tokenizer()(" ".join(random.choice(words, 5000)))["input_ids"]) / 5000
     lengths = np.maximum(random.gamma(4.0, SENTENCE_TOKENS / per_word / 4.0, count).round().astype(int), 1)
     drawn = np.split(random.choice(words, lengths.sum()), np.cumsum(lengths)[:-1])
     return [" ".join(sentence) for sentence in drawn]

@@ -23,16 +23,15 @@ import pyarrow.parquet as pq
 import torch
 import transformers
 
-from benchmarks.gpu_extraction import Timeline
-from benchmarks.gpu_extraction import _tokenizer as words
+from benchmarks.gpu_extraction import Timeline, sample_tokenizer
 from benchmarks.record import ROOT, Result, compare, gpu_machine, machine, save
 from benchmarks.table import suite_table
 from benchmarks.timing import Sample, Task, device_seconds, interleave
 from hubstore.corpus import Corpus, Item, Media
 from hubstore.corpus.media import open_image, open_sound
 from hubstore.extraction import Settings, Watch, extract, forward
-from hubstore.extraction.media import CHUNK, MediaFeed, processes_for
-from hubstore.extraction.pipeline import media_members, media_task
+from hubstore.extraction.media import CHUNK, MediaFeed, media_task, processes_for
+from hubstore.extraction.members import media_members
 from hubstore.models import Batch, Batching, MediaInputs, Model, wrap_model
 
 SUITE = "gpu-media"
@@ -86,7 +85,7 @@ def _vit(large: bool = True) -> tuple[Any, Any]:
 def _llava(large: bool = True) -> tuple[Any, Any]:
     """LLaVA-1.5's tower (ViT-L/14 at 336 pixels, 576 tokens) before a Llama of 1.1B parameters."""
     size = 336 if large else 28
-    tokenizer = words()
+    tokenizer = sample_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     shape = (2048, 5632, 22, 32, 4) if large else (32, 64, 2, 4, 4)
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
@@ -112,7 +111,7 @@ def _whisper(large: bool = True) -> tuple[Any, Any]:
     sizes = {"encoder_attention_heads": width // 64 or 1, "encoder_ffn_dim": 4 * width, "encoder_layers": blocks}
     config = transformers.WhisperConfig(d_model=width, **sizes, decoder_layers=1, decoder_attention_heads=1)
     ears = transformers.WhisperFeatureExtractor()
-    return transformers.WhisperModel(config), transformers.WhisperProcessor(ears, words())
+    return transformers.WhisperModel(config), transformers.WhisperProcessor(ears, sample_tokenizer())
 
 
 CASES = (

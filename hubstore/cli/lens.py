@@ -141,7 +141,7 @@ def _of_texts(store: Path | None, model: str | None, texts: Sequence[str], asked
 
 
 def _items(modality: str, paths: Sequence[Path] | None) -> list[Item]:
-    return [Item(str(path), "", "zxx", None, modality, Media(str(path))) for path in paths or ()]
+    return [Item.given(modality, Media(str(path))) for path in paths or ()]
 
 
 def _of_media(

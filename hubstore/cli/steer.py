@@ -186,11 +186,7 @@ def _media_prompts(
     from hubstore.steer.prompts import TEMPLATE
 
     template = TEMPLATE if media_template is None else media_template
-    items = [
-        Item(str(path), text, "zxx", modality=modality, media=Media(str(path)))
-        for modality, paths in files.items()
-        for path in paths
-    ]
+    items = [Item.given(modality, Media(str(path)), text) for modality, paths in files.items() for path in paths]
     return [media_prompt(model, item, template) for item in items]
 
 

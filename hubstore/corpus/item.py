@@ -52,3 +52,8 @@ class Item:
     concept: str | None = None
     modality: str = "text"
     media: Media | None = None
+
+    @classmethod
+    def given(cls, modality: str, media: Media, text: str = "") -> "Item":
+        """A picture or a sound given now, called by its name, with a text beside it; of no language."""
+        return cls(media.name, text, "zxx", None, modality, media)

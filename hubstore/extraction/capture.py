@@ -102,9 +102,7 @@ class Capture:
 def forward(model: Model, batch: Batch, **options: Any) -> Any:
     """The model on one batch, padded or packed, its head left out; call it in inference mode."""
     if batch.modality != "text":
-        return model.adapters[batch.modality].whole(
-            **batch.inputs, **_no_cache(model, model.kind == "causal"), **options
-        )
+        return model.adapters[batch.modality].whole(**batch.inputs, **_no_cache(model), **options)
     attention: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if batch.packing is not None:
         attention = packed_attention(model.trunk, batch.packing)
@@ -112,6 +110,6 @@ def forward(model: Model, batch: Batch, **options: Any) -> Any:
         return model.trunk(**batch.inputs, **_no_cache(model), **options)
 
 
-def _no_cache(model: Model, takes_it: bool = True) -> dict[str, bool]:
-    """Decoder-only models would build a key-value cache that nobody reads."""
-    return {"use_cache": False} if takes_it and getattr(model.trunk.config, "use_cache", False) else {}
+def _no_cache(model: Model) -> dict[str, bool]:
+    """Causal models would build a key-value cache that nobody reads."""
+    return {"use_cache": False} if model.kind == "causal" and getattr(model.trunk.config, "use_cache", False) else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -10,12 +10,13 @@ import torch
 from hubstore.corpus import Item
 from hubstore.errors import QueryError
 from hubstore.extraction.capture import Capture
-from hubstore.extraction.media import read_item
-from hubstore.extraction.pipeline import batch_members, media_members, media_task
+from hubstore.extraction.media import media_task, read_item
+from hubstore.extraction.members import batch_members, media_members
 from hubstore.extraction.run import require_same_model
 from hubstore.extraction.selfcheck import checks_of
 from hubstore.extraction.settings import Settings
-from hubstore.models import Batching, Model, collate, load_model, tokenize
+from hubstore.models import Batching, HostBatch, Model, collate, load_model, tokenize
+from hubstore.models.batch import Integers
 from hubstore.store import StoreReader
 
 
@@ -55,11 +56,12 @@ def _encode_texts(capture: Capture, items: Sequence[Item], settings: Settings, h
     model = capture.model
     texts = [settings.template.replace("{text}", item.text) for item in items]
     token_ids, _ = tokenize(model, texts, settings.max_tokens)
-    states = torch.empty((len(capture.layers), len(items), model.width))
-    for members in batch_members(np.array([len(ids) for ids in token_ids], np.int32), settings.batch_tokens, how):
-        batch = collate(model, [token_ids[i] for i in members], how, settings.batch_tokens).to(model.device)
-        states[:, torch.from_numpy(members)] = capture.run(batch)[capture.poolings[0]].cpu()
-    return states
+    lengths = np.array([len(ids) for ids in token_ids], np.int32)
+    batches = (
+        (members, collate(model, [token_ids[i] for i in members], how, settings.batch_tokens))
+        for members in batch_members(lengths, settings.batch_tokens, how)
+    )
+    return _collected(capture, len(items), batches)
 
 
 def _encode_media(capture: Capture, items: Sequence[Item], settings: Settings, how: Batching) -> torch.Tensor:
@@ -76,10 +78,18 @@ def _encode_media(capture: Capture, items: Sequence[Item], settings: Settings, h
         assert read.inputs is not None
         inputs.append(read.inputs)
     lengths = np.array([model.adapters[modality].length_of(item) for item in inputs], np.int32)
-    states = torch.empty((len(capture.layers), len(items), model.width))
-    for members in media_members(inputs, lengths, settings.media_tokens, how):
-        batch = model.collate_media(modality, [inputs[i] for i in members]).to(model.device)
-        states[:, torch.from_numpy(members)] = capture.run(batch)[capture.poolings[0]].cpu()
+    batches = (
+        (members, model.collate_media(modality, [inputs[i] for i in members]))
+        for members in media_members(inputs, lengths, settings.media_tokens, how)
+    )
+    return _collected(capture, len(items), batches)
+
+
+def _collected(capture: Capture, count: int, batches: Iterable[tuple[Integers, HostBatch]]) -> torch.Tensor:
+    """float32 [layers, items, width] on the CPU, of batches and which of the items are in each."""
+    states = torch.empty((len(capture.layers), count, capture.model.width))
+    for members, batch in batches:
+        states[:, torch.from_numpy(members)] = capture.run(batch.to(capture.model.device))[capture.poolings[0]].cpu()
     return states
 
 

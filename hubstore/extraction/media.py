@@ -22,7 +22,8 @@ from hubstore.corpus import Media
 from hubstore.corpus.media import open_image, open_sound
 from hubstore.corpus.previews import clip, thumbnail
 from hubstore.errors import CorpusError, HubstoreError
-from hubstore.models import MediaInputs, MediaReader
+from hubstore.extraction.settings import Settings
+from hubstore.models import MediaInputs, MediaReader, Model
 
 CHUNK: Final = 32
 """Items that a process reads at once."""
@@ -58,6 +59,12 @@ class ReadItem:
     inputs: MediaInputs | None = None
     preview: bytes | None = None
     error: HubstoreError | None = None
+
+
+def media_task(model: Model, settings: Settings) -> Task:
+    """How the model's pictures and sounds are read."""
+    readers = {modality: adapter.reader for modality, adapter in model.adapters.items()}
+    return Task(readers, settings.media_template, settings.previews)
 
 
 def read_item(task: Task, modality: str, media: Media, text: str, name: str) -> ReadItem:

@@ -252,7 +252,7 @@ def _spool(path: Path, batches: Iterator[pa.RecordBatch], count: Count | None, m
             read += len(batch)
             if count:
                 counted = count(batch)
-                batch = batch.filter(pa.array([number is not None for number in counted]))
+                batch = batch.filter(pa.array([number is not None for number in counted], pa.bool_()))
                 tokens.append(np.array([number for number in counted if number is not None], np.int32))
             writer.write_batch(batch)
             columns = {name: batch.column(name).to_pylist() for name in ITEM_SCHEMA.names}

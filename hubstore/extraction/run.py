@@ -17,8 +17,9 @@ from hubstore.corpus import Corpus
 from hubstore.errors import CorpusError, HubstoreError, ModelError, SelfCheckError, StoreExistsError
 from hubstore.extraction.capture import Capture
 from hubstore.extraction.compiled import COMPILE_FROM, block_parameters
-from hubstore.extraction.media import CHUNK, MediaFeed, processes_for, read_rows
-from hubstore.extraction.pipeline import Progress, Work, media_task, run_shards, runs_of
+from hubstore.extraction.media import CHUNK, MediaFeed, media_task, processes_for, read_rows
+from hubstore.extraction.members import runs_of
+from hubstore.extraction.pipeline import Progress, Work, run_shards
 from hubstore.extraction.plan import (
     GENERATION_ITEMS,
     Plan,
@@ -312,14 +313,19 @@ class _Job:
             return {modality: before[modality].how() for modality in modalities}, check
         checks: dict[str, SelfCheck] = {}
         for modality in modalities:
-            if modality == "text":
-                checks[modality] = self._self_check(capture, plan, before.get("text"))
-            else:
-                checks[modality] = before.get(modality) or self._media_check(capture, plan, modality)
-            self.watch.checked(checks[modality])
+            known = check if modality == "text" else before.get(modality)
+            checks[modality] = known or self._checked_now(capture, plan, modality, before)
         self._describe(plan, described, {**checks, **before})
         how = {modality: self._as_before(before.get(modality), checks[modality]) for modality in modalities}
         return how, checks.get("text", check)
+
+    def _checked_now(self, capture: Capture, plan: Plan, modality: str, before: Mapping[str, SelfCheck]) -> SelfCheck:
+        if modality == "text":
+            check = self._self_check(capture, plan, before.get("text"))
+        else:
+            check = self._media_check(capture, plan, modality)
+        self.watch.checked(check)
+        return check
 
     def _as_before(self, before: SelfCheck | None, check: SelfCheck) -> Batching:
         """Batches as the store has them already, if there are any."""

@@ -3,8 +3,9 @@
 from hubstore.models.batch import Batch, Batching, HostBatch, Padding, Spans, collate, make_batch, pack, pad, tokenize
 from hubstore.models.blocks import find_blocks
 from hubstore.models.head import FinalNorm, Head, find_head
+from hubstore.models.loading import devices_of, load_model, wrap_model
 from hubstore.models.media import MEDIA, Adapter, MediaInputs, MediaReader, collate_media, shapes_of
-from hubstore.models.model import Model, devices_of, load_model, wrap_model
+from hubstore.models.model import Model
 from hubstore.models.packed import packed_attention
 
 __all__ = [

@@ -171,10 +171,9 @@ class _Asked:
 
     def items(self) -> list[Item]:
         """Texts, pictures and sounds as items."""
-        language = "und"
-        items = [Item(text, text, language) for text in self.texts or ()]
+        items = [Item(text, text, "und") for text in self.texts or ()]
         for modality, given in (("image", self.images), ("audio", self.audio)):
-            items += [Item(media.name, "", language, None, modality, media) for media in given or ()]
+            items += [Item.given(modality, media) for media in given or ()]
         return items
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hubstore.errors import SteeringError
-from hubstore.extraction.pipeline import batch_members
+from hubstore.extraction.members import batch_members
 from hubstore.files import put
 from hubstore.models import Model, make_batch, tokenize
 from hubstore.steer.restart import run_to

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from hubstore.errors import NonFiniteError, SteeringError
-from hubstore.extraction.pipeline import batch_members
+from hubstore.extraction.members import batch_members
 from hubstore.models import Model
 from hubstore.steer.intervention import Intervention, steering
 from hubstore.steer.prompts import MediaPrompt, Prompt, TrunkInputs, kind_of, prompt_tokens, shown, trunk_inputs

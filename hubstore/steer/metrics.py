@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hubstore.errors import SteeringError
 from hubstore.extraction import Capture
-from hubstore.extraction.pipeline import batch_members
+from hubstore.extraction.members import batch_members
 from hubstore.kernels import paired_cosine
 from hubstore.lens import Lens
 from hubstore.models import Model, make_batch, tokenize

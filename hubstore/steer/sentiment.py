@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from hubstore.errors import ModelError, SteeringError
-from hubstore.extraction.pipeline import batch_members
+from hubstore.extraction.members import batch_members
 from hubstore.steer.directions import BATCH_TOKENS
 
 UNSPACED = re.compile(

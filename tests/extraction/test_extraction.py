@@ -12,7 +12,7 @@ import torch
 from hubstore.corpus import Corpus, Item, read_sample
 from hubstore.errors import CorpusError, ModelError, NonFiniteError, StoreError, StoreExistsError
 from hubstore.extraction import Capture, Settings, Watch, append, extract
-from hubstore.extraction.pipeline import batch_members
+from hubstore.extraction.members import batch_members
 from hubstore.extraction.plan import load_plan
 from hubstore.models import make_batch, tokenize
 from hubstore.store import LocalStorage, StoreReader, verify

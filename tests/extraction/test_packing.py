@@ -14,7 +14,7 @@ from hubstore.corpus import Item, read_sample
 from hubstore.errors import SelfCheckError, StoreError
 from hubstore.extraction import Capture, PackingAsked, Settings, Watch, append, encode, extract, self_check
 from hubstore.extraction.compiled import compiled_blocks
-from hubstore.extraction.pipeline import batch_members
+from hubstore.extraction.members import batch_members
 from hubstore.extraction.pooling import segment_mean
 from hubstore.models import Batching, make_batch, pack, tokenize
 from hubstore.models.packed import plain_packed_attention

@@ -152,5 +152,5 @@ def test_fetched_folder_is_whole_and_names_its_terms(real_model, name: str):
     folder = Path(real_model(name))
     assert find_damage(folder, SOURCES[name]) is None
     origin = json.loads((folder / "hubstore-source.json").read_text())
-    assert ("Gemma Terms of Use" in origin["source"]["terms"]) == name.startswith("gemma")
+    assert ("Gemma Terms of Use" in origin["source"]["terms"]) == name.startswith(("gemma", "bridge"))
     assert not {path.suffix for path in folder.iterdir()} & {".bin", ".pt", ".pkl"}

@@ -1,0 +1,77 @@
+"""Which items go together: stretches of one modality, and the members of each batch."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from hubstore.models import Batching, MediaInputs, shapes_of
+
+
+def runs_of(modalities: pa.ChunkedArray) -> Iterator[tuple[str, int, int]]:
+    """Stretches of items of one modality: (modality, start, stop)."""
+    start = 0
+    for modality, run in groupby(modalities.to_pylist()):
+        stop = start + len(list(run))
+        yield modality, start, stop
+        start = stop
+
+
+def media_members(
+    inputs: Sequence[MediaInputs], lengths: npt.NDArray[np.int32], batch_tokens: int, how: Batching
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Which pictures or sounds go into one batch: of like length, and where padding would change them of one shape.
+
+    Args:
+        inputs: the items.
+        lengths: [items], in tokens.
+        batch_tokens: of a batch, with its padding.
+        how: "padded" or "alike".
+    """
+    if how.kind != "alike":
+        yield from batch_members(lengths, batch_tokens)
+        return
+    shapes = [shapes_of(item) for item in inputs]
+    for shape in dict.fromkeys(shapes):
+        same = np.array([i for i, other in enumerate(shapes) if other == shape], np.int64)
+        for member in batch_members(lengths[same], batch_tokens):
+            yield same[member]
+
+
+def batch_members(
+    lengths: npt.NDArray[np.int32], batch_tokens: int, how: Batching | None = None
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Which items go into one batch, longest first, so that memory that does not suffice shows at once.
+
+    Args:
+        lengths: [items], in tokens.
+        batch_tokens: of a batch, with its padding where it has any. A longer item goes alone.
+        how: padded batches by default: items of like length.
+    """
+    if how is not None and how.kind == "packed":
+        yield from _packed_members(lengths, batch_tokens)
+        return
+    order = np.argsort(-lengths.astype(np.int64), kind="stable")
+    start = 0
+    while start < len(order):
+        count = max(batch_tokens // int(lengths[order[start]]), 1)
+        yield order[start : start + count]
+        start += count
+
+
+def _packed_members(lengths: npt.NDArray[np.int32], batch_tokens: int) -> Iterator[npt.NDArray[np.int64]]:
+    """The longest item that is left, and while there is room the longest that fits."""
+    left = np.argsort(lengths, kind="stable").tolist()
+    ascending = lengths[left].tolist()
+    while left:
+        members = [left.pop()]
+        room = batch_tokens - ascending.pop()
+        while (fits := bisect.bisect_right(ascending, room)) > 0:
+            members.append(left.pop(fits - 1))
+            room -= ascending.pop(fits - 1)
+        yield np.array(members, np.int64)
