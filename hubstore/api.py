@@ -93,6 +93,10 @@ class Store(StoreReader):
         """Similarity, retrieval, clustering, alignment and geometry; see `hubstore.analysis.analyze`."""
         return analysis.analyze(self, names, **options)
 
+    def projection(self, **options: Any) -> pa.Table:
+        """A map of a sample of items at each layer, by PCA or UMAP; see `hubstore.analysis.projection`."""
+        return analysis.projection(self, **options)
+
     def keep_lens(self, model: Model | str | None = None) -> None:
         """Keep the model's unembedding, final norm and tokenizer in the store, so that a lens needs no model.
 

@@ -110,6 +110,17 @@ def test_analyze_prints_tables_and_json_with_what_it_was_made_from(store):
     assert {row["layer"] for row in found["retrieval"]["rows"]} == {"0", "1", "2", "3"}
 
 
+def test_project_prints_the_variance_shown_and_keeps_the_map(store):
+    out = run("project", store, "--layers", "0,-1", "--points", 30, "--device", "cpu")
+    assert "30 of 60 items: variance shown" in out
+    kept = pq.read_table(out.splitlines()[-1].strip())
+    assert kept.num_rows == 60
+    found = json.loads(run("project", store, "--layers", "0,-1", "--points", 30, "--language", "en", "--json"))
+    assert found["made_from"]["items"] == 20
+    assert {row["language"] for row in found["rows"]} == {"en"}
+    assert "choose from pca, umap" in fail("project", store, "--method", "tsne")
+
+
 def test_report_info_and_verify(store, tmp_path):
     page = run("report", store, "--pair", "en:es", "--bootstrap", 20, "--out", tmp_path / "report").strip()
     assert page.endswith("report.html")

@@ -1,7 +1,7 @@
-"""Analyses of a store: similarity, retrieval, clustering, alignment and geometry, kept in the store.
+"""Analyses of a store: similarity, retrieval, clustering, alignment and geometry, and maps of it, kept in the store.
 
-Each returns a long-form Arrow table (analysis, layer, x, y, metric, variant, value, low, high, n and columns of
-its own) and is computed once for its parameters and the store's commits.
+Each analysis returns a long-form Arrow table (analysis, layer, x, y, metric, variant, value, low, high, n and columns
+of its own), `projection` one of points; each is computed once for its parameters and the store's commits.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from hubstore.analysis.alignment import alignment
 from hubstore.analysis.clustering import clustering
 from hubstore.analysis.geometry import geometry
 from hubstore.analysis.pairs import Pair, chosen_pairs
+from hubstore.analysis.projection import PROJECTION_SCHEMA, projection
 from hubstore.analysis.results import metadata
 from hubstore.analysis.retrieval import retrieval
 from hubstore.analysis.similarity import similarity, unresolved
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANALYSES",
+    "PROJECTION_SCHEMA",
     "alignment",
     "analyze",
     "clustering",
     "geometry",
     "metadata",
+    "projection",
     "retrieval",
     "similarity",
     "unresolved",

@@ -52,7 +52,7 @@ class Findings:
 def kept_or_made(
     store: StoreReader, name: str, parameters: Mapping[str, Any], make: Callable[[], Findings]
 ) -> pa.Table:
-    """The table kept under these parameters and the store's present commits, or a new one, which is then kept.
+    """The findings kept under these parameters and the store's present commits, or new ones, which are then kept.
 
     Args:
         store: the store, which holds the table at analyses/<name>/<key>.parquet.
@@ -61,8 +61,33 @@ def kept_or_made(
         make: computes it.
 
     Returns:
-        The table, whose schema metadata has the JSON of parameters, seed, commits' digest, version and notes
-        under b"hubstore". A store that may not be written to keeps nothing.
+        The table; see `kept_table` for its metadata, in which the findings' notes are under "notes".
+    """
+
+    def made() -> tuple[pa.Table, Mapping[str, Any]]:
+        findings = make()
+        return _table(name, findings), {"notes": findings.notes}
+
+    return kept_table(store, name, parameters, made)
+
+
+def kept_table(
+    store: StoreReader,
+    name: str,
+    parameters: Mapping[str, Any],
+    make: Callable[[], tuple[pa.Table, Mapping[str, Any]]],
+) -> pa.Table:
+    """The table kept under these parameters and the store's present commits, or a new one, which is then kept.
+
+    Args:
+        store: the store, which holds the table at analyses/<name>/<key>.parquet.
+        name: the analysis.
+        parameters: JSON-able; everything the result depends on beside the store's content.
+        make: computes it: its columns, and what else its metadata says, JSON-able.
+
+    Returns:
+        The table, whose schema metadata has the JSON of parameters, seed, commits' digest, version and what `make`
+        said under b"hubstore". A store that may not be written to keeps nothing.
     """
     record = {
         "analysis": name,
@@ -71,18 +96,25 @@ def kept_or_made(
         "commits": store.digest,
         "version": __version__,
     }
-    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-    key = f"analyses/{name}/{digest[:32]}.parquet"
+    key = result_key(record)
     kept = _read(store, key)
     if kept is not None:
         return kept
-    table = _table(name, record, make())
+    table, said = make()
+    table = table.replace_schema_metadata({METADATA: json.dumps({**record, **said}).encode()})
     _write(store, key, table)
     return table
 
 
+def result_key(record: Mapping[str, Any]) -> str:
+    """Where a store keeps the table with this record, which is the table's `metadata`."""
+    identity = {name: record[name] for name in ("analysis", "parameters", "seed", "commits", "version")}
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return f"analyses/{record['analysis']}/{digest[:32]}.parquet"
+
+
 def metadata(table: pa.Table) -> dict[str, Any]:
-    """How a table of results was made: analysis, parameters, seed, commits, version, notes."""
+    """How a table of results was made: analysis, parameters, seed, commits, version, and notes or more."""
     record: dict[str, Any] = json.loads(table.schema.metadata[METADATA])
     return record
 
@@ -96,12 +128,11 @@ def intervals(names: Iterable[str], values: Iterable[float], bounds: Iterable[It
     ]
 
 
-def _table(name: str, record: Mapping[str, Any], findings: Findings) -> pa.Table:
+def _table(name: str, findings: Findings) -> pa.Table:
     fields = FIELDS + [pa.field(column, kind) for column, kind in findings.columns.items()]
     columns = [[_known({"analysis": name, **row}.get(f.name)) for row in findings.rows] for f in fields]
-    described = {METADATA: json.dumps({**record, "notes": findings.notes}).encode()}
-    schema = pa.schema(fields, metadata=described)
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, fields, strict=True)], schema=schema)
+    arrays = [pa.array(column, f.type) for column, f in zip(columns, fields, strict=True)]
+    return pa.table(arrays, schema=pa.schema(fields))
 
 
 def _known(value: Any) -> Any:

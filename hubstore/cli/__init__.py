@@ -18,6 +18,7 @@ from hubstore.cli import (
     index,
     info,
     lens,
+    project,
     query,
     report,
     steer,
@@ -53,7 +54,24 @@ def options(
     """Options of hubstore itself."""
 
 
-for command in (extract, append, index, query, analyze, lens, trends, steer, experiment, report, info, verify, export):
+COMMANDS = (
+    extract,
+    append,
+    index,
+    query,
+    analyze,
+    project,
+    lens,
+    trends,
+    steer,
+    experiment,
+    report,
+    info,
+    verify,
+    export,
+)
+
+for command in COMMANDS:
     name = command.__name__.rsplit(".", 1)[-1]
     app.command(name)(getattr(command, name))
 app.add_typer(bench.bench, name="bench")

@@ -1,0 +1,72 @@
+"""hubstore project."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from hubstore.cli import options
+from hubstore.cli.output import err, out, print_json, table
+from hubstore.cli.progress import bar
+
+
+def project(
+    store: options.StoreArgument,
+    method: Annotated[str, typer.Option(help="pca, or umap where umap-learn is installed.")] = "pca",
+    layers: options.LayersOption = None,
+    pool: options.PoolOption = None,
+    points: Annotated[int, typer.Option(help="The most items to show; of more, whole concepts are drawn.")] = 20_000,
+    languages: Annotated[list[str] | None, typer.Option("--language", help="Only items in this language.")] = None,
+    modalities: Annotated[list[str] | None, typer.Option("--modality", help="Only items of this modality.")] = None,
+    seed: options.SeedOption = 0,
+    device: options.DeviceOption = "auto",
+    as_json: options.JsonOption = False,
+) -> None:
+    """Map a sample of items in two or three dimensions, layer by layer, and keep the map in the store.
+
+    Layers are turned to lie near the one before, so that points move from layer to layer and do not jump. Without
+    --layers, all are mapped.
+    """
+    from hubstore.analysis import metadata
+    from hubstore.analysis.results import result_key
+    from hubstore.api import Store
+
+    opened = Store(store)
+    with bar("mapping") as (progress, task):
+
+        def advanced(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        found = opened.projection(
+            layers=options.split_list(layers),
+            pooling=pool,
+            method=method,
+            points=points,
+            seed=seed,
+            languages=languages or None,
+            modalities=modalities or None,
+            device=device,
+            progress=advanced,
+        )
+    made_from = metadata(found)
+    if as_json:
+        print_json({"made_from": made_from, "rows": found.to_pylist()})
+        return
+    shown = f"{made_from['sampled']:,} of {made_from['items']:,} items"
+    if method == "pca":
+        lines = [[layer, *_shares(made_from, layer)] for layer in made_from["components"]]
+        out.print(table(("layer", "axis 1", "axis 2", "axis 3", "together"), lines, title=f"{shown}: variance shown"))
+    else:
+        out.print(f"{shown}, {len(made_from['scale'])} layers")
+    kept = opened.path / result_key(made_from)
+    if kept.exists():
+        out.print(kept, markup=False, soft_wrap=True)
+    else:
+        err.print(f"{store} may not be written to: the map was not kept; --json prints it", markup=False)
+
+
+def _shares(made_from: dict[str, Any], layer: str) -> list[str | None]:
+    """The principal axes' shares of a layer's variance and their sum, as percentages."""
+    shares = made_from["components"][layer]
+    return [None] * 4 if shares is None else [f"{share:.1%}" for share in (*shares, sum(shares))]
