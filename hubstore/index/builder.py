@@ -262,11 +262,14 @@ def _write_faiss(whole: Any, path: Path) -> None:
         ) from error
 
 
-def read_faiss(store: StoreReader, description: IndexDescription) -> Any:
-    """The FAISS index of a description, wrapped as in its file."""
+def read_faiss(store: StoreReader, description: IndexDescription, *, mapped: bool = False) -> Any:
+    """The FAISS index of a description, wrapped as in its file.
+
+    `mapped`, it is to be searched only: its rows and links stay in the file, and are read where a search goes.
+    """
     path = store.storage.local(faiss_key(description.pooling, description.layer))
     try:
-        return faiss().read_index(str(path))
+        return faiss().read_index(str(path), faiss().IO_FLAG_MMAP_IFC if mapped else 0)
     except RuntimeError as error:
         raise CorruptStoreError(f"{path} is not a FAISS index that this FAISS reads: {error}") from error
 

@@ -258,7 +258,7 @@ def load(
     if description.kind == "exact":
         return LayerIndex(description, states, chosen)
     check_file(store, description)
-    whole = read_faiss(store, description)
+    whole = read_faiss(store, description, mapped=True)
     core, mean = unwrap(whole)
     if description.kind == "ivf" and has_gpu(chosen):
         gpu = Gpu(chosen)

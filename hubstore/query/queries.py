@@ -107,8 +107,7 @@ def _positions(store: StoreReader, ids: Sequence[str]) -> npt.NDArray[np.int64]:
     try:
         return store.positions(ids)
     except QueryError as error:
-        known = set(ids).intersection(store.items["id"].to_pylist())
-        missing = next(name for name in ids if name not in known)
+        missing = ids[int(store.lookup.find(ids).argmin())]
         raise QueryError(f"{error}{closest(missing, store.items['id'])}") from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from hubstore.store.commit import Commit
 from hubstore.store.dtypes import DTYPES
 from hubstore.store.gather import gather_rows
 from hubstore.store.layout import FORMAT, ROOT, Layout, items_key, previews_key, shard_key
+from hubstore.store.lookup import IdLookup
 from hubstore.store.shardfile import decode_shard
 from hubstore.store.storage import LocalStorage, Storage
 
@@ -96,6 +98,7 @@ class StoreReader:
         self.attributes: Mapping[str, Any] = read_attributes(self.storage)
         self.layout = Layout.from_json(self.attributes)
         self.commits = read_commits(self.storage)
+        self._read_previews: tuple[str, pa.Table] = "", NO_ITEMS
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -121,7 +124,7 @@ class StoreReader:
         """Items committed."""
         return sum(commit.items for commit in self.commits)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over the commits' digests: changes when, and only when, the store's content does."""
         return hashlib.sha256("".join(commit.digest for commit in self.commits).encode()).hexdigest()
@@ -151,14 +154,11 @@ class StoreReader:
         return None
 
     def _previews(self, key: str) -> pa.Table:
-        if key not in self._read_previews:
-            self._read_previews.clear()  # one shard's at a time: they are large
-            self._read_previews[key] = pq.read_table(pa.BufferReader(self.storage.read(key)))
-        return self._read_previews[key]
-
-    @cached_property
-    def _read_previews(self) -> dict[str, pa.Table]:
-        return {}
+        read, table = self._read_previews
+        if read != key:
+            table = pq.read_table(pa.BufferReader(self.storage.read(key)))
+            self._read_previews = key, table  # one shard's at a time: they are large
+        return table
 
     @cached_property
     def partitions(self) -> Mapping[str, Partition]:
@@ -184,16 +184,21 @@ class StoreReader:
             there = ", ".join(self.partitions)
             raise QueryError(f"{self.path} has no partition {name!r}; it has {there}") from None
 
+    @cached_property
+    def lookup(self) -> IdLookup:
+        """Positions by id."""
+        return IdLookup.of(self.items["id"])
+
     def positions(self, ids: Sequence[str]) -> Positions:
         """int64 positions of `ids`; QueryError names the first that is not there."""
-        found = pc.index_in(pa.array(ids, pa.string()), value_set=self.items["id"])
-        if found.null_count:
-            missing = ids[found.is_null().to_pylist().index(True)]
+        found = self.lookup.find(ids)
+        if len(found) and found.min() < 0:
+            missing = ids[int(found.argmin())]
             raise QueryError(
                 f"{self.path} has no item with id {missing!r}; "
                 f"`hubstore export {self.path} --items --out FOLDER` writes all ids"
             )
-        return np.asarray(found.to_numpy(), np.int64)
+        return found
 
     def layer_name(self, layer: str | int) -> str:
         """`layer` as the store names it; a negative number counts from the last block."""
@@ -222,8 +227,14 @@ class StoreReader:
 
     def token_ranges(self) -> npt.NDArray[np.int64]:
         """int64 [items, 2]: start and stop of each item's rows in the "tokens" states."""
+        return self._token_ranges
+
+    @cached_property
+    def _token_ranges(self) -> npt.NDArray[np.int64]:
         stops = np.cumsum(self.items["tokens"].to_numpy(), dtype=np.int64)
-        return np.stack([np.concatenate([[0], stops[:-1]]), stops], axis=1)
+        ranges = np.stack([np.concatenate([[0], stops[:-1]]), stops], axis=1)
+        ranges.flags.writeable = False  # all callers share it
+        return ranges
 
 
 class HiddenStates:
@@ -242,6 +253,7 @@ class HiddenStates:
         for _, _, rows in self._pieces:
             self._starts.append(self._starts[-1] + rows)
         self._mapped: dict[int, torch.Tensor] = {}
+        self._keeping = threading.Lock()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -285,21 +297,28 @@ class HiddenStates:
         return out
 
     def _segment(self, piece: int) -> torch.Tensor:
-        if piece not in self._mapped:
-            key, size, rows = self._pieces[piece]
-            mapped = self._storage.map(key)
-            if len(mapped) != size:
-                raise CorruptStoreError(
-                    f"{self._storage.root / key} has {len(mapped)} bytes, {size} were committed; "
-                    f"`hubstore verify {self._storage.root}` lists all that is wrong"
-                )
-            decoded = decode_shard(mapped, rows, self._layout, str(self._storage.root / key))
-            if self._layout.compressor != "none":
-                return decoded  # kept, decompressed rows would fill the memory of a long scan
+        rows = self._mapped.get(piece)
+        if rows is None:
+            rows = self._read(piece)
+            if self._layout.compressor == "none":  # kept, decompressed rows would fill the memory of a long scan
+                self._keep(piece, rows)
+        return rows
+
+    def _read(self, piece: int) -> torch.Tensor:
+        key, size, rows = self._pieces[piece]
+        mapped = self._storage.map(key)
+        if len(mapped) != size:
+            raise CorruptStoreError(
+                f"{self._storage.root / key} has {len(mapped)} bytes, {size} were committed; "
+                f"`hubstore verify {self._storage.root}` lists all that is wrong"
+            )
+        return decode_shard(mapped, rows, self._layout, str(self._storage.root / key))
+
+    def _keep(self, piece: int, rows: torch.Tensor) -> None:
+        with self._keeping:
             while len(self._mapped) >= MAPPED:  # a mapping holds a file descriptor
                 del self._mapped[next(iter(self._mapped))]
-            self._mapped[piece] = decoded
-        return self._mapped[piece]
+            self._mapped[piece] = rows
 
 
 def read_attributes(storage: Storage) -> Mapping[str, Any]:
