@@ -303,7 +303,7 @@ def _authors_loop(run: Run, items: list[Item]) -> list[torch.Tensor]:
         assert item.media is not None
         image = item.modality == "image"
         medium = open_image(item.media) if image else open_sound(item.media, adapter.reader.rate)
-        read = adapter.reader.read(medium, run.case.template)
+        read = adapter.reader.finish(adapter.reader.read(medium, run.case.template))
         tensors = {name: tensor.to(run.model.device) for name, tensor in read.tensors.items()}
         hidden = adapter.whole(**tensors, output_hidden_states=True).hidden_states
         rows.append(torch.stack([layer[0, -1] for layer in hidden]).cpu())

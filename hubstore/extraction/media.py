@@ -33,6 +33,9 @@ ALIGNED: Final = 16
 
 MOST_PROCESSES: Final = 16
 
+BESIDE: Final = 2
+"""Cores that are left to the process that feeds the model."""
+
 FEW: Final = 256
 """Items that are read here before other processes are started: it takes as long to start them."""
 
@@ -149,7 +152,7 @@ def processes_for(device: torch.device, asked: int | None) -> int:
     """Processes that read media beside the model: none on a CPU, which the model keeps busy by itself."""
     if asked is not None:
         return asked
-    return 0 if device.type == "cpu" else max(1, min(MOST_PROCESSES, len(os.sched_getaffinity(0)) - 1))
+    return 0 if device.type == "cpu" else max(1, min(MOST_PROCESSES, len(os.sched_getaffinity(0)) - BESIDE))
 
 
 _Place = tuple[str, torch.dtype, tuple[int, ...], int]  # name, dtype, shape, first byte

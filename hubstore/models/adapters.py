@@ -18,6 +18,7 @@ from torch import nn
 
 from hubstore.errors import ModelError
 from hubstore.models.media import Adapter, MediaReader, processor_digest
+from hubstore.models.shortcuts import skips_silence, without_levels
 
 FEATURES: Final[dict[str, str]] = {"image": "get_image_features", "audio": "get_audio_features"}
 INPUTS: Final[dict[str, str]] = {"pixel_values": "image", "input_features": "audio", "input_values": "audio"}
@@ -160,11 +161,16 @@ def _reader(
     decoder: bool = False,
 ) -> MediaReader:
     dtype = next(parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
+    if modality == "image":
+        left = without_levels(processor, dtype)
+        if left is not None:
+            return MediaReader(modality, left[0], marker, token_ids, dtype, decoder=decoder, levels=left[1])
     extractor = getattr(processor, "feature_extractor", processor)
-    samples = None
+    samples, heard = None, False
     if modality == "audio" and not marker and "input_features" in getattr(extractor, "model_input_names", ()):
         samples = getattr(extractor, "n_samples", None) or getattr(extractor, "nb_max_samples", None)
-    return MediaReader(modality, processor, marker, token_ids, dtype, samples, decoder)
+        heard = skips_silence(extractor)
+    return MediaReader(modality, processor, marker, token_ids, dtype, samples, decoder, heard=heard)
 
 
 def _adapter(
@@ -251,10 +257,15 @@ class _SeenRows:
             found.append(int(hidden.shape[1]))
             raise _StoppedError
 
-        device = next(self._encoder.parameters()).device
+        device, own_dtype = next((parameter.device, parameter.dtype) for parameter in self._encoder.parameters())
+
+        def kind(dtype: torch.dtype) -> torch.dtype:
+            return own_dtype if dtype == torch.uint8 else dtype  # pixels that are levels until they are sent
+
         handle = find_blocks(self._encoder)[0].register_forward_pre_hook(reached, with_kwargs=True)
         try:
-            self._encoder(**{n: torch.ones((1, *shape), dtype=dtype, device=device) for n, shape, dtype in shapes})
+            ones = {n: torch.ones((1, *shape), dtype=kind(dtype), device=device) for n, shape, dtype in shapes}
+            self._encoder(**ones)
         except _StoppedError:
             pass
         finally:

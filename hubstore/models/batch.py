@@ -12,6 +12,7 @@ import torch
 
 from hubstore.errors import ModelError
 from hubstore.models.packed import Packing
+from hubstore.models.shortcuts import PIXELS, Levels
 
 if TYPE_CHECKING:
     from hubstore.models.model import Model
@@ -104,6 +105,7 @@ class HostBatch:
         given: tokens that the model is given, padding and fillers included.
         tensors: the inputs of pictures and sounds, which go to the device each by itself.
         modality: of all its items.
+        levels: what is made of pixels that are sent as bytes.
     """
 
     arrays: Mapping[str, Integers]
@@ -112,6 +114,7 @@ class HostBatch:
     given: int
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
     modality: str = "text"
+    levels: Levels | None = None
 
     @property
     def items(self) -> int:
@@ -158,6 +161,8 @@ class HostBatch:
         }
         fields = {name: parts.pop(name) for name in ROWS}
         inputs = {**parts, **{name: _sent(tensor, device) for name, tensor in self.tensors.items()}}
+        if self.levels is not None and PIXELS in inputs:
+            inputs[PIXELS] = self.levels.finish(inputs[PIXELS])
         return Batch(
             inputs,
             **fields,  # the names are ROWS
@@ -171,7 +176,9 @@ class HostBatch:
 
 def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A tensor on its device; through pinned memory, which torch keeps for the next, so that nothing waits."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
 
 
 def tokenize(model: Model, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:

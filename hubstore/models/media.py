@@ -10,14 +10,16 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from hubstore.errors import ModelError
 from hubstore.models.batch import HostBatch, Integers, placed_in_order
+from hubstore.models.shortcuts import PIXELS, Levels, extract_heard
 
 MEDIA: Final = "{media}"
 TEXT: Final = "{text}"
@@ -34,7 +36,7 @@ class MediaInputs:
     """One picture or sound, ready for the model.
 
     Args:
-        tensors: the model's arguments, for a batch of one.
+        tensors: the model's arguments, for a batch of one; pixels may still be levels, as bytes (`Levels`).
         media: (start, stop) of the medium's tokens among the item's, in order; empty where only its length is known.
         length: tokens that the blocks will see; None where only the model knows (`Adapter.rows_of`).
         truncated: whether the medium was longer than the model takes.
@@ -58,6 +60,8 @@ class MediaReader:
         dtype: of the floating-point arguments.
         samples: most samples of a sound that the model takes; None for any number.
         decoder: whether the text goes to a decoder of its own ("decoder_input_ids").
+        levels: what is left to the device of a picture's processing; None where the processor does all of it.
+        heard: whether a sound is processed only as far as there is sound; see `extract_heard`.
     """
 
     modality: str
@@ -67,6 +71,8 @@ class MediaReader:
     dtype: torch.dtype
     samples: int | None = None
     decoder: bool = False
+    levels: Levels | None = None
+    heard: bool = False
 
     @property
     def takes_text(self) -> bool:
@@ -87,7 +93,7 @@ class MediaReader:
             raise ModelError(f"{whose} reads no text beside {self.modality} items; the media template must be {MEDIA}")
 
     def read(self, medium: Any, template: str = MEDIA, text: str = "") -> MediaInputs:
-        """The model's arguments for one item.
+        """The model's arguments for one item, but for what is left to the device; see `finish`.
 
         Args:
             medium: an RGB `PIL.Image`, or float32 samples at `rate`.
@@ -113,6 +119,12 @@ class MediaReader:
         media = tuple(zip(edges[::2], edges[1::2], strict=True))
         return MediaInputs(tensors, media, len(is_media), truncated)
 
+    def finish(self, inputs: MediaInputs) -> MediaInputs:
+        """The same with nothing left to the device: its tensors are the model's own arguments."""
+        if self.levels is None or PIXELS not in inputs.tensors:
+            return inputs
+        return replace(inputs, tensors={**inputs.tensors, PIXELS: self.levels.finish(inputs.tensors[PIXELS])})
+
     def _process(self, medium: Any, prompt: str) -> Mapping[str, Any]:
         options: dict[str, Any] = {"return_tensors": "pt"}
         if self.modality == "audio":
@@ -129,6 +141,8 @@ class MediaReader:
         extractor = getattr(self.processor, "feature_extractor", self.processor)
         if "input_features" in extractor.model_input_names:
             options["return_attention_mask"] = True  # its padding is part of what the model sees, but none of the sound
+        if self.heard:
+            return extract_heard(extractor, medium, **options)
         extract: Callable[..., Mapping[str, Any]] = extractor
         return extract(medium, **options)
 
@@ -150,6 +164,11 @@ class Adapter:
     identity: Mapping[str, Any] = field(default_factory=dict)
     rows: Callable[[Mapping[str, torch.Tensor]], tuple[int, int]] | None = None
 
+    @property
+    def pinned(self) -> bool:
+        """Whether batches are laid in pinned memory, from which a GPU takes them without another copy."""
+        return any(parameter.is_cuda for parameter in itertools.islice(self.whole.parameters(), 1))
+
     def length_of(self, inputs: MediaInputs) -> int:
         """Tokens of one item."""
         if inputs.length is not None:
@@ -170,9 +189,14 @@ def collate_media(adapter: Adapter, items: Sequence[MediaInputs], pad_id: int, b
         pad_id: a token id; it is masked.
         bos_id: the first token of a causal model's sequences, left out of `first` and `mean`; or None.
     """
+    levels = adapter.reader.levels
+    if levels is not None and len({item.tensors[PIXELS].shape[1:] for item in items}) > 1:
+        # Zeros at a picture's end are zeros beside normalised pixels, which no level need be.
+        items = [adapter.reader.finish(item) for item in items]
+        levels = None
+    fills = {name: pad_id if name.endswith("input_ids") else 0 for name in items[0].tensors}
     tensors = {
-        name: _joined([item.tensors[name] for item in items], pad_id if name.endswith("input_ids") else 0)
-        for name in items[0].tensors
+        name: _joined([item.tensors[name] for item in items], fill, adapter.pinned) for name, fill in fills.items()
     }
     lengths = np.array([adapter.length_of(item) for item in items], np.int64)
     width = int(lengths.max())
@@ -198,7 +222,13 @@ def collate_media(adapter: Adapter, items: Sequence[MediaInputs], pad_id: int, b
         for name, ranges in (("media", [item.media for item in items]), ("text", beside)):
             arrays |= _spans(name, start, [own or whole for own, whole in zip(ranges, every, strict=True)])
     return HostBatch(
-        placed_in_order(arrays), None, skip, len(items) * width, tensors=tensors, modality=adapter.reader.modality
+        placed_in_order(arrays),
+        None,
+        skip,
+        len(items) * width,
+        tensors=tensors,
+        modality=adapter.reader.modality,
+        levels=levels,
     )
 
 
@@ -223,17 +253,26 @@ def _tensor(value: Any, dtype: torch.dtype) -> torch.Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
-def _joined(tensors: Sequence[torch.Tensor], fill: int) -> torch.Tensor:
+def _joined(tensors: Sequence[torch.Tensor], fill: int, pinned: bool) -> torch.Tensor:
     """Laid one after the other along the first dimension, the others padded to the greatest."""
     largest = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    shape = (sum(len(tensor) for tensor in tensors), *largest)
+    whole = torch.empty(shape, dtype=tensors[0].dtype, pin_memory=pinned)
+    starts = itertools.accumulate((len(tensor) for tensor in tensors), initial=0)
     if all(list(tensor.shape[1:]) == largest for tensor in tensors):
-        return torch.cat(list(tensors))
-    whole = tensors[0].new_full((sum(len(tensor) for tensor in tensors), *largest), fill)
-    start = 0
-    for tensor in tensors:
+        for start, tensor in zip(starts, tensors, strict=False):
+            # One thread of numpy's: torch would wake one on every core, which are busy reading.
+            np.copyto(_bytes(whole[start : start + len(tensor)]), _bytes(tensor.contiguous()))
+        return whole
+    whole.fill_(fill)
+    for start, tensor in zip(starts, tensors, strict=False):
         whole[(slice(start, start + len(tensor)), *map(slice, tensor.shape[1:]))] = tensor
-        start += len(tensor)
     return whole
+
+
+def _bytes(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
+    laid: npt.NDArray[np.uint8] = tensor.reshape(-1).view(torch.uint8).numpy()
+    return laid
 
 
 def _beside(media: Sequence[tuple[int, int]], skip: int, length: int) -> list[tuple[int, int]]:

@@ -120,7 +120,7 @@ def media_states(model: Model, modality: str, medium, template: str = "{media}")
     """float64 [layers, tokens, width] of one medium alone, embeddings dropped, and which tokens are its own."""
     reader = model.adapters[modality].reader
     decoded = open_image(medium) if modality == "image" else open_sound(medium, reader.rate)
-    inputs = reader.read(decoded, template)
+    inputs = reader.finish(reader.read(decoded, template))
     kept = []
     hooks = [block.register_forward_hook(lambda m, i, out: kept.append(out)) for block in model.blocks]
     last = model.adapters[modality].whole(**inputs.tensors).last_hidden_state

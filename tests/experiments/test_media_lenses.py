@@ -198,7 +198,8 @@ def test_the_token_of_a_patch_is_the_one_that_moves_with_it(corner):
 def media_embeddings(model, image):
     """What the projector gives for each patch, [patches, width]."""
     whole = model.adapters["image"].whole
-    inputs = model.adapters["image"].reader.read(image)
+    reader = model.adapters["image"].reader
+    inputs = reader.finish(reader.read(image))
     tower = whole.vision_tower(pixel_values=inputs.tensors["pixel_values"]).last_hidden_state[:, 1:]
     return tower[0].double().numpy()
 
