@@ -1,0 +1,162 @@
+"""Shorter ways to what a processor makes of a picture or a sound, each taken only where it gives the same.
+
+They are found by comparing what the processor itself makes of samples, not from its name: one that does something
+else beside (pads after normalising, say) is left as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+PIXELS: Final = "pixel_values"
+LEVELS: Final = 256
+SIZES: Final = ((40, 300), (300, 40), (9, 14), (500, 380), (33, 32))
+"""Height and width of the sample pictures whose shapes a processor may take apart; others are square."""
+
+SECONDS: Final = (0.01, 0.5, 3.3)
+"""Of the sample sounds."""
+
+TOLERANCE: Final = 1e-5
+"""Of a sound's features, what transformers allows between its own two ways to them."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Rescaling and normalising, left to the model's device: a table lookup, exact, and one byte a pixel to send.
+
+    Args:
+        table: [3, 256]: what the processor makes of the levels of each channel.
+    """
+
+    table: torch.Tensor
+
+    def finish(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 [..., 3, height, width] to the processor's own values, on the pixels' device."""
+        table = self.table.to(pixels.device)
+        channels = pixels.movedim(-3, 0)
+        looked_up = [of[level.reshape(-1).int()].view(level.shape) for of, level in zip(table, channels, strict=True)]
+        return torch.stack(looked_up, dim=-3)
+
+
+def without_levels(processor: Any, dtype: torch.dtype) -> tuple[Any, Levels] | None:
+    """A processor that leaves pixels as bytes, and what is then left to do; None where it cannot be told apart.
+
+    Args:
+        processor: of pictures, or one that has an `image_processor`.
+        dtype: of the pixels that the model is given.
+    """
+    own = getattr(processor, "image_processor", processor)
+    if not (getattr(own, "do_rescale", False) or getattr(own, "do_normalize", False)):
+        return None
+    bare = copy.copy(own)
+    bare.do_rescale = bare.do_normalize = False
+    table = _table(own, bare, dtype)
+    if table is None:
+        return None
+    if own is processor:
+        return bare, Levels(table)
+    whole = copy.copy(processor)
+    whole.image_processor = bare
+    return whole, Levels(table)
+
+
+def _table(own: Any, bare: Any, dtype: torch.dtype) -> torch.Tensor | None:
+    table = torch.full((3, LEVELS), torch.nan, dtype=dtype)
+    for picture in _pictures():
+        try:
+            wanted, levels = (dict(made(images=picture, return_tensors="pt")) for made in (own, bare))
+        except Exception:  # whatever a processor's own code raises of arguments that it does not know
+            return None
+        full, pixels = wanted.pop(PIXELS, None), levels.pop(PIXELS, None)
+        if not _alike(wanted, levels) or not _byte_for_value(full, pixels):
+            return None
+        values = full.movedim(-3, 0).reshape(3, -1).to(dtype)
+        places = pixels.movedim(-3, 0).reshape(3, -1).long()
+        table.scatter_(1, places, values)
+        if not torch.equal(table.gather(1, places), values):  # the same level has several values
+            return None
+    return None if table.isnan().any() else table
+
+
+def _byte_for_value(full: Any, pixels: Any) -> bool:
+    return (
+        isinstance(full, torch.Tensor)
+        and isinstance(pixels, torch.Tensor)
+        and pixels.dtype == torch.uint8
+        and full.is_floating_point()
+        and full.shape == pixels.shape
+        and full.ndim >= 3
+        and full.shape[-3] == 3
+    )
+
+
+def _alike(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(torch.as_tensor(ours[name]), torch.as_tensor(theirs[name])) for name in ours
+    )
+
+
+def _pictures() -> Iterator[Any]:
+    """Pictures that hold every level in areas wide enough to stay as they are, and noise of other shapes."""
+    from PIL import Image
+
+    for first in range(0, LEVELS, 16):
+        grid = np.arange(first, first + 16, dtype=np.uint8).reshape(4, 4)
+        for turned in (grid, np.roll(grid, (2, 2), (0, 1))):  # what is at an edge, and cut off, is in the middle then
+            yield Image.fromarray(np.repeat(np.repeat(turned, 96, 0), 96, 1)).convert("RGB")
+    noise = np.random.default_rng(0)
+    for size in SIZES:
+        yield Image.fromarray(noise.integers(0, LEVELS, (*size, 3), np.uint8))
+
+
+def extract_heard(extractor: Any, samples: npt.NDArray[np.float32], **options: Any) -> dict[str, torch.Tensor]:
+    """What Whisper's extractor makes of a sound, computed as far as there is sound.
+
+    It pads every sound to half a minute of samples. Frames of nothing but padding are alike, so that one of them is
+    computed and laid in the place of the others.
+
+    Args:
+        extractor: for which `skips_silence` holds.
+        samples: float32 [samples].
+        options: of the extractor.
+    """
+    hop = extractor.hop_length
+    heard = ((len(samples) + 2 * extractor.n_fft) // hop + 1) * hop
+    if heard >= extractor.n_samples:
+        return dict(extractor(samples, **options))
+    made = dict(extractor(samples, max_length=heard, **options))
+    frames = extractor.n_samples // hop
+    features = made["input_features"]
+    silence = features[..., -1:].expand(*features.shape[:-1], frames - features.shape[-1])
+    made["input_features"] = torch.cat([features, silence], dim=-1)
+    if "attention_mask" in made:
+        made["attention_mask"] = torch.nn.functional.pad(made["attention_mask"], (0, frames - features.shape[-1]))
+    return made
+
+
+def skips_silence(extractor: Any) -> bool:
+    """Whether `extract_heard` gives what the extractor gives."""
+    if not all(getattr(extractor, name, None) for name in ("hop_length", "n_fft", "n_samples")):
+        return False
+    options = {"sampling_rate": extractor.sampling_rate, "return_tensors": "pt", "return_attention_mask": True}
+    noise = np.random.default_rng(0)
+    for seconds in SECONDS:
+        samples = noise.normal(0, 0.1, int(seconds * extractor.sampling_rate)).astype(np.float32)
+        try:
+            whole, ours = dict(extractor(samples, **options)), extract_heard(extractor, samples, **options)
+        except Exception:  # whatever an extractor of another kind raises of arguments that it does not know
+            return False
+        if whole.keys() != ours.keys() or "input_features" not in whole:
+            return False
+        if any(whole[name].shape != ours[name].shape for name in whole):
+            return False
+        if not all(torch.allclose(whole[name].float(), ours[name].float(), rtol=0, atol=TOLERANCE) for name in whole):
+            return False
+    return True
