@@ -12,6 +12,7 @@ from hubstore.version import __version__
 
 if TYPE_CHECKING:
     from hubstore.api import Store, append, extract, open
+    from hubstore.client import RemoteStore, connect
     from hubstore.corpus import Corpus, Item, open_corpus
     from hubstore.extraction import Settings, Watch
     from hubstore.models import Model, load_model
@@ -21,11 +22,13 @@ __all__ = [
     "HubstoreError",
     "Item",
     "Model",
+    "RemoteStore",
     "Settings",
     "Store",
     "Watch",
     "__version__",
     "append",
+    "connect",
     "extract",
     "load_model",
     "open",
@@ -34,6 +37,7 @@ __all__ = [
 
 _HOMES = {
     "hubstore.api": ("Store", "append", "extract", "open"),
+    "hubstore.client": ("RemoteStore", "connect"),
     "hubstore.corpus": ("Corpus", "Item", "open_corpus"),
     "hubstore.extraction": ("Settings", "Watch"),
     "hubstore.models": ("Model", "load_model"),

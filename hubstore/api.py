@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -88,6 +89,34 @@ class Store(StoreReader):
             encoder=encoder,
             **options,
         )
+
+    def vectors(
+        self, ids: Sequence[str], *, layers: Sequence[str | int] | None = None, pooling: str | None = None
+    ) -> pa.Table:
+        """Hidden states of items.
+
+        Args:
+            ids: items of the store.
+            layers: all by default.
+            pooling: the store's first by default; under "tokens" an item has a row for each token.
+
+        Returns:
+            `id`, `layer` and `vector` (float32), by layer and then in the order of `ids`.
+        """
+        pooled, positions = self.pooling_name(pooling), self.positions(ids)
+        rows, labels = positions, pa.array(ids, pa.string())
+        if pooled == "tokens":
+            ranges = self.token_ranges()[positions]
+            rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
+            labels = labels.take(pa.array(np.repeat(np.arange(len(ids)), ranges[:, 1] - ranges[:, 0])))
+        schema = pa.schema([("id", pa.string()), ("layer", pa.string()), ("vector", pa.list_(pa.float32()))])
+        tables = [schema.empty_table()]
+        for layer in dict.fromkeys(map(self.layer_name, self.layers if layers is None else layers)):
+            states = self.hidden(layer, pooled).take(rows).float().numpy()
+            ends = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * self.width)
+            vectors = pa.ListArray.from_arrays(ends, pa.array(states.ravel()))
+            tables.append(pa.table([labels, [layer] * len(rows), vectors], schema=schema))
+        return pa.concat_tables(tables).combine_chunks()
 
     def analyze(self, names: Sequence[str] | None = None, **options: Any) -> dict[str, pa.Table]:
         """Similarity, retrieval, clustering, alignment and geometry; see `hubstore.analysis.analyze`."""

@@ -18,6 +18,8 @@ HubstoreError
 ├── AnalysisError (ValueError)          a question the store's items cannot answer
 ├── LensError (ValueError)              no unembedding to read with, or a target that is not one token
 ├── SteeringError (ValueError)          a direction, layer or position that the steered model does not have
+├── ServerError (ConnectionError)       a server that does not answer, or is none of hubstore's
+│   └── TokenError (PermissionError)    its token is missing or wrong
 └── MissingDependencyError (ImportError)
 
 Each message names the object, the place and the remedy, and each class is also
@@ -95,6 +97,14 @@ class LensError(HubstoreError, ValueError):
 
 class SteeringError(HubstoreError, ValueError):
     """A direction does not fit the model, or the model has no such layer or position to steer at."""
+
+
+class ServerError(HubstoreError, ConnectionError):
+    """A server cannot be reached, is too busy, or does not answer as a hubstore server does."""
+
+
+class TokenError(ServerError, PermissionError):
+    """A server wants a bearer token, and was given none or another."""
 
 
 class MissingDependencyError(HubstoreError, ImportError):

@@ -1,0 +1,223 @@
+"""One search as the requests that a server takes: so many queries at once, a picture or a sound at a time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from hubstore.client.connection import ARROW, JSON, Answer, Query, described, each
+from hubstore.errors import CorpusError, NonFiniteError, QueryError
+
+if TYPE_CHECKING:
+    from hubstore.query import Medium
+
+MOST = 512
+"""Queries of a request."""
+
+BYTES = 1 << 24
+"""Of a request's vectors."""
+
+MEDIA = {"images": "image", "audio": "audio"}
+OCTETS = "application/octet-stream"
+Vectors = npt.NDArray[np.float32]
+Request = tuple[str, bytes, str, Query]
+"""Path, body, its media type and parameters."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a search is asked beside its queries; see `hubstore.query.search`."""
+
+    k: int
+    layers: Sequence[str] | None
+    pooling: str | None
+    languages: Sequence[str] | None
+    modalities: Sequence[str] | None
+    concepts: Sequence[str] | None
+    exclude_same_language: bool
+    exclude_self: bool
+    effort: int | None
+
+    def body(self) -> dict[str, Any]:
+        """As a request's JSON has it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def query(self) -> list[tuple[str, object]]:
+        """As parameters."""
+        singular = {"layers": "layer", "languages": "language", "modalities": "modality", "concepts": "concept"}
+        found: list[tuple[str, object]] = []
+        for name, value in self.body().items():
+            found += each(singular[name], value) if name in singular else [(name, value)]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Queries that one request asks.
+
+    Args:
+        what: "ids", "texts", "images", "audio" or "vectors".
+        values: ids, texts, one picture or sound, or vectors [queries, width].
+        first: the number of the first among all queries.
+        language: of all of them.
+        layer: the one layer that vectors are for; None for every layer.
+    """
+
+    what: str
+    values: Any
+    first: int
+    language: str | None
+    layer: str | None = None
+
+    def request(self, options: Options) -> Request:
+        """What to send."""
+        told = options if self.layer is None else Options(**{**vars(options), "layers": [self.layer]})
+        if self.what in MEDIA:
+            query = [*told.query(), ("query_language", self.language)]
+            return f"/neighbours/{MEDIA[self.what]}", _bytes_of(self.values), OCTETS, query
+        if self.what == "vectors":
+            return "/neighbours", _stream(self.values), ARROW, [*told.query(), ("query_language", self.language)]
+        body = {**told.body(), self.what: self.values, "query_language": self.language}
+        return "/neighbours", json.dumps(body).encode(), JSON, ()
+
+    def table(self, answer: Answer) -> pa.Table:
+        """The answer as `search` would have given it as part of a larger one."""
+        found = answer.table()
+        found = found.drop_columns([name for name in ("preview",) if name in found.column_names])
+        if self.what in MEDIA:
+            return _called(found, [_label(self.values)] * len(found))
+        if self.what == "vectors" and self.first:
+            return _called(found, [f"vector {self.first + _number(label)}" for label in found["query"].to_pylist()])
+        return found
+
+
+def batches_of(
+    what: str, values: Any, languages: str | Sequence[str] | None, layers: Sequence[str], width: int
+) -> list[Batch]:
+    """The requests of a search, in the order of its queries.
+
+    Raises:
+        QueryError: no query, another number of languages than of queries, or vectors of another shape.
+        NonFiniteError: NaN or infinity in a vector.
+    """
+    if what == "vectors":
+        return [
+            batch
+            for layer, rows in _by_layer(values, layers, width).items()
+            for batch in _parts(what, rows, _languages(languages, len(rows)), max(1, BYTES // (4 * width)), layer)
+        ]
+    single = isinstance(values, str | bytes | os.PathLike) or (what in MEDIA and hasattr(values, "data"))
+    several = [values] if single else list(values)
+    if not several:
+        raise QueryError(f"there is no query: {what} is empty")
+    return list(_parts(what, several, _languages(languages, len(several)), 1 if what in MEDIA else MOST))
+
+
+def joined(batches: Sequence[Batch], answers: Sequence[Answer]) -> pa.Table:
+    """One table of the answers, by query, layer and rank."""
+    tables = [batch.table(answer) for batch, answer in zip(batches, answers, strict=True)]
+    if len(tables) == 1:
+        return tables[0]
+    about = described(tables[0])
+    kinds = {layer: kind for table in tables for layer, kind in described(table)["indexes"].items()}
+    found = pa.concat_tables(table.replace_schema_metadata() for table in tables)
+    if batches[0].layer is not None:
+        place = {layer: number for number, layer in enumerate(kinds)}
+        layer_numbers = [place[layer] for layer in found["layer"].to_pylist()]
+        query_numbers = [_number(label) for label in found["query"].to_pylist()]
+        found = found.take(pa.array(np.lexsort((found["rank"].to_numpy(), layer_numbers, query_numbers))))
+    about |= {"layers": list(kinds), "indexes": kinds}
+    return found.replace_schema_metadata({b"hubstore": json.dumps(about)}).combine_chunks()
+
+
+def _parts(
+    what: str, values: Any, languages: Sequence[str | None], most: int, layer: str | None = None
+) -> Iterator[Batch]:
+    """Batches of at most `most` queries, each in one language."""
+    for language, numbers in itertools.groupby(range(len(languages)), languages.__getitem__):
+        run = list(numbers)
+        for start in range(run[0], run[-1] + 1, most):
+            part = values[start : min(start + most, run[-1] + 1)]
+            yield Batch(what, part[0] if what in MEDIA else part, start, language, layer)
+
+
+def _languages(languages: str | Sequence[str] | None, count: int) -> list[str | None]:
+    if languages is None or isinstance(languages, str):
+        return [languages] * count
+    if len(languages) != count:
+        raise QueryError(f"there are {count} queries and {len(languages)} query languages; give one, or one each")
+    return list(languages)
+
+
+def _by_layer(vectors: Any, layers: Sequence[str], width: int) -> dict[str | None, Vectors]:
+    if not isinstance(vectors, Mapping):
+        return {None: _rows(vectors, width)}
+    missing = [layer for layer in layers if layer not in vectors]
+    if missing:
+        raise QueryError(f"there are no vectors for layer {missing[0]}; there are for {', '.join(vectors)}")
+    found: dict[str | None, Vectors] = {layer: _rows(vectors[layer], width) for layer in layers}
+    counts = {len(rows) for rows in found.values()}
+    if len(counts) != 1:
+        raise QueryError(f"every layer needs as many vectors; there are {sorted(counts)}")
+    return found
+
+
+def _rows(vectors: Any, width: int) -> Vectors:
+    """float32 [queries, width] of an array or a tensor, wherever it is."""
+    if hasattr(vectors, "detach"):
+        vectors = vectors.detach().cpu().float().numpy()
+    rows = np.atleast_2d(np.asarray(vectors, np.float32))
+    if rows.ndim != 2 or rows.shape[1] != width:
+        raise QueryError(f"vectors have shape {list(rows.shape)}; the store needs [queries, {width}]")
+    if not len(rows):
+        raise QueryError("there is no query: vectors is empty")
+    if not np.isfinite(rows).all():
+        raise NonFiniteError("a query vector holds NaN or infinity")
+    return rows
+
+
+def _stream(rows: Vectors) -> bytes:
+    """An Arrow stream of one column, "vector"."""
+    cells = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).ravel()), rows.shape[1])
+    table, sink = pa.table({"vector": cells}), pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
+
+
+def _bytes_of(medium: Medium) -> bytes:
+    """The encoded bytes of a picture or a sound."""
+    if isinstance(medium, bytes):
+        return medium
+    name, data = _label(medium), getattr(medium, "data", None)
+    if data is not None:
+        return bytes(data)
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise CorpusError(f"{name} cannot be read: {error.strerror}; give the path of a picture or a sound") from error
+
+
+def _label(medium: Medium) -> str:
+    """What a local store's answer calls the query."""
+    if isinstance(medium, bytes):
+        return f"{len(medium)} bytes"
+    return os.path.abspath(medium) if isinstance(medium, str | os.PathLike) else medium.name
+
+
+def _called(table: pa.Table, labels: Sequence[str]) -> pa.Table:
+    return table.set_column(0, table.schema.field(0), pa.array(labels, pa.string()))
+
+
+def _number(label: str) -> int:
+    return int(label.rpartition(" ")[2])
