@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,11 +11,17 @@ from hubstore.cli import options
 from hubstore.cli.output import out, print_json, shown, table
 from hubstore.errors import QueryError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 SHOWN_CHARACTERS = 90
 
 
 def query(
-    store: options.StoreArgument,
+    store: Annotated[
+        str | None,
+        typer.Argument(metavar="[STORE]", help="A store's folder, such as ntrex.hub; with --url, its name there."),
+    ] = None,
     ids: Annotated[list[str] | None, typer.Option("--id", help="Neighbours of an item of the store.")] = None,
     texts: Annotated[list[str] | None, typer.Option("--text", help="Neighbours of a text given now.")] = None,
     images: Annotated[list[Path] | None, typer.Option("--image", help="Neighbours of a picture: its file.")] = None,
@@ -35,33 +41,77 @@ def query(
     effort: Annotated[int | None, typer.Option(help="HNSW's efSearch or IVF's nprobe: recall against time.")] = None,
     allow_stale: Annotated[bool, typer.Option("--allow-stale", help="Use an index older than its store.")] = False,
     device: options.DeviceOption = "auto",
+    url: Annotated[
+        str | None,
+        typer.Option(help="Ask a server that `hubstore serve` started: its address, http://127.0.0.1:8000."),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the server's bearer token. By default HUBSTORE_TOKEN in the environment."),
+    ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Find the nearest items by cosine, at one layer or all, across languages and modalities."""
-    from hubstore.api import Store
-    from hubstore.store import partition_name
+    """Find the nearest items by cosine, at one layer or all, across languages and modalities.
 
+    With --url, in a store on a server, which reads texts, pictures and sounds with its own model.
+    """
     if k < 1:
         raise QueryError(f"-k {k}: ask for one neighbour at least")
-    found = Store(store).search(
-        ids=ids or None,
-        texts=texts or None,
-        images=images or None,
-        audio=audio or None,
-        vectors=None if vector is None else _load_vectors(vector),
-        k=k,
-        layers=options.split_list(layers),
-        pooling=pool,
-        languages=languages or None,
-        modalities=modalities or None,
-        concepts=concepts or None,
-        exclude_same_language=exclude_same_language,
-        query_languages=query_language,
-        model=model,
-        effort=effort,
-        allow_stale=allow_stale,
-        device=device,
-    )
+    asked: dict[str, Any] = {
+        "ids": ids or None,
+        "texts": texts or None,
+        "images": images or None,
+        "audio": audio or None,
+        "vectors": None if vector is None else _load_vectors(vector),
+        "k": k,
+        "layers": options.split_list(layers),
+        "pooling": pool,
+        "languages": languages or None,
+        "modalities": modalities or None,
+        "concepts": concepts or None,
+        "exclude_same_language": exclude_same_language,
+        "query_languages": query_language,
+        "effort": effort,
+    }
+    here: dict[str, Any] = {"model": model, "allow_stale": allow_stale, "device": device}
+    _show(_searched(store, url, token_file, asked, here), as_json)
+
+
+def _searched(
+    store: str | None, url: str | None, token_file: Path | None, asked: dict[str, Any], here: dict[str, Any]
+) -> pa.Table:
+    """What a local store answers, or one on a server."""
+    if url is None:
+        from hubstore.api import Store
+
+        if token_file is not None:
+            raise QueryError("--token-file is for a server; name it with --url http://127.0.0.1:8000")
+        if store is None:
+            raise QueryError("which store? Give its folder, such as ntrex.hub, or a server's address with --url")
+        return Store(store).search(**asked, **here)
+    from hubstore.client import connect
+
+    of_the_server = {
+        "--model": here["model"],
+        "--allow-stale": here["allow_stale"],
+        "--device": here["device"] != "auto",
+    }
+    for option, given in of_the_server.items():
+        if given:
+            raise QueryError(f"{option} is the server's to choose: give it to `hubstore serve`, not beside --url")
+    return connect(url, _token(token_file), store).search(**asked)
+
+
+def _token(path: Path | None) -> str | None:
+    try:
+        return None if path is None else path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise QueryError(f"the token cannot be read from {path}: {error}") from error
+
+
+def _show(found: pa.Table, as_json: bool) -> None:
+    from hubstore.store import partition_name
+
     rows = found.to_pylist()
     if as_json:
         print_json(rows)
