@@ -1,0 +1,190 @@
+/** Hub curves: an analysis by layer, with 95 % intervals, for pairs of partitions or for partitions. */
+
+import { get, records, storePath } from "./api.js";
+import { chooseMany } from "./choose-many.js";
+import { choice, segmented } from "./controls.js";
+import { ANALYSES, byChance, curvesOf, pairsOf, peak, pivotOf, spread } from "./curves-data.js";
+import { curveFigure, curveName } from "./curves-figure.js";
+import { style } from "./colours.js";
+import { empty, fill, h, say } from "./dom.js";
+import { downloads, fileName } from "./download.js";
+import { Pane } from "./pane.js";
+import { Figure } from "./plot.js";
+import { change } from "./state.js";
+import { table } from "./table.js";
+import { bdi, count, layerLabel, number, partitionName, plural, withInterval } from "./words.js";
+
+export const title = "Hub curves";
+
+const MOST = 16; // curves that can be told apart on one axis
+const AT_FIRST = 5;
+const WHOLE = "*";
+
+/** Opens the view. */
+export function open({ store, info }) {
+  const figure = new Figure("Curves by layer; the tables below hold the same numbers");
+  const pane = new Pane("Curves", { class: "curves" });
+  const bar = h("div", { class: "controls" });
+  const says = h("p", { class: "soft says" });
+  let controls = null;
+  let answer = null; // rows of the last answer, and what was asked
+
+  const node = h("div", {}, h("h1", {}, "Hub curves"), bar, says, pane.node);
+
+  const show = (params) => {
+    const asked = question(info, params);
+    if (controls?.analysis !== asked.analysis) {
+      controls = makeControls(info, asked);
+      fill(bar, controls.nodes);
+    }
+    controls.set(asked);
+    says.textContent = ANALYSES[asked.analysis].says;
+    if (asked.over.length === 0) {
+      pane.put(empty("Nothing is chosen.", "Choose a pair above: type two languages, such as “en sw”."));
+      return;
+    }
+    pane.fill(async (signal) => {
+      const query = queryOf(asked);
+      const key = JSON.stringify(query);
+      if (answer?.key !== key) {
+        const found = await get(storePath(store, "curves"), query, signal);
+        answer = { key, rows: records(found) };
+      }
+      return draw(info, asked, answer.rows, query, figure);
+    }, "Computing the curves. The first time takes a while; then they are kept.");
+  };
+  return { node, show, close: () => { pane.stop(); figure.close(); } };
+}
+
+/** What the parameters ask for, with what is shown at first in the place of what they do not say. */
+function question(info, params) {
+  const analysis = ANALYSES[params.get("analysis")] ? params.get("analysis") : "similarity";
+  const { over, quantities, variants } = ANALYSES[analysis];
+  const quantity = quantities.find(([name]) => name === params.get("metric")) ?? quantities[0];
+  const variant = variants.find(([name]) => name === params.get("variant")) ?? variants[0];
+  const asked = params.getAll(over).filter(Boolean);
+  const initial = params.has(over) ? asked : over === "pair" ? firstPairs(info) : [WHOLE];
+  const pooling = info.poolings.includes(params.get("pooling")) ? params.get("pooling") : itemPoolings(info)[0];
+  return { analysis, quantity: quantity[0], metrics: quantity[2], variant: variant[0], over: initial, pooling };
+}
+
+function itemPoolings(info) {
+  return info.poolings.filter((one) => one !== "tokens");
+}
+
+/** A few pairs with the pivot, far apart; pairs are named "en:es". */
+function firstPairs(info) {
+  const pivot = pivotOf(info.partitions);
+  const withPivot = pairsOf(info.partitions, pivot).filter(([x]) => x === pivot);
+  return spread(withPivot, AT_FIRST).map((pair) => pair.join(":"));
+}
+
+function queryOf({ analysis, over, pooling }) {
+  if (ANALYSES[analysis].over === "pair") return { analysis, pair: over, pooling };
+  return { analysis, partition: over.includes(WHOLE) ? null : over, pooling };
+}
+
+function makeControls(info, { analysis }) {
+  const { over, quantities, variants } = ANALYSES[analysis];
+  const kinds = segmented("Analysis", Object.entries(ANALYSES).map(([name, { label }]) => [name, label]),
+    (value) => change({ analysis: value, metric: null, variant: null }));
+  const metric = choice("Quantity", quantities, (value) => change({ metric: value }));
+  const variant = choice("States", variants, (value) => change({ variant: value }));
+  const options = over === "pair"
+    ? pairsOf(info.partitions, pivotOf(info.partitions)).map(([x, y]) => [`${x}:${y}`, `${partitionName(x)} – ${partitionName(y)}`])
+    : [WHOLE, ...info.partitions.map((one) => one.name)].map((name) => [name, partitionName(name)]);
+  const many = chooseMany(over === "pair" ? "Pairs" : "Partitions", options, [], (chosen) =>
+    change({ [over]: chosen.length ? chosen : [""] }), { most: MOST, none: "Type two languages: en sw" });
+  const pooled = itemPoolings(info).length > 1 && choice("Pooling", itemPoolings(info), (value) => change({ pooling: value }));
+  return {
+    analysis,
+    nodes: [kinds.node, h("div", { class: "row" }, metric.node, variant.node, pooled && pooled.node), many.node],
+    set(asked) {
+      kinds.set(asked.analysis);
+      metric.set(asked.quantity);
+      variant.set(asked.variant);
+      many.set(asked.over);
+      if (pooled) pooled.set(asked.pooling);
+    },
+  };
+}
+
+async function draw(info, asked, rows, query, figure) {
+  const { axis, quantities } = ANALYSES[asked.analysis];
+  const drawn = curvesOf(rows, asked.metrics, asked.variant).filter((curve) => wanted(curve, asked));
+  if (!drawn.length) return empty("There is no curve for this.", "The partitions chosen may share too few concepts.");
+  const places = new Map();
+  const place = (curve) => {
+    const key = groupOf(curve, asked);
+    if (!places.has(key)) places.set(key, places.size);
+    return places.get(key);
+  };
+  const curves = drawn.map((curve) => ({ ...curve, place: place(curve), ...second(curve, asked) }));
+  const label = axis || quantities.find(([name]) => name === asked.quantity)[1];
+  const make = () => curveFigure(curves, info.layers, label);
+  await figure.draw(make);
+  const best = curves.map(peak).filter(Boolean);
+  say(`${plural(curves.length, "curve")} over ${plural(info.layers.length, "layer")}`);
+  const name = fileName(info.name, asked.analysis, asked.quantity, asked.variant);
+  return [
+    figure.node,
+    h("div", { class: "figure-foot" },
+      h("p", { class: "soft" }, "Bands are 95 % bootstrap intervals. ",
+        curves.some((one) => [...one.points.values()].some((row) => byChance(row) !== null)) && "Dotted lines are chance. ",
+        best.some((row) => row.resolved === false) && "Open points are finer than the store's dtype resolves. "),
+      downloads(storePath(info.name, "curves"), query, name, () => figure.png())),
+    h("h2", {}, "Where each curve is highest"),
+    peaks(curves),
+    h("details", { class: "values" }, h("summary", {}, "All values"), values(curves)),
+  ];
+}
+
+/** Whether a curve is one of those chosen; directed analyses answer each pair in both directions. */
+function wanted(curve, { analysis, over }) {
+  if (ANALYSES[analysis].over === "partition") return over.includes(curve.x);
+  return over.includes(`${curve.x}:${curve.y}`) || over.includes(`${curve.y}:${curve.x}`);
+}
+
+/** What curves of one colour have in common. */
+function groupOf(curve, { analysis }) {
+  return ANALYSES[analysis].directed ? [curve.x, curve.y].sort().join("\n") : `${curve.x}\n${curve.y}`;
+}
+
+/** Whether a curve is the second of its colour, and what tells it from the first. */
+function second(curve, asked) {
+  const quantities = asked.metrics.length > 1;
+  const back = ANALYSES[asked.analysis].directed && !asked.over.includes(`${curve.x}:${curve.y}`);
+  return { second: back || (quantities && curve.metric !== asked.metrics[0]), showMetric: quantities, directed: ANALYSES[asked.analysis].directed };
+}
+
+function swatch(curve) {
+  const node = h("span", { class: curve.second ? "swatch second" : "swatch", "aria-hidden": "true" });
+  node.style.setProperty("--colour", style(curve.place).colour);
+  return node;
+}
+
+function peaks(curves) {
+  const rows = curves.map((curve) => ({ curve, best: peak(curve) })).filter(({ best }) => best)
+    .map(({ curve, best }) => ({ name: curveName(curve), curve, layer: best.layer, value: best.value, low: best.low, high: best.high, n: best.n }));
+  return table("Where each curve is highest", [
+    { name: "name", label: "Curve", show: (name, row) => [swatch(row.curve), bdi(name)] },
+    { name: "layer", label: "Layer", numeric: true, show: layerLabel },
+    { name: "value", label: "Value", numeric: true, show: number },
+    { name: "low", label: "95 % interval", numeric: true, show: (low, row) => low === null ? "–" : `${number(low)} to ${number(row.high)}` },
+    { name: "n", label: "n", numeric: true, show: count },
+  ], rows);
+}
+
+function values(curves) {
+  const rows = curves.flatMap((curve) => [...curve.points.values()].map((row) => ({ ...row, name: curveName(curve), chance: byChance(row) })));
+  const columns = [
+    { name: "layer", label: "Layer", numeric: true, show: layerLabel },
+    { name: "name", label: "Curve", show: (name) => bdi(name) },
+    { name: "variant", label: "States" },
+    { name: "value", label: "Value [95 % interval]", numeric: true, show: (value, row) => withInterval(value, row.low, row.high) },
+    { name: "n", label: "n", numeric: true, show: count },
+  ];
+  if (rows.some((row) => row.chance !== null)) columns.push({ name: "chance", label: "By chance", numeric: true, show: number });
+  if (rows.some((row) => Number.isFinite(row.p_value))) columns.push({ name: "p_value", label: "p", numeric: true, show: number });
+  return table("All values", columns, rows);
+}

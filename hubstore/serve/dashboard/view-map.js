@@ -1,0 +1,277 @@
+/** The map: items as points that move as the layer changes, with lines between equivalents. */
+
+import { storePath } from "./api.js";
+import { chooseMany } from "./choose-many.js";
+import { DISTINCT, onScheme, ours, style } from "./colours.js";
+import { choice, segmented } from "./controls.js";
+import { debounced, empty, fill, fresh, h, say } from "./dom.js";
+import { downloads, fileName } from "./download.js";
+import { fetchItem, itemCard } from "./item-card.js";
+import { categories, equivalents, fetchMap, holding, layersShown, looks } from "./map-data.js";
+import { Pane } from "./pane.js";
+import { Plane } from "./plane.js";
+import { layerSlider } from "./slider.js";
+import { change, read, sibling } from "./state.js";
+import { bdi, count, languageName, partitionName, plural, visible } from "./words.js";
+
+export const title = "Map";
+
+const COLOURS = [["language", "Language"], ["modality", "Modality"], ["concept", "Concept"]];
+const SAMPLES = ["5000", "20000", "50000", "100000"];
+const LEGEND = 40;
+const [DIM, PLAIN, LIT] = [1, 2, 3];
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+
+/** Opens the view. */
+export function open(context) {
+  const view = new MapView(context);
+  return { node: view.node, show: (params) => view.show(params), close: () => view.close() };
+}
+
+class MapView {
+  constructor({ store, info }) {
+    this.store = store;
+    this.info = info;
+    this.map = null;
+    this.kin = []; // the picked item and its equivalents
+    this.near = []; // the hovered one and its
+    this.plane = new Plane("Map of the items", {
+      onhover: (i) => this.#hover(i),
+      onpick: (i) => change({ item: this.map.items.id[i] }),
+      onlook: (at) => change({ at }, true),
+      overlay: (context) => this.#overlay(context),
+    });
+    this.tip = h("div", { class: "tip", hidden: true });
+    this.plane.node.append(this.tip);
+    this.pane = new Pane("Map", { class: "map-pane" });
+    this.side = new Pane("Item", { class: "map-item" });
+    this.legend = h("div", { class: "legend" });
+    this.foot = h("div", { class: "figure-foot" });
+    this.slider = layerSlider((layer) => change({ layer }, true));
+    this.controls = this.#controls();
+    this.node = h("div", { class: "map" },
+      h("h1", { class: "unseen" }, "Map"),
+      h("div", { class: "controls" }, this.controls.nodes),
+      h("div", { class: "map-body" },
+        h("div", { class: "map-main" }, this.slider.node, this.pane.node, this.foot),
+        h("div", { class: "map-side" }, this.legend, this.side.node)));
+    this.unwatch = onScheme(() => this.map && this.#paint());
+  }
+
+  show(params) {
+    const asked = this.#question(params);
+    this.asked = asked;
+    this.controls.set(asked);
+    const key = JSON.stringify([asked.layers, asked.query]);
+    if (key !== this.key) {
+      this.key = key;
+      this.map = null;
+      this.slider.offer(asked.layers);
+      this.pane.fill(async (signal) => {
+        this.map = await fetchMap(this.store, asked.layers, asked.query, signal);
+        if (!this.map.count) return empty("No item passes these filters.", "Choose fewer of them.");
+        this.kinds = Object.fromEntries(COLOURS.map(([name]) => [name, categories(this.map.items[name])]));
+        this.places = new Map(this.map.items.id.map((id, i) => [id, i]));
+        this.painted = null;
+        this.#draw(false);
+        return this.plane.node;
+      }, "Projecting the items. The first time takes a while; then it is kept.").then(() => {
+        if (!this.map) this.key = null; // what failed may be tried again
+      });
+    } else if (this.map?.count) this.#draw(true);
+    this.slider.set(asked.layer);
+    if (asked.item !== this.item) this.#showItem(asked.item);
+  }
+
+  close() {
+    this.slider.close();
+    this.pane.stop();
+    this.side.stop();
+    this.unwatch();
+    this.plane.close();
+  }
+
+  #question(params) {
+    const { info } = this;
+    const points = SAMPLES.includes(params.get("points")) ? params.get("points") : "20000";
+    const wanted = info.layers.includes(params.get("layer")) ? params.get("layer") : info.layers[Math.floor(info.layers.length / 2)];
+    const poolings = info.poolings.filter((one) => one !== "tokens");
+    const query = {
+      points, method: params.get("method") === "umap" ? "umap" : "pca",
+      pooling: poolings.includes(params.get("pooling")) ? params.get("pooling") : poolings[0],
+      language: params.getAll("language"), modality: params.getAll("modality"),
+    };
+    return {
+      layer: wanted, layers: layersShown(info.layers, Math.min(Number(points), info.items), wanted), query,
+      colour: COLOURS.some(([name]) => name === params.get("colour")) ? params.get("colour") :
+        info.modalities.length > 1 ? "modality" : "language",
+      item: params.get("item"), q: params.get("q") ?? "", only: params.getAll("only"), at: params.get("at"),
+    };
+  }
+
+  #controls() {
+    const { info } = this;
+    const colour = segmented("Colour", COLOURS, (value) => change({ colour: value, only: null }));
+    const method = choice("Projection", [["pca", "PCA"], ["umap", "UMAP"]], (value) => change({ method: value, at: null }));
+    const points = choice("Points", SAMPLES.map((one) => [one, `up to ${count(Number(one))}`]), (value) => change({ points: value }));
+    const poolings = info.poolings.filter((one) => one !== "tokens");
+    const pooling = poolings.length > 1 && choice("Pooling", poolings, (value) => change({ pooling: value }));
+    const modality = info.modalities.length > 1 && choice("Modality", [["", "all"], ...info.modalities], (value) => change({ modality: value || null }));
+    const languages = chooseMany("Languages", info.languages.map((tag) => [tag, partitionName(tag)]), [],
+      (chosen) => change({ language: chosen, only: null }), { none: "all; type to choose" });
+    const search = h("input", { type: "search", id: fresh("search"), placeholder: "Light up items that hold…", oninput: debounced(() => change({ q: search.value.trim() || null }, true), 150) });
+    return {
+      nodes: [h("div", { class: "row" }, colour.node, method.node, points.node, pooling && pooling.node, modality && modality.node),
+        h("div", { class: "row" }, languages.node, h("div", { class: "field grow" }, h("label", { for: search.id }, "Search"), search))],
+      set: (asked) => {
+        colour.set(asked.colour);
+        method.set(asked.query.method);
+        points.set(asked.query.points);
+        if (pooling) pooling.set(asked.query.pooling);
+        if (modality) modality.set(asked.query.modality[0] ?? "");
+        languages.set(asked.query.language);
+        if (search !== document.activeElement) search.value = asked.q;
+      },
+    };
+  }
+
+  /** Shows the asked layer, colours and lit points. */
+  #draw(glide) {
+    this.#paint();
+    this.plane.place(this.map.places.get(this.asked.layer), glide && !still.matches);
+    if (this.asked.at !== this.at || !glide) {
+      this.at = this.asked.at;
+      this.plane.lookAt(this.asked.at);
+    }
+    this.#foot();
+  }
+
+  #paint() {
+    const { asked, map } = this;
+    const kinds = this.kinds[asked.colour];
+    const only = new Set(asked.only);
+    const found = asked.q ? holding(map.items, asked.q) : [];
+    const usual = asked.q ? DIM : PLAIN;
+    const state = new Uint8Array(map.count);
+    for (let i = 0; i < map.count; i += 1) state[i] = only.size && !only.has(kinds.names[kinds.of[i]]) ? DIM : usual;
+    for (const i of found) state[i] = LIT;
+    const picked = this.places.get(asked.item);
+    this.kin = picked === undefined ? [] : equivalents(this.kinds.concept, picked);
+    for (const i of this.kin) state[i] = LIT;
+    this.plane.paint(looks(kinds), state);
+    this.#drawLegend(kinds, only);
+    const sought = asked.q && `${plural(found.length, "point")} of ${count(map.count)} hold “${asked.q}”`;
+    if (sought && sought !== this.sought) say(sought);
+    this.sought = sought;
+  }
+
+  #drawLegend(kinds, only) {
+    const { colour } = this.asked;
+    const key = JSON.stringify([colour, [...only], kinds.names.length, this.key, document.documentElement.dataset.theme, ours("--paper")]);
+    if (key === this.legendKey) return;
+    this.legendKey = key;
+    const called = (name) => (name === null ? "none" : colour === "language" ? `${name} · ${languageName(name)}` : name);
+    const toggle = (name) => {
+      const next = new Set(only);
+      if (!next.delete(name)) next.add(name);
+      change({ only: [...next] });
+    };
+    const focused = document.activeElement?.dataset?.kind;
+    fill(this.legend,
+      h("h2", {}, COLOURS.find(([name]) => name === colour)[1]),
+      h("ul", { class: "keys" }, kinds.names.slice(0, LEGEND).map((name, place) => {
+        const mark = h("span", { class: `mark ${style(place).shape}`, "aria-hidden": "true" });
+        mark.style.setProperty("--colour", style(place).colour);
+        return h("li", {}, h("button", {
+          type: "button", "aria-pressed": String(only.has(name)), "data-kind": String(name), disabled: name === null,
+          title: `Show ${visible(called(name), 60)} alone`, onclick: () => toggle(name),
+        }, mark, bdi(called(name), 40), h("small", {}, count(kinds.counts[place]))));
+      })),
+      kinds.names.length > LEGEND && h("p", { class: "soft" }, `and ${count(kinds.names.length - LEGEND)} more`),
+      kinds.names.length > DISTINCT && h("p", { class: "soft" }, "Colours and shapes repeat."));
+    if (focused !== undefined) [...this.legend.querySelectorAll("[data-kind]")].find((one) => one.dataset.kind === focused)?.focus();
+  }
+
+  #foot() {
+    const { about, count: shown } = this.map;
+    const { asked } = this;
+    const share = shareExplained(about, asked.layer);
+    const key = JSON.stringify([this.key, asked.layer]);
+    if (key === this.footKey) return;
+    this.footKey = key;
+    const query = { ...asked.query, layer: asked.layer };
+    fill(this.foot,
+      h("p", { class: "soft" },
+        shown < this.info.items ? `${count(shown)} of ${count(this.info.items)} items, sampled by concept. ` : `${plural(shown, "item")}. `,
+        share !== null && `The two axes hold ${Math.round(100 * share)} % of the variance. `,
+        "Each layer is scaled to fill the map and turned to meet the one before."),
+      downloads(storePath(this.store, "projection"), query, fileName(this.store, "map", asked.query.method, asked.layer),
+        () => this.plane.png(ours("--paper"))));
+  }
+
+  #showItem(id) {
+    this.item = id;
+    if (!id) {
+      this.side.put(h("p", { class: "soft" }, "Click a point to see the item and lines to its equivalents."));
+      return;
+    }
+    this.side.fill(async (signal) => {
+      const item = await fetchItem(this.store, id, signal);
+      const here = Object.fromEntries([...read().params.keys()].map((name) => [name, read().params.getAll(name)]));
+      return [
+        h("div", { class: "row between" }, h("h2", {}, "Item"),
+          h("button", { type: "button", class: "quiet", "aria-label": "Put the item away", onclick: () => change({ item: null }) }, "×")),
+        itemCard(this.info, item, { view: "map", toItem: (other) => sibling("map", { ...here, item: other }) }),
+        !this.places?.has(id) && this.map && h("p", { class: "soft" }, "It is not among the points drawn."),
+      ];
+    });
+  }
+
+  #hover(i) {
+    this.near = i < 0 ? [] : equivalents(this.kinds.concept, i);
+    const { tip } = this;
+    tip.hidden = i < 0;
+    if (i >= 0) {
+      const { items } = this.map;
+      fill(tip, h("p", { dir: "auto" }, visible(items.text[i] || items.id[i], 140)),
+        h("small", {}, languageName(items.language[i]), items.modality[i] === "text" ? "" : `, ${items.modality[i]}`, " · ", bdi(items.id[i], 40)));
+      const [x, y] = this.plane.at(i);
+      const left = x > this.plane.width / 2;
+      tip.style.transform = `translate(${left ? x - 14 : x + 14}px, ${y}px) translate(${left ? "-100%" : "0"}, -50%)`;
+    }
+    this.plane.draw();
+  }
+
+  /** Lines from the picked and the hovered item to their equivalents, and rings around them. */
+  #overlay(context) {
+    if (!this.map?.count) return;
+    const ink = ours("--ink");
+    this.#star(context, this.kin, ink, 1.4, 0.7);
+    this.#star(context, this.near, ink, 1, 0.45);
+  }
+
+  #star(context, members, colour, width, opacity) {
+    if (!members.length) return;
+    context.strokeStyle = colour;
+    context.lineWidth = width;
+    context.globalAlpha = opacity;
+    const [x, y] = this.plane.at(members[0]);
+    context.beginPath();
+    for (const other of members.slice(1)) {
+      context.moveTo(x, y);
+      context.lineTo(...this.plane.at(other));
+    }
+    context.stroke();
+    context.globalAlpha = 1;
+    context.lineWidth = 2;
+    context.beginPath();
+    context.arc(x, y, 8, 0, 2 * Math.PI);
+    context.stroke();
+  }
+}
+
+/** The share of a layer's variance along both axes, where the answer tells. */
+function shareExplained(about, layer) {
+  const told = about.explained?.[layer] ?? null;
+  return Array.isArray(told) ? told[0] + told[1] : null;
+}

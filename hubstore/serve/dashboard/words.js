@@ -1,0 +1,101 @@
+/** Numbers, names and a corpus's text as the page shows them. */
+
+import { h } from "./dom.js";
+
+const REORDERING = /[\u202a-\u202e\u2066-\u2069]/;
+const UNSEEN = /[\p{Cc}\p{Zl}\p{Zp}\p{Cs}\u202a-\u202e\u2066-\u2069]/gu;
+const NO_LANGUAGE = { zxx: "no language", und: "unknown language", mul: "several languages" };
+const names = new Intl.DisplayNames(["en"], { type: "language" });
+const counts = new Intl.NumberFormat("en");
+
+export const TEXT_LIMIT = 400;
+
+/** Three significant digits, or a dash where there is no number. */
+export function number(value) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  const size = Math.abs(value);
+  if (value !== 0 && (size < 1e-4 || size >= 1e6)) return value.toExponential(2);
+  return size < 1000 ? String(Number(value.toPrecision(3))) : counts.format(Math.round(value));
+}
+
+/** A number and its interval, where it has one. */
+export function withInterval(value, low, high) {
+  return Number.isFinite(low) && low !== null ? `${number(value)} [${number(low)}, ${number(high)}]` : number(value);
+}
+
+/** A whole number with its thousands apart. */
+export function count(value) {
+  return value === null || value === undefined ? "–" : counts.format(value);
+}
+
+/** "1 item", "2 items". */
+export function plural(value, one, many = `${one}s`) {
+  return `${count(value)} ${value === 1 ? one : many}`;
+}
+
+/** A layer's name as a reader should understand it. */
+export function layerLabel(layer) {
+  return { 0: "0 (embeddings)", final: "final (after the norm)" }[layer] ?? layer;
+}
+
+/** What a BCP 47 tag is called in English; the tag itself where that is not known. */
+export function languageName(tag) {
+  if (!tag) return "no language";
+  if (NO_LANGUAGE[tag]) return NO_LANGUAGE[tag];
+  try {
+    return names.of(tag) ?? tag;
+  } catch {
+    return tag; // a corpus may call a language anything
+  }
+}
+
+/** What a partition is called: "en", "image/zxx". */
+export function partitionName(name) {
+  if (name === "*") return "all together";
+  const [language, modality] = name.split("/").reverse();
+  const known = languageName(language);
+  const called = known === language ? language : `${language} · ${known}`;
+  return modality ? `${modality}: ${called}` : called;
+}
+
+/** `text` in one line, with what would hide or reorder it spelled out, cut to `limit` characters. */
+export function visible(text, limit = TEXT_LIMIT) {
+  const cut = text.length > limit ? `${text.slice(0, limit).trimEnd()}…` : text;
+  return cut.replace(UNSEEN, (one) =>
+    !REORDERING.test(one) && /\s/.test(one) ? " " : `⟨U+${one.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+}
+
+/** `text` as a Plotly label, which reads some HTML. */
+export function inPlotly(text, limit = 80) {
+  return visible(text, limit).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("$", "&#36;");
+}
+
+/** A corpus's text in a line of ours: its direction stays its own. */
+export function bdi(text, limit = TEXT_LIMIT) {
+  return h("bdi", {}, visible(String(text ?? ""), limit));
+}
+
+/** A corpus's text as a paragraph of its own. */
+export function passage(text, language, limit = TEXT_LIMIT) {
+  return h("p", { class: "passage", dir: "auto", lang: /^[A-Za-z]{2,3}(-|$)/.test(language ?? "") ? language : null },
+    visible(text ?? "", limit));
+}
+
+/** A language as a chip, its English name with it. */
+export function languageChip(tag) {
+  return h("span", { class: "chip", title: languageName(tag) }, bdi(tag ?? "–", 24));
+}
+
+/** Where a text came from, in a few words: a table of an object's values, however deep. */
+export function facts(value) {
+  if (Array.isArray(value)) {
+    if (value.every((one) => one === null || typeof one !== "object")) return bdi(value.join(", "), 2000);
+    return h("ol", { class: "plain" }, value.map((one) => h("li", {}, facts(one))));
+  }
+  if (value !== null && typeof value === "object") {
+    return h("dl", { class: "nested" },
+      Object.entries(value).map(([name, one]) => [h("dt", {}, bdi(name)), h("dd", {}, facts(one))]));
+  }
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  return value === null || value === undefined || value === "" ? "–" : bdi(value, 2000);
+}
