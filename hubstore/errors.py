@@ -20,6 +20,7 @@ HubstoreError
 ├── SteeringError (ValueError)          a direction, layer or position that the steered model does not have
 ├── ServerError (ConnectionError)       a server that does not answer, or is none of hubstore's
 │   └── TokenError (PermissionError)    its token is missing or wrong
+├── ServeError (OSError)                a server that cannot be started as asked
 └── MissingDependencyError (ImportError)
 
 Each message names the object, the place and the remedy, and each class is also
@@ -105,6 +106,10 @@ class ServerError(HubstoreError, ConnectionError):
 
 class TokenError(ServerError, PermissionError):
     """A server wants a bearer token, and was given none or another."""
+
+
+class ServeError(HubstoreError, OSError):
+    """A server cannot be started as asked."""
 
 
 class MissingDependencyError(HubstoreError, ImportError):

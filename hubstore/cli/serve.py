@@ -1,0 +1,70 @@
+"""hubstore serve."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hubstore.cli import options
+from hubstore.cli.output import err
+from hubstore.errors import QueryError
+
+TOKEN = "HUBSTORE_TOKEN"
+
+
+def serve(
+    stores: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Folders of stores.", show_default=False)],
+    host: Annotated[str, typer.Option(help="Where to listen; another than loopback needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The stores' model, to answer queries of texts, pictures and sounds: folder or hub id."),
+    ] = None,
+    device: options.DeviceOption = "auto",
+    token_file: Annotated[
+        Path | None, typer.Option(help=f"File with the token that clients must show; or set {TOKEN}.")
+    ] = None,
+    experiments: Annotated[
+        list[Path] | None, typer.Option("--experiments", help="A folder that `hubstore experiment --out` wrote.")
+    ] = None,
+    originals: Annotated[
+        bool, typer.Option("--originals", help="Give items' own files too, not only previews.")
+    ] = False,
+    allow_stale: Annotated[bool, typer.Option("--allow-stale", help="Use indexes older than their store.")] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the dashboard in a browser.")] = False,
+) -> None:
+    """Serve stores to browsers and programs: a dashboard at /, an API at /api, its description at /api/docs."""
+    from hubstore.serve.server import serve as run
+
+    def ready(url: str) -> None:
+        err.print(f"serving {', '.join(store.name for store in stores)} on {url} (Ctrl-C stops)", markup=False)
+        if open_page:
+            typer.launch(url)
+
+    run(
+        stores,
+        host=host,
+        port=port,
+        token=_token(token_file),
+        ready=ready,
+        model=model,
+        device=device,
+        experiment_folders=experiments or (),
+        originals=originals,
+        allow_stale=allow_stale,
+    )
+
+
+def _token(file: Path | None) -> str | None:
+    if file is None:
+        return os.environ.get(TOKEN) or None
+    try:
+        token = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise QueryError(f"the token file {file} cannot be read ({error})") from error
+    if not token:
+        raise QueryError(f"the token file {file} is empty; put a token in it: openssl rand -hex 32 > {file}")
+    return token

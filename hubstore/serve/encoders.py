@@ -1,0 +1,115 @@
+"""The model that texts, pictures and sounds are read with: loaded once, used by one batch at a time."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hubstore.errors import HubstoreError, ModelError
+from hubstore.serve.failures import NeedsModelError
+
+if TYPE_CHECKING:
+    import torch
+
+    from hubstore.corpus import Item
+    from hubstore.models import Model
+    from hubstore.store import StoreReader
+
+
+class Encoders:
+    """A model for the stores that were made with it.
+
+    Args:
+        model: loaded already, or where to load it from; None where the server has none.
+        device: where to load it.
+    """
+
+    def __init__(self, model: Model | str | None, device: str) -> None:
+        self._given = model
+        self._device = device
+        self._lock = threading.Lock()
+        self._models: dict[str, Model | HubstoreError] = {}
+
+    @property
+    def given(self) -> bool:
+        """Whether the server has a model at all."""
+        return self._given is not None
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """Where the model is loaded from, and its name."""
+        return {self._given: Path(self._given).name} if isinstance(self._given, str) else {}
+
+    def reads(self, store: StoreReader) -> bool:
+        """Whether queries of a store can be read; also yes while the model has not been loaded yet."""
+        if self._given is None:
+            return False
+        known = self._models.get(_key(store))
+        return not isinstance(known, HubstoreError)
+
+    def encoder(
+        self, store: StoreReader, layers: Sequence[str], pooling: str
+    ) -> Callable[[Sequence[Item]], Mapping[str, torch.Tensor]]:
+        """An encoder as `hubstore.query.search` takes one.
+
+        Raises:
+            NeedsModelError: the server has no model, or one that is not the store's.
+        """
+
+        def encode_now(items: Sequence[Item]) -> Mapping[str, torch.Tensor]:
+            from hubstore.extraction import encode
+
+            with self._lock:  # its hooks are for one batch
+                return encode(store, self._loaded(store), items, layers, pooling)
+
+        return encode_now
+
+    def load(self, store: StoreReader) -> None:
+        """Load the model now, rather than with the first query; what goes wrong is said then too."""
+        with self._lock:
+            self._loaded(store)
+
+    def _loaded(self, store: StoreReader) -> Model:
+        key = _key(store)
+        if key not in self._models:
+            try:
+                self._models[key] = self._load(store)
+            except HubstoreError as error:
+                self._models[key] = error
+        found = self._models[key]
+        if isinstance(found, HubstoreError):
+            raise NeedsModelError(f"this server cannot read queries of this store: {found}")
+        return found
+
+    def _load(self, store: StoreReader) -> Model:
+        from hubstore.extraction import load_model_of, require_same_model
+
+        if self._given is None:
+            raise ModelError("it was started without a model; start it with --model, or ask by id or by vector")
+        if isinstance(self._given, str):
+            known = [model for model in self._models.values() if not isinstance(model, HubstoreError)]
+            model = next((model for model in known if _is_of(store, model)), None) or load_model_of(
+                store, self._given, self._device
+            )
+        else:
+            model = self._given
+        require_same_model(store, model)
+        return model
+
+
+def _is_of(store: StoreReader, model: Model) -> bool:
+    from hubstore.extraction import require_same_model
+
+    try:
+        require_same_model(store, model)
+    except ModelError:
+        return False
+    return True
+
+
+def _key(store: StoreReader) -> str:
+    """What a store says of its model: two that say the same were made with the same."""
+    return json.dumps(store.attributes.get("model"), sort_keys=True)

@@ -1,0 +1,110 @@
+"""Items: pages of them, one of them, and its preview, file and states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query
+from starlette.responses import Response
+
+from hubstore.errors import QueryError
+from hubstore.serve.failures import NotThereError, TooLargeError
+from hubstore.serve.formats import REVISION
+from hubstore.serve.routes.call import ERRORS, TABLE, CallOf, Name, Names
+from hubstore.serve.schemas import ItemInfo
+
+router = APIRouter(prefix="/api/stores/{store}", tags=["items"])
+
+Id = Annotated[str, Query(description="The item's id.", max_length=1_000_000)]
+Tag = Annotated[str | None, Header()]
+Found = Callable[[], tuple[bytes, str]]
+
+MEDIA: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The bytes.", "content": {"image/*": {}, "audio/*": {}, "application/octet-stream": {}}},
+    304: {"description": "As the browser has it."},
+    **ERRORS,
+}
+
+
+@router.get("/items", responses=TABLE)
+async def items(
+    call: CallOf,
+    q: Annotated[str, Query(description="Part of the text or the id, in any case.", max_length=1000)] = "",
+    language: Names = None,
+    modality: Names = None,
+    concept: Names = None,
+    partition: Names = None,
+    offset: Annotated[int, Query(ge=0, le=2**53)] = 0,
+    limit: Annotated[int, Query(ge=1)] = 50,
+) -> Response:
+    """A page of the items that pass the filters, in the store's order; `about.total` says how many there are."""
+    from hubstore.serve.answers.items import Wanted, page
+
+    most = call.service.limits.page
+    if limit > most:
+        raise QueryError(f"limit is {limit}; this server gives pages of {most} at most")
+    wanted = Wanted(q, *(None if given is None else tuple(given) for given in (language, modality, concept, partition)))
+    return await call.table("items", lambda: page(call.snapshot, wanted, offset, limit))
+
+
+@router.get("/item", response_model=ItemInfo, responses=ERRORS)
+async def item(call: CallOf, id: Id) -> Response:
+    """One item, and the ids of the others of its concept."""
+    from hubstore.serve.answers.items import one
+
+    return await call.record(lambda: one(call.snapshot, id))
+
+
+@router.get("/preview", response_class=Response, responses=MEDIA)
+async def preview(call: CallOf, id: Id, revision: Name | None = None, if_none_match: Tag = None) -> Response:
+    """An item's thumbnail (WebP) or clip (MP3). With the store's `revision`, browsers keep it for good."""
+    from hubstore.serve.answers.items import preview as found
+
+    return await _media(call, lambda: found(call.snapshot, id), revision, if_none_match)
+
+
+@router.get("/media", response_class=Response, responses=MEDIA)
+async def media(call: CallOf, id: Id, revision: Name | None = None, if_none_match: Tag = None) -> Response:
+    """The file of an item that is a picture or a sound, where the server was started with --originals."""
+    from hubstore.serve.answers.items import original
+
+    if not call.service.originals:
+        raise NotThereError("this server gives no files of items; it was started without --originals")
+    most = call.service.limits.upload
+    return await _media(call, lambda: original(call.snapshot, id, most), revision, if_none_match)
+
+
+@router.get("/hidden", responses=TABLE)
+async def hidden(
+    call: CallOf,
+    id: Annotated[list[Name], Query(min_length=1, max_length=1024)],
+    layer: Names = None,
+    pooling: Name | None = None,
+) -> Response:
+    """Stored states as float32: a row for each item and layer (under "tokens" pooling, each token)."""
+    from hubstore.serve.answers.items import hidden as found
+
+    snapshot = call.snapshot
+    pooled = snapshot.pooling_name(pooling)
+    layers = [snapshot.layer_name(name) for name in layer or snapshot.layers]
+    ids = list(dict.fromkeys(id))
+    if pooled != "tokens" and len(ids) * len(layers) * snapshot.width * 4 > call.service.limits.answer:
+        raise TooLargeError("that is more than this server sends at once; ask for fewer items or layers")
+    return await call.table("hidden", lambda: (found(snapshot, ids, layers, pooled), {"pooling": pooled}))
+
+
+async def _media(call: CallOf, find: Found, revision: str | None, seen: str | None) -> Response:
+    tag = f'"{call.snapshot.revision}"'
+    headers = {
+        REVISION: call.snapshot.revision,
+        "ETag": tag,
+        "Content-Disposition": "inline",
+        "Cache-Control": "private, max-age=31536000, immutable"
+        if revision == call.snapshot.revision
+        else "private, no-cache",
+    }
+    if seen == tag:
+        return Response(status_code=304, headers=headers)
+    data, kind = await call.service.work.run(find)
+    return Response(data, headers=headers, media_type=kind)

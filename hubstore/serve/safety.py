@@ -1,0 +1,179 @@
+"""Around every request: host, token, size and time of the body, security headers, and errors that tell no more than
+they should."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hubstore.errors import HubstoreError
+from hubstore.serve.failures import (
+    HostError,
+    RequestError,
+    SlowBodyError,
+    TokenError,
+    TooLargeError,
+    body_of,
+    kind_of,
+    status_of,
+    without_paths,
+)
+from hubstore.serve.formats import MEDIA_TYPES, json_response
+from hubstore.serve.limits import MIB, Limits
+from hubstore.serve.metrics import Metrics
+
+log = logging.getLogger("hubstore.serve")
+
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' blob: data:",
+        "media-src 'self' blob:",
+        "connect-src 'self'",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+
+OPEN = ("/api/openapi.json", "/api/docs")
+"""Of /api, what needs no token: it tells nothing of the stores."""
+
+
+class Guard:
+    """The outermost layer of the application.
+
+    Args:
+        app: the rest.
+        token: what clients must show; None for none.
+        hosts: names that the server may be called by; None for any. A page of elsewhere whose name was pointed at this
+            machine (DNS rebinding) would call it by that name.
+        limits: of bodies.
+        metrics: told of every request.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, token: str | None, hosts: Sequence[str] | None, limits: Limits, metrics: Metrics
+    ) -> None:
+        self._app = app
+        self._token = None if token is None else f"Bearer {token}".encode()
+        self._hosts = hosts
+        self._limits = limits
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 0
+
+        async def send_safely(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *RAW_HEADERS]
+            await send(message)
+
+        self._metrics.in_flight += 1
+        try:
+            await self._answer(scope, receive, send_safely)
+        except Exception:
+            number = secrets.token_hex(8)
+            log.exception("request %s failed", number)
+            if status:
+                raise  # the answer has begun: all that is left is to break it off
+            message = f"internal error; the server's log tells more under {number}"
+            await json_response(body_of("InternalError", message), status=500)(scope, receive, send_safely)
+        finally:
+            self._metrics.in_flight -= 1
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.request(scope["method"], route, status or 500, time.perf_counter() - started)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        try:
+            self._check(scope["path"], headers)
+        except RequestError as error:
+            await refusal(error)(scope, receive, send)
+            return
+        most = self._limits.upload if _is_upload(scope["path"], headers) else self._limits.body
+        await self._app(scope, _bounded(receive, most, self._limits.timeout_s), send)
+
+    def _check(self, path: str, headers: Mapping[bytes, bytes]) -> None:
+        if self._hosts is not None and _host(headers) not in self._hosts:
+            raise HostError(f"this server is called {' or '.join(self._hosts)}, and was asked by another name")
+        protected = (path.startswith("/api/") and path not in OPEN) or path == "/metrics"
+        if protected and self._token is not None:
+            given = headers.get(b"authorization", b"")
+            if not hmac.compare_digest(given, self._token):
+                raise TokenError("this server needs its token, as a header: Authorization: Bearer TOKEN")
+
+
+def _host(headers: Mapping[bytes, bytes]) -> str:
+    """The name in the Host header, without the port."""
+    name, colon, port = headers.get(b"host", b"").decode("latin-1").rpartition(":")
+    return (name if colon and port.isdigit() else name + colon + port).strip("[]").lower()
+
+
+def refusal(error: HubstoreError, names: Mapping[str, str] | None = None) -> Response:
+    """The answer that an error is."""
+    response = json_response(body_of(kind_of(error), without_paths(str(error), names or {})), status=status_of(error))
+    if isinstance(error, RequestError):
+        response.headers.update(error.headers)
+    return response
+
+
+def _is_upload(path: str, headers: Mapping[bytes, bytes]) -> bool:
+    kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+    return path.endswith(("/neighbours/image", "/neighbours/audio")) or kind == MEDIA_TYPES["arrow"].encode()
+
+
+def _bounded(receive: Receive, most: int, seconds: float) -> Receive:
+    """`receive`, of bodies of `most` bytes that have come after `seconds`."""
+    taken = 0
+    until = time.monotonic() + seconds
+
+    async def receive_some() -> Message:
+        nonlocal taken
+        if taken < 0:  # the body has come; what is waited for now is the client's going
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
+        except TimeoutError:
+            raise _Raised(SlowBodyError(f"the body did not arrive within {seconds:g} s")) from None
+        if message["type"] == "http.request":
+            taken += len(message.get("body", b""))
+            if taken > most:
+                raise _Raised(TooLargeError(f"the body has more than the {most / MIB:g} MiB that this server takes"))
+            if not message.get("more_body", False):
+                taken = -1
+        return message
+
+    return receive_some
+
+
+class _Raised(HTTPException):
+    """A refusal from inside of the reading of a body: of all errors there, FastAPI hands on only this kind."""
+
+    def __init__(self, error: RequestError) -> None:
+        super().__init__(error.status, str(error))
+        self.error = error

@@ -1,0 +1,255 @@
+"""A store as of its commits at one moment, with what its requests share: items, lookups, indexes and the lens."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import resource
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hubstore.errors import CorruptStoreError, IndexNotFoundError, QueryError
+from hubstore.index import IndexDescription, LayerIndex, load_or_exact
+from hubstore.index.description import check_fresh, read_description
+from hubstore.serve.failures import NeedsModelError, NotThereError
+from hubstore.store import HiddenStates, Partition, StoreReader
+from hubstore.store.layout import LENS, previews_key
+from hubstore.store.reader import MAPPED, Positions, read_items
+
+if TYPE_CHECKING:
+    from hubstore.lens import Lens
+
+T = TypeVar("T")
+
+KEPT = 8
+"""Answers of one kind that are kept for the next page or the same question again."""
+
+FEWEST_FILES = 512
+"""What a process may open when nobody says more."""
+
+
+class Snapshot(StoreReader):
+    """A store's commits at one moment. All of one answer comes from one snapshot.
+
+    Args:
+        path: the store's folder.
+        name: what clients call it.
+        device: where searches and lenses compute.
+        allow_stale: whether to search an index that lacks the newest rows.
+        previous: the snapshot before; what has not changed since is taken from it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        *,
+        device: str = "auto",
+        allow_stale: bool = False,
+        previous: Snapshot | None = None,
+    ) -> None:
+        super().__init__(path)
+        self.name = name
+        self.device = device
+        self.revision = self.digest
+        self._allow_stale = allow_stale
+        self._loading = threading.RLock()
+        self._hidden: OrderedDict[tuple[str, str], HiddenStates] = OrderedDict()
+        self._indexes: dict[tuple[str, str], LayerIndex] = {}
+        self._older_indexes: Mapping[tuple[str, str], LayerIndex] = {}
+        self._lens: tuple[bytes, Lens] | None = None
+        self._kept: OrderedDict[Any, Any] = OrderedDict()
+        self._files: dict[str, tuple[int, Any]] = {}
+        if previous is not None:
+            self._take_over(previous)
+
+    @property
+    def items(self) -> pa.Table:
+        """As `StoreReader.items`; read once, whoever asks."""
+        with self._loading:
+            return super().items
+
+    # What a client names and the store does not have is 404, and without the closest names: finding those takes long.
+
+    def positions(self, ids: Sequence[str]) -> Positions:
+        """As `StoreReader.positions`; NotThereError for an id that is not there."""
+        with _not_there():
+            return super().positions(ids)
+
+    def layer_name(self, layer: str | int) -> str:
+        """As `StoreReader.layer_name`; NotThereError for a layer that is not kept."""
+        with _not_there():
+            return super().layer_name(layer)
+
+    def pooling_name(self, pooling: str | None) -> str:
+        """As `StoreReader.pooling_name`; NotThereError for a pooling that is not kept."""
+        with _not_there():
+            return super().pooling_name(pooling)
+
+    def partition(self, name: str) -> Partition:
+        """As `StoreReader.partition`; NotThereError for one that is not there."""
+        with _not_there():
+            return super().partition(name)
+
+    def hidden(self, layer: str | int, pooling: str | None = None) -> HiddenStates:
+        """As `StoreReader.hidden`, with the shards that were mapped for earlier requests."""
+        key = self.layer_name(layer), self.pooling_name(pooling)
+        with self._loading:
+            if key not in self._hidden:
+                self._hidden[key] = super().hidden(*key)
+                while len(self._hidden) > max(1, _files_allowed() // 2 // min(MAPPED, max(1, len(self.commits)))):
+                    self._hidden.popitem(last=False)
+            self._hidden.move_to_end(key)
+            return self._hidden[key]
+
+    def indexes(self, layers: Sequence[str], pooling: str) -> dict[str, LayerIndex]:
+        """The loaded index of each layer.
+
+        Raises:
+            StaleIndexError: an index lacks the newest rows, and that is not allowed.
+            CorruptStoreError: a file of an index is not as it was written.
+            MissingDependencyError: FAISS is needed and not installed.
+        """
+        return {layer: self._index(layer, pooling) for layer in layers}
+
+    def lens(self) -> Lens:
+        """The lens that the store keeps; NeedsModelError where it keeps none."""
+        from hubstore.devices import resolve_device
+        from hubstore.lens import Lens
+
+        with self._loading:
+            if not self.keeps_lens:
+                raise NeedsModelError(f"{self.path} keeps no lens; `hubstore lens {self.path} --keep` adds it")
+            record = self.storage.read(LENS)
+            if self._lens is None or self._lens[0] != record:
+                self._lens = record, Lens.of_store(self, resolve_device(self.device))
+            return self._lens[1]
+
+    @property
+    def keeps_lens(self) -> bool:
+        """Whether it keeps an unembedding."""
+        return self.storage.exists(LENS)
+
+    @property
+    def keeps_previews(self) -> bool:
+        """Whether any item has a thumbnail or a clip."""
+        return any(previews_key(commit.shard) in commit.files for commit in self.commits)
+
+    @cached_property
+    def has_preview(self) -> npt.NDArray[np.bool_]:
+        """bool [items]: whether an item has a thumbnail or a clip."""
+        found = np.zeros(len(self), np.bool_)
+        start = 0
+        for commit in self.commits:
+            key = previews_key(commit.shard)
+            if key in commit.files:
+                kept = pq.read_table(pa.BufferReader(self.storage.read(key)), columns=["id"])["id"]
+                ids = self.items["id"].slice(start, commit.items)
+                found[start : start + commit.items] = pc.is_in(ids, value_set=kept.combine_chunks()).to_numpy()
+            start += commit.items
+        return found
+
+    def kept(self, key: Any, make: Callable[[], T]) -> T:
+        """What `make` returned for `key` lately, or returns now."""
+        with self._loading:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                found: T = self._kept[key]
+                return found
+        made = make()
+        with self._loading:
+            self._kept[key] = made
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return made
+
+    def described(self, key: str, stamp: int, read: Callable[[], T]) -> T:
+        """What `read` found in a file that has changed when its `stamp` has."""
+        known = self._files.get(key)
+        if known is None or known[0] != stamp:
+            known = self._files[key] = stamp, read()
+        found: T = known[1]
+        return found
+
+    def _index(self, layer: str, pooling: str) -> LayerIndex:
+        key = layer, pooling
+        found = self._indexes.get(key)
+        if found is None:
+            with self._loading:
+                found = self._indexes.get(key) or self._taken_over(key) or self._loaded(key)
+                self._indexes[key] = found
+        return found
+
+    def _loaded(self, key: tuple[str, str]) -> LayerIndex:
+        for attempt in range(2):
+            try:
+                return load_or_exact(self, *key, allow_stale=self._allow_stale, device=self.device)
+            except CorruptStoreError:
+                if attempt:  # at first it may have been put there between the look at its description and at itself
+                    raise
+        raise AssertionError("unreachable")
+
+    def _taken_over(self, key: tuple[str, str]) -> LayerIndex | None:
+        """The index that an earlier snapshot loaded, where it is still the layer's."""
+        older = self._older_indexes.get(key)
+        if older is None or older.kind == "exact":
+            return None
+        description = self._description(key)
+        if description != older.description:
+            return None
+        check_fresh(self, description, self._allow_stale)
+        return dataclasses.replace(older, states=self.hidden(*key))
+
+    def _description(self, key: tuple[str, str]) -> IndexDescription | None:
+        try:
+            return read_description(self, *key)
+        except IndexNotFoundError:
+            return None
+
+    def _take_over(self, previous: Snapshot) -> None:
+        self._older_indexes = dict(previous._indexes)
+        self._lens = previous._lens
+        known = [commit.digest for commit in previous.commits]
+        if [commit.digest for commit in self.commits[: len(known)]] != known:
+            return
+        if len(self.commits) == len(known):
+            names = ("items", "lookup", "has_preview", "partitions")
+            self.__dict__ |= {name: previous.__dict__[name] for name in names if name in previous.__dict__}
+            return
+        if "items" in previous.__dict__:
+            newer = [read_items(self.storage, commit) for commit in self.commits[len(known) :]]
+            self.__dict__["items"] = pa.concat_tables(
+                [previous.items, *newer], promote_options="default"
+            ).combine_chunks()
+        if "lookup" in previous.__dict__:
+            _ = self.lookup  # now, rather than in a request
+
+
+@contextlib.contextmanager
+def _not_there() -> Iterator[None]:
+    try:
+        yield
+    except QueryError as error:
+        raise NotThereError(str(error)) from None
+
+
+def allow_many_files() -> None:
+    """Let this process open as many files as it may: every mapped shard is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _files_allowed() -> int:
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return FEWEST_FILES if allowed == resource.RLIM_INFINITY else allowed
