@@ -101,21 +101,26 @@ class Store(StoreReader):
             pooling: the store's first by default; under "tokens" an item has a row for each token.
 
         Returns:
-            `id`, `layer` and `vector` (float32), by layer and then in the order of `ids`.
+            `id`, `layer` and `vector` (float32), by layer and then in the order of `ids`; under "tokens" `token` too.
         """
         pooled, positions = self.pooling_name(pooling), self.positions(ids)
-        rows, labels = positions, pa.array(ids, pa.string())
+        rows, labels, tokens = positions, pa.array(ids, pa.string()), None
         if pooled == "tokens":
-            ranges = self.token_ranges()[positions]
-            rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
-            labels = labels.take(pa.array(np.repeat(np.arange(len(ids)), ranges[:, 1] - ranges[:, 0])))
-        schema = pa.schema([("id", pa.string()), ("layer", pa.string()), ("vector", pa.list_(pa.float32()))])
-        tables = [schema.empty_table()]
+            ranges = [np.arange(start, stop) for start, stop in self.token_ranges()[positions]]
+            rows, tokens = np.concatenate(ranges), np.concatenate([np.arange(len(own)) for own in ranges])
+            labels = labels.take(pa.array(np.repeat(np.arange(len(ids)), [len(own) for own in ranges])))
+        ends = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * self.width)
+        tables = []
         for layer in dict.fromkeys(map(self.layer_name, self.layers if layers is None else layers)):
             states = self.hidden(layer, pooled).take(rows).float().numpy()
-            ends = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * self.width)
-            vectors = pa.ListArray.from_arrays(ends, pa.array(states.ravel()))
-            tables.append(pa.table([labels, [layer] * len(rows), vectors], schema=schema))
+            columns = {
+                "id": labels,
+                "layer": pa.array([layer] * len(rows), pa.string()),
+                "vector": pa.ListArray.from_arrays(ends, pa.array(states.ravel())),
+            }
+            if tokens is not None:
+                columns["token"] = pa.array(tokens, pa.int32())
+            tables.append(pa.table(columns))
         return pa.concat_tables(tables).combine_chunks()
 
     def analyze(self, names: Sequence[str] | None = None, **options: Any) -> dict[str, pa.Table]:

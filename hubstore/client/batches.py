@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,9 @@ MOST = 512
 
 BYTES = 1 << 24
 """Of a request's vectors."""
+
+NAMED = ("ids", "texts")
+"""What a server answers once, however often a request has it."""
 
 MEDIA = {"images": "image", "audio": "audio"}
 OCTETS = "application/octet-stream"
@@ -142,12 +144,25 @@ def joined(batches: Sequence[Batch], answers: Sequence[Answer]) -> pa.Table:
 def _parts(
     what: str, values: Any, languages: Sequence[str | None], most: int, layer: str | None = None
 ) -> Iterator[Batch]:
-    """Batches of at most `most` queries, each in one language."""
-    for language, numbers in itertools.groupby(range(len(languages)), languages.__getitem__):
-        run = list(numbers)
-        for start in range(run[0], run[-1] + 1, most):
-            part = values[start : min(start + most, run[-1] + 1)]
-            yield Batch(what, part[0] if what in MEDIA else part, start, language, layer)
+    """Batches of at most `most` queries, each in one language; an id or a text that comes again is in another one."""
+    start, seen = 0, set[str]()
+    for number in range(1, len(languages) + 1):
+        if what in NAMED:
+            seen.add(values[number - 1])
+        over = number == len(languages)
+        if (
+            over
+            or number - start == most
+            or languages[number] != languages[start]
+            or _again(what, values[number], seen)
+        ):
+            part = values[start:number]
+            yield Batch(what, part[0] if what in MEDIA else part, start, languages[start], layer)
+            start, seen = number, set()
+
+
+def _again(what: str, value: Any, seen: set[str]) -> bool:
+    return what in NAMED and value in seen
 
 
 def _languages(languages: str | Sequence[str] | None, count: int) -> list[str | None]:

@@ -31,6 +31,9 @@ PAGE = 1000
 SNAPSHOTS = 5
 """Times that what needs several requests is asked for anew where the store changes between them."""
 
+IDS = 64
+"""Items of one request for what is read of each."""
+
 LINE = 4000
 """Characters of the ids of one request; some proxies allow 8000 in all."""
 
@@ -285,9 +288,12 @@ class RemoteStore:
     ) -> dict[str, pa.Table]:
         """The tables of several analyses, with their defaults; see `hubstore.analysis.analyze`.
 
+        The server takes them from what the store keeps, or computes and keeps them.
+
         Args:
             names: some of similarity, retrieval, clustering, alignment and geometry; None is all.
-            pairs: partitions to compare; clustering and geometry take the partitions named in them. None is all.
+            pairs: partitions to compare, whichever is named first. Clustering and geometry are of all partitions; of
+                their rows, those of the partitions named are given. None is all.
             layers: None is all.
             pooling: None is the store's first that has a row per item.
         """
@@ -400,14 +406,14 @@ def _listed(names: Sequence[str] | None) -> list[str] | None:
 
 
 def _that_fit(ids: Sequence[str]) -> Iterator[list[str]]:
-    """Runs of ids whose parameters have LINE characters at most, but for a single id that has more."""
+    """Runs of distinct ids, IDS at most, whose parameters have LINE characters at most where they are several."""
     if not ids:
         raise QueryError("there is no query: ids is empty")
     run: list[str] = []
     length = 0
     for name in ids:
         own = len("&id=") + len(quote(name, safe=""))
-        if run and length + own > LINE:
+        if run and (length + own > LINE or len(run) == IDS or name in run):
             yield run
             run, length = [], 0
         run.append(name)
