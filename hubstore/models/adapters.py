@@ -18,7 +18,7 @@ from torch import nn
 
 from hubstore.errors import ModelError
 from hubstore.models.media import Adapter, MediaReader, processor_digest
-from hubstore.models.shortcuts import skips_silence, without_levels
+from hubstore.models.shortcuts import quickened, skips_silence, without_levels
 
 FEATURES: Final[dict[str, str]] = {"image": "get_image_features", "audio": "get_audio_features"}
 INPUTS: Final[dict[str, str]] = {"pixel_values": "image", "input_features": "audio", "input_values": "audio"}
@@ -162,6 +162,7 @@ def _reader(
 ) -> MediaReader:
     dtype = next(parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
     if modality == "image":
+        processor = quickened(processor)
         left = without_levels(processor, dtype)
         if left is not None:
             return MediaReader(modality, left[0], marker, token_ids, dtype, decoder=decoder, levels=left[1])

@@ -6,7 +6,7 @@ import torch
 import transformers
 from PIL import Image
 
-from hubstore.models.shortcuts import Levels, extract_heard, skips_silence, without_levels
+from hubstore.models.shortcuts import Levels, extract_heard, quickened, skips_silence, without_levels
 from tests.tiny_media import FAMILIES, media_of, picture, sound, tiny_media_model
 
 LEFT = ("llava", "gemma3", "idefics3", "chameleon", "clip", "siglip", "vit", "dinov2")
@@ -41,6 +41,27 @@ def test_pictures_of_several_sizes_are_padded_after_they_are_normalised():
         own = own_pixels("idefics3", medium)[0]
         assert torch.equal(row[: len(own)], own)
         assert not row[len(own) :].any()
+
+
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.modality == "image"])
+def test_a_quickened_processor_gives_its_own_bytes_for_pictures_of_any_shape(name):
+    processor = FAMILIES[name].make()[1]
+    own = getattr(processor, "image_processor", processor)
+    quick = quickened(processor)
+    assert quick is not processor
+    quick = getattr(quick, "image_processor", quick)
+    for medium in (picture(1, 203, 57), picture(2, 31, 188), picture(3, 64, 64)):
+        wanted, found = (dict(made(images=medium, return_tensors="pt")) for made in (own, quick))
+        assert wanted.keys() == found.keys()
+        for argument, values in wanted.items():
+            assert torch.equal(torch.as_tensor(values), torch.as_tensor(found[argument])), argument
+
+
+def test_pictures_that_are_not_plain_are_left_to_pillow():
+    quick = quickened(transformers.CLIPImageProcessorPil(size={"shortest_edge": 8}, do_center_crop=False))
+    grey = np.arange(200, dtype=np.uint8).reshape(1, 10, 20)
+    made = quick(images=grey, input_data_format="channels_first", do_normalize=False, return_tensors="pt")
+    assert made["pixel_values"].shape[-2:] == (8, 16)
 
 
 class Reversing(transformers.CLIPImageProcessorPil):
