@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
+import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +116,24 @@ def _server(
         timeout_keep_alive=30,
         limit_concurrency=None,
     )
-    return uvicorn.Server(config)
+    return _quiet_server(config)
+
+
+def _quiet_server(config: uvicorn.Config) -> uvicorn.Server:
+    """A server that ends well when it is told to: uvicorn's own raises the signal once more at its end."""
+    import uvicorn
+
+    class Quiet(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+
+    return Quiet(config)
 
 
 def _shown(host: str) -> str:

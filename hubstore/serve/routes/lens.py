@@ -40,9 +40,9 @@ async def lens(
     def made() -> Any:
         from hubstore.lens import read_store
 
-        return read_store(snapshot, snapshot.lens(), ids=ids, k=k, **options)
+        return read_store(snapshot, snapshot.lens(), ids=ids, **options)
 
-    return await call.computed("lens", ("lens", tuple(ids), k, str(options)), made, _about)
+    return await call.computed("lens", ("lens", tuple(ids), str(options)), made, _about)
 
 
 @router.get("/summary", responses=TABLE)

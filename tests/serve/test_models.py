@@ -1,0 +1,133 @@
+"""Queries of texts and pictures through the server's model, and requests that are answered together."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import hubstore
+from hubstore.corpus import Corpus, Item, Media
+from hubstore.extraction import Settings, extract
+from hubstore.serve import Limits
+from tests.extraction.test_media import png
+from tests.report.stores import write_store
+from tests.serve.servers import served
+from tests.tiny_media import picture, tiny_media_model
+from tests.tiny_models import save_tiny_model, tiny_model
+
+WORDS = ("It rained", "A day in spring", "The harbour", "Nine ships", "Snow on the hills", "A short letter")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny_model("bert", tmp_path_factory.mktemp("models") / "secret-folder" / "bert")
+
+
+@pytest.fixture(scope="module")
+def store(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "texts.hub"
+    items = [Item(f"{n}", f"{words}.", "en", f"{n}") for n, words in enumerate(WORDS)]
+    return hubstore.extract(Corpus.from_items(items), str(folder), path, dtype="float32", poolings=("mean", "tokens"))
+
+
+@pytest.fixture(scope="module")
+def server(store, folder):
+    with served(store.path, model=str(folder)) as running:
+        yield running
+
+
+def test_texts_are_read_as_the_store_was(server, store):
+    found = server.post("/api/stores/texts/neighbours", {"texts": ["Nine ships", "It rained"], "k": 3, "layers": [2]})
+    expected = store.search(texts=["Nine ships", "It rained"], k=3, layers=[2])
+    assert found.columns["query"] == expected["query"].to_pylist()
+    assert found.columns["id"] == expected["id"].to_pylist()
+    assert found.columns["score"] == pytest.approx(expected["score"].to_pylist(), abs=1e-5)
+    assert server.get("/api/stores/texts").json["encoder"]
+
+
+def test_the_models_folder_is_named_nowhere(server, folder):
+    bodies = [server.get("/api/stores/texts").body, server.get("/api/stores/texts/neighbours", id="1").body]
+    bodies.append(server.post("/api/stores/texts/neighbours/image", b"x", kind="image/png").body)
+    assert not any(str(folder.parent).encode() in body for body in bodies)
+
+
+def test_tokens_are_neighbours_too_and_requests_of_one_item_are_not_mixed_up(server, store):
+    path = "/api/stores/texts/neighbours"
+    expected = {n: store.search(ids=[str(n)], k=2, layers=[1], pooling="tokens") for n in range(4)}
+    with ThreadPoolExecutor(8) as clients:
+        asked = [(n, clients.submit(server.get, path, id=n, k=2, layer=1, pooling="tokens")) for n in [*range(4)] * 3]
+        for n, answer in asked:
+            columns = answer.result().columns
+            assert columns["query"] == expected[n]["query"].to_pylist()
+            assert columns["token"] == expected[n]["token"].to_pylist()
+    rows = server.get("/api/stores/texts/hidden", id=["2", "0"], layer="1", pooling="tokens").columns
+    ranges = store.token_ranges()[[2, 0]]
+    assert rows["token"] == [token for start, stop in ranges for token in range(stop - start)]
+    assert rows["vector"][-1] == pytest.approx(store.hidden(1, "tokens").read()[ranges[1][1] - 1].tolist())
+
+
+def test_a_model_that_is_not_the_stores_reads_no_query_of_it(tmp_path):
+    store = write_store(tmp_path / "other.hub")
+    with served(store.path, model=tiny_model("llama")) as running:
+        answer = running.post("/api/stores/other/neighbours", {"texts": ["x"]})
+        assert answer.status == 501
+        assert "use the model that the store was made with" in answer.error
+        assert not running.get("/api/stores/other").json["encoder"]
+        assert running.get("/api/stores/other/neighbours", id="en:1").status == 200
+
+
+def test_pictures_are_uploaded_and_those_that_are_none_are_415(tmp_path):
+    model = tiny_media_model("llava")
+    pictures = [png(picture(n)) for n in range(4)]
+    items = [Item(f"{n}", "", "zxx", f"{n}", "image", Media(f"{n}.png", data)) for n, data in enumerate(pictures)]
+    extract(Corpus.from_items(items), model, tmp_path / "p.hub", Settings(dtype="float32", poolings=("mean",)))
+    with served(tmp_path / "p.hub", model=model) as running, ThreadPoolExecutor(4) as clients:
+        path = "/api/stores/p/neighbours/image"
+        asked = [clients.submit(running.post, path, data, kind="image/png", k=1, layer=2) for data in pictures]
+        bad = clients.submit(running.post, path, b"no picture", kind="image/png", k=1, layer=2)
+        assert [answer.result().columns["id"] for answer in asked] == [["0"], ["1"], ["2"], ["3"]]
+        assert all(answer.result().columns["query"] == ["image 0"] for answer in asked)
+        assert bad.result().status == 415
+        assert running.post("/api/stores/p/neighbours/audio", b"x", kind="audio/wav", layer=2).status == 501
+
+
+def test_requests_that_come_while_a_search_runs_are_answered_by_one(tmp_path, monkeypatch):
+    from hubstore.serve.answers import neighbours
+
+    store = write_store(tmp_path / "b.hub")
+    real, begun, go, sizes = neighbours.search, threading.Semaphore(0), threading.Event(), []
+
+    def search(*arguments, ids=None, vectors=None, **options):
+        sizes.append(len(ids if ids is not None else vectors))
+        begun.release()
+        assert go.wait(30)
+        return real(*arguments, ids=ids, vectors=vectors, **options)
+
+    monkeypatch.setattr(neighbours, "search", search)
+    path = "/api/stores/b/neighbours"
+    with served(store.path, limits=Limits(searches=1)) as running, ThreadPoolExecutor(16) as clients:
+        first = clients.submit(running.get, path, id="en:0")
+        assert begun.acquire(timeout=30)
+        asked = [["he:1", "en:1"], ["en:1"], ["en:2", "en:3"], ["he:1"], ["nobody"]]
+        together = [clients.submit(running.get, path, id=ids, k=3) for ids in asked]
+        rows = [store.hidden(1).take([n]).float().tolist() for n in range(3)]
+        vectors = [clients.submit(running.post, path, {"vectors": row, "k": 2, "layers": [1]}) for row in rows]
+        waiting = b'work="searches waiting"} %d' % (len(asked) + len(rows))
+        while waiting not in running.get("/metrics").body:
+            pass
+        go.set()
+        assert first.result().status == 200
+        for ids, answer in zip(asked[:-1], together, strict=False):
+            expected = real(store, ids=ids, k=3)
+            assert answer.result().columns["query"] == expected["query"].to_pylist()
+            assert answer.result().columns["id"] == expected["id"].to_pylist()
+        assert together[-1].result().status == 404
+        for n, answer in enumerate(vectors):
+            expected = real(store, vectors=rows[n], k=2, layers=[1])
+            assert answer.result().columns["query"] == ["vector 0"] * 2
+            assert answer.result().columns["id"] == expected["id"].to_pylist()
+    # The unknown id made the batch be asked one by one; the vectors went together.
+    assert sizes[0] == 1
+    assert sizes.count(3) == 1
