@@ -12,9 +12,10 @@ const LISTED = 80;
  * @param {[string, string][]} options values, and what they are called.
  * @param {string[]} chosen
  * @param {(chosen: string[]) => void} onchange
- * @param {{most?: number, none?: string}} ways how many may be chosen, and what no choice means.
+ * @param {{most?: number, none?: string, tagged?: boolean}} ways how many may be chosen, what no choice means, and
+ *   whether the list shows the values beside what they are called.
  */
-export function chooseMany(label, options, chosen, onchange, { most = Infinity, none = "Type to choose" } = {}) {
+export function chooseMany(label, options, chosen, onchange, { most = Infinity, none = "Type to choose", tagged = false } = {}) {
   const called = new Map(options);
   const kept = new Set(chosen);
   const chips = h("ul", { class: "chosen", "aria-label": `${label}: chosen` });
@@ -23,7 +24,7 @@ export function chooseMany(label, options, chosen, onchange, { most = Infinity, 
     multiple: true,
     placeholder: kept.size ? "Add…" : none,
     chosen: ([value]) => kept.has(value),
-    draw: ([value, words]) => [h("span", { class: "box", "aria-hidden": "true" }), words || value],
+    draw: ([value, words]) => [h("span", { class: "box", "aria-hidden": "true" }), words, tagged && h("small", {}, ` ${value.replace(":", " ")}`)],
     onpick: ([value]) => {
       if (!kept.has(value) && kept.size >= most) {
         say(`No more than ${most} can be chosen`);

@@ -47,13 +47,11 @@ function groups(hits, by) {
 
 function neighbour(info, hit, { concept, layers }) {
   const same = concept !== null && hit.concept === concept;
-  const share = h("span", { class: "score" }, hit.score.toFixed(3));
-  share.style.setProperty("--share", Math.max(0, hit.score));
   return h("li", { class: same ? "hit same" : "hit", value: hit.rank },
     h("div", { class: "hit-head" },
       languageChip(hit.language), hit.modality !== "text" && h("span", { class: "chip" }, hit.modality),
       same && h("span", { class: "same-mark", title: "the same concept" }, "✓", h("span", { class: "unseen" }, " same concept")),
-      share),
+      h("span", { class: "score" }, hit.score.toFixed(3))),
     preview(info.name, hit),
     h("a", { class: "hit-text", href: sibling("neighbours", { item: hit.id, layer: layers }), title: "Its own neighbours" },
       hit.text ? passage(hit.text, hit.language) : bdi(hit.id)),

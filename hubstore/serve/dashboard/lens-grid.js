@@ -2,7 +2,7 @@
 
 import { onScheme, scale, shade } from "./colours.js";
 import { fill, h } from "./dom.js";
-import { inPlotly, layerLabel, number, visible } from "./words.js";
+import { inPlotly, layerLabel, number, tokenText } from "./words.js";
 
 const TOKENS = 48; // at a time: a page of a long text
 const CELL = [86, 30]; // pixels in the PNG
@@ -49,7 +49,7 @@ export class LensGrid {
     const { shown } = this;
     fill(this.table,
       h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "corner" }, "layer"), shown.map(([token, piece]) =>
-        h("th", { scope: "col", title: token === null ? null : `token ${token}` }, h("bdi", { class: "token" }, piece === null ? (token ?? "all") : visible(piece, 24)))))),
+        h("th", { scope: "col", title: token === null ? null : `token ${token}` }, h("bdi", { class: "token" }, piece === null ? (token ?? "all") : tokenText(piece, 24)))))),
       h("tbody", {}, this.layers.map((layer, y) => h("tr", {},
         h("th", { scope: "row" }, layer), shown.map(([token], x) => this.#cell(this.row(layer, token), x, y))))));
     const pages = Math.ceil(this.tokens.length / TOKENS);
@@ -63,11 +63,11 @@ export class LensGrid {
   #cell(row, x, y) {
     if (!row) return h("td", { role: "gridcell" });
     const value = row.top_log_probabilities[0];
-    const words = `layer ${layerLabel(row.layer)}${row.piece === null ? "" : `, at ${visible(row.piece, 40)}`}: ${visible(row.top_tokens[0], 40)}, log-probability ${number(value)}`;
+    const words = `layer ${layerLabel(row.layer)}${row.piece === null ? "" : `, at ${tokenText(row.piece, 40)}`}: ${tokenText(row.top_tokens[0], 40)}, log-probability ${number(value)}`;
     const cell = h("td", {
       role: "gridcell", tabindex: x === this.at[0] && y === this.at[1] ? "0" : "-1", "aria-label": words, title: words,
       class: row.agrees ? "agrees" : null, "data-at": `${x},${y}`, onclick: () => this.#go(x, y),
-    }, h("bdi", { class: "token" }, visible(row.top_tokens[0], 18)));
+    }, h("bdi", { class: "token" }, tokenText(row.top_tokens[0], 18)));
     const { background, ink } = shade(this.share(value));
     cell.style.background = background;
     cell.style.color = ink;
@@ -117,13 +117,13 @@ export function lensFigure(grid) {
   return {
     data: [{
       type: "heatmap", x: places, y: grid.layers.map((_, place) => place), z: of((row) => row.top_log_probabilities[0]),
-      text: of((row) => inPlotly(row.top_tokens[0], 14)), texttemplate: "%{text}", zmin: grid.low, zmax: grid.high,
+      text: of((row) => inPlotly(tokenText(row.top_tokens[0], 14))), texttemplate: "%{text}", zmin: grid.low, zmax: grid.high,
       colorscale: scale().map((colour, place) => [place, colour]), xgap: 1, ygap: 1,
       colorbar: { title: { text: "log-probability" }, thickness: 12, outlinewidth: 0 },
     }],
     layout: {
       margin: { l: 60, r: 20, t: 70, b: 20 }, showlegend: false,
-      xaxis: { tickvals: places, ticktext: shown.map(([token, piece]) => inPlotly(piece ?? String(token ?? "all"), 14)), side: "top", showgrid: false },
+      xaxis: { tickvals: places, ticktext: shown.map(([token, piece]) => inPlotly(piece === null ? String(token ?? "all") : tokenText(piece, 14))), side: "top", showgrid: false },
       yaxis: { tickvals: grid.layers.map((_, place) => place), ticktext: grid.layers.map((layer) => inPlotly(layer)), autorange: "reversed", showgrid: false, title: { text: "layer" } },
     },
     width: 200 + CELL[0] * shown.length,

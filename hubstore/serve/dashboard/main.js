@@ -88,6 +88,7 @@ function drawNav(chosen, store, params) {
   fill(part("views"), h("ul", {}, Object.entries(VIEWS).map(([name, { title }]) => h("li", {}, h("a", {
     href: address(name, { ...kept, store }), "aria-current": name === chosen ? "page" : null,
   }, title)))));
+  part("views").querySelector("[aria-current]").scrollIntoView({ inline: "center", block: "nearest" });
 }
 
 /** An answer came from another revision than the page shows: new items were appended, or layers indexed. */

@@ -18,14 +18,13 @@ const sight = new IntersectionObserver((entries) => {
 /** The preview of an item that has one, or nothing. */
 export function preview(store, item) {
   if (!item.preview) return null;
-  const place = h("div", { class: `preview ${item.modality}`, "aria-busy": "true" });
+  const place = h("div", { class: `preview ${item.modality}` });
   place.addEventListener("seen", async () => {
     try {
       fill(place, element(await previewUrl(store, item.id), item));
     } catch (error) {
       fill(place, h("small", {}, error.message));
     }
-    place.removeAttribute("aria-busy");
   });
   sight.observe(place);
   return place;

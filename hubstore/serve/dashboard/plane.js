@@ -141,7 +141,7 @@ export class Plane {
   /** Points are smaller where there are many, larger where one looks closely. */
   #size() {
     const crowd = Math.sqrt((this.width * this.height) / Math.max(1, this.to.length / 2));
-    return Math.min(11, Math.max(3, 0.34 * crowd) * Math.min(2, this.look.zoom ** 0.25));
+    return Math.min(11, Math.max(3, 0.44 * crowd) * Math.min(2, this.look.zoom ** 0.25));
   }
 
   /** CSS pixels to a unit. */

@@ -3,7 +3,7 @@
 import { onScheme, ours } from "./colours.js";
 import { h } from "./dom.js";
 
-const CONFIG = { displayModeBar: false, responsive: true };
+const CONFIG = { displayModeBar: false };
 let loading = null;
 
 function plotly() {
@@ -27,25 +27,36 @@ export class Figure {
     this.node = h("div", { class: "figure", role: "img", "aria-label": label });
     this.make = null;
     this.unwatch = onScheme(() => this.make && this.draw(this.make));
+    this.observer = new ResizeObserver(() => this.#render());
+    this.observer.observe(this.node);
   }
 
-  /** @param {() => {data: Object[], layout: Object}} make is asked again when the scheme changes. */
+  /**
+   * Draws, now or once the figure is in the page: only there has it a width.
+   * @param {() => {data: Object[], layout: Object}} make is asked again when the scheme or the width changes.
+   */
   async draw(make) {
     this.make = make;
-    const Plotly = await plotly();
-    const { data, layout } = make();
-    await Plotly.react(this.node, data, themed(layout), CONFIG);
+    await plotly();
+    await this.#render();
+  }
+
+  async #render() {
+    if (!this.make || !globalThis.Plotly || !this.node.clientWidth) return;
+    const { data, layout } = this.make();
+    await globalThis.Plotly.react(this.node, data, { ...themed(layout), width: this.node.clientWidth }, CONFIG);
   }
 
   /** The figure as a PNG, twice as fine as on the screen. */
   async png() {
     const Plotly = await plotly();
     const { data, layout } = this.make();
-    return picture(Plotly, data, layout, this.node.clientWidth, this.node.clientHeight);
+    return picture(Plotly, data, layout, this.node.clientWidth, layout.height);
   }
 
   close() {
     this.unwatch();
+    this.observer.disconnect();
     globalThis.Plotly?.purge(this.node);
   }
 }

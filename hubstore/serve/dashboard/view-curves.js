@@ -12,13 +12,12 @@ import { Pane } from "./pane.js";
 import { Figure } from "./plot.js";
 import { change } from "./state.js";
 import { table } from "./table.js";
-import { bdi, count, layerLabel, number, partitionName, plural, withInterval } from "./words.js";
+import { bdi, count, layerLabel, number, partitionLabel, plural, WHOLE, withInterval } from "./words.js";
 
 export const title = "Hub curves";
 
 const MOST = 16; // curves that can be told apart on one axis
 const AT_FIRST = 5;
-const WHOLE = "*";
 
 /** Opens the view. */
 export function open({ store, info }) {
@@ -91,10 +90,10 @@ function makeControls(info, { analysis }) {
   const metric = choice("Quantity", quantities, (value) => change({ metric: value }));
   const variant = choice("States", variants, (value) => change({ variant: value }));
   const options = over === "pair"
-    ? pairsOf(info.partitions, pivotOf(info.partitions)).map(([x, y]) => [`${x}:${y}`, `${partitionName(x)} – ${partitionName(y)}`])
-    : [WHOLE, ...info.partitions.map((one) => one.name)].map((name) => [name, partitionName(name)]);
+    ? pairsOf(info.partitions, pivotOf(info.partitions)).map(([x, y]) => [`${x}:${y}`, `${partitionLabel(x)} – ${partitionLabel(y)}`])
+    : [WHOLE, ...info.partitions.map((one) => one.name)].map((name) => [name, partitionLabel(name)]);
   const many = chooseMany(over === "pair" ? "Pairs" : "Partitions", options, [], (chosen) =>
-    change({ [over]: chosen.length ? chosen : [""] }), { most: MOST, none: "Type two languages: en sw" });
+    change({ [over]: chosen.length ? chosen : [""] }), { most: MOST, none: over === "pair" ? "Type two languages: en sw" : "Type a language", tagged: true });
   const pooled = itemPoolings(info).length > 1 && choice("Pooling", itemPoolings(info), (value) => change({ pooling: value }));
   return {
     analysis,

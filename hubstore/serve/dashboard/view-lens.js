@@ -11,7 +11,7 @@ import { lensFigure, LensGrid } from "./lens-grid.js";
 import { Pane } from "./pane.js";
 import { png } from "./plot.js";
 import { change } from "./state.js";
-import { bdi, number, partitionName, plural, visible } from "./words.js";
+import { bdi, number, partitionName, plural, tokenText } from "./words.js";
 
 export const title = "Lens";
 
@@ -95,7 +95,7 @@ function ramp() {
 function words(row) {
   const most = Math.exp(row.top_log_probabilities[0]);
   return [
-    h("h2", {}, `Layer ${row.layer}`, row.piece !== null && [" at ", bdi(row.piece)]),
+    h("h2", {}, `Layer ${row.layer}`, row.piece !== null && [" at ", h("bdi", { class: "token" }, tokenText(row.piece, 40))]),
     h("p", { class: "soft" }, `entropy ${number(row.entropy)} nats`, row.agrees === null ? "" : row.agrees ? ", the model's own word" : ", not the model's own word"),
     h("ol", { class: "words" }, row.top_tokens.map((token, place) => {
       const share = Math.exp(row.top_log_probabilities[place]);
@@ -103,7 +103,7 @@ function words(row) {
       bar.style.setProperty("--share", most ? share / most : 0);
       const { background } = shade(0.55);
       bar.style.setProperty("--shade", background);
-      return h("li", {}, h("bdi", { class: "token" }, visible(token, 60)), bar);
+      return h("li", {}, h("bdi", { class: "token" }, tokenText(token, 60)), bar);
     })),
   ];
 }

@@ -12,13 +12,14 @@ import { Pane } from "./pane.js";
 import { Plane } from "./plane.js";
 import { layerSlider } from "./slider.js";
 import { change, read, sibling } from "./state.js";
-import { bdi, count, languageName, partitionName, plural, visible } from "./words.js";
+import { bdi, count, languageName, plural, visible } from "./words.js";
 
 export const title = "Map";
 
 const COLOURS = [["language", "Language"], ["modality", "Modality"], ["concept", "Concept"]];
 const SAMPLES = ["5000", "20000", "50000", "100000"];
 const LEGEND = 40;
+const NAMED = 40; // equivalents that have their language written beside them
 const [DIM, PLAIN, LIT] = [1, 2, 3];
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -51,7 +52,8 @@ class MapView {
     this.controls = this.#controls();
     this.node = h("div", { class: "map" },
       h("h1", { class: "unseen" }, "Map"),
-      h("div", { class: "controls" }, this.controls.nodes),
+      h("details", { class: "filters", open: innerWidth > 700 }, h("summary", {}, "Colours and filters"),
+        h("div", { class: "controls" }, this.controls.nodes)),
       h("div", { class: "map-body" },
         h("div", { class: "map-main" }, this.slider.node, this.pane.node, this.foot),
         h("div", { class: "map-side" }, this.legend, this.side.node)));
@@ -117,8 +119,8 @@ class MapView {
     const poolings = info.poolings.filter((one) => one !== "tokens");
     const pooling = poolings.length > 1 && choice("Pooling", poolings, (value) => change({ pooling: value }));
     const modality = info.modalities.length > 1 && choice("Modality", [["", "all"], ...info.modalities], (value) => change({ modality: value || null }));
-    const languages = chooseMany("Languages", info.languages.map((tag) => [tag, partitionName(tag)]), [],
-      (chosen) => change({ language: chosen, only: null }), { none: "all; type to choose" });
+    const languages = chooseMany("Languages", info.languages.map((tag) => [tag, languageName(tag)]), [],
+      (chosen) => change({ language: chosen, only: null }), { none: "all; type to choose", tagged: true });
     const search = h("input", { type: "search", id: fresh("search"), placeholder: "Light up items that hold…", oninput: debounced(() => change({ q: search.value.trim() || null }, true), 150) });
     return {
       nodes: [h("div", { class: "row" }, colour.node, method.node, points.node, pooling && pooling.node, modality && modality.node),
@@ -204,7 +206,7 @@ class MapView {
       h("p", { class: "soft" },
         shown < this.info.items ? `${count(shown)} of ${count(this.info.items)} items, sampled by concept. ` : `${plural(shown, "item")}. `,
         share !== null && `The two axes hold ${Math.round(100 * share)} % of the variance. `,
-        "Each layer is scaled to fill the map and turned to meet the one before."),
+        "Each layer is scaled to fit, and turned to meet the one before."),
       downloads(storePath(this.store, "projection"), query, fileName(this.store, "map", asked.query.method, asked.layer),
         () => this.plane.png(ours("--paper"))));
   }
@@ -247,7 +249,28 @@ class MapView {
     if (!this.map?.count) return;
     const ink = ours("--ink");
     this.#star(context, this.kin, ink, 1.4, 0.7);
+    if (this.kin.length <= NAMED) this.#names(context, this.kin, ink);
     this.#star(context, this.near, ink, 1, 0.45);
+  }
+
+  /** The languages of some points beside them. */
+  #names(context, members, ink) {
+    const { language, modality } = this.map.items;
+    context.font = "600 12px system-ui, sans-serif";
+    context.textBaseline = "middle";
+    context.lineWidth = 3;
+    context.lineJoin = "round";
+    context.strokeStyle = ours("--paper");
+    context.fillStyle = ink;
+    const written = [];
+    for (const i of members) {
+      const [x, y] = this.plane.at(i);
+      if (written.some(([left, top]) => Math.abs(left - x) < 26 && Math.abs(top - y) < 13)) continue;
+      written.push([x, y]);
+      const words = visible(modality[i] === "text" ? language[i] : modality[i], 12);
+      context.strokeText(words, x + 10, y);
+      context.fillText(words, x + 10, y);
+    }
   }
 
   #star(context, members, colour, width, opacity) {

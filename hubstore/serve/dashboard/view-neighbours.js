@@ -90,8 +90,8 @@ class NeighboursView {
     const { info } = this;
     const layers = chooseMany("Layers side by side", info.layers.map((one) => [one, layerLabel(one)]), [],
       (chosen) => change({ layer: info.layers.filter((one) => chosen.includes(one)) }), { most: MOST_LAYERS });
-    const languages = chooseMany("Only these languages", info.languages.map((tag) => [tag, partitionName(tag)]), [],
-      (chosen) => change({ language: chosen }), { none: "all; type to choose" });
+    const languages = chooseMany("Only these languages", info.languages.map((tag) => [tag, languageName(tag)]), [],
+      (chosen) => change({ language: chosen }), { none: "all; type to choose", tagged: true });
     const k = wholeNumber("Neighbours", 1, MOST, (value) => change({ k: value }));
     const modality = info.modalities.length > 1 && choice("Modality", [["", "all"], ...info.modalities], (value) => change({ modality: value || null }));
     const poolings = info.poolings.filter((one) => one !== "tokens");
@@ -129,10 +129,13 @@ class NeighboursView {
   }
 
   #search(asked) {
+    if (asked.by !== "item" && !this.info.encoder) {
+      this.found.put(); // the place of the field says why
+      return;
+    }
     const nothing = missing(asked, this.file);
     if (nothing) {
-      if (asked.by === "item" || this.info.encoder) this.found.put(nothing(this));
-      else this.found.put();
+      this.found.put(nothing(this));
       return;
     }
     this.found.fill(async (signal) => {

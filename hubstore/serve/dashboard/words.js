@@ -10,6 +10,9 @@ const counts = new Intl.NumberFormat("en");
 
 export const TEXT_LIMIT = 400;
 
+/** What analyses call all partitions together. */
+export const WHOLE = "*";
+
 /** Three significant digits, or a dash where there is no number. */
 export function number(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
@@ -49,9 +52,16 @@ export function languageName(tag) {
   }
 }
 
-/** What a partition is called: "en", "image/zxx". */
+/** What a partition is called in a narrow place: "English", "image: no language". */
+export function partitionLabel(name) {
+  if (name === WHOLE) return "all together";
+  const [language, modality] = name.split("/").reverse();
+  return (modality ? `${modality}: ` : "") + languageName(language);
+}
+
+/** What a partition is called: "en · English", "image: zxx · no language". */
 export function partitionName(name) {
-  if (name === "*") return "all together";
+  if (name === WHOLE) return "all together";
   const [language, modality] = name.split("/").reverse();
   const known = languageName(language);
   const called = known === language ? language : `${language} · ${known}`;
@@ -63,6 +73,12 @@ export function visible(text, limit = TEXT_LIMIT) {
   const cut = text.length > limit ? `${text.slice(0, limit).trimEnd()}…` : text;
   return cut.replace(UNSEEN, (one) =>
     !REORDERING.test(one) && /\s/.test(one) ? " " : `⟨U+${one.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+}
+
+/** A token's text: one that is nothing but spaces or breaks is shown as signs for them. */
+export function tokenText(piece, limit) {
+  if (/\S/.test(piece)) return visible(piece, limit);
+  return piece.slice(0, limit).replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥") || "∅";
 }
 
 /** `text` as a Plotly label, which reads some HTML. */
@@ -81,12 +97,13 @@ export function passage(text, language, limit = TEXT_LIMIT) {
     visible(text ?? "", limit));
 }
 
-/** A language as a chip, its English name with it. */
+/** A language as a chip: its tag, and its English name where it has one. */
 export function languageChip(tag) {
-  return h("span", { class: "chip", title: languageName(tag) }, bdi(tag ?? "–", 24));
+  const name = languageName(tag);
+  return h("span", { class: "chip" }, bdi(tag ?? "–", 24), name !== tag && h("span", { class: "soft" }, ` ${name}`));
 }
 
-/** Where a text came from, in a few words: a table of an object's values, however deep. */
+/** Any JSON value: objects as lists of names and values, however deep. */
 export function facts(value) {
   if (Array.isArray(value)) {
     if (value.every((one) => one === null || typeof one !== "object")) return bdi(value.join(", "), 2000);
@@ -94,8 +111,17 @@ export function facts(value) {
   }
   if (value !== null && typeof value === "object") {
     return h("dl", { class: "nested" },
-      Object.entries(value).map(([name, one]) => [h("dt", {}, bdi(name)), h("dd", {}, facts(one))]));
+      Object.entries(value).map(([name, one]) => [
+        h("dt", {}, bdi(name.replaceAll("_", " "))), h("dd", { class: isDeep(one) ? "deep" : null }, facts(one)),
+      ]));
+  }
+  if (typeof value === "string" && /^[0-9a-f]{32,}$/.test(value)) {
+    return h("span", { class: "digest", title: value }, `${value.slice(0, 16)}…`);
   }
   if (typeof value === "boolean") return value ? "yes" : "no";
   return value === null || value === undefined || value === "" ? "–" : bdi(value, 2000);
+}
+
+function isDeep(value) {
+  return value !== null && typeof value === "object" && (!Array.isArray(value) || value.some((one) => typeof one === "object"));
 }

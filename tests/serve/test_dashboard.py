@@ -1,0 +1,523 @@
+"""The dashboard in Debian's Chromium, over a real server and small real stores."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+from urllib.parse import parse_qs
+
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import hubstore
+from hubstore.corpus import Corpus, Item
+from tests.extraction.test_media import png
+from tests.serve.dashboard_server import (
+    HOSTILE,
+    LANGUAGES,
+    SENTENCES,
+    experiment_folder,
+    pictures_store,
+    serving,
+    words_store,
+)
+from tests.test_readme import save_tiny_llava
+from tests.tiny_media import picture
+from tests.tiny_models import save_tiny_language_model
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
+expect = playwright.expect
+CHROMIUM = os.environ.get("HUBSTORE_CHROMIUM") or shutil.which("chromium")
+if CHROMIUM is None:
+    pytest.skip(
+        "Chromium is not installed (apt-get install chromium); or name one: HUBSTORE_CHROMIUM", allow_module_level=True
+    )
+
+LAPTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+VIEWS = ("overview", "curves", "map", "neighbours", "lens", "experiments")
+ITEMS = SENTENCES * len(LANGUAGES) + len(HOSTILE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dashboard")
+    save_tiny_language_model("llama", folder / "model")
+    save_tiny_llava(folder)
+    words_store(folder / "model", folder / "words.hub")
+    pictures_store(folder / "llava", folder / "pictures.hub")
+    experiment_folder(folder / "experiments")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(folder):
+    stores = [folder / "words.hub", folder / "pictures.hub"]
+    options = ("--model", str(folder / "model"), "--experiments", str(folder / "experiments"))
+    with serving(stores, *options) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as made:
+        opened = made.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def new_page(browser):
+    """Makes pages; none may have an error, ask another server for anything, or run a corpus's script."""
+    contexts, wrong, expected = [], [], []
+
+    def make(size=LAPTOP, *, refused=(), **options):
+        expected.extend(refused)
+        context = browser.new_context(viewport=size, **options)
+        contexts.append(context)
+        context.set_default_timeout(10_000)
+        page = context.new_page()
+        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on(
+            "request",
+            lambda asked: (
+                wrong.append(asked.url) if not re.match(r"(http://127\.0\.0\.1|blob:|data:)", asked.url) else None
+            ),
+        )
+        return page
+
+    yield make
+    for context in contexts:
+        for page in context.pages:
+            assert page.evaluate("window.attacked") is None
+        context.close()
+    assert [one for one in wrong if not any(words in one for words in expected)] == []
+
+
+@pytest.fixture
+def page(new_page):
+    return new_page()
+
+
+def show(page, url, address):
+    """Goes to a state by its address and waits until it is there."""
+    page.goto("about:blank")
+    page.goto(f"{url}/#/{address}")
+    settle(page)
+
+
+def settle(page):
+    expect(page.locator("main > div")).to_be_visible(timeout=30_000)
+    expect(page.locator("[aria-busy=true]")).to_have_count(0, timeout=60_000)
+
+
+def asked(page):
+    """The parameters in the page's address."""
+    return parse_qs(page.url.partition("?")[2])
+
+
+def downloaded(page, name):
+    with page.expect_download() as waiting:
+        page.locator(".downloads").get_by_text(name, exact=True).first.click()
+    return io.BytesIO(waiting.value.path().read_bytes())
+
+
+def test_it_starts_with_what_the_store_holds(page, url):
+    page.goto(url)
+    settle(page)
+    expect(page.get_by_role("heading", level=1)).to_have_text("words")
+    expect(page.locator("dl.figures")).to_contain_text(str(ITEMS))
+    rows = page.get_by_role("region", name="Partitions").last.locator("tbody tr")
+    expect(rows).to_have_count(len(LANGUAGES))
+    expect(rows.filter(has_text="Swahili")).to_contain_text(str(SENTENCES))
+    page.get_by_label("Store", exact=True).select_option("pictures")
+    expect(page.get_by_role("heading", level=1)).to_have_text("pictures")
+    assert asked(page)["store"] == ["pictures"]
+    page.go_back()
+    expect(page.get_by_role("heading", level=1)).to_have_text("words")
+
+
+def test_views_are_reached_by_the_keyboard_alone_and_back_goes_back(page, url):
+    page.goto(url)
+    settle(page)
+    page.keyboard.press("Tab")
+    expect(page.locator(":focus")).to_have_text("Skip to content")
+    links = page.get_by_role("navigation").get_by_role("link")
+    expect(links).to_have_count(len(VIEWS))
+    for place in range(1, len(VIEWS)):
+        links.nth(place).focus()
+        page.keyboard.press("Enter")
+        settle(page)
+        expect(page.locator("nav [aria-current]")).to_have_text(links.nth(place).text_content())
+    for place in reversed(range(len(VIEWS) - 1)):
+        page.go_back()
+        expect(page.locator("nav [aria-current]")).to_have_text(links.nth(place).text_content())
+
+
+def test_hub_curves_of_pairs_that_are_chosen_by_typing(page, url):
+    show(page, url, "curves?store=words&pair=en:ar")
+    field = page.get_by_role("combobox", name="Pairs")
+    field.fill("sw zh")
+    expect(page.locator("[role=option]")).to_have_count(1)
+    field.press("ArrowDown")
+    field.press("Enter")
+    settle(page)
+    assert asked(page)["pair"] == ["en:ar", "sw:zh-Hans"]
+    peaks = page.get_by_role("region", name="Where each curve is highest")
+    expect(peaks.locator("tbody tr")).to_have_count(2)
+    expect(peaks).to_contain_text("sw – zh-Hans")
+    expect(page.locator(".figure .scatterlayer .trace")).not_to_have_count(0)
+    page.get_by_label("Quantity").select_option("matched")
+    page.get_by_label("States").select_option("centred")
+    settle(page)
+    assert asked(page)["metric"] == ["matched"]
+    assert asked(page)["variant"] == ["centred"]
+    page.get_by_label("Remove English – Arabic").click()
+    settle(page)
+    expect(peaks.locator("tbody tr")).to_have_count(1)
+    page.go_back()
+    settle(page)
+    expect(peaks.locator("tbody tr")).to_have_count(2)
+
+
+@pytest.mark.parametrize("analysis", ["similarity", "retrieval", "alignment", "clustering", "geometry"])
+def test_every_analysis_is_drawn(page, url, analysis):
+    show(page, url, f"curves?store=words&analysis={analysis}")
+    expect(page.get_by_role("button", name=analysis.capitalize())).to_have_attribute("aria-pressed", "true")
+    expect(page.locator(".figure .scatterlayer .trace")).not_to_have_count(0)
+    page.locator("summary", has_text="All values").click()
+    expect(page.get_by_role("region", name="All values").locator("tbody tr")).not_to_have_count(0)
+
+
+def test_curves_are_downloaded_as_csv_parquet_and_png(page, url):
+    show(page, url, "curves?store=words&pair=en:sw")
+    by_csv, by_parquet = pacsv.read_csv(downloaded(page, "CSV")), pq.read_table(downloaded(page, "Parquet"))
+    assert by_csv.column_names == by_parquet.column_names
+    assert by_csv.num_rows == by_parquet.num_rows > 0
+    assert set(by_parquet["x"].to_pylist()) == {"en"}
+    image = Image.open(downloaded(page, "PNG"))
+    assert image.format == "PNG"
+    assert image.width > 1000
+
+
+def test_the_map_moves_by_the_slider_and_shows_the_item_that_is_clicked(page, url):
+    show(page, url, "map?store=words&layer=0")
+    slider = page.get_by_role("slider", name="Layer")
+    before = page.locator(".plane").screenshot()
+    slider.focus()
+    slider.press("ArrowRight")
+    slider.press("ArrowRight")
+    assert asked(page)["layer"] == ["2"]
+    expect(slider).to_have_attribute("aria-valuetext", "layer 2")
+    page.wait_for_timeout(900)
+    assert page.locator(".plane").screenshot() != before
+    box = page.locator(".plane").bounding_box()
+    point = next(found for found in points_of(page, box) if found)
+    page.mouse.click(*point)
+    card = page.locator(".item-card")
+    expect(card).to_be_visible()
+    chosen = asked(page)["item"][0]
+    expect(card).to_contain_text(chosen)
+    equivalent = card.locator(".links a").first
+    other = equivalent.text_content()
+    equivalent.click()
+    settle(page)
+    assert asked(page)["item"] == [other] != [chosen]
+    page.go_back()
+    settle(page)
+    expect(page.locator(".item-card")).to_contain_text(chosen)
+    card.get_by_role("link", name="Neighbours").click()
+    settle(page)
+    expect(page.locator(".layer")).to_have_count(3)
+
+
+def points_of(page, box):
+    """Places in the map where there is a point that has equivalents, found as one would with a mouse."""
+    for down in range(4, 50):
+        for across in range(4, 50, 2):
+            place = box["x"] + box["width"] * across / 54, box["y"] + box["height"] * down / 54
+            page.mouse.move(*place)
+            tip = page.locator(".plane .tip")
+            yield place if tip.is_visible() and "x:" not in tip.text_content() else None
+
+
+def test_the_map_plays_lights_up_what_is_sought_and_shows_one_colour_alone(page, url):
+    show(page, url, "map?store=words&layer=0&colour=language")
+    page.get_by_role("button", name="Play").click()
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+    expect(page.get_by_role("slider", name="Layer")).to_have_attribute("aria-valuetext", "layer 3", timeout=8000)
+    expect(page.get_by_role("button", name="Play")).to_be_visible()
+    page.get_by_label("Search").fill("Welsh")
+    expect(page.locator("#said")).to_contain_text("hold “Welsh”")
+    page.get_by_label("Search").fill("")
+    key = page.locator(".legend").get_by_role("button", name="Swahili")
+    key.click()
+    expect(key).to_have_attribute("aria-pressed", "true")
+    assert asked(page)["only"] == ["sw"]
+    image = Image.open(downloaded(page, "PNG")).convert("L")
+    assert len(set(image.tobytes())) > 20
+
+
+def test_the_map_is_moved_and_zoomed_by_keyboard(page, url):
+    show(page, url, "map?store=words")
+    plane = page.get_by_role("application", name="Map of the items")
+    plane.focus()
+    plane.press("+")
+    plane.press("ArrowRight")
+    x, _, zoom = map(float, asked(page)["at"][0].split(","))
+    assert x > 0
+    assert zoom > 1
+    plane.press("0")
+    assert "at" not in asked(page)
+
+
+def test_neighbours_of_an_item_that_is_found_by_typing(page, url):
+    show(page, url, "neighbours?store=words")
+    expect(page.get_by_text("Choose an item.")).to_be_visible()
+    field = page.get_by_role("combobox", name="Find an item")
+    field.press_sequentially("en:2")
+    expect(page.locator("[role=option]").first).to_contain_text("en:2")
+    field.press("Enter")
+    settle(page)
+    assert asked(page)["item"] == ["en:2"]
+    columns = page.locator(".layer")
+    expect(columns).to_have_count(3)
+    expect(columns.first.locator(".hit")).to_have_count(10)
+    expect(page.locator(".hit.same").first).to_contain_text("same concept")
+    page.get_by_label("Other languages only").check()
+    settle(page)
+    expect(page.locator(".hit .chip").filter(has_text="English")).to_have_count(0)
+    page.get_by_role("combobox", name="Layers side by side").fill("1")
+    page.get_by_role("combobox", name="Layers side by side").press("ArrowDown")
+    page.get_by_role("combobox", name="Layers side by side").press("Enter")
+    settle(page)
+    expect(columns).to_have_count(4)
+    page.get_by_role("button", name="Language", exact=True).click()
+    settle(page)
+    expect(columns.first.locator("h3").first).to_contain_text("neighbour")
+    columns.first.locator(".hit-text").first.click()
+    settle(page)
+    assert asked(page)["item"] != ["en:2"]
+    page.go_back()
+    settle(page)
+    assert asked(page)["item"] == ["en:2"]
+    expect(columns).to_have_count(4)
+    assert pq.read_table(downloaded(page, "Parquet")).num_rows == 40
+
+
+def test_neighbours_of_a_text_that_is_typed(page, url):
+    show(page, url, "neighbours?store=words")
+    page.get_by_role("button", name="A text").click()
+    page.get_by_label("Text", exact=True).fill("A vote on Wales")
+    page.get_by_label("Text", exact=True).press("Enter")
+    settle(page)
+    assert asked(page)["text"] == ["A vote on Wales"]
+    expect(page.locator(".layer").first.locator(".hit")).to_have_count(10)
+    page.get_by_label("Other languages only").check()
+    expect(page.get_by_text("Which language is the text in?")).to_be_visible()
+    page.get_by_label("The text is in").select_option("en")
+    settle(page)
+    expect(page.locator(".hit .chip").filter(has_text="English")).to_have_count(0)
+
+
+def test_neighbours_of_a_picture_that_is_dropped_with_thumbnails_of_those_found(new_page, folder):
+    with serving([folder / "pictures.hub"], "--model", str(folder / "llava")) as url:
+        page = new_page()
+        show(page, url, "neighbours?by=file&group=modality")
+        expect(page.get_by_text("Give a picture or a sound.")).to_be_visible()
+        page.locator("input[type=file]").set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"no"})
+        expect(page.locator(".drop")).to_contain_text("neither a picture nor a sound")
+        page.locator("input[type=file]").set_input_files(
+            {"name": "a.png", "mimeType": "image/png", "buffer": png(picture(3, 160, 128))}
+        )
+        settle(page)
+        expect(page.locator(".layer").first.locator(".hit")).to_have_count(10)
+        thumbnail = page.locator(".hit img").first
+        thumbnail.scroll_into_view_if_needed()
+        expect(thumbnail).to_have_js_property("complete", True)
+        assert thumbnail.evaluate("image => image.naturalWidth") > 10
+
+
+def test_what_a_server_without_the_model_cannot_do_is_said_in_place(page, url):
+    show(page, url, "neighbours?store=pictures&by=text&text=a")
+    expect(page.get_by_text("This server reads no new texts")).to_be_visible()
+    show(page, url, "lens?store=pictures")
+    expect(page.get_by_text("This store keeps no lens.")).to_be_visible()
+
+
+def test_the_lens_is_walked_by_keyboard(page, url):
+    show(page, url, "lens?store=words&item=en:1")
+    grid = page.get_by_role("grid")
+    expect(grid.locator("tbody tr")).to_have_count(4)
+    cell = grid.locator("td[tabindex='0']")
+    cell.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    expect(page.locator(":focus")).to_have_attribute("aria-selected", "true")
+    expect(page.locator(".lens-detail h2")).to_contain_text("Layer 2 at")
+    expect(page.locator(".lens-detail li")).to_have_count(8)
+    page.get_by_role("button", name="Normed").click()
+    settle(page)
+    assert asked(page)["variant"] == ["normed"]
+    assert Image.open(downloaded(page, "PNG")).width > 500
+
+
+def test_experiments_are_listed_with_their_verdicts_and_opened(page, url):
+    show(page, url, "experiments?store=words")
+    expect(page.locator("tbody tr")).to_contain_text("shown")
+    page.get_by_role("link", name="Translations are alike").click()
+    settle(page)
+    expect(page.locator(".finding")).to_contain_text("at layer 3")
+    expect(page.locator(".figure .scatterlayer .trace")).not_to_have_count(0)
+    expect(page.get_by_text("<b>a note</b>")).to_be_visible()
+    assert pacsv.read_csv(downloaded(page, "CSV")).num_rows == 8
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_texts_are_shown_as_text(page, url, name):
+    for view in ("neighbours", "map", "lens"):
+        show(page, url, f"{view}?store=words&item=x:{name}&layer=0")
+        shown = page.locator(".item-card .passage").text_content()
+        assert shown.startswith(HOSTILE[name][:5])
+        assert "\u202e" not in shown
+        assert "⟨U+202E⟩" in shown or name != "order"
+        assert page.locator("main script, main b, main img[src=x]").count() == 0
+    page.get_by_role("combobox", name="Find an item").press_sequentially(f"x:{name}")
+    expect(page.locator("[role=option]").first).to_contain_text(f"x:{name}")
+    assert page.evaluate("document.documentElement.scrollWidth") <= LAPTOP["width"]
+
+
+def test_a_token_is_asked_for_once_and_serves_thumbnails_and_downloads_too(new_page, folder):
+    with serving([folder / "pictures.hub"], token="correct horse") as url:
+        page = new_page(refused=["401"])
+        page.goto(f"{url}/#/neighbours?item=image:1")
+        page.get_by_label("Token", exact=True).fill("wrong")
+        page.get_by_role("button", name="Continue").click()
+        expect(page.get_by_role("alert")).to_contain_text("did not accept")
+        page.get_by_label("Token", exact=True).fill("correct horse")
+        page.get_by_label("Token", exact=True).press("Enter")
+        settle(page)
+        expect(page.locator(".item-card img")).to_be_visible()
+        assert pq.read_table(downloaded(page, "Parquet")).num_rows == 30
+        page.reload()
+        settle(page)
+        expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_a_store_that_has_changed_is_noticed(new_page, folder, tmp_path):
+    shutil.copytree(folder / "words.hub", tmp_path / "words.hub")
+    with serving([tmp_path / "words.hub"]) as url:
+        page = new_page()
+        show(page, url, "neighbours?item=en:1")
+        more = Corpus.from_items([Item("more", "One more", "en", "more")], name="more")
+        hubstore.append(more, tmp_path / "words.hub", model=str(folder / "model"), device="cpu")
+        page.wait_for_timeout(1500)  # the server looks at its stores once in a while
+        page.get_by_label("Other languages only").check()
+        expect(page.get_by_text("The store has changed")).to_be_visible(timeout=15_000)
+        page.get_by_role("button", name="Reload").click()
+        expect(page.locator("#store-facts")).to_contain_text(f"{ITEMS + 1} items")
+        expect(page.get_by_text("The store has changed")).to_be_hidden()
+
+
+def test_errors_are_shown_in_place_with_the_servers_message_and_tried_again(new_page, url):
+    page = new_page(refused=["404", "500", "ERR_FAILED"])
+    show(page, url, "neighbours?store=words&item=nobody")
+    expect(page.get_by_role("alert").first).to_contain_text("nobody")
+    show(page, url, "curves?store=words&pair=en:xx")
+    expect(page.get_by_role("alert")).to_contain_text("xx")
+    page.route("**/projection*", lambda route: route.abort())
+    show(page, url, "map?store=words")
+    expect(page.get_by_role("alert")).to_contain_text("The server does not answer")
+    page.unroute("**/projection*")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".plane")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_every_view_without_scrolling_sideways(new_page, url, scheme):
+    page = new_page(PHONE, color_scheme=scheme, is_mobile=True, has_touch=True)
+    for view in VIEWS:
+        show(page, url, f"{view}?store=words&item=en:1")
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"], view
+        assert page.locator("nav [aria-current]").is_visible()
+    show(page, url, "map?store=words")
+    page.locator(".plane").tap()
+
+
+def test_a_map_without_webgl_and_without_motion(new_page, url):
+    page = new_page(reduced_motion="reduce")
+    page.add_init_script(
+        "HTMLCanvasElement.prototype.getContext = (old => function (kind, ...more) {"
+        " return kind === 'webgl2' ? null : old.call(this, kind, ...more); })(HTMLCanvasElement.prototype.getContext)"
+    )
+    show(page, url, "map?store=words&layer=0")
+    before = page.locator(".plane").screenshot()
+    page.get_by_role("slider", name="Layer").press("End")
+    page.wait_for_timeout(100)  # at once: nothing glides
+    after = page.locator(".plane").screenshot()
+    assert before != after
+    page.wait_for_timeout(400)
+    assert page.locator(".plane").screenshot() == after
+
+
+def test_the_scheme_is_chosen_and_kept(page, url):
+    show(page, url, "curves?store=words")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(ground)
+    for words in ("light", "dark"):
+        page.get_by_role("button", name="Colour scheme").click()
+        expect(page.get_by_role("button", name="Colour scheme")).to_have_attribute(
+            "aria-label", f"Colour scheme: {words}"
+        )
+    dark = page.evaluate(ground)
+    assert dark != light
+    page.reload()
+    settle(page)
+    assert page.evaluate(ground) == dark
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_of_text_contrast_as_wcag_aa_asks(new_page, url, scheme):
+    page = new_page(color_scheme=scheme)
+    show(page, url, "overview?store=words")
+    value = "name => getComputedStyle(document.documentElement).getPropertyValue(name).trim()"
+    colours = {name: page.evaluate(value, f"--{name}") for name in (
+        "ink", "soft", "accent", "yes", "no", "paper", "panel", "accent-faint", "yes-faint", "no-faint", "on-accent"
+    )}  # fmt: skip
+    pairs = [(text, ground) for text in ("ink", "soft", "accent", "yes", "no") for ground in ("paper", "panel")]
+    pairs += [("on-accent", "accent"), *((one, f"{one}-faint") for one in ("accent", "yes", "no"))]
+    pairs += [("ink", "yes-faint"), ("soft", "yes-faint"), ("ink", "no-faint"), ("soft", "accent-faint")]
+    poor = {pair: contrast(*(colours[one] for one in pair)) for pair in pairs}
+    assert {pair: ratio for pair, ratio in poor.items() if ratio < 4.5} == {}
+
+
+def contrast(one, other):
+    """The ratio of WCAG 2."""
+
+    def luminance(colour):
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+UNNAMED = """() => [...document.querySelectorAll('input, select, textarea, button, a')]
+    .filter(one => one.checkVisibility()
+        && !(one.labels?.length || one.getAttribute('aria-label') || one.textContent.trim()))
+    .map(one => one.outerHTML)"""
+TWICE = """() => [...document.querySelectorAll('[id]')].map(one => one.id)
+    .filter((id, place, ids) => ids.indexOf(id) < place)"""
+
+
+def test_everything_that_can_be_used_has_a_name(page, url):
+    for view in VIEWS:
+        show(page, url, f"{view}?store=words&item=en:1")
+        assert page.evaluate(UNNAMED) == [], view
+        assert page.evaluate(TWICE) == [], view
+        assert page.get_by_role("heading", level=1).count() == 1, view
