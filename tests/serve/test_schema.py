@@ -3,6 +3,8 @@ status, a type and a form that the description gives."""
 
 from __future__ import annotations
 
+import zlib
+
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -13,9 +15,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from hubstore import Corpus, Item, extract
 from hubstore.serve import create_app
 from tests.report.test_media import made_up
 from tests.serve.servers import served
+from tests.tiny_models import tiny_language_model
 
 CONFORMING = [status_code_conformance, content_type_conformance, response_schema_conformance]
 OWN_FAULT = {501, 503, 504}
@@ -24,7 +28,12 @@ OWN_FAULT = {501, 503, 504}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with served(made_up(tmp_path_factory.mktemp("schema") / "media.hub").path, originals=True) as running:
+    folder = tmp_path_factory.mktemp("schema")
+    made_up(folder / "media.hub")
+    items = [Item(f"text/en:{n}", words, "en", f"c{n}") for n, words in enumerate(["one", "two", "three"])]
+    model = tiny_language_model("llama")
+    extract(Corpus.from_items(items), model, folder / "words.hub", dtype="float32", poolings=["mean"], with_lens=True)
+    with served(folder / "media.hub", folder / "words.hub", model=model, originals=True) as running:
         yield running
 
 
@@ -39,22 +48,48 @@ def description():
 
     @schema.hook
     def map_path_parameters(context, path_parameters):
-        """Half of the requests are about the store that there is."""
-        if path_parameters and "store" in path_parameters and len(str(path_parameters)) % 2:
-            path_parameters["store"] = "media"
-        return path_parameters
+        return _there(path_parameters)
 
     @schema.hook
     def map_query(context, query):
-        """Many of the items and layers are there."""
-        size = len(str(query))
-        if query and "id" in query and size % 3:
-            query["id"] = "image/zxx:3" if isinstance(query["id"], str) else ["en:1", "audio/zxx:2"]
-        if query and "layer" in query and size % 2:
-            query["layer"] = ["1", "2"]
-        return query
+        return _there(query)
+
+    @schema.hook
+    def map_body(context, body):
+        return _there(body) if isinstance(body, dict) else body
 
     return schema
+
+
+THERE = {
+    "store": ["media", "words"],
+    "id": ["text/en:1", "image/zxx:3"],
+    "ids": ["text/en:1", "audio/zxx:2"],
+    "layer": ["1", "2"],
+    "layers": ["2", "0"],
+    "pooling": ["mean"],
+    "language": ["en", "zxx"],
+    "languages": ["es"],
+    "modality": ["text", "audio"],
+    "modalities": ["image"],
+    "concept": ["c1"],
+    "concepts": ["c2", "c3"],
+    "partition": ["en", "image/zxx"],
+    "pair": ["en:es"],
+    "analysis": ["similarity", "geometry"],
+    "target": [" a"],
+    "fields": ["x"],
+}
+
+
+def _there(given):
+    """Three of four parameters name what is there, so that requests get past the first check."""
+    for name, value in (given or {}).items():
+        chance = zlib.crc32(f"{name} {given!r}".encode("utf-8", "surrogatepass"))
+        if name in THERE and chance % 4:
+            there = THERE[name]
+            given[name] = there if isinstance(value, list) else there[chance % len(there)]
+    return given
 
 
 OPERATIONS = [operation.ok() for operation in description().get_all_operations()]

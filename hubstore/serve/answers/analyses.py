@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hubstore.analysis import ANALYSES, analyze, metadata
+from hubstore.analysis import ANALYSES, analyze
 from hubstore.analysis.results import METADATA
 from hubstore.analysis.states import item_pooling
 from hubstore.errors import AnalysisError, QueryError
@@ -202,8 +202,3 @@ def _described(snapshot: Snapshot, key: str, analysis: str, name: str) -> KeptTa
         return KeptTable(analysis, name, record, file.metadata.num_rows, current)
 
     return snapshot.described(key, stamp.st_mtime_ns, read)
-
-
-def about(table: pa.Table) -> Mapping[str, Any]:
-    """How a table of results was made."""
-    return metadata(table)

@@ -44,8 +44,8 @@ async def curves(
 
     From a table that the store keeps, else computed now, and kept where the store may be written to.
     """
-    from hubstore.serve.answers.analyses import Curves, about
+    from hubstore.serve.answers.analyses import Curves
 
     snapshot = call.snapshot
     wanted = Curves.asked(snapshot, analysis, pair or (), partition or (), layer, pooling)
-    return await call.computed(analysis, wanted, lambda: wanted.table(snapshot, snapshot.device), about)
+    return await call.computed(analysis, wanted, lambda: wanted.table(snapshot, snapshot.device))

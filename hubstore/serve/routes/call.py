@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +10,7 @@ from fastapi import Depends, Path, Query, Request
 from pydantic import StringConstraints
 from starlette.responses import Response
 
+from hubstore.errors import QueryError
 from hubstore.serve.failures import NotThereError
 from hubstore.serve.formats import MEDIA_TYPES, Format, FormatName, json_response, table_response
 from hubstore.serve.schemas import ErrorAnswer, Table
@@ -55,11 +56,17 @@ class Call:
         return await self.service.work.run(lambda: self.written(name, *make()))
 
     async def computed(
-        self, name: str, key: Hashable, make: Callable[[], pa.Table], about: Callable[[pa.Table], Mapping[str, Any]]
+        self, name: str, key: Hashable, make: Callable[[], pa.Table], fields: Sequence[str] | None = None
     ) -> Response:
-        """The answer that a table is which may take long to make."""
+        """The answer that a table is which may take long to make; only the columns named `fields`, where they are."""
         table = await self.service.computations.table((self.snapshot.name, self.snapshot.revision, key), make)
-        return await self.service.work.run(lambda: self.written(name, table, about(table)))
+
+        def written() -> Response:
+            from hubstore.analysis import metadata
+
+            return self.written(name, _selected(table, fields), metadata(table))
+
+        return await self.service.work.run(written)
 
     async def record(self, make: Callable[[], Any]) -> Response:
         """The answer that a record is."""
@@ -78,6 +85,15 @@ class Call:
             revision=self.snapshot.revision,
             most=self.service.limits.answer,
         )
+
+
+def _selected(table: pa.Table, fields: Sequence[str] | None) -> pa.Table:
+    if fields is None:
+        return table
+    unknown = [field for field in fields if field not in table.column_names]
+    if unknown:
+        raise QueryError(f"there is no field {unknown[0]!r}; there are {', '.join(table.column_names)}")
+    return table.select([name for name in table.column_names if name in fields])
 
 
 async def call_of(

@@ -42,7 +42,7 @@ async def lens(
 
         return read_store(snapshot, snapshot.lens(), ids=ids, **options)
 
-    return await call.computed("lens", ("lens", tuple(ids), str(options)), made, _about)
+    return await call.computed("lens", ("lens", tuple(ids), str(options)), made)
 
 
 @router.get("/summary", responses=TABLE)
@@ -69,7 +69,7 @@ async def summary(
 
         return lens_summary(snapshot, snapshot.lens(), **options)
 
-    return await call.computed("lens-summary", ("lens-summary", str(options)), made, _about)
+    return await call.computed("lens-summary", ("lens-summary", str(options)), made)
 
 
 def _with_lens(call: Call) -> Any:
@@ -77,9 +77,3 @@ def _with_lens(call: Call) -> Any:
         name = call.snapshot.name
         raise NeedsModelError(f"{name} keeps no lens; `hubstore lens {name} --keep` adds it")
     return call.snapshot
-
-
-def _about(table: Any) -> Any:
-    from hubstore.serve.answers.analyses import about
-
-    return about(table)

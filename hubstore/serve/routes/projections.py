@@ -23,6 +23,7 @@ async def projection(
     seed: Annotated[int, Query(ge=0, le=2**32 - 1)] = 0,
     language: Names = None,
     modality: Names = None,
+    fields: Annotated[list[Name] | None, Query(max_length=64, description="Only these columns, and layer.")] = None,
 ) -> Response:
     """The same sample of items at each layer, each layer turned to lie near the one before; computed once and kept."""
     snapshot, most = call.snapshot, call.service.limits.points
@@ -43,9 +44,5 @@ async def projection(
 
         return project(snapshot, **options, device=snapshot.device)
 
-    def about(table: Any) -> Any:
-        from hubstore.serve.answers.analyses import about
-
-        return about(table)
-
-    return await call.computed("projection", ("projection", str(options)), made, about)
+    shown = None if fields is None else ["layer", *fields]
+    return await call.computed("projection", ("projection", str(options)), made, shown)
