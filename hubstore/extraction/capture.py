@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hubstore.errors import ModelError
 from hubstore.extraction.pooling import pool
 from hubstore.models import Batch, Model, packed_attention
 
@@ -25,6 +26,9 @@ class Capture:
         layers: layer names in the order wanted: "0" to the number of blocks, "final".
         poolings: any of "last", "mean", "first", "tokens".
         dtype: of the states handed back.
+
+    Raises:
+        ModelError: an earlier capture of layers further down cut the model below what is asked for now.
     """
 
     def __init__(self, model: Model, layers: Sequence[str], poolings: Sequence[str], dtype: torch.dtype) -> None:
@@ -32,8 +36,15 @@ class Capture:
         self.layers = tuple(layers)
         self.poolings = tuple(poolings)
         self.dtype = dtype
-        if not model.joint and "final" not in self.layers:
-            deepest = max(int(layer) for layer in self.layers)
+        if model.joint:
+            return
+        deepest = model.depth if "final" in self.layers else max(int(layer) for layer in self.layers)
+        if deepest > len(model.blocks):
+            raise ModelError(
+                f"{model.identity['id']} was cut to {len(model.blocks)} of its {model.depth} blocks, since no layer "
+                f"above them was asked for before; load it again to read block {deepest}"
+            )
+        if "final" not in self.layers:
             del model.blocks[max(deepest, 1) :]
 
     def run(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -97,6 +108,16 @@ class Capture:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+@contextlib.contextmanager
+def kept_whole(model: Model) -> Iterator[None]:
+    """Puts back, at the end, the blocks that captures within it cut off: the model will be asked for other layers."""
+    blocks = list(model.blocks)
+    try:
+        yield
+    finally:
+        model.blocks.extend(blocks[len(model.blocks) :])
 
 
 def forward(model: Model, batch: Batch, **options: Any) -> Any:

@@ -9,7 +9,7 @@ import torch
 
 from hubstore.corpus import Item
 from hubstore.errors import QueryError
-from hubstore.extraction.capture import Capture
+from hubstore.extraction.capture import Capture, kept_whole
 from hubstore.extraction.media import media_task, read_item
 from hubstore.extraction.members import batch_members, media_members
 from hubstore.extraction.run import require_same_model
@@ -37,15 +37,16 @@ def encode(
     if pooling == "tokens":
         raise QueryError("an item is many rows under pooling tokens; query by text under last, mean or first")
     settings = Settings.from_json(store.attributes["settings"]).resolve(model)
-    capture = Capture(model, layers, (pooling,), torch.float32)
     states = torch.empty((len(layers), len(items), model.width))
     checks = checks_of(store.attributes)
-    for modality in dict.fromkeys(item.modality for item in items):
-        model.require_modality(modality)
-        own = [number for number, item in enumerate(items) if item.modality == modality]
-        how = checks[modality].how() if modality in checks else Batching()
-        run = _encode_texts if modality == "text" else _encode_media
-        states[:, own] = run(capture, [items[number] for number in own], settings, how)
+    with kept_whole(model):
+        capture = Capture(model, layers, (pooling,), torch.float32)
+        for modality in dict.fromkeys(item.modality for item in items):
+            model.require_modality(modality)
+            own = [number for number, item in enumerate(items) if item.modality == modality]
+            how = checks[modality].how() if modality in checks else Batching()
+            run = _encode_texts if modality == "text" else _encode_media
+            states[:, own] = run(capture, [items[number] for number in own], settings, how)
     return dict(zip(capture.layers, states, strict=True))
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hubstore.corpus import Item, read_sample
-from hubstore.errors import SelfCheckError, StoreError
+from hubstore.errors import ModelError, SelfCheckError, StoreError
 from hubstore.extraction import Capture, PackingAsked, Settings, Watch, append, encode, extract, self_check
 from hubstore.extraction.compiled import compiled_blocks
 from hubstore.extraction.members import batch_members
@@ -116,6 +116,24 @@ def test_append_and_encode_make_batches_as_the_store_did(tmp_path):
     states = encode(store, tiny_model("xlm-roberta"), [Item(text, text, "en") for text in texts], ("1", "3"), "mean")
     for layer in ("1", "3"):
         torch.testing.assert_close(states[layer], store.hidden(layer, "mean").read(), rtol=1e-4, atol=1e-5)
+
+
+def test_one_loaded_model_encodes_at_other_layers_each_time(tmp_path):
+    path = tmp_path / "x.hub"
+    extract(items(10, "first"), tiny_model("llama"), path, SETTINGS)
+    store, model = StoreReader(path), tiny_model("llama")
+    text = store.items["text"][0].as_py()
+    for layer in ("1", "3", "2", "3"):
+        state = encode(store, model, [Item(text, text, "en")], (layer,), "mean")[layer]
+        torch.testing.assert_close(state, store.hidden(layer, "mean").read(0, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_that_was_cut_is_not_read_above_the_cut():
+    model = tiny_model("llama")
+    Capture(model, ("0", "1"), ("mean",), torch.float32)
+    for layer in ("2", "final"):
+        with pytest.raises(ModelError, match=r"tiny-llama was cut to 1 of its 3 blocks.*load it again to read block"):
+            Capture(model, (layer,), ("mean",), torch.float32)
 
 
 def test_a_packed_store_takes_no_padded_items(tmp_path):
