@@ -189,7 +189,8 @@ class RemoteStore:
                     raise ServerError(f"{self.url} gave {read} of the {total} items of {self.name}, and then none")
             return answers
 
-        return pa.concat_tables(self._of_one_revision(pages)).combine_chunks()
+        tables = [answer.table() for answer in self._of_one_revision(pages)]
+        return pa.concat_tables(tables).combine_chunks().replace_schema_metadata()
 
     def find_items(
         self,
