@@ -36,23 +36,23 @@ def made_store(path: Path, rows: int) -> StoreReader:
     """
     if rows % len(LANGUAGES):
         raise ValueError(f"{rows} rows are not the same number in each of {len(LANGUAGES)} languages")
+    if path.exists() and StoreReader(path).attributes["made_rows"] != rows:
+        raise ValueError(f"{path} is a store of another number of rows than {rows}; name another folder")
     layout = Layout(tuple(LAYERS.values()), ("mean",), "float16", WIDTH, SHARD_ROWS, chunk_rows=256)
     storage, states = LocalStorage(path), made_states(rows)
     shards = range(-(-rows // SHARD_ROWS))
-    write_metadata(storage, layout, {"model": {"id": "made-up"}}, len(shards) * SHARD_ROWS, 0)
+    write_metadata(storage, layout, {"model": {"id": "made-up"}, "made_rows": rows}, len(shards) * SHARD_ROWS, 0)
     for shard in shards[len(StoreReader(path).commits) :]:
         start, stop = shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, rows)
         part = torch.from_numpy(states(start, stop)).half()
         write_shard(storage, layout, shard, _items(start, stop, rows), {"mean": part.expand(len(LAYERS), -1, -1)})
     store = StoreReader(path)
-    if len(store) != rows:
-        raise ValueError(f"{path} holds {len(store)} items, not {rows}; name another folder")
     build(store, [LAYERS["hnsw"]], kind="hnsw", seed=SEED, device="cpu", progress=_Told())
     return store
 
 
 def made_states(rows: int) -> Callable[[int, int], Rows]:
-    """States by their positions, float32 [stop - start, width]; partition by partition, each a row of every concept.
+    """The states of a shard from its positions, float32 [stop - start, width]; each partition has every concept once.
 
     Clustered as `tests.index.stores.hub_states` are, by concept, topic and language, and never all in memory.
     """

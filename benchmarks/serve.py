@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +83,11 @@ class Bare:
         self.indexes[LAYERS["hnsw"]] = load(self.store, LAYERS["hnsw"], device="cpu")
         drawn = np.random.default_rng(SEED).choice(rows, min(IDS, rows), replace=False)
         self.ids = [item_id(int(position), rows) for position in drawn]
+
+    def warm(self, kind: str) -> None:
+        """Have every page of the store and the index that the items need in memory."""
+        for start in range(0, len(self.ids) if kind == "hnsw" else 64, 64):
+            self.search(kind, self.ids[start : start + 64])
 
     def milliseconds(self, kind: str, queries: int, seconds: float) -> list[float]:
         """Of one call after another, each of `queries` other ids, for so long."""
@@ -185,48 +190,68 @@ def _same_answers(server: Server, bare: Bare) -> None:
 def _beside(server: Server, bare: Bare, kind: str, runs: int, seconds: float) -> list[Result]:
     """Neighbours by id at each number of clients, in turns with the bare call."""
     paths = {"neighbours": [server.neighbours(kind, item) for item in bare.ids]}
-    bare.milliseconds(kind, 1, 1.0)
-    turns: dict[int, list[tuple[Seen, float, float]]] = {clients: [] for clients in CLIENTS}
-    for turn in range(runs):
-        alone = float(np.median(bare.milliseconds(kind, 1, seconds / 4)))
+    bare.warm(kind)
+    run_load(Load(server.port, max(CLIENTS), seconds / 2, paths, {"neighbours": 1}, seed=-1))
+    turns: dict[int, list[Turn]] = {clients: [] for clients in CLIENTS}
+    for number in range(runs):
+        alone = bare.milliseconds(kind, 1, seconds / 2)
         for clients in CLIENTS:
-            together = alone if clients == 1 else float(np.median(bare.milliseconds(kind, clients, seconds / 4)))
-            seen = run_load(Load(server.port, clients, seconds, paths, {"neighbours": 1}, seed=turn))
+            together = alone if clients == 1 else bare.milliseconds(kind, clients, seconds / 2)
+            seen = run_load(Load(server.port, clients, seconds, paths, {"neighbours": 1}, seed=number))
             if seen.errors or seen.busy:
                 raise RuntimeError(f"{kind}, {clients} clients: {seen.busy} busy, errors {seen.errors}")
-            turns[clients].append((seen, together, alone))
+            turns[clients].append(Turn(seen, together, alone))
     return [result for clients in CLIENTS for result in _compared(bare, kind, clients, turns[clients])]
 
 
-def _compared(bare: Bare, kind: str, clients: int, turns: Sequence[tuple[Seen, float, float]]) -> list[Result]:
+@dataclass(frozen=True)
+class Turn:
+    """One turn at one number of clients.
+
+    Args:
+        seen: by the clients.
+        together: milliseconds of bare calls of as many queries as there are clients.
+        alone: milliseconds of bare calls of one.
+    """
+
+    seen: Seen
+    together: Sequence[float]
+    alone: Sequence[float]
+
+
+def _compared(bare: Bare, kind: str, clients: int, turns: Sequence[Turn]) -> list[Result]:
     title = "HNSW" if kind == "hnsw" else kind
     plural = "client" if clients == 1 else "clients"
     case = f"neighbours by id, {title}, {bare.rows:,} x {WIDTH}, {clients} {plural}"
     call = "bare call of 1 query" if clients == 1 else f"bare call of {clients} queries"
     latencies = {
-        "p99": Sample(tuple(float(np.quantile(seen.all, 0.99)) for seen, _, _ in turns)),
-        "p50": Sample(tuple(float(np.quantile(seen.all, 0.5)) for seen, _, _ in turns)),
-        call: Sample(tuple(together for _, together, _ in turns)),
+        "p99": _each(turns, lambda turn: np.quantile(turn.seen.all, 0.99)),
+        "p50": _each(turns, lambda turn: np.quantile(turn.seen.all, 0.5)),
+        call: _each(turns, lambda turn: np.median(turn.together)),
+        "its p99": _each(turns, lambda turn: np.quantile(turn.together, 0.99)),
     }
     rates = {
-        "server": Sample(tuple(len(seen.all) / seen.seconds for seen, _, _ in turns)),
-        call: Sample(tuple(1e3 * clients / together for _, together, _ in turns)),
+        "server": _each(turns, lambda turn: len(turn.seen.all) / turn.seen.seconds),
+        call: _each(turns, lambda turn: 1e3 * clients / np.median(turn.together)),
     }
     if clients > 1:
-        latencies["bare call of 1 query"] = Sample(tuple(alone for _, _, alone in turns))
-        rates["bare call of 1 query"] = Sample(tuple(1e3 / alone for _, _, alone in turns))
+        latencies["bare call of 1 query"] = _each(turns, lambda turn: np.median(turn.alone))
+        rates["bare call of 1 query"] = _each(turns, lambda turn: 1e3 / np.median(turn.alone))
     notes = (
         f"each client sends the next request when it has the answer; k {K}; JSON over kept-alive connections; the "
         "clients are one process, on the cores that the server has too",
         "bare call: `hubstore.query.search` in a process that has the store open and the index loaded, while the "
-        "server rests; the median of the turn's calls",
-        "p50 and p99 of all answers of a turn",
+        "server rests; the median of the turn's calls, and their p99; p50 and p99 are of all answers of a turn",
     )
     return [
         compare("serve", f"{case}: p99", "ms", latencies, ours="p99", against=call, target=SLOWER, better="lower",
                 notes=notes),
         compare("serve", f"{case}: throughput", "requests/s", rates, ours="server", against=call),
     ]  # fmt: skip
+
+
+def _each(turns: Sequence[Turn], measure: Callable[[Turn], float]) -> Sample:
+    return Sample(tuple(float(measure(turn)) for turn in turns))
 
 
 def _mixed(server: Server, bare: Bare, seconds: float) -> list[Result]:
