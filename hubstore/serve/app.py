@@ -79,7 +79,7 @@ def create_app(
         lifespan=_lifespan,
     )
     app.state.service = service
-    for module in (pages, stores, items, neighbours, analyses, lens, projections, experiments):
+    for module in (neighbours, pages, stores, items, analyses, lens, projections, experiments):
         app.include_router(module.router)
     app.add_middleware(Guard, token=token, hosts=hosts, limits=service.limits, metrics=service.metrics)
     app.add_exception_handler(HubstoreError, _on_error)

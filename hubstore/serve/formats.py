@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from starlette.responses import Response
@@ -67,54 +68,102 @@ def _weight(text: str) -> float:
         return 0.0
 
 
-def table_response(
-    table: pa.Table, about: Mapping[str, Any], form: Format, *, name: str, revision: str | None, most: int
-) -> Response:
-    """A table and what is to be known about it.
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """A table whose rows are one answer, or several.
 
     Args:
         table: the rows.
-        about: JSON-able; beside the columns in JSON, in the schema's metadata under b"hubstore" elsewhere.
-        form: how to write it.
+        about: JSON-able, what is to be known of them; beside the columns in JSON, in the schema's metadata under
+            b"hubstore" elsewhere.
+        form: how to write them.
         name: of the file that a browser saves, without its suffix.
-        revision: the snapshot that it was computed from, where it is a store's.
-        most: the most bytes that it may have in memory.
-
-    Raises:
-        TooLargeError: it has more.
+        revision: the snapshot that they were computed from, where it is a store's.
+        most: the most bytes that an answer may have in memory.
     """
-    if table.nbytes > most:
-        raise TooLargeError(
-            f"the answer would have {table.nbytes / MIB:.0f} MiB, and this server sends {most / MIB:.0f} at most; "
-            "ask for fewer rows or layers"
-        )
-    headers = {} if revision is None else {REVISION: revision}
-    if form.attached:
-        headers["Content-Disposition"] = f'attachment; filename="{_file_name(name)}.{SUFFIXES[form.name]}"'
-    return Response(_encoded(table, about, form.name), headers=headers, media_type=MEDIA_TYPES[form.name])
+
+    table: pa.Table
+    about: Mapping[str, Any]
+    form: Format
+    name: str
+    revision: str | None
+    most: int
+
+    def whole(self) -> Response:
+        """All rows; TooLargeError where they are too many."""
+        return self._response(self.table)
+
+    def rows(self, ranges: Sequence[tuple[int, int]], first: Sequence[str] | None = None) -> Response:
+        """The rows of some ranges, in their order, perhaps with other values in the first column."""
+        if self.form.name == "json" and self.table.nbytes <= self.most:
+            columns = {name: _sliced(values, ranges) for name, values in self._values.items()}
+            if first is not None:
+                columns[self.table.column_names[0]] = list(first)
+            return self._sent(self._json(columns))
+        import numpy as np
+        import pyarrow as pa
+
+        part = self.table.take(pa.array(np.concatenate([np.arange(*bounds) for bounds in [(0, 0), *ranges]])))
+        if first is not None:
+            part = part.set_column(0, part.column_names[0], pa.array(first, pa.string()))
+        return self._response(part)
+
+    @cached_property
+    def _values(self) -> dict[str, list[Any]]:
+        """Every column as Python's values, made once for all answers."""
+        return _values(self.table)
+
+    @cached_property
+    def _about(self) -> str:
+        return json_text(self.about)
+
+    def _response(self, part: pa.Table) -> Response:
+        if part.nbytes > self.most:
+            raise TooLargeError(
+                f"the answer would have {part.nbytes / MIB:.0f} MiB, and this server sends {self.most / MIB:.0f} at "
+                "most; ask for fewer rows or layers"
+            )
+        return self._sent(self._json(_values(part)) if self.form.name == "json" else self._encoded(part))
+
+    def _json(self, columns: Mapping[str, Sequence[Any]]) -> bytes:
+        rows = len(next(iter(columns.values()), ()))
+        return encoded(f'{{"about":{self._about},"columns":{json_text(columns)},"rows":{rows}}}')
+
+    def _encoded(self, part: pa.Table) -> bytes:
+        import pyarrow as pa
+
+        sink = pa.BufferOutputStream()
+        described = part.replace_schema_metadata({b"hubstore": encoded(self._about)})
+        if self.form.name == "arrow":
+            with pa.ipc.new_stream(sink, described.schema) as writer:
+                writer.write_table(described)
+        elif self.form.name == "parquet":
+            import pyarrow.parquet as pq
+
+            pq.write_table(described, sink)
+        else:
+            from pyarrow import csv
+
+            csv.write_csv(_flat(part), sink)
+        written: bytes = sink.getvalue().to_pybytes()
+        return written
+
+    def _sent(self, body: bytes) -> Response:
+        headers = {} if self.revision is None else {REVISION: self.revision}
+        if self.form.attached:
+            file = f"{_file_name(self.name)}.{SUFFIXES[self.form.name]}"
+            headers["Content-Disposition"] = f'attachment; filename="{file}"'
+        return Response(body, headers=headers, media_type=MEDIA_TYPES[self.form.name])
 
 
-def _encoded(table: pa.Table, about: Mapping[str, Any], name: FormatName) -> bytes:
-    if name == "json":
-        columns = {column: values.to_pylist() for column, values in zip(table.column_names, table.columns, strict=True)}
-        return to_json({"about": about, "columns": columns, "rows": len(table)})
-    import pyarrow as pa
+def _values(table: pa.Table) -> dict[str, list[Any]]:
+    return {name: values.to_pylist() for name, values in zip(table.column_names, table.columns, strict=True)}
 
-    sink = pa.BufferOutputStream()
-    described = table.replace_schema_metadata({b"hubstore": to_json(about)})
-    if name == "arrow":
-        with pa.ipc.new_stream(sink, described.schema) as writer:
-            writer.write_table(described)
-    elif name == "parquet":
-        import pyarrow.parquet as pq
 
-        pq.write_table(described, sink)
-    else:
-        from pyarrow import csv
-
-        csv.write_csv(_flat(table), sink)
-    written: bytes = sink.getvalue().to_pybytes()
-    return written
+def _sliced(values: list[Any], ranges: Sequence[tuple[int, int]]) -> list[Any]:
+    if len(ranges) == 1:
+        return values[slice(*ranges[0])]
+    return [value for bounds in ranges for value in values[slice(*bounds)]]
 
 
 def _flat(table: pa.Table) -> pa.Table:
@@ -123,17 +172,21 @@ def _flat(table: pa.Table) -> pa.Table:
 
     for number, field in enumerate(table.schema):
         if pa.types.is_nested(field.type):
-            cells = [None if cell is None else to_json(cell).decode() for cell in table.column(number).to_pylist()]
+            cells = [None if cell is None else json_text(cell) for cell in table.column(number).to_pylist()]
             table = table.set_column(number, field.name, pa.array(cells, pa.string()))
     return table
 
 
-def to_json(value: Any) -> bytes:
-    """JSON in UTF-8; what JSON has no number for (NaN, infinity) is null."""
+def json_text(value: Any) -> str:
+    """JSON; what JSON has no number for (NaN, infinity) is null."""
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except ValueError:
-        text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def encoded(text: str) -> bytes:
+    """UTF-8; what a client sent of half a surrogate pair is a question mark."""
     return text.encode("utf-8", "replace")
 
 
@@ -148,7 +201,7 @@ def _finite(value: Any) -> Any:
 def json_response(value: Any, *, revision: str | None = None, status: int = 200) -> Response:
     """An answer that is no table."""
     headers = {} if revision is None else {REVISION: revision}
-    return Response(to_json(value), status, headers, MEDIA_TYPES["json"])
+    return Response(encoded(json_text(value)), status, headers, MEDIA_TYPES["json"])
 
 
 def _file_name(name: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 
@@ -18,10 +18,11 @@ from hubstore.query import search
 from hubstore.serve.answers.about import file_names
 from hubstore.serve.answers.items import previews
 from hubstore.serve.encoders import Encoders
+from hubstore.serve.formats import Answers
 from hubstore.serve.snapshot import Snapshot
 
-Written = Callable[[pa.Table, Mapping[str, Any]], Any]
-"""Writes a table and what is to be known about it as an answer."""
+Parts = Callable[[pa.Table, Mapping[str, Any]], Answers]
+"""Gets a table, and what is to be known about it, ready to be sent in parts."""
 
 
 @dataclass(frozen=True)
@@ -46,44 +47,35 @@ class Question:
 
     Args:
         kind: "ids", "texts", "vectors", "images" or "audio".
-        asked: ids or texts; or float32 [queries, width]; or the media's bytes.
-        written: writes its answer.
+        asked: ids or texts, each once; or float32 [queries, width]; or the media's bytes.
     """
 
     kind: str
     asked: Any
-    written: Written
 
     def __len__(self) -> int:
         return len(self.asked)
 
 
 def answers(
-    snapshot: Snapshot, options: Options, encoders: Encoders, device: str, questions: Sequence[Question]
+    snapshot: Snapshot, options: Options, encoders: Encoders, parts: Parts, questions: Sequence[Question]
 ) -> list[Any]:
     """The answer to each question, all of one kind; an error in the place of one that has none."""
     try:
-        found = _searched(snapshot, options, encoders, device, questions)
+        found = _searched(snapshot, options, encoders, questions)
     except HubstoreError as error:
         if len(questions) == 1:
             return [error]
         # One of them is wrong: each is asked alone, so that it spoils no other's answer.
-        return [answers(snapshot, options, encoders, device, [question])[0] for question in questions]
+        return [answers(snapshot, options, encoders, parts, [question])[0] for question in questions]
     about = json.loads(found.schema.metadata[b"hubstore"])
-    found = _shown(snapshot, found)
-    return [_written(question, part, about) for question, part in zip(questions, _parts(found, questions), strict=True)]
+    ready = parts(_shown(snapshot, found), about)
+    if len(questions) == 1:
+        return [_or_error(ready.whole)]
+    return _in_parts(found["query"], ready, questions)
 
 
-def _written(question: Question, part: pa.Table, about: Mapping[str, Any]) -> Any:
-    try:
-        return question.written(part, about)
-    except HubstoreError as error:
-        return error
-
-
-def _searched(
-    snapshot: Snapshot, options: Options, encoders: Encoders, device: str, questions: Sequence[Question]
-) -> pa.Table:
+def _searched(snapshot: Snapshot, options: Options, encoders: Encoders, questions: Sequence[Question]) -> pa.Table:
     kind = questions[0].kind
     given: Any
     if kind == "vectors":
@@ -111,7 +103,7 @@ def _searched(
         encoder=encoder,
         indexes=snapshot.indexes(options.layers, options.pooling),
         effort=options.effort,
-        device=device,
+        device=snapshot.device,
     )
 
 
@@ -124,37 +116,34 @@ def _shown(snapshot: Snapshot, found: pa.Table) -> pa.Table:
     return found.append_column("preview", pa.array(there))
 
 
-def _parts(found: pa.Table, questions: Sequence[Question]) -> list[pa.Table]:
-    """The rows of each question."""
-    if len(questions) == 1:
-        return [_relabelled(found, questions[0], 0)]
-    labels = found["query"].to_numpy(zero_copy_only=False)
-    starts = np.flatnonzero(np.concatenate([[True], labels[1:] != labels[:-1]])) if len(labels) else np.empty(0, int)
-    stops = np.append(starts[1:], len(labels))
-    ranges = {labels[start]: (int(start), int(stop)) for start, stop in zip(starts, stops, strict=True)}
-    parts, first = [], 0
+def _in_parts(labels: pa.ChunkedArray, ready: Answers, questions: Sequence[Question]) -> list[Any]:
+    """Each question's rows; those of one query are together, under its label."""
+    names = labels.to_pylist()
+    starts = [place for place, name in enumerate(names) if place == 0 or name != names[place - 1]]
+    ranges = {names[start]: (start, stop) for start, stop in zip(starts, [*starts[1:], len(names)], strict=True)}
+    found, first = [], 0
     for question in questions:
-        names = question.asked if question.kind in ("ids", "texts") else _numbered(question.kind, first, len(question))
-        rows = [np.arange(*ranges[name], dtype=np.int64) for name in names if name in ranges]
-        part = found.take(pa.array(np.concatenate(rows) if rows else _NONE))
-        parts.append(_relabelled(part, question, first))
+        if question.kind in ("ids", "texts"):
+            own = [ranges[name] for name in question.asked if name in ranges]
+            found.append(_or_error(functools.partial(ready.rows, own)))
+            continue
+        # Vectors, pictures and sounds have numbers for names, and each request's are counted from 0.
+        there = _numbered(question.kind, first, len(question))
+        here = _numbered(question.kind, 0, len(question))
+        own = [ranges[name] for name in there if name in ranges]
+        called = [name for name, old in zip(here, there, strict=True) for _ in range(*ranges.get(old, (0, 0)))]
+        found.append(_or_error(functools.partial(ready.rows, own, called)))
         first += len(question)
-    return parts
+    return found
 
 
-_NONE: npt.NDArray[np.int64] = np.empty(0, np.int64)
+def _or_error(answer: Callable[[], Any]) -> Any:
+    try:
+        return answer()
+    except HubstoreError as error:
+        return error
 
 
 def _numbered(kind: str, first: int, count: int) -> list[str]:
     """What queries are called that have no name: "vector 0", "image 0", "audio 0"."""
     return [f"{kind.removesuffix('s')} {number}" for number in range(first, first + count)]
-
-
-def _relabelled(found: pa.Table, question: Question, first: int) -> pa.Table:
-    """A request's own vectors, pictures and sounds are counted from 0."""
-    if question.kind in ("ids", "texts") or first == 0:
-        return found
-    count = len(question)
-    names = _numbered(question.kind, first, count), _numbered(question.kind, 0, count)
-    own = dict(zip(*names, strict=True))
-    return found.set_column(0, "query", pa.array([own[label] for label in found["query"].to_pylist()], pa.string()))

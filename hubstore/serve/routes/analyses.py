@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
-from hubstore.serve.routes.call import ERRORS, TABLE, CallOf, Name, Names
+from hubstore.serve.routes.call import ERRORS, TABLE, CallOf, Names
+from hubstore.serve.routes.parameters import Name
 from hubstore.serve.schemas import Analyses
 
 router = APIRouter(prefix="/api/stores/{store}", tags=["analyses"])

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Path, Query, Request
-from pydantic import StringConstraints
 from starlette.responses import Response
 
 from hubstore.errors import QueryError
 from hubstore.serve.failures import NotThereError
-from hubstore.serve.formats import MEDIA_TYPES, Format, FormatName, json_response, table_response
+from hubstore.serve.formats import MEDIA_TYPES, Answers, Format, FormatName, json_response
+from hubstore.serve.routes.parameters import Name
 from hubstore.serve.schemas import ErrorAnswer, Table
 from hubstore.serve.service import Service
 
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 Answered = tuple["pa.Table", Mapping[str, Any]]
 """A table and what is to be known about it."""
 
-Name = Annotated[str, StringConstraints(max_length=4096)]
 Names = Annotated[list[Name] | None, Query(max_length=1024)]
 
 
-def service_of(request: Request) -> Service:
+# Dependencies are coroutines: FastAPI runs a plain function, or a class, on a thread, and waits for it.
+
+
+async def service_of(request: Request) -> Service:
     """The running server."""
     service: Service = request.app.state.service
     return service
@@ -74,12 +76,15 @@ class Call:
 
     def written(self, name: str, table: pa.Table, about: Mapping[str, Any]) -> Response:
         """A table as an answer about this store."""
+        return self.parts(name, table, about).whole()
+
+    def parts(self, name: str, table: pa.Table, about: Mapping[str, Any]) -> Answers:
+        """A table whose rows are several answers about this store."""
         from hubstore.serve.answers.about import public
 
-        stamped = {**public(about), "store": self.snapshot.name, "revision": self.snapshot.revision}
-        return table_response(
+        return Answers(
             table,
-            stamped,
+            {**public(about), "store": self.snapshot.name, "revision": self.snapshot.revision},
             self.form,
             name=f"{self.snapshot.name}-{name}",
             revision=self.snapshot.revision,

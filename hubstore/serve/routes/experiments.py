@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from hubstore.serve.formats import Format, FormatName, json_response, table_response
+from hubstore.serve.formats import Answers, Format, FormatName, json_response
 from hubstore.serve.routes.call import ERRORS, TABLE, ServiceOf
 from hubstore.serve.schemas import Experiments
 
@@ -44,7 +44,8 @@ async def experiment(
         from hubstore.serve.answers.experiments import named
 
         one = named(service.experiments, name)
-        return table_response(one.table(), one.described(), form, name=name, revision=None, most=service.limits.answer)
+        about, most = one.described(), service.limits.answer
+        return Answers(one.table(), about, form, name=name, revision=None, most=most).whole()
 
     return await service.work.run(made)
 

@@ -11,7 +11,8 @@ from starlette.responses import Response
 from hubstore.errors import QueryError
 from hubstore.serve.failures import NotThereError, TooLargeError
 from hubstore.serve.formats import REVISION
-from hubstore.serve.routes.call import ERRORS, TABLE, CallOf, Name, Names
+from hubstore.serve.routes.call import ERRORS, TABLE, CallOf, Names
+from hubstore.serve.routes.parameters import Name
 from hubstore.serve.schemas import ItemInfo
 
 router = APIRouter(prefix="/api/stores/{store}", tags=["items"])

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from hubstore.serve.failures import NeedsModelError
-from hubstore.serve.routes.call import TABLE, Call, CallOf, Name, Names
+from hubstore.serve.routes.call import TABLE, Call, CallOf, Names
+from hubstore.serve.routes.parameters import Name
 
 router = APIRouter(prefix="/api/stores/{store}/lens", tags=["lens"])
 

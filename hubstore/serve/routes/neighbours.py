@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
-from pydantic import ValidationError
+from fastapi import APIRouter, Request
+from pydantic import Field, ValidationError
 from starlette.responses import Response
 
 from hubstore.errors import QueryError
-from hubstore.serve.failures import InvalidError, NeedsModelError, UnreadableError
+from hubstore.serve.failures import NeedsModelError, UnreadableError
 from hubstore.serve.formats import MEDIA_TYPES
-from hubstore.serve.routes.call import TABLE, Call, CallOf, Name, Names
+from hubstore.serve.routes.call import TABLE, Call, call_of, service_of
+from hubstore.serve.routes.parameters import Name, Several, Tabular, described, invalid, read
 from hubstore.serve.schemas import NeighboursQuery
 
 if TYPE_CHECKING:
@@ -25,27 +25,19 @@ router = APIRouter(prefix="/api/stores/{store}/neighbours", tags=["neighbours"])
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
-def _file(media: str) -> dict[str, Any]:
-    """A body of one kind, for OpenAPI."""
-    return {"requestBody": {"required": True, "content": {media: BINARY}}}
-
-
-@dataclass(frozen=True)
-class Choice:
+class Choice(Tabular):
     """How to search, as query parameters say it."""
 
-    layer: Names = None
-    k: Annotated[int, Query(ge=1, le=1000, description="Neighbours of each query at each layer.")] = 10
+    layer: Several | None = None
+    k: int = Field(10, ge=1, le=1000, description="Neighbours of each query at each layer.")
     pooling: Name | None = None
-    language: Names = None
-    modality: Names = None
-    concept: Names = None
+    language: Several | None = None
+    modality: Several | None = None
+    concept: Several | None = None
     exclude_same_language: bool = False
     exclude_self: bool = True
-    query_language: Annotated[
-        Name | None, Query(description="Needed to leave out the language of what is no item.")
-    ] = None
-    effort: Annotated[int | None, Query(ge=1, le=1_000_000, description="HNSW's efSearch or IVF's nprobe.")] = None
+    query_language: Name | None = Field(None, description="Needed to leave out the language of what is no item.")
+    effort: int | None = Field(None, ge=1, le=1_000_000, description="HNSW's efSearch or IVF's nprobe.")
 
     def query(self, **asked: Any) -> NeighboursQuery:
         """The same as a body says it."""
@@ -64,35 +56,35 @@ class Choice:
         )
 
 
-ChoiceOf = Annotated[Choice, Depends()]
+class OfItems(Choice):
+    """Whose neighbours."""
+
+    id: Annotated[list[Name], Field(min_length=1, max_length=1024)]
 
 
-@router.get("", responses=TABLE)
-async def by_id(
-    call: CallOf, choice: ChoiceOf, id: Annotated[list[Name], Query(min_length=1, max_length=1024)]
-) -> Response:
+def _body(*kinds: str, **schemas: Any) -> dict[str, Any]:
+    """A body, for OpenAPI: bytes of some kinds, or JSON."""
+    content = {**dict.fromkeys(kinds, BINARY), **schemas}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+@router.get("", responses=TABLE, openapi_extra=described(OfItems))
+async def by_id(request: Request) -> Response:
     """The nearest items to items of the store."""
-    return await _answer(call, choice.query(ids=id))
+    choice = read(OfItems, request)
+    return await _answer(await _call(request, choice), choice.query(ids=choice.id))
 
 
-@router.post(
-    "",
-    responses=TABLE,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/NeighboursQuery"}},
-                MEDIA_TYPES["arrow"]: BINARY,
-            },
-        }
-    },
-)
-async def by_body(call: CallOf, choice: ChoiceOf, request: Request) -> Response:
+JSON_QUERY = {"application/json": {"schema": NeighboursQuery.model_json_schema()}}
+
+
+@router.post("", responses=TABLE, openapi_extra=described(Choice, **_body(MEDIA_TYPES["arrow"], **JSON_QUERY)))
+async def by_body(request: Request) -> Response:
     """The nearest items to items, texts or vectors in JSON; or to a column `vector` of an Arrow stream, with the rest
     as query parameters."""
+    choice = read(Choice, request)
+    call, body = await _call(request, choice), await request.body()
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    body = await request.body()
     if kind == MEDIA_TYPES["arrow"]:
         vectors = await call.service.work.run(lambda: _streamed(body, call.service.limits.ids))
         return await _asked(call, choice.query(), "vectors", vectors)
@@ -101,23 +93,29 @@ async def by_body(call: CallOf, choice: ChoiceOf, request: Request) -> Response:
     try:
         query = await call.service.work.run(lambda: NeighboursQuery.model_validate_json(body))
     except ValidationError as error:
-        raise InvalidError(_said(error)) from None
+        raise invalid(error) from None
     return await _answer(call, query)
 
 
-@router.post("/image", responses=TABLE, openapi_extra=_file("image/*"))
-async def by_image(call: CallOf, choice: ChoiceOf, request: Request) -> Response:
+@router.post("/image", responses=TABLE, openapi_extra=described(Choice, **_body("image/*")))
+async def by_image(request: Request) -> Response:
     """The nearest items to a picture, whose file is the body. Needs the server's model."""
-    return await _uploaded(call, choice, "images", await request.body())
+    return await _uploaded(request, "images")
 
 
-@router.post("/audio", responses=TABLE, openapi_extra=_file("audio/*"))
-async def by_audio(call: CallOf, choice: ChoiceOf, request: Request) -> Response:
+@router.post("/audio", responses=TABLE, openapi_extra=described(Choice, **_body("audio/*")))
+async def by_audio(request: Request) -> Response:
     """The nearest items to a sound, whose file is the body. Needs the server's model."""
-    return await _uploaded(call, choice, "audio", await request.body())
+    return await _uploaded(request, "audio")
 
 
-async def _uploaded(call: Call, choice: Choice, kind: str, body: bytes) -> Response:
+async def _call(request: Request, choice: Choice) -> Call:
+    return await call_of(request, await service_of(request), request.path_params["store"], choice.format)
+
+
+async def _uploaded(request: Request, kind: str) -> Response:
+    choice = read(Choice, request)
+    call, body = await _call(request, choice), await request.body()
     if not body:
         raise UnreadableError("the body is empty; send the file's bytes")
     return await _asked(call, choice.query(), kind, [body])
@@ -144,13 +142,13 @@ async def _asked(call: Call, query: NeighboursQuery, kind: str, asked: Any) -> R
     if kind not in ("ids", "vectors") and not service.encoders.given:
         raise NeedsModelError(f"{kind} need the store's model; start the server with --model, or ask by id or vector")
     options = _options(call, query)
-    question = Question(kind, asked, functools.partial(call.written, "neighbours"))
+    question = Question(kind, asked)
     alone = object() if options.pooling == "tokens" else None  # whose queries are tokens, with names of their own
     answer: Response = await service.searches.ask(
         (snapshot, call.form, kind, options, alone),
         question,
         len(question),
-        functools.partial(answers, snapshot, options, service.encoders, snapshot.device),
+        functools.partial(answers, snapshot, options, service.encoders, functools.partial(call.parts, "neighbours")),
     )
     return answer
 
@@ -211,7 +209,3 @@ def _streamed(body: bytes, most: int) -> Any:
 
 def _tuple(names: Sequence[str] | None) -> tuple[str, ...] | None:
     return None if names is None else tuple(dict.fromkeys(names))
-
-
-def _said(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False)[:5])

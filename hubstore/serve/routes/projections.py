@@ -8,7 +8,8 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from hubstore.errors import QueryError
-from hubstore.serve.routes.call import TABLE, CallOf, Name, Names
+from hubstore.serve.routes.call import TABLE, CallOf, Names
+from hubstore.serve.routes.parameters import Name
 
 router = APIRouter(prefix="/api/stores/{store}/projection", tags=["projections"])
 
