@@ -30,7 +30,7 @@ from benchmarks.timing import Sample, Task, device_seconds, interleave
 from hubstore.corpus import Corpus, Item, Media
 from hubstore.corpus.media import open_image, open_sound
 from hubstore.extraction import Settings, Watch, extract, forward
-from hubstore.extraction.media import CHUNK, MediaFeed, media_task, processes_for
+from hubstore.extraction.media import CHUNK, FEW, MediaFeed, media_task, processes_for
 from hubstore.extraction.members import media_members
 from hubstore.models import Batch, Batching, MediaInputs, Model, wrap_model
 
@@ -274,7 +274,7 @@ def _reading_rate(run: Run) -> float:
     """Items/s that are read when nobody waits; the start of the processes left out."""
     task = media_task(run.model, run.settings.resolve(run.model))
     with MediaFeed(task, processes_for(run.model.device, None)) as feed:
-        for _ in feed.read(_tables(run.items[:256])):
+        for _ in feed.read(_tables(run.items[: FEW + 16 * CHUNK])):
             pass
         counted = run.items[: 16 * 256]
         began = time.perf_counter()

@@ -16,20 +16,17 @@ from typing import Any, Final
 
 import pyarrow as pa
 import torch
-import torch.multiprocessing  # tensors then go between processes through shared memory
 
 from hubstore.corpus import Media
 from hubstore.corpus.media import open_image, open_sound
 from hubstore.corpus.previews import clip, thumbnail
 from hubstore.errors import CorpusError, HubstoreError
 from hubstore.extraction.settings import Settings
+from hubstore.extraction.sharing import Shared, Writer
 from hubstore.models import MediaInputs, MediaReader, Model
 
 CHUNK: Final = 32
 """Items that a process reads at once."""
-
-ALIGNED: Final = 16
-"""Bytes to whose multiples tensors are laid in shared memory."""
 
 MOST_PROCESSES: Final = 16
 
@@ -116,6 +113,7 @@ class MediaFeed:
         self._task = task
         self._processes = processes
         self._pool: ProcessPoolExecutor | None = None
+        self._shared = Shared()
         self._seen = 0
 
     def __enter__(self) -> MediaFeed:
@@ -124,26 +122,41 @@ class MediaFeed:
     def __exit__(self, *error: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+        self._shared.close()
 
     def read(self, tables: Iterator[pa.Table]) -> Iterator[ReadItem]:
         """Each item of the tables, in order; the tables are taken as there is room for them."""
-        waiting: deque[Future[_Packed]] = deque()
+        waiting: deque[tuple[int, Future[_Packed]]] = deque()
         for table in tables:
             self._seen += len(table)
             if not self._processes or self._seen <= FEW:
                 yield from read_rows(self._task, table.to_pylist())
                 continue
-            waiting.append(self._started().submit(_read, table.to_pylist()))
+            piece = self._shared.take()
+            waiting.append((piece, self._started().submit(_read, table.to_pylist(), piece)))
             if len(waiting) > 2 * self._processes:
-                yield from _unpacked(waiting.popleft().result())
+                yield from self._received(*waiting.popleft())
         while waiting:
-            yield from _unpacked(waiting.popleft().result())
+            yield from self._received(*waiting.popleft())
+
+    def _received(self, piece: int, read: Future[_Packed]) -> Iterator[ReadItem]:
+        packed = read.result()
+        memory = self._shared.received(piece)
+        for item, places in packed:
+            if item.inputs is None:
+                yield item
+                continue
+            tensors = {
+                name: memory[start : start + dtype.itemsize * torch.Size(shape).numel()].view(dtype).view(shape)
+                for name, dtype, shape, start in places
+            }
+            yield replace(item, inputs=replace(item.inputs, tensors=tensors))
 
     def _started(self) -> ProcessPoolExecutor:
         """The processes: copies of one that has imported what they need, and knows nothing of a GPU."""
         if self._pool is None:
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([__name__])
+            context.set_forkserver_preload(["__main__", __name__, *_modules(self._task)])
             self._pool = ProcessPoolExecutor(self._processes, context, initializer=_begin, initargs=(self._task,))
         return self._pool
 
@@ -155,28 +168,33 @@ def processes_for(device: torch.device, asked: int | None) -> int:
     return 0 if device.type == "cpu" else max(1, min(MOST_PROCESSES, len(os.sched_getaffinity(0)) - BESIDE))
 
 
+def _modules(task: Task) -> list[str]:
+    """What reading needs to have imported: each process would take seconds to do it by itself."""
+    parts = ("image_processor", "feature_extractor", "audio_processor", "tokenizer")
+    processors = [reader.processor for reader in task.readers.values()]
+    classes = {type(part) for one in processors for part in (one, *(getattr(one, name, None) for name in parts))}
+    return ["hubstore.models.resize", *sorted(one.__module__ for one in classes if one is not type(None))]
+
+
 _Place = tuple[str, torch.dtype, tuple[int, ...], int]  # name, dtype, shape, first byte
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """Read items with all their tensors in one piece of memory: each piece costs a file descriptor."""
-
-    memory: torch.Tensor
-    items: list[tuple[ReadItem, list[_Place]]]
-
+_Packed = list[tuple[ReadItem, list[_Place]]]
+"""Read items without their tensors, and where these lie in a piece of shared memory."""
 
 _task: Task
+_writer: Writer
 
 
 def _begin(task: Task) -> None:
     """A reading process: one thread, deaf to Ctrl-C, and gone when the process that reads for is."""
-    global _task  # noqa: PLW0603 - what a pool's process knows, it is told once
-    _task = task
+    global _task, _writer
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     assert parent is not None
+    assert parent.pid is not None
+    _task, _writer = task, Writer(parent.pid)
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
 
 
@@ -186,33 +204,10 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _read(rows: Sequence[Mapping[str, Any]]) -> _Packed:
-    return _packed(read_rows(_task, rows))
-
-
-def _packed(items: Sequence[ReadItem]) -> _Packed:
-    parts: list[torch.Tensor] = []
-    packed: list[tuple[ReadItem, list[_Place]]] = []
-    size = 0
-    for item in items:
-        places: list[_Place] = []
-        for name, tensor in (item.inputs.tensors if item.inputs else {}).items():
-            flat = tensor.contiguous().reshape(-1).view(torch.uint8)
-            places.append((name, tensor.dtype, tuple(tensor.shape), size))
-            parts += [flat, torch.zeros(-len(flat) % ALIGNED, dtype=torch.uint8)]
-            size += len(flat) + len(parts[-1])
-        bare = replace(item, inputs=replace(item.inputs, tensors={})) if item.inputs else item
-        packed.append((bare, places))
-    return _Packed(torch.cat(parts) if parts else torch.empty(0, dtype=torch.uint8), packed)
-
-
-def _unpacked(packed: _Packed) -> Iterator[ReadItem]:
-    for item, places in packed.items:
-        if item.inputs is None:
-            yield item
-            continue
-        tensors = {
-            name: packed.memory[start : start + dtype.itemsize * torch.Size(shape).numel()].view(dtype).view(shape)
-            for name, dtype, shape, start in places
-        }
-        yield replace(item, inputs=replace(item.inputs, tensors=tensors))
+def _read(rows: Sequence[Mapping[str, Any]], piece: int) -> _Packed:
+    items = read_rows(_task, rows)
+    named = [list(item.inputs.tensors.items()) if item.inputs else [] for item in items]
+    starts = iter(_writer.write(piece, [tensor for of_item in named for _, tensor in of_item]))
+    bare = [replace(item, inputs=replace(item.inputs, tensors={})) if item.inputs else item for item in items]
+    places = [[(name, t.dtype, tuple(t.shape), next(starts)) for name, t in of_item] for of_item in named]
+    return list(zip(bare, places, strict=True))
