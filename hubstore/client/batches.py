@@ -112,10 +112,11 @@ def batches_of(
         NonFiniteError: NaN or infinity in a vector.
     """
     if what == "vectors":
+        most = max(1, min(MOST, BYTES // (4 * width)))
         return [
             batch
             for layer, rows in _by_layer(values, layers, width).items()
-            for batch in _parts(what, rows, _languages(languages, len(rows)), max(1, BYTES // (4 * width)), layer)
+            for batch in _parts(what, rows, _languages(languages, len(rows)), most, layer)
         ]
     single = isinstance(values, str | bytes | os.PathLike) or (what in MEDIA and hasattr(values, "data"))
     several = [values] if single else list(values)
@@ -146,23 +147,19 @@ def _parts(
 ) -> Iterator[Batch]:
     """Batches of at most `most` queries, each in one language; an id or a text that comes again is in another one."""
     start, seen = 0, set[str]()
-    for number in range(1, len(languages) + 1):
-        if what in NAMED:
-            seen.add(values[number - 1])
-        over = number == len(languages)
-        if (
-            over
-            or number - start == most
-            or languages[number] != languages[start]
-            or _again(what, values[number], seen)
-        ):
-            part = values[start:number]
-            yield Batch(what, part[0] if what in MEDIA else part, start, languages[start], layer)
+    for number, language in enumerate(languages):
+        again = what in NAMED and values[number] in seen
+        if number - start == most or again or language != languages[start]:
+            yield _batch(what, values, slice(start, number), languages, layer)
             start, seen = number, set()
+        if what in NAMED:
+            seen.add(values[number])
+    yield _batch(what, values, slice(start, len(languages)), languages, layer)
 
 
-def _again(what: str, value: Any, seen: set[str]) -> bool:
-    return what in NAMED and value in seen
+def _batch(what: str, values: Any, part: slice, languages: Sequence[str | None], layer: str | None) -> Batch:
+    given = values[part.start] if what in MEDIA else values[part]
+    return Batch(what, given, part.start, languages[part.start], layer)
 
 
 def _languages(languages: str | Sequence[str] | None, count: int) -> list[str | None]:

@@ -151,6 +151,8 @@ def test_neighbours_of_texts_through_the_servers_model(remote, texts, model):
 
 def test_neighbours_of_vectors(remote, texts, monkeypatch):
     rows = texts.hidden(2).take([7, 30, 51, 8, 9])
+    many = texts.hidden(1).read().float().repeat(20, 1)
+    same(remote.search(vectors=many, k=1, layers=[1]), texts.search(vectors=many, k=1, layers=[1]))
     for given in (rows, rows.float(), rows.float().numpy(), rows[0], rows.double().numpy().tolist()):
         expected = torch.as_tensor(given).float()
         same(remote.search(vectors=given, k=3), texts.search(vectors=expected, k=3))
