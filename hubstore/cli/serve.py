@@ -44,7 +44,7 @@ def serve(
         if open_page:
             typer.launch(url)
 
-    run(
+    working = run(
         stores,
         host=host,
         port=port,
@@ -56,6 +56,8 @@ def serve(
         originals=originals,
         allow_stale=allow_stale,
     )
+    if working:  # Python would wait for its threads
+        os._exit(0)
 
 
 def _token(file: Path | None) -> str | None:

@@ -46,6 +46,7 @@ class Batcher:
     def __init__(self, lanes: int, most: int, waiting: int, timeout_s: float, metrics: Metrics) -> None:
         self.waiting = 0
         self.running = 0
+        self._starting = False
         self._lanes = lanes
         self._most = most
         self._room = waiting
@@ -62,7 +63,9 @@ class Batcher:
         queue = self._queues.setdefault(key, _Queue(answering, deque()))
         queue.waiting.append(_Waiting(question, size, answer))
         self.waiting += 1
-        self._start()
+        if not self._starting:  # after what the event loop has read already, so that it goes along
+            self._starting = True
+            asyncio.get_running_loop().call_soon(self._start)
         return await in_time(answer, None, self._timeout)
 
     def close(self) -> None:
@@ -70,6 +73,7 @@ class Batcher:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _start(self) -> None:
+        self._starting = False
         while self._queues and self.running < self._lanes:
             key, queue = next(iter(self._queues.items()))
             batch = self._drawn(queue)

@@ -149,7 +149,7 @@ class Answers:
         return written
 
     def _sent(self, body: bytes) -> Response:
-        headers = {} if self.revision is None else {REVISION: self.revision}
+        headers = _headers(self.revision) | {"Vary": "Accept"}
         if self.form.attached:
             file = f"{_file_name(self.name)}.{SUFFIXES[self.form.name]}"
             headers["Content-Disposition"] = f'attachment; filename="{file}"'
@@ -200,8 +200,11 @@ def _finite(value: Any) -> Any:
 
 def json_response(value: Any, *, revision: str | None = None, status: int = 200) -> Response:
     """An answer that is no table."""
-    headers = {} if revision is None else {REVISION: revision}
-    return Response(encoded(json_text(value)), status, headers, MEDIA_TYPES["json"])
+    return Response(encoded(json_text(value)), status, _headers(revision), MEDIA_TYPES["json"])
+
+
+def _headers(revision: str | None) -> dict[str, str]:
+    return {"Cache-Control": "private, no-cache", **({} if revision is None else {REVISION: revision})}
 
 
 def _file_name(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import logging
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +15,7 @@ from hubstore.errors import MissingDependencyError, ServeError
 
 if TYPE_CHECKING:
     import uvicorn
+    from fastapi import FastAPI
 
     from hubstore.serve.limits import Limits
 
@@ -31,7 +32,7 @@ def serve(
     limits: Limits | None = None,
     ready: Callable[[str], None] | None = None,
     **options: Any,
-) -> None:
+) -> bool:
     """Serve stores until the process is told to stop (SIGINT, SIGTERM); requests in work are answered first.
 
     Args:
@@ -42,6 +43,10 @@ def serve(
         limits: what the server takes on.
         ready: called with the server's URL when it listens.
         options: of `create_app`.
+
+    Returns:
+        Whether work is left, such as a long computation that its asker no longer waited for; it keeps the process from
+        ending. What it writes, it writes whole or not at all.
 
     Raises:
         ServeError: the host is public and there is no token, or the port is taken.
@@ -57,12 +62,21 @@ def serve(
     listening = listen(host, port)
     url = f"http://{_shown(host)}:{listening.getsockname()[1]}"
     try:
-        server = _server(stores, token, limits, None if public else LOOPBACK, options)
+        app = _application(stores, token, limits, None if public else LOOPBACK, options)
+        allow_many_files()
         if ready is not None:
             ready(url)
-        server.run(sockets=[listening])
+        _run(app, listening)
+        return bool(app.state.service.working)
     finally:
         listening.close()
+
+
+def allow_many_files() -> None:
+    """Let this process open as many files as it may: every connection is one, and every mapped shard of a store."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def is_loopback(host: str) -> bool:
@@ -89,34 +103,32 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _server(
+def _application(
     stores: Sequence[str | Path],
     token: str | None,
     limits: Limits | None,
     hosts: Sequence[str] | None,
     options: dict[str, Any],
-) -> uvicorn.Server:
+) -> FastAPI:
     try:
-        import uvicorn
-
         from hubstore.serve.app import create_app
     except ImportError as error:
         raise MissingDependencyError("serving needs FastAPI and uvicorn: pip install 'hubstore[serve]'") from error
-    from hubstore.serve.limits import Limits
+    return create_app(stores, limits=limits, token=token, hosts=hosts, **options)
 
-    limits = limits or Limits()
-    app = create_app(stores, limits=limits, token=token, hosts=hosts, **options)
-    logging.getLogger("hubstore.serve").setLevel(logging.INFO)
+
+def _run(app: FastAPI, listening: socket.socket) -> None:
+    import uvicorn
+
     config = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=round(limits.timeout_s) + 1,
+        timeout_graceful_shutdown=round(app.state.service.limits.timeout_s) + 1,
         timeout_keep_alive=30,
-        limit_concurrency=None,
     )
-    return _quiet_server(config)
+    _quiet_server(config).run(sockets=[listening])
 
 
 def _quiet_server(config: uvicorn.Config) -> uvicorn.Server:

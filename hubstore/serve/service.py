@@ -109,13 +109,18 @@ class Service:
         folders = {str(form): folder.name for folder in self.experiments for form in (folder, folder.absolute())}
         return {**shown, **folders, **self.encoders.names}
 
+    @property
+    def working(self) -> bool:
+        """Whether a thread has something to do."""
+        return self.work.taken + self.computing.taken + self.searches.running > 0
+
     async def warm(self) -> None:
         """Import what is heavy, open the stores and load the model, while requests are answered already."""
         for store in self.stores.values():
             try:
                 snapshot = await store.snapshot()
-            except Exception:
-                log.exception("%s cannot be opened", store.name)
+            except HubstoreError as error:
+                log.error("%s cannot be opened: %s", store.name, error)
                 continue
             if snapshot.keeps_lens:
                 await asyncio.get_running_loop().run_in_executor(self.opener, import_module, "hubstore.lens")

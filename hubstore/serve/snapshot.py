@@ -34,6 +34,9 @@ T = TypeVar("T")
 KEPT = 8
 """Answers of one kind that are kept for the next page or the same question again."""
 
+PREVIEWS = 256 << 20
+"""Bytes of the shards of previews that stay in memory."""
+
 FEWEST_FILES = 512
 """What a process may open when nobody says more."""
 
@@ -63,20 +66,24 @@ class Snapshot(StoreReader):
         self.device = device
         self.revision = self.digest
         self._allow_stale = allow_stale
-        self._loading = threading.RLock()
+        self._reading, self._mapping, self._loading, self._keeping = (threading.RLock() for _ in range(4))
         self._hidden: OrderedDict[tuple[str, str], HiddenStates] = OrderedDict()
         self._indexes: dict[tuple[str, str], LayerIndex] = {}
         self._older_indexes: Mapping[tuple[str, str], LayerIndex] = {}
         self._lens: tuple[bytes, Lens] | None = None
         self._kept: OrderedDict[Any, Any] = OrderedDict()
         self._files: dict[str, tuple[int, Any]] = {}
+        self._shown: OrderedDict[str, pa.Table] = OrderedDict()
         if previous is not None:
             self._take_over(previous)
 
     @property
     def items(self) -> pa.Table:
         """As `StoreReader.items`; read once, whoever asks."""
-        with self._loading:
+        read: pa.Table | None = self.__dict__.get("items")
+        if read is not None:
+            return read
+        with self._reading:
             return super().items
 
     # What a client names and the store does not have is 404, and without the closest names: finding those takes long.
@@ -104,7 +111,7 @@ class Snapshot(StoreReader):
     def hidden(self, layer: str | int, pooling: str | None = None) -> HiddenStates:
         """As `StoreReader.hidden`, with the shards that were mapped for earlier requests."""
         key = self.layer_name(layer), self.pooling_name(pooling)
-        with self._loading:
+        with self._mapping:
             if key not in self._hidden:
                 self._hidden[key] = super().hidden(*key)
                 while len(self._hidden) > max(1, _files_allowed() // 2 // min(MAPPED, max(1, len(self.commits)))):
@@ -161,13 +168,13 @@ class Snapshot(StoreReader):
 
     def kept(self, key: Any, make: Callable[[], T]) -> T:
         """What `make` returned for `key` lately, or returns now."""
-        with self._loading:
+        with self._keeping:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 found: T = self._kept[key]
                 return found
         made = make()
-        with self._loading:
+        with self._keeping:
             self._kept[key] = made
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
@@ -180,6 +187,15 @@ class Snapshot(StoreReader):
             known = self._files[key] = stamp, read()
         found: T = known[1]
         return found
+
+    def _previews(self, key: str) -> pa.Table:
+        with self._reading:
+            if key not in self._shown:
+                self._shown[key] = pq.read_table(pa.BufferReader(self.storage.read(key)))
+                while len(self._shown) > 1 and sum(table.nbytes for table in self._shown.values()) > PREVIEWS:
+                    self._shown.popitem(last=False)
+            self._shown.move_to_end(key)
+            return self._shown[key]
 
     def _index(self, layer: str, pooling: str) -> LayerIndex:
         key = layer, pooling
@@ -241,13 +257,6 @@ def _not_there() -> Iterator[None]:
         yield
     except QueryError as error:
         raise NotThereError(str(error)) from None
-
-
-def allow_many_files() -> None:
-    """Let this process open as many files as it may: every mapped shard is one."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _files_allowed() -> int:

@@ -16,8 +16,9 @@ router = APIRouter(prefix="/api/stores", tags=["stores"])
 
 @router.get("", response_model=Stores, responses=ERRORS)
 async def stores(service: ServiceOf) -> Response:
-    """All stores that the server was given."""
-    snapshots = await asyncio.gather(*(store.snapshot() for store in service.stores.values()))
+    """All stores that the server was given and can open; its log says what is wrong with others."""
+    opened = await asyncio.gather(*(store.snapshot() for store in service.stores.values()), return_exceptions=True)
+    snapshots = [one for one in opened if not isinstance(one, BaseException)]
 
     def made() -> Response:
         from hubstore.serve.answers.stores import summary
