@@ -70,6 +70,12 @@ export async function blob(path, query = {}, signal = undefined, options = {}) {
   return (await send(withQuery(path, query), { ...options, signal })).blob();
 }
 
+/** A table as an Arrow stream. */
+export async function arrow(path, query, signal) {
+  const headers = { Accept: "application/vnd.apache.arrow.stream" };
+  return (await send(withQuery(path, query), { signal, headers })).arrayBuffer();
+}
+
 /** The rows of a table, as objects. */
 export function records(table) {
   const names = Object.keys(table.columns);

@@ -3,7 +3,7 @@
 import { get, records, storePath } from "./api.js";
 import { Combobox } from "./combobox.js";
 import { debounced, h } from "./dom.js";
-import { bdi, count, languageChip } from "./words.js";
+import { bdi, count, kindChips } from "./words.js";
 
 const FOUND = 20;
 const WAIT = 200; // milliseconds after the last key
@@ -19,7 +19,7 @@ export function chooseItem(store, onpick, { label = "Find an item", modality = n
   const box = new Combobox("Items found", {
     placeholder: "Some of its text, or its id",
     draw: (item) => [
-      languageChip(item.language), " ", item.modality !== "text" && h("span", { class: "chip" }, item.modality), " ",
+      kindChips(item), " ",
       bdi(item.text || item.id, 120), h("small", {}, " ", bdi(item.id, 60)),
     ],
     onpick: (item) => {

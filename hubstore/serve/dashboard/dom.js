@@ -32,6 +32,13 @@ function kept(children) {
   return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 }
 
+/** Puts `children` in the place of what a node holds; a pressed button among them gets the focus that was in it. */
+export function refill(node, ...children) {
+  const focused = node.contains(document.activeElement);
+  fill(node, children);
+  if (focused) node.querySelector("[aria-pressed=true]")?.focus();
+}
+
 /** Says something to those who cannot see it. */
 export function say(text) {
   document.getElementById("said").textContent = text;

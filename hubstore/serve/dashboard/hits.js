@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 import { preview } from "./media.js";
 import { sibling } from "./state.js";
-import { bdi, languageChip, languageName, layerLabel, passage, plural } from "./words.js";
+import { bdi, kindChips, languageName, layerLabel, passage, plural } from "./words.js";
 
 /**
  * The columns.
@@ -49,7 +49,7 @@ function neighbour(info, hit, { concept, layers }) {
   const same = concept !== null && hit.concept === concept;
   return h("li", { class: same ? "hit same" : "hit", value: hit.rank },
     h("div", { class: "hit-head" },
-      languageChip(hit.language), hit.modality !== "text" && h("span", { class: "chip" }, hit.modality),
+      kindChips(hit),
       same && h("span", { class: "same-mark", title: "the same concept" }, "✓", h("span", { class: "unseen" }, " same concept")),
       h("span", { class: "score" }, hit.score.toFixed(3))),
     preview(info.name, hit),

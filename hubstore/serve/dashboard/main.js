@@ -83,12 +83,21 @@ async function route({ view, params }) {
   }
 }
 
+/** The links to the views are made once and then changed, so that the one that was followed keeps the focus. */
 function drawNav(chosen, store, params) {
   const kept = Object.fromEntries(KEPT_BY_SIBLINGS.map((name) => [name, params.get(name)]));
-  fill(part("views"), h("ul", {}, Object.entries(VIEWS).map(([name, { title }]) => h("li", {}, h("a", {
-    href: address(name, { ...kept, store }), "aria-current": name === chosen ? "page" : null,
-  }, title)))));
-  part("views").querySelector("[aria-current]").scrollIntoView({ inline: "center", block: "nearest" });
+  if (!part("views").firstChild) {
+    fill(part("views"), h("ul", {}, Object.entries(VIEWS).map(([name, { title }]) =>
+      h("li", {}, h("a", { "data-view": name }, title)))));
+  }
+  for (const link of part("views").querySelectorAll("a")) {
+    const name = link.dataset.view;
+    link.setAttribute("href", address(name, { ...kept, store }));
+    link.toggleAttribute("aria-current", name === chosen);
+    if (name !== chosen) continue;
+    link.setAttribute("aria-current", "page");
+    link.scrollIntoView({ inline: "center", block: "nearest" });
+  }
 }
 
 /** An answer came from another revision than the page shows: new items were appended, or layers indexed. */

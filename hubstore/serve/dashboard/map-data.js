@@ -1,6 +1,7 @@
 /** A sample of a store's items as points, layer by layer, and how they look. */
 
-import { get, storePath } from "./api.js";
+import { arrow, get, storePath } from "./api.js";
+import { floatColumns } from "./arrow.js";
 import { rgb, SHAPES, style } from "./colours.js";
 
 const MOST_NUMBERS = 1_500_000; // points times layers that are fetched at once
@@ -16,28 +17,29 @@ export function layersShown(layers, points, wanted) {
 
 /**
  * A sample and its places at each layer.
- * @returns {{items: Object, count: number, layers: string[], places: Map<string, Float32Array>, about: Object}}
+ * @returns {{items: Object, count: number, places: Map<string, Float32Array>, about: Object}} `places` by layer.
  */
 export async function fetchMap(store, layers, query, signal) {
   const path = storePath(store, "projection");
   const [items, points] = await Promise.all([
     get(path, { ...query, layer: layers[0], fields: ["position", "id", "concept", "language", "modality", "text"] }, signal),
-    get(path, { ...query, layer: layers, fields: ["position", "x", "y"] }, signal),
+    arrow(path, { ...query, layer: layers, fields: ["x", "y"] }, signal),
   ]);
   const count = items.rows;
-  const places = new Map();
-  const { layer, x, y } = points.columns;
-  for (let start = 0; start < points.rows; start += count) {
-    places.set(layer[start], fitted(x.slice(start, start + count), y.slice(start, start + count)));
-  }
-  return { items: items.columns, count, layers, places, about: points.about };
+  const { columns: { x, y }, about } = floatColumns(points, ["x", "y"]);
+  if (x.length !== count * layers.length) throw new Error("The store changed while the map was fetched. Reload the page.");
+  const places = new Map(layers.map((layer, place) => {
+    const [start, stop] = [place * count, (place + 1) * count];
+    return [layer, fitted(x.subarray(start, stop), y.subarray(start, stop))];
+  }));
+  return { items: items.columns, count, places, about };
 }
 
 /** Points around their middle, scaled so that all but a few lie within 1 of it. */
 function fitted(x, y) {
   const count = x.length;
   const middle = [x, y].map((values) => {
-    const sorted = Float32Array.from(values).sort();
+    const sorted = values.slice().sort();
     return (sorted[Math.floor(count * 0.01)] + sorted[Math.ceil(count * 0.99) - 1]) / 2;
   });
   const far = Float32Array.from(x, (value, i) => Math.max(Math.abs(value - middle[0]), Math.abs(y[i] - middle[1]))).sort();

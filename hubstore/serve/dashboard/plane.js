@@ -27,18 +27,14 @@ export class Plane {
       "aria-description": "Arrow keys move, plus and minus zoom, 0 shows everything, Enter picks the point in the middle.",
       onkeydown: (event) => this.#key(event),
     }, this.canvas, this.above, h("span", { class: "cross", "aria-hidden": "true" }));
-    this.renderer = this.#renderer();
+    const gl = this.canvas.getContext("webgl2", { antialias: false });
+    this.renderer = gl ? new PointsGL(gl) : new Points2D(this.canvas);
     this.look = { x: 0, y: 0, zoom: 1 };
     this.time = 1;
     this.pointers = new Map();
     this.observer = new ResizeObserver(() => this.#resize());
     this.observer.observe(this.node);
     this.#listen();
-  }
-
-  /** Whether the graphics card draws. */
-  get fast() {
-    return this.renderer instanceof PointsGL;
   }
 
   /**
@@ -74,22 +70,35 @@ export class Plane {
 
   /** Draws with the next frame. */
   draw() {
+    this.#soon(true);
+  }
+
+  /** Draws what lies above the points alone with the next frame. */
+  drawAbove() {
+    this.#soon(false);
+  }
+
+  #soon(points) {
+    this.changed ||= points;
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null;
       if (this.closed || !this.to || !this.state || !this.canvas.width) return;
+      const points = this.changed;
+      this.changed = false;
       if (this.started !== null) {
         const past = Math.min(1, (performance.now() - this.started) / DURATION);
         this.time = past < 0.5 ? 4 * past ** 3 : 1 - (-2 * past + 2) ** 3 / 2;
         if (past === 1) this.started = null;
         else this.draw();
       }
-      this.#paintNow();
+      if (points) this.#drawPoints();
+      this.#drawOverlay();
     });
   }
 
   /** The plane as it is, as a PNG on a background. */
   png(background) {
-    this.#paintNow(); // a canvas of WebGL is empty between frames
+    this.#drawPoints(); // a canvas of WebGL is empty between frames
     const whole = h("canvas", { width: this.canvas.width, height: this.canvas.height });
     const context = whole.getContext("2d");
     context.fillStyle = background;
@@ -113,18 +122,7 @@ export class Plane {
     this.renderer.close();
   }
 
-  #renderer() {
-    try {
-      return new PointsGL(this.canvas);
-    } catch {
-      const plain = h("canvas", { class: "points", "aria-hidden": "true" }); // the first may be bound to WebGL
-      this.canvas.replaceWith(plain);
-      this.canvas = plain;
-      return new Points2D(plain);
-    }
-  }
-
-  #paintNow() {
+  #drawPoints() {
     const scale = this.#scale();
     this.renderer.draw({
       time: this.time,
@@ -132,6 +130,9 @@ export class Plane {
       zoom: [(2 * scale) / this.width, (2 * scale) / this.height],
       size: this.#size() * this.ratio,
     });
+  }
+
+  #drawOverlay() {
     const context = this.above.getContext("2d");
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     context.clearRect(0, 0, this.width, this.height);

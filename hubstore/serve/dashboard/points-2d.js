@@ -1,6 +1,9 @@
-/** Points drawn by the processor, with the verbs of PointsGL, where there is no WebGL. */
+/** Points drawn by the processor, with the verbs of PointsGL, where there is no WebGL: stamps into an image. */
 
-const ALPHA = [0, 0.12, 0.78, 1];
+import { SHAPES } from "./colours.js";
+
+const OPACITY = [0, 0.12, 0.78, 1];
+const LIT = 3;
 
 export class Points2D {
   constructor(canvas) {
@@ -16,58 +19,71 @@ export class Points2D {
   paint(look, state) {
     this.look = look;
     this.state = state;
-    // Points of one look are drawn together: a change of colour costs more than a point.
-    const groups = new Map();
-    for (let i = 0; i < state.length; i += 1) {
-      if (!state[i]) continue;
-      const key = (state[i] << 26) | (look[4 * i + 3] << 24) | (look[4 * i] << 16) | (look[4 * i + 1] << 8) | look[4 * i + 2];
-      if (!groups.has(key)) groups.set(key, []);
-      groups.get(key).push(i);
-    }
-    this.groups = [...groups].sort(([a], [b]) => (a >>> 26) - (b >>> 26));
   }
 
   draw({ time, centre, zoom, size }) {
-    const { context, canvas, from, to } = this;
-    const [halfWidth, halfHeight] = [canvas.width / 2, canvas.height / 2];
-    context.clearRect(0, 0, canvas.width, canvas.height);
-    for (const [key, members] of this.groups) {
-      const state = key >>> 26;
-      const radius = (size / 2) * (state === 3 ? 1.7 : 1);
-      const trace = TRACES[(key >>> 24) & 3];
-      context.globalAlpha = ALPHA[state];
-      context.fillStyle = `rgb(${(key >>> 16) & 255},${(key >>> 8) & 255},${key & 255})`;
-      context.beginPath();
-      for (const i of members) {
+    const { width, height } = this.canvas;
+    if (this.image?.width !== width || this.image.height !== height) this.image = this.context.createImageData(width, height);
+    const pixels = this.image.data;
+    pixels.fill(0);
+    const { from, to, look, state } = this;
+    const stamps = [stampsOf(size), stampsOf(size * 1.7)];
+    const [halfWidth, halfHeight] = [width / 2, height / 2];
+    for (const lit of [false, true]) {
+      for (let i = 0; i < state.length; i += 1) {
+        if (!state[i] || (state[i] === LIT) !== lit) continue;
         const x = from[2 * i] + (to[2 * i] - from[2 * i]) * time;
         const y = from[2 * i + 1] + (to[2 * i + 1] - from[2 * i + 1]) * time;
-        trace(context, halfWidth * (1 + (x - centre[0]) * zoom[0]), halfHeight * (1 - (y - centre[1]) * zoom[1]), radius);
+        const left = Math.round(halfWidth * (1 + (x - centre[0]) * zoom[0]));
+        const top = Math.round(halfHeight * (1 - (y - centre[1]) * zoom[1]));
+        press(pixels, width, height, left, top, stamps[Number(lit)][look[4 * i + 3]], look, 4 * i, OPACITY[state[i]]);
       }
-      context.fill();
     }
-    context.globalAlpha = 1;
+    this.context.putImageData(this.image, 0, 0);
   }
 
   close() {}
 }
 
-const TRACES = [
-  (context, x, y, r) => {
-    context.moveTo(x + r, y);
-    context.arc(x, y, r, 0, 2 * Math.PI);
-  },
-  (context, x, y, r) => context.rect(x - 0.83 * r, y - 0.83 * r, 1.66 * r, 1.66 * r),
-  (context, x, y, r) => {
-    context.moveTo(x, y - r);
-    context.lineTo(x + r, y + 0.87 * r);
-    context.lineTo(x - r, y + 0.87 * r);
-    context.closePath();
-  },
-  (context, x, y, r) => {
-    context.moveTo(x, y - r);
-    context.lineTo(x + r, y);
-    context.lineTo(x, y + r);
-    context.lineTo(x - r, y);
-    context.closePath();
-  },
-];
+/** Lays a stamp of one colour over the pixels around a place. */
+function press(pixels, width, height, left, top, { cover, reach }, look, colour, opacity) {
+  if (left < reach || top < reach || left >= width - reach || top >= height - reach) return;
+  const side = 2 * reach + 1;
+  for (let row = 0; row < side; row += 1) {
+    let at = 4 * ((top - reach + row) * width + left - reach);
+    for (let column = 0; column < side; column += 1, at += 4) {
+      const ink = cover[row * side + column] * opacity;
+      if (ink === 0) continue;
+      const under = (pixels[at + 3] / 255) * (1 - ink);
+      const whole = ink + under;
+      pixels[at] = (look[colour] * ink + pixels[at] * under) / whole;
+      pixels[at + 1] = (look[colour + 1] * ink + pixels[at + 1] * under) / whole;
+      pixels[at + 2] = (look[colour + 2] * ink + pixels[at + 2] * under) / whole;
+      pixels[at + 3] = 255 * whole;
+    }
+  }
+}
+
+/** How much of each pixel each shape of a size covers: from the middle `reach` pixels to every side. */
+function stampsOf(size) {
+  const radius = size / 2;
+  const reach = Math.ceil(radius);
+  const side = 2 * reach + 1;
+  return SHAPES.map((shape) => {
+    const cover = new Float32Array(side * side);
+    for (let i = 0; i < cover.length; i += 1) {
+      const x = ((i % side) - reach) / radius;
+      const y = (Math.floor(i / side) - reach) / radius;
+      cover[i] = Math.min(1, Math.max(0, (1 - FAR[shape](x, y)) * radius + 0.5));
+    }
+    return { cover, reach };
+  });
+}
+
+/** How far a place is from the middle of a shape: 1 at its edge. */
+const FAR = {
+  circle: Math.hypot,
+  square: (x, y) => 1.2 * Math.max(Math.abs(x), Math.abs(y)),
+  triangle: (x, y) => Math.max(1.15 * y, Math.abs(x) - 0.55 * y + 0.12),
+  diamond: (x, y) => Math.abs(x) + Math.abs(y),
+};

@@ -18,7 +18,7 @@ void main() {
 const FRAGMENT = `#version 300 es
 precision mediump float;
 in vec3 v_colour; in float v_alpha; flat in int v_shape;
-uniform float u_size;
+uniform highp float u_size;
 out vec4 colour;
 void main() {
   vec2 p = gl_PointCoord * 2.0 - 1.0;
@@ -31,11 +31,11 @@ void main() {
 }`;
 
 export class PointsGL {
-  /** @throws where the browser has no WebGL 2. */
-  constructor(canvas) {
-    this.canvas = canvas;
-    this.gl = canvas.getContext("webgl2", { antialias: false, premultipliedAlpha: true });
-    if (!this.gl) throw new Error("this browser has no WebGL 2");
+  /** @param {WebGL2RenderingContext} gl of a canvas. */
+  constructor(gl) {
+    this.gl = gl;
+    this.canvas = gl.canvas;
+    const { canvas } = this;
     this.given = {};
     canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
     canvas.addEventListener("webglcontextrestored", () => {

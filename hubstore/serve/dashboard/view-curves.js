@@ -6,7 +6,7 @@ import { choice, segmented } from "./controls.js";
 import { ANALYSES, byChance, curvesOf, pairsOf, peak, pivotOf, spread } from "./curves-data.js";
 import { curveFigure, curveName } from "./curves-figure.js";
 import { style } from "./colours.js";
-import { empty, fill, h, say } from "./dom.js";
+import { empty, h, refill, say } from "./dom.js";
 import { downloads, fileName } from "./download.js";
 import { Pane } from "./pane.js";
 import { Figure } from "./plot.js";
@@ -34,7 +34,8 @@ export function open({ store, info }) {
     const asked = question(info, params);
     if (controls?.analysis !== asked.analysis) {
       controls = makeControls(info, asked);
-      fill(bar, controls.nodes);
+      controls.set(asked);
+      refill(bar, controls.nodes);
     }
     controls.set(asked);
     says.textContent = ANALYSES[asked.analysis].says;
@@ -122,7 +123,6 @@ async function draw(info, asked, rows, query, figure) {
   const label = axis || quantities.find(([name]) => name === asked.quantity)[1];
   const make = () => curveFigure(curves, info.layers, label);
   await figure.draw(make);
-  const best = curves.map(peak).filter(Boolean);
   say(`${plural(curves.length, "curve")} over ${plural(info.layers.length, "layer")}`);
   const name = fileName(info.name, asked.analysis, asked.quantity, asked.variant);
   return [
@@ -130,7 +130,7 @@ async function draw(info, asked, rows, query, figure) {
     h("div", { class: "figure-foot" },
       h("p", { class: "soft" }, "Bands are 95 % bootstrap intervals. ",
         curves.some((one) => [...one.points.values()].some((row) => byChance(row) !== null)) && "Dotted lines are chance. ",
-        best.some((row) => row.resolved === false) && "Open points are finer than the store's dtype resolves. "),
+        curves.some((one) => [...one.points.values()].some((row) => row.resolved === false)) && "Open points are finer than the store's dtype resolves. "),
       downloads(storePath(info.name, "curves"), query, name, () => figure.png())),
     h("h2", {}, "Where each curve is highest"),
     peaks(curves),
@@ -177,7 +177,7 @@ function peaks(curves) {
 function values(curves) {
   const rows = curves.flatMap((curve) => [...curve.points.values()].map((row) => ({ ...row, name: curveName(curve), chance: byChance(row) })));
   const columns = [
-    { name: "layer", label: "Layer", numeric: true, show: layerLabel },
+    { name: "layer", label: "Layer", show: layerLabel },
     { name: "name", label: "Curve", show: (name) => bdi(name) },
     { name: "variant", label: "States" },
     { name: "value", label: "Value [95 % interval]", numeric: true, show: (value, row) => withInterval(value, row.low, row.high) },

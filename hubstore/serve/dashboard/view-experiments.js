@@ -40,9 +40,10 @@ function none() {
 function all(experiments) {
   const models = new Set(experiments.map((one) => modelName(one.model)));
   const columns = [
-    { name: "claim", label: "Claim", show: (claim, row) => h("a", { href: sibling("experiments", { experiment: row.name }) }, bdi(row.title ?? claim ?? row.name)) },
-    { name: "shown", label: "Verdict", show: (shown, row) => verdict(row) },
-    { name: "figure", label: "Found", show: (figure, row) => h("span", { class: "wide" }, bdi(figure ?? row.error ?? "–", 400)) },
+    { name: "claim", label: "Claim", show: (claim, row) => [
+      h("a", { href: sibling("experiments", { experiment: row.name }) }, bdi(row.title)), h("p", { class: "soft under" }, bdi(claim, 400))] },
+    { name: "shown", label: "Verdict", show: verdict },
+    { name: "figure", label: "Found", show: (figure, row) => h("span", { class: "wide" }, bdi(figure, 400)) },
     { name: "n", label: "n", numeric: true, show: count },
   ];
   if (models.size > 1) columns.splice(1, 0, { name: "model", label: "Model", show: (model) => bdi(modelName(model)) });
@@ -51,30 +52,25 @@ function all(experiments) {
     h("div", { class: "wrapping" }, table("Experiments", columns, experiments))];
 }
 
-function verdict({ shown, error }) {
-  if (shown === true) return h("span", { class: "chip yes" }, "shown");
-  if (shown === false) return h("span", { class: "chip no" }, "not shown");
-  return h("span", { class: "chip" }, error ? "could not be done" : "open");
+function verdict(shown) {
+  return h("span", { class: shown ? "chip yes" : "chip no" }, shown ? "shown" : "not shown");
 }
 
 async function one(experiment, signal, figures) {
   const path = `/api/experiments/${encodeURIComponent(experiment.name)}`;
   const head = [
     h("p", {}, h("a", { href: sibling("experiments") }, "← all experiments")),
-    h("h2", {}, bdi(experiment.title ?? experiment.name)),
-    h("p", {}, verdict(experiment), " ", bdi(experiment.claim ?? "", 2000)),
-    experiment.figure && h("p", { class: "finding" }, bdi(experiment.figure, 2000)),
-    experiment.error && h("p", { class: "soft" }, bdi(experiment.error, 2000)),
+    h("h2", {}, bdi(experiment.title)),
+    h("p", {}, verdict(experiment.shown), " ", bdi(experiment.claim, 2000)),
+    h("p", { class: "finding" }, bdi(experiment.figure, 2000)),
   ];
-  if (experiment.shown === null || experiment.shown === undefined) return head;
   const answer = await get(path, {}, signal);
   const rows = records(answer);
-  const plots = answer.about?.plots ?? experiment.plots ?? [];
-  const drawn = await Promise.all(plots.map((plot) => panel(plot, rows, figures)));
-  const notes = answer.about?.notes ?? experiment.notes ?? [];
+  const drawn = await Promise.all(experiment.plots.map((plot) => panel(plot, rows, figures)));
+  const { notes } = experiment;
   const others = Object.keys(answer.columns).filter((name) => !COLUMNS.has(name));
   const columns = [
-    { name: "layer", label: "Layer", numeric: true, show: layerLabel },
+    { name: "layer", label: "Layer", show: layerLabel },
     { name: "quantity", label: "Quantity", show: (value) => bdi(value) },
     ...others.map((name) => ({ name, show: (value) => (typeof value === "number" ? number(value) : bdi(value ?? "–")) })),
     { name: "value", label: "Value [95 % interval]", numeric: true, show: (value, row) => withInterval(value, row.low, row.high) },

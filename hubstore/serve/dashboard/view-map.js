@@ -241,7 +241,7 @@ class MapView {
       const left = x > this.plane.width / 2;
       tip.style.transform = `translate(${left ? x - 14 : x + 14}px, ${y}px) translate(${left ? "-100%" : "0"}, -50%)`;
     }
-    this.plane.draw();
+    this.plane.drawAbove();
   }
 
   /** Lines from the picked and the hovered item to their equivalents, and rings around them. */

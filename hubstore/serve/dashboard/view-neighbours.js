@@ -4,7 +4,7 @@ import { get, post, postFile, records, storePath } from "./api.js";
 import { chooseItem } from "./choose-item.js";
 import { chooseMany } from "./choose-many.js";
 import { choice, segmented, tick, wholeNumber } from "./controls.js";
-import { empty, fill, fresh, h, say } from "./dom.js";
+import { empty, fresh, h, refill, say } from "./dom.js";
 import { downloads, fileName } from "./download.js";
 import { dropZone } from "./drop.js";
 import { columns } from "./hits.js";
@@ -70,7 +70,7 @@ class NeighboursView {
     const field = asked.by === "item" ? chooseItem(this.store, (id) => change({ item: id, by: null })) :
       asked.by === "text" ? this.#textField(asked) :
         dropZone((file) => { this.file = file; this.subject = null; this.show(new URLSearchParams(location.hash.split("?")[1])); });
-    fill(this.asking, h("div", { class: "row" }, kinds.node, asked.by === "item" || this.info.encoder ? field : null),
+    refill(this.asking, h("div", { class: "row" }, kinds.node, asked.by === "item" || this.info.encoder ? field : null),
       asked.by !== "item" && !this.info.encoder && empty("This server reads no new texts, pictures or sounds.",
         ["Start it with the store's model: ", h("code", {}, `hubstore serve ${this.info.name}.hub --model MODEL`),
           ". Items of the store can be looked for without one."]));

@@ -6,6 +6,7 @@ const REORDERING = /[\u202a-\u202e\u2066-\u2069]/;
 const UNSEEN = /[\p{Cc}\p{Zl}\p{Zp}\p{Cs}\u202a-\u202e\u2066-\u2069]/gu;
 const NO_LANGUAGE = { zxx: "no language", und: "unknown language", mul: "several languages" };
 const names = new Intl.DisplayNames(["en"], { type: "language" });
+const called = new Map(); // thousands of pairs ask for the names of a few languages
 const counts = new Intl.NumberFormat("en");
 
 export const TEXT_LIMIT = 400;
@@ -43,10 +44,14 @@ export function layerLabel(layer) {
 
 /** What a BCP 47 tag is called in English; the tag itself where that is not known. */
 export function languageName(tag) {
+  if (!called.has(tag)) called.set(tag, nameOf(tag));
+  return called.get(tag);
+}
+
+function nameOf(tag) {
   if (!tag) return "no language";
-  if (NO_LANGUAGE[tag]) return NO_LANGUAGE[tag];
   try {
-    return names.of(tag) ?? tag;
+    return NO_LANGUAGE[tag] ?? names.of(tag) ?? tag;
   } catch {
     return tag; // a corpus may call a language anything
   }
@@ -97,10 +102,14 @@ export function passage(text, language, limit = TEXT_LIMIT) {
     visible(text ?? "", limit));
 }
 
-/** A language as a chip: its tag, and its English name where it has one. */
-export function languageChip(tag) {
-  const name = languageName(tag);
-  return h("span", { class: "chip" }, bdi(tag ?? "–", 24), name !== tag && h("span", { class: "soft" }, ` ${name}`));
+/** What an item is, as chips: its language, where it has one, and its modality, where that is not text. */
+export function kindChips({ language, modality }) {
+  const name = languageName(language);
+  const spoken = modality === "text" || !NO_LANGUAGE[language];
+  return [
+    spoken && h("span", { class: "chip" }, bdi(language, 24), name !== language && h("span", { class: "soft" }, ` ${name}`)),
+    modality !== "text" && h("span", { class: "chip" }, modality),
+  ];
 }
 
 /** Any JSON value: objects as lists of names and values, however deep. */
