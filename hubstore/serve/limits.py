@@ -19,6 +19,7 @@ class Limits:
         page: items of a page.
         ids: ids, texts or vectors of one request.
         points: points of a projection.
+        results: tables of one analysis that a store holds before the server keeps no more of them.
         timeout_s: seconds until a request is answered with 504; uploads must arrive within them too.
         threads: requests that are worked on at once, searches and computations aside.
         searches: searches at once, each of which answers many requests and uses all cores.
@@ -35,6 +36,7 @@ class Limits:
     page: int = 1000
     ids: int = 1024
     points: int = 200_000
+    results: int = 500
     timeout_s: float = 30.0
     threads: int = 8
     searches: int = 2

@@ -31,7 +31,7 @@ class ServedStore:
     Args:
         path: the store's folder.
         name: what clients call it.
-        options: of `Snapshot`.
+        device, allow_stale, results: of `Snapshot`.
         check_s: seconds between two looks at the folder, which are taken when a request comes.
         metrics: told of reloads.
         opener: the thread that opens snapshots, shared by all stores.
@@ -44,6 +44,7 @@ class ServedStore:
         *,
         device: str,
         allow_stale: bool,
+        results: int,
         check_s: float,
         metrics: Metrics,
         opener: ThreadPoolExecutor,
@@ -51,7 +52,7 @@ class ServedStore:
         self.path = path
         self.name = name
         self.current: Snapshot | None = None
-        self._options = {"device": device, "allow_stale": allow_stale}
+        self._options = {"device": device, "allow_stale": allow_stale, "results": results}
         self._check_s = check_s
         self._metrics = metrics
         self._opener = opener

@@ -62,7 +62,7 @@ def serve(
     listening = listen(host, port)
     url = f"http://{_shown(host)}:{listening.getsockname()[1]}"
     try:
-        app = _application(stores, token, limits, None if public else LOOPBACK, options)
+        app = _application(stores, token, limits, None if public else (*LOOPBACK, host), options)
         allow_many_files()
         if ready is not None:
             ready(url)

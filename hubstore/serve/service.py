@@ -81,6 +81,7 @@ class Service:
                 name,
                 device=device,
                 allow_stale=allow_stale,
+                results=limits.results,
                 check_s=limits.check_s,
                 metrics=metrics,
                 opener=opener,

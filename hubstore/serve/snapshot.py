@@ -22,6 +22,7 @@ from hubstore.errors import CorruptStoreError, IndexNotFoundError, QueryError
 from hubstore.index import IndexDescription, LayerIndex, load_or_exact
 from hubstore.index.description import check_fresh, read_description
 from hubstore.serve.failures import NeedsModelError, NotThereError
+from hubstore.serve.keeping import KeepingStorage
 from hubstore.store import HiddenStates, Partition, StoreReader
 from hubstore.store.layout import LENS, previews_key
 from hubstore.store.reader import MAPPED, Positions, read_items
@@ -49,6 +50,7 @@ class Snapshot(StoreReader):
         name: what clients call it.
         device: where searches and lenses compute.
         allow_stale: whether to search an index that lacks the newest rows.
+        results: tables of one analysis that the store holds before no more are kept.
         previous: the snapshot before; what has not changed since is taken from it.
     """
 
@@ -59,9 +61,10 @@ class Snapshot(StoreReader):
         *,
         device: str = "auto",
         allow_stale: bool = False,
+        results: int = 500,
         previous: Snapshot | None = None,
     ) -> None:
-        super().__init__(path)
+        super().__init__(path, KeepingStorage(path, results))
         self.name = name
         self.device = device
         self.revision = self.digest

@@ -275,6 +275,16 @@ def test_an_error_of_the_servers_own_is_told_to_the_log_and_not_to_the_client(st
     assert any(number in record.getMessage() and record.exc_info for record in caplog.records)
 
 
+def test_clients_do_not_fill_the_disk_with_results(tmp_path):
+    store = write_store(tmp_path / "s.hub")
+    with served(store.path, limits=Limits(results=3)) as running:
+        for seed in range(6):
+            answer = running.get("/api/stores/s/projection", layer="1", points=20, seed=seed)
+            assert (answer.status, answer.json["rows"]) == (200, 20)
+        assert len(running.get("/api/stores/s/analyses").json["analyses"]) == 3
+        assert len(list((store.path / "analyses").rglob("*"))) == 4  # the folder of their kind too
+
+
 def test_a_damaged_store_is_an_internal_error_that_names_no_file(tmp_path):
     store = write_store(tmp_path / "broken.hub")
     (store.path / "hidden/mean/1/c/0/0").write_bytes(b"short")
