@@ -25,8 +25,8 @@ from hubstore.extraction.settings import Settings
 from hubstore.extraction.sharing import Shared, Writer
 from hubstore.models import MediaInputs, MediaReader, Model
 
-CHUNK: Final = 32
-"""Items that a process reads at once."""
+CHUNK: Final = 8
+"""Items that a process reads at once; of each process, three such chunks are in memory."""
 
 MOST_PROCESSES: Final = 16
 
@@ -124,8 +124,16 @@ class MediaFeed:
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._shared.close()
 
-    def read(self, tables: Iterator[pa.Table]) -> Iterator[ReadItem]:
-        """Each item of the tables, in order; the tables are taken as there is room for them."""
+    def read(self, tables: Iterator[pa.Table], expected: int = 0) -> Iterator[ReadItem]:
+        """Each item of the tables, in order; the tables are taken as there is room for them.
+
+        Args:
+            tables: rows of ITEM_SCHEMA.
+            expected: how many items there will be: processes for many start while the first are read here.
+        """
+        if self._processes and expected > FEW and self._pool is None:
+            for _ in range(self._processes):
+                self._started().submit(_ready)
         waiting: deque[tuple[int, Future[_Packed]]] = deque()
         for table in tables:
             self._seen += len(table)
@@ -134,7 +142,7 @@ class MediaFeed:
                 continue
             piece = self._shared.take()
             waiting.append((piece, self._started().submit(_read, table.to_pylist(), piece)))
-            if len(waiting) > 2 * self._processes:
+            if len(waiting) > 3 * self._processes:
                 yield from self._received(*waiting.popleft())
         while waiting:
             yield from self._received(*waiting.popleft())
@@ -202,6 +210,10 @@ def _end_with(sentinel: int) -> None:
     with contextlib.suppress(OSError):
         wait([sentinel])
     os._exit(1)
+
+
+def _ready() -> None:
+    """Nothing: a process that has done it has started."""
 
 
 def _read(rows: Sequence[Mapping[str, Any]], piece: int) -> _Packed:

@@ -374,7 +374,7 @@ class _Run:
         held: dict[int, MediaInputs] = {}
         size = 0
         chunks = (items.read(first + i, first + min(i + CHUNK, stop), media=True) for i in range(start, stop, CHUNK))
-        for number, read in enumerate(feed.read(chunks), start=start):
+        for number, read in enumerate(feed.read(chunks, stop - start), start=start):
             if read.error is not None:
                 if not self._work.skip_broken:
                     raise CorpusError(f"{read.error}; or leave out what cannot be read, with --on-error skip")
