@@ -80,7 +80,8 @@ export async function arrow(path, query, signal) {
 export function records(table) {
   const names = Object.keys(table.columns);
   return Array.from({ length: table.rows }, (_, row) =>
-    Object.fromEntries(names.map((name) => [name, table.columns[name][row]])));
+    Object.fromEntries(names.map((name) => [name, table.columns[name][row]])),
+  );
 }
 
 async function send(path, options, tries = 0) {
@@ -116,7 +117,10 @@ async function newToken(refused) {
 async function failed(answer) {
   const said = await answer.json().catch(() => null);
   return new ApiError(
-    answer.status, said?.error?.kind ?? "HTTPError", said?.error?.message ?? `The server answered ${answer.status}.`);
+    answer.status,
+    said?.error?.kind ?? "HTTPError",
+    said?.error?.message ?? `The server answered ${answer.status}.`,
+  );
 }
 
 function noteRevision(path, answer) {

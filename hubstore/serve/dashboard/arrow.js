@@ -1,7 +1,8 @@
 /** Columns of 32-bit floats out of an Arrow stream: places of many points, without a number spelled out in text. */
 
 const [SCHEMA, RECORD_BATCH] = [1, 3]; // kinds of messages
-const BUFFERS = { 2: 2, 3: 2, 5: 3, 6: 2 }; // of a column of integers, floats, texts, booleans; the first says what is null
+/** Buffers of a column of integers, floats, texts or booleans; the first says what is null. */
+const BUFFERS = { 2: 2, 3: 2, 5: 3, 6: 2 };
 
 /**
  * Some columns of a stream.

@@ -18,10 +18,7 @@ export function chooseItem(store, onpick, { label = "Find an item", modality = n
   let asked = null;
   const box = new Combobox("Items found", {
     placeholder: "Some of its text, or its id",
-    draw: (item) => [
-      kindChips(item), " ",
-      bdi(item.text || item.id, 120), h("small", {}, " ", bdi(item.id, 60)),
-    ],
+    draw: (item) => [kindChips(item), " ", bdi(item.text || item.id, 120), h("small", {}, " ", bdi(item.id, 60))],
     onpick: (item) => {
       box.input.value = "";
       onpick(item.id);
@@ -35,8 +32,12 @@ export function chooseItem(store, onpick, { label = "Find an item", modality = n
       const found = await get(storePath(store, "items"), query, now.signal);
       if (asked !== now || document.activeElement !== box.input) return;
       const total = found.about?.total ?? found.rows;
-      const words = found.rows === 0 ? "No item holds that text." :
-        total > found.rows ? `The first ${found.rows} of ${count(total)}; type more of it.` : null;
+      const words =
+        found.rows === 0
+          ? "No item holds that text."
+          : total > found.rows
+            ? `The first ${found.rows} of ${count(total)}; type more of it.`
+            : null;
       box.show(records(found), words);
     } catch (error) {
       if (error.name !== "AbortError") box.show([], error.message);

@@ -15,7 +15,13 @@ const LISTED = 80;
  * @param {{most?: number, none?: string, tagged?: boolean}} ways how many may be chosen, what no choice means, and
  *   whether the list shows the values beside what they are called.
  */
-export function chooseMany(label, options, chosen, onchange, { most = Infinity, none = "Type to choose", tagged = false } = {}) {
+export function chooseMany(
+  label,
+  options,
+  chosen,
+  onchange,
+  { most = Infinity, none = "Type to choose", tagged = false } = {},
+) {
   const called = new Map(options);
   const kept = new Set(chosen);
   const chips = h("ul", { class: "chosen", "aria-label": `${label}: chosen` });
@@ -24,7 +30,11 @@ export function chooseMany(label, options, chosen, onchange, { most = Infinity, 
     multiple: true,
     placeholder: kept.size ? "Add…" : none,
     chosen: ([value]) => kept.has(value),
-    draw: ([value, words]) => [h("span", { class: "box", "aria-hidden": "true" }), words, tagged && h("small", {}, ` ${value.replace(":", " ")}`)],
+    draw: ([value, words]) => [
+      h("span", { class: "box", "aria-hidden": "true" }),
+      words,
+      tagged && h("small", {}, ` ${value.replace(":", " ")}`),
+    ],
     onpick: ([value]) => {
       if (!kept.has(value) && kept.size >= most) {
         say(`No more than ${most} can be chosen`);
@@ -41,17 +51,42 @@ export function chooseMany(label, options, chosen, onchange, { most = Infinity, 
   };
   const draw = () => {
     box.input.placeholder = kept.size ? "Add…" : none;
-    fill(chips, [...kept].map((value) => h("li", {}, called.get(value) ?? value, h("button", {
-      type: "button", "aria-label": `Remove ${called.get(value) ?? value}`,
-      onclick: () => { kept.delete(value); changed(); box.input.focus({ preventScroll: true }); box.close(); },
-    }, "×"))));
+    fill(
+      chips,
+      [...kept].map((value) =>
+        h(
+          "li",
+          {},
+          called.get(value) ?? value,
+          h(
+            "button",
+            {
+              type: "button",
+              "aria-label": `Remove ${called.get(value) ?? value}`,
+              onclick: () => {
+                kept.delete(value);
+                changed();
+                box.input.focus({ preventScroll: true });
+                box.close();
+              },
+            },
+            "×",
+          ),
+        ),
+      ),
+    );
   };
   const list = () => {
-    const words = box.input.value.toLowerCase().split(/[\s,–-]+/).filter(Boolean);
+    const words = box.input.value
+      .toLowerCase()
+      .split(/[\s,–-]+/)
+      .filter(Boolean);
     const fitting = options.filter(([value, name]) => fits(`${value} ${name}`.toLowerCase(), words));
     const left = fitting.length - LISTED;
-    box.show(fitting.slice(0, LISTED),
-      left > 0 ? `and ${count(left)} more; type to narrow them` : fitting.length ? null : "Nothing is called that.");
+    box.show(
+      fitting.slice(0, LISTED),
+      left > 0 ? `and ${count(left)} more; type to narrow them` : fitting.length ? null : "Nothing is called that.",
+    );
   };
   box.input.addEventListener("input", list);
   box.input.addEventListener("click", list);
@@ -63,8 +98,12 @@ export function chooseMany(label, options, chosen, onchange, { most = Infinity, 
   });
   draw();
   return {
-    node: h("div", { class: "field many" },
-      h("label", { for: box.input.id }, label), h("div", { class: "many-box" }, chips, box.node)),
+    node: h(
+      "div",
+      { class: "field many" },
+      h("label", { for: box.input.id }, label),
+      h("div", { class: "many-box" }, chips, box.node),
+    ),
     set(values) {
       if (values.length === kept.size && values.every((value) => kept.has(value))) return;
       kept.clear();

@@ -14,13 +14,24 @@ export class Combobox {
     this.place = -1;
     const list = fresh("options");
     this.input = h("input", {
-      type: "text", role: "combobox", autocomplete: "off", spellcheck: "false", "aria-expanded": "false",
-      "aria-autocomplete": "list", "aria-controls": list, placeholder: ways.placeholder ?? null, id: fresh("combobox"),
+      type: "text",
+      role: "combobox",
+      autocomplete: "off",
+      spellcheck: "false",
+      "aria-expanded": "false",
+      "aria-autocomplete": "list",
+      "aria-controls": list,
+      placeholder: ways.placeholder ?? null,
+      id: fresh("combobox"),
       onkeydown: (event) => this.#key(event),
       onblur: () => this.close(),
     });
     this.list = h("ul", {
-      id: list, role: "listbox", class: "options", "aria-label": label, hidden: true,
+      id: list,
+      role: "listbox",
+      class: "options",
+      "aria-label": label,
+      hidden: true,
       "aria-multiselectable": ways.multiple ? "true" : null,
       onpointerdown: (event) => event.preventDefault(), // the field keeps the focus
     });
@@ -31,12 +42,22 @@ export class Combobox {
   show(options, words = null) {
     this.options = options;
     this.place = this.ways.multiple ? -1 : options.length ? 0 : -1;
-    fill(this.list,
-      options.map((option, place) => h("li", {
-        role: "option", id: `${this.list.id}-${place}`, "aria-selected": String(this.#chosen(option, place)),
-        onclick: () => this.#pick(place),
-      }, this.ways.draw(option))),
-      words && h("li", { class: "words", role: "presentation" }, words));
+    fill(
+      this.list,
+      options.map((option, place) =>
+        h(
+          "li",
+          {
+            role: "option",
+            id: `${this.list.id}-${place}`,
+            "aria-selected": String(this.#chosen(option, place)),
+            onclick: () => this.#pick(place),
+          },
+          this.ways.draw(option),
+        ),
+      ),
+      words && h("li", { class: "words", role: "presentation" }, words),
+    );
     this.list.hidden = false;
     this.list.scrollTop = 0;
     this.input.setAttribute("aria-expanded", "true");

@@ -14,41 +14,66 @@ function labelled(label, control) {
  */
 export function choice(label, options, onchange) {
   const node = h("select", { onchange: () => onchange(node.value) });
-  const offer = (given) => node.replaceChildren(...given.map((option) => {
-    const [value, words] = Array.isArray(option) ? option : [option, option];
-    return h("option", { value }, words);
-  }));
+  const offer = (given) =>
+    node.replaceChildren(
+      ...given.map((option) => {
+        const [value, words] = Array.isArray(option) ? option : [option, option];
+        return h("option", { value }, words);
+      }),
+    );
   offer(options);
-  return { node: labelled(label, node), set: (value) => { node.value = value; }, offer };
+  return {
+    node: labelled(label, node),
+    set: (value) => {
+      node.value = value;
+    },
+    offer,
+  };
 }
 
 /** A box to tick. */
 export function tick(label, onchange) {
   const box = h("input", { type: "checkbox", onchange: () => onchange(box.checked) });
-  return { node: h("label", { class: "tick" }, box, h("span", {}, label)), set: (value) => { box.checked = value; } };
+  return {
+    node: h("label", { class: "tick" }, box, h("span", {}, label)),
+    set: (value) => {
+      box.checked = value;
+    },
+  };
 }
 
 /** A few choices side by side, one of them pressed. */
 export function segmented(label, options, onchange) {
   const buttons = options.map(([value, words]) =>
-    h("button", { type: "button", onclick: () => onchange(value) }, words));
+    h("button", { type: "button", onclick: () => onchange(value) }, words),
+  );
   const name = fresh("group");
   const group = h("div", { class: "segmented", role: "group", "aria-labelledby": name }, buttons);
   return {
     node: h("div", { class: "field" }, h("span", { class: "label", id: name }, label), group),
-    set: (value) => options.forEach(([one], place) => buttons[place].setAttribute("aria-pressed", String(one === value))),
+    set: (value) =>
+      options.forEach(([one], place) => buttons[place].setAttribute("aria-pressed", String(one === value))),
   };
 }
 
 /** A whole number. */
 export function wholeNumber(label, low, high, onchange) {
   const node = h("input", {
-    type: "number", min: low, max: high, step: 1, inputmode: "numeric",
+    type: "number",
+    min: low,
+    max: high,
+    step: 1,
+    inputmode: "numeric",
     onchange: () => {
       const value = Math.min(high, Math.max(low, Math.round(Number(node.value)) || low));
       node.value = value;
       onchange(value);
     },
   });
-  return { node: labelled(label, node), set: (value) => { node.value = value; } };
+  return {
+    node: labelled(label, node),
+    set: (value) => {
+      node.value = value;
+    },
+  };
 }

@@ -3,7 +3,9 @@
 /** The analyses, what they are over, and the quantities that can be drawn; the first of each is shown at first. */
 export const ANALYSES = {
   similarity: {
-    label: "Similarity", over: "pair", axis: "cosine",
+    label: "Similarity",
+    over: "pair",
+    axis: "cosine",
     says: "Cosine of equivalent items (matched) against others (baseline): Equation 1 of Wu et al. (2025).",
     quantities: [
       ["difference", "matched − baseline", ["difference"]],
@@ -11,43 +13,78 @@ export const ANALYSES = {
       ["matched", "matched", ["matched"]],
       ["baseline", "baseline", ["baseline"]],
     ],
-    variants: [["raw", "as stored"], ["centred", "each language's mean removed"]],
+    variants: [
+      ["raw", "as stored"],
+      ["centred", "each language's mean removed"],
+    ],
   },
   retrieval: {
-    label: "Retrieval", over: "pair", axis: "share of queries", directed: true,
+    label: "Retrieval",
+    over: "pair",
+    axis: "share of queries",
+    directed: true,
     says: "How often an item's equivalent in the other language is among its nearest.",
     quantities: [
-      ["recall@1", "recall@1", ["recall@1"]], ["recall@5", "recall@5", ["recall@5"]],
-      ["recall@10", "recall@10", ["recall@10"]], ["mrr", "mean reciprocal rank", ["mrr"]],
+      ["recall@1", "recall@1", ["recall@1"]],
+      ["recall@5", "recall@5", ["recall@5"]],
+      ["recall@10", "recall@10", ["recall@10"]],
+      ["mrr", "mean reciprocal rank", ["mrr"]],
     ],
-    variants: [["raw", "cosine, raw"], ["centred", "cosine, centred"], ["csls_raw", "CSLS, raw"], ["csls_centred", "CSLS, centred"]],
+    variants: [
+      ["raw", "cosine, raw"],
+      ["centred", "cosine, centred"],
+      ["csls_raw", "CSLS, raw"],
+      ["csls_centred", "CSLS, centred"],
+    ],
   },
   alignment: {
-    label: "Alignment", over: "pair", axis: "alignment",
+    label: "Alignment",
+    over: "pair",
+    axis: "alignment",
     says: "Whether equivalent items lie alike among themselves in both languages.",
-    quantities: [["mutual_knn", "mutual nearest neighbours", ["mutual_knn"]], ["cka", "CKA", ["cka"]]],
-    variants: [["raw", "as stored"], ["centred", "each language's mean removed"]],
+    quantities: [
+      ["mutual_knn", "mutual nearest neighbours", ["mutual_knn"]],
+      ["cka", "CKA", ["cka"]],
+    ],
+    variants: [
+      ["raw", "as stored"],
+      ["centred", "each language's mean removed"],
+    ],
   },
   clustering: {
-    label: "Clustering", over: "partition", axis: "share of nearest neighbours",
+    label: "Clustering",
+    over: "partition",
+    axis: "share of nearest neighbours",
     says: "Of an item's nearest neighbours among all languages, the share with its concept and with its language.",
     quantities: [
       ["concept+language", "concept and language", ["concept_purity", "language_purity"]],
-      ["concept_purity", "same concept", ["concept_purity"]], ["language_purity", "same language", ["language_purity"]],
+      ["concept_purity", "same concept", ["concept_purity"]],
+      ["language_purity", "same language", ["language_purity"]],
     ],
-    variants: [["raw", "as stored"], ["centred", "each language's mean removed"]],
+    variants: [
+      ["raw", "as stored"],
+      ["centred", "each language's mean removed"],
+    ],
   },
   geometry: {
-    label: "Geometry", over: "partition", axis: "",
+    label: "Geometry",
+    over: "partition",
+    axis: "",
     says: "The shape of the states: how alike they are, how many dimensions they fill, how large they are.",
     quantities: [
-      ["anisotropy", "anisotropy", ["anisotropy"]], ["effective_rank", "effective rank", ["effective_rank"]],
-      ["hubness", "hubness", ["hubness"]], ["norm_mean", "mean norm", ["norm_mean"]],
-      ["norm_median", "median norm", ["norm_median"]], ["norm_max", "largest norm", ["norm_max"]],
+      ["anisotropy", "anisotropy", ["anisotropy"]],
+      ["effective_rank", "effective rank", ["effective_rank"]],
+      ["hubness", "hubness", ["hubness"]],
+      ["norm_mean", "mean norm", ["norm_mean"]],
+      ["norm_median", "median norm", ["norm_median"]],
+      ["norm_max", "largest norm", ["norm_max"]],
       ["share_top1", "share of the largest dimension", ["share_top1"]],
       ["share_top10", "share of the ten largest dimensions", ["share_top10"]],
     ],
-    variants: [["raw", "as stored"], ["centred", "each language's mean removed"]],
+    variants: [
+      ["raw", "as stored"],
+      ["centred", "each language's mean removed"],
+    ],
   },
 };
 

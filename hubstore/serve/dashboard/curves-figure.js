@@ -5,7 +5,12 @@ import { byChance } from "./curves-data.js";
 import { inPlotly, partitionName, withInterval } from "./words.js";
 
 const MOST_TICKS = 14;
-const WORDS = { matched: "matched", baseline: "baseline", concept_purity: "same concept", language_purity: "same language" };
+const WORDS = {
+  matched: "matched",
+  baseline: "baseline",
+  concept_purity: "same concept",
+  language_purity: "same language",
+};
 
 /** What a curve is called. */
 export function curveName({ x, y, metric, directed, showMetric }) {
@@ -30,8 +35,11 @@ export function curveFigure(curves, layers, axis) {
       showlegend: curves.length > 1 || curves[0].showMetric,
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 } },
       xaxis: {
-        title: { text: "layer", standoff: 8 }, tickvals: ticks, ticktext: ticks.map((place) => inPlotly(layers[place])),
-        range: [-0.3, layers.length - 0.7], unifiedhovertitle: { text: "layer %{x}" },
+        title: { text: "layer", standoff: 8 },
+        tickvals: ticks,
+        ticktext: ticks.map((place) => inPlotly(layers[place])),
+        range: [-0.3, layers.length - 0.7],
+        unifiedhovertitle: { text: "layer %{x}" },
       },
       yaxis: { title: { text: inPlotly(axis), standoff: 10 }, automargin: true },
     },
@@ -44,7 +52,15 @@ function traces(curve, layers) {
   const x = rows.map((_, place) => place);
   const of = (name) => rows.map((row) => (row && Number.isFinite(row[name]) ? row[name] : null));
   const name = inPlotly(curveName(curve));
-  const edge = { type: "scatter", mode: "lines", x, line: { width: 0, shape: "linear" }, hoverinfo: "skip", showlegend: false, legendgroup: name };
+  const edge = {
+    type: "scatter",
+    mode: "lines",
+    x,
+    line: { width: 0, shape: "linear" },
+    hoverinfo: "skip",
+    showlegend: false,
+    legendgroup: name,
+  };
   const chance = rows.map(byChance);
   const found = [];
   if (of("low").some((value) => value !== null)) {
@@ -54,10 +70,23 @@ function traces(curve, layers) {
     found.push({ ...edge, y: chance, line: { width: 1, color: colour, dash: "dot" }, opacity: 0.7 });
   }
   found.push({
-    type: "scatter", mode: "lines+markers", x, y: of("value"), name, legendgroup: name,
+    type: "scatter",
+    mode: "lines+markers",
+    x,
+    y: of("value"),
+    name,
+    legendgroup: name,
     line: { color: colour, width: 2, dash: curve.second ? "dash" : dash },
-    marker: { color: colour, size: 6, symbol: rows.map((row) => `${curve.second ? "square" : "circle"}${row?.resolved === false ? "-open" : ""}`) },
-    text: rows.map((row) => row && `${name}: ${withInterval(row.value, row.low, row.high)}${row.resolved === false ? ", not resolved" : ""}`),
+    marker: {
+      color: colour,
+      size: 6,
+      symbol: rows.map((row) => `${curve.second ? "square" : "circle"}${row?.resolved === false ? "-open" : ""}`),
+    },
+    text: rows.map(
+      (row) =>
+        row &&
+        `${name}: ${withInterval(row.value, row.low, row.high)}${row.resolved === false ? ", not resolved" : ""}`,
+    ),
     hovertemplate: "%{text}<extra></extra>",
   });
   return found;

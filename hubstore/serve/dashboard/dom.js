@@ -63,5 +63,10 @@ export function debounced(work, wait) {
 
 /** What to show where there is nothing. */
 export function empty(title, ...more) {
-  return h("div", { class: "empty" }, h("p", { class: "empty-title" }, title), more.map((one) => h("p", {}, one)));
+  return h(
+    "div",
+    { class: "empty" },
+    h("p", { class: "empty-title" }, title),
+    more.map((one) => h("p", {}, one)),
+  );
 }

@@ -10,14 +10,25 @@ import { h, say } from "./dom.js";
  * @param {(() => Promise<Blob>)|null} picture makes a PNG of what is shown.
  */
 export function downloads(path, query, name, picture = null) {
-  const tables = [["csv", "CSV"], ["parquet", "Parquet"]].map(([format, label]) =>
-    link(label, withQuery(path, { ...query, format }), `${name}.${format}`, () => blob(path, { ...query, format })));
-  return h("p", { class: "downloads" }, h("span", {}, "Download "), tables,
-    picture && link("PNG", null, `${name}.png`, picture));
+  const tables = [
+    ["csv", "CSV"],
+    ["parquet", "Parquet"],
+  ].map(([format, label]) =>
+    downloadLink(label, withQuery(path, { ...query, format }), `${name}.${format}`, () =>
+      blob(path, { ...query, format }),
+    ),
+  );
+  return h(
+    "p",
+    { class: "downloads" },
+    h("span", {}, "Download "),
+    tables,
+    picture && downloadLink("PNG", null, `${name}.png`, picture),
+  );
 }
 
 /** A link where there is an address to copy, a button where what it saves is made here. */
-function link(label, href, file, make) {
+export function downloadLink(label, href, file, make) {
   const node = href ? h("a", { href, download: file }) : h("button", { type: "button", class: "link" });
   node.textContent = label;
   node.addEventListener("click", async (event) => {
@@ -37,7 +48,7 @@ function link(label, href, file, make) {
 }
 
 /** Hands bytes to the browser as a file. */
-export function save(bytes, file) {
+function save(bytes, file) {
   const url = URL.createObjectURL(bytes);
   h("a", { href: url, download: file }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
@@ -45,5 +56,8 @@ export function save(bytes, file) {
 
 /** Words as a file's name. */
 export function fileName(...words) {
-  return words.join("-").replace(/[^\p{L}\p{N}._-]+/gu, "-").slice(0, 120);
+  return words
+    .join("-")
+    .replace(/[^\p{L}\p{N}._-]+/gu, "-")
+    .slice(0, 120);
 }

@@ -6,17 +6,31 @@ import { bdi } from "./words.js";
 /** @param {(file: File) => void} onfile */
 export function dropZone(onfile) {
   const words = h("span", {}, "Drop a picture or a sound here, or choose one");
-  const input = h("input", { type: "file", accept: "image/*,audio/*", id: fresh("file"), class: "unseen", onchange: () => take(input.files[0]) });
-  const zone = h("label", {
-    class: "drop", for: input.id,
-    ondragover: (event) => { event.preventDefault(); zone.classList.add("over"); },
-    ondragleave: () => zone.classList.remove("over"),
-    ondrop: (event) => {
-      event.preventDefault();
-      zone.classList.remove("over");
-      take(event.dataTransfer.files[0]);
+  const input = h("input", {
+    type: "file",
+    accept: "image/*,audio/*",
+    id: fresh("file"),
+    class: "unseen",
+    onchange: () => take(input.files[0]),
+  });
+  const zone = h(
+    "label",
+    {
+      class: "drop",
+      for: input.id,
+      ondragover: (event) => {
+        event.preventDefault();
+        zone.classList.add("over");
+      },
+      ondragleave: () => zone.classList.remove("over"),
+      ondrop: (event) => {
+        event.preventDefault();
+        zone.classList.remove("over");
+        take(event.dataTransfer.files[0]);
+      },
     },
-  }, words);
+    words,
+  );
   const take = (file) => {
     if (!file) return;
     if (!/^(image|audio)\//.test(file.type)) {

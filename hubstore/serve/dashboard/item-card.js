@@ -22,24 +22,49 @@ export function fetchItem(store, id, signal) {
  *   then does not link to, and the address of an equivalent there.
  */
 export function itemCard(info, item, { view = "", toItem = null } = {}) {
-  const tokens = item.tokens === null || item.tokens === undefined ? null :
-    plural(item.tokens, "token") + (item.truncated ? ", cut" : "");
-  return h("article", { class: "item-card", "aria-label": `Item ${item.id}` },
-    preview(info.name, item),
+  const tokens =
+    item.tokens === null || item.tokens === undefined
+      ? null
+      : plural(item.tokens, "token") + (item.truncated ? ", cut" : "");
+  return h(
+    "article",
+    { class: "item-card", "aria-label": `Item ${item.id}` },
+    preview(info, item),
     item.text && passage(item.text, item.modality === "text" ? item.language : null, WHOLE_TEXT),
-    h("dl", { class: "facts" },
-      fact("Id", bdi(item.id)), item.concept !== null && fact("Concept", bdi(item.concept)),
-      fact("Language", languageName(item.language), item.language !== languageName(item.language) && [" · ", bdi(item.language)]),
+    h(
+      "dl",
+      { class: "facts" },
+      fact("Id", bdi(item.id)),
+      item.concept !== null && fact("Concept", bdi(item.concept)),
+      fact(
+        "Language",
+        languageName(item.language),
+        item.language !== languageName(item.language) && [" · ", bdi(item.language)],
+      ),
       item.modality !== "text" && fact("Modality", item.modality),
-      item.media && fact("File", bdi(item.media)), tokens && fact("Length", tokens)),
-    h("p", { class: "further" },
+      item.media && fact("File", bdi(item.media)),
+      tokens && fact("Length", tokens),
+    ),
+    h(
+      "p",
+      { class: "further" },
       view !== "neighbours" && h("a", { href: sibling("neighbours", { item: item.id }) }, "Neighbours"),
       view !== "map" && h("a", { href: sibling("map", { item: item.id }) }, "On the map"),
-      view !== "lens" && info.lens && h("a", { href: sibling("lens", { item: item.id }) }, "Lens")),
-    toItem && item.equivalents.length > 0 && h("details", { open: item.equivalents.length <= 30 },
-      h("summary", {}, plural(item.equivalents.length, "equivalent")),
-      h("ul", { class: "links" }, item.equivalents.slice(0, SHOWN).map((id) =>
-        h("li", {}, h("a", { href: toItem(id) }, bdi(id, 60)))))));
+      view !== "lens" && info.lens && h("a", { href: sibling("lens", { item: item.id }) }, "Lens"),
+    ),
+    toItem &&
+      item.equivalents.length > 0 &&
+      h(
+        "details",
+        { open: item.equivalents.length <= 30 },
+        h("summary", {}, plural(item.equivalents.length, "equivalent")),
+        h(
+          "ul",
+          { class: "links" },
+          item.equivalents.slice(0, SHOWN).map((id) => h("li", {}, h("a", { href: toItem(id) }, bdi(id, 60)))),
+        ),
+      ),
+  );
 }
 
 function fact(name, ...value) {

@@ -24,7 +24,12 @@ export class LensGrid {
     this.high = values.at(-1);
     this.page = 0;
     this.at = [0, 0];
-    this.table = h("table", { class: "lens-grid", role: "grid", "aria-label": "The lens's first word at each layer and token", onkeydown: (event) => this.#key(event) });
+    this.table = h("table", {
+      class: "lens-grid",
+      role: "grid",
+      "aria-label": "The lens's first word at each layer and token",
+      onkeydown: (event) => this.#key(event),
+    });
     this.pager = h("p", { class: "pager" });
     this.node = h("div", { class: "lens-table" }, h("div", { class: "scroll" }, this.table), this.pager);
     this.#draw();
@@ -47,27 +52,71 @@ export class LensGrid {
 
   #draw() {
     const { shown } = this;
-    fill(this.table,
-      h("thead", {}, h("tr", {}, h("th", { scope: "col", class: "corner" }, "layer"), shown.map(([token, piece]) =>
-        h("th", { scope: "col", title: token === null ? null : `token ${token}` }, h("bdi", { class: "token" }, piece === null ? (token ?? "all") : tokenText(piece, 24)))))),
-      h("tbody", {}, this.layers.map((layer, y) => h("tr", {},
-        h("th", { scope: "row" }, layer), shown.map(([token], x) => this.#cell(this.row(layer, token), x, y))))));
+    fill(
+      this.table,
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          h("th", { scope: "col", class: "corner" }, "layer"),
+          shown.map(([token, piece]) =>
+            h(
+              "th",
+              { scope: "col", title: token === null ? null : `token ${token}` },
+              h("bdi", { class: "token" }, piece === null ? (token ?? "all") : tokenText(piece, 24)),
+            ),
+          ),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        this.layers.map((layer, y) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, layer),
+            shown.map(([token], x) => this.#cell(this.row(layer, token), x, y)),
+          ),
+        ),
+      ),
+    );
     const pages = Math.ceil(this.tokens.length / TOKENS);
-    fill(this.pager, pages > 1 && [
-      h("button", { type: "button", disabled: this.page === 0, onclick: () => this.#turn(-1) }, "Earlier tokens"),
-      ` ${this.page * TOKENS + 1}–${this.page * TOKENS + shown.length} of ${this.tokens.length} `,
-      h("button", { type: "button", disabled: this.page === pages - 1, onclick: () => this.#turn(1) }, "Later tokens"),
-    ]);
+    fill(
+      this.pager,
+      pages > 1 && [
+        h("button", { type: "button", disabled: this.page === 0, onclick: () => this.#turn(-1) }, "Earlier tokens"),
+        ` ${this.page * TOKENS + 1}–${this.page * TOKENS + shown.length} of ${this.tokens.length} `,
+        h(
+          "button",
+          { type: "button", disabled: this.page === pages - 1, onclick: () => this.#turn(1) },
+          "Later tokens",
+        ),
+      ],
+    );
   }
 
   #cell(row, x, y) {
     if (!row) return h("td", { role: "gridcell" });
     const value = row.top_log_probabilities[0];
-    const words = `layer ${layerLabel(row.layer)}${row.piece === null ? "" : `, at ${tokenText(row.piece, 40)}`}: ${tokenText(row.top_tokens[0], 40)}, log-probability ${number(value)}`;
-    const cell = h("td", {
-      role: "gridcell", tabindex: x === this.at[0] && y === this.at[1] ? "0" : "-1", "aria-label": words, title: words,
-      class: row.agrees ? "agrees" : null, "data-at": `${x},${y}`, onclick: () => this.#go(x, y),
-    }, h("bdi", { class: "token" }, tokenText(row.top_tokens[0], 18)));
+    const place = row.piece === null ? "" : `, at ${tokenText(row.piece, 40)}`;
+    const found = `${tokenText(row.top_tokens[0], 40)}, log-probability ${number(value)}`;
+    const words = `layer ${layerLabel(row.layer)}${place}: ${found}`;
+    const cell = h(
+      "td",
+      {
+        role: "gridcell",
+        tabindex: x === this.at[0] && y === this.at[1] ? "0" : "-1",
+        "aria-label": words,
+        title: words,
+        class: row.agrees ? "agrees" : null,
+        "data-at": `${x},${y}`,
+        onclick: () => this.#go(x, y),
+      },
+      h("bdi", { class: "token" }, tokenText(row.top_tokens[0], 18)),
+    );
     const { background, ink } = shade(this.share(value));
     cell.style.background = background;
     cell.style.color = ink;
@@ -97,8 +146,14 @@ export class LensGrid {
   #key(event) {
     const [x, y] = this.at;
     const moves = {
-      ArrowLeft: [x - 1, y], ArrowRight: [x + 1, y], ArrowUp: [x, y - 1], ArrowDown: [x, y + 1],
-      Home: [0, y], End: [this.shown.length - 1, y], Enter: [x, y], " ": [x, y],
+      ArrowLeft: [x - 1, y],
+      ArrowRight: [x + 1, y],
+      ArrowUp: [x, y - 1],
+      ArrowDown: [x, y + 1],
+      Home: [0, y],
+      End: [this.shown.length - 1, y],
+      Enter: [x, y],
+      " ": [x, y],
     };
     if (!moves[event.key] || event.target.tagName === "BUTTON") return;
     event.preventDefault();
@@ -109,22 +164,49 @@ export class LensGrid {
 /** The grid's page as a Plotly figure, for a PNG. */
 export function lensFigure(grid) {
   const shown = grid.shown;
-  const of = (value) => grid.layers.map((layer) => shown.map(([token]) => {
-    const row = grid.row(layer, token);
-    return row ? value(row) : null;
-  }));
+  const of = (value) =>
+    grid.layers.map((layer) =>
+      shown.map(([token]) => {
+        const row = grid.row(layer, token);
+        return row ? value(row) : null;
+      }),
+    );
   const places = shown.map((_, place) => place);
   return {
-    data: [{
-      type: "heatmap", x: places, y: grid.layers.map((_, place) => place), z: of((row) => row.top_log_probabilities[0]),
-      text: of((row) => inPlotly(tokenText(row.top_tokens[0], 14))), texttemplate: "%{text}", zmin: grid.low, zmax: grid.high,
-      colorscale: scale().map((colour, place) => [place, colour]), xgap: 1, ygap: 1,
-      colorbar: { title: { text: "log-probability" }, thickness: 12, outlinewidth: 0 },
-    }],
+    data: [
+      {
+        type: "heatmap",
+        x: places,
+        y: grid.layers.map((_, place) => place),
+        z: of((row) => row.top_log_probabilities[0]),
+        text: of((row) => inPlotly(tokenText(row.top_tokens[0], 14))),
+        texttemplate: "%{text}",
+        zmin: grid.low,
+        zmax: grid.high,
+        colorscale: scale().map((colour, place) => [place, colour]),
+        xgap: 1,
+        ygap: 1,
+        colorbar: { title: { text: "log-probability" }, thickness: 12, outlinewidth: 0 },
+      },
+    ],
     layout: {
-      margin: { l: 60, r: 20, t: 70, b: 20 }, showlegend: false,
-      xaxis: { tickvals: places, ticktext: shown.map(([token, piece]) => inPlotly(piece === null ? String(token ?? "all") : tokenText(piece, 14))), side: "top", showgrid: false },
-      yaxis: { tickvals: grid.layers.map((_, place) => place), ticktext: grid.layers.map((layer) => inPlotly(layer)), autorange: "reversed", showgrid: false, title: { text: "layer" } },
+      margin: { l: 60, r: 20, t: 70, b: 20 },
+      showlegend: false,
+      xaxis: {
+        tickvals: places,
+        ticktext: shown.map(([token, piece]) =>
+          inPlotly(piece === null ? String(token ?? "all") : tokenText(piece, 14)),
+        ),
+        side: "top",
+        showgrid: false,
+      },
+      yaxis: {
+        tickvals: grid.layers.map((_, place) => place),
+        ticktext: grid.layers.map((layer) => inPlotly(layer)),
+        autorange: "reversed",
+        showgrid: false,
+        title: { text: "layer" },
+      },
     },
     width: 200 + CELL[0] * shown.length,
     height: 110 + CELL[1] * grid.layers.length,

@@ -29,7 +29,9 @@ part("skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address says which view is shown
   part("view").focus();
 });
-part("store").addEventListener("change", (event) => { location.hash = address(read().view, { store: event.target.value }); });
+part("store").addEventListener("change", (event) => {
+  location.hash = address(read().view, { store: event.target.value });
+});
 part("theme").addEventListener("click", nextScheme);
 setInterval(lookAgain, LOOK_AGAIN);
 start();
@@ -44,10 +46,16 @@ async function start() {
     return;
   }
   if (!stores.length) {
-    fill(part("view"), empty("This server has no store.", ["Start it with one: ", h("code", {}, "hubstore serve STORE")]));
+    fill(
+      part("view"),
+      empty("This server has no store.", ["Start it with one: ", h("code", {}, "hubstore serve STORE")]),
+    );
     return;
   }
-  fill(part("store"), stores.map((one) => h("option", { value: one.name }, one.name)));
+  fill(
+    part("store"),
+    stores.map((one) => h("option", { value: one.name }, one.name)),
+  );
   part("store-choice").hidden = stores.length < 2;
   watch(route);
 }
@@ -70,7 +78,13 @@ async function route({ view, params }) {
     const info = await get(storePath(store));
     if (shown !== now) return;
     now.revision = info.revision;
-    fill(part("store-facts"), stores.length < 2 && [bdi(store), " · "], plural(info.items, "item"), ", ", plural(info.layers.length, "layer"));
+    fill(
+      part("store-facts"),
+      stores.length < 2 && [bdi(store), " · "],
+      plural(info.items, "item"),
+      ", ",
+      plural(info.layers.length, "layer"),
+    );
     now.view = VIEWS[name].open({ stores, store, info });
     fill(part("view"), now.view.node);
     part("view").dataset.view = name;
@@ -79,7 +93,10 @@ async function route({ view, params }) {
   } catch (error) {
     if (shown !== now) return;
     shown = null;
-    fill(part("view"), failure(error, () => route(read())));
+    fill(
+      part("view"),
+      failure(error, () => route(read())),
+    );
   }
 }
 
@@ -87,8 +104,14 @@ async function route({ view, params }) {
 function drawNav(chosen, store, params) {
   const kept = Object.fromEntries(KEPT_BY_SIBLINGS.map((name) => [name, params.get(name)]));
   if (!part("views").firstChild) {
-    fill(part("views"), h("ul", {}, Object.entries(VIEWS).map(([name, { title }]) =>
-      h("li", {}, h("a", { "data-view": name }, title)))));
+    fill(
+      part("views"),
+      h(
+        "ul",
+        {},
+        Object.entries(VIEWS).map(([name, { title }]) => h("li", {}, h("a", { "data-view": name }, title))),
+      ),
+    );
   }
   for (const link of part("views").querySelectorAll("a")) {
     const name = link.dataset.view;
@@ -104,8 +127,11 @@ function drawNav(chosen, store, params) {
 function noticeRevision(store, revision) {
   const notice = part("notice");
   if (!shown?.revision || store !== shown.store || revision === shown.revision || !notice.hidden) return;
-  fill(notice, h("span", {}, "The store has changed since this page was loaded. "),
-    h("button", { type: "button", class: "primary", onclick: reload }, "Reload"));
+  fill(
+    notice,
+    h("span", {}, "The store has changed since this page was loaded. "),
+    h("button", { type: "button", class: "primary", onclick: reload }, "Reload"),
+  );
   notice.hidden = false;
 }
 
@@ -126,7 +152,9 @@ function askToken(refused) {
   part("token-value").value = "";
   dialog.oncancel = (event) => event.preventDefault(); // nothing can be shown without one
   dialog.showModal();
-  return new Promise((resolve) => { dialog.onclose = () => resolve(part("token-value").value); });
+  return new Promise((resolve) => {
+    dialog.onclose = () => resolve(part("token-value").value);
+  });
 }
 
 function nextScheme() {

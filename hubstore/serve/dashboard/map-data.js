@@ -22,16 +22,26 @@ export function layersShown(layers, points, wanted) {
 export async function fetchMap(store, layers, query, signal) {
   const path = storePath(store, "projection");
   const [items, points] = await Promise.all([
-    get(path, { ...query, layer: layers[0], fields: ["position", "id", "concept", "language", "modality", "text"] }, signal),
+    get(
+      path,
+      { ...query, layer: layers[0], fields: ["position", "id", "concept", "language", "modality", "text"] },
+      signal,
+    ),
     arrow(path, { ...query, layer: layers, fields: ["x", "y"] }, signal),
   ]);
   const count = items.rows;
-  const { columns: { x, y }, about } = floatColumns(points, ["x", "y"]);
-  if (x.length !== count * layers.length) throw new Error("The store changed while the map was fetched. Reload the page.");
-  const places = new Map(layers.map((layer, place) => {
-    const [start, stop] = [place * count, (place + 1) * count];
-    return [layer, fitted(x.subarray(start, stop), y.subarray(start, stop))];
-  }));
+  const {
+    columns: { x, y },
+    about,
+  } = floatColumns(points, ["x", "y"]);
+  if (x.length !== count * layers.length)
+    throw new Error("The store changed while the map was fetched. Reload the page.");
+  const places = new Map(
+    layers.map((layer, place) => {
+      const [start, stop] = [place * count, (place + 1) * count];
+      return [layer, fitted(x.subarray(start, stop), y.subarray(start, stop))];
+    }),
+  );
   return { items: items.columns, count, places, about };
 }
 
@@ -42,7 +52,9 @@ function fitted(x, y) {
     const sorted = values.slice().sort();
     return (sorted[Math.floor(count * 0.01)] + sorted[Math.ceil(count * 0.99) - 1]) / 2;
   });
-  const far = Float32Array.from(x, (value, i) => Math.max(Math.abs(value - middle[0]), Math.abs(y[i] - middle[1]))).sort();
+  const far = Float32Array.from(x, (value, i) =>
+    Math.max(Math.abs(value - middle[0]), Math.abs(y[i] - middle[1])),
+  ).sort();
   const unit = far[Math.min(count - 1, Math.floor(count * FILLED))] || 1;
   const out = new Float32Array(2 * count);
   for (let i = 0; i < count; i += 1) {
@@ -93,7 +105,8 @@ export function holding(items, words) {
   const wanted = words.toLowerCase();
   const found = [];
   for (let i = 0; i < items.id.length; i += 1) {
-    if ((items.text[i] ?? "").toLowerCase().includes(wanted) || items.id[i].toLowerCase().includes(wanted)) found.push(i);
+    if ((items.text[i] ?? "").toLowerCase().includes(wanted) || items.id[i].toLowerCase().includes(wanted))
+      found.push(i);
   }
   return found;
 }

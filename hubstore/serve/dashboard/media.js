@@ -7,21 +7,24 @@ import { visible } from "./words.js";
 const KEPT = 200;
 const urls = new Map(); // in the order of their last use
 
-const sight = new IntersectionObserver((entries) => {
-  for (const entry of entries) {
-    if (!entry.isIntersecting) continue;
-    sight.unobserve(entry.target);
-    entry.target.dispatchEvent(new Event("seen"));
-  }
-}, { rootMargin: "200px" });
+const sight = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      sight.unobserve(entry.target);
+      entry.target.dispatchEvent(new Event("seen"));
+    }
+  },
+  { rootMargin: "200px" },
+);
 
 /** The preview of an item that has one, or nothing. */
-export function preview(store, item) {
+export function preview(info, item) {
   if (!item.preview) return null;
   const place = h("div", { class: `preview ${item.modality}` });
   place.addEventListener("seen", async () => {
     try {
-      fill(place, element(await previewUrl(store, item.id), item));
+      fill(place, element(await previewUrl(info, item.id), item));
     } catch (error) {
       fill(place, h("small", {}, error.message));
     }
@@ -32,13 +35,14 @@ export function preview(store, item) {
 
 function element({ url, type }, item) {
   const called = visible(item.text || item.id, 160);
-  if (type.startsWith("audio/")) return h("audio", { src: url, controls: true, preload: "metadata", "aria-label": called });
+  if (type.startsWith("audio/"))
+    return h("audio", { src: url, controls: true, preload: "metadata", "aria-label": called });
   return h("img", { src: url, alt: called, loading: "lazy" });
 }
 
-async function previewUrl(store, id) {
-  const key = `${store}\n${id}`;
-  const found = urls.get(key) ?? (await fetched(store, id));
+async function previewUrl(info, id) {
+  const key = JSON.stringify([info.name, info.revision, id]);
+  const found = urls.get(key) ?? (await fetched(info, id));
   urls.delete(key);
   urls.set(key, found);
   for (const [old, { url }] of urls) {
@@ -49,7 +53,7 @@ async function previewUrl(store, id) {
   return found;
 }
 
-async function fetched(store, id) {
-  const bytes = await blob(storePath(store, "preview"), { id }, undefined, { cache: "default" });
+async function fetched({ name, revision }, id) {
+  const bytes = await blob(storePath(name, "preview"), { id, revision }, undefined, { cache: "default" });
   return { url: URL.createObjectURL(bytes), type: bytes.type };
 }

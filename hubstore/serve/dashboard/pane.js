@@ -62,10 +62,13 @@ export class Pane {
 /** An error in the place where its answer would be. */
 export function failure(error, again = null) {
   if (!error.kind) console.warn(error); // not an answer of the server's
-  return h("div", { class: "failure", role: "alert" },
+  return h(
+    "div",
+    { class: "failure", role: "alert" },
     h("p", {}, h("strong", {}, heading(error))),
     h("p", { dir: "auto" }, error.message),
-    again && h("button", { type: "button", onclick: again }, "Try again"));
+    again && h("button", { type: "button", onclick: again }, "Try again"),
+  );
 }
 
 function heading(error) {

@@ -22,11 +22,21 @@ export class Plane {
     this.ways = ways;
     this.canvas = h("canvas", { class: "points", "aria-hidden": "true" });
     this.above = h("canvas", { class: "above", "aria-hidden": "true" });
-    this.node = h("div", {
-      class: "plane", tabindex: "0", role: "application", "aria-label": label,
-      "aria-description": "Arrow keys move, plus and minus zoom, 0 shows everything, Enter picks the point in the middle.",
-      onkeydown: (event) => this.#key(event),
-    }, this.canvas, this.above, h("span", { class: "cross", "aria-hidden": "true" }));
+    this.node = h(
+      "div",
+      {
+        class: "plane",
+        tabindex: "0",
+        role: "application",
+        "aria-label": label,
+        "aria-description":
+          "Arrow keys move, plus and minus zoom, 0 shows everything, Enter picks the point in the middle.",
+        onkeydown: (event) => this.#key(event),
+      },
+      this.canvas,
+      this.above,
+      h("span", { class: "cross", "aria-hidden": "true" }),
+    );
     const gl = this.canvas.getContext("webgl2", { antialias: false });
     this.renderer = gl ? new PointsGL(gl) : new Points2D(this.canvas);
     this.look = { x: 0, y: 0, zoom: 1 };
@@ -83,7 +93,7 @@ export class Plane {
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null;
       if (this.closed || !this.to || !this.state || !this.canvas.width) return;
-      const points = this.changed;
+      const { changed } = this;
       this.changed = false;
       if (this.started !== null) {
         const past = Math.min(1, (performance.now() - this.started) / DURATION);
@@ -91,7 +101,7 @@ export class Plane {
         if (past === 1) this.started = null;
         else this.draw();
       }
-      if (points) this.#drawPoints();
+      if (changed) this.#drawPoints();
       this.#drawOverlay();
     });
   }
@@ -207,13 +217,20 @@ export class Plane {
     over.addEventListener("pointerup", end);
     over.addEventListener("pointercancel", end);
     over.addEventListener("pointerleave", () => this.#hover(-1));
-    over.addEventListener("dblclick", (event) => { this.#zoom(2, ...inside(event)); this.#looked(); });
-    over.addEventListener("wheel", (event) => {
-      event.preventDefault();
-      this.#zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0016)), ...inside(event));
-      clearTimeout(this.wheeled);
-      this.wheeled = setTimeout(() => this.#looked(), 250);
-    }, { passive: false });
+    over.addEventListener("dblclick", (event) => {
+      this.#zoom(2, ...inside(event));
+      this.#looked();
+    });
+    over.addEventListener(
+      "wheel",
+      (event) => {
+        event.preventDefault();
+        this.#zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0016)), ...inside(event));
+        clearTimeout(this.wheeled);
+        this.wheeled = setTimeout(() => this.#looked(), 250);
+      },
+      { passive: false },
+    );
   }
 
   #drag(pointer, before, place) {
@@ -248,7 +265,9 @@ export class Plane {
 
   #looked() {
     const { x, y, zoom } = this.look;
-    this.ways.onlook(x === 0 && y === 0 && zoom === 1 ? null : [x, y, zoom].map((value) => value.toPrecision(4)).join(","));
+    this.ways.onlook(
+      x === 0 && y === 0 && zoom === 1 ? null : [x, y, zoom].map((value) => value.toPrecision(4)).join(","),
+    );
   }
 
   #key(event) {

@@ -75,7 +75,10 @@ async function picture(Plotly, data, layout, width, height) {
 }
 
 function themed(layout) {
-  const ink = ours("--ink"), grid = ours("--grid"), rule = ours("--rule"), soft = ours("--soft");
+  const ink = ours("--ink"),
+    grid = ours("--grid"),
+    rule = ours("--rule"),
+    soft = ours("--soft");
   const axis = { gridcolor: grid, linecolor: rule, zerolinecolor: rule, tickfont: { color: soft }, zeroline: false };
   return {
     font: { family: "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif", size: 13, color: ink },

@@ -23,7 +23,8 @@ export class Points2D {
 
   draw({ time, centre, zoom, size }) {
     const { width, height } = this.canvas;
-    if (this.image?.width !== width || this.image.height !== height) this.image = this.context.createImageData(width, height);
+    if (this.image?.width !== width || this.image.height !== height)
+      this.image = this.context.createImageData(width, height);
     const pixels = this.image.data;
     pixels.fill(0);
     const { from, to, look, state } = this;

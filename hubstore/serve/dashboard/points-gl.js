@@ -91,7 +91,10 @@ export class PointsGL {
   #build() {
     const { gl } = this;
     const program = gl.createProgram();
-    for (const [kind, source] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
+    for (const [kind, source] of [
+      [gl.VERTEX_SHADER, VERTEX],
+      [gl.FRAGMENT_SHADER, FRAGMENT],
+    ]) {
       const shader = gl.createShader(kind);
       gl.shaderSource(shader, source);
       gl.compileShader(shader);
@@ -102,12 +105,15 @@ export class PointsGL {
     gl.useProgram(program);
     gl.enable(gl.BLEND);
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
-    this.places = Object.fromEntries(["u_time", "u_size", "u_pass", "u_centre", "u_zoom"].map(
-      (name) => [name, gl.getUniformLocation(program, name)]));
+    this.places = Object.fromEntries(
+      ["u_time", "u_size", "u_pass", "u_centre", "u_zoom"].map((name) => [name, gl.getUniformLocation(program, name)]),
+    );
     this.buffers = {};
     for (const [name, size, type, normalised] of [
-      ["a_from", 2, gl.FLOAT, false], ["a_to", 2, gl.FLOAT, false],
-      ["a_look", 4, gl.UNSIGNED_BYTE, true], ["a_state", 1, gl.UNSIGNED_BYTE, false],
+      ["a_from", 2, gl.FLOAT, false],
+      ["a_to", 2, gl.FLOAT, false],
+      ["a_look", 4, gl.UNSIGNED_BYTE, true],
+      ["a_state", 1, gl.UNSIGNED_BYTE, false],
     ]) {
       const place = gl.getAttribLocation(program, name);
       this.buffers[name] = gl.createBuffer();

@@ -13,8 +13,14 @@ export function layerSlider(onchange) {
   let layers = [];
   let timer = 0;
   const range = h("input", {
-    type: "range", min: 0, step: 1, id: fresh("layer"),
-    oninput: () => { stop(); tell(Number(range.value)); },
+    type: "range",
+    min: 0,
+    step: 1,
+    id: fresh("layer"),
+    oninput: () => {
+      stop();
+      tell(Number(range.value));
+    },
   });
   const output = h("output", { for: range.id });
   const play = h("button", { type: "button", class: "play", onclick: () => (timer ? stop() : start()) }, "Play");

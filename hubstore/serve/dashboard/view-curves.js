@@ -53,7 +53,14 @@ export function open({ store, info }) {
       return draw(info, asked, answer.rows, query, figure);
     }, "Computing the curves. The first time takes a while; then they are kept.");
   };
-  return { node, show, close: () => { pane.stop(); figure.close(); } };
+  return {
+    node,
+    show,
+    close: () => {
+      pane.stop();
+      figure.close();
+    },
+  };
 }
 
 /** What the parameters ask for, with what is shown at first in the place of what they do not say. */
@@ -86,16 +93,29 @@ function queryOf({ analysis, over, pooling }) {
 
 function makeControls(info, { analysis }) {
   const { over, quantities, variants } = ANALYSES[analysis];
-  const kinds = segmented("Analysis", Object.entries(ANALYSES).map(([name, { label }]) => [name, label]),
-    (value) => change({ analysis: value, metric: null, variant: null }));
+  const kinds = segmented(
+    "Analysis",
+    Object.entries(ANALYSES).map(([name, { label }]) => [name, label]),
+    (value) => change({ analysis: value, metric: null, variant: null }),
+  );
   const metric = choice("Quantity", quantities, (value) => change({ metric: value }));
   const variant = choice("States", variants, (value) => change({ variant: value }));
-  const options = over === "pair"
-    ? pairsOf(info.partitions, pivotOf(info.partitions)).map(([x, y]) => [`${x}:${y}`, `${partitionLabel(x)} – ${partitionLabel(y)}`])
-    : [WHOLE, ...info.partitions.map((one) => one.name)].map((name) => [name, partitionLabel(name)]);
-  const many = chooseMany(over === "pair" ? "Pairs" : "Partitions", options, [], (chosen) =>
-    change({ [over]: chosen.length ? chosen : [""] }), { most: MOST, none: over === "pair" ? "Type two languages: en sw" : "Type a language", tagged: true });
-  const pooled = itemPoolings(info).length > 1 && choice("Pooling", itemPoolings(info), (value) => change({ pooling: value }));
+  const options =
+    over === "pair"
+      ? pairsOf(info.partitions, pivotOf(info.partitions)).map(([x, y]) => [
+          `${x}:${y}`,
+          `${partitionLabel(x)} – ${partitionLabel(y)}`,
+        ])
+      : [WHOLE, ...info.partitions.map((one) => one.name)].map((name) => [name, partitionLabel(name)]);
+  const many = chooseMany(
+    over === "pair" ? "Pairs" : "Partitions",
+    options,
+    [],
+    (chosen) => change({ [over]: chosen.length ? chosen : [""] }),
+    { most: MOST, none: over === "pair" ? "Type two languages: en sw" : "Type a language", tagged: true },
+  );
+  const pooled =
+    itemPoolings(info).length > 1 && choice("Pooling", itemPoolings(info), (value) => change({ pooling: value }));
   return {
     analysis,
     nodes: [kinds.node, h("div", { class: "row" }, metric.node, variant.node, pooled && pooled.node), many.node],
@@ -127,11 +147,20 @@ async function draw(info, asked, rows, query, figure) {
   const name = fileName(info.name, asked.analysis, asked.quantity, asked.variant);
   return [
     figure.node,
-    h("div", { class: "figure-foot" },
-      h("p", { class: "soft" }, "Bands are 95 % bootstrap intervals. ",
-        curves.some((one) => [...one.points.values()].some((row) => byChance(row) !== null)) && "Dotted lines are chance. ",
-        curves.some((one) => [...one.points.values()].some((row) => row.resolved === false)) && "Open points are finer than the store's dtype resolves. "),
-      downloads(storePath(info.name, "curves"), query, name, () => figure.png())),
+    h(
+      "div",
+      { class: "figure-foot" },
+      h(
+        "p",
+        { class: "soft" },
+        "Bands are 95 % bootstrap intervals. ",
+        curves.some((one) => [...one.points.values()].some((row) => byChance(row) !== null)) &&
+          "Dotted lines are chance. ",
+        curves.some((one) => [...one.points.values()].some((row) => row.resolved === false)) &&
+          "Open points are finer than the store's dtype resolves. ",
+      ),
+      downloads(storePath(info.name, "curves"), query, name, () => figure.png()),
+    ),
     h("h2", {}, "Where each curve is highest"),
     peaks(curves),
     h("details", { class: "values" }, h("summary", {}, "All values"), values(curves)),
@@ -153,7 +182,11 @@ function groupOf(curve, { analysis }) {
 function second(curve, asked) {
   const quantities = asked.metrics.length > 1;
   const back = ANALYSES[asked.analysis].directed && !asked.over.includes(`${curve.x}:${curve.y}`);
-  return { second: back || (quantities && curve.metric !== asked.metrics[0]), showMetric: quantities, directed: ANALYSES[asked.analysis].directed };
+  return {
+    second: back || (quantities && curve.metric !== asked.metrics[0]),
+    showMetric: quantities,
+    directed: ANALYSES[asked.analysis].directed,
+  };
 }
 
 function swatch(curve) {
@@ -163,27 +196,55 @@ function swatch(curve) {
 }
 
 function peaks(curves) {
-  const rows = curves.map((curve) => ({ curve, best: peak(curve) })).filter(({ best }) => best)
-    .map(({ curve, best }) => ({ name: curveName(curve), curve, layer: best.layer, value: best.value, low: best.low, high: best.high, n: best.n }));
-  return table("Where each curve is highest", [
-    { name: "name", label: "Curve", show: (name, row) => [swatch(row.curve), bdi(name)] },
-    { name: "layer", label: "Layer", numeric: true, show: layerLabel },
-    { name: "value", label: "Value", numeric: true, show: number },
-    { name: "low", label: "95 % interval", numeric: true, show: (low, row) => low === null ? "–" : `${number(low)} to ${number(row.high)}` },
-    { name: "n", label: "n", numeric: true, show: count },
-  ], rows);
+  const rows = curves
+    .map((curve) => ({ curve, best: peak(curve) }))
+    .filter(({ best }) => best)
+    .map(({ curve, best }) => ({
+      name: curveName(curve),
+      curve,
+      layer: best.layer,
+      value: best.value,
+      low: best.low,
+      high: best.high,
+      n: best.n,
+    }));
+  return table(
+    "Where each curve is highest",
+    [
+      { name: "name", label: "Curve", show: (name, row) => [swatch(row.curve), bdi(name)] },
+      { name: "layer", label: "Layer", numeric: true, show: layerLabel },
+      { name: "value", label: "Value", numeric: true, show: number },
+      {
+        name: "low",
+        label: "95 % interval",
+        numeric: true,
+        show: (low, row) => (low === null ? "–" : `${number(low)} to ${number(row.high)}`),
+      },
+      { name: "n", label: "n", numeric: true, show: count },
+    ],
+    rows,
+  );
 }
 
 function values(curves) {
-  const rows = curves.flatMap((curve) => [...curve.points.values()].map((row) => ({ ...row, name: curveName(curve), chance: byChance(row) })));
+  const rows = curves.flatMap((curve) =>
+    [...curve.points.values()].map((row) => ({ ...row, name: curveName(curve), chance: byChance(row) })),
+  );
   const columns = [
     { name: "layer", label: "Layer", show: layerLabel },
     { name: "name", label: "Curve", show: (name) => bdi(name) },
     { name: "variant", label: "States" },
-    { name: "value", label: "Value [95 % interval]", numeric: true, show: (value, row) => withInterval(value, row.low, row.high) },
+    {
+      name: "value",
+      label: "Value [95 % interval]",
+      numeric: true,
+      show: (value, row) => withInterval(value, row.low, row.high),
+    },
     { name: "n", label: "n", numeric: true, show: count },
   ];
-  if (rows.some((row) => row.chance !== null)) columns.push({ name: "chance", label: "By chance", numeric: true, show: number });
-  if (rows.some((row) => Number.isFinite(row.p_value))) columns.push({ name: "p_value", label: "p", numeric: true, show: number });
+  if (rows.some((row) => row.chance !== null))
+    columns.push({ name: "chance", label: "By chance", numeric: true, show: number });
+  if (rows.some((row) => Number.isFinite(row.p_value)))
+    columns.push({ name: "p_value", label: "p", numeric: true, show: number });
   return table("All values", columns, rows);
 }

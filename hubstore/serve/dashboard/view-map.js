@@ -16,7 +16,11 @@ import { bdi, count, languageName, plural, visible } from "./words.js";
 
 export const title = "Map";
 
-const COLOURS = [["language", "Language"], ["modality", "Modality"], ["concept", "Concept"]];
+const COLOURS = [
+  ["language", "Language"],
+  ["modality", "Modality"],
+  ["concept", "Concept"],
+];
 const SAMPLES = ["5000", "20000", "50000", "100000"];
 const LEGEND = 40;
 const NAMED = 40; // equivalents that have their language written beside them
@@ -50,13 +54,23 @@ class MapView {
     this.foot = h("div", { class: "figure-foot" });
     this.slider = layerSlider((layer) => change({ layer }, true));
     this.controls = this.#controls();
-    this.node = h("div", { class: "map" },
+    this.node = h(
+      "div",
+      { class: "map" },
       h("h1", { class: "unseen" }, "Map"),
-      h("details", { class: "filters", open: innerWidth > 700 }, h("summary", {}, "Colours and filters"),
-        h("div", { class: "controls" }, this.controls.nodes)),
-      h("div", { class: "map-body" },
+      h(
+        "details",
+        { class: "filters", open: innerWidth > 700 },
+        h("summary", {}, "Colours and filters"),
+        h("div", { class: "controls" }, this.controls.nodes),
+      ),
+      h(
+        "div",
+        { class: "map-body" },
         h("div", { class: "map-main" }, this.slider.node, this.pane.node, this.foot),
-        h("div", { class: "map-side" }, this.legend, this.side.node)));
+        h("div", { class: "map-side" }, this.legend, this.side.node),
+      ),
+    );
     this.unwatch = onScheme(() => this.map && this.#paint());
   }
 
@@ -69,17 +83,19 @@ class MapView {
       this.key = key;
       this.map = null;
       this.slider.offer(asked.layers);
-      this.pane.fill(async (signal) => {
-        this.map = await fetchMap(this.store, asked.layers, asked.query, signal);
-        if (!this.map.count) return empty("No item passes these filters.", "Choose fewer of them.");
-        this.kinds = Object.fromEntries(COLOURS.map(([name]) => [name, categories(this.map.items[name])]));
-        this.places = new Map(this.map.items.id.map((id, i) => [id, i]));
-        this.painted = null;
-        this.#draw(false);
-        return this.plane.node;
-      }, "Projecting the items. The first time takes a while; then it is kept.").then(() => {
-        if (!this.map) this.key = null; // what failed may be tried again
-      });
+      this.pane
+        .fill(async (signal) => {
+          this.map = await fetchMap(this.store, asked.layers, asked.query, signal);
+          if (!this.map.count) return empty("No item passes these filters.", "Choose fewer of them.");
+          this.kinds = Object.fromEntries(COLOURS.map(([name]) => [name, categories(this.map.items[name])]));
+          this.places = new Map(this.map.items.id.map((id, i) => [id, i]));
+          this.painted = null;
+          this.#draw(false);
+          return this.plane.node;
+        }, "Projecting the items. The first time takes a while; then it is kept.")
+        .then(() => {
+          if (!this.map) this.key = null; // what failed may be tried again
+        });
     } else if (this.map?.count) this.#draw(true);
     this.slider.set(asked.layer);
     if (asked.item !== this.item) this.#showItem(asked.item);
@@ -96,35 +112,85 @@ class MapView {
   #question(params) {
     const { info } = this;
     const points = SAMPLES.includes(params.get("points")) ? params.get("points") : "20000";
-    const wanted = info.layers.includes(params.get("layer")) ? params.get("layer") : info.layers[Math.floor(info.layers.length / 2)];
+    const wanted = info.layers.includes(params.get("layer"))
+      ? params.get("layer")
+      : info.layers[Math.floor(info.layers.length / 2)];
     const poolings = info.poolings.filter((one) => one !== "tokens");
     const query = {
-      points, method: params.get("method") === "umap" ? "umap" : "pca",
+      points,
+      method: params.get("method") === "umap" ? "umap" : "pca",
       pooling: poolings.includes(params.get("pooling")) ? params.get("pooling") : poolings[0],
-      language: params.getAll("language"), modality: params.getAll("modality"),
+      language: params.getAll("language"),
+      modality: params.getAll("modality"),
     };
     return {
-      layer: wanted, layers: layersShown(info.layers, Math.min(Number(points), info.items), wanted), query,
-      colour: COLOURS.some(([name]) => name === params.get("colour")) ? params.get("colour") :
-        info.modalities.length > 1 ? "modality" : "language",
-      item: params.get("item"), q: params.get("q") ?? "", only: params.getAll("only"), at: params.get("at"),
+      layer: wanted,
+      layers: layersShown(info.layers, Math.min(Number(points), info.items), wanted),
+      query,
+      colour: COLOURS.some(([name]) => name === params.get("colour"))
+        ? params.get("colour")
+        : info.modalities.length > 1
+          ? "modality"
+          : "language",
+      item: params.get("item"),
+      q: params.get("q") ?? "",
+      only: params.getAll("only"),
+      at: params.get("at"),
     };
   }
 
   #controls() {
     const { info } = this;
     const colour = segmented("Colour", COLOURS, (value) => change({ colour: value, only: null }));
-    const method = choice("Projection", [["pca", "PCA"], ["umap", "UMAP"]], (value) => change({ method: value, at: null }));
-    const points = choice("Points", SAMPLES.map((one) => [one, `up to ${count(Number(one))}`]), (value) => change({ points: value }));
+    const method = choice(
+      "Projection",
+      [
+        ["pca", "PCA"],
+        ["umap", "UMAP"],
+      ],
+      (value) => change({ method: value, at: null }),
+    );
+    const points = choice(
+      "Points",
+      SAMPLES.map((one) => [one, `up to ${count(Number(one))}`]),
+      (value) => change({ points: value }),
+    );
     const poolings = info.poolings.filter((one) => one !== "tokens");
     const pooling = poolings.length > 1 && choice("Pooling", poolings, (value) => change({ pooling: value }));
-    const modality = info.modalities.length > 1 && choice("Modality", [["", "all"], ...info.modalities], (value) => change({ modality: value || null }));
-    const languages = chooseMany("Languages", info.languages.map((tag) => [tag, languageName(tag)]), [],
-      (chosen) => change({ language: chosen, only: null }), { none: "all; type to choose", tagged: true });
-    const search = h("input", { type: "search", id: fresh("search"), placeholder: "Light up items that hold…", oninput: debounced(() => change({ q: search.value.trim() || null }, true), 150) });
+    const modality =
+      info.modalities.length > 1 &&
+      choice("Modality", [["", "all"], ...info.modalities], (value) => change({ modality: value || null }));
+    const languages = chooseMany(
+      "Languages",
+      info.languages.map((tag) => [tag, languageName(tag)]),
+      [],
+      (chosen) => change({ language: chosen, only: null }),
+      { none: "all; type to choose", tagged: true },
+    );
+    const search = h("input", {
+      type: "search",
+      id: fresh("search"),
+      placeholder: "Light up items that hold…",
+      oninput: debounced(() => change({ q: search.value.trim() || null }, true), 150),
+    });
     return {
-      nodes: [h("div", { class: "row" }, colour.node, method.node, points.node, pooling && pooling.node, modality && modality.node),
-        h("div", { class: "row" }, languages.node, h("div", { class: "field grow" }, h("label", { for: search.id }, "Search"), search))],
+      nodes: [
+        h(
+          "div",
+          { class: "row" },
+          colour.node,
+          method.node,
+          points.node,
+          pooling && pooling.node,
+          modality && modality.node,
+        ),
+        h(
+          "div",
+          { class: "row" },
+          languages.node,
+          h("div", { class: "field grow" }, h("label", { for: search.id }, "Search"), search),
+        ),
+      ],
       set: (asked) => {
         colour.set(asked.colour);
         method.set(asked.query.method);
@@ -169,29 +235,58 @@ class MapView {
 
   #drawLegend(kinds, only) {
     const { colour } = this.asked;
-    const key = JSON.stringify([colour, [...only], kinds.names.length, this.key, document.documentElement.dataset.theme, ours("--paper")]);
+    const key = JSON.stringify([
+      colour,
+      [...only],
+      kinds.names.length,
+      this.key,
+      document.documentElement.dataset.theme,
+      ours("--paper"),
+    ]);
     if (key === this.legendKey) return;
     this.legendKey = key;
-    const called = (name) => (name === null ? "none" : colour === "language" ? `${name} · ${languageName(name)}` : name);
+    const called = (name) =>
+      name === null ? "none" : colour === "language" ? `${name} · ${languageName(name)}` : name;
     const toggle = (name) => {
       const next = new Set(only);
       if (!next.delete(name)) next.add(name);
       change({ only: [...next] });
     };
     const focused = document.activeElement?.dataset?.kind;
-    fill(this.legend,
+    fill(
+      this.legend,
       h("h2", {}, COLOURS.find(([name]) => name === colour)[1]),
-      h("ul", { class: "keys" }, kinds.names.slice(0, LEGEND).map((name, place) => {
-        const mark = h("span", { class: `mark ${style(place).shape}`, "aria-hidden": "true" });
-        mark.style.setProperty("--colour", style(place).colour);
-        return h("li", {}, h("button", {
-          type: "button", "aria-pressed": String(only.has(name)), "data-kind": String(name), disabled: name === null,
-          title: `Show ${visible(called(name), 60)} alone`, onclick: () => toggle(name),
-        }, mark, bdi(called(name), 40), h("small", {}, count(kinds.counts[place]))));
-      })),
+      h(
+        "ul",
+        { class: "keys" },
+        kinds.names.slice(0, LEGEND).map((name, place) => {
+          const mark = h("span", { class: `mark ${style(place).shape}`, "aria-hidden": "true" });
+          mark.style.setProperty("--colour", style(place).colour);
+          return h(
+            "li",
+            {},
+            h(
+              "button",
+              {
+                type: "button",
+                "aria-pressed": String(only.has(name)),
+                "data-kind": String(name),
+                disabled: name === null,
+                title: `Show ${visible(called(name), 60)} alone`,
+                onclick: () => toggle(name),
+              },
+              mark,
+              bdi(called(name), 40),
+              h("small", {}, count(kinds.counts[place])),
+            ),
+          );
+        }),
+      ),
       kinds.names.length > LEGEND && h("p", { class: "soft" }, `and ${count(kinds.names.length - LEGEND)} more`),
-      kinds.names.length > DISTINCT && h("p", { class: "soft" }, "Colours and shapes repeat."));
-    if (focused !== undefined) [...this.legend.querySelectorAll("[data-kind]")].find((one) => one.dataset.kind === focused)?.focus();
+      kinds.names.length > DISTINCT && h("p", { class: "soft" }, "Colours and shapes repeat."),
+    );
+    if (focused !== undefined)
+      [...this.legend.querySelectorAll("[data-kind]")].find((one) => one.dataset.kind === focused)?.focus();
   }
 
   #foot() {
@@ -202,13 +297,24 @@ class MapView {
     if (key === this.footKey) return;
     this.footKey = key;
     const query = { ...asked.query, layer: asked.layer };
-    fill(this.foot,
-      h("p", { class: "soft" },
-        shown < this.info.items ? `${count(shown)} of ${count(this.info.items)} items, sampled by concept. ` : `${plural(shown, "item")}. `,
+    fill(
+      this.foot,
+      h(
+        "p",
+        { class: "soft" },
+        shown < this.info.items
+          ? `${count(shown)} of ${count(this.info.items)} items, sampled by concept. `
+          : `${plural(shown, "item")}. `,
         share !== null && `The two axes hold ${Math.round(100 * share)} % of the variance. `,
-        "Each layer is scaled to fit, and turned to meet the one before."),
-      downloads(storePath(this.store, "projection"), query, fileName(this.store, "map", asked.query.method, asked.layer),
-        () => this.plane.png(ours("--paper"))));
+        "Each layer is scaled to fit, and turned to meet the one before.",
+      ),
+      downloads(
+        storePath(this.store, "projection"),
+        query,
+        fileName(this.store, "map", asked.query.method, asked.layer),
+        () => this.plane.png(ours("--paper")),
+      ),
+    );
   }
 
   #showItem(id) {
@@ -221,8 +327,21 @@ class MapView {
       const item = await fetchItem(this.store, id, signal);
       const here = Object.fromEntries([...read().params.keys()].map((name) => [name, read().params.getAll(name)]));
       return [
-        h("div", { class: "row between" }, h("h2", {}, "Item"),
-          h("button", { type: "button", class: "quiet", "aria-label": "Put the item away", onclick: () => change({ item: null }) }, "×")),
+        h(
+          "div",
+          { class: "row between" },
+          h("h2", {}, "Item"),
+          h(
+            "button",
+            {
+              type: "button",
+              class: "quiet",
+              "aria-label": "Put the item away",
+              onclick: () => change({ item: null }),
+            },
+            "×",
+          ),
+        ),
         itemCard(this.info, item, { view: "map", toItem: (other) => sibling("map", { ...here, item: other }) }),
         !this.places?.has(id) && this.map && h("p", { class: "soft" }, "It is not among the points drawn."),
       ];
@@ -235,8 +354,18 @@ class MapView {
     tip.hidden = i < 0;
     if (i >= 0) {
       const { items } = this.map;
-      fill(tip, h("p", { dir: "auto" }, visible(items.text[i] || items.id[i], 140)),
-        h("small", {}, languageName(items.language[i]), items.modality[i] === "text" ? "" : `, ${items.modality[i]}`, " · ", bdi(items.id[i], 40)));
+      fill(
+        tip,
+        h("p", { dir: "auto" }, visible(items.text[i] || items.id[i], 140)),
+        h(
+          "small",
+          {},
+          languageName(items.language[i]),
+          items.modality[i] === "text" ? "" : `, ${items.modality[i]}`,
+          " · ",
+          bdi(items.id[i], 40),
+        ),
+      );
       const [x, y] = this.plane.at(i);
       const left = x > this.plane.width / 2;
       tip.style.transform = `translate(${left ? x - 14 : x + 14}px, ${y}px) translate(${left ? "-100%" : "0"}, -50%)`;

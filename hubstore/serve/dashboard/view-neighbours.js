@@ -35,11 +35,20 @@ class NeighboursView {
     this.about = new Pane("What is asked", { class: "asked" });
     this.found = new Pane("Neighbours", { class: "found" });
     this.controls = this.#controls();
-    this.node = h("div", { class: "neighbours" },
-      h("h1", {}, "Neighbours"), this.asking,
-      h("details", { class: "filters", open: innerWidth > 700 }, h("summary", {}, "Layers and filters"),
-        h("div", { class: "controls" }, this.controls.nodes)),
-      this.about.node, this.found.node);
+    this.node = h(
+      "div",
+      { class: "neighbours" },
+      h("h1", {}, "Neighbours"),
+      this.asking,
+      h(
+        "details",
+        { class: "filters", open: innerWidth > 700 },
+        h("summary", {}, "Layers and filters"),
+        h("div", { class: "controls" }, this.controls.nodes),
+      ),
+      this.about.node,
+      this.found.node,
+    );
   }
 
   show(params) {
@@ -64,45 +73,111 @@ class NeighboursView {
   /** The field or the zone for what is looked for. */
   #drawAsking(asked) {
     this.by = asked.by;
-    const ways = [["item", "An item"], ["text", "A text"], ["file", "A picture or sound"]];
+    const ways = [
+      ["item", "An item"],
+      ["text", "A text"],
+      ["file", "A picture or sound"],
+    ];
     const kinds = segmented("Neighbours of", ways, (value) => change({ by: value === "item" ? null : value }));
     kinds.set(asked.by);
-    const field = asked.by === "item" ? chooseItem(this.store, (id) => change({ item: id, by: null })) :
-      asked.by === "text" ? this.#textField(asked) :
-        dropZone((file) => { this.file = file; this.subject = null; this.show(new URLSearchParams(location.hash.split("?")[1])); });
-    refill(this.asking, h("div", { class: "row" }, kinds.node, asked.by === "item" || this.info.encoder ? field : null),
-      asked.by !== "item" && !this.info.encoder && empty("This server reads no new texts, pictures or sounds.",
-        ["Start it with the store's model: ", h("code", {}, `hubstore serve ${this.info.name}.hub --model MODEL`),
-          ". Items of the store can be looked for without one."]));
+    const field =
+      asked.by === "item"
+        ? chooseItem(this.store, (id) => change({ item: id, by: null }))
+        : asked.by === "text"
+          ? this.#textField(asked)
+          : dropZone((file) => {
+              this.file = file;
+              this.subject = null;
+              this.show(new URLSearchParams(location.hash.split("?")[1]));
+            });
+    refill(
+      this.asking,
+      h("div", { class: "row" }, kinds.node, asked.by === "item" || this.info.encoder ? field : null),
+      asked.by !== "item" &&
+        !this.info.encoder &&
+        empty("This server reads no new texts, pictures or sounds.", [
+          "Start it with the store's model: ",
+          h("code", {}, `hubstore serve ${this.info.name}.hub --model MODEL`),
+          ". Items of the store can be looked for without one.",
+        ]),
+    );
   }
 
   #textField(asked) {
     this.text = h("textarea", {
-      id: fresh("text"), rows: 2, dir: "auto", placeholder: "Type a text, in any language", value: asked.text ?? "",
-      onkeydown: (event) => { if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); submit(); } },
+      id: fresh("text"),
+      rows: 2,
+      dir: "auto",
+      placeholder: "Type a text, in any language",
+      value: asked.text ?? "",
+      onkeydown: (event) => {
+        if (event.key === "Enter" && !event.shiftKey) {
+          event.preventDefault();
+          submit();
+        }
+      },
     });
     const submit = () => change({ text: this.text.value.trim() || null });
-    return h("div", { class: "field grow" }, h("label", { for: this.text.id }, "Text"),
-      h("div", { class: "row tight" }, this.text, h("button", { type: "button", class: "primary", onclick: submit }, "Find")));
+    return h(
+      "div",
+      { class: "field grow" },
+      h("label", { for: this.text.id }, "Text"),
+      h(
+        "div",
+        { class: "row tight" },
+        this.text,
+        h("button", { type: "button", class: "primary", onclick: submit }, "Find"),
+      ),
+    );
   }
 
   #controls() {
     const { info } = this;
-    const layers = chooseMany("Layers side by side", info.layers.map((one) => [one, layerLabel(one)]), [],
-      (chosen) => change({ layer: info.layers.filter((one) => chosen.includes(one)) }), { most: MOST_LAYERS });
-    const languages = chooseMany("Only these languages", info.languages.map((tag) => [tag, languageName(tag)]), [],
-      (chosen) => change({ language: chosen }), { none: "all; type to choose", tagged: true });
+    const layers = chooseMany(
+      "Layers side by side",
+      info.layers.map((one) => [one, layerLabel(one)]),
+      [],
+      (chosen) => change({ layer: info.layers.filter((one) => chosen.includes(one)) }),
+      { most: MOST_LAYERS },
+    );
+    const languages = chooseMany(
+      "Only these languages",
+      info.languages.map((tag) => [tag, languageName(tag)]),
+      [],
+      (chosen) => change({ language: chosen }),
+      { none: "all; type to choose", tagged: true },
+    );
     const k = wholeNumber("Neighbours", 1, MOST, (value) => change({ k: value }));
-    const modality = info.modalities.length > 1 && choice("Modality", [["", "all"], ...info.modalities], (value) => change({ modality: value || null }));
+    const modality =
+      info.modalities.length > 1 &&
+      choice("Modality", [["", "all"], ...info.modalities], (value) => change({ modality: value || null }));
     const poolings = info.poolings.filter((one) => one !== "tokens");
     const pooling = poolings.length > 1 && choice("Pooling", poolings, (value) => change({ pooling: value }));
-    const group = segmented("Grouped by", [["", "Nothing"], ["language", "Language"], ...(info.modalities.length > 1 ? [["modality", "Modality"]] : [])],
-      (value) => change({ group: value || null }));
-    const spoken = choice("The text is in", [["", "not said"], ...info.languages.map((tag) => [tag, partitionName(tag)])], (value) => change({ in: value || null }));
+    const group = segmented(
+      "Grouped by",
+      [["", "Nothing"], ["language", "Language"], ...(info.modalities.length > 1 ? [["modality", "Modality"]] : [])],
+      (value) => change({ group: value || null }),
+    );
+    const spoken = choice(
+      "The text is in",
+      [["", "not said"], ...info.languages.map((tag) => [tag, partitionName(tag)])],
+      (value) => change({ in: value || null }),
+    );
     const others = tick("Other languages only", (value) => change({ others: value ? "1" : null }));
     return {
-      nodes: [h("div", { class: "row" }, layers.node, languages.node),
-        h("div", { class: "row" }, k.node, modality && modality.node, pooling && pooling.node, group.node, spoken.node, others.node)],
+      nodes: [
+        h("div", { class: "row" }, layers.node, languages.node),
+        h(
+          "div",
+          { class: "row" },
+          k.node,
+          modality && modality.node,
+          pooling && pooling.node,
+          group.node,
+          spoken.node,
+          others.node,
+        ),
+      ],
       set(asked) {
         layers.set(asked.layers);
         languages.set(asked.languages);
@@ -152,11 +227,20 @@ class NeighboursView {
     const path = storePath(this.store, "neighbours");
     if (asked.by === "item") return get(path, { id: asked.item, ...options(asked) }, signal);
     if (asked.by === "text") {
-      return post(path, {
-        texts: [asked.text], layers: asked.layers, k: asked.k, pooling: asked.pooling,
-        languages: asked.languages.length ? asked.languages : null, modalities: asked.modality ? [asked.modality] : null,
-        exclude_same_language: asked.others, query_language: asked.spoken,
-      }, signal);
+      return post(
+        path,
+        {
+          texts: [asked.text],
+          layers: asked.layers,
+          k: asked.k,
+          pooling: asked.pooling,
+          languages: asked.languages.length ? asked.languages : null,
+          modalities: asked.modality ? [asked.modality] : null,
+          exclude_same_language: asked.others,
+          query_language: asked.spoken,
+        },
+        signal,
+      );
     }
     const kind = this.file.type.startsWith("audio/") ? "audio" : "image";
     return postFile(`${path}/${kind}`, options(asked), this.file, signal);
@@ -164,9 +248,17 @@ class NeighboursView {
 
   #foot(asked) {
     const words = "Scores are cosines. A tick marks an item of the same concept.";
-    return h("div", { class: "figure-foot" }, h("p", { class: "soft" }, words),
-      asked.by === "item" && downloads(storePath(this.store, "neighbours"), { id: asked.item, ...options(asked) },
-        fileName(this.store, "neighbours", asked.item)));
+    return h(
+      "div",
+      { class: "figure-foot" },
+      h("p", { class: "soft" }, words),
+      asked.by === "item" &&
+        downloads(
+          storePath(this.store, "neighbours"),
+          { id: asked.item, ...options(asked) },
+          fileName(this.store, "neighbours", asked.item),
+        ),
+    );
   }
 }
 
@@ -176,12 +268,16 @@ function question(info, params) {
   const layers = info.layers.filter((one) => params.getAll("layer").includes(one));
   const by = ["text", "file"].includes(params.get("by")) ? params.get("by") : "item";
   return {
-    by, item: params.get("item"), text: params.get("text"),
+    by,
+    item: params.get("item"),
+    text: params.get("text"),
     layers: layers.length ? layers : spread(info.layers, AT_FIRST),
     k: Math.min(MOST, Math.max(1, Number(params.get("k")) || 10)),
-    languages: params.getAll("language"), modality: params.get("modality"),
+    languages: params.getAll("language"),
+    modality: params.get("modality"),
     pooling: poolings.includes(params.get("pooling")) ? params.get("pooling") : poolings[0],
-    others: params.get("others") === "1", spoken: params.get("in"),
+    others: params.get("others") === "1",
+    spoken: params.get("in"),
     group: ["language", "modality"].includes(params.get("group")) ? params.get("group") : "",
   };
 }
@@ -193,14 +289,39 @@ function options({ layers, k, pooling, languages, modality, others }) {
 /** What to say where there is no query yet, or null. */
 function missing({ by, item, text, others, spoken }, file) {
   if (by === "item" && !item) {
-    return ({ info }) => empty("Choose an item.", "Type some of its text above, or begin with one of these:", h("span", { class: "further" },
-      info.partitions.slice(0, 6).map((one) => h("button", { type: "button", class: "link", onclick: () => first(info.name, one) }, partitionName(one.name)))));
+    return ({ info }) =>
+      empty(
+        "Choose an item.",
+        "Type some of its text above, or begin with one of these:",
+        h(
+          "span",
+          { class: "further" },
+          info.partitions
+            .slice(0, 6)
+            .map((one) =>
+              h(
+                "button",
+                { type: "button", class: "link", onclick: () => first(info.name, one) },
+                partitionName(one.name),
+              ),
+            ),
+        ),
+      );
   }
   if (by === "text" && !text) return () => empty("Type a text.", "Enter looks for its neighbours.");
   if (by === "text" && others && !spoken) {
-    return () => empty("Which language is the text in?", `Say it above, so that ${languageName("en")} or another can be left out.`);
+    return () =>
+      empty(
+        "Which language is the text in?",
+        `Say it above, so that ${languageName("en")} or another can be left out.`,
+      );
   }
-  if (by === "file" && !file) return () => empty("Give a picture or a sound.", "It is sent to this server and kept nowhere; a link to this page does not hold it.");
+  if (by === "file" && !file)
+    return () =>
+      empty(
+        "Give a picture or a sound.",
+        "It is sent to this server and kept nowhere; a link to this page does not hold it.",
+      );
   return null;
 }
 

@@ -6,7 +6,7 @@ const REORDERING = /[\u202a-\u202e\u2066-\u2069]/;
 const UNSEEN = /[\p{Cc}\p{Zl}\p{Zp}\p{Cs}\u202a-\u202e\u2066-\u2069]/gu;
 const NO_LANGUAGE = { zxx: "no language", und: "unknown language", mul: "several languages" };
 const names = new Intl.DisplayNames(["en"], { type: "language" });
-const called = new Map(); // thousands of pairs ask for the names of a few languages
+const nameByTag = new Map(); // thousands of pairs ask for the names of a few languages
 const counts = new Intl.NumberFormat("en");
 
 export const TEXT_LIMIT = 400;
@@ -44,8 +44,8 @@ export function layerLabel(layer) {
 
 /** What a BCP 47 tag is called in English; the tag itself where that is not known. */
 export function languageName(tag) {
-  if (!called.has(tag)) called.set(tag, nameOf(tag));
-  return called.get(tag);
+  if (!nameByTag.has(tag)) nameByTag.set(tag, nameOf(tag));
+  return nameByTag.get(tag);
 }
 
 function nameOf(tag) {
@@ -77,7 +77,10 @@ export function partitionName(name) {
 export function visible(text, limit = TEXT_LIMIT) {
   const cut = text.length > limit ? `${text.slice(0, limit).trimEnd()}…` : text;
   return cut.replace(UNSEEN, (one) =>
-    !REORDERING.test(one) && /\s/.test(one) ? " " : `⟨U+${one.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+    !REORDERING.test(one) && /\s/.test(one)
+      ? " "
+      : `⟨U+${one.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`,
+  );
 }
 
 /** A token's text: one that is nothing but spaces or breaks is shown as signs for them. */
@@ -88,7 +91,11 @@ export function tokenText(piece, limit) {
 
 /** `text` as a Plotly label, which reads some HTML. */
 export function inPlotly(text, limit = 80) {
-  return visible(text, limit).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("$", "&#36;");
+  return visible(text, limit)
+    .replaceAll("&", "&amp;")
+    .replaceAll("<", "&lt;")
+    .replaceAll(">", "&gt;")
+    .replaceAll("$", "&#36;");
 }
 
 /** A corpus's text in a line of ours: its direction stays its own. */
@@ -98,8 +105,11 @@ export function bdi(text, limit = TEXT_LIMIT) {
 
 /** A corpus's text as a paragraph of its own. */
 export function passage(text, language, limit = TEXT_LIMIT) {
-  return h("p", { class: "passage", dir: "auto", lang: /^[A-Za-z]{2,3}(-|$)/.test(language ?? "") ? language : null },
-    visible(text ?? "", limit));
+  return h(
+    "p",
+    { class: "passage", dir: "auto", lang: /^[A-Za-z]{2,3}(-|$)/.test(language ?? "") ? language : null },
+    visible(text ?? "", limit),
+  );
 }
 
 /** What an item is, as chips: its language, where it has one, and its modality, where that is not text. */
@@ -107,7 +117,8 @@ export function kindChips({ language, modality }) {
   const name = languageName(language);
   const spoken = modality === "text" || !NO_LANGUAGE[language];
   return [
-    spoken && h("span", { class: "chip" }, bdi(language, 24), name !== language && h("span", { class: "soft" }, ` ${name}`)),
+    spoken &&
+      h("span", { class: "chip" }, bdi(language, 24), name !== language && h("span", { class: "soft" }, ` ${name}`)),
     modality !== "text" && h("span", { class: "chip" }, modality),
   ];
 }
@@ -116,13 +127,21 @@ export function kindChips({ language, modality }) {
 export function facts(value) {
   if (Array.isArray(value)) {
     if (value.every((one) => one === null || typeof one !== "object")) return bdi(value.join(", "), 2000);
-    return h("ol", { class: "plain" }, value.map((one) => h("li", {}, facts(one))));
+    return h(
+      "ol",
+      { class: "plain" },
+      value.map((one) => h("li", {}, facts(one))),
+    );
   }
   if (value !== null && typeof value === "object") {
-    return h("dl", { class: "nested" },
+    return h(
+      "dl",
+      { class: "nested" },
       Object.entries(value).map(([name, one]) => [
-        h("dt", {}, bdi(name.replaceAll("_", " "))), h("dd", { class: isDeep(one) ? "deep" : null }, facts(one)),
-      ]));
+        h("dt", {}, bdi(name.replaceAll("_", " "))),
+        h("dd", { class: isDeep(one) ? "deep" : null }, facts(one)),
+      ]),
+    );
   }
   if (typeof value === "string" && /^[0-9a-f]{32,}$/.test(value)) {
     return h("span", { class: "digest", title: value }, `${value.slice(0, 16)}…`);
@@ -132,5 +151,9 @@ export function facts(value) {
 }
 
 function isDeep(value) {
-  return value !== null && typeof value === "object" && (!Array.isArray(value) || value.some((one) => typeof one === "object"));
+  return (
+    value !== null &&
+    typeof value === "object" &&
+    (!Array.isArray(value) || value.some((one) => typeof one === "object"))
+  );
 }
