@@ -22,7 +22,7 @@ def test_finds_the_first_of_each_id_and_nothing_else(ids: list[str], asked: list
 
 
 def test_ids_of_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookup.xxhash, "xxh3_64_intdigest", lambda name: len(name))
+    monkeypatch.setattr(lookup.xxhash, "xxh3_64_intdigest", len)
     found = IdLookup.of(pa.chunked_array([["aa", "b", "bb"], ["c", "cc"]])).find(["cc", "c", "dd", "bb", "aa"])
     assert found.tolist() == [4, 3, -1, 2, 0]
 
