@@ -184,6 +184,7 @@ def test_help_needs_no_torch_and_names_every_verb():
         "index",
         "query",
         "analyze",
+        "project",
         "report",
         "info",
         "verify",
