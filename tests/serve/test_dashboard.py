@@ -442,6 +442,22 @@ def test_errors_are_shown_in_place_with_the_servers_message_and_tried_again(new_
     expect(page.locator(".plane")).to_be_visible()
 
 
+def test_what_the_server_has_not_finished_in_time_is_asked_for_again(new_page, url):
+    page = new_page(refused=["504"])
+    late = ['{"error": {"kind": "RequestError", "message": "later"}}'] * 2
+
+    def answer(route):
+        if late:
+            route.fulfill(status=504, body=late.pop(), content_type="application/json")
+        else:
+            route.fallback()
+
+    page.route("**/curves?*", answer)
+    show(page, url, "curves?store=words&pair=en:sw")
+    expect(page.locator(".figure .scatterlayer .trace")).not_to_have_count(0)
+    assert late == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_every_view_without_scrolling_sideways(new_page, url, scheme):
     page = new_page(PHONE, color_scheme=scheme, is_mobile=True, has_touch=True)

@@ -2,6 +2,7 @@
 
 const TOKEN = "hubstore-token";
 const BUSY_TRIES = 3;
+const LONG_TRIES = 60; // of the server's half minutes: what takes longer goes on there, and is kept
 
 const revisions = new Set();
 let ask = null;
@@ -53,6 +54,12 @@ export async function get(path, query = {}, signal = undefined) {
   return (await send(withQuery(path, query), { signal, headers: { Accept: "application/json" } })).json();
 }
 
+/** The JSON at a path, of something that may take the server minutes to compute. */
+export async function getLong(path, query, signal) {
+  const options = { signal, headers: { Accept: "application/json" }, late: LONG_TRIES };
+  return (await send(withQuery(path, query), options)).json();
+}
+
 /** The JSON that answers a JSON body. */
 export async function post(path, body, signal = undefined) {
   const headers = { Accept: "application/json", "Content-Type": "application/json" };
@@ -70,10 +77,10 @@ export async function blob(path, query = {}, signal = undefined, options = {}) {
   return (await send(withQuery(path, query), { ...options, signal })).blob();
 }
 
-/** A table as an Arrow stream. */
-export async function arrow(path, query, signal) {
-  const headers = { Accept: "application/vnd.apache.arrow.stream" };
-  return (await send(withQuery(path, query), { signal, headers })).arrayBuffer();
+/** A table as an Arrow stream, of something that may take the server minutes to compute. */
+export async function arrowLong(path, query, signal) {
+  const options = { signal, headers: { Accept: "application/vnd.apache.arrow.stream" }, late: LONG_TRIES };
+  return (await send(withQuery(path, query), options)).arrayBuffer();
 }
 
 /** The rows of a table, as objects. */
@@ -84,7 +91,8 @@ export function records(table) {
   );
 }
 
-async function send(path, options, tries = 0) {
+/** Tries again where the server is busy, and, so many times as `late` says, where it has not finished in time. */
+async function send(path, options, busy = BUSY_TRIES, late = options.late ?? 0) {
   const used = sessionStorage.getItem(TOKEN);
   const headers = { ...options.headers, ...(used ? { Authorization: `Bearer ${used}` } : {}) };
   let answer;
@@ -96,11 +104,12 @@ async function send(path, options, tries = 0) {
   }
   if (answer.status === 401 && ask) {
     await newToken(used);
-    return send(path, options, tries);
+    return send(path, options, busy, late);
   }
-  if (answer.status === 503 && tries < BUSY_TRIES) {
+  if (answer.status === 504 && late > 0) return send(path, options, busy, late - 1);
+  if (answer.status === 503 && busy > 0) {
     await pause(1000 * Math.min(10, Number(answer.headers.get("Retry-After")) || 1), options.signal);
-    return send(path, options, tries + 1);
+    return send(path, options, busy - 1, late);
   }
   if (!answer.ok) throw await failed(answer);
   noteRevision(path, answer);

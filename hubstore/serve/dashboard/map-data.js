@@ -1,10 +1,11 @@
 /** A sample of a store's items as points, layer by layer, and how they look. */
 
-import { arrow, get, storePath } from "./api.js";
+import { arrowLong, getLong, storePath } from "./api.js";
 import { floatColumns } from "./arrow.js";
 import { rgb, SHAPES, style } from "./colours.js";
 
 const MOST_NUMBERS = 1_500_000; // points times layers that are fetched at once
+const ITEM_FIELDS = ["id", "concept", "language", "modality", "text"];
 const FILLED = 0.985; // share of the points that a layer is scaled to
 
 /** Layers that the slider steps through: all, or evenly spaced ones where all would be too much. */
@@ -22,12 +23,9 @@ export function layersShown(layers, points, wanted) {
 export async function fetchMap(store, layers, query, signal) {
   const path = storePath(store, "projection");
   const [items, points] = await Promise.all([
-    get(
-      path,
-      { ...query, layer: layers[0], fields: ["position", "id", "concept", "language", "modality", "text"] },
-      signal,
-    ),
-    arrow(path, { ...query, layer: layers, fields: ["x", "y"] }, signal),
+    // Which items are drawn depends on neither layer nor method: the quickest tells them.
+    getLong(path, { ...query, method: "pca", layer: layers[0], fields: ITEM_FIELDS }, signal),
+    arrowLong(path, { ...query, layer: layers, fields: ["x", "y"] }, signal),
   ]);
   const count = items.rows;
   const {

@@ -50,8 +50,17 @@ export class Pane {
 
   #wait(words) {
     this.node.querySelector(":scope > .waiting")?.remove();
-    this.node.prepend(h("p", { class: "waiting" }, h("span", { class: "spinner", "aria-hidden": "true" }), words));
+    const past = h("span", { "aria-hidden": "true" });
+    const spinner = h("span", { class: "spinner", "aria-hidden": "true" });
+    this.node.prepend(h("p", { class: "waiting" }, spinner, h("span", {}, words), past));
     say(words);
+    const started = performance.now();
+    const count = setInterval(() => {
+      if (!past.isConnected) return clearInterval(count);
+      const seconds = Math.round((performance.now() - started) / 1000);
+      past.textContent = seconds < 4 ? "" : `${seconds} s`;
+      return undefined;
+    }, 1000);
   }
 
   #fail(error, again) {

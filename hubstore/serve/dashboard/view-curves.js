@@ -1,6 +1,6 @@
 /** Hub curves: an analysis by layer, with 95 % intervals, for pairs of partitions or for partitions. */
 
-import { get, records, storePath } from "./api.js";
+import { getLong, records, storePath } from "./api.js";
 import { chooseMany } from "./choose-many.js";
 import { choice, segmented } from "./controls.js";
 import { ANALYSES, byChance, curvesOf, pairsOf, peak, pivotOf, spread } from "./curves-data.js";
@@ -47,7 +47,7 @@ export function open({ store, info }) {
       const query = queryOf(asked);
       const key = JSON.stringify(query);
       if (answer?.key !== key) {
-        const found = await get(storePath(store, "curves"), query, signal);
+        const found = await getLong(storePath(store, "curves"), query, signal);
         answer = { key, rows: records(found) };
       }
       return draw(info, asked, answer.rows, query, figure);

@@ -22,6 +22,7 @@ const COLOURS = [
   ["concept", "Concept"],
 ];
 const SAMPLES = ["5000", "20000", "50000", "100000"];
+const SLOW = "Projecting the items by UMAP at every layer. The first time takes minutes; then it is kept.";
 const LEGEND = 40;
 const NAMED = 40; // equivalents that have their language written beside them
 const [DIM, PLAIN, LIT] = [1, 2, 3];
@@ -84,15 +85,18 @@ class MapView {
       this.map = null;
       this.slider.offer(asked.layers);
       this.pane
-        .fill(async (signal) => {
-          this.map = await fetchMap(this.store, asked.layers, asked.query, signal);
-          if (!this.map.count) return empty("No item passes these filters.", "Choose fewer of them.");
-          this.kinds = Object.fromEntries(COLOURS.map(([name]) => [name, categories(this.map.items[name])]));
-          this.places = new Map(this.map.items.id.map((id, i) => [id, i]));
-          this.painted = null;
-          this.#draw(false);
-          return this.plane.node;
-        }, "Projecting the items. The first time takes a while; then it is kept.")
+        .fill(
+          async (signal) => {
+            this.map = await fetchMap(this.store, asked.layers, asked.query, signal);
+            if (!this.map.count) return empty("No item passes these filters.", "Choose fewer of them.");
+            this.kinds = Object.fromEntries(COLOURS.map(([name]) => [name, categories(this.map.items[name])]));
+            this.places = new Map(this.map.items.id.map((id, i) => [id, i]));
+            this.painted = null;
+            this.#draw(false);
+            return this.plane.node;
+          },
+          asked.query.method === "umap" ? SLOW : "Projecting the items. The first time takes a while; then it is kept.",
+        )
         .then(() => {
           if (!this.map) this.key = null; // what failed may be tried again
         });
