@@ -6,7 +6,7 @@ let shown = null;
 /** The view and its parameters. */
 export function read() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?", 2);
-  return { view: decodeURIComponent(path) || "overview", params: new URLSearchParams(query) };
+  return { view: path || "overview", params: new URLSearchParams(query) };
 }
 
 /**
@@ -21,7 +21,7 @@ export function address(view, params = {}) {
     }
   }
   const words = query.toString();
-  return `#/${encodeURIComponent(view)}${words ? `?${words}` : ""}`;
+  return `#/${view}${words ? `?${words}` : ""}`;
 }
 
 /** The address of another view of the same store. */

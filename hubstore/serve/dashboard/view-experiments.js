@@ -68,11 +68,7 @@ function all(experiments) {
   if (models.size > 1) columns.splice(1, 0, { name: "model", label: "Model", show: (model) => bdi(modelName(model)) });
   const held = experiments.filter((one) => one.shown).length;
   return [
-    h(
-      "p",
-      { class: "soft" },
-      `${held} of ${experiments.length} claims are shown. Intervals are 95 %; each experiment states its rule.`,
-    ),
+    h("p", { class: "soft" }, `${held} of ${experiments.length} claims are shown. Intervals are 95 %.`),
     h("div", { class: "wrapping" }, table("Experiments", columns, experiments)),
   ];
 }
