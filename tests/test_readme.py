@@ -16,12 +16,14 @@ from hubstore.cli import app
 from hubstore.corpus import read_sample
 from hubstore.extraction import Settings, extract
 from hubstore.models import load_model
+from tests.serve.servers import served
 from tests.tiny_media import FAMILIES, picture
 from tests.tiny_models import VOCABULARY, save_tiny_language_model, tiny_tokenizer
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for _, block in BLOCKS for line in block.splitlines() if line.startswith("hubstore ")]
+SERVED = "http://127.0.0.1:8000"
 HUB_ID = "intfloat/multilingual-e5-small"
 
 
@@ -72,8 +74,17 @@ def save_tiny_llava(folder):
 def test_every_command_of_the_readme_runs_as_printed(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert len(COMMANDS) >= 20
+    with served(folder / "demo.hub") as server:
+        run_commands(folder, server.url)
+
+
+def run_commands(folder, url):
+    """Each command as printed, where a server answers at the address that it would have."""
     for command in COMMANDS:
-        words = shlex.split(command.split(" # ")[0])[1:]
+        words = [word.replace(SERVED, url) for word in shlex.split(command.split(" # ")[0])[1:]]
+        if words[0] == "serve":
+            assert words[1:] == ["demo.hub"]  # it runs: see above
+            continue
         if "mine.hub" in words and words[0] == "extract":
             words[words.index("mine.hub")] = f"mine-{len(list(folder.glob('mine*')))}.hub"
         for printed, there in (("mine.hub", "mine-0.hub"), ("MODEL", "model"), ("CAUSAL", "causal"), ("VLM", "llava")):
