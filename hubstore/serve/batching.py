@@ -32,8 +32,9 @@ class _Queue:
 class Batcher:
     """A few lanes, in each of which one batch after another is answered.
 
-    A batch starts as soon as a lane is free, so that a lone request never waits; what arrives meanwhile becomes the
-    next batch. Of several keys, the one whose oldest request has waited longest is next.
+    A batch starts as soon as a lane is free and none of its key is in work, so that a lone request never waits; what
+    arrives meanwhile becomes the next batch. Two batches of one key side by side would only be smaller, and share the
+    cores. Of several keys, the one whose oldest request has waited longest is next.
 
     Args:
         lanes: batches at once.
@@ -53,6 +54,7 @@ class Batcher:
         self._timeout = timeout_s
         self._metrics = metrics
         self._queues: dict[Hashable, _Queue] = {}
+        self._keys: set[Hashable] = set()
         self._threads = ThreadPoolExecutor(lanes, thread_name_prefix="hubstore-search")
 
     async def ask(self, key: Hashable, question: Any, size: int, answering: Answer) -> Any:
@@ -74,8 +76,11 @@ class Batcher:
 
     def _start(self) -> None:
         self._starting = False
-        while self._queues and self.running < self._lanes:
-            key, queue = next(iter(self._queues.items()))
+        while self.running < self._lanes:
+            key = next((key for key in self._queues if key not in self._keys), None)
+            if key is None:
+                return
+            queue = self._queues[key]
             batch = self._drawn(queue)
             del self._queues[key]
             if queue.waiting:
@@ -83,13 +88,14 @@ class Batcher:
             if not batch:
                 continue
             self.running += 1
+            self._keys.add(key)
             self._metrics.batch(len(batch))
-            self._run(queue.answering, batch)
+            self._run(key, queue.answering, batch)
 
-    def _run(self, answering: Answer, batch: Sequence[_Waiting]) -> None:
+    def _run(self, key: Hashable, answering: Answer, batch: Sequence[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
         future = self._threads.submit(answering, [one.question for one in batch])
-        future.add_done_callback(lambda done: on(loop, lambda: self._end(batch, done)))
+        future.add_done_callback(lambda done: on(loop, lambda: self._end(key, batch, done)))
 
     def _drawn(self, queue: _Queue) -> list[_Waiting]:
         """The next batch of a queue; those whose askers have gone are left out."""
@@ -103,8 +109,9 @@ class Batcher:
                 size += one.size
         return batch
 
-    def _end(self, batch: Sequence[_Waiting], done: Future[Sequence[Any]]) -> None:
+    def _end(self, key: Hashable, batch: Sequence[_Waiting], done: Future[Sequence[Any]]) -> None:
         self.running -= 1
+        self._keys.discard(key)
         error = done.exception()
         answers = [error] * len(batch) if error is not None else done.result()
         for one, answer in zip(batch, answers, strict=True):

@@ -59,6 +59,30 @@ def test_requests_of_one_moment_go_along():
     assert batches == [50]
 
 
+def test_batches_of_one_key_follow_one_another_and_those_of_another_go_beside():
+    started, go = [], threading.Event()
+
+    def answer(questions):
+        started.append(questions)
+        assert go.wait(20)
+        return questions
+
+    async def ask_all():
+        asked = batcher(lanes=2)
+        tasks = []
+        for key, number in (("a", 0), ("a", 1), ("a", 2), ("b", 3)):
+            tasks.append(asyncio.create_task(asked.ask(key, number, 1, answer)))
+            await asyncio.sleep(0.05)
+        beside = list(started)
+        go.set()
+        return beside, await asyncio.gather(*tasks)
+
+    beside, found = asyncio.run(ask_all())
+    assert beside == [[0], [3]]
+    assert started == [[0], [3], [1, 2]]
+    assert found == [0, 1, 2, 3]
+
+
 def test_an_error_is_raised_for_its_asker_alone_or_for_all_of_the_batch():
     async def ask_all(answer):
         asked = batcher()
