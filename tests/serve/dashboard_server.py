@@ -23,7 +23,7 @@ HOSTILE = {
     "picture": '<img src="x" onerror="window.attacked = 1"> "quoted" & \'quoted\'',
     "formula": "$\\alpha$ <b>bold</b> %{y} {{x}} javascript:window.attacked=1",
     "order": "left \u202eright-to-left override\u202c \u2066isolated\u2069 \u0000nothing\u2028line",
-    "long": "word " * 20_000,
+    "long": "word " * 200_000,
 }
 """Texts that try to become something else, by their concept; the item of each is called like it, with an "x:"."""
 
