@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -34,21 +35,26 @@ def made_store(path: Path, rows: int) -> StoreReader:
         path: the store's folder.
         rows: items; a multiple of the number of languages.
     """
+    store = written_store(path, rows, tuple(LAYERS.values()))
+    build(store, [LAYERS["hnsw"]], kind="hnsw", seed=SEED, device="cpu", progress=told())
+    return store
+
+
+def written_store(path: Path, rows: int, layers: tuple[str, ...]) -> StoreReader:
+    """The same without an index, in layers that all hold the same."""
     if rows % len(LANGUAGES):
         raise ValueError(f"{rows} rows are not the same number in each of {len(LANGUAGES)} languages")
     if path.exists() and StoreReader(path).attributes["made_rows"] != rows:
         raise ValueError(f"{path} is a store of another number of rows than {rows}; name another folder")
-    layout = Layout(tuple(LAYERS.values()), ("mean",), "float16", WIDTH, SHARD_ROWS, chunk_rows=256)
+    layout = Layout(layers, ("mean",), "float16", WIDTH, SHARD_ROWS, chunk_rows=256)
     storage, states = LocalStorage(path), made_states(rows)
     shards = range(-(-rows // SHARD_ROWS))
     write_metadata(storage, layout, {"model": {"id": "made-up"}, "made_rows": rows}, len(shards) * SHARD_ROWS, 0)
     for shard in shards[len(StoreReader(path).commits) :]:
         start, stop = shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, rows)
         part = torch.from_numpy(states(start, stop)).half()
-        write_shard(storage, layout, shard, _items(start, stop, rows), {"mean": part.expand(len(LAYERS), -1, -1)})
-    store = StoreReader(path)
-    build(store, [LAYERS["hnsw"]], kind="hnsw", seed=SEED, device="cpu", progress=_Told())
-    return store
+        write_shard(storage, layout, shard, _items(start, stop, rows), {"mean": part.expand(len(layers), -1, -1)})
+    return StoreReader(path)
 
 
 def made_states(rows: int) -> Callable[[int, int], Rows]:
@@ -106,16 +112,17 @@ def _items(start: int, stop: int, rows: int) -> pa.Table:
     )
 
 
-class _Told:
+def told() -> Callable[[str, int, int], None]:
     """Says how far an index is, ten times a minute at most."""
+    said = float("-inf")
 
-    def __init__(self) -> None:
-        self._said = float("-inf")
+    def tell(layer: str, done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= 6 or done == total:
+            said = time.monotonic()
+            print(f"layer {layer}: {done:,} of {total:,} rows indexed", file=sys.stderr, flush=True)
 
-    def __call__(self, layer: str, done: int, total: int) -> None:
-        if time.monotonic() - self._said >= 6 or done == total:
-            self._said = time.monotonic()
-            print(f"layer {layer}: {done:,} of {total:,} rows indexed", flush=True)
+    return tell
 
 
 def main(arguments: list[str] | None = None) -> None:

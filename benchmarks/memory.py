@@ -54,7 +54,7 @@ def run(scratch: Path, *, small: bool) -> list[Result]:
 
 def _measure(items: int, folder: Path) -> dict[str, Any]:
     corpus = folder / f"{items}.jsonl"
-    _write_corpus(corpus, items)
+    write_corpus(corpus, items)
     command = [sys.executable, "-m", "benchmarks.memory", str(corpus), str(folder / f"{items}.hub")]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -62,7 +62,7 @@ def _measure(items: int, folder: Path) -> dict[str, Any]:
     return measured
 
 
-def _write_corpus(path: Path, items: int) -> None:
+def write_corpus(path: Path, items: int) -> None:
     """Short sentences of 1 to 4 words and a number, languages taking turns."""
     with path.open("w") as file:
         for number in range(items):
