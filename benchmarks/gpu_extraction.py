@@ -300,7 +300,7 @@ def _extract(run: Run, texts: list[str], watch: Watch | None = None, workers: Wo
     corpus = run.corpus
     if len(texts) < len(run.texts):
         corpus = Corpus.from_items(Item(str(number), text, "en") for number, text in enumerate(texts))
-    done = extract(corpus, run.model, path, run.settings, watch=watch, workers=workers)
+    done = extract(corpus, run.model, path, run.settings, watch=watch, engine=workers)
     shutil.rmtree(path)
     return done
 

@@ -232,7 +232,7 @@ def extract(
         )
     if with_lens:
         loaded.require_head()  # before a long run, not after it
-    extract_items(_corpus(corpus), loaded, path, Settings(**settings), watch=watch, workers=workers)
+    extract_items(_corpus(corpus), loaded, path, Settings(**settings), watch=watch, engine=workers)
     store = Store(path)
     if with_lens:
         store.keep_lens(loaded)
@@ -252,7 +252,7 @@ def append(
         loaded, workers = model, None
     else:
         loaded, workers = _on_devices(device, functools.partial(_load_again, path=path, source=model))
-    append_items(_corpus(corpus), loaded, path, watch=watch, workers=workers)
+    append_items(_corpus(corpus), loaded, path, watch=watch, engine=workers)
     return Store(path)
 
 

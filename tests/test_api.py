@@ -26,9 +26,9 @@ def helped(monkeypatch):
     for name in ("extract_items", "append_items"):
         run = getattr(api, name)
 
-        def recorded(*arguments, run=run, workers=None, **options):
-            seen.append(workers.devices if workers else ())
-            return run(*arguments, workers=workers, **options)
+        def recorded(*arguments, run=run, engine=None, **options):
+            seen.append(engine.devices if engine else ())
+            return run(*arguments, engine=engine, **options)
 
         monkeypatch.setattr(api, name, recorded)
     return seen

@@ -101,7 +101,7 @@ def test_two_processes_on_gpus_write_the_store_of_one(tmp_path):
     settings = Settings(memory_budget=1)
     second = f"cuda:{torch.cuda.device_count() - 1}"
     extract(corpus, llama_on("cuda:0"), tmp_path / "one", settings)
-    extract(corpus, llama_on("cuda:0"), tmp_path / "two", settings, workers=Workers(llama_on, (second,)))
+    extract(corpus, llama_on("cuda:0"), tmp_path / "two", settings, engine=Workers(llama_on, (second,)))
     one, two = StoreReader(tmp_path / "one"), StoreReader(tmp_path / "two")
     assert len(two.commits) > 2
     assert torch.equal(one.hidden(3).read().view(torch.int16), two.hidden(3).read().view(torch.int16))

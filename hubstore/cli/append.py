@@ -71,7 +71,7 @@ def append(
         loaded = load(first)
     workers = Workers(load, tuple(others)) if others else None
     with watching(store.name) as watch:
-        done = run(items, loaded, store, watch=watch, workers=workers)
+        done = run(items, loaded, store, watch=watch, engine=workers)
     print_extraction(done, items, as_json)
 
 

@@ -157,7 +157,7 @@ def extract(
         loaded = load(first)
     workers = Workers(load, tuple(others)) if others else None
     with watching(store.name) as watch:
-        done = run(items, loaded, store, settings, watch=watch, workers=workers, processes=readers)
+        done = run(items, loaded, store, settings, watch=watch, engine=workers, processes=readers)
     if with_lens:
         from hubstore.lens import keep_lens
         from hubstore.store import StoreReader

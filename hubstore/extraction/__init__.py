@@ -7,10 +7,11 @@ from hubstore.extraction.pooling import pool
 from hubstore.extraction.run import Extraction, Watch, append, extract, require_same_model
 from hubstore.extraction.selfcheck import PackingAsked, SelfCheck, checks_of, media_check, self_check
 from hubstore.extraction.settings import Settings
-from hubstore.extraction.workers import Workers
+from hubstore.extraction.workers import Engine, Workers
 
 __all__ = [
     "Capture",
+    "Engine",
     "Extraction",
     "PackingAsked",
     "Progress",

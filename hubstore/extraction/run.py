@@ -40,7 +40,7 @@ from hubstore.extraction.selfcheck import (
     self_check,
 )
 from hubstore.extraction.settings import Settings
-from hubstore.extraction.workers import Workers, run_shards_on
+from hubstore.extraction.workers import Engine
 from hubstore.models import Batching, Model, tokenize
 from hubstore.store import DTYPES, Layout, LocalStorage, Storage, StoreReader, write_metadata
 from hubstore.store.layout import ROOT
@@ -97,7 +97,7 @@ def extract(
     *,
     watch: Watch | None = None,
     generation_items: int = GENERATION_ITEMS,
-    workers: Workers | None = None,
+    engine: Engine | None = None,
     processes: int | None = None,
 ) -> Extraction:
     """Extract a corpus into a new store, or go on with the store that an earlier run of the same left.
@@ -109,7 +109,7 @@ def extract(
         settings: poolings, layers, dtype, template and so on.
         watch: called as the run goes.
         generation_items: most items to order at once.
-        workers: further devices of this host; the store is the same to the byte.
+        engine: further devices, of this host (`Workers`) or of a cluster; the store is the same to the byte.
         processes: that read pictures and sounds for each device; by default as many as there are CPUs to spare for a
             GPU, and none for a CPU, where reading goes on beside the model in one process.
 
@@ -122,7 +122,7 @@ def extract(
     storage = LocalStorage(Path(path))
     _refuse_other_folder(storage.root)
     layout = settings.layout(model.width)
-    job = _Job(storage, corpus, model, settings, layout, watch or Watch(), generation_items, workers, processes)
+    job = _Job(storage, corpus, model, settings, layout, watch or Watch(), generation_items, engine, processes)
     with storage.lock():
         plan = load_plan(storage)
         if plan is not None:
@@ -139,7 +139,7 @@ def append(
     *,
     watch: Watch | None = None,
     generation_items: int = GENERATION_ITEMS,
-    workers: Workers | None = None,
+    engine: Engine | None = None,
     processes: int | None = None,
 ) -> Extraction:
     """Add a corpus to a store, with the settings and the model that the store was made with.
@@ -153,7 +153,7 @@ def append(
     store = StoreReader(path)
     require_same_model(store, model)
     settings = Settings.from_json(store.attributes["settings"]).resolve(model)
-    job = _Job(storage, corpus, model, settings, store.layout, watch or Watch(), generation_items, workers, processes)
+    job = _Job(storage, corpus, model, settings, store.layout, watch or Watch(), generation_items, engine, processes)
     with storage.lock():
         plan = load_plan(storage)
         if plan is not None:
@@ -191,7 +191,7 @@ class _Job:
     layout: Layout
     watch: Watch
     generation_items: int
-    workers: Workers | None
+    engine: Engine | None
     processes: int | None
 
     @property
@@ -225,10 +225,8 @@ class _Job:
             left = [shard for shard in plan.shards if shard.shard not in committed]
             work = Work(self.storage, self.layout, self.settings, plan, how, self.corpus.skip_errors, self.processes)
             total = sum(shard.stop - shard.start for shard in left)
-            if self.workers is None:
-                done = run_shards(work, capture, left, total=total, progress=self.watch.progress)
-            else:
-                done = run_shards_on(self.workers, work, capture, left, total=total, progress=self.watch.progress)
+            deal_out = run_shards if self.engine is None else self.engine.run_shards
+            done = deal_out(work, capture, left, total=total, progress=self.watch.progress)
             extracted += done.items
             discard_plan(self.storage)
             if plan.last:

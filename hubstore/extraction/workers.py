@@ -1,7 +1,7 @@
 """Several devices of one host: this process extracts on the first, one spawned process on each of the others.
 
 Shards go to whoever is free next. Each process commits its own; the store's lock stays with this one, and the
-others end with it.
+others end with it. What a worker is told and how workers' progress adds up is the same for those of a cluster.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -28,6 +28,22 @@ from hubstore.models import Model
 
 SECONDS_TO_END = 5.0
 """That a worker has to end by itself when it was asked to."""
+
+
+class Engine(Protocol):
+    """Deals a plan's shards out to models."""
+
+    def run_shards(
+        self,
+        work: Work,
+        capture: Capture,
+        shards: Sequence[PlannedShard],
+        *,
+        total: int,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Progress:
+        """As `hubstore.extraction.pipeline.run_shards`, by as many models as there are."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,10 +59,43 @@ class Workers:
     load: Callable[[str], Model]
     devices: tuple[str, ...]
 
+    def run_shards(
+        self,
+        work: Work,
+        capture: Capture,
+        shards: Sequence[PlannedShard],
+        *,
+        total: int,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Progress:
+        """As `pipeline.run_shards`, with the help of workers; no more of them than there are shards to share.
+
+        Raises:
+            StoreError: a worker was killed, or failed with an error that is not hubstore's; committed shards stay.
+            HubstoreError: whatever else stopped one of the processes.
+        """
+        devices = self.devices[: max(len(shards) - 1, 0)]
+        if not devices:
+            return run_shards(work, capture, shards, total=total, progress=progress)
+        context = multiprocessing.get_context("spawn")
+        turns = _Turns(shards, context)
+        with _Team(context, turns, Task.of(work, self.load, capture), devices, total, progress) as team:
+            own = run_shards(work, capture, turns, total=total, progress=team.advanced)
+            team.finish()
+        return team.sum(own)
+
 
 @dataclass(frozen=True)
-class _Task:
-    """What a worker is told."""
+class Task:
+    """What a worker is told: the work, and the model that it must have.
+
+    Args:
+        work: store, plan and settings.
+        load: gives the model on a device.
+        layers, poolings, dtype: what is captured.
+        weights: digest of the weights of the model that was checked.
+        threads: of PyTorch; sums may depend on how many there are.
+    """
 
     work: Work
     load: Callable[[str], Model]
@@ -55,6 +104,32 @@ class _Task:
     dtype: torch.dtype
     weights: str
     threads: int
+
+    @classmethod
+    def of(cls, work: Work, load: Callable[[str], Model], capture: Capture) -> Task:
+        """What a worker is told that is to do as `capture` would."""
+        weights = capture.model.identity["weights"]
+        return cls(work, load, capture.layers, capture.poolings, capture.dtype, weights, torch.get_num_threads())
+
+    def capture(self, device: str) -> Capture:
+        """The model on a device, with its hooks; ModelError where it is another model than the one that was checked."""
+        torch.set_num_threads(self.threads)
+        model = self.load(device)
+        if model.identity["weights"] != self.weights:
+            raise ModelError(f"the model loaded on {device} has other weights than the one that was checked")
+        return Capture(model, self.layers, self.poolings, self.dtype)
+
+
+def summed(every: Sequence[Progress], total: int) -> Progress:
+    """What several workers have done, as one, of `total` items."""
+    apart = ("total", "seconds", "broken")
+    sums: dict[str, Any] = {
+        name: sum(getattr(progress, name) for progress in every)
+        for name in (field.name for field in fields(Progress))
+        if name not in apart
+    }
+    broken = tuple(message for progress in every for message in progress.broken)[:TOLD]
+    return Progress(**sums, total=total, seconds=max(progress.seconds for progress in every), broken=broken)
 
 
 class _Turns:
@@ -74,41 +149,6 @@ class _Turns:
             yield self._shards[number]
 
 
-def run_shards_on(
-    workers: Workers,
-    work: Work,
-    capture: Capture,
-    shards: Sequence[PlannedShard],
-    *,
-    total: int,
-    progress: Callable[[Progress], None] | None = None,
-) -> Progress:
-    """As `run_shards`, with the help of workers; no more of them than there are shards to share.
-
-    Raises:
-        StoreError: a worker was killed, or failed with an error that is not hubstore's; committed shards stay.
-        HubstoreError: whatever else stopped one of the processes.
-    """
-    devices = workers.devices[: max(len(shards) - 1, 0)]
-    if not devices:
-        return run_shards(work, capture, shards, total=total, progress=progress)
-    context = multiprocessing.get_context("spawn")
-    turns = _Turns(shards, context)
-    task = _Task(
-        work,
-        workers.load,
-        capture.layers,
-        capture.poolings,
-        capture.dtype,
-        capture.model.identity["weights"],
-        torch.get_num_threads(),
-    )
-    with _Team(context, turns, task, devices, total, progress) as team:
-        own = run_shards(work, capture, turns, total=total, progress=team.advanced)
-        team.finish()
-    return team.sum(own)
-
-
 class _Team:
     """The workers of one run, and a thread that listens to them."""
 
@@ -116,7 +156,7 @@ class _Team:
         self,
         context: SpawnContext,
         turns: _Turns,
-        task: _Task,
+        task: Task,
         devices: Sequence[str],
         total: int,
         progress: Callable[[Progress], None] | None,
@@ -162,16 +202,7 @@ class _Team:
 
     def sum(self, own: Progress) -> Progress:
         """This process's progress and the workers' as one."""
-        every = [own, *self._theirs.values()]
-        apart = ("total", "seconds", "broken")
-        sums: dict[str, Any] = {
-            name: sum(getattr(progress, name) for progress in every)
-            for name in (field.name for field in fields(Progress))
-            if name not in apart
-        }
-        broken = tuple(message for progress in every for message in progress.broken)[:TOLD]
-        seconds = max(progress.seconds for progress in every)
-        return replace(own, **sums, total=self._total, seconds=seconds, broken=broken)
+        return summed([own, *self._theirs.values()], self._total)
 
     def finish(self) -> None:
         """Wait for the workers' last shards."""
@@ -216,11 +247,10 @@ class _Team:
         )
 
 
-def _work(parent: Connection, turns: _Turns, task: _Task, device: str) -> None:
+def _work(parent: Connection, turns: _Turns, task: Task, device: str) -> None:
     """A worker process: load the model, extract and commit shards until none is left."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and ends its workers
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    torch.set_num_threads(task.threads)
     lock = threading.Lock()  # progress comes from more than one thread
 
     def advanced(done: Progress) -> None:
@@ -228,14 +258,10 @@ def _work(parent: Connection, turns: _Turns, task: _Task, device: str) -> None:
             parent.send(done)
 
     try:
-        model = task.load(device)
-        if model.identity["weights"] != task.weights:
-            raise ModelError(f"the model loaded on {device} has other weights than the one that was checked")
-        capture = Capture(model, task.layers, task.poolings, task.dtype)
-        run_shards(task.work, capture, turns, total=0, progress=advanced)
+        run_shards(task.work, task.capture(device), turns, total=0, progress=advanced)
         parent.send(None)
     except BaseException as error:
-        parent.send(_sendable(error, device))
+        parent.send(sendable(error, f"the worker on {device}"))
 
 
 def _end_with(parent: Connection) -> None:
@@ -245,9 +271,10 @@ def _end_with(parent: Connection) -> None:
     os._exit(1)
 
 
-def _sendable(error: BaseException, device: str) -> HubstoreError:
+def sendable(error: BaseException, who: str) -> HubstoreError:
+    """The error, where it is hubstore's and can be pickled; else one that says what `who` failed with."""
     if isinstance(error, HubstoreError):
         with contextlib.suppress(Exception):
             pickle.loads(pickle.dumps(error))
             return error
-    return StoreError(f"the worker on {device} failed with {type(error).__name__}: {error}")
+    return StoreError(f"{who} failed with {type(error).__name__}: {error}")

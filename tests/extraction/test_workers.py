@@ -28,7 +28,7 @@ def breaks_on(device: str):
 
 def run(path: Path, load=gpt2_on, **options):
     return extract(
-        victim.corpus(), tiny_model("gpt2"), path, victim.SETTINGS, workers=Workers(load, ("cpu",)), **options
+        victim.corpus(), tiny_model("gpt2"), path, victim.SETTINGS, engine=Workers(load, ("cpu",)), **options
     )
 
 
@@ -81,6 +81,6 @@ def test_append_takes_workers_too(tmp_path):
     run(tmp_path / "x.hub")
     from tests.extraction.test_extraction import items
 
-    done = append(items(600, "more"), tiny_model("gpt2"), tmp_path / "x.hub", workers=Workers(gpt2_on, ("cpu",)))
+    done = append(items(600, "more"), tiny_model("gpt2"), tmp_path / "x.hub", engine=Workers(gpt2_on, ("cpu",)))
     assert done.items == len(StoreReader(tmp_path / "x.hub")) == victim.ITEMS + 600
     assert verify(LocalStorage(tmp_path / "x.hub")) == []
