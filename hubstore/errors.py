@@ -9,6 +9,8 @@ HubstoreError
 │   ├── StoreNotFoundError (FileNotFoundError)
 │   ├── StoreExistsError (FileExistsError)
 │   ├── StoreLockedError                another writer holds the store
+│   ├── StoreAccessError (PermissionError)      an object store refuses the credentials, or there are none
+│   ├── StorageUnreachableError (ConnectionError)
 │   ├── StoreFormatError                written by another format version
 │   └── CorruptStoreError               a file is missing, truncated or changed
 ├── IndexingError (ValueError)
@@ -26,6 +28,8 @@ HubstoreError
 Each message names the object, the place and the remedy, and each class is also
 the builtin a caller would expect. The command line prints the message and exits 1.
 """
+
+import errno
 
 
 class HubstoreError(Exception):
@@ -62,6 +66,18 @@ class StoreExistsError(StoreError, FileExistsError):
 
 class StoreLockedError(StoreError):
     """Another process is writing to the store."""
+
+
+class StoreAccessError(StoreError, PermissionError):
+    """An object store refuses what was asked: the credentials are missing, wrong, expired or not allowed to."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errno = errno.EACCES
+
+
+class StorageUnreachableError(StoreError, ConnectionError):
+    """An object store does not answer, or fails."""
 
 
 class StoreFormatError(StoreError):

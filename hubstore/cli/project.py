@@ -59,9 +59,9 @@ def project(
         out.print(table(("layer", "axis 1", "axis 2", "axis 3", "together"), lines, title=f"{shown}: variance shown"))
     else:
         out.print(f"{shown}, {len(made_from['scale'])} layers")
-    kept = opened.path / result_key(made_from)
-    if kept.exists():
-        out.print(kept, markup=False, soft_wrap=True)
+    kept = result_key(made_from)
+    if opened.storage.exists(kept):
+        out.print(opened.path / kept, markup=False, soft_wrap=True)
     else:
         err.print(f"{store} may not be written to: the map was not kept; --json prints it", markup=False)
 

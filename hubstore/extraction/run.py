@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +43,7 @@ from hubstore.extraction.selfcheck import (
 from hubstore.extraction.settings import Settings
 from hubstore.extraction.workers import Engine
 from hubstore.models import Batching, Model, tokenize
-from hubstore.store import DTYPES, Layout, LocalStorage, Storage, StoreReader, write_metadata
+from hubstore.store import DTYPES, Layout, Location, Storage, StoreReader, Url, open_storage, write_metadata
 from hubstore.store.layout import ROOT
 from hubstore.store.reader import read_attributes, read_commits, read_items
 
@@ -71,7 +72,7 @@ class Extraction:
         plan: the last generation's plan: partitions, concepts with a single item.
     """
 
-    path: Path
+    path: Location
     items: int
     extracted: int
     resumed: bool
@@ -92,7 +93,7 @@ class Watch:
 def extract(
     corpus: Corpus,
     model: Model,
-    path: str | Path,
+    path: str | os.PathLike[str] | Url,
     settings: Settings | None = None,
     *,
     watch: Watch | None = None,
@@ -105,7 +106,7 @@ def extract(
     Args:
         corpus: the items.
         model: the model; it is cut above the deepest layer asked for.
-        path: folder of the store.
+        path: folder of the store, or a URL: s3://bucket/x.hub.
         settings: poolings, layers, dtype, template and so on.
         watch: called as the run goes.
         generation_items: most items to order at once.
@@ -119,8 +120,9 @@ def extract(
         CorpusError, ModelError, SelfCheckError, NonFiniteError, StoreError: see each; what was committed stays.
     """
     settings = (settings or Settings()).resolve(model)
-    storage = LocalStorage(Path(path))
-    _refuse_other_folder(storage.root)
+    storage = open_storage(path)
+    if isinstance(storage.root, Path):
+        _refuse_other_folder(storage.root)
     layout = settings.layout(model.width)
     job = _Job(storage, corpus, model, settings, layout, watch or Watch(), generation_items, engine, processes)
     with storage.lock():
@@ -135,7 +137,7 @@ def extract(
 def append(
     corpus: Corpus,
     model: Model,
-    path: str | Path,
+    path: str | os.PathLike[str] | Url,
     *,
     watch: Watch | None = None,
     generation_items: int = GENERATION_ITEMS,
@@ -149,8 +151,8 @@ def append(
         ModelError: the model is not the store's.
         StoreError: an earlier run on the store is unfinished, and is of something else.
     """
-    storage = LocalStorage(Path(path))
-    store = StoreReader(path)
+    storage = open_storage(path)
+    store = StoreReader(path, storage)
     require_same_model(store, model)
     settings = Settings.from_json(store.attributes["settings"]).resolve(model)
     job = _Job(storage, corpus, model, settings, store.layout, watch or Watch(), generation_items, engine, processes)
@@ -431,7 +433,7 @@ def _refuse_other_folder(root: Path) -> None:
         )
 
 
-def _refuse_other_run(root: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def _refuse_other_run(root: Location, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """An unfinished or finished run may only be gone on with by the same command on the same corpus."""
     differences = []
     there = {**there, "settings": Settings.from_json(there["settings"]).to_json()}

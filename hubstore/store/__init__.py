@@ -2,6 +2,7 @@
 
 from hubstore.store.dtypes import DTYPES, dtype_name, register_bfloat16
 from hubstore.store.layout import Layout
+from hubstore.store.location import Location, Url, location, open_storage
 from hubstore.store.reader import HiddenStates, Partition, StoreReader, partition_name
 from hubstore.store.storage import LocalStorage, Storage
 from hubstore.store.verify import Problem, verify
@@ -12,11 +13,15 @@ __all__ = [
     "HiddenStates",
     "Layout",
     "LocalStorage",
+    "Location",
     "Partition",
     "Problem",
     "Storage",
     "StoreReader",
+    "Url",
     "dtype_name",
+    "location",
+    "open_storage",
     "partition_name",
     "verify",
     "write_metadata",

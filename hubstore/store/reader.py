@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,14 @@ import pyarrow.parquet as pq
 import torch
 
 from hubstore.errors import CorruptStoreError, QueryError, StoreFormatError, StoreNotFoundError
-from hubstore.store.commit import Commit
+from hubstore.store.commit import Commit, FileRecord
 from hubstore.store.dtypes import DTYPES
 from hubstore.store.gather import gather_rows
 from hubstore.store.layout import FORMAT, ROOT, Layout, items_key, previews_key, shard_key
+from hubstore.store.location import Location, Url, location, open_storage
 from hubstore.store.lookup import IdLookup
 from hubstore.store.shardfile import decode_shard
-from hubstore.store.storage import LocalStorage, Storage
+from hubstore.store.storage import Storage
 
 Positions = npt.NDArray[np.int64]
 
@@ -86,15 +87,20 @@ def partition_name(modality: str, language: str) -> str:
 class StoreReader:
     """A store opened for reading, as of its commits at that moment.
 
+    Args:
+        path: its folder, or the URL of an object store that holds it.
+        storage: where it is, opened already.
+
     Raises:
         StoreNotFoundError: no store is at the path.
+        StoreAccessError, StorageUnreachableError: an object store refuses, or does not answer.
         StoreFormatError: it is of another format version.
         CorruptStoreError: its metadata cannot be read.
     """
 
-    def __init__(self, path: str | Path, storage: Storage | None = None) -> None:
-        self.path = Path(path)
-        self.storage = storage or LocalStorage(self.path)
+    def __init__(self, path: str | os.PathLike[str] | Url, storage: Storage | None = None) -> None:
+        self.path: Location = location(path)
+        self.storage = storage or open_storage(self.path)
         self.attributes: Mapping[str, Any] = read_attributes(self.storage)
         self.layout = Layout.from_json(self.attributes)
         self.commits = read_commits(self.storage)
@@ -223,7 +229,12 @@ class StoreReader:
 
     def hidden(self, layer: str | int, pooling: str | None = None) -> HiddenStates:
         """The hidden states of one layer; QueryError for a layer or pooling that is not kept."""
-        return HiddenStates(self.storage, self.layout, self.commits, self.layer_name(layer), self.pooling_name(pooling))
+        where = self.layer_name(layer), self.pooling_name(pooling)
+        if isinstance(self.storage.root, Url):
+            from hubstore.store.remotestates import RemoteStates
+
+            return RemoteStates(self.storage, self.layout, self.commits, *where)
+        return HiddenStates(self.storage, self.layout, self.commits, *where)
 
     def token_ranges(self) -> npt.NDArray[np.int64]:
         """int64 [items, 2]: start and stop of each item's rows in the "tokens" states."""
@@ -291,7 +302,7 @@ class HiddenStates:
         """The rows at `positions` [n], in that order, as a copy [n, width] in the stored dtype."""
         wanted = np.asarray(positions, np.int64)
         if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
-            raise QueryError(f"layer {self.layer} has rows 0 to {len(self) - 1}; {wanted.max()} was asked for")
+            raise out_of_range(self, wanted)
         out = torch.empty((len(wanted), self._layout.width), dtype=self.dtype)
         gather_rows(wanted, self._starts, self._segment, out)
         return out
@@ -305,11 +316,11 @@ class HiddenStates:
         return rows
 
     def _read(self, piece: int) -> torch.Tensor:
-        key, size, rows = self._pieces[piece]
+        key, record, rows = self._pieces[piece]
         mapped = self._storage.map(key)
-        if len(mapped) != size:
+        if len(mapped) != record.size:
             raise CorruptStoreError(
-                f"{self._storage.root / key} has {len(mapped)} bytes, {size} were committed; "
+                f"{self._storage.root / key} has {len(mapped)} bytes, {record.size} were committed; "
                 f"`hubstore verify {self._storage.root}` lists all that is wrong"
             )
         return decode_shard(mapped, rows, self._layout, str(self._storage.root / key))
@@ -319,6 +330,11 @@ class HiddenStates:
             while len(self._mapped) >= MAPPED:  # a mapping holds a file descriptor
                 del self._mapped[next(iter(self._mapped))]
             self._mapped[piece] = rows
+
+
+def out_of_range(states: HiddenStates, wanted: Positions) -> QueryError:
+    """That rows were asked for which a layer does not have."""
+    return QueryError(f"layer {states.layer} has rows 0 to {len(states) - 1}; {wanted.max()} was asked for")
 
 
 def read_attributes(storage: Storage) -> Mapping[str, Any]:
@@ -359,13 +375,13 @@ def read_items(storage: Storage, commit: Commit, columns: list[str] | None = Non
         raise CorruptStoreError(f"{storage.root / key} is not a readable Parquet file: {error}") from error
 
 
-def _pieces(layout: Layout, commits: Sequence[Commit], layer: str, pooling: str) -> list[tuple[str, int, int]]:
-    """Key, size in bytes and rows of every Zarr shard of one layer, in position order."""
+def _pieces(layout: Layout, commits: Sequence[Commit], layer: str, pooling: str) -> list[tuple[str, FileRecord, int]]:
+    """Key, size and checksum, and rows of every Zarr shard of one layer, in position order."""
     pieces = []
     for commit in commits:
         rows = commit.tokens if pooling == "tokens" else commit.items
         first = commit.first_token_shard if pooling == "tokens" else commit.shard
         for offset, start in enumerate(range(0, rows, layout.shard_rows)):
             key = shard_key(pooling, layer, first + offset)
-            pieces.append((key, commit.files[key].size, min(layout.shard_rows, rows - start)))
+            pieces.append((key, commit.files[key], min(layout.shard_rows, rows - start)))
     return pieces

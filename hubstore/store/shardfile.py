@@ -59,32 +59,49 @@ def encode_shard(rows: torch.Tensor, layout: Layout) -> list[bytes | memoryview]
     return [*buffers, _encode_index(lengths, layout.shard_rows // layout.chunk_rows)]
 
 
+def index_size(layout: Layout) -> int:
+    """Bytes of a shard's index and its checksum."""
+    return 16 * (layout.shard_rows // layout.chunk_rows) + 4
+
+
 def read_index(mapped: npt.NDArray[np.uint8], layout: Layout, name: str) -> Index:
     """The index at a mapped shard's end; CorruptStoreError when it is not what was written."""
-    size = 16 * (layout.shard_rows // layout.chunk_rows)
-    if len(mapped) < size + 4:
+    size = index_size(layout)
+    if len(mapped) < size:
         raise CorruptStoreError(f"{name} is truncated: {len(mapped)} bytes do not hold a shard index")
-    body = mapped[-size - 4 : -4].tobytes()
+    body = mapped[len(mapped) - size : -4].tobytes()
     if crc32c(body) != int.from_bytes(mapped[-4:].tobytes(), "little"):
         raise CorruptStoreError(f"{name}: the shard index does not match its checksum")
     return np.frombuffer(body, "<u8").reshape(-1, 2)
 
 
-def decode_shard(mapped: npt.NDArray[np.uint8], rows: int, layout: Layout, name: str) -> torch.Tensor:
-    """The first `rows` rows [rows, width] of a mapped shard, a view into the mapping where it is uncompressed."""
-    index = read_index(mapped, layout, name)
+def used_chunks(index: Index, rows: int, layout: Layout, name: str) -> Index:
+    """The index of the chunks that hold the first `rows` rows; CorruptStoreError where one is missing."""
     used = index[: -(-rows // layout.chunk_rows)]
     if (used == MISSING).any():
         raise CorruptStoreError(f"{name}: a chunk that the commit counts is missing from the shard index")
+    return used
+
+
+def chunks_of(encoded: Sequence[npt.NDArray[np.uint8]], layout: Layout) -> torch.Tensor:
+    """Compressed chunks as [chunks, chunk_rows, width]."""
+    codec = _blosc(layout)
+    data = bytearray(b"".join(codec.decode(chunk.tobytes()) for chunk in encoded))
+    whole = torch.from_numpy(np.frombuffer(data, np.uint8)).view(DTYPES[layout.dtype])
+    return whole.view(len(encoded), layout.chunk_rows, layout.width)
+
+
+def decode_shard(mapped: npt.NDArray[np.uint8], rows: int, layout: Layout, name: str) -> torch.Tensor:
+    """The first `rows` rows [rows, width] of a mapped shard, a view into the mapping where it is uncompressed."""
+    used = used_chunks(read_index(mapped, layout, name), rows, layout, name)
     if layout.compressor == "none":
         chunk_bytes = layout.chunk_rows * layout.width * itemsize(layout.dtype)
         if not np.array_equal(used[:, 0], np.arange(len(used), dtype=np.uint64) * np.uint64(chunk_bytes)):
             raise CorruptStoreError(f"{name}: chunks are not in order")
         data = mapped[: rows * layout.width * itemsize(layout.dtype)]
     else:
-        codec = _blosc(layout)
-        chunks = [codec.decode(mapped[offset : offset + length].tobytes()) for offset, length in used.tolist()]
-        data = np.frombuffer(bytearray(b"".join(chunks)), np.uint8)[: rows * layout.width * itemsize(layout.dtype)]
+        chunks = chunks_of([mapped[offset : offset + length] for offset, length in used.tolist()], layout)
+        return chunks.view(-1, layout.width)[:rows]
     return torch.from_numpy(np.asarray(data)).view(DTYPES[layout.dtype]).view(rows, layout.width)
 
 

@@ -9,12 +9,15 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from hubstore.errors import CorruptStoreError, StoreError, StoreLockedError
+
+if TYPE_CHECKING:
+    from hubstore.store.location import Location
 
 Buffer = bytes | memoryview
 PARTIAL = ".partial"
@@ -24,7 +27,7 @@ class Storage(Protocol):
     """Reads, atomic writes and listing of one store's files."""
 
     @property
-    def root(self) -> Path:
+    def root(self) -> Location:
         """Where the store is, for messages."""
         ...
 

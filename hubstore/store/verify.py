@@ -6,16 +6,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from hubstore.errors import CorruptStoreError
 from hubstore.store.commit import Commit, FileRecord
 from hubstore.store.layout import LENS, ROOT, Layout, array_key, commit_key, items_key, shard_key
 from hubstore.store.lensrecord import read_lens_record
+from hubstore.store.location import Url
 from hubstore.store.reader import read_attributes
 from hubstore.store.shardfile import crc32c, decode_shard
 from hubstore.store.storage import Storage
 
 BLOCK = 1 << 24
+
+Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,13 @@ def _shard_problems(
         yield Problem(key, f"the commit of shard {commit.shard} does not list it")
     for key, record in commit.files.items():
         progress(key)
-        wrong = file_problem(storage, key, record)
+        found = _bytes(storage, key)
+        wrong = _difference(found, record)
         if wrong:
             yield Problem(key, wrong)
-        elif key.startswith("hidden/"):
+        elif found is not None and key.startswith("hidden/"):
             try:
-                decode_shard(storage.map(key), 1, layout, key)
+                decode_shard(found, 1, layout, key)
             except CorruptStoreError as error:
                 yield Problem(key, str(error))
 
@@ -102,13 +107,23 @@ def _lens_problems(storage: Storage, progress: Callable[[str], None]) -> Iterato
 
 def file_problem(storage: Storage, key: str, record: FileRecord) -> str | None:
     """What is wrong with a file, against its record; None where nothing is."""
-    if not storage.exists(key):
+    return _difference(_bytes(storage, key), record)
+
+
+def _bytes(storage: Storage, key: str) -> Bytes | None:
+    """A file as the storage itself has it, whatever a cache holds; None where it is missing."""
+    if isinstance(storage.root, Url):
+        try:
+            return np.frombuffer(storage.read(key), np.uint8).copy()  # torch wants memory that may be written
+        except CorruptStoreError:
+            return None
+    return storage.map(key) if storage.exists(key) else None
+
+
+def _difference(found: Bytes | None, record: FileRecord) -> str | None:
+    if found is None:
         return "missing"
-    mapped = storage.map(key)
-    if len(mapped) != record.size:
-        return f"{len(mapped)} bytes, {record.size} were committed"
-    return None if _checksum(mapped) == record.crc32c else "its bytes do not match the checksum of its commit"
-
-
-def _checksum(mapped: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> int:
-    return crc32c(*(mapped[i : i + BLOCK].data for i in range(0, len(mapped), BLOCK)))
+    if len(found) != record.size:
+        return f"{len(found)} bytes, {record.size} were committed"
+    checksum = crc32c(*(found[i : i + BLOCK].data for i in range(0, len(found), BLOCK)))
+    return None if checksum == record.crc32c else "its bytes do not match the checksum of its commit"

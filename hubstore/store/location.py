@@ -1,0 +1,106 @@
+"""Where a store is: a path on this machine, or the URL of an object store; and the storage that opens either."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from hubstore.errors import StoreError
+from hubstore.store.storage import LocalStorage, Storage
+
+OBJECT_STORES = ("s3", "gs", "az")
+WEB = ("https", "http")
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
+"""A scheme of two letters or more, which no drive has. `Path` leaves one slash of two."""
+
+
+@dataclass(frozen=True, order=True)
+class Url:
+    """A place that no `Path` can name, with what is asked of a path in messages: `/`, `name`, str.
+
+    Args:
+        scheme: "s3", "gs", "az", "https" or "http".
+        rest: what follows "://", without a slash at its end.
+    """
+
+    scheme: str
+    rest: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.rest}"
+
+    def __truediv__(self, key: str) -> Url:
+        return Url(self.scheme, f"{self.rest}/{key}")
+
+    @property
+    def name(self) -> str:
+        """What follows the last slash."""
+        return self.rest.rpartition("/")[2]
+
+    @property
+    def host(self) -> str:
+        """The bucket, the container, or the host and its port."""
+        return self.rest.partition("/")[0]
+
+    @property
+    def path(self) -> str:
+        """What follows the host, without a slash before it."""
+        return self.rest.partition("/")[2]
+
+    def absolute(self) -> Url:
+        """Itself: no URL is relative."""
+        return self
+
+    def resolve(self) -> Url:
+        """Itself: nothing is followed."""
+        return self
+
+
+Location = Path | Url
+
+
+def location(where: str | os.PathLike[str] | Url) -> Location:
+    """The path or URL that `where` names.
+
+    Raises:
+        StoreError: a URL of a scheme that is not known, or with a user, password or query in it.
+    """
+    if isinstance(where, Url):
+        return where
+    text = os.fspath(where)
+    found = _URL.fullmatch(text)
+    if not found:
+        return Path(where)
+    scheme, rest = found[1].lower(), found[2].rstrip("/")
+    if scheme not in OBJECT_STORES + WEB:
+        raise StoreError(
+            f"{scheme}:// is no place that hubstore knows; it takes paths, s3://, gs://, az:// and https://"
+        )
+    if "@" in rest.partition("/")[0] or "?" in rest:
+        raise StoreError(
+            f"a location of {scheme}:// names no user, password or query: leave them out, and give credentials in the "
+            "environment or where the provider's own tools keep them"
+        )
+    return Url(scheme, rest)
+
+
+def open_storage(where: str | os.PathLike[str] | Url) -> Storage:
+    """The storage at a path or a URL; nothing is read or made yet.
+
+    Raises:
+        StoreError: the URL is not one that hubstore takes.
+        StoreAccessError: no credentials are found for an object store.
+        MissingDependencyError: the URL needs the extra "remote".
+    """
+    found = location(where)
+    if isinstance(found, Path):
+        return LocalStorage(found)
+    from hubstore.store.cloud import connect
+    from hubstore.store.remote import RemoteStorage
+    from hubstore.store.web import WebStorage
+
+    kind = WebStorage if found.scheme in WEB else RemoteStorage
+    return kind(found, connect(found))

@@ -1,0 +1,370 @@
+"""A store in an object store: ranged, parallel reads, multipart writes, commits by put-if-absent, a lease as lock."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from hubstore.errors import CorruptStoreError, StoreError
+from hubstore.store.cache import FileCache, user_cache
+from hubstore.store.cloud import connect, told
+from hubstore.store.commit import FileRecord
+from hubstore.store.lease import LEASE, Lease
+from hubstore.store.location import Url
+from hubstore.store.shardfile import crc32c
+from hubstore.store.storage import Buffer
+
+if TYPE_CHECKING:
+    from obstore import Bytes as Readable
+    from obstore import ObjectMeta
+    from obstore.store import ObjectStore
+
+T = TypeVar("T")
+
+Bytes = npt.NDArray[np.uint8]
+
+READERS = 16
+"""Requests of one process at a time."""
+
+PART = 8 << 20
+"""Bytes of one request: larger objects are read and written in parts, side by side."""
+
+
+class RemoteStorage:
+    """Everything below one URL of an object store.
+
+    Args:
+        root: the URL.
+        store: a client for what is below it.
+        cache: where whole objects are kept; the user's by default.
+    """
+
+    def __init__(self, root: Url, store: ObjectStore, cache: FileCache | None = None) -> None:
+        self._root = root
+        self._store = store
+        self._cache = user_cache() if cache is None else cache
+        self._lease: Lease | None = None
+        self._fetching: dict[str, threading.Lock] = {}
+        self._fetching_guard = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process connects anew; credentials do not travel."""
+        return _reconnected, (type(self), self._root)
+
+    @property
+    def root(self) -> Url:
+        """The URL."""
+        return self._root
+
+    @cached_property
+    def _readers(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(READERS, thread_name_prefix="hubstore read")
+
+    def exists(self, key: str) -> bool:
+        """Whether the object is there."""
+        return self._head(key) is not None
+
+    def size(self, key: str) -> int:
+        """Bytes in the object; CorruptStoreError when it is missing."""
+        return self._head_of(key)["size"]
+
+    def read(self, key: str) -> bytes:
+        """The object's bytes, from the server; CorruptStoreError when it is missing."""
+        import obstore
+
+        with self._missing(key), self._told("reading", key):
+            found = obstore.get(self._store, key)
+            if found.meta["size"] <= 2 * PART:
+                return bytes(found.bytes())
+        return self._parts(key, found.meta).tobytes()
+
+    def write(self, key: str, *buffers: Buffer) -> None:
+        """Put the object, in parts of one upload where it is large: it is there when the last part is."""
+        import obstore
+
+        self._may_write()
+        with self._told("writing", key):
+            obstore.put(self._store, key, _joined(buffers), chunk_size=PART)
+
+    def create(self, key: str, *buffers: Buffer) -> bool:
+        """Put the object on the condition that there is none, which the server decides."""
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        self._may_write()
+        token = uuid.uuid4().hex
+        with self._told("writing", key):
+            try:
+                obstore.put(
+                    self._store, key, _joined(buffers), mode="create", use_multipart=False, attributes={"writer": token}
+                )
+            except (AlreadyExistsError, PreconditionError):
+                return self._is_ours(key, token)
+        return True
+
+    def list(self, prefix: str) -> Sequence[str]:
+        """Every object below `prefix`, sorted; the lease is left out."""
+        import obstore
+
+        with self._told("listing", prefix):
+            pages = obstore.list(self._store, prefix or None)
+            return sorted(found["path"] for page in pages for found in page if found["path"] != LEASE)
+
+    def delete(self, key: str) -> None:
+        """Remove the object, if it is there."""
+        import obstore
+
+        self._may_write()
+        with contextlib.suppress(FileNotFoundError), self._told("removing", key):
+            obstore.delete(self._store, key)
+
+    def map(self, key: str) -> Bytes:
+        """The object's bytes, mapped copy-on-write from the cache where it takes them, else in memory."""
+        meta = self._head_of(key)
+        return self._whole(key, self._named(key, meta), meta["size"], lambda: self._parts(key, meta))
+
+    def map_committed(self, key: str, record: FileRecord) -> Bytes:
+        """As `map`, of an object that a commit records: no request is made where the cache holds these bytes.
+
+        Raises:
+            CorruptStoreError: the object is missing, or not what was committed.
+        """
+        return self._whole(key, self._committed(key, record), record.size, lambda: self._checked(key, record))
+
+    def cached(self, key: str, record: FileRecord) -> Bytes | None:
+        """The bytes of an object that a commit records, where the cache holds them."""
+        found = self._cache.find(self._committed(key, record))
+        return None if found is None else _mapped(found)
+
+    def local(self, key: str) -> Path:
+        """A copy of the object in the cache.
+
+        Raises:
+            CorruptStoreError: it is missing.
+            StoreError: the cache cannot hold it.
+        """
+        meta = self._head_of(key)
+        name, size = self._named(key, meta), meta["size"]
+        with self._one_at_a_time(name):
+            path = self._cache.find(name, pin=True) or self._cache.add(
+                name, size, lambda file: _put_bytes(file, self._parts(key, meta)), pin=True
+            )
+        if path is None:
+            raise StoreError(
+                f"{self._root / key} has {size:,} bytes and is read as a file, which the cache {self._cache.folder} "
+                f"cannot hold ({self._cache.most:,} bytes at most); set HUBSTORE_CACHE_BYTES higher, or HUBSTORE_CACHE "
+                "to a folder with room"
+            )
+        return path
+
+    def ranges(self, key: str, record: FileRecord, starts: Sequence[int], stops: Sequence[int]) -> Sequence[Bytes]:
+        """Bytes [start, stop) of an object that a commit records, side by side.
+
+        Raises:
+            CorruptStoreError: the object is missing, or too short.
+        """
+        import obstore
+
+        with self._missing(key), self._told("reading", key):
+            try:
+                found = obstore.get_ranges(self._store, key, starts=starts, ends=stops, coalesce=0)
+            except obstore.exceptions.BaseError as error:
+                size = self._head_of(key)["size"]
+                if size != record.size:
+                    raise self._changed(key, size, record) from error
+                raise
+        parts = [_array(part) for part in found]
+        for part, start, stop in zip(parts, starts, stops, strict=True):
+            if len(part) != stop - start:
+                raise self._changed(key, start + len(part), record)
+        return parts
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Upload a finished local file in parts, and remove it."""
+        import obstore
+
+        self._may_write()
+        with self._told("writing", key):
+            obstore.put(self._store, key, path, chunk_size=PART)
+        path.unlink()
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the store's lease; this process's writes are refused once it is lost."""
+        return self._locked()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self._lease = Lease(self._store, self._root)
+        try:
+            with self._lease.held():
+                yield
+        finally:
+            self._lease = None
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        """Read beside others, in one of this storage's threads."""
+        return self._readers.submit(work)
+
+    def _whole(self, key: str, name: str, size: int, fetch: Callable[[], Bytes]) -> Bytes:
+        if size > self._cache.most:
+            return fetch()
+        with self._one_at_a_time(name):
+            path = self._cache.find(name)
+            if path is not None:
+                return _mapped(path)
+            fetched = fetch()
+            path = self._cache.add(name, size, lambda file: _put_bytes(file, fetched))
+        return fetched if path is None else _mapped(path)
+
+    def _parts(self, key: str, meta: ObjectMeta) -> Bytes:
+        """An object's bytes, read in parts side by side, all of one version."""
+        import obstore
+
+        size, version = meta["size"], meta["e_tag"]
+        out = np.empty(size, np.uint8)
+
+        def fill(start: int) -> None:
+            stop = min(start + PART, size)
+            options: Any = {"range": (start, stop)} | ({"if_match": version} if version else {})
+            with self._missing(key), self._told("reading", key):
+                part = _array(obstore.get(self._store, key, options=options).bytes())
+            if len(part) != stop - start:
+                raise CorruptStoreError(f"{self._root / key} changed while it was read; run the same command again")
+            out[start:stop] = part
+
+        starts = range(0, size, PART)
+        if len(starts) <= 1:
+            for start in starts:
+                fill(start)
+            return out
+        with ThreadPoolExecutor(min(READERS, len(starts))) as pool:
+            list(pool.map(fill, starts))
+        return out
+
+    def _checked(self, key: str, record: FileRecord) -> Bytes:
+        import obstore
+
+        if record.size <= 2 * PART:
+            with self._missing(key), self._told("reading", key):
+                fetched = _array(obstore.get(self._store, key).bytes()).copy()
+        else:
+            fetched = self._parts(key, self._head_of(key))
+        if len(fetched) != record.size:
+            raise self._changed(key, len(fetched), record)
+        if crc32c(fetched.data) != record.crc32c:
+            raise CorruptStoreError(
+                f"{self._root / key}: its bytes do not match the checksum of its commit; "
+                f"`hubstore verify {self._root}` lists all that is wrong"
+            )
+        return fetched
+
+    def _head(self, key: str) -> ObjectMeta | None:
+        import obstore
+
+        with self._told("looking up", key):
+            try:
+                return obstore.head(self._store, key)
+            except FileNotFoundError:
+                return None
+
+    def _head_of(self, key: str) -> ObjectMeta:
+        found = self._head(key)
+        if found is None:
+            raise self._is_missing(key)
+        return found
+
+    def _is_ours(self, key: str, token: str) -> bool:
+        """Whether what is there was just put, by a request whose answer was lost and which was tried again."""
+        import obstore
+
+        try:
+            return bool(obstore.get(self._store, key).attributes.get("writer") == token)
+        except FileNotFoundError:
+            return False
+
+    def _may_write(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
+
+    def _named(self, key: str, meta: ObjectMeta) -> str:
+        version = f"{meta['e_tag']} {meta['version']} {meta['last_modified']} {meta['size']}"
+        return _name(f"{self._root / key} {version}")
+
+    def _committed(self, key: str, record: FileRecord) -> str:
+        return _name(f"{self._root / key} {record.size} {record.crc32c:08x}")
+
+    @contextlib.contextmanager
+    def _one_at_a_time(self, name: str) -> Iterator[None]:
+        """Threads of this process that want one object wait for the first, and find it in the cache."""
+        with self._fetching_guard:
+            lock = self._fetching.setdefault(name, threading.Lock())
+        try:
+            with lock:
+                yield
+        finally:
+            with self._fetching_guard:
+                self._fetching.pop(name, None)
+
+    def _told(self, doing: str, key: str) -> contextlib.AbstractContextManager[None]:
+        return told(f"{doing} {self._root / key if key else self._root}", self._root)
+
+    @contextlib.contextmanager
+    def _missing(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            if isinstance(error, StoreError):
+                raise
+            raise self._is_missing(key) from None
+
+    def _is_missing(self, key: str) -> CorruptStoreError:
+        return CorruptStoreError(
+            f"{self._root / key} is missing; `hubstore verify {self._root}` lists all that is wrong"
+        )
+
+    def _changed(self, key: str, size: int, record: FileRecord) -> CorruptStoreError:
+        return CorruptStoreError(
+            f"{self._root / key} has {size} bytes, {record.size} were committed; "
+            f"`hubstore verify {self._root}` lists all that is wrong"
+        )
+
+
+def _reconnected(kind: type[RemoteStorage], root: Url) -> RemoteStorage:
+    return kind(root, connect(root))
+
+
+def _joined(buffers: Sequence[Buffer]) -> bytes | memoryview:
+    views = [memoryview(buffer).cast("B") for buffer in buffers]
+    return views[0] if len(views) == 1 else b"".join(views)
+
+
+def _array(content: Readable) -> Bytes:
+    return np.frombuffer(memoryview(content), np.uint8)
+
+
+def _mapped(path: Path) -> Bytes:
+    if path.stat().st_size == 0:
+        return np.empty(0, np.uint8)
+    return np.memmap(path, np.uint8, mode="c")
+
+
+def _put_bytes(path: Path, content: Bytes) -> None:
+    with path.open("xb", buffering=0) as file:
+        view = content.data
+        while view:
+            view = view[os.write(file.fileno(), view) :]
+
+
+def _name(identity: str) -> str:
+    return hashlib.sha256(identity.encode()).hexdigest()[:40]
