@@ -1,8 +1,9 @@
 """The store: chunked Zarr v3 arrays of hidden states, item tables and commits. FORMAT.md is its specification."""
 
+from hubstore.location import Location, Url, location
 from hubstore.store.dtypes import DTYPES, dtype_name, register_bfloat16
 from hubstore.store.layout import Layout
-from hubstore.store.location import Location, Url, location, open_storage
+from hubstore.store.opening import open_storage
 from hubstore.store.reader import HiddenStates, Partition, StoreReader, partition_name
 from hubstore.store.storage import LocalStorage, Storage
 from hubstore.store.verify import Problem, verify

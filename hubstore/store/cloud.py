@@ -27,7 +27,7 @@ from hubstore.errors import (
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-    from hubstore.store.location import Url
+    from hubstore.location import Url
 
 PATIENCE = datetime.timedelta(seconds=45)
 """How long one request is tried again while its server is away or broken."""
@@ -65,7 +65,7 @@ def connect(url: Url) -> ObjectStore:
     prefix = url.path or None
     found: ObjectStore
     if url.scheme == "s3":
-        config = s3_config(url, os.environ)
+        config = {"disable_bulk_delete": True, **s3_config(url, os.environ)}
         client["allow_http"] = config.get("endpoint", "").startswith("http://")
         found = stores.S3Store(url.host, prefix=prefix, client_options=client, **config, **options)
     elif url.scheme == "gs":

@@ -21,7 +21,7 @@ from hubstore.store.layout import encode_json
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-    from hubstore.store.location import Url
+    from hubstore.location import Url
 
 LEASE = ".writer.json"
 LEASE_S = 60.0
@@ -184,8 +184,8 @@ class Lease:
         )
 
 
-def _version(found: Any) -> dict[str, str | None]:
-    return {"e_tag": found["e_tag"], "version": found["version"]}
+def _version(found: Any) -> dict[str, str]:
+    return {name: found[name] for name in ("e_tag", "version") if found[name]}
 
 
 def _machine() -> str:

@@ -20,12 +20,13 @@ import pyarrow.parquet as pq
 import torch
 
 from hubstore.errors import CorruptStoreError, QueryError, StoreFormatError, StoreNotFoundError
+from hubstore.location import Location, Url, location
 from hubstore.store.commit import Commit, FileRecord
 from hubstore.store.dtypes import DTYPES
 from hubstore.store.gather import gather_rows
 from hubstore.store.layout import FORMAT, ROOT, Layout, items_key, previews_key, shard_key
-from hubstore.store.location import Location, Url, location, open_storage
 from hubstore.store.lookup import IdLookup
+from hubstore.store.opening import open_storage
 from hubstore.store.shardfile import decode_shard
 from hubstore.store.storage import Storage
 

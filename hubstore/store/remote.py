@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hubstore.errors import CorruptStoreError, StoreError
+from hubstore.location import Url
 from hubstore.store.cache import FileCache, user_cache
 from hubstore.store.cloud import connect, told
 from hubstore.store.commit import FileRecord
 from hubstore.store.lease import LEASE, Lease
-from hubstore.store.location import Url
 from hubstore.store.shardfile import crc32c
 from hubstore.store.storage import Buffer
 
@@ -277,6 +277,8 @@ class RemoteStorage:
                 return obstore.head(self._store, key)
             except FileNotFoundError:
                 return None
+            except obstore.exceptions.PermissionDeniedError:
+                return obstore.get(self._store, key).meta  # refused as well, and with the reason that HEAD leaves out
 
     def _head_of(self, key: str) -> ObjectMeta:
         found = self._head(key)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from hubstore.errors import CorruptStoreError, StoreError, StoreLockedError
 
 if TYPE_CHECKING:
-    from hubstore.store.location import Location
+    from hubstore.location import Location
 
 Buffer = bytes | memoryview
 PARTIAL = ".partial"

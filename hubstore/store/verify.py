@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hubstore.errors import CorruptStoreError
+from hubstore.location import Url
 from hubstore.store.commit import Commit, FileRecord
 from hubstore.store.layout import LENS, ROOT, Layout, array_key, commit_key, items_key, shard_key
 from hubstore.store.lensrecord import read_lens_record
-from hubstore.store.location import Url
 from hubstore.store.reader import read_attributes
 from hubstore.store.shardfile import crc32c, decode_shard
 from hubstore.store.storage import Storage

@@ -1,4 +1,4 @@
-"""Where a store is: a path on this machine, or the URL of an object store; and the storage that opens either."""
+"""Where a store, a corpus or a medium is: a path on this machine, or the URL of an object store or a web server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubstore.errors import StoreError
-from hubstore.store.storage import LocalStorage, Storage
 
 OBJECT_STORES = ("s3", "gs", "az")
 WEB = ("https", "http")
@@ -85,22 +84,3 @@ def location(where: str | os.PathLike[str] | Url) -> Location:
             "environment or where the provider's own tools keep them"
         )
     return Url(scheme, rest)
-
-
-def open_storage(where: str | os.PathLike[str] | Url) -> Storage:
-    """The storage at a path or a URL; nothing is read or made yet.
-
-    Raises:
-        StoreError: the URL is not one that hubstore takes.
-        StoreAccessError: no credentials are found for an object store.
-        MissingDependencyError: the URL needs the extra "remote".
-    """
-    found = location(where)
-    if isinstance(found, Path):
-        return LocalStorage(found)
-    from hubstore.store.cloud import connect
-    from hubstore.store.remote import RemoteStorage
-    from hubstore.store.web import WebStorage
-
-    kind = WebStorage if found.scheme in WEB else RemoteStorage
-    return kind(found, connect(found))

@@ -1,0 +1,28 @@
+"""From where a store is to the storage that reads and writes it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hubstore.location import WEB, Url, location
+from hubstore.store.storage import LocalStorage, Storage
+
+
+def open_storage(where: str | os.PathLike[str] | Url) -> Storage:
+    """The storage at a path or a URL; nothing is read or made yet.
+
+    Raises:
+        StoreError: the URL is not one that hubstore takes.
+        StoreAccessError: no credentials are found for an object store.
+        MissingDependencyError: the URL needs the extra "remote".
+    """
+    found = location(where)
+    if isinstance(found, Path):
+        return LocalStorage(found)
+    from hubstore.store.cloud import connect
+    from hubstore.store.remote import RemoteStorage
+    from hubstore.store.web import WebStorage
+
+    kind = WebStorage if found.scheme in WEB else RemoteStorage
+    return kind(found, connect(found))
