@@ -176,7 +176,7 @@ def make_plan(
     storage.write(ORDER, order.data.cast("B"))
     if spooled.tokens is not None:
         storage.write(TOKENS, np.ascontiguousarray(spooled.tokens[order]).data.cast("B"))
-    shards = _deal(order, spooled.tokens, layout, start, memory_budget)
+    shards = deal(order, spooled.tokens, layout, start, memory_budget)
     counts = np.bincount(spooled.codes)
     single, without = _concept_counts(spooled.concepts)
     plan = Plan(
@@ -321,7 +321,7 @@ def _id_at(spool: Path, row: int) -> str:
     raise IndexError(row)
 
 
-def _deal(
+def deal(
     order: npt.NDArray[np.int64],
     tokens: npt.NDArray[np.int32] | None,
     layout: Layout,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 import hubstore.version
 from hubstore.corpus import Corpus
-from hubstore.errors import CorpusError, HubstoreError, ModelError, SelfCheckError, StoreExistsError
+from hubstore.errors import CorpusError, HubstoreError, ModelError, SelfCheckError, StoreError, StoreExistsError
 from hubstore.extraction.capture import Capture
 from hubstore.extraction.compiled import COMPILE_FROM, block_parameters
 from hubstore.extraction.media import CHUNK, MediaFeed, media_task, processes_for, read_rows
@@ -25,12 +25,14 @@ from hubstore.extraction.plan import (
     GENERATION_ITEMS,
     Plan,
     PlannedItems,
+    PlannedShard,
     PlanStart,
     discard_plan,
     id_hashes,
     load_plan,
     make_plan,
 )
+from hubstore.extraction.room import require_room
 from hubstore.extraction.selfcheck import (
     PackingAsked,
     SelfCheck,
@@ -100,6 +102,7 @@ def extract(
     generation_items: int = GENERATION_ITEMS,
     engine: Engine | None = None,
     processes: int | None = None,
+    ignore_space: bool = False,
 ) -> Extraction:
     """Extract a corpus into a new store, or go on with the store that an earlier run of the same left.
 
@@ -113,6 +116,7 @@ def extract(
         engine: further devices, of this host (`Workers`) or of a cluster; the store is the same to the byte.
         processes: that read pictures and sounds for each device; by default as many as there are CPUs to spare for a
             GPU, and none for a CPU, where reading goes on beside the model in one process.
+        ignore_space: begin even where the disk has no room for what was planned.
 
     Raises:
         StoreExistsError: something else is at `path`.
@@ -124,7 +128,8 @@ def extract(
     if isinstance(storage.root, Path):
         _refuse_other_folder(storage.root)
     layout = settings.layout(model.width)
-    job = _Job(storage, corpus, model, settings, layout, watch or Watch(), generation_items, engine, processes)
+    watching = watch or Watch()
+    job = _Job(storage, corpus, model, settings, layout, watching, generation_items, engine, processes, ignore_space)
     with storage.lock():
         plan = load_plan(storage)
         if plan is not None:
@@ -143,6 +148,7 @@ def append(
     generation_items: int = GENERATION_ITEMS,
     engine: Engine | None = None,
     processes: int | None = None,
+    ignore_space: bool = False,
 ) -> Extraction:
     """Add a corpus to a store, with the settings and the model that the store was made with.
 
@@ -155,7 +161,8 @@ def append(
     store = StoreReader(path, storage)
     require_same_model(store, model)
     settings = Settings.from_json(store.attributes["settings"]).resolve(model)
-    job = _Job(storage, corpus, model, settings, store.layout, watch or Watch(), generation_items, engine, processes)
+    layout, watching = store.layout, watch or Watch()
+    job = _Job(storage, corpus, model, settings, layout, watching, generation_items, engine, processes, ignore_space)
     with storage.lock():
         plan = load_plan(storage)
         if plan is not None:
@@ -195,6 +202,7 @@ class _Job:
     generation_items: int
     engine: Engine | None
     processes: int | None
+    ignore_space: bool
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -221,10 +229,11 @@ class _Job:
                 resumed = resumed or offset > 0
                 plan = self._plan(offset)
             append = False
-            self.watch.planned(plan)
-            how, check = self._check(capture, plan, check)
             committed = {commit.shard for commit in read_commits(self.storage)}
             left = [shard for shard in plan.shards if shard.shard not in committed]
+            self._require_room(left, begun=resumed)
+            self.watch.planned(plan)
+            how, check = self._check(capture, plan, check)
             work = Work(self.storage, self.layout, self.settings, plan, how, self.corpus.skip_errors, self.processes)
             total = sum(shard.stop - shard.start for shard in left)
             deal_out = run_shards if self.engine is None else self.engine.run_shards
@@ -236,6 +245,17 @@ class _Job:
             plan = None
         items = sum(commit.items for commit in read_commits(self.storage))
         return Extraction(self.storage.root, items, extracted, resumed, done, check, plan)
+
+    def _require_room(self, left: Sequence[PlannedShard], *, begun: bool) -> None:
+        """Refuse what cannot fit, and leave no plan of it unless an earlier run had begun."""
+        if self.ignore_space:
+            return
+        try:
+            require_room(self.storage, self.layout, left)
+        except StoreError:
+            if not begun:
+                discard_plan(self.storage)
+            raise
 
     def _next_offset(self, append: bool) -> int | None:
         """Where in the corpus the next generation starts; None when the store has all of it."""

@@ -1,0 +1,210 @@
+"""How fast this machine is, measured in a few seconds: the model on full batches, and a shard on its way to the disk.
+
+What was measured is kept in the user's cache, by machine, model and settings, and measured again when asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from hubstore.extraction.capture import Capture, kept_whole
+from hubstore.extraction.settings import Settings
+from hubstore.files import put
+from hubstore.models import Batching, HostBatch, MediaInputs, Model, collate
+from hubstore.store import DTYPES, Layout, LocalStorage, write_shard
+
+LENGTHS = tuple(2**n for n in range(3, 21))
+"""Lengths of texts, in tokens, at which the model is measured; between them it is interpolated."""
+
+SECONDS = 0.3
+"""How long the model runs at each length, after a first batch that does not count."""
+
+PROBE_BYTES = 64 << 20
+"""Of the shard that is written, and removed, to measure the disk."""
+
+Measure = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What this machine was measured to do.
+
+    Args:
+        token_seconds: by length in tokens, of the model for each token of full batches of texts so long.
+        device_bytes: of the GPU beside the model's weights, at most, while it did.
+        write_seconds: for each byte of a shard, checked, written, synced and committed; None where nothing is written.
+    """
+
+    token_seconds: Mapping[int, float]
+    device_bytes: int
+    write_seconds: float | None
+
+    def of_text(self, length: int) -> float:
+        """Seconds of the model for one text of so many tokens."""
+        known = sorted(self.token_seconds)
+        rates = [self.token_seconds[one] for one in known]
+        return length * float(np.interp(np.log2(max(length, 1)), np.log2(known), rates))
+
+
+def measured_speed(
+    model: Model, settings: Settings, texts: Sequence[Sequence[int]], longest: int, folder: Path | None, *, again: bool
+) -> Speed:
+    """The machine's speed, from the cache where it is there.
+
+    Args:
+        model: on its device.
+        settings: resolved.
+        texts: token ids of some texts; none where there are none.
+        longest: tokens of the longest text that there will be.
+        folder: on the disk that the store will be on; None where it will not be on one.
+        again: measure whatever the cache has.
+    """
+    token_seconds: dict[int, float] = {}
+    device_bytes = 0.0
+    if texts:
+        cache = _Cache(_model_key(model, settings), again)
+        wanted = list(itertools.takewhile(lambda length: length < 2 * longest, LENGTHS)) or [LENGTHS[0]]
+        wanted = sorted({min(length, settings.max_tokens or length) for length in wanted})
+        with _running(model, settings) as run:
+            for length in wanted:
+                measure = _text_measure(model, settings, texts, length, run)
+                token_seconds[length] = cache.value(str(length), measure)
+            device_bytes = cache.value("device_bytes", lambda: float(_most_on(model.device)))
+    write_seconds = None
+    if folder is not None:
+        disk = _Cache({**_machine(), "disk": os.stat(folder).st_dev, "dtype": settings.dtype}, again)
+        write_seconds = disk.value("write", lambda: _write_probe(folder, settings.layout(model.width)))
+    return Speed(token_seconds, int(device_bytes), write_seconds)
+
+
+def media_token_seconds(model: Model, settings: Settings, modality: str, items: Sequence[MediaInputs]) -> float:
+    """Seconds of the model for a token of pictures or sounds, measured on a batch of these."""
+    assert settings.media_tokens is not None
+    lengths = [model.adapters[modality].length_of(item) for item in items]
+    alike = [item for item, length in zip(items, lengths, strict=True) if length == lengths[0]]
+    batch = model.collate_media(modality, alike[: max(1, settings.media_tokens // lengths[0])])
+    with _running(model, settings) as run:
+        return run(batch) / batch.tokens
+
+
+@contextlib.contextmanager
+def _running(model: Model, settings: Settings) -> Iterator[Callable[[HostBatch], float]]:
+    """A function that says how many seconds a batch takes."""
+    with kept_whole(model):
+        capture = Capture(model, settings.layers, settings.poolings, DTYPES[settings.dtype])
+
+        def run(batch: HostBatch) -> float:
+            _run_once(capture, batch)
+            times: list[float] = []
+            while sum(times) < SECONDS or len(times) < 2:
+                started = time.perf_counter()
+                _run_once(capture, batch)
+                times.append(time.perf_counter() - started)
+            return statistics.median(times)
+
+        yield run
+
+
+def _run_once(capture: Capture, batch: HostBatch) -> None:
+    capture.run(batch.to(capture.model.device))
+    if capture.model.device.type == "cuda":
+        torch.cuda.synchronize(capture.model.device)
+
+
+def _text_measure(
+    model: Model, settings: Settings, texts: Sequence[Sequence[int]], length: int, run: Callable[[HostBatch], float]
+) -> Measure:
+    """Seconds of the model for a token, in a full batch of texts of `length` tokens."""
+    assert settings.batch_tokens is not None
+    room = settings.batch_tokens
+    how = Batching("packed", first_position=0) if settings.batching == "packed" else Batching("padded")
+    endless = itertools.cycle(itertools.chain.from_iterable(texts))
+    items = [list(itertools.islice(endless, length)) for _ in range(max(1, room // length))]
+
+    def measure() -> float:
+        return run(collate(model, items, how, room)) / (len(items) * length)
+
+    return measure
+
+
+def _write_probe(folder: Path, layout: Layout) -> float:
+    """Seconds for each byte of a shard of made-up rows, written as shards are."""
+    rows = max(1, min(layout.shard_rows, PROBE_BYTES // (layout.width * 2 * 8)))
+    one = Layout(tuple(map(str, range(8))), ("mean",), layout.dtype, layout.width, layout.shard_rows, layout.chunk_rows)
+    states = torch.randn(8, rows, layout.width, generator=torch.Generator().manual_seed(0)).to(DTYPES[layout.dtype])
+    names = [str(number) for number in range(rows)]
+    items = pa.table({"id": names, "language": ["en"] * rows, "modality": ["text"] * rows})
+    with tempfile.TemporaryDirectory(prefix=".hubstore-probe-", dir=folder) as probe:
+        started = time.perf_counter()
+        write_shard(LocalStorage(Path(probe)), one, 0, items, {"mean": states})
+        return (time.perf_counter() - started) / states.nbytes
+
+
+def _most_on(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 0
+    return torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "host": platform.node(),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _model_key(model: Model, settings: Settings) -> dict[str, Any]:
+    device = model.device
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    asked = {name: getattr(settings, name) for name in ("layers", "poolings", "dtype", "batch_tokens", "batching")}
+    named = {name: model.identity.get(name) for name in ("weights", "dtype", "attention", "stack")}
+    return {**_machine(), "gpu": gpu, "model": named, "settings": asked}
+
+
+class _Cache:
+    """Numbers by name under one key, in the user's cache; a cache that cannot be used is no loss."""
+
+    def __init__(self, key: Mapping[str, Any], again: bool) -> None:
+        written = json.dumps(key, sort_keys=True, default=str)
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hubstore/speed"
+        self._path = folder / f"{hashlib.sha256(written.encode()).hexdigest()[:32]}.json"
+        self._key = json.loads(written)
+        self._values: dict[str, float] = {}
+        if not again:
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                self._values = json.loads(self._path.read_text())["values"]
+
+    def value(self, name: str, measure: Measure) -> float:
+        """What is kept, or what is measured now, which then is."""
+        if name not in self._values:
+            self._values[name] = measure()
+            with contextlib.suppress(OSError):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                put(self._path, json.dumps({"of": self._key, "values": self._values}, indent=2).encode())
+        return self._values[name]

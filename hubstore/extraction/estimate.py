@@ -1,0 +1,249 @@
+"""What an extraction would take, before it is begun: items, tokens, bytes, files, time, and whether there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hubstore.corpus import Corpus
+from hubstore.extraction.calibration import Speed, measured_speed, media_token_seconds
+from hubstore.extraction.counting import Counted, count_corpus
+from hubstore.extraction.memory import SLOTS
+from hubstore.extraction.room import COMPRESSED, array_bytes, disk_free, zarr_shards
+from hubstore.extraction.settings import Settings
+from hubstore.models import Model
+from hubstore.store import DTYPES, Layout
+
+SIZED = ("mean", "tokens")
+"""Poolings that sizes are given of beside those asked for: every other has a row for each item, as mean has."""
+
+PLANNED_BYTES = 48
+"""Of memory that planning takes for each item of a generation: hashes of id and concept, partition, order, and sorting
+them."""
+
+ORDER_BYTES = 12
+"""Of the plan's files for each item, beside the item itself: its place and its tokens."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What is needed somewhere, and what is there.
+
+    Args:
+        what: "disk", "memory" or "GPU memory".
+        where: which one.
+        needed: bytes.
+        there: bytes that are free; None where that is not known.
+    """
+
+    what: str
+    where: str
+    needed: int
+    there: int | None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether there is as much; None where that is not known."""
+        return None if self.there is None else self.needed <= self.there
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an extraction would take.
+
+    Args:
+        settings: what was asked for, resolved.
+        layout: the store's shapes.
+        counted: the corpus.
+        states: bytes of the arrays under each pooling that was asked for, uncompressed.
+        sizes: for each pooling and dtype, bytes of the arrays of all layers that were asked for.
+        files: of the finished store.
+        seconds: of each part of the work, measured here; parts that overlap are each given whole.
+        speed: what was measured.
+        needs: what is needed, and what is there.
+    """
+
+    settings: Settings
+    layout: Layout
+    counted: Counted
+    states: Mapping[str, int]
+    sizes: Mapping[str, Mapping[str, int]]
+    files: int
+    seconds: Mapping[str, float]
+    speed: Speed
+    needs: tuple[Need, ...]
+
+    @property
+    def store_bytes(self) -> int:
+        """Of the finished store: arrays and item tables."""
+        compressed = COMPRESSED if self.layout.compressor != "none" else 1
+        return int(sum(self.states.values()) * compressed + self.counted.items * self.counted.table_bytes)
+
+    @property
+    def between(self) -> tuple[float, float]:
+        """Seconds at least, were all that overlaps hidden behind the longest part, and at most, were nothing."""
+        overlapping = [seconds for part, seconds in self.seconds.items() if part != "plan"]
+        return self.seconds["plan"] + max(overlapping), self.seconds["plan"] + sum(overlapping)
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        counted = self.counted
+        low, high = self.between
+        return {
+            "items": counted.items,
+            "partitions": [list(partition) for partition in counted.partitions],
+            "tokens": round(counted.total_tokens),
+            "tokens_error": round(counted.error),
+            "by_modality": {
+                modality: {
+                    "items": one.items,
+                    "tokens": round(one.total),
+                    "tokens_error": round(one.error),
+                    "tokenised": one.read,
+                    "exact": one.exact,
+                    "longest": one.longest,
+                    "truncated": one.truncated,
+                    "unreadable": one.unreadable,
+                }
+                for modality, one in counted.tokens.items()
+            },
+            "layers": list(self.layout.layers),
+            "poolings": list(self.layout.poolings),
+            "dtype": self.layout.dtype,
+            "width": self.layout.width,
+            "shards": len(counted.shards),
+            "shard_rows": self.layout.shard_rows,
+            "files": self.files,
+            "bytes": {"store": self.store_bytes, **self.states, "items": round(counted.items * counted.table_bytes)},
+            "sizes": {pooling: dict(by_dtype) for pooling, by_dtype in self.sizes.items()},
+            "seconds": {**self.seconds, "low": low, "high": high},
+            "measured": {
+                "token_seconds": dict(self.speed.token_seconds),
+                "write_seconds_per_byte": self.speed.write_seconds,
+            },
+            "needs": [
+                {"what": n.what, "where": n.where, "needed": n.needed, "there": n.there, "fits": n.fits}
+                for n in self.needs
+            ],
+        }
+
+
+def estimate(
+    corpus: Corpus,
+    model: Model,
+    settings: Settings | None = None,
+    *,
+    folder: str | Path | None = ".",
+    again: bool = False,
+) -> Estimate:
+    """What extracting a corpus would take. The corpus is read once; nothing stays but what was measured, in the cache.
+
+    Args:
+        corpus: the items.
+        model: the model, on the device that it would run on.
+        settings: as for `extract`.
+        folder: where the store would be, on a local disk; None for an object store, of which nothing is measured.
+        again: measure this machine whatever the cache has.
+
+    Raises:
+        CorpusError, ModelError, StoreError: as `extract` would.
+    """
+    settings = (settings or Settings()).resolve(model)
+    layout = settings.layout(model.width)
+    counted = count_corpus(corpus, model, settings, layout)
+    place = None if folder is None else _existing(Path(folder))
+    text = counted.tokens.get("text")
+    speed = measured_speed(model, settings, counted.texts, text.longest if text else 0, place, again=again)
+    states = {pooling: array_bytes(layout, pooling, counted.shards) for pooling in layout.poolings}
+    return Estimate(
+        settings=settings,
+        layout=layout,
+        counted=counted,
+        states=states,
+        sizes=_sizes(layout, counted, states),
+        files=_files(layout, counted),
+        seconds=_seconds(model, settings, counted, speed, sum(states.values())),
+        speed=speed,
+        needs=tuple(_needs(model, layout, counted, speed, states, place)),
+    )
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    return next(above for above in (folder.absolute(), *folder.absolute().parents) if above.is_dir())
+
+
+def _sizes(layout: Layout, counted: Counted, states: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    rows = {"tokens": round(counted.total_tokens)}
+    found: dict[str, dict[str, int]] = {}
+    for pooling in dict.fromkeys((*layout.poolings, *SIZED)):
+        if pooling in states:
+            found[pooling] = {dtype: array_bytes(layout, pooling, counted.shards, dtype) for dtype in DTYPES}
+        else:
+            all_rows = rows.get(pooling, counted.items)
+            found[pooling] = {dtype: array_bytes(layout, "mean", [(all_rows, 0)], dtype) for dtype in DTYPES}
+    return found
+
+
+def _files(layout: Layout, counted: Counted) -> int:
+    """Arrays' shards and metadata, groups, item tables and commits."""
+    arrays = sum(len(zarr_shards(layout, pooling, counted.shards)) + 1 for pooling in layout.poolings)
+    return len(layout.layers) * arrays + 2 + len(layout.poolings) + 2 * len(counted.shards)
+
+
+def _seconds(model: Model, settings: Settings, counted: Counted, speed: Speed, written: int) -> dict[str, float]:
+    tokenising, reading, running = 0.0, 0.0, 0.0
+    for modality, one in counted.tokens.items():
+        if modality == "text":
+            tokenising += one.seconds * one.items
+            running += sum(number * speed.of_text(length) for length, number in one.lengths.items())
+        elif counted.media.get(modality):
+            reading += one.seconds * one.items
+            running += one.total * media_token_seconds(model, settings, modality, counted.media[modality])
+    counts_tokens = tokenising + reading if "tokens" in settings.poolings else 0.0
+    found = {"plan": counted.reading + counts_tokens, "model": running}
+    found |= {"tokenise": tokenising} if tokenising else {}
+    found |= {"read media": reading} if reading else {}
+    found |= {"write": written * speed.write_seconds} if speed.write_seconds is not None else {}
+    return found
+
+
+def _needs(
+    model: Model, layout: Layout, counted: Counted, speed: Speed, states: Mapping[str, int], place: Path | None
+) -> list[Need]:
+    compressed = COMPRESSED if layout.compressor != "none" else 1
+    tables = round(counted.items * counted.table_bytes)
+    planned = counted.spool_bytes + ORDER_BYTES * counted.items
+    found = []
+    if place is not None:
+        needed = int(sum(states.values()) * compressed) + tables + planned
+        found.append(Need("disk", f"{place}, the plan's {planned / 1e6:,.0f} MB included", needed, disk_free(place)))
+    slots = SLOTS * _largest_shard(layout, counted)
+    memory = slots + PLANNED_BYTES * counted.items
+    found.append(Need("memory", "beside the model's weights and a batch in it", memory, _memory_available()))
+    if model.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(model.device)
+        name = torch.cuda.get_device_name(model.device)
+        found.append(Need("GPU memory", f"{name}, beside the model's weights", slots + speed.device_bytes, free))
+    return found
+
+
+def _largest_shard(layout: Layout, counted: Counted) -> int:
+    row = layout.width * len(layout.layers) * DTYPES[layout.dtype].itemsize
+    items = max((count for count, _ in counted.shards), default=0)
+    tokens = max((count for _, count in counted.shards), default=0)
+    return row * sum(tokens if pooling == "tokens" else items for pooling in layout.poolings)
+
+
+def _memory_available() -> int | None:
+    """Bytes that a process may still take, by the system's account."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    named = dict(line.split(":", 1) for line in lines)
+    return int(named["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in named else None
