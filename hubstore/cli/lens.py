@@ -15,6 +15,7 @@ from hubstore.cli import options
 from hubstore.cli.output import err, out, print_json, table
 from hubstore.corpus import Item, Media
 from hubstore.errors import LensError, QueryError
+from hubstore.location import Location
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +26,12 @@ CELL = 9
 
 def lens(
     store: Annotated[
-        Path | None, typer.Argument(metavar="[STORE]", help="A store's folder; not needed with --model and --text.")
+        Any,
+        typer.Argument(
+            metavar="[STORE]",
+            parser=options.place,
+            help="A store's folder or URL; not needed with --model and --text.",
+        ),
     ] = None,
     model: options.ModelOption = None,
     texts: Annotated[list[str] | None, typer.Option("--text", help="Read a text given now, token by token.")] = None,
@@ -107,13 +113,13 @@ class _Asked:
         return {"layers": self.layers, "variant": self.variant, "targets": self.targets, "k": self.k}
 
 
-def _required(store: Path | None) -> Path:
+def _required(store: Location | None) -> Location:
     if store is None:
         raise QueryError("this reads a store; give its folder")
     return store
 
 
-def _load(store: Path | None, model: str | None, device: str) -> Any:
+def _load(store: Location | None, model: str | None, device: str) -> Any:
     """The model named, or the store's, with its head."""
     from hubstore.api import Store
     from hubstore.models import load_model
@@ -124,7 +130,7 @@ def _load(store: Path | None, model: str | None, device: str) -> Any:
         return Store(store).model(model, device, head=True)
 
 
-def _keep(store: Path | None, model: str | None, device: str, quiet: bool) -> None:
+def _keep(store: Location | None, model: str | None, device: str, quiet: bool) -> None:
     from hubstore.api import Store
 
     opened = Store(_required(store))
@@ -134,7 +140,7 @@ def _keep(store: Path | None, model: str | None, device: str, quiet: bool) -> No
         out.print(f"{store} keeps the unembedding of {name}; `hubstore lens {store}` needs no model")
 
 
-def _of_texts(store: Path | None, model: str | None, texts: Sequence[str], asked: _Asked) -> pa.Table:
+def _of_texts(store: Location | None, model: str | None, texts: Sequence[str], asked: _Asked) -> pa.Table:
     from hubstore.lens import read_texts
 
     return read_texts(_load(store, model, asked.device), texts, **asked.reading)
@@ -145,7 +151,7 @@ def _items(modality: str, paths: Sequence[Path] | None) -> list[Item]:
 
 
 def _of_media(
-    store: Path | None, model: str | None, items: Sequence[Item], template: str | None, asked: _Asked
+    store: Location | None, model: str | None, items: Sequence[Item], template: str | None, asked: _Asked
 ) -> pa.Table:
     from hubstore.lens import read_media
     from hubstore.store import StoreReader
@@ -155,7 +161,7 @@ def _of_media(
     return read_media(_load(store, model, asked.device), items, template=template or "{media}", **asked.reading)
 
 
-def _of_items(store: Path | None, model: str | None, ids: Sequence[str], asked: _Asked) -> pa.Table:
+def _of_items(store: Location | None, model: str | None, ids: Sequence[str], asked: _Asked) -> pa.Table:
     from hubstore.api import Store
 
     store = _required(store)
@@ -164,7 +170,7 @@ def _of_items(store: Path | None, model: str | None, ids: Sequence[str], asked: 
 
 
 def _summary(
-    store: Path,
+    store: Location,
     model: str | None,
     partitions: Sequence[str] | None,
     asked: _Asked,

@@ -9,9 +9,24 @@ from typing import Annotated, Any
 
 import typer
 
-from hubstore.errors import CorpusError, QueryError
+from hubstore.errors import CorpusError, HubstoreError, QueryError
+from hubstore.location import Location, location
 
-StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="A store's folder, such as ntrex.hub.")]
+
+def place(text: str) -> Location:
+    """The path or URL that was given; how a location is read from the command line."""
+    try:
+        return location(text)
+    except HubstoreError as error:  # a ValueError, of which typer would show nothing but the value
+        raise typer.BadParameter(str(error)) from None
+
+
+StoreArgument = Annotated[
+    Any,  # a Location, which typer knows no way to read
+    typer.Argument(
+        metavar="STORE", parser=place, help="A store's folder, such as ntrex.hub, or s3://bucket/ntrex.hub."
+    ),
+]
 LayersOption = Annotated[
     str | None,
     typer.Option("--layers", "--layer", help="Layers, comma-separated: 0,6,12; -1 is the last block. All by default."),
@@ -80,8 +95,28 @@ class OnError(StrEnum):
     skip = "skip"
 
 
+class Engine(StrEnum):
+    """Who does the work."""
+
+    local = "local"
+    ray = "ray"
+
+
+EngineOption = Annotated[Engine, typer.Option("--engine", help="local: this host; ray: the hosts of a Ray cluster.")]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        help="Of the Ray cluster: host:6379. By default that of RAY_ADDRESS or of this host; else one is started here.",
+    ),
+]
+
 OnErrorOption = Annotated[
     OnError, typer.Option("--on-error", help="A row that is not valid: stop there, or skip and list it.")
+]
+
+IgnoreSpaceOption = Annotated[
+    bool, typer.Option("--ignore-space", help="Begin even where the disk has no room for the store.")
 ]
 
 

@@ -10,6 +10,7 @@ import typer
 from hubstore.cli import options
 from hubstore.cli.output import out, print_json
 from hubstore.cli.progress import bar
+from hubstore.location import Location
 
 
 def report(
@@ -35,7 +36,7 @@ def report(
             progress.update(task, description=what, completed=done, total=total)
 
         page = opened.report(
-            folder or store.with_name(f"{store.stem}-report"),
+            folder or _beside(store),
             pairs=options.split_pairs(pairs),
             pivot=pivot,
             layers=options.split_list(layers),
@@ -48,3 +49,10 @@ def report(
         print_json({"report": str(page)})
     else:
         out.print(f"{page}", markup=False)
+
+
+def _beside(store: Location) -> Path:
+    """STORE-report beside a folder; of a remote store, in the folder that the command runs in."""
+    if isinstance(store, Path):
+        return store.with_name(f"{store.stem}-report")
+    return Path(f"{store.name.removesuffix('.hub')}-report")

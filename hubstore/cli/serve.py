@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,7 +16,10 @@ TOKEN = "HUBSTORE_TOKEN"
 
 
 def serve(
-    stores: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Folders of stores.", show_default=False)],
+    stores: Annotated[
+        list[Any],
+        typer.Argument(metavar="STORE...", parser=options.place, help="Folders or URLs of stores.", show_default=False),
+    ],
     host: Annotated[str, typer.Option(help="Where to listen; another than loopback needs a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     model: Annotated[

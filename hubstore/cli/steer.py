@@ -12,6 +12,7 @@ from hubstore.cli import options
 from hubstore.cli.output import out, print_json, table
 from hubstore.cli.progress import bar
 from hubstore.errors import SteeringError
+from hubstore.location import Location
 
 if TYPE_CHECKING:
     from hubstore.models import Model
@@ -42,7 +43,8 @@ def steer(
     from_token: Annotated[str | None, typer.Option(help="Steer away from this token's unembedding.")] = None,
     to_token: Annotated[str | None, typer.Option(help="... toward this one's.")] = None,
     store: Annotated[
-        Path | None, typer.Option(help="A store of this model, for the mean states of partitions.")
+        Any,
+        typer.Option(parser=options.place, metavar="STORE", help="A store of this model, for the means of partitions."),
     ] = None,
     from_partition: Annotated[str | None, typer.Option(help="Steer away from this partition's mean.")] = None,
     to_partition: Annotated[str | None, typer.Option(help="... toward this one's.")] = None,
@@ -137,7 +139,7 @@ def _only_source(sources: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def _direction(
-    model: Model, source: str, sides: tuple[Any, Any], layer: int, store: Path | None, pool: str | None
+    model: Model, source: str, sides: tuple[Any, Any], layer: int, store: Location | None, pool: str | None
 ) -> Direction:
     from hubstore import steer as library
     from hubstore.api import Store

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from hubstore.errors import HubstoreError
+from hubstore.location import Location
 from hubstore.serve.failures import InvalidError, RequestError, body_of, status_of
 from hubstore.serve.formats import json_response
 from hubstore.serve.limits import Limits
@@ -33,7 +34,7 @@ names the snapshot that it was computed from in the header `Hubstore-Revision`; 
 
 
 def create_app(
-    store_paths: Sequence[str | Path],
+    store_paths: Sequence[str | Location],
     *,
     model: Model | str | None = None,
     device: str = "auto",

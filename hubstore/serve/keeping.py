@@ -1,22 +1,25 @@
-"""What a server may write into a store: results of analyses, and not without end."""
+"""What a server may write into a store: results of analyses, and not without end.
+
+Clients choose seeds and samples, each of which is another result, so that without a bound they would fill the disk.
+Beyond it a store is like one that may not be written to: results are given, and not kept.
+"""
 
 from __future__ import annotations
 
 import errno
 from pathlib import Path
 
-from hubstore.store import LocalStorage
+from hubstore.location import WEB, Location
+from hubstore.store import LocalStorage, Storage, open_storage
+from hubstore.store.cloud import connect
+from hubstore.store.remote import RemoteStorage
 from hubstore.store.storage import Buffer
 
 RESULTS = "analyses/"
 
 
-class KeepingStorage(LocalStorage):
-    """A store's folder that takes results of analyses until it has `most` of a kind, and nothing else.
-
-    Clients choose seeds and samples, each of which is another result, so that without a bound they would fill the disk.
-    Beyond it the store is like one that may not be written to: results are given, and not kept.
-    """
+class KeepingFolder(LocalStorage):
+    """A store's folder that takes results of analyses until it has `most` of a kind, and nothing else."""
 
     def __init__(self, root: Path, most: int) -> None:
         super().__init__(root)
@@ -24,7 +27,32 @@ class KeepingStorage(LocalStorage):
 
     def write(self, key: str, *buffers: Buffer) -> None:
         """Write a result; OSError (EROFS) for anything else, and for one too many."""
-        folder = key.rpartition("/")[0]
-        if not key.startswith(RESULTS) or len(self.list(folder)) >= self._most:
-            raise OSError(errno.EROFS, "this server keeps no more results of this kind", key)
+        _refuse_beyond(self, key, self._most)
         super().write(key, *buffers)
+
+
+class KeepingObjects(RemoteStorage):
+    """A store in an object store, likewise."""
+
+    most = 0
+
+    def write(self, key: str, *buffers: Buffer) -> None:
+        """Write a result; OSError (EROFS) for anything else, and for one too many."""
+        _refuse_beyond(self, key, self.most)
+        super().write(key, *buffers)
+
+
+def keeping(where: Location, most: int) -> Storage:
+    """The storage at `where`, which takes `most` results of a kind."""
+    if isinstance(where, Path):
+        return KeepingFolder(where, most)
+    if where.scheme in WEB:  # takes none
+        return open_storage(where)
+    storage = KeepingObjects(where, connect(where))
+    storage.most = most
+    return storage
+
+
+def _refuse_beyond(storage: Storage, key: str, most: int) -> None:
+    if not key.startswith(RESULTS) or len(storage.list(key.rpartition("/")[0])) >= most:
+        raise OSError(errno.EROFS, "this server keeps no more results of this kind", key)

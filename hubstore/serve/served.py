@@ -8,9 +8,9 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hubstore.location import Location
 from hubstore.serve.metrics import Metrics
 from hubstore.serve.state import State, state_of
 
@@ -29,17 +29,17 @@ class ServedStore:
     An answer keeps the snapshot that it is computed from; an old one is gone when its last answer is.
 
     Args:
-        path: the store's folder.
+        path: the store's folder or URL.
         name: what clients call it.
         device, allow_stale, results: of `Snapshot`.
-        check_s: seconds between two looks at the folder, which are taken when a request comes.
+        check_s: seconds between two looks at the store, which are taken when a request comes.
         metrics: told of reloads.
         opener: the thread that opens snapshots, shared by all stores.
     """
 
     def __init__(
         self,
-        path: Path,
+        path: Location,
         name: str,
         *,
         device: str,
@@ -98,7 +98,7 @@ class ServedStore:
 
 
 def _newer(
-    path: Path, name: str, state: State, current: Snapshot | None, options: dict[str, object]
+    path: Location, name: str, state: State, current: Snapshot | None, options: dict[str, object]
 ) -> tuple[State, Snapshot] | None:
     """The folder's state, and the snapshot to go with it; None where the state is the old one."""
     found = state_of(path)

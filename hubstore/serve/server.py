@@ -8,10 +8,10 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubstore.errors import MissingDependencyError, ServeError
+from hubstore.location import Location
 
 if TYPE_CHECKING:
     import uvicorn
@@ -24,7 +24,7 @@ BACKLOG = 2048
 
 
 def serve(
-    stores: Sequence[str | Path],
+    stores: Sequence[str | Location],
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -104,7 +104,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _application(
-    stores: Sequence[str | Path],
+    stores: Sequence[str | Location],
     token: str | None,
     limits: Limits | None,
     hosts: Sequence[str] | None,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubstore.errors import HubstoreError
+from hubstore.location import Location, location
 from hubstore.serve.batching import Batcher
 from hubstore.serve.computations import Computations
 from hubstore.serve.encoders import Encoders
@@ -61,7 +62,7 @@ class Service:
     @classmethod
     def of(
         cls,
-        stores: Sequence[str | Path],
+        stores: Sequence[str | Location],
         *,
         model: Model | str | None,
         device: str,
@@ -74,7 +75,7 @@ class Service:
         metrics = Metrics()
         opener = ThreadPoolExecutor(1, thread_name_prefix="hubstore-open")
         served: dict[str, ServedStore] = {}
-        for path in map(Path, stores):
+        for path in map(location, stores):
             require_store(path)
             name = _free_name(path, served)
             served[name] = ServedStore(
@@ -147,7 +148,7 @@ def _settle() -> None:
     gc.freeze()
 
 
-def _free_name(path: Path, taken: Mapping[str, ServedStore]) -> str:
+def _free_name(path: Location, taken: Mapping[str, ServedStore]) -> str:
     """The folder's name without ".hub", with -2 or more behind it where another store has it."""
     name = path.absolute().name.removesuffix(".hub") or "store"
     numbered = (f"{name}-{number}" for number in range(2, len(taken) + 2))

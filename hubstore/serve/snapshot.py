@@ -9,7 +9,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -21,8 +20,9 @@ import pyarrow.parquet as pq
 from hubstore.errors import CorruptStoreError, IndexNotFoundError, QueryError
 from hubstore.index import IndexDescription, LayerIndex, load_or_exact
 from hubstore.index.description import check_fresh, read_description
+from hubstore.location import Location
 from hubstore.serve.failures import NeedsModelError, NotThereError
-from hubstore.serve.keeping import KeepingStorage
+from hubstore.serve.keeping import keeping
 from hubstore.store import HiddenStates, Partition, StoreReader
 from hubstore.store.layout import LENS, previews_key
 from hubstore.store.reader import MAPPED, Positions, read_items
@@ -46,7 +46,7 @@ class Snapshot(StoreReader):
     """A store's commits at one moment. All of one answer comes from one snapshot.
 
     Args:
-        path: the store's folder.
+        path: the store's folder or URL.
         name: what clients call it.
         device: where searches and lenses compute.
         allow_stale: whether to search an index that lacks the newest rows.
@@ -56,7 +56,7 @@ class Snapshot(StoreReader):
 
     def __init__(
         self,
-        path: Path,
+        path: Location,
         name: str,
         *,
         device: str = "auto",
@@ -64,7 +64,7 @@ class Snapshot(StoreReader):
         results: int = 500,
         previous: Snapshot | None = None,
     ) -> None:
-        super().__init__(path, KeepingStorage(path, results))
+        super().__init__(path, keeping(path, results))
         self.name = name
         self.device = device
         self.revision = self.digest

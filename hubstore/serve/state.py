@@ -1,17 +1,21 @@
-"""The state of a store's folder, to see cheaply whether it has changed since it was opened."""
+"""The state of a store, to see cheaply whether it has changed since it was opened."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from hubstore.errors import StoreNotFoundError
+from hubstore.location import Location, Url
+from hubstore.store import open_storage
+from hubstore.store.remote import RemoteStorage
 
 Stamp = tuple[str, int, int]
 State = tuple[Stamp, ...]
 
 
-def state_of(path: Path) -> State:
+def state_of(path: Location) -> State:
     """Name, time and size of the root, of every commit and index, and of the lens.
 
     Files of a store are put there whole, by a rename, so a file that is read later is this one or a newer one.
@@ -19,13 +23,24 @@ def state_of(path: Path) -> State:
     Raises:
         StoreNotFoundError: there is no store at the path.
     """
+    if isinstance(path, Url):
+        require_store(path)
+        return tuple(_objects(path).stamps(("zarr.json", "lens/lens.json"), ("commits", "indexes")))
     return tuple(_stamps(path))
 
 
-def require_store(path: Path) -> None:
+def require_store(path: Location) -> None:
     """StoreNotFoundError unless there is a store at the path, without reading it."""
-    if not (path / "zarr.json").is_file():
+    there = _objects(path).exists("zarr.json") if isinstance(path, Url) else (path / "zarr.json").is_file()
+    if not there:
         raise StoreNotFoundError(f"{path} is not a hubstore store: it has no zarr.json")
+
+
+@cache
+def _objects(url: Url) -> RemoteStorage:
+    storage = open_storage(url)
+    assert isinstance(storage, RemoteStorage)
+    return storage
 
 
 def _stamps(path: Path) -> Iterator[Stamp]:

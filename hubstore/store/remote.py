@@ -121,6 +121,17 @@ class RemoteStorage:
             pages = obstore.list(self._store, prefix or None)
             return sorted(found["path"] for page in pages for found in page if found["path"] != LEASE)
 
+    def stamps(self, keys: Sequence[str], prefixes: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+        """Name, time in nanoseconds and size of the objects `keys` that are there and of all below `prefixes`."""
+        import obstore
+
+        heads = [found for key in keys if (found := self._head(key)) is not None]
+        for prefix in prefixes:
+            with self._told("listing", prefix):
+                heads += [found for page in obstore.list(self._store, prefix) for found in page]
+        for found in sorted(heads, key=lambda head: head["path"]):
+            yield found["path"], _nanoseconds(found), found["size"]
+
     def delete(self, key: str) -> None:
         """Remove the object, if it is there."""
         import obstore
@@ -366,6 +377,10 @@ def _put_bytes(path: Path, content: Bytes) -> None:
         view = content.data
         while view:
             view = view[os.write(file.fileno(), view) :]
+
+
+def _nanoseconds(found: ObjectMeta) -> int:
+    return round(found["last_modified"].timestamp() * 1e9)
 
 
 def _name(identity: str) -> str:

@@ -31,6 +31,11 @@ class WebStorage(RemoteStorage):
         known = [key for key in self._named_keys() if not prefix or key.startswith(f"{prefix}/")]
         return sorted(known)
 
+    def stamps(self, keys: Sequence[str], prefixes: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+        """As in an object store, of what can be named."""
+        named = [key for prefix in prefixes for key in self.list(prefix)]
+        yield from super().stamps([*keys, *named], ())
+
     def write(self, key: str, *buffers: Buffer) -> None:
         """Refused: StoreAccessError."""
         self._refuse()

@@ -15,6 +15,7 @@ from hubstore.analysis import ANALYSES, analyze
 from hubstore.analysis.results import METADATA
 from hubstore.analysis.states import item_pooling
 from hubstore.errors import AnalysisError, QueryError
+from hubstore.location import Url
 from hubstore.serve.failures import NotThereError
 from hubstore.serve.snapshot import Snapshot
 
@@ -187,8 +188,7 @@ def _pair(snapshot: Snapshot, pair: str) -> tuple[str, str]:
 
 
 def _described(snapshot: Snapshot, key: str, analysis: str, name: str) -> KeptTable | None:
-    path = snapshot.storage.local(key)
-    stamp = path.stat() if path.exists() else None
+    stamp = _stamp(snapshot, key)
     if stamp is None:
         return None
 
@@ -201,4 +201,12 @@ def _described(snapshot: Snapshot, key: str, analysis: str, name: str) -> KeptTa
         current = record.get("commits") == snapshot.digest
         return KeptTable(analysis, name, record, file.metadata.num_rows, current)
 
-    return snapshot.described(key, stamp.st_mtime_ns, read)
+    return snapshot.described(key, stamp, read)
+
+
+def _stamp(snapshot: Snapshot, key: str) -> int | None:
+    """What changes with a file: its time, or in an object store, where a table's name is of its content, its size."""
+    if isinstance(snapshot.path, Url):
+        return snapshot.storage.size(key) if snapshot.storage.exists(key) else None
+    path = snapshot.path / key
+    return path.stat().st_mtime_ns if path.exists() else None
