@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from hubstore.errors import CorpusError
+from hubstore.location import Url
 
 PathLike = str | os.PathLike[str]
 
@@ -26,24 +27,30 @@ def modality_of(name: str) -> str | None:
     return _MODALITIES.get(os.path.splitext(name)[1].lower())
 
 
-def paths_of(paths: PathLike | Sequence[PathLike]) -> tuple[Path, ...]:
-    """Turn one path or several into existing files.
+def paths_of(paths: PathLike | Url | Sequence[PathLike | Url]) -> tuple[Path, ...]:
+    """Turn one path or URL or several into existing files; what is elsewhere is fetched.
 
     Raises:
         CorpusError: There is none, or one of them is not a file.
     """
-    several = (paths,) if isinstance(paths, str | os.PathLike) else tuple(paths)
+    several = (paths,) if isinstance(paths, str | os.PathLike | Url) else tuple(paths)
     if not several:
         raise CorpusError("no file was given; give at least one path")
     return tuple(existing_file(path) for path in several)
 
 
-def existing_file(path: PathLike) -> Path:
+def existing_file(path: PathLike | Url) -> Path:
     """Return the path of a file that is there.
 
     Raises:
         CorpusError: Nothing is there, or a folder.
     """
+    from hubstore.corpus.remote import fetched, url_of
+
+    url = url_of(path)
+    if url is not None:
+        return fetched(url)
+    assert not isinstance(path, Url)
     path = Path(path)
     if path.is_dir():
         raise CorpusError(f"{path} is a folder; give a file")
@@ -56,6 +63,11 @@ def format_suffix(path: Path) -> str:
     """Return the suffix that says the format, `.jsonl` of `x.jsonl` and of `x.jsonl.gz`."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() if suffix in _COMPRESSED else suffix
+
+
+def is_tar(path: Path) -> bool:
+    """Whether a file is a tar archive by its name, compressed or not."""
+    return format_suffix(path) == ".tar" or path.suffix.lower() == ".tgz"
 
 
 def walk(folder: Path) -> Iterator[os.DirEntry[str]]:

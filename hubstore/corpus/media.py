@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from hubstore.corpus.files import is_tar
 from hubstore.corpus.item import Media
+from hubstore.corpus.remote import fetched, remote_bytes, url_of
 from hubstore.errors import CorpusError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ def media_bytes(media: Media) -> bytes:
     if media.data is not None:
         return media.data
     archive, separator, member = media.name.partition(MEMBER)
+    url = url_of(archive)
+    if url is not None:
+        return _member(str(fetched(url)), member) if separator and is_tar(Path(url.name)) else _remote(media.name)
     try:
         if separator and Path(archive).is_file():
             return _member(archive, member)
@@ -112,6 +117,12 @@ def _member(archive: str, member: str) -> bytes:
         if file is None:
             raise CorpusError(f"{archive}: has no member {member!r}; check that it is still the same archive")
         return file.read()
+
+
+def _remote(name: str) -> bytes:
+    url = url_of(name)
+    assert url is not None
+    return remote_bytes(url)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -9,12 +9,14 @@ from typing import Any, Final, Unpack
 from hubstore.corpus.columns import ColumnOptions
 from hubstore.corpus.corpus import Corpus
 from hubstore.corpus.dataset import is_saved_dataset, read_dataset
-from hubstore.corpus.files import PathLike, existing_file, format_suffix, modality_of, walk
+from hubstore.corpus.files import PathLike, existing_file, format_suffix, is_tar, modality_of, walk
 from hubstore.corpus.folder import METADATA, read_media_folder
+from hubstore.corpus.remote import is_file_name, tars_below, url_of
 from hubstore.corpus.sample import read_sample
 from hubstore.corpus.tables import TABLES
 from hubstore.corpus.webdataset import read_webdataset
 from hubstore.errors import CorpusError
+from hubstore.location import Url
 
 SAMPLE_PREFIX: Final = "sample:"
 
@@ -41,7 +43,8 @@ def open_corpus(
 
     Args:
         path_or_id: `x.jsonl`, `x.csv`, `x.tsv`, `x.tar` (each also with .gz, .bz2, .xz), `x.parquet`, a folder of
-            pictures and sounds, of tar archives or of a dataset, a dataset's id on the hub, or `sample:ntrex`.
+            pictures and sounds, of tar archives or of a dataset, a dataset's id on the hub, or `sample:ntrex`. Files
+            and folders of archives may be URLs: s3://, gs://, az:// or, of files, https://.
         config: See `read_dataset`.
         split: See `read_dataset`.
         revision: See `read_dataset`.
@@ -62,6 +65,10 @@ def open_corpus(
     if isinstance(path_or_id, str) and path_or_id.startswith(SAMPLE_PREFIX):
         _refuse_options(path_or_id, "a sample", {**datasets, **folders, **columns})
         return read_sample(path_or_id.removeprefix(SAMPLE_PREFIX), limit=limit)
+    url = url_of(path_or_id)
+    if url is not None:
+        _refuse_options(str(url), "a file", {**datasets, **folders})
+        return _open_url(url, common)
     path = Path(path_or_id)
     kind = _kind(path, datasets, folders) if path.is_dir() else None
     if kind == _MEDIA:
@@ -69,12 +76,18 @@ def open_corpus(
         return read_media_folder(path, **folders, **common)
     if kind == _TAR:
         _refuse_options(str(path), "a folder of tar archives", datasets)
-        return read_webdataset([entry.path for entry in walk(path) if _is_tar(Path(entry.name))], **common)
+        return read_webdataset([entry.path for entry in walk(path) if is_tar(Path(entry.name))], **common)
     if kind == _DATASET or _looks_like_an_id(path_or_id):
         _refuse_options(str(path_or_id), "a dataset", folders)
         return read_dataset(path_or_id, **datasets, **common)
     _refuse_options(str(path), "a file", {**datasets, **folders})
-    return _reader(path)(path, **common)
+    return _reader(path, path)(path, **common)
+
+
+def _open_url(url: Url, common: Mapping[str, Any]) -> Corpus:
+    if not is_file_name(url):
+        return read_webdataset(tars_below(url), **common)
+    return _reader(Path(url.name), url)(url, **common)
 
 
 def _kind(folder: Path, datasets: Mapping[str, Any], folders: Mapping[str, Any]) -> str:
@@ -88,15 +101,11 @@ def _kind(folder: Path, datasets: Mapping[str, Any], folders: Mapping[str, Any])
         file = Path(entry.name)
         if modality_of(entry.name):
             kinds[_MEDIA] += 1
-        elif _is_tar(file):
+        elif is_tar(file):
             kinds[_TAR] += 1
         elif format_suffix(file) in TABLES and entry.name not in METADATA:
             kinds[_DATASET] += 1
     return kinds.most_common(1)[0][0]
-
-
-def _is_tar(path: Path) -> bool:
-    return format_suffix(path) == ".tar" or path.suffix.lower() == ".tgz"
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -108,24 +117,24 @@ def _looks_like_an_id(path_or_id: PathLike) -> bool:
     if not isinstance(path_or_id, str) or Path(path_or_id).exists():
         return False
     path = Path(path_or_id)
-    known = format_suffix(path) in {*TABLES, ".txt"} or _is_tar(path)
+    known = format_suffix(path) in {*TABLES, ".txt"} or is_tar(path)
     return not known and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path_or_id, re.ASCII) is not None
 
 
-def _reader(path: Path) -> Callable[..., Corpus]:
+def _reader(path: Path, given: PathLike | Url) -> Callable[..., Corpus]:
     suffix = format_suffix(path)
     if suffix in TABLES:
         return TABLES[suffix][0]
-    if _is_tar(path):
+    if is_tar(path):
         return read_webdataset
-    existing_file(path)
+    existing_file(given)
     if suffix == ".txt":
         remedy = "name its language, and the files aligned with it: read_parallel, or --parallel en=a.txt zh=b.txt"
     elif modality_of(path.name):
         remedy = "give its folder, or a table with its path in a column"
     else:
         remedy = f"give one that ends with {', '.join(TABLES)} or .tar, or call the reader of its format"
-    raise CorpusError(f"{path}: no reader is known for {suffix or 'a file without a suffix'}; {remedy}")
+    raise CorpusError(f"{given}: no reader is known for {suffix or 'a file without a suffix'}; {remedy}")
 
 
 def _refuse_options(corpus: str, kind: str, options: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from hubstore.corpus.columns import Columns
 from hubstore.corpus.corpus import Refuse
 from hubstore.corpus.files import modality_of
 from hubstore.corpus.item import Item, Media
+from hubstore.corpus.remote import beside, url_of
 from hubstore.corpus.validate import (
     NO_LANGUAGE,
     TEXT,
@@ -270,6 +271,14 @@ def _content(value: Any) -> Any:
 
 
 def _file(row: Row, column: str, path: str) -> str:
+    try:
+        url = url_of(path)
+    except CorpusError as error:
+        raise CorpusError(f"{row.place(column)}: {error}") from None
+    if url is not None:
+        return str(url)
+    if row.folder is not None and (found_there := beside(row.folder, path)) is not None:
+        return found_there
     if row.folder is None and not os.path.isabs(path):
         raise CorpusError(
             f"{row.place(column)}: is the path {path!r}, and its folder is not known; give a table with absolute "
@@ -277,8 +286,7 @@ def _file(row: Row, column: str, path: str) -> str:
         )
     found = os.path.abspath(os.path.join(row.folder or "", path))
     if not os.path.isfile(found):
-        kind = "a web address; fetch it first" if "://" in path else f"and there is no file {found}"
-        raise CorpusError(f"{row.place(column)}: is {path!r}, {kind}")
+        raise CorpusError(f"{row.place(column)}: is {path!r}, and there is no file {found}")
     return found
 
 

@@ -15,6 +15,7 @@ from hubstore.corpus.rows import Row, items_of
 from hubstore.corpus.streams import MEDIA_ROWS, ROWS, file_tables, first_line
 from hubstore.corpus.validate import check_options
 from hubstore.errors import CorpusError
+from hubstore.location import Url
 
 _LINES_CHUNK: Final = 1 << 20  # characters; the default of `datasets`, ten times that, holds 100 MB
 _PARQUET_BUFFER: Final = 1 << 20  # bytes; without one, a column of a whole row group is read at once
@@ -22,7 +23,7 @@ _TAB_SUFFIXES: Final = (".tsv", ".tab")
 
 
 def read_jsonl(
-    paths: PathLike | Sequence[PathLike],
+    paths: PathLike | Url | Sequence[PathLike | Url],
     *,
     limit: int | None = None,
     on_error: str = "stop",
@@ -49,7 +50,7 @@ def read_jsonl(
 
 
 def read_csv(
-    paths: PathLike | Sequence[PathLike],
+    paths: PathLike | Url | Sequence[PathLike | Url],
     *,
     delimiter: str | None = None,
     quotes: bool = True,
@@ -81,7 +82,7 @@ def read_csv(
 
 
 def read_parquet(
-    paths: PathLike | Sequence[PathLike],
+    paths: PathLike | Url | Sequence[PathLike | Url],
     *,
     limit: int | None = None,
     on_error: str = "stop",
@@ -106,7 +107,7 @@ def read_parquet(
 
 def _table(
     kind: str,
-    paths: PathLike | Sequence[PathLike],
+    paths: PathLike | Url | Sequence[PathLike | Url],
     rows_of: Callable[..., Iterator[Row]],
     options: dict[str, Any],
     limit: int | None,

@@ -17,17 +17,19 @@ from hubstore.corpus.corpus import Corpus, Refuse
 from hubstore.corpus.files import PathLike, identity, modality_of, paths_of
 from hubstore.corpus.item import Item, Media
 from hubstore.corpus.media import MEMBER
+from hubstore.corpus.remote import origin
 from hubstore.corpus.rows import Row, items_of
 from hubstore.corpus.streams import first_line
 from hubstore.corpus.validate import check_options
 from hubstore.errors import CorpusError
+from hubstore.location import Url
 
 _TEXT: Final = "txt"
 _FIELDS: Final = "json"
 
 
 def read_webdataset(
-    paths: PathLike | Sequence[PathLike],
+    paths: PathLike | Url | Sequence[PathLike | Url],
     *,
     limit: int | None = None,
     on_error: str = "stop",
@@ -105,7 +107,7 @@ def _rows(path: Path, columns: Columns, several: bool, refuse: Refuse) -> Iterat
 
 
 def _parts(path: Path, columns: Columns) -> Iterator[_Part]:
-    archive = os.path.abspath(path)
+    archive = str(origin(path) or os.path.abspath(path))
     with tarfile.open(path, "r|*") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # else it remembers every member

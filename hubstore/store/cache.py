@@ -53,7 +53,7 @@ class FileCache:
                 if path.name not in self._checked and not _intact(path):
                     path.unlink(missing_ok=True)
                     continue
-                os.utime(path)
+                os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
             except OSError:  # another process removed it, or it cannot be read
                 continue
             self._checked.add(path.name)
@@ -94,8 +94,8 @@ class FileCache:
             self._unswept = 0
             files = sorted(self._files())
             total = sum(size for _, size, _ in files)
-            for modified, size, path in files:
-                if path.suffix == PARTIAL and time.time() - modified > ABANDONED_S:
+            for used, size, path in files:
+                if path.suffix == PARTIAL and time.time() - used > ABANDONED_S:
                     path.unlink(missing_ok=True)
                 elif total > self.most * 19 // 20 and path.suffix != PARTIAL and path.name not in self._pinned:
                     path.unlink(missing_ok=True)
@@ -106,7 +106,8 @@ class FileCache:
         for entry in os.scandir(self.folder):
             with contextlib.suppress(FileNotFoundError):
                 state = entry.stat()
-                found.append((state.st_mtime, state.st_size, Path(entry.path)))
+                if entry.is_file():
+                    found.append((max(state.st_atime, state.st_mtime), state.st_size, Path(entry.path)))
         return found
 
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -159,7 +160,7 @@ class RemoteStorage:
         return None if found is None else _mapped(found)
 
     def local(self, key: str) -> Path:
-        """A copy of the object in the cache.
+        """A copy of the object in the cache, as old as the object is.
 
         Raises:
             CorruptStoreError: it is missing.
@@ -169,7 +170,7 @@ class RemoteStorage:
         name, size = self._named(key, meta), meta["size"]
         with self._one_at_a_time(name):
             path = self._cache.find(name, pin=True) or self._cache.add(
-                name, size, lambda file: _put_bytes(file, self._parts(key, meta)), pin=True
+                name, size, lambda file: _put_bytes(file, self._parts(key, meta), _nanoseconds(meta)), pin=True
             )
         if path is None:
             raise StoreError(
@@ -372,11 +373,13 @@ def _mapped(path: Path) -> Bytes:
     return np.memmap(path, np.uint8, mode="c")
 
 
-def _put_bytes(path: Path, content: Bytes) -> None:
+def _put_bytes(path: Path, content: Bytes, modified: int | None = None) -> None:
     with path.open("xb", buffering=0) as file:
         view = content.data
         while view:
             view = view[os.write(file.fileno(), view) :]
+    if modified is not None:
+        os.utime(path, ns=(time.time_ns(), modified))
 
 
 def _nanoseconds(found: ObjectMeta) -> int:

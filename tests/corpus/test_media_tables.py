@@ -158,7 +158,10 @@ def test_a_row_with_nothing_is_refused(table):
 
 @pytest.mark.parametrize(
     ("value", "problem"),
-    [("bird.png", "is 'bird.png', and there is no file /"), ("https://x.y/z.png", "a web address; fetch it first")],
+    [
+        ("bird.png", "is 'bird.png', and there is no file /"),
+        ("ftp://x.y/z.png", "ftp:// is no place that hubstore knows"),
+    ],
 )
 def test_a_path_that_is_no_file_is_named_with_its_place_and_its_captions_stay(table, value, problem):
     rows = [{"image": "dog.png", "text": "a"}, {"image": value, "text": "b"}]

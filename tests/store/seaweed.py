@@ -124,7 +124,9 @@ class SeaweedFS:
             except Exception as error:
                 assert self._process is not None
                 if self._process.poll() is not None or time.monotonic() > until:
-                    raise RuntimeError(f"SeaweedFS did not start: {(self.folder / 'log').read_text()[-2000:]}") from error
+                    raise RuntimeError(
+                        f"SeaweedFS did not start: {(self.folder / 'log').read_text()[-2000:]}"
+                    ) from error
                 time.sleep(0.1)
 
 
