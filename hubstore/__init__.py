@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hubstore.corpus import Corpus, Item, open_corpus
     from hubstore.extraction import Settings, Watch
     from hubstore.models import Model, load_model
+    from hubstore.planning import plan
 
 __all__ = [
     "Corpus",
@@ -33,6 +34,7 @@ __all__ = [
     "load_model",
     "open",
     "open_corpus",
+    "plan",
 ]
 
 _HOMES = {
@@ -41,6 +43,7 @@ _HOMES = {
     "hubstore.corpus": ("Corpus", "Item", "open_corpus"),
     "hubstore.extraction": ("Settings", "Watch"),
     "hubstore.models": ("Model", "load_model"),
+    "hubstore.planning": ("plan",),
 }
 
 

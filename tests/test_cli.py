@@ -209,3 +209,17 @@ def test_the_same_verbs_in_python(store, tmp_path, model):
     assert set(dir(hubstore)) == set(hubstore.__all__)
     for name in hubstore.__all__:
         assert getattr(hubstore, name) is not None
+
+
+def test_plan_says_what_an_extraction_would_take_and_writes_nothing(tmp_path, model, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked = ("plan", "sample:ntrex", "--model", model, "--limit", 5, "--pool", "mean,tokens", "-o", tmp_path / "x.hub")
+    out = run(*asked)
+    assert "70 items, 7,139 tokens through tiny: 4 layers x 32 (float16), pooling mean, tokens" in out
+    assert "1 shards of at most 8,192 items" in out
+    assert "an index of one layer, 70 rows" in out
+    ahead = json.loads(run(*asked, "--json"))
+    assert (ahead["items"], ahead["tokens"], ahead["tokens_error"], ahead["shards"]) == (70, 7139, 0, 1)
+    assert ahead["seconds"]["low"] < ahead["seconds"]["high"]
+    assert [need["fits"] for need in ahead["needs"]] == [True, True]
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]

@@ -18,6 +18,7 @@ from hubstore.cli import (
     index,
     info,
     lens,
+    plan,
     project,
     query,
     report,
@@ -56,6 +57,7 @@ def options(
 
 
 COMMANDS = (
+    plan,
     extract,
     append,
     index,

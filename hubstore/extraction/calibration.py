@@ -6,11 +6,8 @@ What was measured is kept in the user's cache, by machine, model and settings, a
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
-import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -25,7 +22,7 @@ import torch
 
 from hubstore.extraction.capture import Capture, kept_whole
 from hubstore.extraction.settings import Settings
-from hubstore.files import put
+from hubstore.kept import Kept, Measure, machine
 from hubstore.models import Batching, HostBatch, MediaInputs, Model, collate
 from hubstore.store import DTYPES, Layout, LocalStorage, write_shard
 
@@ -37,8 +34,6 @@ SECONDS = 0.3
 
 PROBE_BYTES = 64 << 20
 """Of the shard that is written, and removed, to measure the disk."""
-
-Measure = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,7 @@ def measured_speed(
     token_seconds: dict[int, float] = {}
     device_bytes = 0.0
     if texts:
-        cache = _Cache(_model_key(model, settings), again)
+        cache = Kept(_model_key(model, settings), again=again)
         wanted = list(itertools.takewhile(lambda length: length < 2 * longest, LENGTHS)) or [LENGTHS[0]]
         wanted = sorted({min(length, settings.max_tokens or length) for length in wanted})
         with _running(model, settings) as run:
@@ -88,7 +83,7 @@ def measured_speed(
             device_bytes = cache.value("device_bytes", lambda: float(_most_on(model.device)))
     write_seconds = None
     if folder is not None:
-        disk = _Cache({**_machine(), "disk": os.stat(folder).st_dev, "dtype": settings.dtype}, again)
+        disk = Kept({**machine(), "disk": os.stat(folder).st_dev, "dtype": settings.dtype}, again=again)
         write_seconds = disk.value("write", lambda: _write_probe(folder, settings.layout(model.width)))
     return Speed(token_seconds, int(device_bytes), write_seconds)
 
@@ -162,49 +157,9 @@ def _most_on(device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
 
 
-def _machine() -> dict[str, Any]:
-    return {
-        "host": platform.node(),
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def _model_key(model: Model, settings: Settings) -> dict[str, Any]:
     device = model.device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     asked = {name: getattr(settings, name) for name in ("layers", "poolings", "dtype", "batch_tokens", "batching")}
     named = {name: model.identity.get(name) for name in ("weights", "dtype", "attention", "stack")}
-    return {**_machine(), "gpu": gpu, "model": named, "settings": asked}
-
-
-class _Cache:
-    """Numbers by name under one key, in the user's cache; a cache that cannot be used is no loss."""
-
-    def __init__(self, key: Mapping[str, Any], again: bool) -> None:
-        written = json.dumps(key, sort_keys=True, default=str)
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hubstore/speed"
-        self._path = folder / f"{hashlib.sha256(written.encode()).hexdigest()[:32]}.json"
-        self._key = json.loads(written)
-        self._values: dict[str, float] = {}
-        if not again:
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                self._values = json.loads(self._path.read_text())["values"]
-
-    def value(self, name: str, measure: Measure) -> float:
-        """What is kept, or what is measured now, which then is."""
-        if name not in self._values:
-            self._values[name] = measure()
-            with contextlib.suppress(OSError):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                put(self._path, json.dumps({"of": self._key, "values": self._values}, indent=2).encode())
-        return self._values[name]
+    return {**machine(), "gpu": gpu, "model": named, "settings": asked}

@@ -84,7 +84,7 @@ class Counted:
         partitions: (modality, language, items).
         tokens: by modality.
         shards: items and token rows of every shard.
-        table_bytes: bytes of an item in the store's item tables, from some that were made.
+        table_bytes: bytes of all item tables, from some that were made.
         spool_bytes: bytes of the largest generation's items, which the plan keeps until its last shard is committed.
         reading: seconds that the corpus took to be read once.
         texts: token ids of a few texts.
@@ -94,7 +94,7 @@ class Counted:
     partitions: tuple[tuple[str, str, int], ...]
     tokens: Mapping[str, Tokens]
     shards: tuple[tuple[int, int], ...]
-    table_bytes: float
+    table_bytes: int
     spool_bytes: int
     reading: float
     texts: tuple[Sequence[int], ...]
@@ -163,13 +163,15 @@ class _Counting:
         self._tokens: list[npt.NDArray[np.int32]] = []
         self._held, self._spooled, self._most_spooled = 0, 0, 0
         self._shards: list[tuple[int, int]] = []
-        self._batches, self._table_bytes, self._table_items = 0, 0, 0
+        self._batches, self._table_items, self._table_bytes, self._empty_table = 0, 0, 0, 0
         self._texts: list[Sequence[int]] = []
         self._media: dict[str, list[MediaInputs]] = {}
 
     def add(self, batch: pa.RecordBatch) -> None:
         if self._batches % TABLE_EVERY == 0:
-            self._table_bytes += len(encode_items(pa.table(batch).drop_columns(["data"])))
+            table = pa.Table.from_batches([batch]).drop_columns(["data"])
+            self._empty_table = len(encode_items(table.slice(0, 0)))
+            self._table_bytes += len(encode_items(table)) - self._empty_table
             self._table_items += len(batch)
         self._batches += 1
         while len(batch):
@@ -208,7 +210,7 @@ class _Counting:
         if len(read) < count:
             of.variance += count**2 * float(read.var(ddof=1)) / len(read) * (1 - len(read) / count)
         for length, number in zip(*np.unique(read, return_counts=True), strict=True):
-            of.lengths[int(length)] += number * count / len(read)
+            of.lengths[int(length)] += float(number) * count / len(read)
         tokens = np.full(count, round(float(read.mean())), np.int32)
         tokens[chosen] = read
         return tokens
@@ -250,6 +252,8 @@ class _Counting:
 
     def counted(self, seconds: float) -> Counted:
         self._deal()
+        items = sum(of.items for of in self._of.values())
+        of_items = self._table_bytes * items / max(self._table_items, 1)
         return Counted(
             partitions=tuple((*pair, count) for pair, count in self._partitions.items()),
             tokens={
@@ -266,7 +270,7 @@ class _Counting:
                 for modality, of in self._of.items()
             },
             shards=tuple(self._shards),
-            table_bytes=self._table_bytes / max(self._table_items, 1),
+            table_bytes=round(of_items + self._empty_table * len(self._shards)),
             spool_bytes=self._most_spooled,
             reading=seconds - sum(of.seconds for of in self._of.values()),
             texts=tuple(self._texts),

@@ -65,6 +65,7 @@ class Estimate:
         seconds: of each part of the work, measured here; parts that overlap are each given whole.
         speed: what was measured.
         needs: what is needed, and what is there.
+        place: the folder whose disk was measured.
     """
 
     settings: Settings
@@ -76,12 +77,13 @@ class Estimate:
     seconds: Mapping[str, float]
     speed: Speed
     needs: tuple[Need, ...]
+    place: Path | None
 
     @property
     def store_bytes(self) -> int:
         """Of the finished store: arrays and item tables."""
         compressed = COMPRESSED if self.layout.compressor != "none" else 1
-        return int(sum(self.states.values()) * compressed + self.counted.items * self.counted.table_bytes)
+        return int(sum(self.states.values()) * compressed + self.counted.table_bytes)
 
     @property
     def between(self) -> tuple[float, float]:
@@ -118,7 +120,7 @@ class Estimate:
             "shards": len(counted.shards),
             "shard_rows": self.layout.shard_rows,
             "files": self.files,
-            "bytes": {"store": self.store_bytes, **self.states, "items": round(counted.items * counted.table_bytes)},
+            "bytes": {"store": self.store_bytes, **self.states, "items": counted.table_bytes},
             "sizes": {pooling: dict(by_dtype) for pooling, by_dtype in self.sizes.items()},
             "seconds": {**self.seconds, "low": low, "high": high},
             "measured": {
@@ -169,6 +171,7 @@ def estimate(
         seconds=_seconds(model, settings, counted, speed, sum(states.values())),
         speed=speed,
         needs=tuple(_needs(model, layout, counted, speed, states, place)),
+        place=place,
     )
 
 
@@ -216,7 +219,7 @@ def _needs(
     model: Model, layout: Layout, counted: Counted, speed: Speed, states: Mapping[str, int], place: Path | None
 ) -> list[Need]:
     compressed = COMPRESSED if layout.compressor != "none" else 1
-    tables = round(counted.items * counted.table_bytes)
+    tables = counted.table_bytes
     planned = counted.spool_bytes + ORDER_BYTES * counted.items
     found = []
     if place is not None:
@@ -224,7 +227,7 @@ def _needs(
         found.append(Need("disk", f"{place}, the plan's {planned / 1e6:,.0f} MB included", needed, disk_free(place)))
     slots = SLOTS * _largest_shard(layout, counted)
     memory = slots + PLANNED_BYTES * counted.items
-    found.append(Need("memory", "beside the model's weights and a batch in it", memory, _memory_available()))
+    found.append(Need("memory", "beside the model's weights and a batch in it", memory, memory_available()))
     if model.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(model.device)
         name = torch.cuda.get_device_name(model.device)
@@ -239,7 +242,7 @@ def _largest_shard(layout: Layout, counted: Counted) -> int:
     return row * sum(tokens if pooling == "tokens" else items for pooling in layout.poolings)
 
 
-def _memory_available() -> int | None:
+def memory_available() -> int | None:
     """Bytes that a process may still take, by the system's account."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
