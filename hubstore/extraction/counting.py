@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -147,7 +147,7 @@ class _OfModality:
     variance: float = 0.0
     truncated: int = 0
     unreadable: int = 0
-    lengths: Counter[int] = field(default_factory=Counter)
+    lengths: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
     seconds: float = 0.0
 
 
@@ -210,7 +210,7 @@ class _Counting:
         if len(read) < count:
             of.variance += count**2 * float(read.var(ddof=1)) / len(read) * (1 - len(read) / count)
         for length, number in zip(*np.unique(read, return_counts=True), strict=True):
-            of.lengths[int(length)] += float(number) * count / len(read)
+            of.lengths[int(length)] += float(number * count / len(read))
         tokens = np.full(count, round(float(read.mean())), np.int32)
         tokens[chosen] = read
         return tokens
