@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import threading
 import time
 import uuid
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Bytes = npt.NDArray[np.uint8]
+
+REFUSED = re.compile(r"\b40[013]\b")
+"""In what the client says of an answer that refuses."""
 
 READERS = 16
 """Requests of one process at a time."""
@@ -289,7 +293,9 @@ class RemoteStorage:
                 return obstore.head(self._store, key)
             except FileNotFoundError:
                 return None
-            except obstore.exceptions.PermissionDeniedError:
+            except obstore.exceptions.BaseError as error:
+                if not REFUSED.search(str(error)):
+                    raise
                 return obstore.get(self._store, key).meta  # refused as well, and with the reason that HEAD leaves out
 
     def _head_of(self, key: str) -> ObjectMeta:

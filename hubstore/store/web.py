@@ -9,7 +9,8 @@ from typing import NoReturn
 
 from hubstore.errors import StoreAccessError
 from hubstore.store.commit import Commit
-from hubstore.store.layout import LENS, ROOT, array_key, commit_key
+from hubstore.store.layout import LENS, ROOT, Layout, array_key, commit_key, group_keys
+from hubstore.store.lensrecord import read_lens_record
 from hubstore.store.remote import RemoteStorage
 from hubstore.store.storage import Buffer
 
@@ -74,14 +75,15 @@ class WebStorage(RemoteStorage):
             first += PROBED
 
     def _named_keys(self) -> set[str]:
-        from hubstore.store.layout import Layout
         from hubstore.store.reader import read_attributes
 
         layout = Layout.from_json(read_attributes(self))
-        keys = {ROOT}
+        keys = {ROOT, *group_keys(layout.poolings)}
         for key in self._commits():
             keys |= {key, *Commit.decode(self.read(key), str(self.root / key)).files}
-        likely = [LENS]
+        if self.exists(LENS):
+            keys |= {LENS, *read_lens_record(self)[1]}
+        likely = []
         for pooling in layout.poolings:
             for layer in layout.layers:
                 keys.add(f"{array_key(pooling, layer)}/{ROOT}")

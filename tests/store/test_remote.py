@@ -1,0 +1,357 @@
+"""A store in an object store behaves as one in a folder; here over a client's store in memory."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from obstore.store import MemoryStore
+
+from hubstore.errors import (
+    CorruptStoreError,
+    QueryError,
+    StoreAccessError,
+    StoreError,
+    StoreLockedError,
+    StoreNotFoundError,
+)
+from hubstore.location import Url, location
+from hubstore.store import DTYPES, LocalStorage, StoreReader, open_storage, verify, write_metadata, write_shard
+from hubstore.store import lease as lease_module
+from hubstore.store.cache import FileCache
+from hubstore.store.cloud import s3_config
+from hubstore.store.lease import LEASE, Lease
+from hubstore.store.remote import RemoteStorage
+from hubstore.store.web import WebStorage
+from tests.store.test_roundtrip import item_table, layout
+
+ROOT = Url("s3", "lab/x.hub")
+COUNTS = (64, 64, 50)
+
+
+class Counting(RemoteStorage):
+    """Remembers which objects were read whole and which in ranges."""
+
+    def __init__(self, *given, **options):
+        super().__init__(*given, **options)
+        self.whole: list[str] = []
+        self.ranged: list[tuple[str, int]] = []
+
+    def _checked(self, key, record):
+        self.whole.append(key)
+        return super()._checked(key, record)
+
+    def ranges(self, key, record, starts, stops):
+        self.ranged.append((key, sum(stops) - sum(starts)))
+        return super().ranges(key, record, starts, stops)
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return Counting(ROOT, MemoryStore(), FileCache(tmp_path / "cache", 1 << 30))
+
+
+def fill(storage, shape):
+    generator = torch.Generator().manual_seed(0)
+    first_token_shard = 0
+    for shard, count in enumerate(COUNTS):
+        tokens = [1 + (i * 7) % 5 for i in range(count)]
+        rows = {"mean": count, "tokens": sum(tokens)}
+        states = {
+            pooling: torch.randn(3, rows[pooling], shape.width, generator=generator).to(DTYPES[shape.dtype])
+            for pooling in shape.poolings
+        }
+        write_shard(storage, shape, shard, item_table(shard, tokens), states, first_token_shard=first_token_shard)
+        first_token_shard += -(-sum(tokens) // shape.shard_rows)
+    write_metadata(storage, shape, {"corpora": []}, 192, first_token_shard * shape.shard_rows)
+
+
+@pytest.fixture(params=[("none", "float32"), ("none", "bfloat16"), ("blosc-lz4-bitshuffle", "float16")])
+def both(request, tmp_path, storage):
+    compressor, dtype = request.param
+    shape = layout(dtype, compressor)
+    local = LocalStorage(tmp_path / "x.hub")
+    fill(local, shape)
+    fill(storage, shape)
+    return StoreReader(local.root), StoreReader(ROOT, storage)
+
+
+@pytest.mark.parametrize("bound", [1 << 30, 0], ids=["cached", "uncached"])
+def test_rows_read_from_ranges_are_those_of_mapped_files(both, tmp_path, storage, bound):
+    storage._cache = FileCache(tmp_path / "other", bound)
+    local, remote = both
+    assert remote.digest == local.digest
+    assert remote.items.equals(local.items)
+    rng = np.random.default_rng(0)
+    for pooling in ("mean", "tokens"):
+        here, there = local.hidden("1", pooling), remote.hidden("1", pooling)
+        assert len(here) == len(there)
+        for count in (0, 1, 3, 20, 100, len(here), 2 * len(here)):
+            wanted = rng.integers(0, len(here), count)
+            assert torch.equal(here.take(wanted), there.take(wanted))
+        for start, stop in ((0, len(here)), (3, 10), (60, 70), (128, 178), (0, 0), (177, 178), (10, 170)):
+            assert torch.equal(here.read(start, stop), there.read(start, stop))
+            assert [at for at, _ in here.segments(start, stop)] == [at for at, _ in there.segments(start, stop)]
+        with pytest.raises(QueryError, match="was asked for"):
+            there.take([len(here)])
+
+
+def test_few_rows_are_read_by_their_ranges_and_nothing_else(storage):
+    shape = layout("float32")
+    fill(storage, shape)
+    states = StoreReader(ROOT, storage).hidden("1", "mean")
+    states.take([5, 70, 71])
+    assert storage.whole == []
+    assert [size for _, size in storage.ranged] == [shape.width * 4, 2 * shape.width * 4]
+
+
+def test_a_scan_reads_each_object_once_and_the_next_scan_reads_none(storage):
+    fill(storage, layout("float32"))
+    first = StoreReader(ROOT, storage).hidden("1", "mean").read()
+    assert sorted(storage.whole) == [f"hidden/mean/1/c/{shard}/0" for shard in range(3)]
+    again = StoreReader(ROOT, storage).hidden("1", "mean")
+    assert torch.equal(again.read(), first)
+    assert torch.equal(again.take([3]), first[[3]])
+    assert len(storage.whole) == 3
+    assert storage.ranged == []
+
+
+def test_a_scan_that_is_given_up_ends(storage):
+    fill(storage, layout("float32"))
+    scan = StoreReader(ROOT, storage).hidden("1", "mean").segments()
+    next(scan)
+    scan.close()
+
+
+def test_a_store_is_the_same_to_the_byte(both):
+    local, remote = both
+    keys = local.storage.list("")
+    assert remote.storage.list("") == keys
+    for key in keys:
+        if not key.startswith("commits/"):
+            assert remote.storage.read(key) == local.storage.read(key)
+    assert verify(remote.storage) == []
+
+
+def test_create_gives_a_key_to_one_of_many(storage):
+    won = []
+    writers = [threading.Thread(target=lambda n=n: storage.create("k", b"%d" % n) and won.append(n)) for n in range(16)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(won) == 1
+    assert storage.read("k") == b"%d" % won[0]
+
+
+def test_what_is_missing_or_changed_is_named(storage):
+    fill(storage, layout("float32"))
+    key = "hidden/mean/1/c/0/0"
+    whole = storage.read(key)
+    with pytest.raises(CorruptStoreError, match=r"s3://lab/x.hub/nothing is missing; `hubstore verify s3://lab/x.hub`"):
+        storage.read("nothing")
+    storage.write(key, b"\0" + whole[1:])
+    assert [problem.key for problem in verify(storage)] == [key]
+    with pytest.raises(CorruptStoreError, match="do not match the checksum of its commit"):
+        StoreReader(ROOT, storage).hidden("1", "mean").read()
+    storage.write(key, whole[:100])
+    with pytest.raises(CorruptStoreError, match="has 100 bytes"):
+        StoreReader(ROOT, storage).hidden("1", "mean").read()
+    with pytest.raises(CorruptStoreError, match=f"has 100 bytes, {len(whole)} were committed"):
+        StoreReader(ROOT, storage).hidden("1", "mean").take([60])
+    storage.delete(key)
+    with pytest.raises(CorruptStoreError, match="is missing"):
+        StoreReader(ROOT, storage).hidden("1", "mean").take([60])
+    assert "missing" in verify(storage)[0].what
+
+
+def test_verify_reads_the_server_whatever_the_cache_holds(storage):
+    fill(storage, layout("float32"))
+    states = StoreReader(ROOT, storage).hidden("1", "mean")
+    before = states.read()
+    key = "hidden/mean/1/c/0/0"
+    storage.write(key, b"\0" + storage.read(key)[1:])
+    assert [problem.key for problem in verify(storage)] == [key]
+    assert torch.equal(StoreReader(ROOT, storage).hidden("1", "mean").read(), before)  # from the cache: as committed
+
+
+def test_a_mapped_object_that_was_replaced_is_read_anew(storage):
+    storage.write("plan/order.npy", b"old")
+    assert storage.map("plan/order.npy").tobytes() == b"old"
+    storage.write("plan/order.npy", b"new")
+    assert storage.map("plan/order.npy").tobytes() == b"new"
+    assert storage.local("plan/order.npy").read_bytes() == b"new"
+
+
+def test_a_large_object_goes_up_and_down_in_parts(storage, tmp_path):
+    content = np.random.default_rng(0).integers(0, 256, 40_000_000, np.uint8).tobytes()
+    storage.write("large", content[:10], content[10:])
+    assert storage.read("large") == content
+    assert storage.map("large").tobytes() == content
+    (tmp_path / "file").write_bytes(content)
+    storage.put_file("moved", tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+    assert storage.local("moved").read_bytes() == content
+
+
+def test_a_changed_file_of_the_cache_is_not_used(tmp_path):
+    cache = FileCache(tmp_path, 1 << 20)
+    path = cache.add("name", 4, lambda file: file.write_bytes(b"good"))
+    path.write_bytes(b"evil")
+    assert FileCache(tmp_path, 1 << 20).find("name") is None
+    assert not path.exists()
+
+
+def test_the_cache_stays_within_its_bound_and_keeps_what_was_used_last(tmp_path):
+    cache = FileCache(tmp_path, 100_000)
+    for number in range(50):
+        cache.add(f"n{number}", 10_000, lambda file: file.write_bytes(bytes(10_000)))
+        assert cache.find("n0") is not None
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 105_000
+        time.sleep(0.002)
+    assert cache.find("n49") is not None
+    assert cache.find("n20") is None
+    assert cache.add("huge", 100_001, lambda file: file.write_bytes(b"")) is None
+
+
+def test_a_file_that_the_cache_cannot_hold_is_refused_with_the_remedy(tmp_path):
+    storage = RemoteStorage(ROOT, MemoryStore(), FileCache(tmp_path, 10))
+    storage.write("index.faiss", bytes(11))
+    with pytest.raises(StoreError, match="set HUBSTORE_CACHE_BYTES higher"):
+        storage.local("index.faiss")
+    assert len(storage.map("index.faiss")) == 11
+
+
+def test_one_writer_at_a_time_and_the_next_when_it_is_done(storage):
+    other = RemoteStorage(ROOT, storage._store)
+    with storage.lock():
+        assert storage.list("") == []
+        with pytest.raises(StoreLockedError, match=r"s3://lab/x.hub is being written by process \d+ on"), other.lock():
+            pass
+    with other.lock():
+        pass
+
+
+def test_the_lease_of_a_process_that_ended_is_taken_at_once(storage, monkeypatch):
+    with storage.lock():
+        monkeypatch.setattr(lease_module.os, "kill", lambda pid, signal: (_ for _ in ()).throw(ProcessLookupError()))
+        with Lease(storage._store, ROOT).held():
+            with pytest.raises(StoreLockedError, match="the right to write ended"):
+                _renewed(storage._lease)
+            monkeypatch.undo()
+
+
+def _renewed(lease):
+    """What the renewing thread finds out when its time comes."""
+    lease._seconds, lease._ended = 0.04, threading.Event()
+    thread = threading.Thread(target=lease._renew)
+    thread.start()
+    thread.join()
+    lease.check()
+
+
+def test_a_lease_of_another_machine_ends_by_itself(storage, monkeypatch):
+    monkeypatch.setattr(lease_module, "_machine", lambda: "another")
+    lease = Lease(storage._store, ROOT, 0.2)
+    lease._take()  # and nobody renews it
+    monkeypatch.undo()
+    with pytest.raises(StoreLockedError, match="its right to write ends in 0 s"), storage.lock():
+        pass
+    time.sleep(0.25)
+    with storage.lock():
+        pass
+
+
+def test_a_lease_is_renewed_while_it_is_held(storage):
+    other = Lease(storage._store, ROOT)
+    with Lease(storage._store, ROOT, 0.2).held():
+        time.sleep(0.5)
+        with pytest.raises(StoreLockedError), other.held():
+            pass
+    assert LEASE not in [found["path"] for page in storage._store.list() for found in page]
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("s3://lab/a/x.hub", Url("s3", "lab/a/x.hub")),
+        ("S3://lab/x.hub/", Url("s3", "lab/x.hub")),
+        (Path("s3://lab/x.hub"), Url("s3", "lab/x.hub")),
+        ("https://host:1/x.hub", Url("https", "host:1/x.hub")),
+        ("a/x.hub", Path("a/x.hub")),
+        (Path("/a/x.hub"), Path("/a/x.hub")),
+        ("c:/x.hub", Path("c:/x.hub")),
+    ],
+)
+def test_locations(text, kind):
+    assert location(text) == kind
+    assert location(kind) == kind
+
+
+def test_a_url_has_the_parts_that_messages_need():
+    url = location("s3://lab/a/x.hub")
+    assert (str(url), url.name, url.host, url.path) == ("s3://lab/a/x.hub", "x.hub", "lab", "a/x.hub")
+    assert str(url / "commits/0.json") == "s3://lab/a/x.hub/commits/0.json"
+
+
+@pytest.mark.parametrize("text", ["s3://key:secret@lab/x.hub", "https://lab/x.hub?sig=secret", "ftp://lab/x.hub"])
+def test_a_location_that_is_refused_is_not_repeated(text):
+    with pytest.raises(StoreError) as error:
+        location(text)
+    assert "secret" not in str(error.value)
+
+
+def test_a_store_without_credentials_says_where_they_may_be(tmp_path):
+    with pytest.raises(StoreAccessError, match="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"):
+        s3_config(ROOT, {"HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"})
+
+
+def test_keys_region_and_endpoint_come_from_the_profile(tmp_path):
+    (tmp_path / "credentials").write_text("[lab]\naws_access_key_id = one\naws_secret_access_key = two\n")
+    (tmp_path / "config").write_text("[profile lab]\nregion = eu-north-1\nendpoint_url = http://127.0.0.1:1\n")
+    environment = {
+        "AWS_PROFILE": "lab",
+        "AWS_CONFIG_FILE": str(tmp_path / "config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"),
+    }
+    found = s3_config(ROOT, environment)
+    assert (found["region"], found["endpoint"]) == ("eu-north-1", "http://127.0.0.1:1")
+    assert found["credential_provider"]()["access_key_id"] == "one"
+    (tmp_path / "credentials").write_text("[lab]\naws_access_key_id = three\naws_secret_access_key = four\n")
+    assert found["credential_provider"]()["access_key_id"] == "three"
+
+
+def test_a_storage_that_goes_to_another_process_takes_no_credentials_along(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "an-id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
+    sent = pickle.dumps(open_storage("s3://lab/x.hub"))
+    assert b"a-secret" not in sent
+    assert pickle.loads(sent).root == ROOT
+
+
+def test_a_web_store_is_read_and_not_written(storage, tmp_path):
+    fill(storage, layout("float32"))
+    web = WebStorage(Url("https", "lab/x.hub"), storage._store, FileCache(tmp_path / "web", 1 << 30))
+    reader = StoreReader(web.root, web)
+    assert len(reader) == sum(COUNTS)
+    assert web.list("") == [*storage.list("")]
+    assert verify(web) == []
+    for write in (
+        lambda: web.write("k", b""),
+        lambda: web.create("k", b""),
+        lambda: web.delete("k"),
+        lambda: web.put_file("k", tmp_path / "f"),
+        web.lock,
+    ):
+        with pytest.raises(StoreAccessError, match="read over https, which cannot be written to"):
+            write()
+
+
+def test_no_store_at_a_url_is_no_store(storage):
+    with pytest.raises(StoreNotFoundError, match=r"s3://lab/x\.hub is not a hubstore store"):
+        StoreReader(ROOT, storage)
