@@ -14,10 +14,13 @@ import torch
 from hubstore import analysis, export, index, query
 from hubstore.corpus import Corpus, Item, open_corpus
 from hubstore.devices import resolve_device
-from hubstore.extraction import Settings, Watch, Workers, encode, load_model_of, require_same_model
+from hubstore.engines import check_engine, extraction_engine
+from hubstore.errors import EngineError
+from hubstore.extraction import Engine, Settings, Watch, encode, load_model_of, require_same_model
 from hubstore.extraction import append as append_items
 from hubstore.extraction import extract as extract_items
 from hubstore.lens import Lens, keep_lens, lens_summary, read_store
+from hubstore.location import Location, location
 from hubstore.models import Model, devices_of, load_model
 from hubstore.query import Medium
 from hubstore.store import Problem, StoreReader, verify
@@ -35,9 +38,20 @@ class Store(StoreReader):
         layers: Sequence[str | int] | None = None,
         pooling: str | None = None,
         kind: str = "auto",
+        *,
+        engine: str = "local",
+        address: str | None = None,
         **options: Any,
     ) -> tuple[index.IndexDescription, ...]:
-        """Index layers, or bring their indexes up to date; see `hubstore.index.build`."""
+        """Index layers, or bring their indexes up to date; see `hubstore.index.build`.
+
+        With the engine "ray" layers are built side by side on a Ray cluster; see `hubstore.engines.indexes`.
+        """
+        check_engine(engine, address)
+        if engine == "ray":
+            from hubstore.engines.indexes import build_on_ray
+
+            return build_on_ray(self, layers, pooling, kind, address=address, **options)
         return index.build(self, layers, pooling, kind, **options)
 
     def search(
@@ -52,6 +66,9 @@ class Store(StoreReader):
         layers: Sequence[str | int] | None = None,
         pooling: str | None = None,
         model: Model | str | None = None,
+        engine: str = "local",
+        address: str | None = None,
+        device: str = "auto",
         **options: Any,
     ) -> pa.Table:
         """The k nearest items by cosine at each layer; see `hubstore.query.search`.
@@ -66,8 +83,12 @@ class Store(StoreReader):
             layers: all by default.
             pooling: the store's first by default.
             model: a model that is loaded already, or where to load it from.
+            engine: "local", or "ray": exactly, by a cluster whose actors have ranges of the rows.
+            address: of the Ray cluster; see `hubstore.engines.cluster.connected`.
+            device: where to search: "auto", "cpu" or "cuda".
             options: filters and effort.
         """
+        check_engine(engine, address)
         encoder = None
         if not (texts is None and images is None and audio is None):
             names = [self.layer_name(layer) for layer in (self.layers if layers is None else layers)]
@@ -76,7 +97,8 @@ class Store(StoreReader):
                 loaded = model if isinstance(model, Model) else self.model(model)
                 return encode(self, loaded, given, names, self.pooling_name(pooling))
 
-        return query.search(
+        ask = functools.partial(
+            query.search,
             self,
             ids=ids,
             texts=texts,
@@ -87,8 +109,15 @@ class Store(StoreReader):
             layers=layers,
             pooling=pooling,
             encoder=encoder,
+            device=device,
             **options,
         )
+        if engine == "local":
+            return ask()
+        from hubstore.engines.search import searchers
+
+        with searchers(address=address, device=device) as held:
+            return ask(indexes=held.layers(self, self.layers if layers is None else layers, pooling))
 
     def vectors(
         self, ids: Sequence[str], *, layers: Sequence[str | int] | None = None, pooling: str | None = None
@@ -198,6 +227,8 @@ def extract(
     stack: str | None = None,
     with_lens: bool = False,
     watch: Watch | None = None,
+    engine: str = "local",
+    address: str | None = None,
     **settings: Any,
 ) -> Store:
     """Extract every layer of a model over a corpus into a new store, or go on where an earlier run stopped.
@@ -216,6 +247,9 @@ def extract(
         with_lens: keep the unembedding in the store too, so that a lens needs no model. A loaded model must have its
             head.
         watch: called as the run goes.
+        engine: "local", or "ray": the hosts of a Ray cluster share the work, each device of the first one's type with
+            a model of its own; the store is the same to the byte.
+        address: of the Ray cluster; see `hubstore.engines.cluster.connected`.
         settings: of `hubstore.Settings`: poolings, layers, dtype, template, ...
 
     Example:
@@ -223,16 +257,19 @@ def extract(
         ...                          poolings=("mean",), template="query: {text}")
         >>> store.search(ids=["en:1"], layers=[6], exclude_same_language=True)
     """
+    check_engine(engine, address)
+    dealing: Engine | None = None
     if isinstance(model, Model):
-        loaded, workers = model, None
+        _refuse_loaded(engine, model)
+        loaded = model
     else:
-        loaded, workers = _on_devices(
-            device,
-            functools.partial(_load, source=model, dtype=model_dtype, head=with_lens, also=tuple(also), stack=stack),
-        )
+        load = functools.partial(_load, source=model, dtype=model_dtype, head=with_lens, also=tuple(also), stack=stack)
+        loaded, others = _on_first(device, load)
+        again = functools.partial(load, source=loaded.identity["source"], also=tuple(loaded.identity.get("also", ())))
+        dealing = extraction_engine(engine, address, again, others)
     if with_lens:
         loaded.require_head()  # before a long run, not after it
-    extract_items(_corpus(corpus), loaded, path, Settings(**settings), watch=watch, engine=workers)
+    extract_items(_corpus(corpus), loaded, path, Settings(**settings), watch=watch, engine=dealing)
     store = Store(path)
     if with_lens:
         store.keep_lens(loaded)
@@ -246,27 +283,42 @@ def append(
     model: Model | str | None = None,
     device: str | Sequence[str] = "auto",
     watch: Watch | None = None,
+    engine: str = "local",
+    address: str | None = None,
 ) -> Store:
-    """Add a corpus to a store, with the model and the settings that it was made with; devices as for `extract`."""
+    """Add a corpus to a store, with its own model and settings; devices and engine as for `extract`."""
+    check_engine(engine, address)
+    dealing: Engine | None = None
     if isinstance(model, Model):
-        loaded, workers = model, None
+        _refuse_loaded(engine, model)
+        loaded = model
     else:
-        loaded, workers = _on_devices(device, functools.partial(_load_again, path=path, source=model))
-    append_items(_corpus(corpus), loaded, path, watch=watch, engine=workers)
+        load = functools.partial(_load_again, path=location(path).absolute(), source=model)
+        loaded, others = _on_first(device, load)
+        dealing = extraction_engine(engine, address, functools.partial(load, source=loaded.identity["source"]), others)
+    append_items(_corpus(corpus), loaded, path, watch=watch, engine=dealing)
     return Store(path)
 
 
-def _on_devices(device: str | Sequence[str], load: Callable[[str], Model]) -> tuple[Model, Workers | None]:
-    """The model on the first of the devices, and workers for the others."""
+def _on_first(device: str | Sequence[str], load: Callable[[str], Model]) -> tuple[Model, Sequence[str]]:
+    """The model on the first of the devices, and the names of the others."""
     first, *others = devices_of(device if isinstance(device, str) else ",".join(device))
-    return load(first), Workers(load, tuple(others)) if others else None
+    return load(first), others
+
+
+def _refuse_loaded(engine: str, model: Model) -> None:
+    if engine != "local":
+        raise EngineError(
+            f"{model.identity['id']} is loaded here, and every worker of a cluster loads its own; give the model's "
+            "folder, or its id on a hub, that all nodes reach"
+        )
 
 
 def _load(device: str, source: str, **options: Any) -> Model:
     return load_model(source, device=device, **options)
 
 
-def _load_again(device: str, path: str | Path, source: str | None) -> Model:
+def _load_again(device: str, path: Location, source: str | None) -> Model:
     return load_model_of(StoreReader(path), source, device)
 
 

@@ -23,6 +23,7 @@ HubstoreError
 ├── ServerError (ConnectionError)       a server that does not answer, or is none of hubstore's
 │   └── TokenError (PermissionError)    its token is missing or wrong
 ├── ServeError (OSError)                a server that cannot be started as asked
+├── EngineError (RuntimeError)          a cluster that cannot be joined, has no room, or loses its workers
 └── MissingDependencyError (ImportError)
 
 Each message names the object, the place and the remedy, and each class is also
@@ -126,6 +127,10 @@ class TokenError(ServerError, PermissionError):
 
 class ServeError(HubstoreError, OSError):
     """A server cannot be started as asked."""
+
+
+class EngineError(HubstoreError, RuntimeError):
+    """A cluster cannot be joined, has no room for a worker, or loses its workers again and again."""
 
 
 class MissingDependencyError(HubstoreError, ImportError):

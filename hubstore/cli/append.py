@@ -38,6 +38,9 @@ def append(
     corpus_revision: options.RevisionOption = None,
     limit: options.LimitOption = None,
     on_error: options.OnErrorOption = options.OnError.stop,
+    ignore_space: options.IgnoreSpaceOption = False,
+    engine: options.EngineOption = options.Engine.local,
+    address: options.AddressOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Add items to a store, read by the model and the settings that the store was made with."""
@@ -61,17 +64,20 @@ def append(
         split=split,
         revision=corpus_revision,
     )
-    from hubstore.extraction import Workers
+    from hubstore.engines import check_engine, extraction_engine
     from hubstore.extraction import append as run
+    from hubstore.location import location
     from hubstore.models import devices_of
 
+    check_engine(engine, address)
     first, *others = devices_of(device)
     load = functools.partial(load_again_on, store=store, source=model)
     with err.status("loading the model"):
         loaded = load(first)
-    workers = Workers(load, tuple(others)) if others else None
+    again = functools.partial(load, store=location(store).absolute(), source=loaded.identity["source"])
+    dealing = extraction_engine(engine, address, again, others)
     with watching(store.name) as watch:
-        done = run(items, loaded, store, watch=watch, engine=workers)
+        done = run(items, loaded, store, watch=watch, engine=dealing, ignore_space=ignore_space)
     print_extraction(done, items, as_json)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +17,12 @@ from hubstore.errors import StoreError
 def extract(
     corpus: options.CorpusArgument,
     model: Annotated[str, typer.Option("--model", "-m", help="A model's folder or hub id.")],
-    store: Annotated[Path, typer.Option("--out", "-o", help="The store to write, such as ntrex.hub.")],
+    store: Annotated[
+        Any,
+        typer.Option(
+            "--out", "-o", parser=options.place, metavar="STORE", help="The store to write, such as ntrex.hub."
+        ),
+    ],
     parallel: options.ParallelOption = False,
     pool: Annotated[
         str,
@@ -93,6 +97,9 @@ def extract(
     corpus_revision: options.RevisionOption = None,
     limit: options.LimitOption = None,
     on_error: options.OnErrorOption = options.OnError.stop,
+    ignore_space: options.IgnoreSpaceOption = False,
+    engine: options.EngineOption = options.Engine.local,
+    address: options.AddressOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Run a model over a corpus and keep every layer's hidden states in a store.
@@ -121,10 +128,12 @@ def extract(
         split=split,
         revision=corpus_revision,
     )
-    from hubstore.extraction import Settings, Workers
+    from hubstore.engines import check_engine, extraction_engine
+    from hubstore.extraction import Settings
     from hubstore.extraction import extract as run
     from hubstore.models import devices_of
 
+    check_engine(engine, address)
     settings = Settings(
         poolings=tuple(options.split_list(pool) or ()),
         layers=tuple(part.strip() for part in layers.split(",")),
@@ -155,9 +164,19 @@ def extract(
     )
     with err.status(f"loading {model}"):
         loaded = load(first)
-    workers = Workers(load, tuple(others)) if others else None
+    again = functools.partial(load, name=loaded.identity["source"], also=tuple(loaded.identity.get("also", ())))
+    dealing = extraction_engine(engine, address, again, others)
     with watching(store.name) as watch:
-        done = run(items, loaded, store, settings, watch=watch, engine=workers, processes=readers)
+        done = run(
+            items,
+            loaded,
+            store,
+            settings,
+            watch=watch,
+            engine=dealing,
+            processes=readers,
+            ignore_space=ignore_space,
+        )
     if with_lens:
         from hubstore.lens import keep_lens
         from hubstore.store import StoreReader

@@ -20,27 +20,29 @@ def index(
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build from nothing, whatever is there.")] = False,
     seed: options.SeedOption = 0,
     device: options.DeviceOption = "auto",
+    engine: options.EngineOption = options.Engine.local,
+    address: options.AddressOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Build a nearest-neighbour index on each layer, or bring it up to date after an append."""
-    from hubstore.index import build
-    from hubstore.store import StoreReader
+    from hubstore.api import Store
 
-    opened = StoreReader(store)
+    opened = Store(store)
     started = time.perf_counter()
     with bar(f"indexing {store.name}") as (progress, task):
 
         def advanced(layer: str, done: int, total: int) -> None:
             progress.update(task, description=f"indexing layer {layer}", completed=done, total=total)
 
-        built = build(
-            opened,
+        built = opened.index(
             options.split_list(layers),
             pool,
             kind,
             seed=seed,
             rebuild=rebuild,
             device=device,
+            engine=engine,
+            address=address,
             progress=advanced,
         )
     rows = [(one.layer, one.pooling, one.kind, one.rows, one.file.size if one.file else 0) for one in built]

@@ -47,14 +47,15 @@ def watching(store: str) -> Iterator[Any]:
             )
 
         def advanced(done: Done) -> None:
+            workers = "" if done.workers == 1 else f"{done.workers} workers  "
             progress.update(
                 task,
                 description=escape(f"extracting {store}"),
                 completed=done.items,
                 total=done.total,
-                details=f"{done.items / done.seconds:,.0f} items/s  {done.tokens / done.seconds:,.0f} tokens/s  "
-                f"{done.useful:.0%} useful  model {done.model_ms:,.0f} ms  copy {done.copy_ms:,.0f} ms  "
-                f"write {done.write_ms:,.0f} ms",
+                details=f"{workers}{done.items / done.seconds:,.0f} items/s  "
+                f"{done.tokens / done.seconds:,.0f} tokens/s  {done.useful:.0%} useful  "
+                f"model {done.model_ms:,.0f} ms  copy {done.copy_ms:,.0f} ms  write {done.write_ms:,.0f} ms",
             )
 
         yield Watch(planned=planned, checked=checked, progress=advanced)

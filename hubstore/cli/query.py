@@ -41,6 +41,8 @@ def query(
     effort: Annotated[int | None, typer.Option(help="HNSW's efSearch or IVF's nprobe: recall against time.")] = None,
     allow_stale: Annotated[bool, typer.Option("--allow-stale", help="Use an index older than its store.")] = False,
     device: options.DeviceOption = "auto",
+    engine: options.EngineOption = options.Engine.local,
+    address: options.AddressOption = None,
     url: Annotated[
         str | None,
         typer.Option(help="Ask a server that `hubstore serve` started: its address, http://127.0.0.1:8000."),
@@ -73,7 +75,13 @@ def query(
         "query_languages": query_language,
         "effort": effort,
     }
-    here: dict[str, Any] = {"model": model, "allow_stale": allow_stale, "device": device}
+    here: dict[str, Any] = {
+        "model": model,
+        "allow_stale": allow_stale,
+        "device": device,
+        "engine": engine,
+        "address": address,
+    }
     _show(_searched(store, url, token_file, asked, here), as_json)
 
 
@@ -95,6 +103,8 @@ def _searched(
         "--model": here["model"],
         "--allow-stale": here["allow_stale"],
         "--device": here["device"] != "auto",
+        "--engine": here["engine"] != "local",
+        "--address": here["address"],
     }
     for option, given in of_the_server.items():
         if given:

@@ -37,6 +37,8 @@ def serve(
         bool, typer.Option("--originals", help="Give items' own files too, not only previews.")
     ] = False,
     allow_stale: Annotated[bool, typer.Option("--allow-stale", help="Use indexes older than their store.")] = False,
+    engine: options.EngineOption = options.Engine.local,
+    address: options.AddressOption = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the dashboard in a browser.")] = False,
 ) -> None:
     """Serve stores to browsers and programs: a dashboard at /, an API at /api, its description at /api/docs."""
@@ -58,6 +60,8 @@ def serve(
         experiment_folders=experiments or (),
         originals=originals,
         allow_stale=allow_stale,
+        engine=engine,
+        address=address,
     )
     if working:  # Python would wait for its threads
         os._exit(0)

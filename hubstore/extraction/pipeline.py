@@ -73,6 +73,7 @@ class Progress:
         model_ms: milliseconds this thread spent in the model; on a GPU, in giving it work.
         copy_ms: waiting for shards to be computed and to leave the device.
         write_ms: writing shards, on the write thread.
+        workers: models that are at work.
     """
 
     items: int = 0
@@ -87,6 +88,7 @@ class Progress:
     model_ms: float = 0.0
     copy_ms: float = 0.0
     write_ms: float = 0.0
+    workers: int = 1
 
     @property
     def useful(self) -> float:

@@ -22,7 +22,13 @@ BLOCK_ROWS = 8192
 
 
 def exact_search(
-    states: HiddenStates, queries: torch.Tensor, k: int, allowed: Allowed, device: torch.device
+    states: HiddenStates,
+    queries: torch.Tensor,
+    k: int,
+    allowed: Allowed,
+    device: torch.device,
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The k rows of largest cosine among `allowed`, for each query.
 
@@ -32,24 +38,25 @@ def exact_search(
         k: rows wanted.
         allowed: positions that may answer.
         device: where to compute; the rows stream there from the memory map, segment by segment.
+        dtype: of the scores; what was found in parts of a layer is merged by float64.
 
     Returns:
-        scores float32 [q, k], descending, and positions int64 [q, k], both on the CPU; ties to the smaller position,
+        scores [q, k], descending, and positions int64 [q, k], both on the CPU; ties to the smaller position,
         -inf and -1 where there are fewer.
 
     Raises:
         NonFiniteError: NaN or infinity in a query or a row.
     """
     if allowed.size == 0:
-        return torch.full((len(queries), k), -torch.inf), torch.full((len(queries), k), -1)
+        return torch.full((len(queries), k), -torch.inf, dtype=dtype), torch.full((len(queries), k), -1)
     with current(device):
         queries = queries.to(device)
         if allowed.size >= SLICE_ROWS * len(allowed.ranges):
-            scores, found = topk_cosine(queries, _slices(states, allowed), k)
+            scores, found = topk_cosine(queries, _slices(states, allowed), k, dtype=dtype)
             found = found.cpu()
         else:
             positions = allowed.positions()
-            scores, ordinals = topk_cosine(queries, _blocks(states, positions), k)
+            scores, ordinals = topk_cosine(queries, _blocks(states, positions), k, dtype=dtype)
             ordinals = ordinals.cpu()
             found = torch.from_numpy(positions)[ordinals.clamp_min(0)].masked_fill(ordinals < 0, -1)
     return scores.cpu().masked_fill(found < 0, -torch.inf), found

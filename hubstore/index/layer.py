@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,26 @@ FEWEST = 5
 
 RERANK_ELEMENTS = 1 << 23
 """Candidates re-ranked at once, in float64 elements: 64 MB."""
+
+
+class SearchableLayer(Protocol):
+    """A layer that can be searched: by its index here, or in ranges of rows elsewhere."""
+
+    @property
+    def description(self) -> IndexDescription:
+        """What is searched."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """ "exact", "hnsw", "ivf" or "ivfpq"."""
+        ...
+
+    def search(
+        self, queries: torch.Tensor, k: int, allowed: Allowed | None = None, *, effort: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `LayerIndex.search`."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +121,7 @@ class LayerIndex:
             QueryError: k or effort < 1, or queries of another width.
             NonFiniteError: NaN or infinity in a query.
         """
-        self._check(queries, k, effort)
+        check_queries(queries, k, effort, self.states.layer, self.states.shape[1])
         allowed_here = Allowed.everything(self.rows)
         if allowed is not None:
             allowed_here = allowed & allowed_here
@@ -114,17 +134,6 @@ class LayerIndex:
         found = self._candidates(self._loaded, queries, min(candidates, self.rows), way, allowed_here, effort)
         scores, positions = rerank(self.states, queries, found, k)
         return self._complete(queries, k, allowed_here, scores, positions)
-
-    def _check(self, queries: torch.Tensor, k: int, effort: int | None) -> None:
-        if k < 1:
-            raise QueryError(f"k is {k}; ask for at least one neighbour")
-        if effort is not None and effort < 1:
-            raise QueryError(f"effort is {effort}; it must be at least 1")
-        width = self.states.shape[1]
-        if queries.ndim != 2 or queries.shape[1] != width:
-            raise QueryError(
-                f"queries have shape {list(queries.shape)}; layer {self.states.layer} needs [queries, {width}]"
-            )
 
     def _default(self, name: str) -> int:
         return (self.description.parameters or {})[name]
@@ -162,6 +171,16 @@ class LayerIndex:
             exact = exact_search(self.states, queries[short], k, allowed, self.device)
             scores[short], positions[short] = exact
         return scores, positions
+
+
+def check_queries(queries: torch.Tensor, k: int, effort: int | None, layer: str, width: int) -> None:
+    """QueryError for a search of a layer that cannot be."""
+    if k < 1:
+        raise QueryError(f"k is {k}; ask for at least one neighbour")
+    if effort is not None and effort < 1:
+        raise QueryError(f"effort is {effort}; it must be at least 1")
+    if queries.ndim != 2 or queries.shape[1] != width:
+        raise QueryError(f"queries have shape {list(queries.shape)}; layer {layer} needs [queries, {width}]")
 
 
 def route(kind: str, rows: int, allowed: Allowed, selectors: bool) -> Route:
@@ -279,7 +298,12 @@ def load_or_exact(
         return load(store, layer, pooling, allow_stale=allow_stale, device=device)
     except IndexNotFoundError:
         states = store.hidden(layer, pooling)
-    description = IndexDescription(
+    return LayerIndex(exact_description(store, states), states, resolve_device(device))
+
+
+def exact_description(store: StoreReader, states: HiddenStates) -> IndexDescription:
+    """Of a layer without an index, which is searched exactly."""
+    return IndexDescription(
         layer=states.layer,
         pooling=states.pooling,
         kind="exact",
@@ -290,4 +314,3 @@ def load_or_exact(
         seed=0,
         hubstore=__version__,
     )
-    return LayerIndex(description, states, resolve_device(device))

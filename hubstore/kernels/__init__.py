@@ -48,7 +48,9 @@ def paired_cosine(x: Tensor, y: Tensor) -> PairedCosine:
         return backend.paired_cosine(x, y)  # type: ignore[no-any-return]
 
 
-def topk_cosine(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int) -> tuple[Tensor, Tensor]:
+def topk_cosine(
+    queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int, *, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
     """The k rows of largest cosine for each query.
 
     Args:
@@ -56,9 +58,10 @@ def topk_cosine(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k:
         rows: [n, width], or (first row, [n, width]) segments, each read once, in any order, never all held. Rows
             on the CPU may be searched on a GPU: they stream there.
         k: how many, at least 1.
+        dtype: of the scores; float64 keeps what rows are ordered by, so that what was found in parts can be merged.
 
     Returns:
-        scores float32 [q, k], descending, and indices int64 [q, k]; -infinity and -1 where there are fewer
+        scores [q, k], descending, and indices int64 [q, k]; -infinity and -1 where there are fewer
         rows. Rows are ordered by their float64 cosine, which the scores round; equal ones, which equal rows
         have, by index. Products in 16-bit tiles choose a few candidates more than k, which are scored again
         exactly; a row is missed only where more rows than those lie within the products' error.
@@ -67,7 +70,7 @@ def topk_cosine(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k:
         NonFiniteError: a query or row holds NaN or infinity; the row is named by its index.
     """
     with _backend(queries) as backend:
-        return backend.topk_cosine(queries, rows, k)  # type: ignore[no-any-return]
+        return backend.topk_cosine(queries, rows, k, dtype)  # type: ignore[no-any-return]
 
 
 def match_rank(

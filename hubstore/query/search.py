@@ -15,7 +15,7 @@ import torch
 
 from hubstore.corpus import Item, Media
 from hubstore.errors import QueryError
-from hubstore.index import Allowed, LayerIndex, load_or_exact
+from hubstore.index import Allowed, SearchableLayer, load_or_exact
 from hubstore.query.filters import Filters
 from hubstore.query.queries import Encoder, Queries, Vectors, from_ids, from_items, from_vectors, query_languages
 from hubstore.store import StoreReader
@@ -73,7 +73,7 @@ def search(
     exclude_self: bool = True,
     query_languages: str | Sequence[str] | None = None,
     encoder: Encoder | None = None,
-    indexes: Mapping[str, LayerIndex] | None = None,
+    indexes: Mapping[str, SearchableLayer] | None = None,
     allow_stale: bool = False,
     effort: int | None = None,
     device: str = "auto",
@@ -98,8 +98,8 @@ def search(
         exclude_self: leave out the item that is the query.
         query_languages: language of what is asked, one for all or one each.
         encoder: items to [items, width] by layer; called once.
-        indexes: loaded indexes by layer, for callers that search often; else each layer's is loaded, and a layer
-            without one is searched exactly.
+        indexes: loaded indexes by layer, for callers that search often or elsewhere; else each layer's is loaded, and
+            a layer without one is searched exactly.
         allow_stale: use an index that lacks the store's newest rows.
         effort: HNSW's efSearch or IVF's nprobe; each index's own by default.
         device: "auto", "cpu" or "cuda".
@@ -232,7 +232,7 @@ def _groups(
 
 
 def _search_layer(
-    index: LayerIndex,
+    index: SearchableLayer,
     queries: Queries,
     groups: Sequence[tuple[Allowed, npt.NDArray[np.int64]]],
     k: int,

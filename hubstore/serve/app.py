@@ -44,6 +44,8 @@ def create_app(
     originals: bool = False,
     experiment_folders: Sequence[str | Path] = (),
     allow_stale: bool = False,
+    engine: str = "local",
+    address: str | None = None,
 ) -> FastAPI:
     """An application that serves stores. Nothing is read until it runs; then they are opened in the background.
 
@@ -57,6 +59,8 @@ def create_app(
         originals: whether items' own files are given, beside their previews.
         experiment_folders: what `hubstore experiment --out` wrote.
         allow_stale: whether to search indexes that lack a store's newest rows.
+        engine: "local", or "ray": actors of a cluster search, exactly, each a range of a layer's rows.
+        address: of the Ray cluster; see `hubstore.engines.cluster.connected`.
 
     Raises:
         StoreNotFoundError: there is no store at a path.
@@ -69,6 +73,8 @@ def create_app(
         experiments=experiment_folders,
         originals=originals,
         allow_stale=allow_stale,
+        engine=engine,
+        address=address,
     )
     app = FastAPI(
         title="hubstore",

@@ -15,6 +15,7 @@ from hubstore.serve.metrics import Metrics
 from hubstore.serve.state import State, state_of
 
 if TYPE_CHECKING:
+    from hubstore.engines.search import Searchers
     from hubstore.serve.snapshot import Snapshot
 
 log = logging.getLogger("hubstore.serve")
@@ -31,7 +32,7 @@ class ServedStore:
     Args:
         path: the store's folder or URL.
         name: what clients call it.
-        device, allow_stale, results: of `Snapshot`.
+        device, allow_stale, results, searchers: of `Snapshot`.
         check_s: seconds between two looks at the store, which are taken when a request comes.
         metrics: told of reloads.
         opener: the thread that opens snapshots, shared by all stores.
@@ -45,6 +46,7 @@ class ServedStore:
         device: str,
         allow_stale: bool,
         results: int,
+        searchers: Searchers | None,
         check_s: float,
         metrics: Metrics,
         opener: ThreadPoolExecutor,
@@ -52,7 +54,7 @@ class ServedStore:
         self.path = path
         self.name = name
         self.current: Snapshot | None = None
-        self._options = {"device": device, "allow_stale": allow_stale, "results": results}
+        self._options = {"device": device, "allow_stale": allow_stale, "results": results, "searchers": searchers}
         self._check_s = check_s
         self._metrics = metrics
         self._opener = opener

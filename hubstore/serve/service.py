@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hubstore.engines import check_engine
 from hubstore.errors import HubstoreError
 from hubstore.location import Location, location
 from hubstore.serve.batching import Batcher
@@ -25,6 +26,7 @@ from hubstore.serve.served import ServedStore
 from hubstore.serve.state import require_store
 
 if TYPE_CHECKING:
+    from hubstore.engines.search import Searchers
     from hubstore.models import Model
 
 log = logging.getLogger("hubstore.serve")
@@ -45,6 +47,7 @@ class Service:
         computing: long work.
         searches: batched searches.
         opener: the thread that opens stores and loads the model.
+        held: what is let go of at the end: actors of a cluster.
     """
 
     stores: Mapping[str, ServedStore]
@@ -58,6 +61,7 @@ class Service:
     computations: Computations
     searches: Batcher
     opener: ThreadPoolExecutor
+    held: contextlib.ExitStack
 
     @classmethod
     def of(
@@ -70,13 +74,20 @@ class Service:
         experiments: Sequence[str | Path],
         originals: bool,
         allow_stale: bool,
+        engine: str,
+        address: str | None,
     ) -> Service:
         """A service that has opened nothing yet; StoreNotFoundError where there is no store."""
+        check_engine(engine, address)
         metrics = Metrics()
         opener = ThreadPoolExecutor(1, thread_name_prefix="hubstore-open")
         served: dict[str, ServedStore] = {}
-        for path in map(location, stores):
+        places = list(map(location, stores))
+        for path in places:
             require_store(path)
+        held = contextlib.ExitStack()
+        searchers = None if engine == "local" else held.enter_context(_searchers(address, device))
+        for path in places:
             name = _free_name(path, served)
             served[name] = ServedStore(
                 path,
@@ -84,6 +95,7 @@ class Service:
                 device=device,
                 allow_stale=allow_stale,
                 results=limits.results,
+                searchers=searchers,
                 check_s=limits.check_s,
                 metrics=metrics,
                 opener=opener,
@@ -101,6 +113,7 @@ class Service:
             computations=Computations(computing, limits.timeout_s),
             searches=Batcher(limits.searches, limits.batch, limits.waiting, limits.timeout_s, metrics),
             opener=opener,
+            held=held,
         )
 
     @property
@@ -138,7 +151,14 @@ class Service:
         self.computing.close()
         self.searches.close()
         self.opener.shutdown(wait=False, cancel_futures=True)
+        self.held.close()
         gc.unfreeze()
+
+
+def _searchers(address: str | None, device: str) -> contextlib.AbstractContextManager[Searchers]:
+    from hubstore.engines.search import searchers
+
+    return searchers(address=address, device=device)
 
 
 def _settle() -> None:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hubstore.errors import CorruptStoreError, IndexNotFoundError, QueryError
-from hubstore.index import IndexDescription, LayerIndex, load_or_exact
+from hubstore.index import IndexDescription, LayerIndex, SearchableLayer, load_or_exact
 from hubstore.index.description import check_fresh, read_description
 from hubstore.location import Location
 from hubstore.serve.failures import NeedsModelError, NotThereError
@@ -28,6 +28,7 @@ from hubstore.store.layout import LENS, previews_key
 from hubstore.store.reader import MAPPED, Positions, read_items
 
 if TYPE_CHECKING:
+    from hubstore.engines.search import Searchers
     from hubstore.lens import Lens
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ class Snapshot(StoreReader):
         device: where searches and lenses compute.
         allow_stale: whether to search an index that lacks the newest rows.
         results: tables of one analysis that the store holds before no more are kept.
+        searchers: actors of a cluster that search in the place of this process.
         previous: the snapshot before; what has not changed since is taken from it.
     """
 
@@ -62,6 +64,7 @@ class Snapshot(StoreReader):
         device: str = "auto",
         allow_stale: bool = False,
         results: int = 500,
+        searchers: Searchers | None = None,
         previous: Snapshot | None = None,
     ) -> None:
         super().__init__(path, keeping(path, results))
@@ -69,10 +72,11 @@ class Snapshot(StoreReader):
         self.device = device
         self.revision = self.digest
         self._allow_stale = allow_stale
+        self._searchers = searchers
         self._reading, self._mapping, self._loading, self._keeping = (threading.RLock() for _ in range(4))
         self._hidden: OrderedDict[tuple[str, str], HiddenStates] = OrderedDict()
-        self._indexes: dict[tuple[str, str], LayerIndex] = {}
-        self._older_indexes: Mapping[tuple[str, str], LayerIndex] = {}
+        self._indexes: dict[tuple[str, str], SearchableLayer] = {}
+        self._older_indexes: Mapping[tuple[str, str], SearchableLayer] = {}
         self._lens: tuple[bytes, Lens] | None = None
         self._kept: OrderedDict[Any, Any] = OrderedDict()
         self._files: dict[str, tuple[int, Any]] = {}
@@ -122,7 +126,7 @@ class Snapshot(StoreReader):
             self._hidden.move_to_end(key)
             return self._hidden[key]
 
-    def indexes(self, layers: Sequence[str], pooling: str) -> dict[str, LayerIndex]:
+    def indexes(self, layers: Sequence[str], pooling: str) -> dict[str, SearchableLayer]:
         """The loaded index of each layer.
 
         Raises:
@@ -200,7 +204,7 @@ class Snapshot(StoreReader):
             self._shown.move_to_end(key)
             return self._shown[key]
 
-    def _index(self, layer: str, pooling: str) -> LayerIndex:
+    def _index(self, layer: str, pooling: str) -> SearchableLayer:
         key = layer, pooling
         found = self._indexes.get(key)
         if found is None:
@@ -209,7 +213,9 @@ class Snapshot(StoreReader):
                 self._indexes[key] = found
         return found
 
-    def _loaded(self, key: tuple[str, str]) -> LayerIndex:
+    def _loaded(self, key: tuple[str, str]) -> SearchableLayer:
+        if self._searchers is not None:
+            return self._searchers.layers(self, key[:1], key[1])[key[0]]
         for attempt in range(2):
             try:
                 return load_or_exact(self, *key, allow_stale=self._allow_stale, device=self.device)
@@ -221,7 +227,7 @@ class Snapshot(StoreReader):
     def _taken_over(self, key: tuple[str, str]) -> LayerIndex | None:
         """The index that an earlier snapshot loaded, where it is still the layer's."""
         older = self._older_indexes.get(key)
-        if older is None or older.kind == "exact":
+        if not isinstance(older, LayerIndex) or older.kind == "exact":
             return None
         description = self._description(key)
         if description != older.description:

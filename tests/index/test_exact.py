@@ -15,13 +15,13 @@ def test_segments_reach_the_kernel_as_they_are_mapped(tmp_path, monkeypatch):
     index, seen, kernel = load_or_exact(store, 0, device="cpu"), {}, exact_module.topk_cosine
     mapped = {rows.data_ptr(): first for first, rows in index.states.segments()}
 
-    def recorded(queries, rows, k):
+    def recorded(queries, rows, k, **options):
         def each():
             for first, segment in rows:
                 seen[segment.data_ptr()] = first
                 yield first, segment
 
-        return kernel(queries, each(), k)
+        return kernel(queries, each(), k, **options)
 
     monkeypatch.setattr(exact_module, "topk_cosine", recorded)
     index.search(hub_states(3, 32, seed=1), 5)

@@ -49,7 +49,9 @@ HALF_ROUNDING = 2.0**-9
 Some = slice | Tensor
 
 
-def topk_cosine(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int) -> tuple[Tensor, Tensor]:
+def topk_cosine(
+    queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
     """See `hubstore.kernels.topk_cosine`."""
     asked = _Queries.of(queries)
     segments = [(0, rows)] if isinstance(rows, Tensor) else rows
@@ -70,7 +72,7 @@ def topk_cosine(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k:
     first, *others = workers
     for other in others:
         merge(first.scores, first.indices, other.scores, other.indices)
-    return torch.from_numpy(first.scores).to(torch.float32), torch.from_numpy(first.indices)
+    return torch.from_numpy(first.scores).to(dtype), torch.from_numpy(first.indices)
 
 
 @dataclass(frozen=True)

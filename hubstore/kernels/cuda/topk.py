@@ -168,10 +168,12 @@ def _to_float16(rows: Tensor, direction: Direction) -> Ready:
     return converted(rows, direction, torch.float16)
 
 
-def topk_cosine(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int) -> tuple[Tensor, Tensor]:
+def topk_cosine(
+    queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
     """See `hubstore.kernels.topk_cosine`."""
     scores, indices = topk(queries, rows, k)
-    return scores.to(torch.float32), indices
+    return scores.to(dtype), indices
 
 
 def topk(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,49 @@
+"""Engines: who does the work. `local` is this process, with its host's other devices; `ray` a cluster of hosts.
+
+Ray is imported only where it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hubstore.errors import EngineError
+from hubstore.extraction import Engine, Workers
+from hubstore.models import Model
+
+ENGINES = ("local", "ray")
+
+__all__ = ["ENGINES", "check_engine", "extraction_engine"]
+
+
+def check_engine(name: str, address: str | None) -> None:
+    """EngineError for an engine that there is not, or an address that it has no use for."""
+    if name not in ENGINES:
+        raise EngineError(f"{name!r} is no engine; choose {' or '.join(ENGINES)}")
+    if name == "local" and address is not None:
+        raise EngineError(f"the address {address} is of a Ray cluster; ask for it with --engine ray")
+
+
+def extraction_engine(
+    name: str, address: str | None, load: Callable[[str], Model], others: Sequence[str]
+) -> Engine | None:
+    """What deals shards out; None where this process does all by itself.
+
+    Args:
+        name: "local" or "ray".
+        address: of a Ray cluster; see `hubstore.engines.cluster.connected`.
+        load: gives the model on a device, in whatever process.
+        others: devices of this host beside the model's own, for the local engine.
+
+    Raises:
+        EngineError: no such engine.
+        MissingDependencyError: Ray is not installed.
+    """
+    check_engine(name, address)
+    if name == "local":
+        return Workers(load, tuple(others)) if others else None
+    from hubstore.engines.cluster import ray
+    from hubstore.engines.ray import RayEngine
+
+    ray()  # says that it is missing before anything else is done
+    return RayEngine(load, address)

@@ -1,0 +1,139 @@
+"""Any number of actors answers as one process does, to the last digit; layers are indexed side by side."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import hubstore
+from hubstore.engines.search import merge, searchers
+from hubstore.errors import IndexingError, NonFiniteError, QueryError, StoreError
+from hubstore.index import Allowed, build, load_or_exact
+from tests.engines.nodes import two_nodes
+from tests.index.stores import LANGUAGES, by_language, hub_states, write_store
+from tests.query.test_search import ROWS
+from tests.serve.servers import served
+
+pytest.importorskip("ray")
+
+LAYERS, WIDTH = 3, 32
+
+
+@pytest.fixture(scope="module")
+def states() -> torch.Tensor:
+    """Crowded states, of which many are the same: what orders them is beyond float32, or their place alone."""
+    layers = []
+    for seed in range(LAYERS):
+        rows = by_language(hub_states(ROWS, WIDTH, seed, crowded=True))[0]
+        rows[100:200] = rows[:100]
+        rows[400:500] = rows[:100]
+        layers.append(rows)
+    return torch.stack(layers)
+
+
+@pytest.fixture(scope="module")
+def path(states, tmp_path_factory):
+    path = tmp_path_factory.mktemp("search") / "x.hub"
+    languages = [language for language in LANGUAGES for _ in range(ROWS // 3)]
+    write_store(path, states, languages=languages, shard_rows=256)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with two_nodes(cpus=2) as nodes:
+        yield nodes
+
+
+def test_the_engine_answers_queries_and_builds_indexes(cluster, path):
+    store = hubstore.open(path)
+    asked = {"ids": ["item-5", "item-450"], "k": 7, "exclude_same_language": True, "device": "cpu"}
+    assert store.search(**asked, engine="ray") == store.search(**asked)
+    built = store.index(kind="hnsw", device="cpu", engine="ray", seed=3)
+    assert [one.layer for one in built] == list(store.layers)
+    assert built == build(store, kind="hnsw", device="cpu", seed=3)
+    with pytest.raises(IndexingError, match="'flat' is no kind of index"):
+        store.index(kind="flat", engine="ray")
+
+
+def test_a_server_answers_from_the_cluster(cluster, path):
+    asked = {"id": ["item-5", "item-450"], "k": 7, "exclude_same_language": "true"}
+    answers = []
+    for engine in ("local", "ray"):
+        with served(path, device="cpu", engine=engine) as server:
+            answers.append(server.get("/api/stores/x/neighbours", **asked).columns)
+    assert answers[0] == answers[1]
+
+
+@pytest.fixture(scope="module")
+def held(cluster):
+    """Four actors."""
+    with searchers(device="cpu") as four:
+        assert len(four.actors) == 4
+        yield four
+
+
+@pytest.mark.parametrize("actors", [1, 2, 4])
+def test_actors_answer_as_one_process_to_the_last_digit(held, path, states, actors):
+    store = hubstore.open(path)
+    queries = states[0, ::37]
+    some = Allowed.from_ranges([(3, 90), (150, 451), (599, 600)])
+    for name, layer in replace(held, actors=held.actors[:actors]).layers(store, store.layers).items():
+        whole = load_or_exact(store, name, device="cpu")
+        for allowed in (None, some, Allowed.from_ranges([])):
+            for k in (1, 10, 700):
+                scores, rows = layer.search(queries, k, allowed)
+                expected_scores, expected_rows = whole.search(queries, k, allowed)
+                assert torch.equal(rows, expected_rows)
+                assert torch.equal(scores, expected_scores)
+                assert scores.dtype == torch.float32
+
+
+def test_parts_merge_by_float64_and_then_by_position():
+    close = np.nextafter(0.5, 1)
+    parts = [
+        (np.array([[0.5, 0.25]]), np.array([[1, 4]])),
+        (np.array([[close, 0.5]]), np.array([[7, 6]])),
+        (np.array([[-np.inf, -np.inf]]), np.array([[-1, -1]])),
+    ]
+    scores, rows = merge(parts, 1, 5)
+    assert rows.tolist() == [[7, 1, 6, 4, -1]]
+    assert scores.tolist() == [[0.5, 0.5, 0.5, 0.25, -torch.inf]]
+    assert merge([], 2, 3)[1].tolist() == [[-1] * 3] * 2
+
+
+def test_what_cannot_be_asked_is_said_as_by_one_process(held, path, states):
+    store = hubstore.open(path)
+    layer = held.layers(store, ["1"])["1"]
+    with pytest.raises(QueryError, match="k is 0"):
+        layer.search(states[0, :1], 0)
+    with pytest.raises(QueryError, match="layer 1 needs"):
+        layer.search(states[0, :1, :5], 3)
+    with pytest.raises(NonFiniteError, match="row 0 of queries holds NaN"):
+        layer.search(torch.full((1, WIDTH), torch.nan), 3)
+
+
+def test_a_store_that_grew_or_was_replaced_meanwhile_is_searched_as_it_is_now(held, states, tmp_path):
+    path = tmp_path / "x.hub"
+
+    def nearest(to):
+        store = hubstore.open(path)
+        (found,) = held.layers(store, ["0"])["0"].search(to[None], 1)[1].tolist()
+        assert found == load_or_exact(store, "0", device="cpu").search(to[None], 1)[1][0].tolist()
+        return found[0]
+
+    write_store(path, states[:, :300], shard_rows=256)
+    assert nearest(states[0, 590]) < 300
+    older = held.layers(hubstore.open(path), ["0"])["0"]
+    write_store(path, states[:, 300:], first_shard=2, shard_rows=256)
+    assert nearest(states[0, 590]) == 590
+    assert older.search(states[0, 590:591], 1)[1].item() < 300
+    shutil.rmtree(path)
+    write_store(path, states[:, 300:], shard_rows=256)
+    assert nearest(states[0, 590]) == 290
+    with pytest.raises(StoreError, match="is another store on the node"):
+        older.search(states[0, :1], 1)
