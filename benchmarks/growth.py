@@ -107,11 +107,11 @@ def _against(case: str, unit: str, value: float, others: dict[str, float], notes
     )
 
 
-def search(work: Path, small: bool) -> list[Result]:
+def search(work: Path, small: bool, rows: int | None = None) -> list[Result]:
     """One store, without an index and with IVF-PQ, each asked by a process of its own that may have `LIMIT` bytes."""
     from benchmarks.made_store import WIDTH, written_store
 
-    rows = SMALL_ROWS if small else ROWS
+    rows = rows or (SMALL_ROWS if small else ROWS)
     path = work / f"growth-{rows}.hub"
     needed = rows * WIDTH * 2 * 1.25
     free = shutil.disk_usage(work).free
@@ -393,6 +393,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--work", type=Path, default=Path(tempfile.gettempdir()), help="a folder; the store stays there"
     )
     parser.add_argument("--small", action="store_true", help="small sizes, to see that everything runs")
+    parser.add_argument("--rows", type=int, help="of the store that is searched, a multiple of 4")
     parser.add_argument("--out", nargs="?", const="", help="keep the results; benchmarks/results/<machine>.json")
     for name, count in (("extract", 2), ("build", 1), ("search", 1)):
         parser.add_argument(f"--{name}", nargs=count, help=argparse.SUPPRESS)
@@ -404,7 +405,10 @@ def main(arguments: list[str] | None = None) -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     for part in options.parts or PARTS:
         started = time.perf_counter()
-        results = {"extraction": extraction, "search": search}[part](options.work, options.small)
+        if part == "search":
+            results = search(options.work, options.small, options.rows)
+        else:
+            results = extraction(options.work, options.small)
         took = time.perf_counter() - started
         print(f"\n{part}, {took:.0f} s\n\n{suite_table(results)}", flush=True)
         if options.out is not None:

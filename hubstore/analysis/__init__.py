@@ -54,6 +54,7 @@ def analyze(
     bootstrap: int = 1000,
     device: str = "auto",
     progress: Callable[[str, int, int], None] | None = None,
+    jobs: int = 1,
 ) -> dict[str, pa.Table]:
     """Run several analyses with their defaults.
 
@@ -69,6 +70,8 @@ def analyze(
         device: where to compute: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1". Tables that are
             kept are reused wherever they were computed.
         progress: called with the analysis, its layers done and its layers in all.
+        jobs: processes of this host that share the layers; the tables are the same. A script that asks for several
+            guards its entry with `if __name__ == "__main__":`, since those processes import it.
 
     Returns:
         The tables by analysis.
@@ -92,6 +95,7 @@ def analyze(
             "bootstrap": bootstrap,
             "device": device,
             "progress": _reporter(name, progress),
+            "jobs": jobs,
         }
         if name in ("clustering", "geometry"):
             by_partition = clustering if name == "clustering" else geometry

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 
 from hubstore.analysis import cka
 from hubstore.analysis.bootstrap import Bootstrap
-from hubstore.analysis.layers import Progress, over_layers
+from hubstore.analysis.layers import Parts, Prepared, Progress, over_layers
 from hubstore.analysis.neighbours import nearest_others
 from hubstore.analysis.pairs import Concepts, Matched, Pair, Selection, all_pairs, check_pairs
-from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
+from hubstore.analysis.results import Row, intervals, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
@@ -43,6 +44,7 @@ def alignment(
     cross_layers: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
+    jobs: int = 1,
 ) -> pa.Table:
     """Whether matched items lie alike among themselves in two partitions.
 
@@ -58,6 +60,7 @@ def alignment(
             may then be paired with itself.
         device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
+        jobs: processes that share the layers; the table is the same.
 
     Returns:
         A row per layer of x, layer_y of y, pair and metric. "cka" (variant "debiased"): linear CKA by the
@@ -80,18 +83,6 @@ def alignment(
             f"cross_layers compares {len(names)} x {len(names)} layers for each pair; name the pairs with pairs="
         )
 
-    on = resolve_device(device)
-
-    def make() -> Findings:
-        matched, skipped = Concepts(store).match_all(chosen, cka.FEWEST)
-        compare = _Comparison(States(store, pooled, on), Bootstrap(bootstrap, seed), k)
-
-        def find(layer: str) -> list[Row]:
-            others = names if cross_layers else [layer]
-            return [row for items in matched for other in others for row in compare(layer, other, items)]
-
-        return Findings(COLUMNS, over_layers(store, names, find, progress, on), {"skipped_pairs": skipped})
-
     parameters = {
         "pairs": chosen,
         "layers": names,
@@ -101,7 +92,20 @@ def alignment(
         "k": k,
         "cross_layers": cross_layers,
     }
-    return kept_or_made(store, "alignment", parameters, make)
+    parts = Parts(_prepared, parameters, COLUMNS, resolve_device(device))
+    return kept_or_made(store, "alignment", parameters, lambda: over_layers(store, parts, progress, jobs))
+
+
+def _prepared(store: StoreReader, on: torch.device, asked: Mapping[str, Any]) -> Prepared:
+    """What is the same for all layers, and what finds the rows of one."""
+    matched, skipped = Concepts(store).match_all(asked["pairs"], cka.FEWEST)
+    compare = _Comparison(States(store, asked["pooling"], on), Bootstrap(asked["bootstrap"], asked["seed"]), asked["k"])
+
+    def find(layer: str) -> list[Row]:
+        others = asked["layers"] if asked["cross_layers"] else [layer]
+        return [row for items in matched for other in others for row in compare(layer, other, items)]
+
+    return Prepared(find, {"skipped_pairs": skipped})
 
 
 class _Comparison:

@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hubstore.analysis.blocks import parts
+
 Floats = npt.NDArray[np.float64]
 BLOCK = 1 << 22  # resampled weights that are float64 at a time
 
@@ -38,7 +40,7 @@ class Bootstrap:
         """Means of `values` [n, m] over each resample of its rows: float64 [replicates, m]."""
         columns = torch.from_numpy(np.ascontiguousarray(values))
         counts = torch.split(self._counts(len(values)), max(1, BLOCK // len(values)))
-        sums = [block.to(torch.float64) @ columns for block in counts]
+        sums = parts(lambda block: block.to(torch.float64) @ columns, counts)
         return np.asarray(torch.cat([*sums, columns[:0]]).numpy() / len(values))
 
     def of_means(self, values: Floats) -> Floats:

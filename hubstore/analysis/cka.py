@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hubstore.analysis import blocks as fixed
+
 Blocks = Callable[[], Iterator[Tensor]]
 FEWEST = 4  # items that the unbiased HSIC is defined for
 
@@ -39,14 +41,14 @@ class Side:
 
 def side(blocks: Blocks) -> Side:
     """Prepare the states that `blocks` gives for `shares`."""
-    diagonal = torch.cat([block.square().sum(1) for block in blocks()])
+    diagonal = fixed.joined(lambda block: block.square().sum(1), blocks())
     n, width = len(diagonal), next(blocks()).shape[1]
     row_means = _times(blocks, diagonal, torch.ones_like(diagonal)) / (n - 2)
     gram = None
     if n <= width:
-        rows = torch.cat(list(blocks()))
-        total = row_means.sum() / (n - 1)
-        gram = (rows @ rows.T - row_means[:, None] - row_means + total).fill_diagonal_(0)
+        total = fixed.mean(row_means) * n / (n - 1)
+        (products,) = fixed.parts(lambda rows: rows @ rows.T, [torch.cat(list(blocks()))])
+        gram = (products - row_means[:, None] - row_means + total).fill_diagonal_(0)
     bare = Side(blocks, gram, diagonal, row_means, diagonal)
     return Side(blocks, gram, diagonal, row_means, shares(bare, bare))
 
@@ -58,15 +60,15 @@ def shares(x: Side, y: Side) -> Tensor:
         return (x.gram * y.gram).sum(1) / (n - 3)
     # A row of Ũ sums to zero, so that of Ṽᵢⱼ only Lᵢⱼ and its column's mean sⱼ count:
     # Σⱼ≠ᵢ (Kᵢⱼ - rᵢ - rⱼ + t)(Lᵢⱼ - sⱼ), multiplied out.
-    covariance = sum(a.T @ b for a, b in zip(x.blocks(), y.blocks(), strict=True))
-    products = torch.cat([((a @ covariance) * b).sum(1) for a, b in zip(x.blocks(), y.blocks(), strict=True)])
-    r, s, t = x.row_means, y.row_means, x.row_means.sum() / (n - 1)
+    covariance = fixed.summed(lambda a, b: a.T @ b, x.blocks(), y.blocks())
+    products = fixed.joined(lambda a, b: ((a @ covariance) * b).sum(1), x.blocks(), y.blocks())
+    r, s, t = x.row_means, y.row_means, fixed.mean(x.row_means) * n / (n - 1)
     summed = (
         (products - x.diagonal * y.diagonal)
         - _times(x.blocks, x.diagonal, s)
         - _times(y.blocks, y.diagonal, r)
-        + (t - r) * ((n - 2) * s - (s.sum() - s))
-        + ((r * s).sum() - r * s)
+        + (t - r) * ((n - 2) * s - (fixed.mean(s) * n - s))
+        + (fixed.mean(r * s) * n - r * s)
     )
     return summed / (n - 3)
 
@@ -80,16 +82,16 @@ def cka(x: Side, y: Side) -> tuple[float, Tensor]:
         orthogonal to the other side's centred kernel, adds nothing.
     """
     between = shares(x, y)
-    own_x, own_y = float(x.own.mean()), float(y.own.mean())
+    own_x, own_y = fixed.mean(x.own), fixed.mean(y.own)
     if own_x <= 0 or own_y <= 0:
         return float("nan"), torch.full_like(between, torch.nan)
     scale = (own_x * own_y) ** 0.5
-    value = float(between.mean()) / scale
+    value = fixed.mean(between) / scale
     return value, 2 * between / scale - value * (x.own / own_x + y.own / own_y)
 
 
 def _times(blocks: Blocks, diagonal: Tensor, vector: Tensor) -> Tensor:
     """Σⱼ≠ᵢ Kᵢⱼ vⱼ [n]."""
     pieces = torch.split(vector, [len(block) for block in blocks()])
-    weighted = sum(block.T @ piece for block, piece in zip(blocks(), pieces, strict=True))
-    return torch.cat([block @ weighted for block in blocks()]) - diagonal * vector
+    weighted = fixed.summed(lambda block, piece: block.T @ piece, blocks(), pieces)
+    return fixed.joined(lambda block: block @ weighted, blocks()) - diagonal * vector

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,10 @@ import pyarrow as pa
 import torch
 
 from hubstore.analysis.bootstrap import Bootstrap
-from hubstore.analysis.layers import Progress, over_layers
+from hubstore.analysis.layers import Parts, Prepared, Progress, over_layers
 from hubstore.analysis.neighbours import nearest_others
 from hubstore.analysis.pairs import Concepts, Selection, check_partitions
-from hubstore.analysis.results import Findings, Row, kept_or_made
+from hubstore.analysis.results import Row, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
@@ -44,6 +44,7 @@ def clustering(
     k: int | None = None,
     device: str = "auto",
     progress: Progress | None = None,
+    jobs: int = 1,
 ) -> pa.Table:
     """Whether an item's nearest neighbours, of all partitions together, share its concept or its language.
 
@@ -61,6 +62,7 @@ def clustering(
             perfect hub has a purity of 1, but at most 10.
         device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
+        jobs: processes that share the layers; the table is the same.
 
     Returns:
         A row per layer, x (a partition whose items ask, or "*" for all; y is always "*"), variant ("raw", or
@@ -80,28 +82,6 @@ def clustering(
         item_pooling(store, pooling),
     )
 
-    on = resolve_device(device)
-
-    def make() -> Findings:
-        items = _items(store, chosen)
-        near = min(k or min(len(chosen) - 1, MOST_NEIGHBOURS), len(items) - 1)
-        states, resampling = States(store, pooled, on), Bootstrap(bootstrap, seed)
-
-        def permuted(start: int) -> Labels:
-            return states.kept(("permuted", start), lambda: _permuted(items, seed, start))
-
-        def find(layer: str) -> list[Row]:
-            rows: list[Row] = []
-            for variant in VARIANTS:
-                hidden = torch.cat([states.rows(layer, selection, variant) for selection in items.selections])
-                neighbours = nearest_others(hidden, near)
-                null = _null(items, neighbours, permutations, permuted)
-                common = {"layer": layer, "variant": variant, "k": near}
-                rows += [{**common, **row} for row in _purities(items, neighbours, null, resampling)]
-            return rows
-
-        return Findings(COLUMNS, over_layers(store, names, find, progress, on), {"left_out": items.left_out})
-
     parameters = {
         "partitions": chosen,
         "layers": names,
@@ -111,7 +91,32 @@ def clustering(
         "permutations": permutations,
         "k": k,
     }
-    return kept_or_made(store, "clustering", parameters, make)
+    parts = Parts(_prepared, parameters, COLUMNS, resolve_device(device))
+    return kept_or_made(store, "clustering", parameters, lambda: over_layers(store, parts, progress, jobs))
+
+
+def _prepared(store: StoreReader, on: torch.device, asked: Mapping[str, Any]) -> Prepared:
+    """What is the same for all layers, and what finds the rows of one."""
+    partitions, seed = asked["partitions"], asked["seed"]
+    items = _items(store, partitions)
+    near = min(asked["k"] or min(len(partitions) - 1, MOST_NEIGHBOURS), len(items) - 1)
+    states = States(store, asked["pooling"], on)
+    resampling = Bootstrap(asked["bootstrap"], asked["seed"])
+
+    def permuted(start: int) -> Labels:
+        return states.kept(("permuted", start), lambda: _permuted(items, seed, start))
+
+    def find(layer: str) -> list[Row]:
+        rows: list[Row] = []
+        for variant in VARIANTS:
+            hidden = torch.cat([states.rows(layer, selection, variant) for selection in items.selections])
+            neighbours = nearest_others(hidden, near)
+            null = _null(items, neighbours, asked["permutations"], permuted)
+            common = {"layer": layer, "variant": variant, "k": near}
+            rows += [{**common, **row} for row in _purities(items, neighbours, null, resampling)]
+        return rows
+
+    return Prepared(find, {"left_out": items.left_out})
 
 
 @dataclass(frozen=True)

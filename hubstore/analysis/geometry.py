@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +11,16 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from hubstore.analysis import blocks as fixed
 from hubstore.analysis.bootstrap import Bootstrap
-from hubstore.analysis.layers import Progress, over_layers
+from hubstore.analysis.layers import Parts, Prepared, Progress, over_layers
 from hubstore.analysis.neighbours import nearest_others
 from hubstore.analysis.pairs import Selection, check_partitions
-from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
+from hubstore.analysis.results import Row, intervals, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
+from hubstore.kernels.cpu.threads import one_thread
 from hubstore.kernels.rows import unit_rows
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ def geometry(
     sample: int = 2048,
     device: str = "auto",
     progress: Progress | None = None,
+    jobs: int = 1,
 ) -> pa.Table:
     """How the states of each partition, and of all together, fill their space.
 
@@ -56,6 +59,7 @@ def geometry(
         sample: items, drawn at random, that the hubness is computed among where there are more.
         device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
+        jobs: processes that share the layers; the table is the same.
 
     Returns:
         A row per layer, x (a partition, or "*" for all; y is empty), variant ("raw", or "centred": each
@@ -77,30 +81,6 @@ def geometry(
         item_pooling(store, pooling),
     )
 
-    on = resolve_device(device)
-
-    def make() -> Findings:
-        everything = [Selection.of(name, store.partition(name).positions()) for name in chosen]
-        groups = {s.partition: [s] for s in everything if len(s) >= 2}
-        skipped = [s.partition for s in everything if len(s) < 2]
-        if not groups:
-            raise AnalysisError(f"no partition of {store.path} has 2 items, fewer than which have no geometry")
-        if len(everything) > 1:
-            groups[WHOLE] = [s for selections in groups.values() for s in selections]
-        states, resampling = States(store, pooled, on), Bootstrap(bootstrap, seed)
-
-        def find(layer: str) -> list[Row]:
-            rows: list[Row] = []
-            for name, selections in groups.items():
-                for variant in VARIANTS:
-                    common = {"layer": layer, "x": name, "y": "", "variant": variant}
-                    spread = _spread(_blocks(states, layer, selections, variant), resampling)
-                    hubs = _hubness(states, layer, selections, variant, k, sample, seed)
-                    rows += [{**common, **row} for row in [*spread, hubs]]
-            return rows
-
-        return Findings(COLUMNS, over_layers(store, names, find, progress, on), {"skipped_partitions": skipped})
-
     parameters = {
         "partitions": chosen,
         "layers": names,
@@ -110,7 +90,33 @@ def geometry(
         "k": k,
         "sample": sample,
     }
-    return kept_or_made(store, "geometry", parameters, make)
+    parts = Parts(_prepared, parameters, COLUMNS, resolve_device(device))
+    return kept_or_made(store, "geometry", parameters, lambda: over_layers(store, parts, progress, jobs))
+
+
+def _prepared(store: StoreReader, on: torch.device, asked: Mapping[str, Any]) -> Prepared:
+    """What is the same for all layers, and what finds the rows of one."""
+    everything = [Selection.of(name, store.partition(name).positions()) for name in asked["partitions"]]
+    groups = {s.partition: [s] for s in everything if len(s) >= 2}
+    skipped = [s.partition for s in everything if len(s) < 2]
+    if not groups:
+        raise AnalysisError(f"no partition of {store.path} has 2 items, fewer than which have no geometry")
+    if len(everything) > 1:
+        groups[WHOLE] = [s for selections in groups.values() for s in selections]
+    states = States(store, asked["pooling"], on)
+    resampling = Bootstrap(asked["bootstrap"], asked["seed"])
+
+    def find(layer: str) -> list[Row]:
+        rows: list[Row] = []
+        for name, selections in groups.items():
+            for variant in VARIANTS:
+                common = {"layer": layer, "x": name, "y": "", "variant": variant}
+                spread = _spread(_blocks(states, layer, selections, variant), resampling)
+                hubs = _hubness(states, layer, selections, variant, asked["k"], asked["sample"], asked["seed"])
+                rows += [{**common, **row} for row in [*spread, hubs]]
+        return rows
+
+    return Prepared(find, {"skipped_partitions": skipped})
 
 
 def _blocks(states: States, layer: str, selections: Sequence[Selection], variant: str) -> Blocks:
@@ -119,20 +125,19 @@ def _blocks(states: States, layer: str, selections: Sequence[Selection], variant
 
 def _spread(blocks: Blocks, resampling: Bootstrap) -> list[Row]:
     """Every metric but the hubness, in two passes."""
-    squares, unit_sum, energies = [], torch.zeros(()), []
-    for block in blocks():
-        squares.append(block.square().sum(1))
-        energies.append(block.square().sum(0))
-        unit_sum = unit_sum + unit_rows(block).sum(0)
-    squared = torch.cat(squares)
-    energy, n = torch.stack(energies).sum(0), len(squared)
+    passed = fixed.parts(
+        lambda block: (block.square().sum(1), torch.stack([block.square().sum(0), unit_rows(block).sum(0)])), blocks()
+    )
+    squared = torch.cat([squares for squares, _ in passed])
+    energy, unit_sum = fixed.summed(lambda sums: sums, [sums for _, sums in passed])
+    n = len(squared)
     order = energy.argsort(descending=True, stable=True)[:TOP]
     columns = [_anisotropy_shares(blocks, unit_sum), squared.sqrt()]
-    values = [float(columns[0].mean()), float(columns[1].mean())]
+    values = [fixed.mean(column) for column in columns]
     bounds = resampling.of_estimates(np.array(values), torch.stack([2 * columns[0], columns[1]], 1).cpu().numpy())
     rows = intervals(["anisotropy", "norm_mean"], values, bounds)
-    columns_of = (torch.stack([b[:, order[0]].square(), b[:, order].square().sum(1)], 1) for b in blocks())
-    held, total = torch.cat(list(columns_of)).cpu().numpy(), squared.expand(2, -1).T.cpu().numpy()
+    largest = fixed.joined(lambda b: torch.stack([b[:, order[0]].square(), b[:, order].square().sum(1)], 1), blocks())
+    held, total = largest.cpu().numpy(), squared.expand(2, -1).T.cpu().numpy()
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = held.sum(0) / total.sum(0)
     rows += intervals(["share_top1", "share_top10"], shares, resampling.of_ratios(held, total))
@@ -147,28 +152,26 @@ def _spread(blocks: Blocks, resampling: Bootstrap) -> list[Row]:
 
 def _anisotropy_shares(blocks: Blocks, unit_sum: Tensor) -> Tensor:
     """Mean cosine of each item to the others [n]: their mean is the anisotropy, twice it the Hájek projection."""
-    pieces = []
-    for block in blocks():
+
+    def toward(block: Tensor) -> Tensor:
         unit = unit_rows(block)
-        pieces.append(unit @ unit_sum - unit.square().sum(1))
-    shares = torch.cat(pieces)
+        return unit @ unit_sum - unit.square().sum(1)
+
+    shares = fixed.joined(toward, blocks())
     return shares / (len(shares) - 1)
 
 
 def effective_rank(blocks: Blocks, n: int) -> float:
     """exp(-Σ p log p), p = σ / Σ σ the singular values' shares of n states; NaN where all are zero."""
-    first = next(blocks())
-    width = first.shape[1]
-    if n <= width:
+    if n <= next(blocks()).shape[1]:
         rows = torch.cat(list(blocks()))
-        gram = rows @ rows.T
+        (gram,) = fixed.parts(lambda whole: whole @ whole.T, [rows])
     else:
-        gram = first.new_zeros(width, width)
-        for block in blocks():
-            gram += block.T @ block
-    singular: Tensor = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
-    shares = singular / singular.sum()
-    return float(torch.exp(torch.special.entr(shares).sum()))
+        gram = fixed.summed(lambda block: block.T @ block, blocks())
+    with one_thread():  # several add up in another order
+        singular: Tensor = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+        shares = singular / singular.sum()
+        return float(torch.exp(torch.special.entr(shares).sum()))
 
 
 def _hubness(

@@ -18,6 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from hubstore.analysis import blocks
 from hubstore.analysis.pairs import Selection
 from hubstore.analysis.states import States
 
@@ -48,21 +49,24 @@ def rounding_variance(
         variant: "raw" or "centred".
         along: x̂ᵢ·(ŷᵢ - ȳ), float64 [n], x the first side and y the second.
     """
-    total, start = 0.0, 0
+
+    def squares(component: Tensor, x: _Block, y: _Block) -> float:
+        errors = (
+            torch.addcmul(y.moved, component[:, None].to(torch.float32), x.unit, value=-1.0).mul_(x.error).flatten()
+        )
+        return float(torch.dot(errors, errors))
+
     mine, others = (_blocks(states, layer, side, variant) for side in sides)
-    for x, y in zip(mine, others, strict=True):
-        component = along[start : start + len(x.unit), None].to(torch.float32)
-        errors = torch.addcmul(y.moved, component, x.unit, value=-1.0).mul_(x.error).flatten()
-        total += float(torch.dot(errors, errors))
-        start += len(x.unit)
-    return total / (len(along) - 1) ** 2
+    return sum(blocks.parts(squares, states.pieces(along), mine, others)) / (len(along) - 1) ** 2
 
 
 def lost_variance(states: States, layer: str, sides: tuple[Selection, Selection], variant: str) -> float:
     """Squared share in the difference, or u² / 12 if more, of each dimension that the dtype cannot follow."""
-    shares = torch.zeros(())
-    for x, y in zip(*(_blocks(states, layer, side, variant) for side in sides), strict=True):
-        shares = shares + (x.moved * y.moved).sum(0, dtype=torch.float64) / (len(sides[0]) - 1)
+
+    def products(x: _Block, y: _Block) -> Tensor:
+        return (x.moved * y.moved).sum(0, dtype=torch.float64)
+
+    shares = blocks.summed(products, *(_blocks(states, layer, side, variant) for side in sides)) / (len(sides[0]) - 1)
     (steps_x, frozen_x), (steps_y, frozen_y) = (_frozen(states, layer, side, variant) for side in sides)
     lost = torch.maximum(shares.abs(), steps_x * steps_y / 12)[frozen_x | frozen_y]
     return float(lost.square().sum())
@@ -72,14 +76,14 @@ def _frozen(states: States, layer: str, selection: Selection, variant: str) -> t
     """Spacing over norm [width], root mean square over items, and where items vary by less than the spacing."""
 
     def make() -> Tensor:
-        sums = []
-        for block, stored in zip(
-            _blocks(states, layer, selection, variant), states.blocks(layer, selection), strict=True
-        ):
-            spread = (stored - states.mean(layer, selection)).square().sum(0)
+        mean = states.mean(layer, selection)
+
+        def sums(stored: Tensor, block: _Block) -> Tensor:
+            spread = (stored - mean).square().sum(0)
             spacings = spacing(stored, states.dtype).square().sum(0)
-            sums.append(torch.stack([12 * block.error.square().sum(0, dtype=torch.float64), spread, spacings]))
-        return torch.stack(sums).sum(0)
+            return torch.stack([12 * block.error.square().sum(0, dtype=torch.float64), spread, spacings])
+
+        return blocks.summed(sums, states.blocks(layer, selection), _blocks(states, layer, selection, variant))
 
     steps, spread, spacings = states.kept(("frozen", layer, selection, variant), make)
     return (steps / len(selection)).sqrt(), spread < spacings
@@ -98,6 +102,11 @@ class _Block:
     unit: Tensor
     moved: Tensor
     error: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.unit.device
 
 
 def _blocks(states: States, layer: str, selection: Selection, variant: str) -> Iterator[_Block]:

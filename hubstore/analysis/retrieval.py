@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 from torch import Tensor
 
 from hubstore.analysis.bootstrap import Bootstrap
-from hubstore.analysis.layers import Progress, over_layers
+from hubstore.analysis.layers import Parts, Prepared, Progress, over_layers
 from hubstore.analysis.pairs import Concepts, Matched, Pair, check_pairs
-from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
+from hubstore.analysis.results import Row, intervals, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
 from hubstore.devices import resolve_device
 from hubstore.kernels import match_ranks
@@ -37,6 +38,7 @@ def retrieval(
     k: int = 10,
     device: str = "auto",
     progress: Progress | None = None,
+    jobs: int = 1,
 ) -> pa.Table:
     """Where each item's match stands among all paired items of the other partition.
 
@@ -50,6 +52,7 @@ def retrieval(
         k: neighbours of CSLS (Conneau et al., 2018, use 10).
         device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
+        jobs: processes that share the layers; the table is the same.
 
     Returns:
         A row per layer, direction (x asks, y answers), variant and metric ("recall@1", "recall@5",
@@ -63,17 +66,6 @@ def retrieval(
     """
     chosen, names, pooled = check_pairs(store, pairs), layer_names(store, layers), item_pooling(store, pooling)
 
-    on = resolve_device(device)
-
-    def make() -> Findings:
-        matched, skipped = Concepts(store).match_all(chosen)
-        states, resampling = States(store, pooled, on), Bootstrap(bootstrap, seed)
-
-        def find(layer: str) -> list[Row]:
-            return [row for items in matched for row in _both_directions(states, layer, items, k, resampling)]
-
-        return Findings(COLUMNS, over_layers(store, names, find, progress, on), {"skipped_pairs": skipped})
-
     parameters = {
         "pairs": chosen,
         "layers": names,
@@ -82,7 +74,20 @@ def retrieval(
         "bootstrap": bootstrap,
         "k": k,
     }
-    return kept_or_made(store, "retrieval", parameters, make)
+    parts = Parts(_prepared, parameters, COLUMNS, resolve_device(device))
+    return kept_or_made(store, "retrieval", parameters, lambda: over_layers(store, parts, progress, jobs))
+
+
+def _prepared(store: StoreReader, on: torch.device, asked: Mapping[str, Any]) -> Prepared:
+    """What is the same for all layers, and what finds the rows of one."""
+    matched, skipped = Concepts(store).match_all(asked["pairs"])
+    states = States(store, asked["pooling"], on)
+    resampling = Bootstrap(asked["bootstrap"], asked["seed"])
+
+    def find(layer: str) -> list[Row]:
+        return [row for items in matched for row in _both_directions(states, layer, items, asked["k"], resampling)]
+
+    return Prepared(find, {"skipped_pairs": skipped})
 
 
 def _both_directions(states: States, layer: str, items: Matched, k: int, resampling: Bootstrap) -> list[Row]:

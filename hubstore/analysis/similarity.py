@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +11,12 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from hubstore.analysis import blocks
 from hubstore.analysis.bootstrap import Bootstrap
-from hubstore.analysis.layers import Progress, over_layers
+from hubstore.analysis.layers import Parts, Prepared, Progress, over_layers
 from hubstore.analysis.pairs import Concepts, Matched, Pair, check_pairs
 from hubstore.analysis.resolution import lost_variance, resolves, rounding_variance
-from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
+from hubstore.analysis.results import Row, intervals, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
 from hubstore.devices import resolve_device
 
@@ -41,6 +42,7 @@ def similarity(
     bootstrap: int = 1000,
     device: str = "auto",
     progress: Progress | None = None,
+    jobs: int = 1,
 ) -> pa.Table:
     """Cosine of matched items against the mean over mismatched ones, and their difference.
 
@@ -53,6 +55,7 @@ def similarity(
         bootstrap: resamples of the concepts; 0 gives no intervals.
         device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
+        jobs: processes that share the layers; the table is the same.
 
     Returns:
         A row per layer, pair, variant ("raw", or "centred": each partition's mean over the paired items
@@ -67,24 +70,26 @@ def similarity(
     """
     chosen, names, pooled = check_pairs(store, pairs), layer_names(store, layers), item_pooling(store, pooling)
 
-    on = resolve_device(device)
-
-    def make() -> Findings:
-        matched, skipped = Concepts(store).match_all(chosen)
-        states, resampling = States(store, pooled, on), Bootstrap(bootstrap, seed)
-
-        def find(layer: str) -> list[Row]:
-            return [
-                {"layer": layer, "variant": variant, **items.columns(), **row}
-                for items in matched
-                for variant in VARIANTS
-                for row in _compare(states, layer, items, variant, resampling)
-            ]
-
-        return Findings(COLUMNS, over_layers(store, names, find, progress, on), {"skipped_pairs": skipped})
-
     parameters = {"pairs": chosen, "layers": names, "pooling": pooled, "seed": seed, "bootstrap": bootstrap}
-    return kept_or_made(store, "similarity", parameters, make)
+    parts = Parts(_prepared, parameters, COLUMNS, resolve_device(device))
+    return kept_or_made(store, "similarity", parameters, lambda: over_layers(store, parts, progress, jobs))
+
+
+def _prepared(store: StoreReader, on: torch.device, asked: Mapping[str, Any]) -> Prepared:
+    """What is the same for all layers, and what finds the rows of one."""
+    matched, skipped = Concepts(store).match_all(asked["pairs"])
+    states = States(store, asked["pooling"], on)
+    resampling = Bootstrap(asked["bootstrap"], asked["seed"])
+
+    def find(layer: str) -> list[Row]:
+        return [
+            {"layer": layer, "variant": variant, **items.columns(), **row}
+            for items in matched
+            for variant in VARIANTS
+            for row in _compare(states, layer, items, variant, resampling)
+        ]
+
+    return Prepared(find, {"skipped_pairs": skipped})
 
 
 def unresolved(table: pa.Table) -> str | None:
@@ -103,8 +108,8 @@ def _compare(states: States, layer: str, items: Matched, variant: str, resamplin
     n = len(items)
     sum_x, sum_y = (states.unit_sum(layer, side, variant) for side in (items.x, items.y))
     cosines, toward_x, toward_y = _products(states, layer, items, variant, sum_x, sum_y)
-    matched = float(cosines.mean())
-    baseline = float(sum_x @ sum_y - cosines.sum()) / (n * (n - 1))
+    matched = blocks.mean(cosines)
+    baseline = (float((sum_x * sum_y).cpu().numpy().sum()) - n * matched) / (n * (n - 1))
     # To first order a concept acts on the baseline through all mismatched pairs that it is in.
     shares = (toward_x + toward_y - 2 * cosines) / (n - 1)
     columns = torch.stack([cosines, shares, cosines - shares], 1).cpu().numpy()
@@ -121,7 +126,10 @@ def _products(
     states: States, layer: str, items: Matched, variant: str, sum_x: Tensor, sum_y: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x̂ᵢ·ŷᵢ, ŷᵢ·Σx̂ and x̂ᵢ·Σŷ, each float64 [n]."""
-    units = zip(states.units(layer, items.x, variant), states.units(layer, items.y, variant), strict=True)
-    pieces = [((x * y).sum(1), y @ sum_x, x @ sum_y) for x, y in units]
+
+    def products(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return (x * y).sum(1), y @ sum_x, x @ sum_y
+
+    pieces = blocks.parts(products, *(states.units(layer, side, variant) for side in (items.x, items.y)))
     cosines, toward_x, toward_y = (torch.cat(parts) for parts in zip(*pieces, strict=True))
     return cosines, toward_x, toward_y

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from hubstore.analysis import blocks
 from hubstore.analysis.pairs import Selection
 from hubstore.errors import AnalysisError, NonFiniteError
 from hubstore.kernels.rows import unit_rows
@@ -94,7 +95,11 @@ class States:
 
     def mean(self, layer: str, selection: Selection) -> Tensor:
         """float64 [width]."""
-        return self.kept(("mean", layer, selection), lambda: self.rows(layer, selection).mean(0, dtype=torch.float64))
+
+        def make() -> Tensor:
+            return blocks.summed(lambda block: block.sum(0), self.blocks(layer, selection)) / len(selection)
+
+        return self.kept(("mean", layer, selection), make)
 
     def blocks(self, layer: str, selection: Selection, variant: str = "raw") -> Iterator[Tensor]:
         """The same rows as `rows`, in float64 pieces [b, width] that are centred in float64."""
@@ -111,8 +116,12 @@ class States:
         """The sum of the unit rows, float64 [width]."""
         return self.kept(
             ("unit sum", layer, selection, variant),
-            lambda: torch.stack([unit.sum(0) for unit in self.units(layer, selection, variant)]).sum(0),
+            lambda: blocks.summed(lambda unit: unit.sum(0), self.units(layer, selection, variant)),
         )
+
+    def pieces(self, values: Tensor) -> tuple[Tensor, ...]:
+        """What belongs to each of `blocks`, of values [n] of a selection's items."""
+        return torch.split(values, self._step)
 
     def once(self, key: Hashable, selection: Selection, make: Callable[[], T]) -> T:
         """What `make` makes of a block: kept where it is the selection's only one, else made anew each time."""
@@ -138,7 +147,7 @@ class States:
         return rows.to(self.device)
 
     def _centred(self, layer: str, selection: Selection) -> Tensor:
-        return torch.cat([b.to(torch.float32) for b in self.blocks(layer, selection, "centred")])
+        return blocks.joined(lambda block: block.to(torch.float32), self.blocks(layer, selection, "centred"))
 
 
 def layer_names(store: StoreReader, layers: Sequence[str | int] | None) -> list[str]:

@@ -32,6 +32,7 @@ def analyze(
     pool: options.PoolOption = None,
     bootstrap: Annotated[int, typer.Option(help="Resamples for the 95 % intervals; 0 for none.")] = 1000,
     seed: options.SeedOption = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the layers; the results are the same.")] = 1,
     device: options.DeviceOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
@@ -57,6 +58,7 @@ def analyze(
             seed=seed,
             bootstrap=bootstrap,
             device=device,
+            jobs=jobs,
             progress=advanced,
         )
     if as_json:

@@ -1,8 +1,12 @@
-"""Ranks of matches: each tile of products is counted in both directions while it is in the cache."""
+"""Ranks of matches: each tile of products is counted in both directions while it is in the cache.
+
+Threads take bands of rows, each with one torch thread, so that ranks do not depend on how many there are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hubstore.kernels.cpu import tiles
+from hubstore.kernels.cpu.threads import in_threads, one_thread
 from hubstore.kernels.reference import MatchRanks
 from hubstore.kernels.rows import check_bias, check_pair, unit_rows
 
@@ -67,6 +72,11 @@ class _Pair:
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor) -> _Pair:
+        with one_thread():
+            return cls._of(x, y)
+
+    @classmethod
+    def _of(cls, x: Tensor, y: Tensor) -> _Pair:
         mean_x, mean_y = _mean(x, "x"), _mean(y, "y")
         moved_x, of_x = _moved(x, mean_x, mean_y)
         moved_y, of_y = _moved(y, mean_y, mean_x)
@@ -89,23 +99,32 @@ class _Pair:
         right = self.y[columns[0] : tiles.panelled(columns[1])]
         return (left @ right.T)[: rows[1] - rows[0], : columns[1] - columns[0]]
 
-    def all_products(self) -> Iterator[tuple[Span, Span, Tensor]]:
-        """Every tile of products, with its rows and columns."""
-        for rows in tiles.spans(self.n, SIDE):
+    def in_bands(self, work: Callable[[Span, Span, Tensor], None]) -> None:
+        """`work` of the rows, columns and products of every tile; those of the same rows are one thread's."""
+
+        def band(rows: Span) -> None:
             for columns in tiles.spans(self.n, SIDE):
-                yield rows, columns, self.products(rows, columns)
+                work(rows, columns, self.products(rows, columns))
+
+        in_threads(band, tiles.spans(self.n, SIDE))
 
     def ranks(self, biases: list[tuple[Tensor | None, Tensor | None]]) -> list[tuple[Tensor, Tensor]]:
         """Both int64 [n] ranks under each of `biases` of x's and of y's rows, from one sweep over the products."""
         matches = torch.empty(self.n)
-        for span in tiles.spans(self.n, SIDE):
+
+        def matched(span: Span) -> None:
             matches[slice(*span)] = self.products(span, span).diagonal()
+
+        in_threads(matched, tiles.spans(self.n, SIDE))
         counts = [
             _Counts.empty(matches, _subtracted(of_x, self.of_x), _subtracted(of_y, self.of_y)) for of_x, of_y in biases
         ]
-        for rows, columns, products in self.all_products():
+
+        def count_all(rows: Span, columns: Span, products: Tensor) -> None:
             for count in counts:
                 count.add(products, rows, columns)
+
+        self.in_bands(count_all)
         return [(count.forward, count.backward) for count in counts]
 
     def neighbour_means(self, k: int) -> tuple[Tensor, Tensor]:
@@ -113,9 +132,15 @@ class _Pair:
         k = min(k, self.n)
         near_x = torch.full((self.n, k), -torch.inf)
         near_y = torch.full((self.n, k), -torch.inf)
-        for rows, columns, products in self.all_products():
+        sharing = threading.Lock()
+
+        def keep(rows: Span, columns: Span, products: Tensor) -> None:
             _keep_largest(near_x[slice(*rows)], products + self.of_y[slice(*columns)])
-            _keep_largest(near_y[slice(*columns)], (products + self.of_x[slice(*rows), None]).T)
+            from_y = (products + self.of_x[slice(*rows), None]).T
+            with sharing:  # which of the largest come first makes no difference
+                _keep_largest(near_y[slice(*columns)], from_y)
+
+        self.in_bands(keep)
         mean_x, mean_y = near_x.mean(1, dtype=torch.float64), near_y.mean(1, dtype=torch.float64)
         return mean_x + self.of_x + self.constant, mean_y + self.of_y + self.constant
 
@@ -158,22 +183,24 @@ def _keep_largest(best: Tensor, scores: Tensor) -> None:
 
 @dataclass(frozen=True)
 class _Counts:
-    """How many candidates stand before each match, so far, in both directions, int64 [n]."""
+    """How many candidates stand before each match, so far, in both directions, int64 [n]. Threads share it."""
 
     matches: Tensor
     less_x: Tensor
     less_y: Tensor
     forward: Tensor
     backward: Tensor
+    sharing: threading.Lock
 
     @classmethod
     def empty(cls, matches: Tensor, less_x: Tensor, less_y: Tensor) -> _Counts:
         forward, backward = torch.zeros(2, len(matches), dtype=torch.int64)
-        return cls(matches, less_x, less_y, forward, backward)
+        return cls(matches, less_x, less_y, forward, backward, threading.Lock())
 
     def add(self, products: Tensor, rows: Span, columns: Span) -> None:
         """Count the candidates of a tile."""
         x, y = slice(*rows), slice(*columns)
+        backward = torch.zeros(columns[1] - columns[0], dtype=torch.int64)
         _count(
             products.numpy(),
             columns[0] - rows[0],
@@ -182,8 +209,10 @@ class _Counts:
             self.less_x[x].numpy(),
             self.less_y[y].numpy(),
             self.forward[x].numpy(),
-            self.backward[y].numpy(),
+            backward.numpy(),
         )
+        with self.sharing:  # other rows have the same columns
+            self.backward[y] += backward
 
 
 Floats = npt.NDArray[np.float32]

@@ -7,8 +7,9 @@ threading layer does not allow, and a torch product on one thread wastes nothing
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -28,15 +29,23 @@ def in_threads(work: Callable[[T], None], tasks: Iterable[T]) -> None:
         for task in tasks:
             work(task)
         return
-    try:
-        # For this one too: a product of torch's own threads beside busy ones waits for them.
-        torch.set_num_threads(1)
+    # For this one too: a product of torch's own threads beside busy ones waits for them.
+    with one_thread():
         drawn = iter(tasks)
         first = list(islice(drawn, 2))
         if len(first) == 1:
             work(first[0])
         elif first:
             _in_pool(work, chain(first, drawn), threads)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch has one thread within it: what several sum comes out otherwise with other numbers of them."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        yield
     finally:
         torch.set_num_threads(threads)
 
