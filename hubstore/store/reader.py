@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,6 +27,7 @@ from hubstore.store.gather import gather_rows
 from hubstore.store.layout import FORMAT, ROOT, Layout, items_key, previews_key, shard_key
 from hubstore.store.lookup import IdLookup
 from hubstore.store.opening import open_storage
+from hubstore.store.remote import RemoteStorage
 from hubstore.store.shardfile import decode_shard
 from hubstore.store.storage import Storage
 
@@ -139,7 +140,9 @@ class StoreReader:
     @cached_property
     def items(self) -> pa.Table:
         """One row per item, in position order: NO_ITEMS has its columns."""
-        tables = [read_items(self.storage, commit) for commit in self.commits]
+        keys = [items_key(commit.shard) for commit in self.commits]
+        read = zip(self.commits, read_all(self.storage, keys), strict=True)
+        tables = [_item_table(self.storage, commit, data) for commit, data in read]
         if not tables:
             raise CorruptStoreError(f"{self.path} has no committed shard yet; run the extraction again to go on")
         # Stores of texts that are older than media have no columns for them.
@@ -231,7 +234,7 @@ class StoreReader:
     def hidden(self, layer: str | int, pooling: str | None = None) -> HiddenStates:
         """The hidden states of one layer; QueryError for a layer or pooling that is not kept."""
         where = self.layer_name(layer), self.pooling_name(pooling)
-        if isinstance(self.storage.root, Url):
+        if isinstance(self.storage, RemoteStorage):
             from hubstore.store.remotestates import RemoteStates
 
             return RemoteStates(self.storage, self.layout, self.commits, *where)
@@ -360,14 +363,23 @@ def read_attributes(storage: Storage) -> Mapping[str, Any]:
 def read_commits(storage: Storage) -> tuple[Commit, ...]:
     """Every commit, by shard number."""
     keys = [key for key in storage.list("commits") if key.endswith(".json")]
-    commits = [Commit.decode(storage.read(key), str(storage.root / key)) for key in keys]
+    read = zip(keys, read_all(storage, keys), strict=True)
+    commits = [Commit.decode(data, str(storage.root / key)) for key, data in read]
     return tuple(sorted(commits, key=lambda commit: commit.shard))
 
 
 def read_items(storage: Storage, commit: Commit, columns: list[str] | None = None) -> pa.Table:
     """The item table of one shard."""
+    return _item_table(storage, commit, storage.read(items_key(commit.shard)), columns)
+
+
+def read_all(storage: Storage, keys: Sequence[str]) -> Iterable[bytes]:
+    """The bytes under each key: from a remote storage side by side, else one after the other, as they are used."""
+    return storage.read_all(keys) if isinstance(storage, RemoteStorage) else map(storage.read, keys)
+
+
+def _item_table(storage: Storage, commit: Commit, data: bytes, columns: list[str] | None = None) -> pa.Table:
     key = items_key(commit.shard)
-    data = storage.read(key)
     if len(data) != commit.files[key].size:
         raise CorruptStoreError(f"{storage.root / key} has {len(data)} bytes, {commit.files[key].size} were committed")
     try:

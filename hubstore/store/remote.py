@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from hubstore.errors import CorruptStoreError, StoreError
 from hubstore.location import Url
-from hubstore.store.cache import FileCache, user_cache
+from hubstore.store.cache import FileCache, page_aligned, user_cache, write_file
 from hubstore.store.cloud import connect, told
 from hubstore.store.commit import FileRecord
 from hubstore.store.lease import LEASE, Lease
@@ -29,12 +29,15 @@ from hubstore.store.storage import Buffer
 
 if TYPE_CHECKING:
     from obstore import Bytes as Readable
-    from obstore import ObjectMeta
+    from obstore import GetResult, ObjectMeta
     from obstore.store import ObjectStore
 
 T = TypeVar("T")
 
 Bytes = npt.NDArray[np.uint8]
+
+STREAMED = 1 << 18
+"""Bytes that are taken over from the client at a time: gathered first, they would be copied twice."""
 
 REFUSED = re.compile(r"\b40[013]\b")
 """In what the client says of an answer that refuses."""
@@ -94,6 +97,10 @@ class RemoteStorage:
                 return bytes(found.bytes())
         return self._parts(key, found.meta).tobytes()
 
+    def read_all(self, keys: Sequence[str]) -> Sequence[bytes]:
+        """As `read`, of many objects side by side, in their order."""
+        return [*self._readers.map(self.read, keys)]
+
     def write(self, key: str, *buffers: Buffer) -> None:
         """Put the object, in parts of one upload where it is large: it is there when the last part is."""
         import obstore
@@ -148,15 +155,32 @@ class RemoteStorage:
     def map(self, key: str) -> Bytes:
         """The object's bytes, mapped copy-on-write from the cache where it takes them, else in memory."""
         meta = self._head_of(key)
-        return self._whole(key, self._named(key, meta), meta["size"], lambda: self._parts(key, meta))
+        name = self._named(key, meta)
+        with self._one_at_a_time(name):
+            path = self._cache.find(name)
+            if path is None:
+                fetched = self._parts(key, meta)
+                path = self._cache.add(name, meta["size"], lambda file: write_file(file, fetched))
+                if path is None:
+                    return fetched
+        return _mapped(path)
 
     def map_committed(self, key: str, record: FileRecord) -> Bytes:
-        """As `map`, of an object that a commit records: no request is made where the cache holds these bytes.
+        """The bytes of an object that a commit records: mapped from the cache where it holds them already, else read.
+
+        Read, they are in memory, and in the cache for the next time.
 
         Raises:
             CorruptStoreError: the object is missing, or not what was committed.
         """
-        return self._whole(key, self._committed(key, record), record.size, lambda: self._checked(key, record))
+        name = self._committed(key, record)
+        with self._one_at_a_time(name):
+            path = self._cache.find(name)
+            if path is not None:
+                return _mapped(path)
+            fetched = self._checked(key, record)
+            self._cache.add(name, record.size, lambda file: write_file(file, fetched), checksum=record.crc32c)
+        return fetched
 
     def cached(self, key: str, record: FileRecord) -> Bytes | None:
         """The bytes of an object that a commit records, where the cache holds them."""
@@ -174,7 +198,7 @@ class RemoteStorage:
         name, size = self._named(key, meta), meta["size"]
         with self._one_at_a_time(name):
             path = self._cache.find(name, pin=True) or self._cache.add(
-                name, size, lambda file: _put_bytes(file, self._parts(key, meta), _nanoseconds(meta)), pin=True
+                name, size, lambda file: _put_file(file, self._parts(key, meta), _nanoseconds(meta)), pin=True
             )
         if path is None:
             raise StoreError(
@@ -232,23 +256,12 @@ class RemoteStorage:
         """Read beside others, in one of this storage's threads."""
         return self._readers.submit(work)
 
-    def _whole(self, key: str, name: str, size: int, fetch: Callable[[], Bytes]) -> Bytes:
-        if size > self._cache.most:
-            return fetch()
-        with self._one_at_a_time(name):
-            path = self._cache.find(name)
-            if path is not None:
-                return _mapped(path)
-            fetched = fetch()
-            path = self._cache.add(name, size, lambda file: _put_bytes(file, fetched))
-        return fetched if path is None else _mapped(path)
-
     def _parts(self, key: str, meta: ObjectMeta) -> Bytes:
         """An object's bytes, read in parts side by side, all of one version."""
         import obstore
 
         size, version = meta["size"], meta["e_tag"]
-        out = np.empty(size, np.uint8)
+        out = page_aligned(size)
 
         def fill(start: int) -> None:
             stop = min(start + PART, size)
@@ -273,7 +286,7 @@ class RemoteStorage:
 
         if record.size <= 2 * PART:
             with self._missing(key), self._told("reading", key):
-                fetched = _array(obstore.get(self._store, key).bytes()).copy()
+                fetched = _streamed(obstore.get(self._store, key))
         else:
             fetched = self._parts(key, self._head_of(key))
         if len(fetched) != record.size:
@@ -369,8 +382,20 @@ def _joined(buffers: Sequence[Buffer]) -> bytes | memoryview:
     return views[0] if len(views) == 1 else b"".join(views)
 
 
-def _array(content: Readable) -> Bytes:
+def _array(content: Readable | bytes) -> Bytes:
     return np.frombuffer(memoryview(content), np.uint8)
+
+
+def _streamed(found: GetResult) -> Bytes:
+    """An object's bytes, each copied once."""
+    out, end = page_aligned(found.meta["size"]), 0
+    for chunk in found.stream(min_chunk_size=STREAMED):
+        part = _array(chunk)
+        if end + len(part) > len(out):
+            break
+        out[end : end + len(part)] = part
+        end += len(part)
+    return out[:end]
 
 
 def _mapped(path: Path) -> Bytes:
@@ -379,13 +404,9 @@ def _mapped(path: Path) -> Bytes:
     return np.memmap(path, np.uint8, mode="c")
 
 
-def _put_bytes(path: Path, content: Bytes, modified: int | None = None) -> None:
-    with path.open("xb", buffering=0) as file:
-        view = content.data
-        while view:
-            view = view[os.write(file.fileno(), view) :]
-    if modified is not None:
-        os.utime(path, ns=(time.time_ns(), modified))
+def _put_file(path: Path, content: Bytes, modified: int) -> None:
+    write_file(path, content)
+    os.utime(path, ns=(time.time_ns(), modified))
 
 
 def _nanoseconds(found: ObjectMeta) -> int:

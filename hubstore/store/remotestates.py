@@ -25,7 +25,7 @@ AHEAD_BYTES = 128 << 20
 WHOLE = 2
 """A piece is read whole, and kept in the cache, from where a `WHOLE`th of its rows are asked for."""
 
-APART = 1 << 17
+APART = 1 << 18
 """Bytes between two rows from which they are read by two requests: fewer cost less than a request."""
 
 
@@ -101,9 +101,16 @@ class RemoteStates(HiddenStates):
             return self._plain(key, record, rows)
         return self._compressed(key, record, rows)
 
-    def _read(self, piece: int) -> torch.Tensor:
-        key, record, _ = self._pieces[piece]
-        return self._decoded(piece, self._storage.map_committed(key, record))
+    def _segment(self, piece: int) -> torch.Tensor:
+        """A whole piece; what is mapped stays mapped, what is in memory goes with the caller."""
+        rows = self._mapped.get(piece)
+        if rows is None:
+            key, record, _ = self._pieces[piece]
+            whole = self._storage.map_committed(key, record)
+            rows = self._decoded(piece, whole)
+            if isinstance(whole, np.memmap) and self._layout.compressor == "none":
+                self._keep(piece, rows)
+        return rows
 
     def _decoded(self, piece: int, whole: npt.NDArray[np.uint8]) -> torch.Tensor:
         key, _, count = self._pieces[piece]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -81,7 +81,6 @@ class LocalStorage:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._partials = itertools.count()
 
     @property
     def root(self) -> Path:
@@ -173,20 +172,23 @@ class LocalStorage:
                     f"{self._root} is being written by another process; wait until it ends, then try again"
                 ) from None
             self._sweep()
-            yield
+            try:
+                yield
+            finally:
+                self._sweep()
         finally:
             os.close(descriptor)
 
     def _sweep(self) -> None:
-        """Remove what writers that were killed left behind."""
-        for folder in ("hidden", "items", "commits", "plan", "lens"):
+        """Remove what writers left behind that were killed: an earlier run, or workers of this one."""
+        for folder in ("hidden", "items", "previews", "commits", "plan", "lens"):
             for path in (self._root / folder).rglob(f"*{PARTIAL}"):
-                path.unlink()
+                path.unlink(missing_ok=True)
         for path in self._root.glob(f".*{PARTIAL}"):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def _partial_path(self, target: Path) -> Path:
-        return target.with_name(f".{target.name}.{os.getpid()}-{next(self._partials)}{PARTIAL}")
+        return target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL}")  # other hosts have the same process ids
 
     @contextlib.contextmanager
     def _partial(self, key: str, buffers: Sequence[Buffer]) -> Iterator[Path]:

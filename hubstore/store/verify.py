@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hubstore.errors import CorruptStoreError
-from hubstore.location import Url
 from hubstore.store.commit import Commit, FileRecord
 from hubstore.store.layout import LENS, ROOT, Layout, array_key, commit_key, items_key, shard_key
 from hubstore.store.lensrecord import read_lens_record
 from hubstore.store.reader import read_attributes
+from hubstore.store.remote import RemoteStorage
 from hubstore.store.shardfile import crc32c, decode_shard
 from hubstore.store.storage import Storage
 
@@ -112,7 +112,7 @@ def file_problem(storage: Storage, key: str, record: FileRecord) -> str | None:
 
 def _bytes(storage: Storage, key: str) -> Bytes | None:
     """A file as the storage itself has it, whatever a cache holds; None where it is missing."""
-    if isinstance(storage.root, Url):
+    if isinstance(storage, RemoteStorage):
         try:
             return np.frombuffer(storage.read(key), np.uint8).copy()  # torch wants memory that may be written
         except CorruptStoreError:

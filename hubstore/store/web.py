@@ -79,8 +79,9 @@ class WebStorage(RemoteStorage):
 
         layout = Layout.from_json(read_attributes(self))
         keys = {ROOT, *group_keys(layout.poolings)}
-        for key in self._commits():
-            keys |= {key, *Commit.decode(self.read(key), str(self.root / key)).files}
+        commits = list(self._commits())
+        for key, data in zip(commits, self.read_all(commits), strict=True):
+            keys |= {key, *Commit.decode(data, str(self.root / key)).files}
         if self.exists(LENS):
             keys |= {LENS, *read_lens_record(self)[1]}
         likely = []

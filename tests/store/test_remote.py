@@ -105,7 +105,7 @@ def test_few_rows_are_read_by_their_ranges_and_nothing_else(storage):
     shape = layout("float32")
     fill(storage, shape)
     states = StoreReader(ROOT, storage).hidden("1", "mean")
-    states.take([5, 70, 71])
+    states.take([5, 70, 71, 5])
     assert storage.whole == []
     assert [size for _, size in storage.ranged] == [shape.width * 4, 2 * shape.width * 4]
 

@@ -1,0 +1,178 @@
+"""`python -m benchmarks.remote [--work FOLDER] [--out [FILE]]`: a layer scanned, and rows taken, from a SeaweedFS
+server on this machine, beside a plain parallel downloader of the same objects through the same client."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.record import RESULTS, Result, compare, machine, machine_name, save
+from benchmarks.table import suite_table
+from benchmarks.timing import Task, interleave, seconds
+from hubstore.bench.store import made_up_items
+from hubstore.store import Layout, StoreReader, open_storage, write_metadata, write_shard
+from hubstore.store.cache import FileCache, user_cache
+from hubstore.store.remote import READERS, RemoteStorage
+from tests.store.seaweed import AWS, BUCKET, SeaweedFS
+
+SUITE = "remote"
+WIDTH = 768
+SHARD_ROWS = 8192
+SHARDS, SMALL_SHARDS = 32, 4
+TAKEN = 1000
+RUNS, SMALL_RUNS = 5, 2
+SCAN_TARGET = 0.8
+SEED = 0
+LAYER = "0"
+URL = f"s3://{BUCKET}/benchmark/x.hub"
+PLAIN = "plain downloader"
+
+
+def run(work: Path, *, small: bool) -> list[Result]:
+    """The suite."""
+    torch.set_num_threads(1)
+    shards, runs = (SMALL_SHARDS, SMALL_RUNS) if small else (SHARDS, RUNS)
+    with tempfile.TemporaryDirectory(dir=work) as folder, served(Path(folder) / "seaweed"):
+        write(shards)
+        return [*_scans(Path(folder) / "cache", shards, runs), _takes(shards, runs)]
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[None]:
+    """A server, and an environment in which its writer is who asks; put back as it was."""
+    before = dict(os.environ)
+    server = SeaweedFS(folder).start()
+    try:
+        for name in AWS:
+            del os.environ[name]
+        os.environ |= server.environment()
+        yield
+    finally:
+        server.kill()
+        os.environ.clear()
+        os.environ |= before
+
+
+def write(shards: int) -> None:
+    """A store of one layer of random rows."""
+    storage = open_storage(URL)
+    layout = Layout((LAYER,), ("mean",), "float16", WIDTH, SHARD_ROWS, chunk_rows=256)
+    generator = torch.Generator().manual_seed(SEED)
+    for shard in range(shards):
+        states = torch.randn(1, SHARD_ROWS, WIDTH, generator=generator).half()
+        write_shard(storage, layout, shard, made_up_items(SHARD_ROWS, shard * SHARD_ROWS), {"mean": states})
+    write_metadata(storage, layout, {"model": {"id": "random"}}, shards * SHARD_ROWS, 0)
+
+
+def _scans(folder: Path, shards: int, runs: int) -> Iterator[Result]:
+    """Every row of the layer once: nothing in the cache, nothing kept, and all in the cache."""
+    keys = _keys(shards)
+    nbytes = sum(open_storage(URL).size(key) for key in keys)
+    kept = FileCache(folder / "kept", nbytes * 2)
+    _scan(kept)
+
+    def rate(took: Callable[[], float]) -> Task:
+        return lambda: nbytes / took() / 1e6
+
+    def cold() -> float:
+        took = _scan(FileCache(folder / "cold", nbytes * 2))
+        shutil.rmtree(folder / "cold")
+        return took
+
+    samples = interleave(
+        {
+            PLAIN: rate(lambda: _download(keys)),
+            "hubstore": rate(cold),
+            "hubstore, nothing kept": rate(lambda: _scan(FileCache(folder / "none", 0))),
+            "hubstore, from the cache": rate(lambda: _scan(kept)),
+        },
+        runs,
+    )
+    what = f"a layer of {shards * SHARD_ROWS:,} x {WIDTH} float16 in {shards} objects"
+    notes = (
+        f"SeaweedFS on this machine, which shares its CPUs with the client; {PLAIN}: {READERS} threads that get the "
+        "objects whole into memory and do nothing with them",
+        "a scan that keeps writes every object to the cache and checks its CRC32C",
+    )
+    for name, target in (
+        ("hubstore", SCAN_TARGET),
+        ("hubstore, nothing kept", SCAN_TARGET),
+        ("hubstore, from the cache", None),
+    ):
+        case = f"scan {what}{name.removeprefix('hubstore')}"
+        chosen = {one: samples[one] for one in (name, PLAIN)}
+        yield compare(SUITE, case, "MB/s", chosen, ours=name, against=PLAIN, target=target, notes=notes)
+
+
+def _takes(shards: int, runs: int) -> Result:
+    """Rows from anywhere, none of which are in the cache, beside the objects that hold them downloaded whole."""
+    rng = np.random.default_rng(SEED)
+    keys = _keys(shards)
+
+    def take() -> float:
+        drawn = rng.integers(0, shards * SHARD_ROWS, TAKEN)
+        states = _reader(FileCache(Path("unused"), 0)).hidden(LAYER)
+        return 1e3 * seconds(lambda: states.take(drawn))
+
+    samples = interleave({"hubstore": take, PLAIN: lambda: 1e3 * _download(keys)}, runs)
+    case = f"take {TAKEN:,} random rows of {shards * SHARD_ROWS:,} x {WIDTH} float16"
+    notes = ("rows are taken by their byte ranges; to have them, the plain downloader gets every object",)
+    return compare(SUITE, case, "ms", samples, against=PLAIN, better="lower", notes=notes)
+
+
+def _keys(shards: int) -> list[str]:
+    return [f"hidden/mean/{LAYER}/c/{shard}/0" for shard in range(shards)]
+
+
+def _reader(cache: FileCache) -> StoreReader:
+    storage = open_storage(URL)
+    assert isinstance(storage, RemoteStorage)
+    return StoreReader(URL, RemoteStorage(storage.root, storage._store, cache))
+
+
+def _scan(cache: FileCache) -> float:
+    """Seconds to have every row of the layer, of a store that is open."""
+    states = _reader(cache).hidden(LAYER)
+    return seconds(lambda: [rows.shape for _, rows in states.segments()])
+
+
+def _download(keys: list[str]) -> float:
+    """Seconds of what a plain client does: objects whole, side by side, into memory."""
+    import obstore
+
+    storage = open_storage(URL)
+    assert isinstance(storage, RemoteStorage)
+    store = storage._store
+    with ThreadPoolExecutor(READERS) as pool:
+        return seconds(lambda: list(pool.map(lambda key: len(obstore.get(store, key).bytes()), keys)))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run it, print what was found, and keep it where `--out` is given."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.remote", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="a folder for the server's data")
+    parser.add_argument("--small", action="store_true", help="small sizes, to see that everything runs")
+    parser.add_argument("--out", nargs="?", const="", help="keep the results; benchmarks/results/<machine>.json")
+    options = parser.parse_args(arguments)
+    started = time.perf_counter()
+    user_cache.cache_clear()
+    results = run(options.work, small=options.small)
+    took = time.perf_counter() - started
+    print(f"\n{SUITE}, {took:.0f} s\n\n{suite_table(results)}", flush=True)
+    if options.out is not None:
+        here = machine(options.work)
+        save(Path(options.out or RESULTS / f"{machine_name(here)}.json"), here, SUITE, took, results)
+
+
+if __name__ == "__main__":
+    main()
