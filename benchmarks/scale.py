@@ -1,0 +1,198 @@
+"""`python -m benchmarks.scale [--work FOLDER] [--out [FILE]]`: what a layer of 10^6 to 10^9 rows x 384 float16 would
+take of memory and disk, and how many queries it would answer: exact search, IVF-PQ, and IVF with RaBitQ codes, which
+is FAISS's and no kind of hubstore's. The constants are measured here, the sizes beyond are the cost model's."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.record import RESULTS, Result, machine, machine_name, save
+from benchmarks.table import suite_table
+from hubstore.index import kinds
+from hubstore.index.cost import BATCH, SearchSpeed, code_bytes, index_bytes, index_costs, search_speed
+from hubstore.index.library import faiss
+
+WIDTH = 384
+ROWS = tuple(10**power for power in (6, 7, 8, 9))
+MEASURED_ROWS = 100_000
+"""Of made-up rows, clustered as in the other benchmarks, on which RaBitQ is measured beside IVF-PQ."""
+
+K = 10
+REFINE = 10
+MEMORY = 16 << 30
+"""Bytes that a search may have of rows; exact search of more reads them from the disk for every pass."""
+
+Rows = npt.NDArray[np.float32]
+
+
+def run(work: Path, rows: Sequence[int] = ROWS, measured_rows: int = MEASURED_ROWS) -> list[Result]:
+    """The suite.
+
+    Args:
+        work: a folder on the disk that stores are on.
+        rows: sizes to give the model's numbers of.
+        measured_rows: that the codes are measured on.
+    """
+    speed = search_speed(WIDTH, "float16", work, again=True)
+    codes = {name: _measured(name, measured_rows) for name in ("PQ", "RaBitQ")}
+    results = [_code(name, one, measured_rows) for name, one in codes.items()]
+    for count in rows:
+        results += _at(count, speed, codes["RaBitQ"]["code_seconds"])
+    return results
+
+
+def _at(rows: int, speed: SearchSpeed, rabitq_seconds: float) -> list[Result]:
+    costs = {cost.kind: cost for cost in index_costs(rows, WIDTH, "float16", speed, MEMORY)}
+    exact, ivfpq = costs["exact"], costs["ivfpq"]
+    asked = kinds.parameters("ivfpq", rows)
+    bits = rabitq_bytes(WIDTH)
+    visited = rows * asked["nprobe"] / asked["nlist"] * bits
+    assert speed.centroid_seconds is not None
+    assert exact.together is not None
+    assert ivfpq.together is not None
+    rabitq = asked["nlist"] * WIDTH * speed.centroid_seconds + visited * rabitq_seconds
+    stored = rows * WIDTH * 2
+    disk = speed.read_seconds is not None and stored > MEMORY
+    lists = 4 * asked["nlist"] * WIDTH
+    return [
+        _model(
+            f"exact, {rows:,} rows, {BATCH} queries at once",
+            1 / exact.together,
+            stored,
+            min(stored, MEMORY) if not disk else 0,
+            "every pass reads the rows from the disk" if disk else "the rows stay in memory",
+        ),
+        _model(
+            f"ivfpq, {rows:,} rows, {asked['nlist']:,} lists of which {asked['nprobe']:,} are visited",
+            1 / ivfpq.together,
+            stored + ivfpq.disk,
+            ivfpq.memory,
+            f"{index_bytes('ivfpq', rows, WIDTH) / rows:.0f} bytes a row in memory",
+        ),
+        _model(
+            f"IVF with RaBitQ codes (FAISS), {rows:,} rows, the same lists",
+            1 / rabitq,
+            stored + rows * (bits + 8) + lists,
+            rows * (bits + 8) + lists,
+            f"{bits + 8} bytes a row in memory",
+        ),
+    ]
+
+
+def _model(case: str, rate: float, disk: int, memory: int, note: str) -> Result:
+    return Result(
+        work="scale",
+        case=f"model: {case}: {disk / 1e9:,.1f} GB on disk, {memory / 1e9:,.2f} GB in memory",
+        unit="queries/s",
+        value=rate,
+        runs=0,
+        spread=(rate, rate),
+        notes=(
+            "model: extrapolated from what was measured on one machine, whose memory would have to hold the codes; "
+            "scoring an approximate index's candidates again reads rows of the store and is left out",
+            f"{case.split(',', maxsplit=1)[0]}: {note}",
+        ),
+    )
+
+
+def _code(name: str, found: dict[str, Any], rows: int) -> Result:
+    rate = 1 / found["query_seconds"]
+    return Result(
+        work="scale",
+        case=f"measured: IVF with {name} codes of {found['bytes']} bytes, {rows:,} x {WIDTH}, {BATCH} queries at once",
+        unit="queries/s",
+        value=rate,
+        runs=found["runs"],
+        spread=(1 / max(found["seconds"]), 1 / min(found["seconds"])),
+        recall=found["recall"],
+        notes=(
+            f"{name}: {found['code_seconds'] * 1e12:.2f} ps for a byte of codes visited, {found['nprobe']} of "
+            f"{found['nlist']} lists visited, {REFINE * K} candidates scored again exactly for recall@{K}, built in "
+            f"{found['built']:.0f} s",
+        ),
+    )
+
+
+def rabitq_bytes(width: int) -> int:
+    """Of one row's code: a bit an element, and two factors in float32."""
+    return -(-width // 8) + 8
+
+
+def _measured(name: str, rows: int) -> dict[str, Any]:
+    """An index of made-up rows: how long a query takes, by how many of its lists are visited, and how much it finds."""
+    from benchmarks.made_store import LANGUAGES, made_states
+
+    rows -= rows % len(LANGUAGES)
+    states = made_states(rows)(0, rows)
+    states -= states.mean(0)
+    states /= np.linalg.norm(states, axis=1, keepdims=True)
+    asked = kinds.parameters("ivfpq", rows)
+    factory = kinds.factory("ivfpq", rows, WIDTH) if name == "PQ" else f"IVF{asked['nlist']},RaBitQ"
+    started = time.perf_counter()
+    index = faiss().index_factory(WIDTH, factory, faiss().METRIC_L2)
+    index.train(states[np.random.default_rng(0).choice(rows, kinds.training_rows("ivfpq", rows), replace=False)])
+    index.add(states)
+    built = time.perf_counter() - started
+    queries = states[:: max(1, rows // BATCH)][:BATCH]
+    queries = queries + np.random.default_rng(1).standard_normal(queries.shape, np.float32) * queries.std() * 0.3
+    size = code_bytes(rows, WIDTH) if name == "PQ" else rabitq_bytes(WIDTH)
+    few, all_lists = (_seconds(index, queries, probes) for probes in (asked["nprobe"], asked["nlist"]))
+    further = rows * size * (1 - asked["nprobe"] / asked["nlist"])
+    _, found = index.search(queries, REFINE * K, params=faiss().SearchParametersIVF(nprobe=asked["nprobe"]))
+    return {
+        **asked,
+        "bytes": size,
+        "built": built,
+        "runs": len(few),
+        "seconds": few,
+        "query_seconds": float(np.median(few)),
+        "code_seconds": max(float(np.median(all_lists) - np.median(few)), 0.0) / further,
+        "recall": _recall(states, queries, found),
+    }
+
+
+def _seconds(index: Any, queries: Rows, probes: int) -> list[float]:
+    """Of one of the queries, turn by turn, after one that does not count."""
+    options = faiss().SearchParametersIVF(nprobe=probes)
+    taken = []
+    for _ in range(6):
+        started = time.perf_counter()
+        index.search(queries, REFINE * K, params=options)
+        taken.append((time.perf_counter() - started) / len(queries))
+    return taken[1:]
+
+
+def _recall(states: Rows, queries: Rows, found: npt.NDArray[np.int64]) -> float:
+    """Share of the nearest K rows among the candidates, the best of which an exact score would then choose."""
+    true = np.argsort(-(queries @ states.T), axis=1, kind="stable")[:, :K]
+    return float(np.mean([np.isin(one, other).mean() for one, other in zip(true, found, strict=True)]))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the suite, print it, and keep it where `--out` is given."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="a folder on the disk of stores")
+    parser.add_argument("--small", action="store_true", help="small sizes, to see that everything runs")
+    parser.add_argument("--out", nargs="?", const="", help="keep the results; benchmarks/results/<machine>.json")
+    options = parser.parse_args(arguments)
+    faiss().omp_set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    started = time.perf_counter()
+    results = run(options.work, *(((100_000,), 8_000) if options.small else ()))
+    took = time.perf_counter() - started
+    print(f"scale, {took:.0f} s\n\n{suite_table(results)}")
+    if options.out is not None:
+        here = machine(options.work)
+        save(Path(options.out or RESULTS / f"{machine_name(here)}.json"), here, "scale", took, results)
+
+
+if __name__ == "__main__":
+    main()
