@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 import hubstore
 from hubstore.corpus import Corpus, Item, read_sample
-from hubstore.errors import ModelError
+from hubstore.errors import CorpusError, ModelError
 from hubstore.extraction import Settings, calibration, counting, extract
 from hubstore.extraction.estimate import estimate
 from hubstore.store import StoreReader
+from tests.tiny_media import tiny_media_model
 from tests.tiny_models import tiny_model
 
 
@@ -115,3 +117,27 @@ def test_plan_in_python_takes_names(tmp_path, model):
     assert found.rows == 28
     assert [one.kind for one in found.indexes][:2] == ["exact", "hnsw"]
     assert json.loads(json.dumps(found.to_json()))["items"] == 28
+
+
+@pytest.mark.parametrize(("name", "modality"), [("llava", "image"), ("qwen2-audio", "audio")])
+def test_pictures_and_sounds_are_counted_as_the_model_reads_them(tmp_path, name, modality):
+    media_items = pytest.importorskip("tests.extraction.test_media").items
+    model = tiny_media_model(name)
+    corpus = Corpus.from_items(media_items(modality))
+    ahead = estimate(corpus, model, Settings(poolings=("mean", "tokens")), folder=tmp_path)
+    done = extract(corpus, tiny_media_model(name), tmp_path / "x.hub", Settings(poolings=("mean", "tokens")))
+    assert ahead.counted.total_tokens == done.progress.tokens
+    assert {one: of.items for one, of in ahead.counted.tokens.items()} == {modality: 7, "text": 3}
+    assert set(ahead.seconds) == {"plan", "model", "tokenise", "read media", "write"}
+    arrays = (tmp_path / "x.hub/hidden").glob("*/*/c/*/0")
+    assert sum(ahead.states.values()) == sum(file.stat().st_size for file in arrays)
+
+
+def test_media_that_cannot_be_read_stop_the_count_unless_they_are_left_out():
+    media_items = pytest.importorskip("tests.extraction.test_media").items
+    model = tiny_media_model("llava")
+    corpus = Corpus.from_items(media_items("image", broken=(3,)))
+    with pytest.raises(CorpusError, match="--on-error skip"):
+        estimate(corpus, model, folder=None)
+    skipping = replace(corpus, skip_errors=True)
+    assert estimate(skipping, model, folder=None).counted.tokens["image"].unreadable == 1
