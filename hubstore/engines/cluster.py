@@ -16,6 +16,13 @@ from hubstore.errors import EngineError, MissingDependencyError
 
 QUIET: Mapping[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
+ENVIRONMENT: Mapping[str, str] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else Ray warns that this will be its default
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # else what Ray says of a node that is lost goes to our stdout
+}
+"""Read when Ray is imported, or started; what the user has set stays."""
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -40,10 +47,9 @@ class Needs:
 
     def room(self, nodes: Sequence[Mapping[str, Any]]) -> int:
         """Actors that the nodes which are alive have room for, if nobody else is there."""
-        return sum(self.on(node["Resources"]) for node in nodes if node["Alive"])
+        return sum(self._on(node["Resources"]) for node in nodes if node["Alive"])
 
-    def on(self, resources: Mapping[str, float]) -> int:
-        """Actors that these resources are enough for."""
+    def _on(self, resources: Mapping[str, float]) -> int:
         wanted = {"CPU": self.cpus, "GPU": self.gpus}
         return min(int(resources.get(name, 0) // count) for name, count in wanted.items() if count)
 
@@ -54,8 +60,8 @@ class Needs:
 
 def ray() -> Any:
     """The Ray module; MissingDependencyError, naming the extra to install, where there is none."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns that this will be its default
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         return importlib.import_module("ray")
     except ImportError as error:

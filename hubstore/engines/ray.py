@@ -276,7 +276,9 @@ class _Dealing:
         """What was done by all, as one."""
         every = [Progress(), *self._gone, *(worker.told.progress for worker in self._workers)]
         ready = sum(worker.told.loaded for worker in self._workers)
-        return replace(summed(every, self._total), seconds=time.monotonic() - self._started, workers=ready)
+        done = summed(every, self._total)
+        items = min(done.items, self._total)  # while two have the same shard
+        return replace(done, items=items, seconds=time.monotonic() - self._started, workers=ready)
 
     def _hire(self) -> None:
         """An actor for all the room that there is, and one that waits for more."""

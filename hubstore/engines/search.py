@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ from hubstore.location import Location
 from hubstore.store import HiddenStates, StoreReader
 
 PATIENCE_S = 60.0
-"""That actors have to start; those that have not by then are done without."""
+"""That the first actor has to start."""
 
 Found = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
 """Scores and positions [q, k], best first; -infinity and -1 where there are fewer."""
@@ -211,20 +212,28 @@ def searchers(*, address: str | None = None, device: str = "auto", actors: int |
     computing = resolve_device(device)
     needs = Needs.of(computing)
     with connected(address) as ray:
-        wanted = actors or min(needs.room(ray.nodes()), needs.on(ray.available_resources()))
+        wanted = actors or needs.room(ray.nodes())
         kind = ray.remote(Searcher).options(**needs.options(), max_restarts=-1, max_task_retries=3)
         started = [kind.remote(computing.type, needs.cpus) for _ in range(wanted)]
         try:
-            yield Searchers(ray, _ready(ray, started, needs))
+            yield Searchers(ray, _ready(ray, started, needs, all_of_them=actors is not None))
         finally:
             for actor in started:
                 ray.kill(actor)
 
 
-def _ready(ray: Any, started: Sequence[Any], needs: Needs) -> Sequence[Any]:
-    """Those that have started; EngineError where none has."""
+def _ready(ray: Any, started: Sequence[Any], needs: Needs, all_of_them: bool) -> Sequence[Any]:
+    """Those that have started when there was time; EngineError where none has.
+
+    Others may hold some of the room, so that after the first no more are waited for than as long again, unless
+    `all_of_them` are wanted.
+    """
     calls = {actor.ready.remote(): actor for actor in started}
-    ready = ray.wait(list(calls), num_returns=len(calls), timeout=PATIENCE_S)[0] if calls else []
+    began = time.monotonic()
+    if calls:
+        ray.wait(list(calls), num_returns=1, timeout=PATIENCE_S)
+    patience = PATIENCE_S if all_of_them else 2.0 + time.monotonic() - began
+    ready = ray.wait(list(calls), num_returns=len(calls), timeout=patience)[0] if calls else []
     if not ready:
         raise EngineError(
             f"no node of the Ray cluster has room to search ({needs}); wait until it has, add one, or choose another "

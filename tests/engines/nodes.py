@@ -7,14 +7,14 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from hubstore.engines.cluster import QUIET
+from hubstore.engines.cluster import ENVIRONMENT, QUIET
 
 OBJECT_STORE = 80 << 20
 LOOPBACK = "127.0.0.1"
 
 os.environ |= {
+    **ENVIRONMENT,
     "OMP_NUM_THREADS": "1",  # of the nodes' processes, which inherit it
-    "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # as there, stay on the loopback address; read when Ray is imported
 }
 
