@@ -211,15 +211,15 @@ class Store(StoreReader):
         return verify(self.storage)
 
 
-def open(path: str | Path) -> Store:
-    """Open a store for reading."""
+def open(path: str | Location) -> Store:
+    """Open a store for reading: a folder, or what an object store or a web server has (s3://, gs://, az://, https://)."""
     return Store(path)
 
 
 def extract(
     corpus: Corpus | str | Path,
     model: Model | str,
-    path: str | Path,
+    path: str | Location,
     *,
     device: str | Sequence[str] = "auto",
     model_dtype: str = "auto",
@@ -236,7 +236,7 @@ def extract(
     Args:
         corpus: a `Corpus`, or what `open_corpus` takes: a file, a dataset's id, "sample:ntrex".
         model: a loaded model, a folder, or a hub's model id.
-        path: the store's folder.
+        path: the store's folder, or its URL: s3://bucket/x.hub.
         device: "auto" (every GPU there is, else the CPU), "cpu", "cuda", or several: "cuda:0,cuda:1" or a sequence.
             Each but the first gets a process of its own, which loads the model again; the store is the same to the
             byte. A loaded model stays where it is. A script that uses several guards its entry with
@@ -278,7 +278,7 @@ def extract(
 
 def append(
     corpus: Corpus | str | Path,
-    path: str | Path,
+    path: str | Location,
     *,
     model: Model | str | None = None,
     device: str | Sequence[str] = "auto",

@@ -14,6 +14,7 @@ from rich.text import Text
 from hubstore.cli import options
 from hubstore.cli.output import err, out, print_json, table
 from hubstore.corpus import Item, Media
+from hubstore.corpus.remote import medium_name
 from hubstore.errors import LensError, QueryError
 from hubstore.location import Location
 
@@ -147,7 +148,7 @@ def _of_texts(store: Location | None, model: str | None, texts: Sequence[str], a
 
 
 def _items(modality: str, paths: Sequence[Path] | None) -> list[Item]:
-    return [Item.given(modality, Media(str(path))) for path in paths or ()]
+    return [Item.given(modality, Media(medium_name(path))) for path in paths or ()]
 
 
 def _of_media(

@@ -32,6 +32,11 @@ def url_of(where: str | os.PathLike[str] | Url) -> Url | None:
     return found if isinstance(found, Url) else None
 
 
+def medium_name(where: str | os.PathLike[str]) -> str:
+    """What finds a picture or a sound again: its URL, or the whole of its path."""
+    return str(url_of(where) or os.path.abspath(where))
+
+
 def fetched(url: Url) -> Path:
     """A local file with the object's bytes, name and time.
 

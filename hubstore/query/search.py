@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 
 from hubstore.corpus import Item, Media
+from hubstore.corpus.remote import medium_name
 from hubstore.errors import QueryError
 from hubstore.index import Allowed, SearchableLayer, load_or_exact
 from hubstore.query.filters import Filters
@@ -186,7 +187,7 @@ def _media(media: Sequence[Medium] | Medium | None) -> tuple[Media, ...] | None:
         if isinstance(one, Media)
         else Media(f"{len(one)} bytes", one)
         if isinstance(one, bytes)
-        else Media(os.path.abspath(one))
+        else Media(medium_name(one))
         for one in several
     )
 

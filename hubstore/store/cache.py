@@ -70,7 +70,8 @@ class FileCache:
     ) -> Path | None:
         """The file called `name`, which `fill` writes; None where it is too large, or the folder cannot hold it.
 
-        `checksum` is the CRC32C of what is written, where it is known already.
+        `checksum` is the CRC32C of what should be written, where it is known: the file is held against it when it is
+        used.
         """
         if size > self.most:
             return None
@@ -87,7 +88,8 @@ class FileCache:
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
-        self._checked.add(final.name)
+        if checksum is None:
+            self._checked.add(final.name)
         if pin:
             self._pinned.add(final.name)
         self._make_room(size)

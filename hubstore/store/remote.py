@@ -45,6 +45,9 @@ REFUSED = re.compile(r"\b40[013]\b")
 READERS = 16
 """Requests of one process at a time."""
 
+WRITERS, UNWRITTEN = 2, 8
+"""Threads that write to the cache, and objects that wait for them at most."""
+
 PART = 8 << 20
 """Bytes of one request: larger objects are read and written in parts, side by side."""
 
@@ -63,6 +66,7 @@ class RemoteStorage:
         self._store = store
         self._cache = user_cache() if cache is None else cache
         self._lease: Lease | None = None
+        self._unwritten: dict[str, Future[None]] = {}
         self._fetching: dict[str, threading.Lock] = {}
         self._fetching_guard = threading.Lock()
 
@@ -78,6 +82,10 @@ class RemoteStorage:
     @cached_property
     def _readers(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(READERS, thread_name_prefix="hubstore read")
+
+    @cached_property
+    def _writers(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(WRITERS, thread_name_prefix="hubstore cache")
 
     def exists(self, key: str) -> bool:
         """Whether the object is there."""
@@ -175,11 +183,15 @@ class RemoteStorage:
         """
         name = self._committed(key, record)
         with self._one_at_a_time(name):
+            waiting = self._unwritten.get(name)
+            if waiting is not None:  # its bytes are with another caller, who may change them; the file is checked
+                waiting.result()
             path = self._cache.find(name)
             if path is not None:
                 return _mapped(path)
             fetched = self._checked(key, record)
-            self._cache.add(name, record.size, lambda file: write_file(file, fetched), checksum=record.crc32c)
+            if record.size <= self._cache.most:
+                self._keep(name, fetched, record.crc32c)
         return fetched
 
     def cached(self, key: str, record: FileRecord) -> Bytes | None:
@@ -255,6 +267,18 @@ class RemoteStorage:
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Read beside others, in one of this storage's threads."""
         return self._readers.submit(work)
+
+    def _keep(self, name: str, content: Bytes, checksum: int) -> None:
+        """Put into the cache what was read: beside the reading that goes on, unless the disk is too slow for it."""
+
+        def write() -> None:
+            self._cache.add(name, len(content), lambda file: write_file(file, content), checksum=checksum)
+
+        if len(self._unwritten) >= UNWRITTEN:
+            write()
+            return
+        self._unwritten[name] = writing = self._writers.submit(write)
+        writing.add_done_callback(lambda done: self._unwritten.pop(name, None))
 
     def _parts(self, key: str, meta: ObjectMeta) -> Bytes:
         """An object's bytes, read in parts side by side, all of one version."""

@@ -121,6 +121,18 @@ def test_a_scan_reads_each_object_once_and_the_next_scan_reads_none(storage):
     assert storage.ranged == []
 
 
+def test_rows_that_a_caller_changes_are_as_they_were_for_the_next(storage):
+    fill(storage, layout("float32"))
+    before = StoreReader(ROOT, storage).hidden("1", "mean").read()
+    for _, rows in StoreReader(ROOT, storage).hidden("1", "mean").segments():
+        rows.zero_()
+    for _ in range(2):
+        assert torch.equal(StoreReader(ROOT, storage).hidden("1", "mean").read(), before)
+    storage._writers.shutdown()
+    again = RemoteStorage(ROOT, storage._store, FileCache(storage._cache.folder, 1 << 30))
+    assert torch.equal(StoreReader(ROOT, again).hidden("1", "mean").read(), before)
+
+
 def test_a_scan_that_is_given_up_ends(storage):
     fill(storage, layout("float32"))
     scan = StoreReader(ROOT, storage).hidden("1", "mean").segments()

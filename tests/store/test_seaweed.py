@@ -327,6 +327,7 @@ def test_corpora_and_media_by_url_are_read_as_local_files_are(tmp_path):
 
     from hubstore.corpus import open_corpus
     from hubstore.corpus.media import open_image
+    from hubstore.corpus.remote import medium_name
 
     rows = [{"id": f"r{i}", "text": f"text number {i}", "language": "en"} for i in range(40)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -346,6 +347,7 @@ def test_corpora_and_media_by_url_are_read_as_local_files_are(tmp_path):
     ).to_pylist()
     assert picture["media"] == f"s3://{BUCKET}/corpora/grey.png"
     assert open_image(hubstore.corpus.Media(picture["media"])).size == (4, 4)
+    assert medium_name(Path(picture["media"])) == picture["media"]
     with pytest.raises(CorpusError, match=r"s3://lab/corpora/none\.jsonl: there is no such object; check the URL"):
         open_corpus(f"s3://{BUCKET}/corpora/none.jsonl")
 
