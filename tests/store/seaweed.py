@@ -8,8 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -50,6 +48,11 @@ class SeaweedFS:
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.ports[0]}"
+
+    @property
+    def web(self) -> str:
+        """Where plain HTTP gives the objects, below /buckets."""
+        return f"http://127.0.0.1:{self.ports[6]}"
 
     def environment(self, who: dict[str, str] = WRITER) -> dict[str, str]:
         """What a client's environment says; nothing of this machine's own credentials."""
@@ -128,14 +131,6 @@ class SeaweedFS:
                         f"SeaweedFS did not start: {(self.folder / 'log').read_text()[-2000:]}"
                     ) from error
                 time.sleep(0.1)
-
-
-def answers(url: str) -> bool:
-    """Whether a web server says that something is there."""
-    try:
-        return bool(urllib.request.urlopen(url, timeout=5).status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def _identity(name: str, keys: dict[str, str], actions: list[str]) -> dict[str, object]:

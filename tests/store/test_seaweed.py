@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.server
 import json
 import multiprocessing
@@ -366,3 +367,46 @@ def test_scans_and_takes_are_those_of_a_local_store(tmp_path, url):
     assert torch.equal(here.read(), there.read())
     shutil.rmtree(Path(os.environ["HUBSTORE_CACHE"]), ignore_errors=True)
     assert torch.equal(here.read(10, 200), StoreReader(url).hidden("1").read(10, 200))
+
+
+def test_a_store_behind_a_web_server_is_read_and_searched_and_not_written(url, server):
+    rows = [hubstore.Item(f"i{n}", f"sentence {n}", "en", str(n)) for n in range(40)]
+    hubstore.extract(hubstore.Corpus.from_items(rows), tiny_model("gpt2"), url, poolings=("mean", "tokens"))
+    stored = hubstore.open(url)
+    stored.index(kind="hnsw")
+    served = hubstore.open(f"{server.web}/buckets/{url.removeprefix('s3://')}")
+    assert served.digest == stored.digest
+    assert served.items.equals(stored.items)
+    assert served.verify() == []
+    assert torch.equal(served.hidden(1, "tokens").read(), stored.hidden(1, "tokens").read())
+    assert torch.equal(served.hidden(1).take([7, 3]), stored.hidden(1).take([7, 3]))
+    asked = {"ids": ["i3"], "layers": [1], "k": 5}
+    assert served.search(**asked).equals(stored.search(**asked))
+    assert served.storage.list("") == [key for key in stored.storage.list("") if not key.startswith("analyses/")]
+    assert len(served.projection(layers=[1])) == 40  # given, and not kept
+    with pytest.raises(StoreAccessError, match=r"is read over http, which cannot be written to"):
+        served.index(kind="hnsw", rebuild=True)
+
+
+def test_a_web_server_that_gives_no_ranges_is_named(tmp_path):
+    shape = layout("float16", poolings=("mean",))
+    local = LocalStorage(tmp_path / "x.hub")
+    write_shard(local, shape, 0, item_table(0, [1] * 64), {"mean": torch.ones(3, 64, shape.width).half()})
+    write_metadata(local, shape, {"corpora": []}, 64, 0)
+    handler = functools.partial(Quiet, directory=tmp_path)
+    answering = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=answering.serve_forever, daemon=True).start()
+    try:
+        store = StoreReader(f"http://127.0.0.1:{answering.server_port}/x.hub")
+        with pytest.raises(StoreError, match=r"reading needs byte ranges"):
+            store.hidden("1").take([1])
+    finally:
+        answering.shutdown()
+        answering.server_close()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Python's own file server, which knows no ranges."""
+
+    def log_message(self, *given):
+        pass
