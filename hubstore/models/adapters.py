@@ -162,10 +162,11 @@ def _reader(
 ) -> MediaReader:
     dtype = next(parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
     if modality == "image":
-        processor = quickened(processor)
-        left = without_levels(processor, dtype)
+        quick, levels = quickened(processor), None
+        left = without_levels(quick, dtype)
         if left is not None:
-            return MediaReader(modality, left[0], marker, token_ids, dtype, decoder=decoder, levels=left[1])
+            quick, levels = left
+        return MediaReader(modality, processor, marker, token_ids, dtype, decoder=decoder, quick=quick, levels=levels)
     extractor = getattr(processor, "feature_extractor", processor)
     samples, heard = None, False
     if modality == "audio" and not marker and "input_features" in getattr(extractor, "model_input_names", ()):
