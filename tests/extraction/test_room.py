@@ -27,7 +27,7 @@ def leave(monkeypatch, free):
 def test_an_extraction_that_cannot_fit_is_refused_with_numbers_and_leaves_no_plan(tmp_path, monkeypatch, model):
     leave(monkeypatch, 40_000)
     corpus = read_sample("ntrex", limit=20)
-    with pytest.raises(StoreError, match="1 of the 4 layers fit .*--ignore-space") as refused:
+    with pytest.raises(StoreError, match=r"1 of the 4 layers fit .*--ignore-space") as refused:
         extract(corpus, model, tmp_path / "x.hub", Settings())
     assert "280 items x 4 layers x 32 in float16, pooling mean, need 0.13 MB and the disk has 0.04 MB" in str(
         refused.value
