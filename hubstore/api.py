@@ -152,8 +152,23 @@ class Store(StoreReader):
             tables.append(pa.table(columns))
         return pa.concat_tables(tables).combine_chunks()
 
-    def analyze(self, names: Sequence[str] | None = None, **options: Any) -> dict[str, pa.Table]:
-        """Similarity, retrieval, clustering, alignment and geometry; see `hubstore.analysis.analyze`."""
+    def analyze(
+        self,
+        names: Sequence[str] | None = None,
+        *,
+        engine: str = "local",
+        address: str | None = None,
+        **options: Any,
+    ) -> dict[str, pa.Table]:
+        """Similarity, retrieval, clustering, alignment and geometry; see `hubstore.analysis.analyze`.
+
+        With the engine "ray" layers are shared out over a Ray cluster; the tables are the same.
+        """
+        check_engine(engine, address)
+        if engine == "ray":
+            from hubstore.engines.analyses import OnRay
+
+            options["jobs"] = OnRay(address)
         return analysis.analyze(self, names, **options)
 
     def projection(self, **options: Any) -> pa.Table:

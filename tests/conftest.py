@@ -17,6 +17,13 @@ os.environ["COLUMNS"] = "200"  # temporary folders may have long names: no messa
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """However many a test has set, or what it ran: engines count the room that an actor takes by them."""
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def real_model():
     """Folder of a real model by name; skipped where scripts/test has not fetched it."""

@@ -16,12 +16,9 @@ from hubstore.store.layout import Layout
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture(scope="module", autouse=True)
-def all_threads():
-    before = torch.get_num_threads()
+@pytest.fixture(autouse=True)
+def two_threads(one_thread):
     torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def recall_at_1(store, language, layer, variant):

@@ -15,6 +15,7 @@ import pyarrow as pa
 from hubstore.analysis.alignment import alignment
 from hubstore.analysis.clustering import clustering
 from hubstore.analysis.geometry import geometry
+from hubstore.analysis.layers import Share
 from hubstore.analysis.pairs import Pair, chosen_pairs
 from hubstore.analysis.projection import PROJECTION_SCHEMA, projection
 from hubstore.analysis.results import metadata
@@ -54,7 +55,7 @@ def analyze(
     bootstrap: int = 1000,
     device: str = "auto",
     progress: Callable[[str, int, int], None] | None = None,
-    jobs: int = 1,
+    jobs: int | Share = 1,
 ) -> dict[str, pa.Table]:
     """Run several analyses with their defaults.
 
@@ -70,8 +71,8 @@ def analyze(
         device: where to compute: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1". Tables that are
             kept are reused wherever they were computed.
         progress: called with the analysis, its layers done and its layers in all.
-        jobs: processes of this host that share the layers; the tables are the same. A script that asks for several
-            guards its entry with `if __name__ == "__main__":`, since those processes import it.
+        jobs: processes of this host that share the layers, or who else does; the tables are the same. A script that
+            asks for several guards its entry with `if __name__ == "__main__":`, since those processes import it.
 
     Returns:
         The tables by analysis.

@@ -12,7 +12,7 @@ import torch
 
 from hubstore.analysis import cka
 from hubstore.analysis.bootstrap import Bootstrap
-from hubstore.analysis.layers import Parts, Prepared, Progress, over_layers
+from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
 from hubstore.analysis.neighbours import nearest_others
 from hubstore.analysis.pairs import Concepts, Matched, Pair, Selection, all_pairs, check_pairs
 from hubstore.analysis.results import Row, intervals, kept_or_made
@@ -44,7 +44,7 @@ def alignment(
     cross_layers: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
-    jobs: int = 1,
+    jobs: int | Share = 1,
 ) -> pa.Table:
     """Whether matched items lie alike among themselves in two partitions.
 
@@ -60,7 +60,7 @@ def alignment(
             may then be paired with itself.
         device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
-        jobs: processes that share the layers; the table is the same.
+        jobs: processes that share the layers, or who else does; the table is the same.
 
     Returns:
         A row per layer of x, layer_y of y, pair and metric. "cka" (variant "debiased"): linear CKA by the

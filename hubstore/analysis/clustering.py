@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from hubstore.analysis.bootstrap import Bootstrap
-from hubstore.analysis.layers import Parts, Prepared, Progress, over_layers
+from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
 from hubstore.analysis.neighbours import nearest_others
 from hubstore.analysis.pairs import Concepts, Selection, check_partitions
 from hubstore.analysis.results import Row, kept_or_made
@@ -44,7 +44,7 @@ def clustering(
     k: int | None = None,
     device: str = "auto",
     progress: Progress | None = None,
-    jobs: int = 1,
+    jobs: int | Share = 1,
 ) -> pa.Table:
     """Whether an item's nearest neighbours, of all partitions together, share its concept or its language.
 
@@ -62,7 +62,7 @@ def clustering(
             perfect hub has a purity of 1, but at most 10.
         device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
-        jobs: processes that share the layers; the table is the same.
+        jobs: processes that share the layers, or who else does; the table is the same.
 
     Returns:
         A row per layer, x (a partition whose items ask, or "*" for all; y is always "*"), variant ("raw", or

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hubstore.analysis import blocks as fixed
 from hubstore.analysis.bootstrap import Bootstrap
-from hubstore.analysis.layers import Parts, Prepared, Progress, over_layers
+from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
 from hubstore.analysis.neighbours import nearest_others
 from hubstore.analysis.pairs import Selection, check_partitions
 from hubstore.analysis.results import Row, intervals, kept_or_made
@@ -44,7 +44,7 @@ def geometry(
     sample: int = 2048,
     device: str = "auto",
     progress: Progress | None = None,
-    jobs: int = 1,
+    jobs: int | Share = 1,
 ) -> pa.Table:
     """How the states of each partition, and of all together, fill their space.
 
@@ -59,7 +59,7 @@ def geometry(
         sample: items, drawn at random, that the hubness is computed among where there are more.
         device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
-        jobs: processes that share the layers; the table is the same.
+        jobs: processes that share the layers, or who else does; the table is the same.
 
     Returns:
         A row per layer, x (a partition, or "*" for all; y is empty), variant ("raw", or "centred": each

@@ -61,7 +61,14 @@ class Parts:
         return self.prepare(store, self.device, self.parameters).find
 
 
-def over_layers(store: StoreReader, parts: Parts, progress: Progress | None = None, jobs: int = 1) -> Findings:
+Mapped = Callable[[Sequence[str]], Iterator[list[Row]]]
+"""Gives the rows of each layer, in their order."""
+
+Share = Callable[[StoreReader, Parts], contextlib.AbstractContextManager[Mapped]]
+"""How others share the layers of an analysis."""
+
+
+def over_layers(store: StoreReader, parts: Parts, progress: Progress | None = None, jobs: int | Share = 1) -> Findings:
     """What an analysis finds in each of its layers, in their order.
 
     Operations on small partitions cost less than waking a second thread for each, and on a busy machine waiting
@@ -72,28 +79,29 @@ def over_layers(store: StoreReader, parts: Parts, progress: Progress | None = No
         store: the store.
         parts: the analysis.
         progress: called with layers done and layers in all.
-        jobs: processes that share the layers; each opens the store for itself.
+        jobs: processes of this host that share the layers, each of which opens the store for itself; or who else does.
 
     Raises:
         AnalysisError: fewer than one job, a process that was killed, or what the analysis refuses.
     """
-    if jobs < 1:
+    if isinstance(jobs, int) and jobs < 1:
         raise AnalysisError(f"{jobs} jobs cannot share the layers; ask for at least one")
     prepared = parts.prepare(store, parts.device, parts.parameters)
     layers: Sequence[str] = parts.parameters["layers"]
-    jobs = min(jobs, len(layers))
-    small = parts.device.type == "cpu" and len(store) * store.width < SMALL * len(store.partitions)
     rows: list[Row] = []
-    mapping = _threads(small, prepared.find) if jobs == 1 else _processes(store, parts, jobs)
+    if not isinstance(jobs, int):
+        mapping = jobs(store, parts)
+    elif min(jobs, len(layers)) > 1:
+        mapping = _processes(store, parts, min(jobs, len(layers)))
+    else:
+        small = parts.device.type == "cpu" and len(store) * store.width < SMALL * len(store.partitions)
+        mapping = _threads(small, prepared.find)
     with current(parts.device), mapping as mapped:
         for done, found in enumerate(mapped(layers), 1):
             rows += found
             if progress:
                 progress(done, len(layers))
     return Findings(parts.columns, rows, dict(prepared.notes))
-
-
-Mapped = Callable[[Sequence[str]], Iterator[list[Row]]]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hubstore.analysis.bootstrap import Bootstrap
-from hubstore.analysis.layers import Parts, Prepared, Progress, over_layers
+from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
 from hubstore.analysis.pairs import Concepts, Matched, Pair, check_pairs
 from hubstore.analysis.results import Row, intervals, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
@@ -38,7 +38,7 @@ def retrieval(
     k: int = 10,
     device: str = "auto",
     progress: Progress | None = None,
-    jobs: int = 1,
+    jobs: int | Share = 1,
 ) -> pa.Table:
     """Where each item's match stands among all paired items of the other partition.
 
@@ -52,7 +52,7 @@ def retrieval(
         k: neighbours of CSLS (Conneau et al., 2018, use 10).
         device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
-        jobs: processes that share the layers; the table is the same.
+        jobs: processes that share the layers, or who else does; the table is the same.
 
     Returns:
         A row per layer, direction (x asks, y answers), variant and metric ("recall@1", "recall@5",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hubstore.analysis import blocks
 from hubstore.analysis.bootstrap import Bootstrap
-from hubstore.analysis.layers import Parts, Prepared, Progress, over_layers
+from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
 from hubstore.analysis.pairs import Concepts, Matched, Pair, check_pairs
 from hubstore.analysis.resolution import lost_variance, resolves, rounding_variance
 from hubstore.analysis.results import Row, intervals, kept_or_made
@@ -42,7 +42,7 @@ def similarity(
     bootstrap: int = 1000,
     device: str = "auto",
     progress: Progress | None = None,
-    jobs: int = 1,
+    jobs: int | Share = 1,
 ) -> pa.Table:
     """Cosine of matched items against the mean over mismatched ones, and their difference.
 
@@ -55,7 +55,7 @@ def similarity(
         bootstrap: resamples of the concepts; 0 gives no intervals.
         device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
-        jobs: processes that share the layers; the table is the same.
+        jobs: processes that share the layers, or who else does; the table is the same.
 
     Returns:
         A row per layer, pair, variant ("raw", or "centred": each partition's mean over the paired items

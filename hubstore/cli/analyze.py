@@ -33,6 +33,8 @@ def analyze(
     bootstrap: Annotated[int, typer.Option(help="Resamples for the 95 % intervals; 0 for none.")] = 1000,
     seed: options.SeedOption = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that share the layers; the results are the same.")] = 1,
+    engine: options.EngineOption = options.Engine.local,
+    address: options.AddressOption = None,
     device: options.DeviceOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
@@ -59,6 +61,8 @@ def analyze(
             bootstrap=bootstrap,
             device=device,
             jobs=jobs,
+            engine=engine,
+            address=address,
             progress=advanced,
         )
     if as_json:

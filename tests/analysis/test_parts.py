@@ -37,13 +37,6 @@ def path(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def results(path, **options):
     """Every analysis anew, as the bytes that the store keeps."""
     store = StoreReader(path)

@@ -1,0 +1,38 @@
+"""A cluster's tasks give the same results as one process, to the byte."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import hubstore
+from hubstore import analysis
+from tests.engines.nodes import two_nodes
+from tests.index.stores import LANGUAGES, by_language, hub_states, write_store
+
+pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    rows, concepts = by_language(hub_states(300, 32))
+    languages = [LANGUAGES[i * len(LANGUAGES) // len(rows)] for i in range(len(rows))]
+    folder = tmp_path_factory.mktemp("stores") / "x.hub"
+    every = torch.stack([rows, rows.roll(3, 1), rows.flip(1)])
+    write_store(folder, every, dtype="float16", languages=languages, concepts=[str(one) for one in concepts])
+    return folder
+
+
+def results(path, **options):
+    store = hubstore.open(path)
+    for key in store.storage.list("analyses"):
+        store.storage.delete(key)
+    store.analyze(bootstrap=20, device="cpu", **options)
+    return {key: store.storage.read(key) for key in store.storage.list("analyses")}
+
+
+def test_the_tasks_of_two_nodes_give_the_same_bytes_as_one_process(path):
+    here = results(path)
+    assert len(here) == len(analysis.ANALYSES)
+    with two_nodes(cpus=2):
+        assert results(path, engine="ray") == here
