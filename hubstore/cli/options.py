@@ -44,7 +44,8 @@ CorpusArgument = Annotated[
     typer.Argument(
         metavar="CORPUS...",
         help="A file (.jsonl, .csv, .tsv, .parquet, .tar), a folder of pictures and sounds, a folder or id of a "
-        "Hugging Face dataset, sample:ntrex; or, with --parallel, LANGUAGE=FILE for each language: en=a.txt zh=b.txt.",
+        "Hugging Face dataset, sample:ntrex; a file or a folder of .tar may be a URL (s3://, gs://, az://, of a file "
+        "https://); or, with --parallel, LANGUAGE=FILE for each language: en=a.txt zh=b.txt.",
         show_default=False,
     ),
 ]

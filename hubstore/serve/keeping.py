@@ -11,7 +11,6 @@ from pathlib import Path
 
 from hubstore.location import WEB, Location
 from hubstore.store import LocalStorage, Storage, open_storage
-from hubstore.store.cloud import connect
 from hubstore.store.remote import RemoteStorage
 from hubstore.store.storage import Buffer
 
@@ -48,7 +47,7 @@ def keeping(where: Location, most: int) -> Storage:
         return KeepingFolder(where, most)
     if where.scheme in WEB:  # takes none
         return open_storage(where)
-    storage = KeepingObjects(where, connect(where))
+    storage = KeepingObjects.at(where)
     storage.most = most
     return storage
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 PATIENCE = datetime.timedelta(seconds=45)
 """How long one request is tried again while its server is away or broken."""
 
+FIRST_PATIENCE = datetime.timedelta(seconds=8)
+"""As long as no request was answered: then the endpoint is wrong more often than the server is away."""
+
 READ_AGAIN = datetime.timedelta(minutes=5)
 """How long the keys of a file are used before it is read again: other tools renew them there."""
 
@@ -42,8 +45,12 @@ EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "Req
 UNKNOWN = ("InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "AuthenticationFailed", "InvalidSecurity")
 
 
-def connect(url: Url) -> ObjectStore:
+def connect(url: Url, patience: datetime.timedelta | None = None) -> ObjectStore:
     """A client for everything below a URL; nothing is asked of the server yet.
+
+    Args:
+        url: the URL.
+        patience: how long a request is tried again; `PATIENCE` by default.
 
     Raises:
         StoreAccessError: no credentials are found.
@@ -53,7 +60,7 @@ def connect(url: Url) -> ObjectStore:
     options: Any = {
         "retry_config": {
             "max_retries": 40,
-            "retry_timeout": PATIENCE,
+            "retry_timeout": patience or PATIENCE,
             "backoff": {
                 "init_backoff": datetime.timedelta(milliseconds=100),
                 "max_backoff": datetime.timedelta(seconds=3),
@@ -174,7 +181,7 @@ def _unreachable(what: str, text: str, code: str) -> StorageUnreachableError:
     status = re.search(r"\b([45]\d\d)\b [A-Z][a-z]", text)
     why = code or (f"HTTP {status[1]}" if status else "no answer")
     return StorageUnreachableError(
-        f"{what}: the server failed or cannot be reached ({why}, tried again for {PATIENCE.seconds} s); check that it "
+        f"{what}: the server failed or cannot be reached ({why}, tried again and again); check that it "
         "runs, and the endpoint, then run the same command again: what was committed stays"
     )
 

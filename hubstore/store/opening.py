@@ -20,9 +20,7 @@ def open_storage(where: str | os.PathLike[str] | Url) -> Storage:
     found = location(where)
     if isinstance(found, Path):
         return LocalStorage(found)
-    from hubstore.store.cloud import connect
     from hubstore.store.remote import RemoteStorage
     from hubstore.store.web import WebStorage
 
-    kind = WebStorage if found.scheme in WEB else RemoteStorage
-    return kind(found, connect(found))
+    return (WebStorage if found.scheme in WEB else RemoteStorage).at(found)

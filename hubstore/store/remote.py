@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from hubstore.errors import CorruptStoreError, StoreError
 from hubstore.location import Url
 from hubstore.store.cache import FileCache, page_aligned, user_cache, write_file
-from hubstore.store.cloud import connect, told
+from hubstore.store.cloud import FIRST_PATIENCE, connect, told
 from hubstore.store.commit import FileRecord
 from hubstore.store.lease import LEASE, Lease
 from hubstore.store.shardfile import crc32c
@@ -59,11 +59,15 @@ class RemoteStorage:
         root: the URL.
         store: a client for what is below it.
         cache: where whole objects are kept; the user's by default.
+        first: a client of less patience, for as long as the server has not answered.
     """
 
-    def __init__(self, root: Url, store: ObjectStore, cache: FileCache | None = None) -> None:
+    def __init__(
+        self, root: Url, store: ObjectStore, cache: FileCache | None = None, *, first: ObjectStore | None = None
+    ) -> None:
         self._root = root
-        self._store = store
+        self._patient = store
+        self._first = first
         self._cache = user_cache() if cache is None else cache
         self._lease: Lease | None = None
         self._unwritten: dict[str, Future[None]] = {}
@@ -72,12 +76,21 @@ class RemoteStorage:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process connects anew; credentials do not travel."""
-        return _reconnected, (type(self), self._root)
+        return type(self).at, (self._root,)
+
+    @classmethod
+    def at(cls, root: Url) -> Self:
+        """What is below a URL."""
+        return cls(root, connect(root), first=connect(root, FIRST_PATIENCE))
 
     @property
     def root(self) -> Url:
         """The URL."""
         return self._root
+
+    @property
+    def _store(self) -> ObjectStore:
+        return self._patient if self._first is None else self._first
 
     @cached_property
     def _readers(self) -> ThreadPoolExecutor:
@@ -373,8 +386,11 @@ class RemoteStorage:
             with self._fetching_guard:
                 self._fetching.pop(name, None)
 
-    def _told(self, doing: str, key: str) -> contextlib.AbstractContextManager[None]:
-        return told(f"{doing} {self._root / key if key else self._root}", self._root)
+    @contextlib.contextmanager
+    def _told(self, doing: str, key: str) -> Iterator[None]:
+        with told(f"{doing} {self._root / key if key else self._root}", self._root):
+            yield
+        self._first = None  # the server answers
 
     @contextlib.contextmanager
     def _missing(self, key: str) -> Iterator[None]:
@@ -395,10 +411,6 @@ class RemoteStorage:
             f"{self._root / key} has {size} bytes, {record.size} were committed; "
             f"`hubstore verify {self._root}` lists all that is wrong"
         )
-
-
-def _reconnected(kind: type[RemoteStorage], root: Url) -> RemoteStorage:
-    return kind(root, connect(root))
 
 
 def _joined(buffers: Sequence[Buffer]) -> bytes | memoryview:

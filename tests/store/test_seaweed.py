@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from typer.testing import CliRunner
 import hubstore
 from hubstore.cli import app
 from hubstore.errors import CorpusError, StorageUnreachableError, StoreAccessError, StoreError, StoreLockedError
-from hubstore.store import LocalStorage, StoreReader, cloud, open_storage, verify, write_metadata, write_shard
+from hubstore.store import LocalStorage, StoreReader, open_storage, remote, verify, write_metadata, write_shard
 from hubstore.store.lease import LEASE
 from tests.extraction import victim
 from tests.store.seaweed import AWS, BUCKET, READER, SeaweedFS, needs_weed
@@ -202,7 +203,7 @@ def test_a_server_that_is_killed_and_restarted_in_the_midst_of_writing_loses_not
 
 def test_a_server_that_stays_away_is_named_after_the_time_of_patience(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(cloud, "PATIENCE", cloud.datetime.timedelta(seconds=1))
+    monkeypatch.setattr(remote, "FIRST_PATIENCE", timedelta(seconds=1))
     with pytest.raises(StorageUnreachableError, match=r"the server failed or cannot be reached.* run the same command"):
         StoreReader("s3://lab/x.hub")
 
