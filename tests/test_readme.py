@@ -17,6 +17,7 @@ from hubstore.corpus import read_sample
 from hubstore.extraction import Settings, extract
 from hubstore.models import load_model
 from tests.serve.servers import served
+from tests.store.seaweed import AWS, SeaweedFS, needs_weed
 from tests.tiny_media import FAMILIES, picture
 from tests.tiny_models import VOCABULARY, save_tiny_language_model, tiny_tokenizer
 
@@ -71,8 +72,22 @@ def save_tiny_llava(folder):
     (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
 
 
-def test_every_command_of_the_readme_runs_as_printed(folder, monkeypatch):
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """An S3 server with the bucket that the README writes to."""
+    server = SeaweedFS(tmp_path / "seaweed").start()
+    for name in AWS:
+        monkeypatch.delenv(name)
+    for name, value in {**server.environment(), "HUBSTORE_CACHE": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    yield
+    server.kill()
+
+
+@needs_weed
+def test_every_command_of_the_readme_runs_as_printed(folder, bucket, monkeypatch):
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the cluster that is started here, as of this process
     assert len(COMMANDS) >= 20
     with served(folder / "demo.hub") as server:
         run_commands(folder, server.url)
