@@ -105,7 +105,29 @@ def _join(library: Any, address: str | None) -> None:
                 f"no Ray cluster can be joined at {address or os.environ.get('RAY_ADDRESS', 'auto')}: "
                 f"{first_line(error)}; start one with `ray start --head` and give its address, or leave out --address"
             ) from error
-        library.init(address="local", include_dashboard=False, **QUIET)
+        with _loopback_only():
+            library.init(address="local", include_dashboard=False, **QUIET)
+
+
+@contextlib.contextmanager
+def _loopback_only() -> Iterator[None]:
+    """A cluster started within it listens on the loopback address alone, which Ray does on macOS and Windows only.
+
+    Ray has no option for it: `_node_ip_address` is not taken where it is a loopback address. It asks a constant, made
+    from an environment variable that the cluster's own processes inherit.
+    """
+    constants = importlib.import_module("ray._private.ray_constants")
+    name, before = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
+    told = os.environ.get(name)
+    constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+        if told is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = told
 
 
 def first_line(error: BaseException) -> str:

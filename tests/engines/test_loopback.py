@@ -1,0 +1,69 @@
+"""A cluster that hubstore starts itself listens to nobody else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray")
+
+STARTED = """
+from hubstore.engines.cluster import connected
+from tests.engines.test_loopback import listening
+with connected() as ray:
+    ray.get(ray.remote(lambda: None).options(num_cpus=1).remote())
+    print(*listening())
+"""
+
+
+def test_a_cluster_that_is_started_here_listens_on_the_loopback_address_alone():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", STARTED],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    addresses = done.stdout.split()
+    assert len(addresses) >= 4  # the control service, the node, this process and a worker
+    assert set(addresses) == {"127.0.0.1"}
+
+
+def listening() -> list[str]:
+    """Addresses (IPv4) that this process and those that it started listen on."""
+    ours = {os.getpid()}
+    parents = {int(one.name): _parent(one) for one in Path("/proc").iterdir() if one.name.isdigit()}
+    while more := {process for process, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    sockets = {target for process in ours for target in _targets(Path(f"/proc/{process}/fd"))}
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                last = fields[1].split(":")[0][-8:]  # of IPv6, the part that holds an IPv4 address
+                found.append(".".join(str(int(last[i : i + 2], 16)) for i in (6, 4, 2, 0)))
+    return found
+
+
+def _parent(process: Path) -> int:
+    try:
+        return int(process.joinpath("stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _targets(folder: Path) -> list[str]:
+    targets = []
+    for one in folder.iterdir() if folder.exists() else ():
+        try:
+            targets.append(str(one.readlink()))
+        except OSError:
+            continue
+    return targets
