@@ -28,6 +28,9 @@ REVISION = "Hubstore-Revision"
 REFUSED = (400, 413, 415, 422)
 """Where what is asked is wrong, or beyond the server's limits."""
 
+AGAIN = (503, 504)
+"""Busy; or not ready in the server's time, in which it goes on and keeps what it finds."""
+
 LONGEST_PAUSE = 30.0
 """Seconds between two tries, whatever a busy server asks for."""
 
@@ -103,7 +106,7 @@ class Connection:
     Args:
         url: where it is: http:// or https://, host, port, and where a proxy puts it below a path, that path.
         token: the bearer token, where the server wants one.
-        timeout: seconds to wait for an answer, and in all for a server that says it is busy.
+        timeout: seconds to wait for an answer, and in all for a server that is busy or works on the answer.
     """
 
     def __init__(self, url: str, token: str | None, timeout: float) -> None:
@@ -130,7 +133,7 @@ class Connection:
             kept.close()
 
     def _answered(self, method: str, path: str, query: Query, body: bytes, headers: dict[str, str]) -> Answer:
-        """The answer, asked for again while the server is busy and time is left."""
+        """The answer, asked for again while the server is busy or works on it, and time is left."""
         given = urlencode([(name, _word(value)) for name, value in query if value is not None])
         target = self._parts.path + path + (f"?{given}" if given else "")
         headers["User-Agent"] = f"hubstore/{__version__}"
@@ -140,7 +143,7 @@ class Connection:
         while True:
             answer = self._exchanged(method, path, target, body, headers)
             pause = _pause(answer.headers.get("retry-after"))
-            if answer.status != 503 or time.monotonic() + pause > until:
+            if answer.status not in AGAIN or time.monotonic() + pause > until:
                 return answer.checked()
             time.sleep(pause)
 

@@ -65,7 +65,7 @@ def connect(url: str, token: str | None = None, store: str | None = None, timeou
         url: the server's address, such as http://127.0.0.1:8000.
         token: its bearer token, where it wants one; by default that of HUBSTORE_TOKEN in the environment.
         store: the store's name; may be left out where the server has one.
-        timeout: seconds to wait for an answer, and in all for a server that says it is busy.
+        timeout: seconds to wait for an answer, and in all for a server that is busy or works on the answer.
 
     Raises:
         QueryError: an address that is none, or a store that the server does not have.

@@ -86,6 +86,22 @@ def test_a_busy_server_is_asked_again_after_as_long_as_it_says():
     assert times[2] - times[1] < 0.9
 
 
+def test_a_long_computation_is_asked_for_until_it_is_there():
+    seen = []
+
+    def answer(handler):
+        seen.append(handler.path)
+        if len(seen) < 3:
+            failure(handler, 504, "RequestError", "it took too long", Retry_After="0")
+        else:
+            reply(handler, body=b'{"a": 1}')
+
+    with serving(answer) as (url, _):
+        assert Connection(url, None, 10).get("/x", accept=JSON).json() == {"a": 1}
+    with raised(lambda h: failure(h, 504, "RequestError", "it took too long"), "too long", timeout=0.3) as to:
+        to.get("/x")
+
+
 def test_a_server_that_stays_busy_is_given_up_when_the_time_is_over():
     started = time.monotonic()
     with raised(lambda h: failure(h, 503, "RequestError", "busy", Retry_After="1"), "503: busy", timeout=1.5) as to:
