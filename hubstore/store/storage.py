@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 Buffer = bytes | memoryview
 PARTIAL = ".partial"
+
+ABANDONED_S = 86_400.0
+"""Age of a temporary file of whose writer nothing else is known."""
 
 
 class Storage(Protocol):
@@ -107,14 +111,16 @@ class LocalStorage:
 
     def write(self, key: str, *buffers: Buffer) -> None:
         """Write a temporary file, fsync it, rename it over `key`, fsync the folder."""
-        with self._partial(key, buffers) as partial:
+        with self._partial(key) as partial:
+            _write_file(partial, buffers)
             partial.replace(self._root / key)
         _fsync_folder((self._root / key).parent)
 
     def create(self, key: str, *buffers: Buffer) -> bool:
         """Write a temporary file and link it to `key`, which fails where `key` exists."""
         try:
-            with self._partial(key, buffers) as partial:
+            with self._partial(key) as partial:
+                _write_file(partial, buffers)
                 os.link(partial, self._root / key)
         except FileExistsError:
             return False
@@ -151,13 +157,11 @@ class LocalStorage:
 
     def put_file(self, key: str, path: Path) -> None:
         """Fsync `path` and rename it to `key`, by way of the store's own disk where they differ."""
-        target = self._root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._partial_path(target)
-        shutil.move(path, partial)
-        _fsync_file(partial)
-        partial.replace(target)
-        _fsync_folder(target.parent)
+        with self._partial(key) as partial:
+            shutil.move(path, partial)
+            _fsync_file(partial)
+            partial.replace(self._root / key)
+        _fsync_folder((self._root / key).parent)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -186,27 +190,26 @@ class LocalStorage:
                 path.unlink(missing_ok=True)
         for path in self._root.glob(f".*{PARTIAL}"):
             path.unlink(missing_ok=True)
-
-    def _partial_path(self, target: Path) -> Path:
-        return target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL}")  # other hosts have the same process ids
+        for folder in ("indexes", "analyses"):  # made without the lock: what is young may be under way
+            for path in (self._root / folder).rglob(f"*{PARTIAL}"):
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > ABANDONED_S:
+                        path.unlink()
 
     @contextlib.contextmanager
-    def _partial(self, key: str, buffers: Sequence[Buffer]) -> Iterator[Path]:
+    def _partial(self, key: str) -> Iterator[Path]:
+        """A temporary name beside `key`, of which nothing is left at the end."""
         target = self._root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._partial_path(target)
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL}")  # process ids are not one host's
         try:
-            with partial.open("xb", buffering=0) as file:
-                for buffer in buffers:
-                    _write_all(file.fileno(), memoryview(buffer).cast("B"))
-                os.fsync(file.fileno())
+            target.parent.mkdir(parents=True, exist_ok=True)
             yield partial
         except FileExistsError:
             raise
         except OSError as error:
             raise StoreError(
-                f"{target} could not be written ({error.strerror}); free space or mend the disk and run the same "
-                "command again: it goes on from the last committed shard"
+                f"{target} could not be written ({error.strerror or error}); free space or mend the disk and run the "
+                "same command again: what was committed stays"
             ) from error
         finally:
             partial.unlink(missing_ok=True)
@@ -215,6 +218,13 @@ class LocalStorage:
         return CorruptStoreError(
             f"{self._root / key} is missing; `hubstore verify {self._root}` lists all that is wrong"
         )
+
+
+def _write_file(path: Path, buffers: Sequence[Buffer]) -> None:
+    with path.open("xb", buffering=0) as file:
+        for buffer in buffers:
+            _write_all(file.fileno(), memoryview(buffer).cast("B"))
+        os.fsync(file.fileno())
 
 
 def _write_all(descriptor: int, view: memoryview) -> None:
