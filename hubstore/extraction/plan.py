@@ -171,11 +171,16 @@ def make_plan(
         if not spooled.items:  # an empty corpus raises by itself
             raise CorpusError(f"none of {spooled.skipped} items can be read; look at one of them")
         _refuse_duplicates(spool, spooled, known_ids)
+        files = {SPOOL: crc32c(np.memmap(spool, np.uint8, mode="r").data)}
         storage.put_file(SPOOL, spool)
     order = np.argsort(spooled.codes, kind="stable").astype(np.int64)
-    storage.write(ORDER, order.data.cast("B"))
+    arrays = {ORDER: order}
     if spooled.tokens is not None:
-        storage.write(TOKENS, np.ascontiguousarray(spooled.tokens[order]).data.cast("B"))
+        arrays[TOKENS] = np.ascontiguousarray(spooled.tokens[order])
+    for key, array in arrays.items():
+        content = array.data.cast("B")
+        storage.write(key, content)
+        files[key] = crc32c(content)
     shards = deal(order, spooled.tokens, layout, start, memory_budget)
     counts = np.bincount(spooled.codes)
     single, without = _concept_counts(spooled.concepts)
@@ -192,7 +197,7 @@ def make_plan(
         shards=tuple(shards),
         identity=identity,
     )
-    storage.write(PLAN, _encode(plan, storage))
+    storage.write(PLAN, _encode(plan, files))
     return plan
 
 
@@ -352,7 +357,7 @@ def _concept_counts(concepts: npt.NDArray[np.uint64]) -> tuple[int, int]:
     return int((counts == 1).sum()), int(len(concepts) - len(named))
 
 
-def _encode(plan: Plan, storage: Storage) -> bytes:
+def _encode(plan: Plan, files: Mapping[str, int]) -> bytes:
     content = {
         "generation": plan.generation,
         "corpus_offset": plan.corpus_offset,
@@ -361,5 +366,4 @@ def _encode(plan: Plan, storage: Storage) -> bytes:
         "shards": [[s.shard, s.start, s.stop, s.first_token_shard, s.tokens] for s in plan.shards],
         "identity": plan.identity,
     }
-    keys = [key for key in (SPOOL, ORDER, TOKENS) if storage.exists(key)]
-    return encode_json({"plan": content, "files": {key: crc32c(storage.map(key).data) for key in keys}})
+    return encode_json({"plan": content, "files": dict(files)})

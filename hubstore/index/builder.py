@@ -19,9 +19,9 @@ from hubstore.index.description import (
     check_file,
     description_key,
     faiss_key,
-    file_record,
     grows_from,
     read_description,
+    record_of,
     store_commits,
 )
 from hubstore.index.library import Gpu, faiss, has_gpu
@@ -246,9 +246,11 @@ def _publish(job: _Job, description: IndexDescription, whole: Any | None) -> Ind
         with tempfile.TemporaryDirectory(prefix="hubstore-index-") as temporary:
             path = Path(temporary) / "index.faiss"
             _write_faiss(whole, path)
+            description = replace(
+                description, faiss=faiss().__version__, file=record_of(np.memmap(path, np.uint8, mode="r"))
+            )
             storage.delete(described)
             storage.put_file(key, path)
-        description = replace(description, faiss=faiss().__version__, file=file_record(storage, key))
     storage.write(described, description.encode())
     return description
 

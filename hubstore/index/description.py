@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from hubstore.errors import CorruptStoreError, IndexNotFoundError, StaleIndexError
 from hubstore.store import Storage, StoreReader
 from hubstore.store.commit import FileRecord
@@ -161,6 +164,9 @@ def check_file(store: StoreReader, description: IndexDescription) -> None:
 
 def file_record(storage: Storage, key: str) -> FileRecord:
     """Size and CRC32C of a file of the store."""
-    mapped = storage.map(key)
-    blocks = (mapped[i : i + BLOCK].data for i in range(0, len(mapped), BLOCK))
-    return FileRecord(len(mapped), crc32c(*blocks))
+    return record_of(storage.map(key))
+
+
+def record_of(content: npt.NDArray[np.uint8]) -> FileRecord:
+    """Size and CRC32C of bytes."""
+    return FileRecord(len(content), crc32c(*(content[i : i + BLOCK].data for i in range(0, len(content), BLOCK))))
