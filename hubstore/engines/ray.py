@@ -20,6 +20,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from hubstore.engines.cluster import Needs, connected, first_line
@@ -100,7 +101,7 @@ class RayEngine:
 
 def _anywhere(storage: Storage) -> Storage:
     """The storage under a name that does not depend on the folder that a process works in."""
-    return open_storage(storage.root.absolute())
+    return open_storage(storage.root.absolute()) if isinstance(storage.root, Path) else storage  # with its lease
 
 
 @dataclass(frozen=True)
@@ -410,11 +411,13 @@ class _Dealing:
         """Read back what two workers had, and do it again where the one wrote over what the other committed."""
         for number in sorted(self._twice):
             key = commit_key(number)
-            commit = Commit.decode(self._storage.read(key), key)
-            if any(file_problem(self._storage, name, record) for name, record in commit.files.items()):
+            if self._storage.exists(key):  # else it was taken back by a worker that ended before it did it again
+                commit = Commit.decode(self._storage.read(key), key)
+                if not any(file_problem(self._storage, name, record) for name, record in commit.files.items()):
+                    continue
                 self._storage.delete(key)
-                self._open.add(number)
-                self._left.append(number)
+            self._open.add(number)
+            self._left.append(number)
         self._twice.clear()
 
     def _goes_on(self) -> str:

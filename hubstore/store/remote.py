@@ -23,7 +23,7 @@ from hubstore.location import Url
 from hubstore.store.cache import FileCache, page_aligned, user_cache, write_file
 from hubstore.store.cloud import FIRST_PATIENCE, connect, told
 from hubstore.store.commit import FileRecord
-from hubstore.store.lease import LEASE, Lease
+from hubstore.store.lease import LEASE, Lease, LentLease
 from hubstore.store.shardfile import crc32c
 from hubstore.store.storage import Buffer
 
@@ -51,6 +51,9 @@ WRITERS, UNWRITTEN = 2, 8
 PART = 8 << 20
 """Bytes of one request: larger objects are read and written in parts, side by side."""
 
+PARTS = 9_000
+"""Parts of an upload at most; servers take 10,000."""
+
 
 class RemoteStorage:
     """Everything below one URL of an object store.
@@ -69,19 +72,22 @@ class RemoteStorage:
         self._patient = store
         self._first = first
         self._cache = user_cache() if cache is None else cache
-        self._lease: Lease | None = None
+        self._lease: Lease | LentLease | None = None
         self._unwritten: dict[str, Future[None]] = {}
-        self._fetching: dict[str, threading.Lock] = {}
+        self._fetching: dict[str, tuple[threading.Lock, int]] = {}
         self._fetching_guard = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process connects anew; credentials do not travel."""
-        return type(self).at, (self._root,)
+        """Another process connects anew, and writes by this one's lease; credentials do not travel."""
+        return type(self).at, (self._root, self._lease and self._lease.token)
 
     @classmethod
-    def at(cls, root: Url) -> Self:
-        """What is below a URL."""
-        return cls(root, connect(root), first=connect(root, FIRST_PATIENCE))
+    def at(cls, root: Url, token: str | None = None) -> Self:
+        """What is below a URL; `token` is of the lease of the process that started this one."""
+        storage = cls(root, connect(root), first=connect(root, FIRST_PATIENCE))
+        if token is not None:
+            storage._lease = LentLease(storage._client, root, token)
+        return storage
 
     @property
     def root(self) -> Url:
@@ -90,6 +96,9 @@ class RemoteStorage:
 
     @property
     def _store(self) -> ObjectStore:
+        return self._client()
+
+    def _client(self) -> ObjectStore:
         return self._patient if self._first is None else self._first
 
     @cached_property
@@ -128,14 +137,15 @@ class RemoteStorage:
 
         self._may_write()
         with self._told("writing", key):
-            obstore.put(self._store, key, _joined(buffers), chunk_size=PART)
+            content = _joined(buffers)
+            obstore.put(self._store, key, content, chunk_size=_part_size(len(content)))
 
     def create(self, key: str, *buffers: Buffer) -> bool:
         """Put the object on the condition that there is none, which the server decides."""
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        self._may_write()
+        self._may_write(anew=True)
         token = uuid.uuid4().hex
         with self._told("writing", key):
             try:
@@ -261,7 +271,7 @@ class RemoteStorage:
 
         self._may_write()
         with self._told("writing", key):
-            obstore.put(self._store, key, path, chunk_size=PART)
+            obstore.put(self._store, key, path, chunk_size=_part_size(path.stat().st_size))
         path.unlink()
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
@@ -270,12 +280,12 @@ class RemoteStorage:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        self._lease = Lease(self._store, self._root)
+        before, self._lease = self._lease, Lease(self._client, self._root)
         try:
             with self._lease.held():
                 yield
         finally:
-            self._lease = None
+            self._lease = before
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
         """Read beside others, in one of this storage's threads."""
@@ -363,9 +373,9 @@ class RemoteStorage:
         except FileNotFoundError:
             return False
 
-    def _may_write(self) -> None:
+    def _may_write(self, *, anew: bool = False) -> None:
         if self._lease is not None:
-            self._lease.check()
+            self._lease.check(anew=anew)
 
     def _named(self, key: str, meta: ObjectMeta) -> str:
         version = f"{meta['e_tag']} {meta['version']} {meta['last_modified']} {meta['size']}"
@@ -378,13 +388,16 @@ class RemoteStorage:
     def _one_at_a_time(self, name: str) -> Iterator[None]:
         """Threads of this process that want one object wait for the first, and find it in the cache."""
         with self._fetching_guard:
-            lock = self._fetching.setdefault(name, threading.Lock())
+            lock, waiting = self._fetching.get(name, (threading.Lock(), 0))
+            self._fetching[name] = lock, waiting + 1
         try:
             with lock:
                 yield
         finally:
             with self._fetching_guard:
-                self._fetching.pop(name, None)
+                lock, waiting = self._fetching.pop(name)
+                if waiting > 1:
+                    self._fetching[name] = lock, waiting - 1
 
     @contextlib.contextmanager
     def _told(self, doing: str, key: str) -> Iterator[None]:
@@ -416,6 +429,10 @@ class RemoteStorage:
 def _joined(buffers: Sequence[Buffer]) -> bytes | memoryview:
     views = [memoryview(buffer).cast("B") for buffer in buffers]
     return views[0] if len(views) == 1 else b"".join(views)
+
+
+def _part_size(size: int) -> int:
+    return max(PART, -(-size // PARTS))
 
 
 def _array(content: Readable | bytes) -> Bytes:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hubstore.errors import NonFiniteError, StoreError
+from hubstore.errors import NonFiniteError, StoreError, StoreLockedError
 from hubstore.store.commit import Commit, FileRecord
 from hubstore.store.layout import (
     FORMAT,
@@ -31,6 +31,7 @@ from hubstore.store.layout import (
 )
 from hubstore.store.shardfile import check_dtype, crc32c, encode_shard, non_finite
 from hubstore.store.storage import Buffer, Storage
+from hubstore.store.verify import file_problem
 
 WRITE_THREADS = 8
 """Files on their way to the disk at once. They mostly wait for it: even on one CPU, eight are faster than four."""
@@ -62,6 +63,9 @@ def write_shard(
 ) -> Commit:
     """Write one shard and commit it.
 
+    Where another writer commits it meanwhile and this one wrote over that one's files, with other bytes, the other's
+    commit is taken back and the shard written again: a commit is of what is there.
+
     Args:
         storage: the store.
         layout: its shapes.
@@ -77,10 +81,47 @@ def write_shard(
     Raises:
         NonFiniteError: a state is NaN or infinite; names layer and item, and nothing is committed.
         StoreError: the disk is full or broken, or the shard has a commit already; nothing is committed.
+        StoreLockedError: the right to write has ended; says so where it ended too late for what another committed.
     """
-    started = time.perf_counter()
-    if storage.exists(commit_key(shard)):
+    key = commit_key(shard)
+    if storage.exists(key):
         raise _committed_already(storage, shard)
+
+    def write() -> Commit:
+        return _write_files(storage, layout, shard, items, states, generation, first_token_shard, times, previews)
+
+    try:
+        commit = write()
+        if not storage.create(key, commit.encode()):
+            if _spoiled(storage, shard) is None:
+                raise _committed_already(storage, shard)
+            storage.delete(key)
+            commit = write()
+            if not storage.create(key, commit.encode()):
+                raise _committed_already(storage, shard)
+    except StoreLockedError as error:
+        spoiled = _spoiled(storage, shard)
+        if spoiled is None:
+            raise
+        raise StoreLockedError(
+            f"{storage.root / spoiled}: this process wrote over it when its right to write had ended, and another had "
+            f"committed it; `hubstore verify {storage.root}` lists all that is wrong; extract it again, elsewhere"
+        ) from error
+    return commit
+
+
+def _write_files(
+    storage: Storage,
+    layout: Layout,
+    shard: int,
+    items: pa.Table,
+    states: Mapping[str, torch.Tensor],
+    generation: int,
+    first_token_shard: int,
+    times: Mapping[str, float] | None,
+    previews: pa.Table | None,
+) -> Commit:
+    started = time.perf_counter()
     with ThreadPoolExecutor(WRITE_THREADS) as pool:
         jobs = _shard_files(layout, shard, items, states, first_token_shard, previews)
         written = pool.map(lambda job: _write_file(storage, *job), jobs)
@@ -89,7 +130,7 @@ def write_shard(
         files = dict(written)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     write_ms = round(1e3 * (time.perf_counter() - started), 3)
-    commit = Commit(
+    return Commit(
         shard=shard,
         items=len(items),
         generation=generation,
@@ -99,9 +140,6 @@ def write_shard(
         files=files,
         times={**(times or {}), "write_ms": write_ms, "committed": now},
     )
-    if not storage.create(commit_key(shard), commit.encode()):
-        raise _committed_already(storage, shard)
-    return commit
 
 
 def encode_items(items: pa.Table) -> bytes:
@@ -113,6 +151,15 @@ def encode_items(items: pa.Table) -> bytes:
 
 def _committed_already(storage: Storage, shard: int) -> StoreError:
     return StoreError(f"{storage.root / commit_key(shard)}: this shard is committed already; its rows stay as they are")
+
+
+def _spoiled(storage: Storage, shard: int) -> str | None:
+    """A file of a committed shard that is not what was committed; None where none is, or no commit."""
+    key = commit_key(shard)
+    if not storage.exists(key):
+        return None
+    files = Commit.decode(storage.read(key), str(storage.root / key)).files
+    return next((name for name, record in files.items() if file_problem(storage, name, record)), None)
 
 
 def _write_file(storage: Storage, key: str, buffers: list[Buffer]) -> tuple[str, FileRecord]:

@@ -8,26 +8,29 @@ import time
 from pathlib import Path
 
 import numpy as np
+import obstore
 import pytest
 import torch
 from obstore.store import MemoryStore
 
+from hubstore.corpus import Corpus, Item
 from hubstore.errors import (
     CorruptStoreError,
     QueryError,
     StoreAccessError,
     StoreError,
-    StoreLockedError,
     StoreNotFoundError,
 )
+from hubstore.extraction.plan import PlanStart, load_plan, make_plan
+from hubstore.index.builder import build
+from hubstore.index.description import check_file
 from hubstore.location import Url, location
-from hubstore.store import DTYPES, LocalStorage, StoreReader, open_storage, verify, write_metadata, write_shard
-from hubstore.store import lease as lease_module
+from hubstore.store import DTYPES, LocalStorage, StoreReader, open_storage, remote, verify, write_metadata, write_shard
 from hubstore.store.cache import FileCache
 from hubstore.store.cloud import s3_config
-from hubstore.store.lease import LEASE, Lease
 from hubstore.store.remote import RemoteStorage
 from hubstore.store.web import WebStorage
+from tests.index.stores import write_store
 from tests.store.test_roundtrip import item_table, layout
 
 ROOT = Url("s3", "lab/x.hub")
@@ -211,6 +214,59 @@ def test_a_large_object_goes_up_and_down_in_parts(storage, tmp_path):
     assert storage.local("moved").read_bytes() == content
 
 
+def test_an_upload_has_no_more_parts_than_servers_take(storage, tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(remote, "PART", 10)
+    monkeypatch.setattr(obstore, "put", lambda store, key, content, chunk_size: sizes.append(chunk_size))
+    for size in (20, 1_000_001):
+        (tmp_path / "file").write_bytes(bytes(size))
+        storage.write("k", bytes(size))
+        storage.put_file("k", tmp_path / "file")
+    assert sizes == [10, 10, 112, 112]
+
+
+def test_of_many_that_want_one_object_each_waits_for_the_one_before(storage):
+    within, most = [], []
+
+    def want():
+        with storage._one_at_a_time("name"):
+            within.append(1)
+            most.append(len(within))
+            time.sleep(0.01)
+            within.pop()
+
+    for pause in (0.005, 0.008):  # some come while others wait, and as they go
+        threads = [threading.Thread(target=want) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+            time.sleep(pause)
+        for thread in threads:
+            thread.join()
+    assert max(most) == 1
+    assert storage._fetching == {}
+
+
+def test_what_was_uploaded_is_not_read_back_for_its_checksum(storage, tmp_path, monkeypatch):
+    local = write_store(tmp_path / "x.hub", torch.randn(1, 300, 16), shard_rows=256).storage
+    for key in local.list(""):
+        storage.write(key, local.read(key))
+    uploaded = []
+    put_file = storage.put_file
+    monkeypatch.setattr(storage, "put_file", lambda key, path: uploaded.append(key) or put_file(key, path))
+    for read in ("map", "read", "local"):
+        real = getattr(storage, read)
+        monkeypatch.setattr(storage, read, lambda key, real=real: pytest.fail(key) if key in uploaded else real(key))
+    (description,) = build(StoreReader(ROOT, storage), kind="hnsw")
+    rows = [Item(f"i{n}", f"text {n}", "en", str(n)) for n in range(9)]
+    start, none = PlanStart(0, 0, 0, 0), np.empty(0, np.uint64)
+    batches = Corpus.from_items(rows).batches()
+    make_plan(storage, layout("float32"), batches, start, {}, known_ids=none, memory_budget=1 << 20)
+    assert len(uploaded) == 2
+    monkeypatch.undo()
+    check_file(StoreReader(ROOT, storage), description)
+    assert load_plan(storage).items == 9
+
+
 def test_a_changed_file_of_the_cache_is_not_used(tmp_path):
     cache = FileCache(tmp_path, 1 << 20)
     path = cache.add("name", 4, lambda file: file.write_bytes(b"good"))
@@ -237,55 +293,6 @@ def test_a_file_that_the_cache_cannot_hold_is_refused_with_the_remedy(tmp_path):
     with pytest.raises(StoreError, match="set HUBSTORE_CACHE_BYTES higher"):
         storage.local("index.faiss")
     assert len(storage.map("index.faiss")) == 11
-
-
-def test_one_writer_at_a_time_and_the_next_when_it_is_done(storage):
-    other = RemoteStorage(ROOT, storage._store)
-    with storage.lock():
-        assert storage.list("") == []
-        with pytest.raises(StoreLockedError, match=r"s3://lab/x.hub is being written by process \d+ on"), other.lock():
-            pass
-    with other.lock():
-        pass
-
-
-def test_the_lease_of_a_process_that_ended_is_taken_at_once(storage, monkeypatch):
-    with storage.lock():
-        monkeypatch.setattr(lease_module.os, "kill", lambda pid, signal: (_ for _ in ()).throw(ProcessLookupError()))
-        with Lease(storage._store, ROOT).held():
-            with pytest.raises(StoreLockedError, match="the right to write ended"):
-                _renewed(storage._lease)
-            monkeypatch.undo()
-
-
-def _renewed(lease):
-    """What the renewing thread finds out when its time comes."""
-    lease._seconds, lease._ended = 0.04, threading.Event()
-    thread = threading.Thread(target=lease._renew)
-    thread.start()
-    thread.join()
-    lease.check()
-
-
-def test_a_lease_of_another_machine_ends_by_itself(storage, monkeypatch):
-    monkeypatch.setattr(lease_module, "_machine", lambda: "another")
-    lease = Lease(storage._store, ROOT, 0.2)
-    lease._take()  # and nobody renews it
-    monkeypatch.undo()
-    with pytest.raises(StoreLockedError, match="its right to write ends in 0 s"), storage.lock():
-        pass
-    time.sleep(0.25)
-    with storage.lock():
-        pass
-
-
-def test_a_lease_is_renewed_while_it_is_held(storage):
-    other = Lease(storage._store, ROOT)
-    with Lease(storage._store, ROOT, 0.2).held():
-        time.sleep(0.5)
-        with pytest.raises(StoreLockedError), other.held():
-            pass
-    assert LEASE not in [found["path"] for page in storage._store.list() for found in page]
 
 
 @pytest.mark.parametrize(
