@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from hubstore.errors import StoreError
 
@@ -14,6 +15,10 @@ WEB = ("https", "http")
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 """A scheme of two letters or more, which no drive has. `Path` leaves one slash of two."""
+
+_BUCKET = re.compile(r"[A-Za-z0-9$._-]+")
+_WEB_HOST = re.compile(r"[^\s:\[\]]+(:\d*)?|\[[0-9A-Fa-f:.]+\](:\d*)?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, order=True)
@@ -65,7 +70,7 @@ def location(where: str | os.PathLike[str] | Url) -> Location:
     """The path or URL that `where` names.
 
     Raises:
-        StoreError: a URL of a scheme that is not known, or with a user, password or query in it.
+        StoreError: a URL of a scheme that is not known, with a user, password or query in it, or that names no place.
     """
     if isinstance(where, Url):
         return where
@@ -83,4 +88,29 @@ def location(where: str | os.PathLike[str] | Url) -> Location:
             f"a location of {scheme}:// names no user, password or query: leave them out, and give credentials in the "
             "environment or where the provider's own tools keep them"
         )
+    if problem := _problem(scheme, rest):
+        raise StoreError(f"{scheme + '://' + rest!r} {problem}")
     return Url(scheme, rest)
+
+
+def _problem(scheme: str, rest: str) -> str | None:
+    """What a client for the URL would trip over."""
+    host, _, path = rest.partition("/")
+    host_of = "host" if scheme in WEB else "container" if scheme == "az" else "bucket"
+    if not host:
+        return f"names no {host_of}; write {scheme}://{host_of}/folder"
+    if _CONTROL.search(rest):
+        return "has a line break, a tab or another control character in it; leave it out"
+    if not (_WEB_HOST if scheme in WEB else _BUCKET).fullmatch(host) or not _has_port(host):
+        return f"has no {host_of} that can be: {host!r}; check its spelling"
+    if {".", ".."} & set(path.split("/")):
+        return "has . or .. in its path, which names nothing there; write the whole path"
+    return None
+
+
+def _has_port(host: str) -> bool:
+    """Whether the host and its port, if there is one, are such."""
+    try:
+        return urlsplit(f"//{host}").port != 0
+    except ValueError:
+        return False

@@ -23,11 +23,10 @@ from hubstore.errors import (
     StoreError,
     StoreNotFoundError,
 )
+from hubstore.location import WEB, Url
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
-
-    from hubstore.location import Url
 
 PATIENCE = datetime.timedelta(seconds=45)
 """How long one request is tried again while its server is away or broken."""
@@ -38,10 +37,23 @@ FIRST_PATIENCE = datetime.timedelta(seconds=8)
 READ_AGAIN = datetime.timedelta(minutes=5)
 """How long the keys of a file are used before it is read again: other tools renew them there."""
 
+EXPIRES_EARLY = datetime.timedelta(minutes=5)
+"""How long before keys expire the client asks for others."""
+
 METADATA_SERVICE = ("169.254.169.254", 80)
 """Where a machine at Amazon asks for its role's credentials."""
 
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
+REMEDIES = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE with a profile of ~/.aws/credentials, or "
+    "AWS_SKIP_SIGNATURE=true to read what is public",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS to the key file of a service account, or run `gcloud auth "
+    "application-default login`, or set GOOGLE_SKIP_SIGNATURE=true to read what is public",
+    "az": "set AZURE_STORAGE_ACCOUNT_NAME, and AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN, or "
+    "AZURE_SKIP_SIGNATURE=true to read what is public",
+}
+"""Where the credentials of each kind of object store may be."""
+
 UNKNOWN = ("InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "AuthenticationFailed", "InvalidSecurity")
 
 
@@ -53,14 +65,25 @@ def connect(url: Url, patience: datetime.timedelta | None = None) -> ObjectStore
         patience: how long a request is tried again; `PATIENCE` by default.
 
     Raises:
-        StoreAccessError: no credentials are found.
+        StoreAccessError: no credentials are found, or a setting of the environment is not valid.
         MissingDependencyError: obstore is not installed.
     """
     stores = _stores()
+    from obstore.exceptions import BaseError
+
+    try:
+        return _client(stores, url, patience or PATIENCE)
+    except StoreError:
+        raise
+    except (BaseError, ValueError) as error:
+        raise _not_valid(url, error) from None  # its text may repeat what is set
+
+
+def _client(stores: Any, url: Url, patience: datetime.timedelta) -> ObjectStore:
     options: Any = {
         "retry_config": {
             "max_retries": 40,
-            "retry_timeout": patience or PATIENCE,
+            "retry_timeout": patience,
             "backoff": {
                 "init_backoff": datetime.timedelta(milliseconds=100),
                 "max_backoff": datetime.timedelta(seconds=3),
@@ -103,6 +126,11 @@ def s3_config(url: Url, environment: Mapping[str, str]) -> dict[str, Any]:
         or profile.get("endpoint_url")
     )
     if endpoint:
+        if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", endpoint, re.IGNORECASE):
+            raise StoreAccessError(
+                f"{url}: its endpoint, AWS_ENDPOINT_URL or endpoint_url of the profile, is no URL; give one such as "
+                "http://127.0.0.1:9000 or https://s3.example.org"
+            )
         config["endpoint"] = endpoint
     itself = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE")
     container = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
@@ -136,7 +164,9 @@ def told(what: str, root: Url | Path) -> Iterator[None]:
         if "NoSuchBucket" in str(error):
             raise _no_bucket(what, root) from None
         raise
-    except (exceptions.BaseError, PermissionError) as error:
+    except StoreError:
+        raise
+    except (exceptions.BaseError, PermissionError, ValueError) as error:
         raise _in_our_words(what, root, error) from None  # its text may repeat a key's id or a signed request
 
 
@@ -150,6 +180,8 @@ def _in_our_words(what: str, root: Url | Path, error: Exception) -> StoreError:
         return _no_bucket(what, root)
     if isinstance(error, exceptions.NotSupportedError):
         return StoreError(f"{what}: the server cannot do that; reading needs byte ranges (HTTP's Range)")
+    if isinstance(error, ValueError | exceptions.InvalidPathError):
+        return StoreError(f"{what}: no object can have this name; check its spelling")
     return _refused(what, root, error, code) or _unreachable(what, text, code)
 
 
@@ -163,9 +195,9 @@ def _refused(what: str, root: Url | Path, error: Exception, code: str) -> StoreA
             "what was committed stays"
         )
     if code in UNKNOWN or isinstance(error, exceptions.UnauthenticatedError):
+        check = "the keys, AWS_ENDPOINT_URL and AWS_REGION" if _scheme(root) == "s3" else "them"
         return StoreAccessError(
-            f"{what}: the server does not know these credentials ({code or 'unauthenticated'}); check the keys and, "
-            "for s3://, AWS_ENDPOINT_URL and AWS_REGION"
+            f"{what}: the server does not know these credentials ({code or 'unauthenticated'}); check {check}"
         )
     if isinstance(error, exceptions.PermissionDeniedError | PermissionError):
         return StoreAccessError(
@@ -191,10 +223,29 @@ def _no_bucket(what: str, root: Url | Path) -> StoreNotFoundError:
 
 
 def _without(root: Url | Path) -> str:
-    return (
-        f"no credentials for {root} are found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE with a "
-        "profile of ~/.aws/credentials, or AWS_SKIP_SIGNATURE=true to read what is public"
+    return f"no credentials for {root} are found; {_remedy(root)}"
+
+
+def _not_valid(url: Url, error: Exception) -> StoreError:
+    """What the client says of a URL or of a setting, by its name instead of its value."""
+    if url.scheme in WEB:
+        return StoreError(f"{url}: is no URL that can be asked for ({error}); check its spelling")
+    why = (str(error).splitlines() or [""])[0].rpartition(" error: ")[2]
+    for name, value in os.environ.items():
+        if value and name.startswith(("AWS_", "AZURE_", "GOOGLE_")):
+            why = why.replace(f'"{value}"', name)
+    why = re.sub(r'"[^"]*"', "a value", why)
+    return StoreAccessError(
+        f"{url}: what the environment sets for it is not valid: {why}; correct it, or {_remedy(url)}"
     )
+
+
+def _remedy(root: Url | Path) -> str:
+    return REMEDIES.get(_scheme(root), "give a URL that needs none: web servers are sent no credentials")
+
+
+def _scheme(root: Url | Path) -> str:
+    return root.scheme if isinstance(root, Url) else ""
 
 
 def _profile(environment: Mapping[str, str]) -> dict[str, str]:
@@ -227,7 +278,7 @@ def _credential(url: Url, environment: Mapping[str, str]) -> Any:
         "access_key_id": profile["aws_access_key_id"],
         "secret_access_key": profile["aws_secret_access_key"],
         "token": profile.get("aws_session_token"),
-        "expires_at": datetime.datetime.now(datetime.UTC) + READ_AGAIN,
+        "expires_at": datetime.datetime.now(datetime.UTC) + READ_AGAIN + EXPIRES_EARLY,
     }
 
 
