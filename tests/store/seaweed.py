@@ -96,7 +96,11 @@ class SeaweedFS:
         command = [program, "server", "-filer", "-s3", *(f"-{name}={value}" for name, value in options.items())]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
-        self._wait()
+        try:
+            self._wait()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def kill(self) -> None:
