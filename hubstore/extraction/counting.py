@@ -19,7 +19,7 @@ import pyarrow as pa
 from hubstore.corpus import Corpus
 from hubstore.errors import CorpusError
 from hubstore.extraction.media import media_task, read_rows
-from hubstore.extraction.members import runs_of
+from hubstore.extraction.members import rows_by_modality
 from hubstore.extraction.plan import GENERATION_ITEMS, PlanStart, deal
 from hubstore.extraction.settings import Settings
 from hubstore.models import MediaInputs, Model, tokenize
@@ -183,9 +183,9 @@ class _Counting:
 
     def _add(self, batch: pa.RecordBatch) -> None:
         tokens = np.empty(len(batch), np.int32)
-        for modality, start, stop in runs_of(batch.column("modality")):
+        for modality, rows in rows_by_modality(batch.column("modality")):
             self._model.require_modality(modality)
-            tokens[start:stop] = self._read(modality, batch.slice(start, stop - start))
+            tokens[rows] = self._read(modality, batch, rows)
         pairs = list(zip(batch.column("modality").to_pylist(), batch.column("language").to_pylist(), strict=True))
         self._partitions.update(pairs)
         numbers = {pair: number for number, pair in enumerate(self._partitions)}
@@ -194,15 +194,15 @@ class _Counting:
         self._held += len(batch)
         self._spooled += batch.nbytes
 
-    def _read(self, modality: str, part: pa.RecordBatch) -> npt.NDArray[np.int32]:
-        """Tokens of each item; of those that were not read, the mean of the others."""
+    def _read(self, modality: str, batch: pa.RecordBatch, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """Tokens of the items in these rows; of those that were not read, the mean of the others."""
         of = self._of.setdefault(modality, _OfModality())
-        count = len(part)
+        count = len(rows)
         chosen = np.arange(count)
         if of.items + count > EXACT[modality] and count > DRAWN[modality]:
             chosen = np.sort(self._rng.choice(count, DRAWN[modality], replace=False))
         started = time.perf_counter()
-        read = self._lengths(modality, part.take(pa.array(chosen)), of)
+        read = self._lengths(modality, batch.take(pa.array(rows[chosen])), of)
         of.seconds += time.perf_counter() - started
         of.items += count
         of.read += len(read)

@@ -22,6 +22,13 @@ def runs_of(modalities: pa.ChunkedArray) -> Iterator[tuple[str, int, int]]:
         start = stop
 
 
+def rows_by_modality(modalities: pa.Array) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+    """Where the items of each modality are; captions may stand between pictures, one by one."""
+    names = np.array(modalities.to_pylist())
+    for modality in dict.fromkeys(names.tolist()):
+        yield modality, np.flatnonzero(names == modality)
+
+
 def media_members(
     inputs: Sequence[MediaInputs], lengths: npt.NDArray[np.int32], batch_tokens: int, how: Batching
 ) -> Iterator[npt.NDArray[np.int64]]:

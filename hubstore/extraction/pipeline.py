@@ -16,7 +16,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -94,6 +94,17 @@ class Progress:
     def useful(self) -> float:
         """Share of the tokens given to the model that are no padding."""
         return self.tokens / self.padded if self.padded else 1.0
+
+    def then(self, later: Progress) -> Progress:
+        """This and what was done after it, as one."""
+        apart = ("broken", "workers")
+        sums: dict[str, Any] = {
+            name: getattr(self, name) + getattr(later, name)
+            for name in (field.name for field in fields(Progress))
+            if name not in apart
+        }
+        broken = (*self.broken, *later.broken)[:TOLD]
+        return Progress(**sums, broken=broken, workers=max(self.workers, later.workers))
 
 
 @dataclass(frozen=True)

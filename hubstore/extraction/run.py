@@ -19,7 +19,7 @@ from hubstore.errors import CorpusError, HubstoreError, ModelError, SelfCheckErr
 from hubstore.extraction.capture import Capture
 from hubstore.extraction.compiled import COMPILE_FROM, block_parameters
 from hubstore.extraction.media import CHUNK, MediaFeed, media_task, processes_for, read_rows
-from hubstore.extraction.members import runs_of
+from hubstore.extraction.members import rows_by_modality
 from hubstore.extraction.pipeline import Progress, Work, run_shards
 from hubstore.extraction.plan import (
     GENERATION_ITEMS,
@@ -69,7 +69,7 @@ class Extraction:
         items: items in the store now.
         extracted: items extracted by this run; 0 when there was nothing left to do.
         resumed: whether the run went on with an unfinished one.
-        progress: tokens, times and rates of this run.
+        progress: tokens, times and rates of this run, of all its generations.
         self_check: what the self-check measured, when this run made one.
         plan: the last generation's plan: partitions, concepts with a single item.
     """
@@ -220,7 +220,6 @@ class _Job:
         capture = Capture(self.model, self.layout.layers, self.layout.poolings, DTYPES[self.layout.dtype])
         check: SelfCheck | None = None
         done = Progress()
-        extracted = 0
         while True:
             if plan is None:
                 offset = self._next_offset(append)
@@ -237,14 +236,13 @@ class _Job:
             work = Work(self.storage, self.layout, self.settings, plan, how, self.corpus.skip_errors, self.processes)
             total = sum(shard.stop - shard.start for shard in left)
             deal_out = run_shards if self.engine is None else self.engine.run_shards
-            done = deal_out(work, capture, left, total=total, progress=self.watch.progress)
-            extracted += done.items
+            done = done.then(deal_out(work, capture, left, total=total, progress=self.watch.progress))
             discard_plan(self.storage)
             if plan.last:
                 break
             plan = None
         items = sum(commit.items for commit in read_commits(self.storage))
-        return Extraction(self.storage.root, items, extracted, resumed, done, check, plan)
+        return Extraction(self.storage.root, items, done.items, resumed, done, check, plan)
 
     def _require_room(self, left: Sequence[PlannedShard], *, begun: bool) -> None:
         """Refuse what cannot fit, and leave no plan of it unless an earlier run had begun."""
@@ -297,19 +295,21 @@ class _Job:
 
     def _count(self, feed: MediaFeed, batch: pa.RecordBatch) -> list[int | None]:
         """Tokens of each item; None for one that cannot be read, where such are left out."""
-        counted: list[int | None] = []
-        for modality, start, stop in runs_of(batch.column("modality")):
-            part = batch.slice(start, stop - start)
+        counted: list[int | None] = [None] * len(batch)
+        for modality, rows in rows_by_modality(batch.column("modality")):
             self.model.require_modality(modality)
             if modality == "text":
-                counted += [len(ids) for ids in self._tokenize(part.column("text").to_pylist())]
+                texts = batch.column("text").take(pa.array(rows)).to_pylist()
+                for row, ids in zip(rows, self._tokenize(texts), strict=True):
+                    counted[row] = len(ids)
                 continue
-            chunks = (pa.Table.from_batches([part.slice(i, CHUNK)]) for i in range(0, len(part), CHUNK))
-            for read in feed.read(chunks):
+            chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
+            tables = (pa.Table.from_batches([batch.take(pa.array(chunk))]) for chunk in chunks)
+            for row, read in zip(rows, feed.read(tables), strict=True):
                 if read.error is not None:
                     self._refuse(read.error)
-                inputs = read.inputs
-                counted.append(None if inputs is None else self.model.adapters[modality].length_of(inputs))
+                if read.inputs is not None:
+                    counted[row] = self.model.adapters[modality].length_of(read.inputs)
         return counted
 
     def _refuse(self, error: HubstoreError) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 
@@ -65,6 +66,21 @@ def test_a_large_corpus_is_sampled_and_its_interval_holds_the_truth(tmp_path, mo
     assert 0 < part.error < 0.05 * whole.total_tokens
     assert abs(part.total_tokens - whole.total_tokens) < 2 * part.error
     assert sum(part.tokens["text"].lengths.values()) == pytest.approx(20_000)
+
+
+def test_captions_between_pictures_are_sampled_as_if_they_stood_apart(monkeypatch):
+    media_items = pytest.importorskip("tests.extraction.test_media").items
+    read_one = counting.read_rows
+    read = []
+    monkeypatch.setattr(counting, "read_rows", lambda task, rows: read.extend(rows) or read_one(task, rows))
+    monkeypatch.setattr(counting, "EXACT", {"text": 8, "image": 8})
+    monkeypatch.setattr(counting, "DRAWN", {"text": 4, "image": 4})
+    pictures = [item for item in media_items("image", 20) if item.modality == "image"]
+    captions = [Item(f"caption{i}", "word " * (i + 1), "en") for i in range(len(pictures))]
+    corpus = Corpus.from_items(chain.from_iterable(zip(pictures, captions, strict=True)))
+    tokens = estimate(corpus, tiny_media_model("llava"), folder=None).counted.tokens
+    assert {one: (of.items, of.read) for one, of in tokens.items()} == {"image": (20, 4), "text": (20, 4)}
+    assert len(read) == 4
 
 
 def test_generations_are_dealt_out_each_by_itself(model):

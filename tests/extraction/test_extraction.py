@@ -167,6 +167,15 @@ def test_a_corpus_planned_in_generations_holds_the_same_states(tmp_path):
     torch.testing.assert_close(many.hidden(2).take(positions), one.hidden(2).read(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_run_of_several_generations_reports_what_all_of_them_did(tmp_path):
+    short = settings(max_tokens=8)
+    one = extract(items(50), tiny_model("gpt2"), tmp_path / "one.hub", short).progress
+    many = extract(items(50), tiny_model("gpt2"), tmp_path / "many.hub", short, generation_items=20).progress
+    reported = ("items", "total", "tokens", "truncated", "skipped")
+    assert [getattr(many, name) for name in reported] == [getattr(one, name) for name in reported]
+    assert (many.items, many.truncated, many.shards, many.workers) == (50, 50, 3, 1)
+
+
 def test_generations_cut_a_long_stream_and_keep_partitions_as_few_ranges(tmp_path):
     count = 9000
     corpus = items(count)

@@ -2,6 +2,8 @@
 
 import io
 import shutil
+from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -101,6 +103,19 @@ def test_every_token_of_a_medium_is_a_row_and_its_places_are_kept(tmp_path):
         inside = np.concatenate([np.arange(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True)])
         torch.testing.assert_close(tokens[start:stop][inside].mean(0), media[position], rtol=1e-4, atol=1e-5)
         assert store.items["media"][position].as_py().startswith("box!")
+
+
+def test_captions_between_pictures_are_counted_at_their_places_and_pictures_read_together(tmp_path, monkeypatch):
+    pictures = [item for item in items("image", broken=(2,)) if item.modality == "image"]
+    captions = [Item(f"caption{i}", "word " * (i + 1), "en") for i in range(len(pictures))]
+    corpus = replace(Corpus.from_items(chain.from_iterable(zip(pictures, captions, strict=True))), skip_errors=True)
+    together, read = [], media.read_rows
+    monkeypatch.setattr(media, "read_rows", lambda task, rows: together.append(len(rows)) or read(task, rows))
+    done = extract(corpus, tiny_media_model("llava"), tmp_path / "x.hub", Settings(poolings=("tokens",)))
+    assert together[0] == len(pictures) <= media.CHUNK
+    store = StoreReader(tmp_path / "x.hub")
+    assert (len(store), corpus.skipped.count) == (13, 1)
+    assert store.hidden(1, "tokens").shape[0] == sum(store.items["tokens"].to_pylist()) == done.progress.tokens
 
 
 @pytest.mark.parametrize("poolings", [("last",), ("tokens", "last")])
