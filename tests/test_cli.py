@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -171,6 +175,29 @@ def test_errors_are_one_line_with_the_remedy_and_exit_status_1(store, tmp_path):
     assert "could not be loaded as a model" in fail(
         "extract", "sample:ntrex", "-m", tmp_path / "no-model", "-o", tmp_path / "y"
     )
+
+
+def test_a_stopped_extraction_says_so_in_one_line_whatever_its_workers_are_at(tmp_path, model):
+    """Ctrl-C reaches a terminal's whole process group; a worker spends its first seconds importing."""
+    lines = (json.dumps({"id": str(i), "text": "a word " * 30, "language": "en"}) for i in range(6000))
+    (tmp_path / "long.jsonl").write_text("\n".join(lines))
+    arguments = ("extract", tmp_path / "long.jsonl", "-m", model, "-o", tmp_path / "x.hub", "--memory", "0.0001")
+    command = [sys.executable, "-m", "hubstore", *map(str, arguments), "--device", "cpu,cpu"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        while process.poll() is None and not has_worker(process.pid):
+            time.sleep(0.02)
+        time.sleep(0.3)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("stopped; what was committed is kept")
+    assert "Traceback" not in said
+
+
+def has_worker(process):
+    """Whether a process that is to import the worker's code has been started by this one."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return any(b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
 
 
 def test_help_needs_no_torch_and_names_every_verb():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from hubstore.cli import (
     analyze,
@@ -30,8 +32,26 @@ from hubstore.cli import (
 from hubstore.errors import HubstoreError
 from hubstore.version import __version__
 
+RESUMABLE = ("extract", "append")
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command. Typer would end it without a word on Ctrl-C, and with status 1 on a closed pipe."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            kept = "; what was committed is kept, and the same command goes on from there"
+            print(f"stopped{kept if ctx.invoked_subcommand in RESUMABLE else ''}", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+
 app = typer.Typer(
     name="hubstore",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -89,12 +109,6 @@ def main() -> None:
     except HubstoreError as error:
         Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {_escaped(error)}", soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; what was committed is kept, and the same command goes on from there")
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 def _escaped(error: HubstoreError) -> str:

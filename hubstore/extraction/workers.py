@@ -149,6 +149,22 @@ class _Turns:
             yield self._shards[number]
 
 
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """What starts here ignores Ctrl-C from its first instruction on: importing takes seconds, and this one hears it.
+
+    Only the main thread can say so; elsewhere a worker ignores it once it is at work.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class _Team:
     """The workers of one run, and a thread that listens to them."""
 
@@ -173,7 +189,8 @@ class _Team:
         for device in devices:
             ours, its = context.Pipe()
             process = context.Process(target=_work, args=(its, turns, task, device))
-            process.start()
+            with _deaf_to_interrupts():
+                process.start()
             its.close()
             self._theirs[ours], self._devices[ours], self._processes[ours] = Progress(), device, process
         self._listener = threading.Thread(target=self._listen, daemon=True)
