@@ -11,16 +11,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from hubstore.errors import CorruptStoreError, StoreError
 from hubstore.location import Url
-from hubstore.store.cache import FileCache, page_aligned, user_cache, write_file
+from hubstore.store.cache import Bytes, FileCache, Mappings, page_aligned, user_cache, write_file
 from hubstore.store.cloud import FIRST_PATIENCE, connect, told
 from hubstore.store.commit import FileRecord
 from hubstore.store.lease import LEASE, Lease, LentLease
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Bytes = npt.NDArray[np.uint8]
-
 STREAMED = 1 << 18
 """Bytes that are taken over from the client at a time: gathered first, they would be copied twice."""
 
@@ -47,6 +44,12 @@ READERS = 16
 
 WRITERS, UNWRITTEN = 2, 8
 """Threads that write to the cache, and objects that wait for them at most."""
+
+MAPPED = 256
+"""Pieces that stay mapped over all layers: far fewer than the files that a process may open."""
+
+OPENED = 3
+"""How often a file is opened that other processes remove from the cache meanwhile."""
 
 PART = 8 << 20
 """Bytes of one request: larger objects are read and written in parts, side by side."""
@@ -72,6 +75,7 @@ class RemoteStorage:
         self._patient = store
         self._first = first
         self._cache = user_cache() if cache is None else cache
+        self.mappings = Mappings(self._cache.most, MAPPED)
         self._lease: Lease | LentLease | None = None
         self._unwritten: dict[str, Future[None]] = {}
         self._fetching: dict[str, tuple[threading.Lock, int]] = {}
@@ -188,13 +192,10 @@ class RemoteStorage:
         meta = self._head_of(key)
         name = self._named(key, meta)
         with self._one_at_a_time(name):
-            path = self._cache.find(name)
-            if path is None:
-                fetched = self._parts(key, meta)
-                path = self._cache.add(name, meta["size"], lambda file: write_file(file, fetched))
-                if path is None:
-                    return fetched
-        return _mapped(path)
+            found = self._cache.map(name)
+            if found is None and self._cache.add(name, meta["size"], partial(self._fetch, key, meta)):
+                found = self._cache.map(name)
+        return self._parts(key, meta) if found is None else found
 
     def map_committed(self, key: str, record: FileRecord) -> Bytes:
         """The bytes of an object that a commit records: mapped from the cache where it holds them already, else read.
@@ -209,18 +210,17 @@ class RemoteStorage:
             waiting = self._unwritten.get(name)
             if waiting is not None:  # its bytes are with another caller, who may change them; the file is checked
                 waiting.result()
-            path = self._cache.find(name)
-            if path is not None:
-                return _mapped(path)
+            found = self._cache.map(name)
+            if found is not None:
+                return found
             fetched = self._checked(key, record)
-            if record.size <= self._cache.most:
+            if record.size <= self._cache.largest:
                 self._keep(name, fetched, record.crc32c)
         return fetched
 
     def cached(self, key: str, record: FileRecord) -> Bytes | None:
         """The bytes of an object that a commit records, where the cache holds them."""
-        found = self._cache.find(self._committed(key, record))
-        return None if found is None else _mapped(found)
+        return self._cache.map(self._committed(key, record))
 
     def local(self, key: str) -> Path:
         """A copy of the object in the cache, as old as the object is.
@@ -229,17 +229,31 @@ class RemoteStorage:
             CorruptStoreError: it is missing.
             StoreError: the cache cannot hold it.
         """
+        return self._local(key, pin=True)
+
+    def open(self, key: str) -> BinaryIO:
+        """As `local`, but opened: it can be read for as long as it is open, and may leave the cache meanwhile."""
+        for _ in range(OPENED):
+            path = self._local(key, pin=False)
+            with contextlib.suppress(FileNotFoundError):
+                return path.open("rb")
+        raise StoreError(
+            f"{self._root / key}: other processes removed its copy from the cache {self._cache.folder} again and "
+            "again; set HUBSTORE_CACHE_BYTES higher"
+        )
+
+    def _local(self, key: str, *, pin: bool) -> Path:
         meta = self._head_of(key)
         name, size = self._named(key, meta), meta["size"]
         with self._one_at_a_time(name):
-            path = self._cache.find(name, pin=True) or self._cache.add(
-                name, size, lambda file: _put_file(file, self._parts(key, meta), _nanoseconds(meta)), pin=True
+            path = self._cache.find(name, pin=pin) or self._cache.add(
+                name, size, partial(self._fetch, key, meta), pin=pin
             )
         if path is None:
             raise StoreError(
                 f"{self._root / key} has {size:,} bytes and is read as a file, which the cache {self._cache.folder} "
-                f"cannot hold ({self._cache.most:,} bytes at most); set HUBSTORE_CACHE_BYTES higher, or HUBSTORE_CACHE "
-                "to a folder with room"
+                f"cannot hold ({self._cache.largest:,} bytes at most); set HUBSTORE_CACHE_BYTES higher, or "
+                "HUBSTORE_CACHE to a folder with room"
             )
         return path
 
@@ -304,29 +318,48 @@ class RemoteStorage:
         writing.add_done_callback(lambda done: self._unwritten.pop(name, None))
 
     def _parts(self, key: str, meta: ObjectMeta) -> Bytes:
-        """An object's bytes, read in parts side by side, all of one version."""
+        """An object's bytes in memory."""
+        out = page_aligned(meta["size"])
+
+        def put(start: int, part: Bytes) -> None:
+            out[start : start + len(part)] = part
+
+        self._in_parts(key, meta, put)
+        return out
+
+    def _fetch(self, key: str, meta: ObjectMeta, path: Path) -> None:
+        """Write an object to a new file, as old as the object is, while its parts arrive."""
+        with path.open("xb") as file:
+            self._in_parts(key, meta, lambda start, part: _write_at(file.fileno(), start, part))
+        os.utime(path, ns=(time.time_ns(), _nanoseconds(meta)))
+
+    def _in_parts(self, key: str, meta: ObjectMeta, put: Callable[[int, Bytes], None]) -> None:
+        """Read an object in parts side by side, all of one version."""
         import obstore
 
         size, version = meta["size"], meta["e_tag"]
-        out = page_aligned(size)
+        same = {"if_match": version} if version and not version.startswith("W/") else {}  # weak ones match nothing
 
-        def fill(start: int) -> None:
+        def read(start: int) -> None:
             stop = min(start + PART, size)
-            options: Any = {"range": (start, stop)} | ({"if_match": version} if version else {})
+            options: Any = {"range": (start, stop), **same}
             with self._missing(key), self._told("reading", key):
-                part = _array(obstore.get(self._store, key, options=options).bytes())
-            if len(part) != stop - start:
-                raise CorruptStoreError(f"{self._root / key} changed while it was read; run the same command again")
-            out[start:stop] = part
+                try:
+                    found = obstore.get(self._store, key, options=options)
+                    part = _array(found.bytes())
+                except obstore.exceptions.PreconditionError:
+                    raise self._changed_meanwhile(key) from None
+            if _versions_differ(meta, found.meta) or len(part) != stop - start:
+                raise self._changed_meanwhile(key)
+            put(start, part)
 
         starts = range(0, size, PART)
         if len(starts) <= 1:
             for start in starts:
-                fill(start)
-            return out
+                read(start)
+            return
         with ThreadPoolExecutor(min(READERS, len(starts))) as pool:
-            list(pool.map(fill, starts))
-        return out
+            list(pool.map(read, starts))
 
     def _checked(self, key: str, record: FileRecord) -> Bytes:
         import obstore
@@ -379,6 +412,8 @@ class RemoteStorage:
 
     def _named(self, key: str, meta: ObjectMeta) -> str:
         version = f"{meta['e_tag']} {meta['version']} {meta['last_modified']} {meta['size']}"
+        if not meta["e_tag"] and not meta["last_modified"].timestamp():  # nothing tells another object in its place
+            version = uuid.uuid4().hex
         return _name(f"{self._root / key} {version}")
 
     def _committed(self, key: str, record: FileRecord) -> str:
@@ -401,8 +436,17 @@ class RemoteStorage:
 
     @contextlib.contextmanager
     def _told(self, doing: str, key: str) -> Iterator[None]:
-        with told(f"{doing} {self._root / key if key else self._root}", self._root):
-            yield
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        what = f"{doing} {self._root / key if key else self._root}"
+        try:
+            with told(what, self._root):
+                yield
+        except (AlreadyExistsError, PreconditionError):
+            raise StoreError(
+                f"{what}: the server refused it, since something else was done to the object at the same time; run the "
+                "same command again"
+            ) from None
         self._first = None  # the server answers
 
     @contextlib.contextmanager
@@ -418,6 +462,9 @@ class RemoteStorage:
         return CorruptStoreError(
             f"{self._root / key} is missing; `hubstore verify {self._root}` lists all that is wrong"
         )
+
+    def _changed_meanwhile(self, key: str) -> CorruptStoreError:
+        return CorruptStoreError(f"{self._root / key} changed while it was read; run the same command again")
 
     def _changed(self, key: str, size: int, record: FileRecord) -> CorruptStoreError:
         return CorruptStoreError(
@@ -451,15 +498,18 @@ def _streamed(found: GetResult) -> Bytes:
     return out[:end]
 
 
-def _mapped(path: Path) -> Bytes:
-    if path.stat().st_size == 0:
-        return np.empty(0, np.uint8)
-    return np.memmap(path, np.uint8, mode="c")
+def _versions_differ(one: ObjectMeta, other: ObjectMeta) -> bool:
+    """Whether two answers are of different objects, as far as both tell."""
+    tags = {found["e_tag"] for found in (one, other)} - {None}
+    times = {found["last_modified"].timestamp() for found in (one, other)} - {0}
+    return one["size"] != other["size"] or len(tags) > 1 or len(times) > 1
 
 
-def _put_file(path: Path, content: Bytes, modified: int) -> None:
-    write_file(path, content)
-    os.utime(path, ns=(time.time_ns(), modified))
+def _write_at(descriptor: int, start: int, content: Bytes) -> None:
+    view = content.data
+    while view:
+        written = os.pwrite(descriptor, view, start)
+        view, start = view[written:], start + written
 
 
 def _nanoseconds(found: ObjectMeta) -> int:

@@ -109,8 +109,13 @@ class RemoteStates(HiddenStates):
             whole = self._storage.map_committed(key, record)
             rows = self._decoded(piece, whole)
             if isinstance(whole, np.memmap) and self._layout.compressor == "none":
-                self._keep(piece, rows)
+                self._mapped[piece] = rows
+                self._storage.mappings.add(self, piece, len(whole))
         return rows
+
+    def forget(self, piece: int) -> None:
+        """Keep a piece mapped no longer; it is mapped again when it is read again."""
+        self._mapped.pop(piece, None)
 
     def _decoded(self, piece: int, whole: npt.NDArray[np.uint8]) -> torch.Tensor:
         key, _, count = self._pieces[piece]
