@@ -7,11 +7,15 @@ import lzma
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from hubstore.errors import CorpusError
 from hubstore.location import Url
+
+if TYPE_CHECKING:
+    from hubstore.corpus.remote import RemoteFile
 
 PathLike = str | os.PathLike[str]
 
@@ -19,6 +23,7 @@ _COMPRESSED: Final[dict[str, Callable[..., Any]]] = {".gz": gzip.open, ".bz2": b
 
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 AUDIO_SUFFIXES: Final = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
+_LOOKED_UP: Final = 16  # files of other machines at a time
 _MODALITIES: Final = dict.fromkeys(IMAGE_SUFFIXES, "image") | dict.fromkeys(AUDIO_SUFFIXES, "audio")
 
 
@@ -33,10 +38,30 @@ def paths_of(paths: PathLike | Url | Sequence[PathLike | Url]) -> tuple[Path, ..
     Raises:
         CorpusError: There is none, or one of them is not a file.
     """
+    return tuple(existing_file(path) for path in _several(paths))
+
+
+def files_of(paths: PathLike | Url | Sequence[PathLike | Url]) -> "tuple[Path | RemoteFile, ...]":
+    """As `paths_of`, but what is elsewhere is looked up only, and fetched when it is opened.
+
+    Raises:
+        CorpusError: There is none, or one of them is not a file.
+    """
+    from hubstore.corpus.remote import remote_file, url_of
+
+    def file(path: PathLike | Url) -> "Path | RemoteFile":
+        url = url_of(path)
+        return existing_file(path) if url is None else remote_file(url)
+
+    with ThreadPoolExecutor(_LOOKED_UP) as pool:
+        return tuple(pool.map(file, _several(paths)))
+
+
+def _several(paths: PathLike | Url | Sequence[PathLike | Url]) -> tuple[PathLike | Url, ...]:
     several = (paths,) if isinstance(paths, str | os.PathLike | Url) else tuple(paths)
     if not several:
         raise CorpusError("no file was given; give at least one path")
-    return tuple(existing_file(path) for path in several)
+    return several
 
 
 def existing_file(path: PathLike | Url) -> Path:
@@ -83,13 +108,17 @@ def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
             yield from walk(Path(entry.path))
 
 
-def identity(path: Path, name: str | None = None) -> dict[str, Any]:
+def identity(file: "Path | RemoteFile", name: str | None = None) -> dict[str, Any]:
     """Describe a file so that a changed file has another description.
 
     Only the name is kept of its path, so that a corpus may move.
     """
-    status = path.stat()
-    return {"name": name or path.name, "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    if isinstance(file, Path):
+        status = file.stat()
+        size, mtime_ns = status.st_size, status.st_mtime_ns
+    else:
+        size, mtime_ns = file.size, file.mtime_ns
+    return {"name": name or file.name, "size": size, "mtime_ns": mtime_ns}
 
 
 def read_lines(path: Path) -> Iterator[str]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from hubstore.corpus.files import is_tar
 from hubstore.corpus.item import Media
-from hubstore.corpus.remote import fetched, remote_bytes, url_of
+from hubstore.corpus.remote import RemoteFile, remote_bytes, remote_file, url_of
 from hubstore.errors import CorpusError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -37,14 +37,17 @@ def media_bytes(media: Media) -> bytes:
         return media.data
     archive, separator, member = media.name.partition(MEMBER)
     url = url_of(archive)
-    if url is not None:
-        return _member(str(fetched(url)), member) if separator and is_tar(Path(url.name)) else _remote(media.name)
     try:
+        if url is not None:
+            inside = separator and is_tar(Path(url.name))
+            return _member(remote_file(url), member) if inside else _remote(media.name)
         if separator and Path(archive).is_file():
-            return _member(archive, member)
+            return _member(Path(archive), member)
         return Path(media.name).read_bytes()
     except FileNotFoundError:
         raise CorpusError(f"{media.name}: there is no such file; check the path") from None
+    except CorpusError:
+        raise
     except (OSError, ValueError, EOFError, tarfile.TarError) as error:
         raise CorpusError(f"{media.name}: cannot be read: {error}; check that it is a file and may be read") from error
 
@@ -108,8 +111,8 @@ def open_sound(media: Media, rate: int) -> npt.NDArray[np.float32]:
     return resampled
 
 
-def _member(archive: str, member: str) -> bytes:
-    with tarfile.open(archive) as tar:
+def _member(archive: Path | RemoteFile, member: str) -> bytes:
+    with archive.open("rb") as opened, tarfile.open(fileobj=opened) as tar:
         try:
             file = tar.extractfile(member)
         except KeyError:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import posixpath
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, Literal
+from urllib.parse import quote, unquote
 
 from hubstore.corpus.files import format_suffix, is_tar
 from hubstore.errors import CorpusError, StoreError
-from hubstore.location import Url, location
+from hubstore.location import WEB, Url, location
 
 if TYPE_CHECKING:
     from hubstore.store.remote import RemoteStorage
@@ -21,6 +26,46 @@ NAMED = "named"
 
 ORIGIN = ".origin"
 """Beside such a link: the URL of what it links to."""
+
+SECOND = 10**9
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of an object store or a web server, which is fetched when it is opened.
+
+    Args:
+        url: where it is.
+        size: its bytes.
+        mtime_ns: when it was written.
+    """
+
+    url: Url
+    size: int
+    mtime_ns: int
+
+    def __str__(self) -> str:
+        return str(self.url)
+
+    @property
+    def name(self) -> str:
+        """What follows the last slash of its URL."""
+        return self.url.name
+
+    def open(self, mode: Literal["rb"] = "rb") -> BinaryIO:
+        """Its bytes, from the cache, where they need not stay meanwhile.
+
+        Raises:
+            CorpusError: it cannot be fetched, or is another than it was.
+        """
+        storage, key = _object(self.url)
+        with _refused(self.url):
+            file = storage.open(key)
+        found = os.fstat(file.fileno())
+        if found.st_size != self.size or abs(found.st_mtime_ns - self.mtime_ns) >= SECOND:  # not all disks keep more
+            file.close()
+            raise CorpusError(f"{self.url}: changed after the corpus was opened; run the same command again")
+        return file
 
 
 def url_of(where: str | os.PathLike[str] | Url) -> Url | None:
@@ -37,8 +82,19 @@ def medium_name(where: str | os.PathLike[str]) -> str:
     return str(url_of(where) or os.path.abspath(where))
 
 
+def remote_file(url: Url) -> RemoteFile:
+    """What the server says of the object at a URL; CorpusError where it is not there, or the server refuses."""
+    storage, key = _object(url)
+    with _refused(url):
+        found = next(storage.stamps([key], ()), None)
+    if found is None:
+        raise _is_missing(url)
+    _, mtime_ns, size = found
+    return RemoteFile(url, size, mtime_ns)
+
+
 def fetched(url: Url) -> Path:
-    """A local file with the object's bytes, name and time.
+    """A local file with the object's bytes, name and time, which stays while this process runs.
 
     Raises:
         CorpusError: it is not there, the cache cannot hold it, or the server refuses.
@@ -46,17 +102,23 @@ def fetched(url: Url) -> Path:
     from hubstore.store.cache import user_cache
 
     storage, key = _object(url)
-    try:
+    with _refused(url):
         if not storage.exists(key):
-            raise CorpusError(f"{url}: there is no such object; check the URL")
-        local = storage.local(key)
-    except StoreError as error:
-        raise CorpusError(f"{url}: cannot be read: {error}") from error
-    folder = user_cache().folder / NAMED / hashlib.sha256(str(url).encode()).hexdigest()[:40]
-    folder.mkdir(parents=True, exist_ok=True)
-    _put_link(folder / url.name, local)
-    (folder / ORIGIN).write_text(str(url), encoding="utf-8")
-    return folder / url.name
+            raise _is_missing(url)
+        local, named = storage.local(key), user_cache().folder / NAMED
+    folder = named / hashlib.sha256(f"{url} {local.name}".encode()).hexdigest()[:40]  # of this version of the object
+    link = folder / url.name
+    try:
+        if not (link.exists() and link.samefile(local)):
+            folder.mkdir(parents=True, exist_ok=True)
+            _put(folder / ORIGIN, lambda partial: partial.write_text(str(url), encoding="utf-8"))
+            _put(link, lambda partial: _link(partial, local))
+    except OSError as error:
+        raise CorpusError(
+            f"{url}: cannot be named in the cache {named} ({error.strerror}); set HUBSTORE_CACHE to a folder that can "
+            "be written to"
+        ) from error
+    return link
 
 
 def origin(path: Path) -> Url | None:
@@ -74,8 +136,8 @@ def beside(folder: Path, path: str) -> str | None:
     found = origin(folder / ORIGIN)
     if found is None:
         return None
-    whole = posixpath.normpath(posixpath.join("/", posixpath.dirname(found.path), path))
-    return str(Url(found.scheme, found.host + whole))
+    whole = posixpath.normpath(posixpath.join("/", posixpath.dirname(_key(found)), path))
+    return str(Url(found.scheme, found.host + (quote(whole) if found.scheme in WEB else whole)))
 
 
 def tars_below(url: Url) -> list[Url]:
@@ -94,12 +156,10 @@ def tars_below(url: Url) -> list[Url]:
 def remote_bytes(url: Url) -> bytes:
     """The bytes of one object; CorpusError where it is not there or cannot be read."""
     storage, key = _object(url)
-    try:
+    with _refused(url):
         if not storage.exists(key):
-            raise CorpusError(f"{url}: there is no such object; check the URL")
+            raise _is_missing(url)
         return storage.read(key)
-    except StoreError as error:
-        raise CorpusError(f"{url}: cannot be read: {error}") from error
 
 
 def is_file_name(url: Url) -> bool:
@@ -110,7 +170,24 @@ def is_file_name(url: Url) -> bool:
 def _object(url: Url) -> tuple[RemoteStorage, str]:
     if not url.path:
         raise CorpusError(f"{url}: names no object; give one below it")
-    return _storage(Url(url.scheme, url.host)), url.path
+    return _storage(Url(url.scheme, url.host)), _key(url)
+
+
+def _key(url: Url) -> str:
+    """The object's name below its host; a client for web servers quotes it anew."""
+    return unquote(url.path) if url.scheme in WEB else url.path
+
+
+@contextlib.contextmanager
+def _refused(url: Url) -> Iterator[None]:
+    try:
+        yield
+    except StoreError as error:
+        raise CorpusError(f"{url}: cannot be read: {error}") from error
+
+
+def _is_missing(url: Url) -> CorpusError:
+    return CorpusError(f"{url}: there is no such object; check the URL")
 
 
 @cache
@@ -126,8 +203,21 @@ def _storage(url: Url) -> RemoteStorage:
     return storage
 
 
-def _put_link(link: Path, target: Path) -> None:
-    partial = link.with_name(f".{link.name}.{os.getpid()}")
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(target)
-    partial.replace(link)
+def _put(path: Path, make: Callable[[Path], object]) -> None:
+    """Make a file whole, whatever other threads and processes put there."""
+    partial = path.with_name(f".{uuid.uuid4().hex}")
+    try:
+        make(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)  # still there where both are links to one file
+
+
+def _link(link: Path, target: Path) -> None:
+    """Link to a file so that its removal leaves the link whole, where the disk has such links."""
+    try:
+        os.link(target, link)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        link.symlink_to(target.absolute())

@@ -1,7 +1,6 @@
 """Reader of WebDatasets: tar archives in which the members of a sample share a name."""
 
 import json
-import os
 import posixpath
 import tarfile
 import zlib
@@ -14,10 +13,10 @@ from typing import Any, Final, NamedTuple, Unpack
 
 from hubstore.corpus.columns import ColumnOptions, Columns
 from hubstore.corpus.corpus import Corpus, Refuse
-from hubstore.corpus.files import PathLike, identity, modality_of, paths_of
+from hubstore.corpus.files import PathLike, files_of, identity, modality_of
 from hubstore.corpus.item import Item, Media
 from hubstore.corpus.media import MEMBER
-from hubstore.corpus.remote import origin
+from hubstore.corpus.remote import RemoteFile, medium_name
 from hubstore.corpus.rows import Row, items_of
 from hubstore.corpus.streams import first_line
 from hubstore.corpus.validate import check_options
@@ -65,7 +64,7 @@ def read_webdataset(
     check_options(limit, on_error)
     chosen = Columns(**columns)
     chosen = replace(chosen, image=chosen.image or "image", audio=chosen.audio or "audio")
-    files = paths_of(paths)
+    files = files_of(paths)
 
     def read(refuse: Refuse) -> Iterator[Item]:
         rows = (row for file in files for row in _rows(file, chosen, len(files) > 1, refuse))
@@ -91,28 +90,28 @@ class _Part(NamedTuple):
     data: bytes
 
 
-def _rows(path: Path, columns: Columns, several: bool, refuse: Refuse) -> Iterator[Row]:
+def _rows(file: Path | RemoteFile, columns: Columns, several: bool, refuse: Refuse) -> Iterator[Row]:
     number = 0
     try:
-        for sample, parts in groupby(_parts(path, columns), attrgetter("sample")):
+        for sample, parts in groupby(_parts(file, columns), attrgetter("sample")):
             number += 1
-            row = Row(path.name, "sample", number, {})
-            key = f"{path.name.partition('.')[0]}/{sample}" if several else sample
+            row = Row(file.name, "sample", number, {})
+            key = f"{file.name.partition('.')[0]}/{sample}" if several else sample
             yield replace(row, values={"id": key, "concept": key, **_values(list(parts), row, refuse)})
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise CorpusError(
-            f"{path}: cannot be read as a tar archive, after sample {number}: {first_line(error)}; "
+            f"{file}: cannot be read as a tar archive, after sample {number}: {first_line(error)}; "
             "check that the file is whole"
         ) from error
 
 
-def _parts(path: Path, columns: Columns) -> Iterator[_Part]:
-    archive = str(origin(path) or os.path.abspath(path))
-    with tarfile.open(path, "r|*") as tar:
+def _parts(file: Path | RemoteFile, columns: Columns) -> Iterator[_Part]:
+    archive = medium_name(str(file))
+    with file.open("rb") as opened, tarfile.open(fileobj=opened, mode="r|*") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # else it remembers every member
-            folder, file = posixpath.split(posixpath.normpath(member.name))
-            stem, _, column = file.partition(".")
+            folder, base = posixpath.split(posixpath.normpath(member.name))
+            stem, _, column = base.partition(".")
             if stem and member.isfile() and _is_read(column.lower(), columns):
                 content = tar.extractfile(member)
                 data = b"" if content is None else content.read()
