@@ -100,7 +100,7 @@ def write_shard(
             if not storage.create(key, commit.encode()):
                 raise _committed_already(storage, shard)
     except StoreLockedError as error:
-        spoiled = _spoiled(storage, shard)
+        spoiled = _spoiled(storage, shard) if storage.exists(key) else None
         if spoiled is None:
             raise
         raise StoreLockedError(
@@ -154,10 +154,8 @@ def _committed_already(storage: Storage, shard: int) -> StoreError:
 
 
 def _spoiled(storage: Storage, shard: int) -> str | None:
-    """A file of a committed shard that is not what was committed; None where none is, or no commit."""
+    """A file of a committed shard that is not what was committed; None where all are."""
     key = commit_key(shard)
-    if not storage.exists(key):
-        return None
     files = Commit.decode(storage.read(key), str(storage.root / key)).files
     return next((name for name, record in files.items() if file_problem(storage, name, record)), None)
 

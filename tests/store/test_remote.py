@@ -110,7 +110,7 @@ def test_few_rows_are_read_by_their_ranges_and_nothing_else(storage):
     states = StoreReader(ROOT, storage).hidden("1", "mean")
     states.take([5, 70, 71, 5])
     assert storage.whole == []
-    assert [size for _, size in storage.ranged] == [shape.width * 4, 2 * shape.width * 4]
+    assert sorted(size for _, size in storage.ranged) == [shape.width * 4, 2 * shape.width * 4]
 
 
 def test_a_scan_reads_each_object_once_and_the_next_scan_reads_none(storage):
