@@ -9,7 +9,7 @@ from typing import Any, Final, Unpack
 from hubstore.corpus.columns import ColumnOptions
 from hubstore.corpus.corpus import Corpus
 from hubstore.corpus.dataset import is_saved_dataset, read_dataset
-from hubstore.corpus.files import PathLike, existing_file, format_suffix, is_tar, modality_of, walk
+from hubstore.corpus.files import PathLike, files_of, format_suffix, is_tar, modality_of, walk
 from hubstore.corpus.folder import METADATA, read_media_folder
 from hubstore.corpus.remote import is_file_name, tars_below, url_of
 from hubstore.corpus.sample import read_sample
@@ -127,7 +127,7 @@ def _reader(path: Path, given: PathLike | Url) -> Callable[..., Corpus]:
         return TABLES[suffix][0]
     if is_tar(path):
         return read_webdataset
-    existing_file(given)
+    files_of(given)
     if suffix == ".txt":
         remedy = "name its language, and the files aligned with it: read_parallel, or --parallel en=a.txt zh=b.txt"
     elif modality_of(path.name):

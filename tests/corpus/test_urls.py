@@ -155,3 +155,10 @@ def test_a_medium_beside_a_table_of_a_web_server_is_found(web):
     (item,) = contents(open_corpus(f"{web.url}/a%20b/t.jsonl", image="image"))
     assert item["media"] == f"{web.url}/a%20b/100%25%20sure.png"
     assert media_bytes(Media(item["media"])) == picture_bytes(1)
+
+
+def test_what_no_reader_takes_is_not_fetched(lab):
+    lab.write("a.xyz", bytes(1000))
+    with pytest.raises(CorpusError, match=r"^s3://lab/a\.xyz: no reader is known for \.xyz"):
+        open_corpus("s3://lab/a.xyz")
+    assert cached_bytes() == 0
