@@ -6,8 +6,10 @@ partition and then by corpus order. What is in memory is a few bytes per item, n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,10 +22,11 @@ import pyarrow as pa
 import xxhash
 
 from hubstore.corpus import ITEM_SCHEMA
-from hubstore.errors import CorpusError, CorruptStoreError
-from hubstore.store import Layout, Storage
+from hubstore.errors import CorpusError, CorruptStoreError, StoreError
+from hubstore.store import Layout, LocalStorage, Storage
 from hubstore.store.layout import encode_json
 from hubstore.store.shardfile import crc32c
+from hubstore.store.storage import PARTIAL
 
 PLAN = "plan/plan.json"
 SPOOL = "plan/items.arrow"
@@ -164,10 +167,10 @@ def make_plan(
     Raises:
         CorpusError: no item can be read; an id stands twice in the corpus, or is in the store already; or what reading
             it raises.
+        StoreError: the disk does not take the plan.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        spool = Path(folder) / "items.arrow"
-        spooled = _spool(spool, batches, count, generation_items, generation_bytes)
+    with _spool_path(storage) as spool:
+        spooled = _spool(spool, storage, batches, count, generation_items, generation_bytes)
         if not spooled.items:  # an empty corpus raises by itself
             raise CorpusError(f"none of {spooled.skipped} items can be read; look at one of them")
         _refuse_duplicates(spool, spooled, known_ids)
@@ -241,7 +244,65 @@ class _Spooled:
     tokens: npt.NDArray[np.int32] | None
 
 
-def _spool(path: Path, batches: Iterator[pa.RecordBatch], count: Count | None, most: int, most_bytes: int) -> _Spooled:
+@contextlib.contextmanager
+def _spool_path(storage: Storage) -> Iterator[Path]:
+    """Where items are spooled until they are put into the store: on its own disk, if it has one, to be renamed."""
+    if isinstance(storage, LocalStorage):
+        key = f"plan/.items.arrow{PARTIAL}"  # the store's next writer removes it, should this one be killed
+        try:
+            yield storage.local(key)
+        finally:
+            storage.delete(key)
+        return
+    try:
+        temporary = tempfile.TemporaryDirectory()
+    except OSError as error:
+        raise StoreError(
+            f"{storage.root}: no folder takes the items while they are planned ({error}); set TMPDIR to one that does"
+        ) from error
+    with temporary as folder:
+        yield Path(folder) / "items.arrow"
+
+
+@contextlib.contextmanager
+def _spool_writer(path: Path, storage: Storage) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """What writes a batch to the spool. What reading the batches raises stays as it is."""
+
+    @contextlib.contextmanager
+    def refusing() -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            elsewhere = "write the store elsewhere" if isinstance(storage, LocalStorage) else "set TMPDIR to another"
+            raise StoreError(
+                f"{path.parent}: the plan's items could not be written there "
+                f"({os.strerror(error.errno) if error.errno else error}); free space in that folder, or {elsewhere}"
+            ) from error
+
+    with refusing():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sink = pa.OSFile(str(path), "wb")
+        writer = pa.ipc.new_file(sink, ITEM_SCHEMA)
+
+    def write(batch: pa.RecordBatch) -> None:
+        with refusing():
+            writer.write_batch(batch)
+
+    try:
+        yield write
+    finally:
+        with refusing(), sink:
+            writer.close()
+
+
+def _spool(
+    path: Path,
+    storage: Storage,
+    batches: Iterator[pa.RecordBatch],
+    count: Count | None,
+    most: int,
+    most_bytes: int,
+) -> _Spooled:
     digest = hashlib.sha256()
     partitions: dict[tuple[str, str], int] = {}
     codes: list[npt.NDArray[np.int32]] = []
@@ -249,7 +310,7 @@ def _spool(path: Path, batches: Iterator[pa.RecordBatch], count: Count | None, m
     concepts: list[npt.NDArray[np.uint64]] = []
     tokens: list[npt.NDArray[np.int32]] = []
     read, items, size, ended = 0, 0, 0, True
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, ITEM_SCHEMA) as writer:
+    with _spool_writer(path, storage) as write:
         for whole in batches:
             size += whole.column("data").nbytes
             ended = read + len(whole) <= most and (size <= most_bytes or not read)
@@ -259,7 +320,7 @@ def _spool(path: Path, batches: Iterator[pa.RecordBatch], count: Count | None, m
                 counted = count(batch)
                 batch = batch.filter(pa.array([number is not None for number in counted], pa.bool_()))
                 tokens.append(np.array([number for number in counted if number is not None], np.int32))
-            writer.write_batch(batch)
+            write(batch)
             columns = {name: batch.column(name).to_pylist() for name in ITEM_SCHEMA.names}
             for row in zip(*columns.values(), strict=True):
                 digest.update(_content(*row))

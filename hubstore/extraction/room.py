@@ -49,8 +49,10 @@ def disk_free(folder: Path) -> int:
 def require_room(storage: Storage, layout: Layout, shards: Sequence[PlannedShard]) -> None:
     """StoreError, with the numbers, where the disk has no room for the arrays of `shards`.
 
-    Item tables, indexes and previews come on top: what is refused could not fit whatever they need. An object store
-    has no end.
+    Item tables, indexes and previews come on top: what is refused could not fit whatever they need. The plan's own
+    files are on the disk by now, and what is free is free beside them. A corpus of more items than are planned at once
+    is seen no further than that, since nothing says how long it is; `hubstore plan` sees all of it. An object store has
+    no end.
     """
     if not isinstance(storage, LocalStorage):
         return

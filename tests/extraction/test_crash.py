@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
+import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from hubstore.corpus import read_sample
 from hubstore.errors import StoreError, StoreLockedError
 from hubstore.extraction import Settings, extract
-from hubstore.store import LocalStorage, StoreReader, verify
+from hubstore.extraction.plan import PlanStart, make_plan
+from hubstore.store import Layout, LocalStorage, StoreReader, verify
 from tests.extraction import victim
 from tests.tiny_models import tiny_model
 
@@ -125,6 +132,41 @@ def test_a_full_disk_is_a_clear_error_and_the_same_command_goes_on(tmp_path, mon
     done = extract(victim.corpus(), tiny_model("gpt2"), path, victim.SETTINGS)
     assert done.resumed
     assert content(path) == content(tmp_path / "whole.hub")
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_items_are_spooled_in_the_store_itself_and_a_disk_that_is_full_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/proc")  # where nothing can be written
+    full = r"x\.hub/plan: the plan's items could not be written there \(File too large\); free space in that folder"
+    with files_of_at_most(2000), pytest.raises(StoreError, match=full):
+        extract(read_sample("ntrex", limit=3), tiny_model("gpt2"), tmp_path / "x.hub")
+    assert list((tmp_path / "x.hub").rglob("*")) == []
+    extract(read_sample("ntrex", limit=3), tiny_model("gpt2"), tmp_path / "x.hub")
+    assert not (tmp_path / "x.hub/plan").exists()
+
+
+def test_items_of_an_object_store_are_spooled_where_temporary_files_are(tmp_path, monkeypatch):
+    def plan():
+        empty, start = np.empty(0, np.uint64), PlanStart(0, 0, 0, 0)
+        remote, layout = SimpleNamespace(root="s3://bucket/x.hub"), Layout(("0",), ("mean",), "float16", 32, 256, 256)
+        make_plan(remote, layout, victim.corpus().batches(), start, {}, known_ids=empty, memory_budget=1)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with files_of_at_most(2000), pytest.raises(StoreError, match=rf"{tmp_path}/.* or set TMPDIR to another"):
+        plan()
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(tempfile, "tempdir", "/proc")
+    with pytest.raises(StoreError, match=r"s3://bucket/x\.hub: no folder .*set TMPDIR to one that does"):
+        plan()
 
 
 def test_a_plan_changed_on_disk_is_refused(tmp_path, monkeypatch):
