@@ -50,7 +50,7 @@ def plan(
     Args:
         corpus: a `Corpus`, or what `open_corpus` takes.
         model: a loaded model, a folder, or a hub's model id.
-        device: where it would run; of several, the first is measured.
+        device: where it would run, as for `extract`; of several, the first is measured.
         model_dtype: "auto", "float32", "float16" or "bfloat16".
         also: further models over the same language model; see `load_model`.
         stack: which of a model's stacks of blocks; see `load_model`.
@@ -62,19 +62,29 @@ def plan(
         >>> ahead = hubstore.plan("sample:ntrex", "intfloat/multilingual-e5-small")
         >>> ahead.extraction.counted.items, ahead.extraction.store_bytes, ahead.extraction.between
     """
+    devices = 1
     if not isinstance(model, Model):
-        model = load_model(model, device=devices_of(device)[0], dtype=model_dtype, also=tuple(also), stack=stack)
+        first, *others = devices_of(device)
+        model = load_model(model, device=first, dtype=model_dtype, also=tuple(also), stack=stack)
+        devices += len(others)
     items = corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus))
-    return plan_extraction(items, model, Settings(**settings), folder=folder, again=again)
+    return plan_extraction(items, model, Settings(**settings), folder=folder, devices=devices, again=again)
 
 
 def plan_extraction(
-    corpus: Corpus, model: Model, settings: Settings, *, folder: str | Path | None = ".", again: bool = False
+    corpus: Corpus,
+    model: Model,
+    settings: Settings,
+    *,
+    folder: str | Path | None = ".",
+    devices: int = 1,
+    again: bool = False,
 ) -> Plan:
-    """`plan`, of a corpus that is open and a model that is loaded."""
-    found = estimate(corpus, model, settings, folder=folder, again=again)
+    """`plan`, of a corpus that is open and a model that is loaded on the first of several devices."""
+    found = estimate(corpus, model, settings, folder=folder, devices=devices, again=again)
     layout, counted = found.layout, found.counted
     rows = round(counted.total_tokens) if layout.poolings[0] == "tokens" else counted.items
-    speed = search_speed(layout.width, layout.dtype, found.place, again=again)
+    place = None if found.speed.write_seconds is None else found.place  # where nothing may be written, nothing is read
+    speed = search_speed(layout.width, layout.dtype, place, again=again)
     costs = index_costs(rows, layout.width, layout.dtype, speed, memory_available())
     return Plan(found, rows, tuple(costs))

@@ -243,7 +243,7 @@ def test_plan_says_what_an_extraction_would_take_and_writes_nothing(tmp_path, mo
     asked = ("plan", "sample:ntrex", "--model", model, "--limit", 5, "--pool", "mean,tokens", "-o", tmp_path / "x.hub")
     out = run(*asked)
     assert "70 items, 7,139 tokens through tiny: 4 layers x 32 (float16), pooling mean, tokens" in out
-    assert "1 shards of at most 8,192 items" in out
+    assert "1 shard of at most 8,192 items" in out
     assert "an index of one layer, 70 rows" in out
     ahead = json.loads(run(*asked, "--json"))
     assert (ahead["items"], ahead["tokens"], ahead["tokens_error"], ahead["shards"]) == (70, 7139, 0, 1)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from hubstore.cli import options
 from hubstore.cli.extract import print_extraction
@@ -19,9 +17,7 @@ def append(
     corpus: options.CorpusArgument,
     parallel: options.ParallelOption = False,
     model: options.ModelOption = None,
-    device: Annotated[
-        str, typer.Option(help="auto (every GPU there is, else the CPU), cpu, cuda, or several: cuda:0,cuda:1.")
-    ] = "auto",
+    device: options.DevicesOption = "auto",
     text_column: options.TextOption = None,
     id_column: options.IdOption = None,
     concept_column: options.ConceptOption = None,

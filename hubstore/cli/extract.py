@@ -63,9 +63,7 @@ def extract(
         bool, typer.Option("--with-lens", help="Keep the unembedding too, so that `hubstore lens` needs no model.")
     ] = False,
     model_dtype: Annotated[str, typer.Option(help="What to compute in: auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[
-        str, typer.Option(help="auto (every GPU there is, else the CPU), cpu, cuda, or several: cuda:0,cuda:1.")
-    ] = "auto",
+    device: options.DevicesOption = "auto",
     readers: Annotated[
         int | None,
         typer.Option(help="Processes that read media beside a GPU. All spare CPUs by default."),

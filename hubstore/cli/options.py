@@ -34,6 +34,9 @@ LayersOption = Annotated[
 PoolOption = Annotated[str | None, typer.Option("--pool", help="Pooling; the store's first by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DeviceOption = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda or cuda:1.")]
+DevicesOption = Annotated[
+    str, typer.Option(help="auto (every GPU there is, else the CPU), cpu, cuda, or several: cuda:0,cuda:1.")
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of all random draws; kept with the results.")]
 ModelOption = Annotated[
     str | None,

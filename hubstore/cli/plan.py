@@ -34,7 +34,7 @@ def plan(
     memory: Annotated[float, typer.Option(help="GiB for a shard being assembled.")] = 1.0,
     compressor: Annotated[str, typer.Option(help="none, or blosc-lz4-bitshuffle.")] = "none",
     model_dtype: Annotated[str, typer.Option(help="What to compute in: auto, float32, bfloat16 or float16.")] = "auto",
-    device: options.DeviceOption = "auto",
+    device: options.DevicesOption = "auto",
     also: Annotated[
         list[str] | None, typer.Option("--also", help="A further model over the same language model.")
     ] = None,
@@ -103,14 +103,16 @@ def plan(
         memory_budget=int(memory * (1 << 30)),
         compressor=compressor,
     )
+    devices = devices_of(device)
     with err.status(f"loading {model}"):
-        loaded = load_model(model, device=devices_of(device)[0], dtype=model_dtype, also=tuple(also or ()), stack=stack)
+        loaded = load_model(model, device=devices[0], dtype=model_dtype, also=tuple(also or ()), stack=stack)
     with err.status("reading the corpus and measuring this machine"):
-        found = plan_extraction(items, loaded, settings, folder=where if isinstance(where, Path) else None, again=again)
+        folder = where if isinstance(where, Path) else None
+        found = plan_extraction(items, loaded, settings, folder=folder, devices=len(devices), again=again)
     if as_json:
         print_json({"model": loaded.identity["id"], "corpus": items.name, **found.to_json()})
         return
-    _show(found, loaded.identity["id"], str(loaded.device))
+    _show(found, loaded.identity["id"], ", ".join(devices))
 
 
 def _show(found: Plan, model: str, device: str) -> None:
@@ -126,10 +128,10 @@ def _show(found: Plan, model: str, device: str) -> None:
             out.print(
                 f"of {one.read:,} {modality} items read: {one.truncated:,} too long, {one.unreadable:,} unreadable"
             )
-    out.print(
-        f"{size(ahead.store_bytes)} in {len(counted.shards):,} shards of at most {layout.shard_rows:,} items, "
-        f"{ahead.files:,} files"
-    )
+    shards = f"{len(counted.shards):,} shard{'s' * (len(counted.shards) != 1)}"
+    out.print(f"{size(ahead.store_bytes)} in {shards} of at most {layout.shard_rows:,} items, {ahead.files:,} files")
+    if ahead.committed:
+        out.print(f"{ahead.committed:,} of these items are in the store already; time and room are for the rest")
     low, high = ahead.between
     slowest = max(ahead.seconds, key=lambda part: ahead.seconds[part])
     parts = ", ".join(f"{part} {duration(seconds)}" for part, seconds in ahead.seconds.items())

@@ -6,12 +6,13 @@ What was measured is kept in the user's cache, by machine, model and settings, a
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from hubstore.errors import StoreError
 from hubstore.extraction.capture import Capture, kept_whole
 from hubstore.extraction.settings import Settings
-from hubstore.kept import Kept, Measure, machine
+from hubstore.kept import Kept, machine
 from hubstore.models import Batching, HostBatch, MediaInputs, Model, collate
 from hubstore.store import DTYPES, Layout, LocalStorage, write_shard
 
@@ -41,11 +43,14 @@ class Speed:
 
     Args:
         token_seconds: by length in tokens, of the model for each token of full batches of texts so long.
+        media_seconds: by modality, of the model for each token of pictures or sounds.
         device_bytes: of the GPU beside the model's weights, at most, while it did.
-        write_seconds: for each byte of a shard, checked, written, synced and committed; None where nothing is written.
+        write_seconds: for each byte of a shard, checked, written, synced and committed; None where nothing is written,
+            or nothing may be.
     """
 
     token_seconds: Mapping[int, float]
+    media_seconds: Mapping[str, float]
     device_bytes: int
     write_seconds: float | None
 
@@ -57,60 +62,74 @@ class Speed:
 
 
 def measured_speed(
-    model: Model, settings: Settings, texts: Sequence[Sequence[int]], longest: int, folder: Path | None, *, again: bool
+    model: Model,
+    settings: Settings,
+    texts: Sequence[Sequence[int]],
+    longest: int,
+    media: Mapping[str, Sequence[MediaInputs]],
+    folder: Path | None,
+    *,
+    again: bool,
 ) -> Speed:
-    """The machine's speed, from the cache where it is there.
+    """The machine's speed, from the cache where it is there; that of pictures and sounds is always measured.
 
     Args:
         model: on its device.
         settings: resolved.
         texts: token ids of some texts; none where there are none.
         longest: tokens of the longest text that there will be.
+        media: by modality, some pictures or sounds.
         folder: on the disk that the store will be on; None where it will not be on one.
         again: measure whatever the cache has.
     """
     token_seconds: dict[int, float] = {}
-    device_bytes = 0.0
-    if texts:
-        cache = Kept(_model_key(model, settings), again=again)
-        wanted = list(itertools.takewhile(lambda length: length < 2 * longest, LENGTHS)) or [LENGTHS[0]]
-        wanted = sorted({min(length, settings.max_tokens or length) for length in wanted})
-        with _running(model, settings) as run:
-            for length in wanted:
-                measure = _text_measure(model, settings, texts, length, run)
-                token_seconds[length] = cache.value(str(length), measure)
-            device_bytes = cache.value("device_bytes", lambda: float(_most_on(model.device)))
-    write_seconds = None
-    if folder is not None:
-        disk = Kept({**machine(), "disk": os.stat(folder).st_dev, "dtype": settings.dtype}, again=again)
-        write_seconds = disk.value("write", lambda: _write_probe(folder, settings.layout(model.width)))
-    return Speed(token_seconds, int(device_bytes), write_seconds)
-
-
-def media_token_seconds(model: Model, settings: Settings, modality: str, items: Sequence[MediaInputs]) -> float:
-    """Seconds of the model for a token of pictures or sounds, measured on a batch of these."""
-    assert settings.media_tokens is not None
-    lengths = [model.adapters[modality].length_of(item) for item in items]
-    alike = [item for item, length in zip(items, lengths, strict=True) if length == lengths[0]]
-    batch = model.collate_media(modality, alike[: max(1, settings.media_tokens // lengths[0])])
+    device_bytes = [0.0]
     with _running(model, settings) as run:
-        return run(batch) / batch.tokens
+        if texts:
+            cache = Kept(_model_key(model, settings), again=again)
+            wanted = list(itertools.takewhile(lambda length: length < 2 * longest, LENGTHS)) or [LENGTHS[0]]
+            wanted = sorted({min(length, settings.max_tokens or length) for length in wanted})
+
+            def run_texts(length: int) -> _Run:
+                return run(_text_batch(model, settings, texts, length))
+
+            def seconds_of(length: int) -> float:
+                return run_texts(length).token_seconds
+
+            for length in wanted:
+                token_seconds[length] = cache.value(str(length), functools.partial(seconds_of, length))
+            most = cache.value(f"device_bytes {wanted[-1]}", lambda: run_texts(wanted[-1]).device_bytes)
+            device_bytes.append(most)
+        of_media = {name: run(_media_batch(model, settings, name, items)) for name, items in media.items()}
+    device_bytes += [one.device_bytes for one in of_media.values()]
+    media_seconds = {modality: one.token_seconds for modality, one in of_media.items()}
+    write_seconds = None if folder is None else _write_seconds(folder, settings.layout(model.width), again)
+    return Speed(token_seconds, media_seconds, int(max(device_bytes)), write_seconds)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Seconds of the model for each token of a batch, and bytes of the GPU that it took beside what was there."""
+
+    token_seconds: float
+    device_bytes: float
 
 
 @contextlib.contextmanager
-def _running(model: Model, settings: Settings) -> Iterator[Callable[[HostBatch], float]]:
-    """A function that says how many seconds a batch takes."""
+def _running(model: Model, settings: Settings) -> Iterator[Callable[[HostBatch], _Run]]:
+    """A function that measures a batch."""
     with kept_whole(model):
         capture = Capture(model, settings.layers, settings.poolings, DTYPES[settings.dtype])
         fewest = 3 if model.device.type == "cuda" else 1  # a GPU's first run of a shape takes long
 
-        def run(batch: HostBatch) -> float:
+        def run(batch: HostBatch) -> _Run:
             times: list[float] = []
-            while sum(times) < SECONDS or len(times) < fewest:
-                started = time.perf_counter()
-                _run_once(capture, batch)
-                times.append(time.perf_counter() - started)
-            return min(times)
+            with _most_on(model.device) as most:
+                while sum(times) < SECONDS or len(times) < fewest:
+                    started = time.perf_counter()
+                    _run_once(capture, batch)
+                    times.append(time.perf_counter() - started)
+            return _Run(min(times) / batch.tokens, most())
 
         yield run
 
@@ -121,26 +140,49 @@ def _run_once(capture: Capture, batch: HostBatch) -> None:
         torch.cuda.synchronize(capture.model.device)
 
 
-def _text_measure(
-    model: Model, settings: Settings, texts: Sequence[Sequence[int]], length: int, run: Callable[[HostBatch], float]
-) -> Measure:
-    """Seconds of the model for a token, in a full batch of texts of `length` tokens."""
+@contextlib.contextmanager
+def _most_on(device: torch.device) -> Iterator[Callable[[], int]]:
+    """How many bytes of a GPU were taken at most meanwhile, beside those that were taken before."""
+    if device.type != "cuda":
+        yield lambda: 0
+        return
+    torch.cuda.reset_peak_memory_stats(device)  # else loading the model counts, and whatever ran before
+    before = torch.cuda.memory_allocated(device)
+    yield lambda: torch.cuda.max_memory_allocated(device) - before
+
+
+def _text_batch(model: Model, settings: Settings, texts: Sequence[Sequence[int]], length: int) -> HostBatch:
+    """A full batch of texts of `length` tokens."""
     assert settings.batch_tokens is not None
     room = settings.batch_tokens
     how = Batching("packed", first_position=0) if settings.batching == "packed" else Batching("padded")
     endless = itertools.cycle(itertools.chain.from_iterable(texts))
     items = [list(itertools.islice(endless, length)) for _ in range(max(1, room // length))]
+    return collate(model, items, how, room)
 
-    def measure() -> float:
-        return run(collate(model, items, how, room)) / (len(items) * length)
 
-    return measure
+def _media_batch(model: Model, settings: Settings, modality: str, items: Sequence[MediaInputs]) -> HostBatch:
+    """A full batch, or as many as there are, of pictures or sounds as long as the first."""
+    assert settings.media_tokens is not None
+    lengths = [model.adapters[modality].length_of(item) for item in items]
+    alike = [item for item, length in zip(items, lengths, strict=True) if length == lengths[0]]
+    return model.collate_media(modality, alike[: max(1, settings.media_tokens // lengths[0])])
+
+
+def _write_seconds(folder: Path, layout: Layout, again: bool) -> float | None:
+    """For each byte of a shard; None where the folder takes nothing."""
+    named = {"dtype": layout.dtype, "compressor": layout.compressor}
+    try:
+        disk = Kept({**machine(), "disk": os.stat(folder).st_dev, **named}, again=again)
+        return disk.value("write", lambda: _write_probe(folder, layout))
+    except (OSError, StoreError):
+        return None
 
 
 def _write_probe(folder: Path, layout: Layout) -> float:
     """Seconds for each byte of a shard of made-up rows, written as shards are."""
     rows = max(1, min(layout.shard_rows, PROBE_BYTES // (layout.width * 2 * 8)))
-    one = Layout(tuple(map(str, range(8))), ("mean",), layout.dtype, layout.width, layout.shard_rows, layout.chunk_rows)
+    one = replace(layout, layers=tuple(map(str, range(8))), poolings=("mean",))
     states = torch.randn(8, rows, layout.width, generator=torch.Generator().manual_seed(0)).to(DTYPES[layout.dtype])
     names = [str(number) for number in range(rows)]
     items = pa.table({"id": names, "language": ["en"] * rows, "modality": ["text"] * rows})
@@ -148,12 +190,6 @@ def _write_probe(folder: Path, layout: Layout) -> float:
         started = time.perf_counter()
         write_shard(LocalStorage(Path(probe)), one, 0, items, {"mean": states})
         return (time.perf_counter() - started) / states.nbytes
-
-
-def _most_on(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 0
-    return torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
 
 
 def _model_key(model: Model, settings: Settings) -> dict[str, Any]:

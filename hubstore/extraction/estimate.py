@@ -10,13 +10,15 @@ from typing import Any
 import torch
 
 from hubstore.corpus import Corpus
-from hubstore.extraction.calibration import Speed, measured_speed, media_token_seconds
+from hubstore.extraction.calibration import Speed, measured_speed
 from hubstore.extraction.counting import Counted, count_corpus
 from hubstore.extraction.memory import SLOTS
 from hubstore.extraction.room import COMPRESSED, array_bytes, disk_free, zarr_shards
 from hubstore.extraction.settings import Settings
 from hubstore.models import Model
-from hubstore.store import DTYPES, Layout
+from hubstore.store import DTYPES, Layout, LocalStorage
+from hubstore.store.layout import ROOT
+from hubstore.store.reader import read_attributes, read_commits
 
 SIZED = ("mean", "tokens")
 """Poolings that sizes are given of beside those asked for: every other has a row for each item, as mean has."""
@@ -62,8 +64,9 @@ class Estimate:
         states: bytes of the arrays under each pooling that was asked for, uncompressed.
         sizes: for each pooling and dtype, bytes of the arrays of all layers that were asked for.
         files: of the finished store.
+        committed: items that the store has already; time and needs are those of the others.
         seconds: of each part of the work, measured here; parts that overlap are each given whole.
-        speed: what was measured.
+        speed: what was measured, on one device.
         needs: what is needed, and what is there.
         place: the folder whose disk was measured.
     """
@@ -74,6 +77,7 @@ class Estimate:
     states: Mapping[str, int]
     sizes: Mapping[str, Mapping[str, int]]
     files: int
+    committed: int
     seconds: Mapping[str, float]
     speed: Speed
     needs: tuple[Need, ...]
@@ -97,6 +101,7 @@ class Estimate:
         low, high = self.between
         return {
             "items": counted.items,
+            "committed": self.committed,
             "partitions": [list(partition) for partition in counted.partitions],
             "tokens": round(counted.total_tokens),
             "tokens_error": round(counted.error),
@@ -140,6 +145,7 @@ def estimate(
     settings: Settings | None = None,
     *,
     folder: str | Path | None = ".",
+    devices: int = 1,
     again: bool = False,
 ) -> Estimate:
     """What extracting a corpus would take. The corpus is read once; nothing stays but what was measured, in the cache.
@@ -148,7 +154,9 @@ def estimate(
         corpus: the items.
         model: the model, on the device that it would run on.
         settings: as for `extract`.
-        folder: where the store would be, on a local disk; None for an object store, of which nothing is measured.
+        folder: where the store would be, on a local disk; None for an object store, of which nothing is measured. Of a
+            store that is there, unfinished, what is left counts.
+        devices: that share the work, each like the model's own.
         again: measure this machine whatever the cache has.
 
     Raises:
@@ -159,8 +167,11 @@ def estimate(
     counted = count_corpus(corpus, model, settings, layout)
     place = None if folder is None else _existing(Path(folder))
     text = counted.tokens.get("text")
-    speed = measured_speed(model, settings, counted.texts, text.longest if text else 0, place, again=again)
+    longest = text.longest if text else 0
+    speed = measured_speed(model, settings, counted.texts, longest, counted.media, place, again=again)
     states = {pooling: array_bytes(layout, pooling, counted.shards) for pooling in layout.poolings}
+    begun = _Begun() if folder is None else _begun(Path(folder), corpus, model, settings)
+    workers = max(1, min(devices, len(counted.shards)))
     return Estimate(
         settings=settings,
         layout=layout,
@@ -168,11 +179,36 @@ def estimate(
         states=states,
         sizes=_sizes(layout, counted, states),
         files=_files(layout, counted),
-        seconds=_seconds(model, settings, counted, speed, sum(states.values())),
+        committed=begun.items,
+        seconds=_seconds(settings, counted, speed, sum(states.values()), begun, workers),
         speed=speed,
-        needs=tuple(_needs(model, layout, counted, speed, states, place)),
+        needs=tuple(_needs(model, layout, counted, speed, states, place, begun, workers)),
         place=place,
     )
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What an earlier run of the same has left: items and bytes committed, and whether all of the corpus is planned."""
+
+    items: int = 0
+    size: int = 0
+    planned: bool = False
+
+
+def _begun(folder: Path, corpus: Corpus, model: Model, settings: Settings) -> _Begun:
+    storage = LocalStorage(folder)
+    if not storage.exists(ROOT):
+        return _Begun()
+    entry = read_attributes(storage)["corpora"][-1]
+    there = entry["identity"]
+    asked = (corpus.source, settings.to_json(), model.identity["weights"])
+    if (there["corpus"], Settings.from_json(there["settings"]).to_json(), there["model"]["weights"]) != asked:
+        return _Begun()
+    generations = {generation["generation"] for generation in entry["generations"]}
+    commits = [commit for commit in read_commits(storage) if commit.generation in generations]
+    size = sum(file.size for commit in commits for file in commit.files.values())
+    return _Begun(sum(commit.items for commit in commits), size, not entry["more"])
 
 
 def _existing(folder: Path) -> Path:
@@ -198,40 +234,52 @@ def _files(layout: Layout, counted: Counted) -> int:
     return len(layout.layers) * arrays + 2 + len(layout.poolings) + 2 * len(counted.shards)
 
 
-def _seconds(model: Model, settings: Settings, counted: Counted, speed: Speed, written: int) -> dict[str, float]:
+def _seconds(
+    settings: Settings, counted: Counted, speed: Speed, written: int, begun: _Begun, workers: int
+) -> dict[str, float]:
     tokenising, reading, running = 0.0, 0.0, 0.0
     for modality, one in counted.tokens.items():
         if modality == "text":
             tokenising += one.seconds * one.items
             running += sum(number * speed.of_text(length) for length, number in one.lengths.items())
-        elif counted.media.get(modality):
+        elif modality in speed.media_seconds:
             reading += one.seconds * one.items
-            running += one.total * media_token_seconds(model, settings, modality, counted.media[modality])
+            running += one.total * speed.media_seconds[modality]
     counts_tokens = tokenising + reading if "tokens" in settings.poolings else 0.0
-    found = {"plan": counted.reading + counts_tokens, "model": running}
-    found |= {"tokenise": tokenising} if tokenising else {}
-    found |= {"read media": reading} if reading else {}
-    found |= {"write": written * speed.write_seconds} if speed.write_seconds is not None else {}
+    left = 1 - begun.items / counted.items
+    found = {"plan": 0.0 if begun.planned else counted.reading + counts_tokens, "model": left * running / workers}
+    found |= {"tokenise": left * tokenising / workers} if tokenising else {}
+    found |= {"read media": left * reading / workers} if reading else {}
+    found |= {"write": left * written * speed.write_seconds} if speed.write_seconds is not None else {}
     return found
 
 
 def _needs(
-    model: Model, layout: Layout, counted: Counted, speed: Speed, states: Mapping[str, int], place: Path | None
+    model: Model,
+    layout: Layout,
+    counted: Counted,
+    speed: Speed,
+    states: Mapping[str, int],
+    place: Path | None,
+    begun: _Begun,
+    workers: int,
 ) -> list[Need]:
     compressed = COMPRESSED if layout.compressor != "none" else 1
-    tables = counted.table_bytes
-    planned = counted.spool_bytes + ORDER_BYTES * counted.items
+    planned = 0 if begun.planned else counted.spool_bytes + ORDER_BYTES * counted.items
     found = []
     if place is not None:
-        needed = int(sum(states.values()) * compressed) + tables + planned
+        needed = max(0, int(sum(states.values()) * compressed) + counted.table_bytes - begun.size) + planned
         found.append(Need("disk", f"{place}, the plan's {planned / 1e6:,.0f} MB included", needed, disk_free(place)))
     slots = SLOTS * _largest_shard(layout, counted)
-    memory = slots + PLANNED_BYTES * counted.items
-    found.append(Need("memory", "beside the model's weights and a batch in it", memory, memory_available()))
+    memory = workers * slots + PLANNED_BYTES * counted.items
+    beside = "the model's weights and a batch in it" if workers == 1 else f"{workers} models' weights and their batches"
+    found.append(Need("memory", f"beside {beside}", memory, memory_available()))
     if model.device.type == "cuda":
+        torch.cuda.empty_cache()  # what measuring took and gave back is not free by the driver's account
         free, _ = torch.cuda.mem_get_info(model.device)
         name = torch.cuda.get_device_name(model.device)
-        found.append(Need("GPU memory", f"{name}, beside the model's weights", slots + speed.device_bytes, free))
+        each = name if workers == 1 else f"each of {workers}, as {name}"
+        found.append(Need("GPU memory", f"{each}, beside the model's weights", slots + speed.device_bytes, free))
     return found
 
 

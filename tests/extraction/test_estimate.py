@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from itertools import chain
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import hubstore
 from hubstore.corpus import Corpus, Item, read_sample
 from hubstore.errors import CorpusError, ModelError
-from hubstore.extraction import Settings, calibration, counting, extract
+from hubstore.extraction import Settings, Watch, calibration, counting, extract
+from hubstore.extraction import estimate as estimate_of
 from hubstore.extraction.estimate import estimate
 from hubstore.store import StoreReader
 from tests.tiny_media import tiny_media_model
@@ -120,6 +124,100 @@ def test_time_is_between_all_hidden_and_nothing_hidden(tmp_path, model):
     assert 0 < low < high <= sum(ahead.seconds.values())
     assert set(ahead.seconds) == {"plan", "model", "tokenise", "write"}
     assert {need.what: need.fits for need in ahead.needs} == {"disk": True, "memory": True}
+
+
+def test_a_folder_that_takes_nothing_is_no_obstacle(model):
+    found = hubstore.plan(read_sample("ntrex", limit=2), model, folder="/proc/x.hub")
+    assert found.extraction.speed.write_seconds is None
+    assert "write" not in found.extraction.seconds
+
+
+def test_a_shard_is_written_to_measure_as_it_will_be(tmp_path, model, monkeypatch):
+    layouts, write = [], calibration.write_shard
+    monkeypatch.setattr(calibration, "write_shard", lambda *given: layouts.append(given[1]) or write(*given))
+    for compressor in ("none", "blosc-lz4-bitshuffle"):
+        estimate(read_sample("ntrex", limit=2), model, Settings(compressor=compressor), folder=tmp_path)
+    assert [layout.compressor for layout in layouts] == ["none", "blosc-lz4-bitshuffle"]
+
+
+def test_several_devices_divide_the_time_and_each_has_its_shards_in_memory(model):
+    corpus, settings = read_sample("ntrex", limit=20), Settings(poolings=("tokens",), memory_budget=1)
+    one, two, many = (estimate(corpus, model, settings, folder=None, devices=count) for count in (1, 2, 1000))
+    slots = estimate_of.SLOTS * estimate_of._largest_shard(one.layout, one.counted)
+    shards = len(one.counted.shards)
+    assert two.seconds["model"] == pytest.approx(one.seconds["model"] / 2)
+    assert many.seconds["model"] == pytest.approx(one.seconds["model"] / shards)
+    memory = [ahead.needs[0].needed for ahead in (one, two, many)]
+    assert [needed - memory[0] for needed in memory] == [0, slots, (shards - 1) * slots]
+
+
+def test_of_a_store_that_is_half_done_only_what_is_left_counts(tmp_path, model):
+    corpus = read_sample("ntrex", limit=10)
+    settings = Settings(poolings=("mean", "tokens"), layers=("1",), memory_budget=1)
+    path = tmp_path / "x.hub"
+    whole = estimate(corpus, model, settings, folder=path)
+
+    def stop(done):
+        if done.shards:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(corpus, tiny_model("llama"), path, settings, watch=Watch(progress=stop))
+    committed = sum(commit.items for commit in StoreReader(path).commits)
+    left = estimate(corpus, model, settings, folder=path)
+    assert 0 < left.committed == committed < whole.counted.items
+    assert left.seconds["model"] == pytest.approx(whole.seconds["model"] * (1 - committed / whole.counted.items))
+    assert left.seconds["plan"] == 0
+    assert left.needs[0].needed < whole.needs[0].needed
+    assert estimate(corpus, model, Settings(), folder=path).committed == 0
+    extract(corpus, tiny_model("llama"), path, settings)
+    done = estimate(corpus, model, settings, folder=path)
+    assert (done.committed, done.between) == (whole.counted.items, (0, 0))
+
+
+def test_memory_of_a_gpu_is_counted_once(model, monkeypatch):
+    ahead = estimate(read_sample("ntrex", limit=2), model, folder=None)
+    taken = {"now": 100, "most": 900, "cached": 50}  # loading the model took 900 for a while
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: taken["now"])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: taken["most"])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: taken.update(most=taken["now"]))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: taken.update(cached=0))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000 - taken["now"] - taken["cached"], 1000))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    with calibration._most_on(torch.device("cuda")) as most:
+        taken["most"] = 130
+    assert most() == 30
+    on_gpu = SimpleNamespace(device=torch.device("cuda"))
+    speed = replace(ahead.speed, device_bytes=30)
+    begun = estimate_of._Begun()
+    need = estimate_of._needs(on_gpu, ahead.layout, ahead.counted, speed, ahead.states, None, begun, 2)[-1]
+    slots = estimate_of.SLOTS * estimate_of._largest_shard(ahead.layout, ahead.counted)
+    assert (need.needed, need.there) == (slots + 30, 900)
+    assert need.where == "each of 2, as a GPU, beside the model's weights"
+
+
+def test_the_longest_texts_and_the_largest_media_say_what_a_gpu_needs(monkeypatch):
+    """In a batch of as many tokens, longer texts take more; what shorter ones took is of no use to them."""
+    media_items = pytest.importorskip("tests.extraction.test_media").items
+    seen = []
+
+    @contextlib.contextmanager
+    def most_on(device):
+        yield lambda: seen[-1]
+
+    def run_once(capture, batch):
+        seen.append(1000 if batch.modality == "image" else len(batch.arrays["token_rows"]) // batch.items)
+
+    monkeypatch.setattr(calibration, "_most_on", most_on)
+    monkeypatch.setattr(calibration, "_run_once", run_once)
+    model = tiny_media_model("llava")
+    short, long = ([Item("t", "word " * count, "en")] for count in (5, 50))
+    needed = [
+        estimate(Corpus.from_items(given), model, folder=None).speed.device_bytes
+        for given in (long, short, long, [*short, *media_items("image")])
+    ]
+    assert needed[0] == needed[2] > needed[1] > 0
+    assert needed[3] == 1000
 
 
 def test_a_modality_that_the_model_does_not_read_is_refused(model):
