@@ -21,11 +21,18 @@ __all__ = ["ENGINES", "check_engine", "extraction_engine"]
 
 
 def check_engine(name: str, address: str | None) -> None:
-    """EngineError for an engine that there is not, or an address that it has no use for."""
+    """EngineError for an engine that there is not, an address that it has no use for, or one where nothing answers.
+
+    Asked before anything is loaded; MissingDependencyError where Ray is asked for and not installed.
+    """
     if name not in ENGINES:
         raise EngineError(f"{name!r} is no engine; choose {' or '.join(ENGINES)}")
     if name == "local" and address is not None:
         raise EngineError(f"the address {address} is of a Ray cluster; ask for it with --engine ray")
+    if name == "ray":
+        from hubstore.engines.cluster import check_cluster
+
+        check_cluster(address)
 
 
 def extraction_engine(
@@ -40,7 +47,7 @@ def extraction_engine(
         others: devices of this host beside the model's own, for the local engine.
 
     Raises:
-        EngineError: no such engine.
+        EngineError: no such engine, or no cluster at the address.
         MissingDependencyError: Ray is not installed.
     """
     check_engine(name, address)
@@ -48,8 +55,6 @@ def extraction_engine(
         from hubstore.extraction import Workers
 
         return Workers(load, tuple(others)) if others else None
-    from hubstore.engines.cluster import ray
     from hubstore.engines.ray import RayEngine
 
-    ray()  # says that it is missing before anything else is done
     return RayEngine(load, address)

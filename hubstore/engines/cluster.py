@@ -6,7 +6,10 @@ import contextlib
 import importlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import socket
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +26,23 @@ ENVIRONMENT: Mapping[str, str] = {
 }
 """Read when Ray is imported, or started; what the user has set stays."""
 
+PROBE_S = 5.0
+"""That whoever listens at a cluster's address has to answer; Ray itself tries for many minutes."""
+
+LOOK_S = 2.0
+"""Seconds between two looks at which nodes there are."""
+
+PATIENCE_S = 300.0
+"""How long a cluster may have no room for a single actor or task: an autoscaler takes minutes to start a node."""
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+TRACED = re.compile(r"\x1b\[[0-9;]*m|^Traceback ", re.MULTILINE)
+"""In a message that holds where an error was raised; the error itself is its last line."""
+
 
 @dataclass(frozen=True)
 class Needs:
-    """What one actor takes of a node.
+    """What one actor or task takes of a node.
 
     Args:
         cpus: as many as PyTorch has threads, for a model on the CPU.
@@ -41,12 +57,17 @@ class Needs:
         """What an actor needs that computes on a device such as this one."""
         return cls(1, 1) if device.type == "cuda" else cls(torch.get_num_threads(), 0)
 
+    @classmethod
+    def of_task(cls, device: str) -> Needs:
+        """What a task needs of one thread, or of one GPU, by the type of its device."""
+        return cls(1, int(device == "cuda"))
+
     def options(self) -> dict[str, int]:
         """As Ray takes them."""
         return {"num_cpus": self.cpus, "num_gpus": self.gpus}
 
-    def room(self, nodes: Sequence[Mapping[str, Any]]) -> int:
-        """Actors that the nodes which are alive have room for, if nobody else is there."""
+    def room(self, nodes: Iterable[Mapping[str, Any]]) -> int:
+        """Actors or tasks that the nodes which are alive have room for, if nobody else is there."""
         return sum(self._on(node["Resources"]) for node in nodes if node["Alive"])
 
     def _on(self, resources: Mapping[str, float]) -> int:
@@ -56,6 +77,43 @@ class Needs:
     def __str__(self) -> str:
         gpus = f" and {self.gpus} GPU" if self.gpus else ""
         return f"{self.cpus} CPU{'s' if self.cpus > 1 else ''}{gpus}"
+
+
+class Room:
+    """What room a cluster has, looked at again and again.
+
+    Args:
+        library: the Ray module.
+        needs: of one actor or task.
+        what: that is.
+    """
+
+    def __init__(self, library: Any, needs: Needs, what: str) -> None:
+        self._ray = library
+        self._needs = needs
+        self._what = what
+        self._seen = time.monotonic()
+
+    def look(self, stays: str, but: Collection[str] = ()) -> int:
+        """How many there is room for, if nobody else is there.
+
+        Args:
+            stays: what an error says of the work that is done.
+            but: nodes that do not count.
+
+        Raises:
+            EngineError: there has been none for as long as patience lasts.
+        """
+        room = self._needs.room(node for node in self._ray.nodes() if node["NodeID"] not in but)
+        now = time.monotonic()
+        if room:
+            self._seen = now
+        elif now - self._seen > PATIENCE_S:
+            raise EngineError(
+                f"no node of the Ray cluster has had room for {self._what} ({self._needs}) for {PATIENCE_S:.0f} s; "
+                f"add one that has, or choose another --device. {stays}"
+            )
+        return room
 
 
 def ray() -> Any:
@@ -96,17 +154,77 @@ def connected(address: str | None = None) -> Iterator[Any]:
         library.shutdown()
 
 
-def _join(library: Any, address: str | None) -> None:
+def check_cluster(address: str | None) -> None:
+    """EngineError where nothing answers at the address that was given, or at RAY_ADDRESS: before anything is loaded."""
+    named = _named(address)
+    if not (ray().is_initialized() or named in (None, "auto", "local")):
+        _require(named)
+
+
+def _named(address: str | None) -> str | None:
+    """The address that was asked for, here or by RAY_ADDRESS."""
+    return address if address not in (None, "auto") else os.environ.get("RAY_ADDRESS") or address
+
+
+def _require(named: str | None) -> None:
+    if (problem := _problem(named)) is not None:
+        raise _no_cluster(named, problem)
+
+
+def _no_cluster(named: str | None, problem: str) -> EngineError:
+    leave = "unset RAY_ADDRESS" if named == os.environ.get("RAY_ADDRESS") else "leave out --address"
+    return EngineError(
+        f"no Ray cluster can be joined at {named}: {problem}; start one with `ray start --head` and give its address "
+        f"(HOST:6379), or {leave}"
+    )
+
+
+def _problem(address: str | None) -> str | None:
+    """Why nothing answers at an address; None where something does."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return "it is not HOST:PORT"
     try:
-        library.init(address=address or "auto", **QUIET)
+        socket.create_connection((host.strip("[]"), int(port)), PROBE_S).close()
+    except (OSError, OverflowError, ValueError) as error:
+        return first_line(error)
+    return None
+
+
+def _join(library: Any, address: str | None) -> None:
+    named = _named(address)
+    if named == "local" or (named is None and not _one_runs_here()):
+        return _start(library)
+    if named == "auto" and not _one_runs_here():
+        raise _no_cluster(named, "none runs on this machine")
+    if named not in (None, "auto"):
+        _require(named)
+    try:
+        library.init(address=named or "auto", **QUIET)
+    except ImportError as error:  # of a client: ray://
+        raise MissingDependencyError(f'{named} needs `pip install "hubstore[ray]"`: {first_line(error)}') from error
     except (ConnectionError, RuntimeError, ValueError) as error:
-        if address is not None or not isinstance(error, ConnectionError):
-            raise EngineError(
-                f"no Ray cluster can be joined at {address or os.environ.get('RAY_ADDRESS', 'auto')}: "
-                f"{first_line(error)}; start one with `ray start --head` and give its address, or leave out --address"
-            ) from error
-        with _loopback_only():
-            library.init(address="local", include_dashboard=False, **QUIET)
+        if named is None and isinstance(error, ConnectionError):
+            return _start(library)
+        raise _no_cluster(named or "auto", first_line(error)) from error
+
+
+def _one_runs_here() -> bool:
+    """Whether a cluster answers that Ray finds by itself; one that was killed leaves its address behind."""
+    services = importlib.import_module("ray._private.services")
+    logging.getLogger("ray").setLevel(QUIET["logging_level"])
+    services.find_gcs_addresses.cache_clear()
+    try:
+        return _problem(services.canonicalize_bootstrap_address("auto")) is None
+    except ConnectionError:
+        return False
+
+
+def _start(library: Any) -> None:
+    """A cluster of this machine, with room for an actor even where Ray counts fewer CPUs than PyTorch has threads."""
+    cpus = max(os.cpu_count() or 1, torch.get_num_threads())
+    with _loopback_only():
+        library.init(address="local", num_cpus=cpus, include_dashboard=False, **QUIET)
 
 
 @contextlib.contextmanager
@@ -116,7 +234,7 @@ def _loopback_only() -> Iterator[None]:
     Ray has no option for it: `_node_ip_address` is not taken where it is a loopback address. It asks a constant, made
     from an environment variable that the cluster's own processes inherit.
     """
-    constants = importlib.import_module("ray._private.ray_constants")
+    constants: Any = importlib.import_module("ray._private.ray_constants")
     name, before = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
     told = os.environ.get(name)
     constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
@@ -131,6 +249,12 @@ def _loopback_only() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """What an error says, in one line: what a task or an actor failed with, without what Ray says around it."""
+    cause = getattr(error, "cause", None)  # of a RayTaskError
+    failed = cause if isinstance(cause, BaseException) else error
+    lines = COLOURS.sub("", str(failed)).strip().splitlines()
+    if not lines:
+        return type(failed).__name__
+    if TRACED.search(str(failed)):
+        return lines[-1]
+    return lines[0] if failed is error else f"{type(failed).__name__}: {lines[0]}"

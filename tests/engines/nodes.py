@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from typing import Any
 
-from hubstore.engines.cluster import ENVIRONMENT, QUIET
+from hubstore.engines.cluster import QUIET
 
 OBJECT_STORE = 80 << 20
 LOOPBACK = "127.0.0.1"
-
-os.environ |= {
-    **ENVIRONMENT,
-    "OMP_NUM_THREADS": "1",  # of the nodes' processes, which inherit it
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # as there, stay on the loopback address; read when Ray is imported
-}
 
 SYSTEM = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
 """A node that was killed is missed within seconds."""

@@ -1,4 +1,4 @@
-"""A cluster that hubstore starts itself listens to nobody else."""
+"""A cluster that hubstore starts itself listens to nobody else, and has room for an actor."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ import pytest
 pytest.importorskip("ray")
 
 STARTED = """
-from hubstore.engines.cluster import connected
+import torch
+from hubstore.engines.cluster import Needs, connected
 from tests.engines.test_loopback import listening
-with connected() as ray:
-    ray.get(ray.remote(lambda: None).options(num_cpus=1).remote())
+torch.set_num_threads(100)
+with connected("local") as ray:
+    ray.get(ray.remote(lambda: None).options(**Needs.of(torch.device("cpu")).options()).remote())
     print(*listening())
 """
 
 
-def test_a_cluster_that_is_started_here_listens_on_the_loopback_address_alone():
+def test_a_cluster_that_is_started_here_has_room_and_listens_on_the_loopback_address_alone():
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-c", STARTED],
