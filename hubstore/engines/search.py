@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,9 @@ from hubstore.store import HiddenStates, StoreReader
 
 PATIENCE_S = 60.0
 """That the first actor has to start."""
+
+ATTEMPTS = 4
+"""How often rows are asked for whose actor is lost meanwhile."""
 
 Found = tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]
 """Scores and positions [q, k], best first; -infinity and -1 where there are fewer."""
@@ -92,12 +96,26 @@ class Searcher:
         return states
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Searchers:
-    """The actors that search; from `searchers`."""
+    """The actors that search; from `searchers`. One that is lost is left out, and another joins when it has started.
+
+    Args:
+        ray: the Ray module.
+        start: starts an actor, on whatever node has room, now or later.
+        wanted: how many there are to be.
+        actors: those that have started, and are asked.
+        coming: those that have not, by what they answer when they have.
+        lost: what the last one was lost to.
+    """
 
     ray: Any
-    actors: Sequence[Any]
+    start: Callable[[], Any]
+    wanted: int
+    actors: list[Any] = field(default_factory=list)
+    coming: dict[Any, Any] = field(default_factory=dict)
+    lost: str = ""
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def layers(
         self, store: StoreReader, layers: Sequence[str | int], pooling: str | None = None
@@ -106,6 +124,46 @@ class Searchers:
         every = [exact_description(store, store.hidden(layer, pooling)) for layer in layers]
         where = store.path.absolute()
         return {about.layer: LayerRanges(_Layer(where, store.digest, about), self) for about in every}
+
+    def living(self, patience: float = 0.0, *, all_of_them: bool = False) -> Sequence[Any]:
+        """Whom to ask.
+
+        Args:
+            patience: seconds that those that have not started are waited for: the first, or
+            all_of_them: every one.
+        """
+        with self.lock:
+            while len(self.actors) + len(self.coming) < self.wanted:
+                actor = self.start()
+                self.coming[actor.ready.remote()] = actor
+            if self.coming:
+                awaited = len(self.coming) if all_of_them else 1
+                self.ray.wait(list(self.coming), num_returns=awaited, timeout=patience)
+                ready, _ = self.ray.wait(list(self.coming), num_returns=len(self.coming), timeout=0)
+                for call in ready:
+                    self._join(call, self.coming.pop(call))
+            return tuple(self.actors)
+
+    def _join(self, call: Any, actor: Any) -> None:
+        try:
+            self.ray.get(call)
+            self.actors.append(actor)
+        except self.ray.exceptions.RayError as error:
+            self.lost = first_line(error)
+
+    def lose(self, actor: Any, why: str) -> None:
+        """Ask an actor no more."""
+        with self.lock:
+            if actor in self.actors:
+                self.actors.remove(actor)
+                self.lost = why
+                self.ray.kill(actor)
+
+    def end(self) -> None:
+        """End all of them."""
+        with self.lock:
+            for actor in (*self.actors, *self.coming.values()):
+                self.ray.kill(actor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,29 +200,55 @@ class LayerRanges:
 
         Raises:
             QueryError, NonFiniteError: as there.
-            EngineError: an actor was lost, and could not be started elsewhere.
+            EngineError: all who were asked were lost.
         """
         about = self.description
         check_queries(queries, k, effort, about.layer, about.width)
         everything = Allowed.everything(self.rows)
-        within = everything if allowed is None else allowed & everything
-        actors, ray = self.searchers.actors, self.searchers.ray
-        calls = []
-        asked = ray.put(queries.cpu())
-        for number, actor in enumerate(actors):
-            own = within & Allowed.from_ranges([_share(self.rows, number, len(actors))])
-            if own.size:
-                calls.append(actor.search.remote(self.layer, asked, k, own.ranges))
-        return merge([self._found(call) for call in calls], len(queries), k)
+        left = everything if allowed is None else allowed & everything
+        asked = self.searchers.ray.put(queries.cpu())
+        parts: list[Found] = []
+        for _ in range(ATTEMPTS):
+            missed = [np.empty((0, 2), np.int64)]
+            for own, actor, call in self._calls(left, asked, k):
+                found = self._found(actor, call)
+                if found is None:
+                    missed.append(own.ranges)
+                else:
+                    parts.append(found)
+            left = Allowed.from_ranges(np.concatenate(missed))
+            if not left.size:
+                return merge(parts, len(queries), k)
+        raise self._lost()
 
-    def _found(self, call: Any) -> Found:
+    def _calls(self, within: Allowed, asked: Any, k: int) -> list[tuple[Allowed, Any, Any]]:
+        """Who is asked for which rows, and the call."""
+        actors = self.searchers.living()
+        if not actors:
+            raise self._lost()
+        shares = (Allowed.from_ranges([_share(self.rows, number, len(actors))]) for number in range(len(actors)))
+        owned = [(within & share, actor) for share, actor in zip(shares, actors, strict=True)]
+        return [(own, actor, actor.search.remote(self.layer, asked, k, own.ranges)) for own, actor in owned if own.size]
+
+    def _lost(self) -> EngineError:
+        return EngineError(
+            f"rows of layer {self.description.layer} of {self.layer.where} could not be searched: all who were asked "
+            f"were lost, the last to this: {self.searchers.lost}; ask again when the cluster has room for others"
+        )
+
+    def _found(self, actor: Any, call: Any) -> Found | None:
+        """What an actor answers; None where it was lost."""
+        ray = self.searchers.ray
         try:
-            found, error = self.searchers.ray.get(call)
-        except self.searchers.ray.exceptions.RayError as lost:
+            found, error = ray.get(call)
+        except ray.exceptions.RayTaskError as failed:  # and would fail elsewhere
             raise EngineError(
                 f"rows of layer {self.description.layer} of {self.layer.where} could not be searched: "
-                f"{first_line(lost)}; ask again when the cluster is whole"
-            ) from lost
+                f"{first_line(failed)}; ask again, or use --engine local"
+            ) from failed
+        except ray.exceptions.RayError as lost:
+            self.searchers.lose(actor, first_line(lost))
+            return None
         if error is not None:
             raise error
         return found  # type: ignore[no-any-return]
@@ -198,7 +282,7 @@ def merge(parts: Sequence[Found], queries: int, k: int) -> tuple[torch.Tensor, t
 def searchers(*, address: str | None = None, device: str = "auto", actors: int | None = None) -> Iterator[Searchers]:
     """Actors that search stores which every node reaches, until the end of the block.
 
-    One that is lost is started again elsewhere, and asked again.
+    What one had that is lost is asked of the others, and another is started in its place.
 
     Args:
         address: see `hubstore.engines.cluster.connected`.
@@ -213,30 +297,26 @@ def searchers(*, address: str | None = None, device: str = "auto", actors: int |
     needs = Needs.of(computing)
     with connected(address) as ray:
         wanted = actors or needs.room(ray.nodes())
-        kind = ray.remote(Searcher).options(**needs.options(), max_restarts=-1, max_task_retries=3)
-        started = [kind.remote(computing.type, needs.cpus) for _ in range(wanted)]
+        kind = ray.remote(Searcher).options(**needs.options(), max_restarts=0, max_task_retries=0)
+        held = Searchers(ray, lambda: kind.remote(computing.type, needs.cpus), wanted)
         try:
-            yield Searchers(ray, _ready(ray, started, needs, all_of_them=actors is not None))
+            _wait(held, needs, all_of_them=actors is not None)
+            yield held
         finally:
-            for actor in started:
-                ray.kill(actor)
+            held.end()
 
 
-def _ready(ray: Any, started: Sequence[Any], needs: Needs, all_of_them: bool) -> Sequence[Any]:
-    """Those that have started when there was time; EngineError where none has.
+def _wait(held: Searchers, needs: Needs, all_of_them: bool) -> None:
+    """Until some have started; EngineError where none has when there was time.
 
     Others may hold some of the room, so that after the first no more are waited for than as long again, unless
-    `all_of_them` are wanted.
+    `all_of_them` are wanted; who comes later joins then.
     """
-    calls = {actor.ready.remote(): actor for actor in started}
     began = time.monotonic()
-    if calls:
-        ray.wait(list(calls), num_returns=1, timeout=PATIENCE_S)
-    patience = PATIENCE_S if all_of_them else 2.0 + time.monotonic() - began
-    ready = ray.wait(list(calls), num_returns=len(calls), timeout=patience)[0] if calls else []
-    if not ready:
+    held.living(PATIENCE_S)
+    held.living(PATIENCE_S if all_of_them else 2.0 + time.monotonic() - began, all_of_them=True)
+    if not held.actors:
+        problem = f"could start a searcher: {held.lost}" if held.lost else "has room to search"
         raise EngineError(
-            f"no node of the Ray cluster has room to search ({needs}); wait until it has, add one, or choose another "
-            "--device"
+            f"no node of the Ray cluster {problem} ({needs}); wait until one has, add one, or choose another --device"
         )
-    return [calls[call] for call in ready]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ import torch
 
 import hubstore
 from hubstore.engines.search import merge, searchers
-from hubstore.errors import IndexingError, NonFiniteError, QueryError, StoreError
+from hubstore.errors import EngineError, IndexingError, NonFiniteError, QueryError, StoreError
 from hubstore.index import Allowed, build, load_or_exact
 from tests.engines.nodes import two_nodes
 from tests.index.stores import LANGUAGES, by_language, hub_states, write_store
@@ -62,6 +63,13 @@ def test_layers_are_indexed_side_by_side(cluster, path):
     shutil.rmtree(path / "indexes")
 
 
+def test_what_no_node_has_room_for_is_not_waited_for_without_end(cluster, path, monkeypatch):
+    monkeypatch.setattr("hubstore.engines.cluster.PATIENCE_S", 1.0)
+    monkeypatch.setattr("hubstore.engines.indexes.resolve_device", torch.device)
+    with pytest.raises(EngineError, match=r"room for a layer's index \(1 CPU and 1 GPU\) for 1 s; add one .*stay, and"):
+        hubstore.open(path).index([0], device="cuda", engine="ray")
+
+
 @pytest.fixture(scope="module")
 def held(cluster):
     """Four actors."""
@@ -96,7 +104,7 @@ def test_actors_answer_as_one_process_to_the_last_digit(held, path, states, acto
     store = hubstore.open(path)
     queries = states[0, ::37]
     some = Allowed.from_ranges([(3, 90), (150, 451), (599, 600)])
-    for name, layer in replace(held, actors=held.actors[:actors]).layers(store, store.layers).items():
+    for name, layer in replace(held, actors=held.actors[:actors], wanted=actors).layers(store, store.layers).items():
         whole = load_or_exact(store, name, device="cpu")
         for allowed in (None, some, Allowed.from_ranges([])):
             for k in (1, 10, 700):
@@ -151,3 +159,38 @@ def test_a_store_that_grew_or_was_replaced_meanwhile_is_searched_as_it_is_now(he
     assert nearest(states[0, 590]) == 290
     with pytest.raises(StoreError, match="is another store on the node"):
         older.search(states[0, :1], 1)
+
+
+def test_an_actor_that_fails_is_said_with_what_it_failed_with(held, path):
+    (layer,) = held.layers(hubstore.open(path), ["0"]).values()
+    with pytest.raises(EngineError, match=r"could not be searched: AttributeError: 'NoneType' .*; ask again") as raised:
+        layer._found(held.actors[0], held.actors[0].search.remote(None, None, 1, None))
+    assert "\x1b" not in str(raised.value)
+    assert len(held.actors) == 4
+
+
+def test_what_a_lost_node_had_is_asked_of_the_others_and_another_node_takes_its_place(cluster, held, path, states):
+    """Last of this module: the cluster has other nodes afterwards."""
+    nodes, second = cluster
+    store = hubstore.open(path)
+    (layer,) = held.layers(store, ["0"]).values()
+    expected = load_or_exact(store, "0", device="cpu").search(states[0, ::37], 10)
+
+    def answers():
+        return all(map(torch.equal, layer.search(states[0, ::37], 10), expected))
+
+    assert answers()
+    nodes.kill(second)
+    began = time.monotonic()
+    assert answers()
+    assert time.monotonic() - began < 20
+    assert len(held.actors) == 2
+    nodes.add()
+    while len(held.actors) < 4 and time.monotonic() - began < 120:
+        assert answers()
+        time.sleep(0.2)
+    assert len(held.actors) == 4
+    for actor in list(held.actors):
+        held.lose(actor, "the power is off")
+    with pytest.raises(EngineError, match=r"layer 0 of .*x\.hub could not be searched: .* the power is off; ask again"):
+        layer.search(states[0, :1], 1)
