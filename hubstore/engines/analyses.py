@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,11 +12,13 @@ import torch
 from hubstore.analysis.layers import Mapped, Parts
 from hubstore.analysis.results import Row
 from hubstore.devices import current
-from hubstore.engines.cluster import Needs, connected, first_line
+from hubstore.engines.cluster import LOOK_S, Needs, Room, connected, first_line
 from hubstore.errors import AnalysisError, EngineError, HubstoreError
 from hubstore.extraction.workers import sendable
 from hubstore.location import Location
 from hubstore.store import StoreReader
+
+STAYS = "Analyses that are done are kept, and the same command makes the others"
 
 Outcome = tuple[list[Row], HubstoreError | None]
 
@@ -38,13 +40,18 @@ class OnRay:
     def __call__(self, store: StoreReader, parts: Parts) -> Iterator[Mapped]:
         """Tasks for the layers of one analysis, for as long as this lasts."""
         with connected(self.address) as ray:
-            task = ray.remote(_layer).options(**Needs(1, int(parts.device.type == "cuda")).options())
+            needs = Needs.of_task(parts.device.type)
+            room = Room(ray, needs, "a layer's analysis")
+            task = ray.remote(_layer).options(**needs.options())
+            told = replace(parts, device=torch.device(parts.device.type))  # whichever of its type a node has
             where, digest = store.path.absolute(), store.digest
             calls: list[Any] = []
 
             def mapped(layers: Sequence[str]) -> Iterator[list[Row]]:
-                calls.extend(task.remote(where, digest, parts, layer) for layer in layers)
+                calls.extend(task.remote(where, digest, told, layer) for layer in layers)
                 for call, layer in zip(calls, layers, strict=True):
+                    while not ray.wait([call], timeout=LOOK_S)[0]:
+                        room.look(STAYS)
                     yield _rows(ray, call, layer, store)
 
             try:
@@ -71,10 +78,7 @@ def _rows(ray: Any, call: Any, layer: str, store: StoreReader) -> list[Row]:
     try:
         rows, error = ray.get(call)
     except ray.exceptions.RayError as lost:
-        raise EngineError(
-            f"layer {layer} of {store.path} could not be analysed: {first_line(lost)}; the analyses that are done are "
-            "kept, and the same command makes the others"
-        ) from lost
+        raise EngineError(f"layer {layer} of {store.path} could not be analysed: {first_line(lost)}. {STAYS}") from lost
     if error is not None:
         raise error
     found: list[Row] = rows

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hubstore.devices import resolve_device
-from hubstore.engines.cluster import Needs, connected, first_line
+from hubstore.engines.cluster import LOOK_S, Needs, Room, connected, first_line
 from hubstore.errors import EngineError, HubstoreError
 from hubstore.extraction.workers import sendable
 from hubstore.index import IndexDescription, build
@@ -16,6 +16,8 @@ from hubstore.index.builder import Progress
 from hubstore.index.kinds import check_kind
 from hubstore.location import Location
 from hubstore.store import StoreReader
+
+STAYS = "Indexes that are built stay, and the same command builds the others"
 
 Outcome = tuple[IndexDescription | None, HubstoreError | None]
 
@@ -44,7 +46,7 @@ def build_on_ray(
         options: `seed` and `rebuild`.
 
     Raises:
-        EngineError: no cluster is there, or a layer's task was lost again and again.
+        EngineError: no cluster is there, it has no room, or a layer's task was lost again and again.
         HubstoreError: as `build`.
     """
     check_kind(kind)
@@ -53,13 +55,16 @@ def build_on_ray(
     computing = resolve_device(device).type
     told = progress or (lambda layer, done, total: None)
     with connected(address) as ray:
-        task = ray.remote(_build).options(**Needs(1, int(computing == "cuda")).options())
+        needs = Needs.of_task(computing)
+        room = Room(ray, needs, "a layer's index")
+        task = ray.remote(_build).options(**needs.options())
         where = store.path.absolute()
         calls = {task.remote(where, name, pooled, kind, computing, options): name for name in dict.fromkeys(names)}
         waiting, built = list(calls), {}
         try:
             while waiting:
-                ready, waiting = ray.wait(waiting)
+                room.look(STAYS)
+                ready, waiting = ray.wait(waiting, timeout=LOOK_S)
                 for call in ready:
                     built[calls[call]] = _result(ray, call, calls[call], store)
                     told(calls[call], len(built), len(calls))
@@ -83,8 +88,7 @@ def _result(ray: Any, call: Any, layer: str, store: StoreReader) -> IndexDescrip
         built, error = ray.get(call)
     except ray.exceptions.RayError as lost:
         raise EngineError(
-            f"the index of layer {layer} of {store.path} could not be built: {first_line(lost)}; those that are built "
-            "stay, and the same command builds the others"
+            f"the index of layer {layer} of {store.path} could not be built: {first_line(lost)}. {STAYS}"
         ) from lost
     if error is not None:
         raise error
