@@ -6,24 +6,31 @@ whose, receipts and progress. The process that runs the command holds the store'
 - There are as many actors as the cluster has room for, and one more that waits for room: a node that joins gets it,
   and an autoscaler sees that it is wanted.
 - The shards of an actor that is lost, with its node or alone, go to the others.
+- A node where actors fail before they have their model, while others work, is left out after a few.
 - When all are dealt out, an actor that is free takes over the shard that is out the longest, if that takes far longer
   than others did. The first commit wins.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
 import platform
 import queue
 import statistics
 import threading
 import time
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from hubstore.engines.cluster import Needs, connected, first_line
+import torch
+
+from hubstore.engines.cluster import LOOK_S, Needs, Room, connected, first_line, ray
 from hubstore.errors import EngineError, HubstoreError, StoreError
 from hubstore.extraction.capture import Capture
 from hubstore.extraction.pipeline import Progress, Work, run_shards
@@ -39,17 +46,20 @@ from hubstore.store.verify import file_problem
 BEAT_S = 0.5
 """An actor that has nothing to say says so as often."""
 
-HIRE_S = 2.0
-"""Seconds between two looks at which nodes there are."""
+SILENCE_S = 30.0
+"""An actor that is told nothing for so long ends itself: who took its shards over cannot end it, cut off as it is."""
 
-PATIENCE_S = 300.0
-"""How long a cluster may have no room for a single actor: an autoscaler takes minutes to start a node."""
+BUSY_S = 60.0
+"""It is said when no worker has begun for so long, since others hold the room."""
 
 SECONDS_TO_END = 10.0
 """That actors have to end when they are no longer needed."""
 
+SETTLE_S = 0.2
+"""An actor is said to have ended a little before its process has."""
+
 MOST_LOSSES = 3
-"""How often one shard may be lost, and so many times in a row every actor, before it has loaded its model."""
+"""How often one shard may be lost; before they have their model, how many actors of one node, and of all in a row."""
 
 STRAGGLING = 2.0
 """A shard that is out for so many times as long as is usual is given to a second actor."""
@@ -95,8 +105,24 @@ class RayEngine:
             return Progress(total=total)
         reachable = replace(work, storage=_anywhere(work.storage))
         task = Task.of(reachable, self.load, capture)
-        with connected(self.address) as ray:
-            return _Dealing(ray, task, capture.model.device, shards, total, progress).run()
+        device = capture.model.device
+        with _set_aside(capture.model), connected(self.address) as library:
+            return _Dealing(library, task, device, shards, total, progress).run()
+
+
+@contextlib.contextmanager
+def _set_aside(model: Model) -> Iterator[None]:
+    """Within it a model that is on a GPU leaves it to the actor that gets the same one."""
+    device = model.device
+    if device.type != "cuda":
+        yield
+        return
+    model.trunk.to("cpu")
+    torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        model.trunk.to(device)
 
 
 def _anywhere(storage: Storage) -> Storage:
@@ -109,7 +135,8 @@ class Report:
     """What an actor tells.
 
     Args:
-        place: its node.
+        place: its node's name.
+        node: what Ray knows its node by.
         loaded: whether it has its model.
         running: whether shards are under way.
         wants: whether it waits for another one.
@@ -120,6 +147,7 @@ class Report:
     """
 
     place: str = ""
+    node: str = ""
     loaded: bool = False
     running: bool = False
     wants: bool = False
@@ -136,12 +164,15 @@ class Extractor:
         self._orders: queue.SimpleQueue[PlannedShard | Literal["pause"]] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._news = False
-        self._report = Report(place=platform.node())
+        self._report = Report(platform.node(), _node())
         self._under_way: deque[int] = deque()
+        self._heard = time.monotonic()
+        threading.Thread(target=self._end_when_forgotten, daemon=True).start()
         threading.Thread(target=self._guarded, args=(task, plan, device), daemon=True).start()
 
     def turn(self, order: Order) -> Report:
         """Take an order, and answer when there is something new, or after a beat."""
+        self._heard = time.monotonic()
         with self._changed:
             if order is not None:
                 self._report = replace(self._report, wants=False)
@@ -150,6 +181,11 @@ class Extractor:
             self._news = False
             told, self._report = self._report, replace(self._report, committed=())
             return told
+
+    def _end_when_forgotten(self) -> None:
+        while time.monotonic() - self._heard < SILENCE_S:
+            time.sleep(BEAT_S)
+        os._exit(1)
 
     def _guarded(self, task: Task, plan: int, device: str) -> None:
         try:
@@ -204,6 +240,12 @@ class Extractor:
             self._changed.notify_all()
 
 
+def _node() -> str:
+    """What Ray knows this process's node by; "" outside of a cluster."""
+    library = ray()
+    return str(library.get_runtime_context().get_node_id()) if library.is_initialized() else ""
+
+
 def _require_plan(storage: Storage, plan: int) -> None:
     """StoreError unless this node sees the store that is being written."""
     if not storage.exists(PLAN) or crc32c(storage.read(PLAN)) != plan:
@@ -229,49 +271,55 @@ class _Dealing:
 
     def __init__(
         self,
-        ray: Any,
+        library: Any,
         task: Task,
-        device: Any,
+        device: torch.device,
         shards: Sequence[PlannedShard],
         total: int,
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        self._ray = ray
+        self._ray = library
         self._storage = task.work.storage
         self._shards = {shard.shard: shard for shard in shards}
         self._open = set(self._shards)  # not committed
         self._left = deque(self._shards)  # dealt to nobody
         self._total = total
         self._tell = progress or (lambda done: None)
-        self._needs = Needs.of(device)
-        plan = crc32c(self._storage.read(PLAN))
-        actors = ray.remote(Extractor).options(**self._needs.options(), max_restarts=0)
-        told = ray.put(task)
-        self._start: Callable[[], Any] = lambda: actors.remote(told, plan, device.type)
+        needs = Needs.of(device)
+        self._nodes = Room(library, needs, "a worker")
+        self._kind = library.remote(Extractor)
+        self._options: dict[str, Any] = {**needs.options(), "max_restarts": 0}
+        self._told = library.put(task), crc32c(self._storage.read(PLAN)), device.type
         self._workers: list[_Worker] = []
+        self._ending: list[Any] = []  # calls of workers that were lost, which may not have ended
+        self._failed: Counter[str] = Counter()  # by node, before they had their model
+        self._left_out: dict[str, str] = {}  # nodes, and why
         self._gone: list[Progress] = []
         self._losses: Counter[int] = Counter()
         self._room = 1
         self._unloaded = 0  # lost in a row before they had their model
         self._twice: set[int] = set()  # dealt more than once
         self._seconds: list[float] = []  # that shards were out
-        self._started = self._roomy = time.monotonic()
+        self._started = self._busy = time.monotonic()
         self._look = 0.0
 
     def run(self) -> Progress:
         """Deal out until every shard is committed."""
-        while True:
+        while self._open:
             try:
                 while self._open:
                     self._hire()
                     self._listen()
                     self._tell(self._sum())
-            finally:
-                gone = self._dismiss()
-            self._gone += map(self._settled, gone)
-            self._reopen_spoiled()
-            if not self._open:
-                return self._sum()
+            except BaseException:
+                self._dismiss()
+                with contextlib.suppress(HubstoreError):  # what stopped the run is what is told
+                    self._take_back_spoiled()
+                raise
+            self._gone += map(self._settled, self._dismiss())
+            self._take_back_spoiled()
+            self._reopen()
+        return self._sum()
 
     def _sum(self) -> Progress:
         """What was done by all, as one."""
@@ -286,19 +334,21 @@ class _Dealing:
         now = time.monotonic()
         if now < self._look:
             return
-        self._look = now + HIRE_S
-        room = self._needs.room(self._ray.nodes())
-        if room:
-            self._roomy = now
-        elif now - self._roomy > PATIENCE_S:
-            raise EngineError(
-                f"no node of the Ray cluster has had room for a worker ({self._needs}) for {PATIENCE_S:.0f} s; "
-                f"add one that has, or choose another --device. {self._goes_on()}"
-            )
+        self._look = now + LOOK_S
+        room = self._nodes.look(self._goes_on(), but=self._left_out)
         self._room = max(room, 1)
         for _ in range(min(room + 1, len(self._open)) - len(self._workers)):
-            actor = self._start()
+            actor = self._kind.options(**self._options).remote(*self._told)
             self._workers.append(_Worker(actor, actor.turn.remote(None)))
+        if any(worker.told.place for worker in self._workers) or not room:
+            self._busy = now
+        elif now - self._busy > BUSY_S:
+            self._busy = math.inf
+            warnings.warn(
+                f"no worker has begun on the Ray cluster for {BUSY_S:.0f} s, since others may hold its room; "
+                f"{self._storage.root} goes on when there is some",
+                stacklevel=2,
+            )
 
     def _listen(self) -> None:
         calls = {worker.call: worker for worker in self._workers}
@@ -318,7 +368,7 @@ class _Dealing:
             self._unloaded = 0
         for number in worker.told.committed:
             self._commit(worker, number)
-        if worker.told.error is not None and not self._beaten(worker):
+        if worker.told.error is not None and not self._beaten(worker) and not self._alone_in_failing(worker):
             raise worker.told.error
         if worker.told.error is not None or worker.told.failed is not None:
             self._lose(worker, worker.told.failed or str(worker.told.error))
@@ -335,6 +385,10 @@ class _Dealing:
     def _beaten(self, worker: _Worker) -> bool:
         """Whether it failed because another had committed its shard, which is no failure."""
         return any(number in self._twice and self._storage.exists(commit_key(number)) for number in worker.out)
+
+    def _alone_in_failing(self, worker: _Worker) -> bool:
+        """Whether it has failed before it had its model, while another has it: its node may be at fault."""
+        return not worker.told.loaded and any(other.told.loaded for other in self._workers)
 
     def _order(self, worker: _Worker) -> Order:
         if not worker.told.wants:
@@ -368,6 +422,9 @@ class _Dealing:
         """Give up a worker: what it has not committed goes to others."""
         self._workers.remove(worker)
         self._ray.kill(worker.actor)
+        self._ending.append(worker.call)
+        if self._alone_in_failing(worker):
+            self._suspect(worker.told, why)
         self._unloaded += not worker.told.loaded
         if self._unloaded > MOST_LOSSES * self._room:
             raise EngineError(
@@ -388,6 +445,14 @@ class _Dealing:
                 self._left.appendleft(number)
         self._gone.append(self._settled(worker))
 
+    def _suspect(self, told: Report, why: str) -> None:
+        """Leave a node out where workers fail again and again."""
+        self._failed[told.node] += 1
+        if told.node and self._failed[told.node] >= MOST_LOSSES and told.node not in self._left_out:
+            self._left_out[told.node] = f"the node {told.place} is left out: {why}"
+            self._options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self._left_out)})"}
+            warnings.warn(self._left_out[told.node], stacklevel=2)
+
     def _settled(self, worker: _Worker) -> Progress:
         """What a worker did that is gone: of shards that it had not committed, no items."""
         done = worker.told.progress
@@ -402,27 +467,32 @@ class _Dealing:
         gone, self._workers = self._workers, []
         for worker in gone:
             self._ray.kill(worker.actor)
-        calls = [worker.call for worker in gone]
+        calls = [*self._ending, *(worker.call for worker in gone)]
+        self._ending.clear()
         if calls:
             self._ray.wait(calls, num_returns=len(calls), timeout=SECONDS_TO_END)
+            time.sleep(SETTLE_S)
         return gone
 
-    def _reopen_spoiled(self) -> None:
-        """Read back what two workers had, and do it again where the one wrote over what the other committed."""
+    def _take_back_spoiled(self) -> None:
+        """Read back what two workers had, and take back the commit where one wrote over what the other committed."""
         for number in sorted(self._twice):
             key = commit_key(number)
-            if self._storage.exists(key):  # else it was taken back by a worker that ended before it did it again
+            if self._storage.exists(key):
                 commit = Commit.decode(self._storage.read(key), key)
-                if not any(file_problem(self._storage, name, record) for name, record in commit.files.items()):
-                    continue
-                self._storage.delete(key)
-            self._open.add(number)
-            self._left.append(number)
+                if any(file_problem(self._storage, name, record) for name, record in commit.files.items()):
+                    self._storage.delete(key)
+
+    def _reopen(self) -> None:
+        """Do again what two workers had and nobody has committed: it was taken back, here or by one of the two."""
+        again = [number for number in sorted(self._twice) if not self._storage.exists(commit_key(number))]
+        self._open.update(again)
+        self._left.extend(again)
         self._twice.clear()
 
     def _goes_on(self) -> str:
         done = len(self._shards) - len(self._open)
         return (
             f"{done} of {len(self._shards)} shards of {self._storage.root} are committed and stay; "
-            "the same command goes on from there"
+            f"the same command goes on from there{''.join(f'; {why}' for why in self._left_out.values())}"
         )

@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+from hubstore.errors import ModelError
 from hubstore.models import Model
 from tests.tiny_models import tiny_model
 
@@ -44,6 +45,18 @@ def stuck_once_on(device: str, marker: Path) -> Model:
     except FileExistsError:
         return model
     return _before_each_batch(model, lambda: time.sleep(600))
+
+
+def missing_on(device: str, node: str, folder: Path) -> Model:
+    """A slow model that a node does not have, which it finds out when another has it."""
+    import ray
+
+    if ray.get_runtime_context().get_node_id() != node:
+        return slow_on(device, folder, 0.3)
+    while not list(folder.iterdir()):
+        time.sleep(0.1)
+    time.sleep(2.0)
+    raise ModelError("there is no model folder")
 
 
 def killed_on(device: str) -> Model:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import sys
+import types
 from pathlib import Path
 
 import pytest
 
+from hubstore.engines.cluster import first_line
 from hubstore.engines.ray import RayEngine, _require_plan
 from hubstore.errors import EngineError, ModelError, StoreError
 from hubstore.extraction import Watch, extract
@@ -19,7 +22,7 @@ from tests.extraction import victim
 from tests.extraction.test_crash import content
 from tests.tiny_models import tiny_model
 
-pytest.importorskip("ray")
+ray = pytest.importorskip("ray")
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,32 @@ def test_what_would_stop_every_worker_is_said(cluster, tmp_path, monkeypatch):
 def test_a_node_that_does_not_see_the_store_says_what_to_do(tmp_path):
     with pytest.raises(StoreError, match=r"does not see the store .*put the store where every node reaches it"):
         _require_plan(LocalStorage(tmp_path / "elsewhere.hub"), 0)
+
+
+def test_a_node_without_the_model_is_left_out_while_another_has_it(cluster, tmp_path, expected, monkeypatch):
+    monkeypatch.setattr("hubstore.engines.ray.MOST_LOSSES", 1)
+    path, folder = tmp_path / "x.hub", tmp_path / "workers"
+    folder.mkdir()
+    load = functools.partial(loads.missing_on, node=cluster[1].node_id, folder=folder)
+    with pytest.warns(UserWarning, match="the node .* is left out: there is no model folder"):
+        run(path, load)
+    assert content(path) == expected
+
+
+def test_what_a_task_or_an_actor_failed_with_is_said(cluster, monkeypatch):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    gone = types.ModuleType("gone")
+    monkeypatch.setitem(sys.modules, "gone", gone)  # here, and nowhere else
+    exec("class Gone:\n    def turn(self): ...", vars(gone))
+    calls = ray.remote(full).remote(), ray.remote(gone.Gone).remote().turn.remote()
+    said = []
+    for call in calls:
+        with pytest.raises(ray.exceptions.RayError) as raised:
+            ray.get(call)
+        said.append(first_line(raised.value))
+    assert said == ["OSError: [Errno 28] No space left on device", "ModuleNotFoundError: No module named 'gone'"]
 
 
 def test_a_node_is_killed_in_the_middle_of_a_run_and_another_joins(tmp_path, expected, cluster):
