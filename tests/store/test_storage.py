@@ -44,3 +44,10 @@ def test_a_writer_sweeps_what_killed_ones_left_and_nothing_that_is_under_way(tmp
             os.utime(path, (0, path.stat().st_mtime - ABANDONED_S - 1))
     with storage.lock():
         assert [key for key in (*abandoned, young) if (tmp_path / key).exists()] == [young]
+
+
+def test_a_place_where_no_folder_can_be_made_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    storage = LocalStorage(tmp_path / "file" / "x.hub")
+    with pytest.raises(StoreError, match=r"file/x\.hub cannot be made a store \(Not a directory\); choose a folder"):
+        storage.lock().__enter__()
