@@ -167,7 +167,7 @@ def _named(address: str | None) -> str | None:
 
 
 def _require(named: str | None) -> None:
-    if (problem := _problem(named)) is not None:
+    if (problem := unanswered(named)) is not None:
         raise _no_cluster(named, problem)
 
 
@@ -179,7 +179,7 @@ def _no_cluster(named: str | None, problem: str) -> EngineError:
     )
 
 
-def _problem(address: str | None) -> str | None:
+def unanswered(address: str | None) -> str | None:
     """Why nothing answers at an address; None where something does."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if not (host and port.isdecimal()):
@@ -213,9 +213,9 @@ def _one_runs_here() -> bool:
     """Whether a cluster answers that Ray finds by itself; one that was killed leaves its address behind."""
     services = importlib.import_module("ray._private.services")
     logging.getLogger("ray").setLevel(QUIET["logging_level"])
-    services.find_gcs_addresses.cache_clear()
+    getattr(services.find_gcs_addresses, "cache_clear", lambda: None)()  # older versions keep nothing
     try:
-        return _problem(services.canonicalize_bootstrap_address("auto")) is None
+        return unanswered(services.canonicalize_bootstrap_address("auto")) is None
     except ConnectionError:
         return False
 

@@ -30,7 +30,7 @@ from typing import Any, Literal
 
 import torch
 
-from hubstore.engines.cluster import LOOK_S, Needs, Room, connected, first_line, ray
+from hubstore.engines.cluster import LOOK_S, Needs, Room, connected, first_line, ray, unanswered
 from hubstore.errors import EngineError, HubstoreError, StoreError
 from hubstore.extraction.capture import Capture
 from hubstore.extraction.pipeline import Progress, Work, run_shards
@@ -51,6 +51,9 @@ SILENCE_S = 30.0
 
 BUSY_S = 60.0
 """It is said when no worker has begun for so long, since others hold the room."""
+
+HEAD_S = 20.0
+"""How long the head of a cluster may not answer: after 60 s Ray ends this process without a word."""
 
 SECONDS_TO_END = 10.0
 """That actors have to end when they are no longer needed."""
@@ -286,6 +289,7 @@ class _Dealing:
         self._total = total
         self._tell = progress or (lambda done: None)
         needs = Needs.of(device)
+        self._head = getattr(library.get_runtime_context(), "gcs_address", None)  # a client of ray:// knows none
         self._nodes = Room(library, needs, "a worker")
         self._kind = library.remote(Extractor)
         self._options: dict[str, Any] = {**needs.options(), "max_restarts": 0}
@@ -300,7 +304,7 @@ class _Dealing:
         self._unloaded = 0  # lost in a row before they had their model
         self._twice: set[int] = set()  # dealt more than once
         self._seconds: list[float] = []  # that shards were out
-        self._started = self._busy = time.monotonic()
+        self._started = self._busy = self._answered = time.monotonic()
         self._look = 0.0
 
     def run(self) -> Progress:
@@ -335,6 +339,8 @@ class _Dealing:
         if now < self._look:
             return
         self._look = now + LOOK_S
+        if not self._head_answers(now):
+            return
         room = self._nodes.look(self._goes_on(), but=self._left_out)
         self._room = max(room, 1)
         for _ in range(min(room + 1, len(self._open)) - len(self._workers)):
@@ -349,6 +355,17 @@ class _Dealing:
                 f"{self._storage.root} goes on when there is some",
                 stacklevel=2,
             )
+
+    def _head_answers(self, now: float) -> bool:
+        problem = self._head and unanswered(self._head)
+        if not problem:
+            self._answered = now
+        elif now - self._answered > HEAD_S:
+            raise EngineError(
+                f"the head of the Ray cluster at {self._head} has not answered for {HEAD_S:.0f} s: {problem}; start "
+                f"the cluster again. {self._goes_on()}"
+            )
+        return not problem
 
     def _listen(self) -> None:
         calls = {worker.call: worker for worker in self._workers}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ class Played:
 
     def __init__(self) -> None:
         self.resources = {"here": {"CPU": 1000.0}}
+        self.head: str | None = None
         self.options: list[dict] = []
         self.waited: list[list] = []
 
@@ -42,6 +44,9 @@ class Played:
             return SimpleNamespace(remote=lambda *told: worker(f"call {len(self.options)}").actor)
 
         return SimpleNamespace(options=options)
+
+    def get_runtime_context(self) -> SimpleNamespace:
+        return SimpleNamespace(gcs_address=self.head)
 
     def put(self, task):
         return task
@@ -155,6 +160,23 @@ def test_a_cluster_that_has_no_room_or_none_that_is_free_is_said(deal, played, m
     with pytest.raises(
         EngineError, match=r"room for a worker \(\d+ CPUs?\) for 0 s; add one .*0 of 2 shards of .*x\.hub"
     ):
+        dealing._hire()
+
+
+def test_a_cluster_without_its_head_is_given_up_before_ray_ends_the_process(deal, played, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        played.head = "{}:{}".format(*head.getsockname())
+        dealing = deal()
+        dealing._hire()
+        hired = len(played.options)
+        assert hired
+    dealing._workers.clear()
+    dealing._look = 0.0
+    dealing._hire()
+    assert len(played.options) == hired
+    monkeypatch.setattr(engine, "HEAD_S", 0.0)
+    dealing._look = 0.0
+    with pytest.raises(EngineError, match=r"the head .* at 127.* has not answered for 0 s: .*refused; .*0 of 2 shards"):
         dealing._hire()
 
 
