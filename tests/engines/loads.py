@@ -48,14 +48,16 @@ def stuck_once_on(device: str, marker: Path) -> Model:
 
 
 def missing_on(device: str, node: str, folder: Path) -> Model:
-    """A slow model that a node does not have, which it finds out when another has it."""
+    """A model that a node does not have, which it finds out when another has it, and waits for that to happen."""
     import ray
 
+    loaded, failed = folder / "loaded", folder / "failed"
     if ray.get_runtime_context().get_node_id() != node:
-        return slow_on(device, folder, 0.3)
-    while not list(folder.iterdir()):
-        time.sleep(0.1)
-    time.sleep(2.0)
+        loaded.touch()
+        return _before_each_batch(tiny_model("gpt2"), lambda: _await(failed))
+    _await(loaded)
+    time.sleep(2.0)  # until it has told
+    failed.touch()
     raise ModelError("there is no model folder")
 
 
@@ -63,6 +65,11 @@ def killed_on(device: str) -> Model:
     """No model: the process is killed as for want of memory."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("unreachable")
+
+
+def _await(file: Path) -> None:
+    while not file.exists():
+        time.sleep(0.1)
 
 
 def _before_each_batch(model: Model, call) -> Model:
