@@ -17,9 +17,9 @@ def gpt2_on(device: str, seed: int = 0) -> Model:
 
 
 def slow_on(device: str, folder: Path, seconds: float) -> Model:
-    """A model that takes its time, and writes down the processes that it is in."""
+    """A model that takes its time, until it has been long enough, and writes down the processes that it is in."""
     (folder / str(os.getpid())).touch()
-    return _before_each_batch(tiny_model("gpt2"), lambda: time.sleep(seconds))
+    return _before_each_batch(tiny_model("gpt2"), lambda: _dawdle(folder, seconds))
 
 
 def slow_and_broken_once_on(device: str, folder: Path, seconds: float) -> Model:
@@ -29,7 +29,7 @@ def slow_and_broken_once_on(device: str, folder: Path, seconds: float) -> Model:
         try:
             (folder / "broken").touch(exist_ok=False)
         except FileExistsError:
-            time.sleep(seconds)
+            _dawdle(folder, seconds)
         else:
             raise RuntimeError("the device is gone")
 
@@ -70,6 +70,11 @@ def killed_on(device: str) -> Model:
 def _await(file: Path) -> None:
     while not file.exists():
         time.sleep(0.1)
+
+
+def _dawdle(folder: Path, seconds: float) -> None:
+    if not (folder / "enough").exists():
+        time.sleep(seconds)
 
 
 def _before_each_batch(model: Model, call) -> Model:

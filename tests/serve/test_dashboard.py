@@ -426,6 +426,7 @@ def test_a_store_that_has_changed_is_noticed(new_page, folder, tmp_path):
         page.get_by_role("button", name="Reload").click()
         expect(page.locator("#store-facts")).to_contain_text(f"{ITEMS + 1} items")
         expect(page.get_by_text("The store has changed")).to_be_hidden()
+        page.close()  # before its server ends, which it would ask
 
 
 def test_errors_are_shown_in_place_with_the_servers_message_and_tried_again(new_page, url):
