@@ -17,6 +17,17 @@ os.environ["COLUMNS"] = "200"  # temporary folders may have long names: no messa
 torch.set_num_threads(1)
 
 
+STARTS_RAY = ("engines", "test_readme.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Where tests run side by side, those of a file stay together, and so do all that start Ray: it finds others'."""
+    for item in items:
+        parts = item.path.relative_to(Path(__file__).parent).parts
+        group = "ray" if parts[0] in STARTS_RAY else "/".join(parts)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """However many a test has set, or what it ran: engines count the room that an actor takes by them."""

@@ -88,6 +88,7 @@ def bucket(tmp_path, monkeypatch):
 def test_every_command_of_the_readme_runs_as_printed(folder, bucket, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # of the cluster that is started here, as of this process
+    monkeypatch.setenv("RAY_ADDRESS", "local")  # and not whatever runs on this machine
     assert len(COMMANDS) >= 20
     with served(folder / "demo.hub") as server:
         run_commands(folder, server.url)
