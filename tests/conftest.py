@@ -17,15 +17,19 @@ os.environ["COLUMNS"] = "200"  # temporary folders may have long names: no messa
 torch.set_num_threads(1)
 
 
-STARTS_RAY = ("engines", "test_readme.py")
+STARTS_RAY = ("tests/engines/", "tests/test_readme.py")
 
 
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
     """Where tests run side by side, those of a file stay together, and so do all that start Ray: it finds others'."""
-    for item in items:
-        parts = item.path.relative_to(Path(__file__).parent).parts
-        group = "ray" if parts[0] in STARTS_RAY else "/".join(parts)
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return "Ray" if nodeid.startswith(STARTS_RAY) else super()._split_scope(nodeid)
+
+    return Files(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(autouse=True)
