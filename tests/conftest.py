@@ -39,6 +39,26 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache of remote files of the test's own."""
+    from hubstore.store.cache import user_cache
+
+    monkeypatch.setenv("HUBSTORE_CACHE", str(tmp_path / "cache"))
+    user_cache.cache_clear()
+    yield
+    user_cache.cache_clear()
+
+
+@pytest.fixture
+def web(own_cache):
+    """A web server whose files are in memory."""
+    from tests.store.web_server import web_server
+
+    with web_server() as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def real_model():
     """Folder of a real model by name; skipped where scripts/test has not fetched it."""

@@ -17,7 +17,7 @@ from hubstore.corpus import read_sample
 from hubstore.extraction import Settings, extract
 from hubstore.models import load_model
 from tests.serve.servers import served
-from tests.store.seaweed import AWS, SeaweedFS, needs_weed
+from tests.store.seaweed import SeaweedFS, needs_weed
 from tests.tiny_media import FAMILIES, picture
 from tests.tiny_models import VOCABULARY, save_tiny_language_model, tiny_tokenizer
 
@@ -73,13 +73,10 @@ def save_tiny_llava(folder):
 
 
 @pytest.fixture
-def bucket(tmp_path, monkeypatch):
+def bucket(tmp_path, own_cache, monkeypatch):
     """An S3 server with the bucket that the README writes to."""
     server = SeaweedFS(tmp_path / "seaweed").start()
-    for name in AWS:
-        monkeypatch.delenv(name)
-    for name, value in {**server.environment(), "HUBSTORE_CACHE": str(tmp_path / "cache")}.items():
-        monkeypatch.setenv(name, value)
+    server.enter(monkeypatch)
     yield
     server.kill()
 

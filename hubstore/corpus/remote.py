@@ -17,12 +17,10 @@ from urllib.parse import quote, unquote
 from hubstore.corpus.files import format_suffix, is_tar
 from hubstore.errors import CorpusError, StoreError
 from hubstore.location import WEB, Url, location
+from hubstore.store.cache import NAMED
 
 if TYPE_CHECKING:
     from hubstore.store.remote import RemoteStorage
-
-NAMED = "named"
-"""Folder of the cache with links that have the names of the objects, since readers go by a file's suffix."""
 
 ORIGIN = ".origin"
 """Beside such a link: the URL of what it links to."""

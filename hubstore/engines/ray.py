@@ -41,7 +41,7 @@ from hubstore.store import Storage, open_storage
 from hubstore.store.commit import Commit
 from hubstore.store.layout import commit_key
 from hubstore.store.shardfile import crc32c
-from hubstore.store.verify import file_problem
+from hubstore.store.verify import spoiled_file
 
 BEAT_S = 0.5
 """An actor that has nothing to say says so as often."""
@@ -495,10 +495,8 @@ class _Dealing:
         """Read back what two workers had, and take back the commit where one wrote over what the other committed."""
         for number in sorted(self._twice):
             key = commit_key(number)
-            if self._storage.exists(key):
-                commit = Commit.decode(self._storage.read(key), key)
-                if any(file_problem(self._storage, name, record) for name, record in commit.files.items()):
-                    self._storage.delete(key)
+            if self._storage.exists(key) and spoiled_file(self._storage, number) is not None:
+                self._storage.delete(key)
 
     def _reopen(self) -> None:
         """Do again what two workers had and nobody has committed: it was taken back, here or by one of the two."""

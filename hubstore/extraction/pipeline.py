@@ -95,16 +95,17 @@ class Progress:
         """Share of the tokens given to the model that are no padding."""
         return self.tokens / self.padded if self.padded else 1.0
 
+    @classmethod
+    def joined(cls, every: Sequence[Progress], **apart: Any) -> Progress:
+        """Several as one: all is summed but what stands `apart`."""
+        names = {field.name for field in fields(cls)} - {"broken", *apart}
+        sums: dict[str, Any] = {name: sum(getattr(progress, name) for progress in every) for name in names}
+        broken = tuple(message for progress in every for message in progress.broken)[:TOLD]
+        return cls(**sums, **apart, broken=broken)
+
     def then(self, later: Progress) -> Progress:
         """This and what was done after it, as one."""
-        apart = ("broken", "workers")
-        sums: dict[str, Any] = {
-            name: getattr(self, name) + getattr(later, name)
-            for name in (field.name for field in fields(Progress))
-            if name not in apart
-        }
-        broken = (*self.broken, *later.broken)[:TOLD]
-        return Progress(**sums, broken=broken, workers=max(self.workers, later.workers))
+        return self.joined((self, later), workers=max(self.workers, later.workers))
 
 
 @dataclass(frozen=True)

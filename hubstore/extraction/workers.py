@@ -13,16 +13,16 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from hubstore.errors import HubstoreError, ModelError, StoreError
 from hubstore.extraction.capture import Capture
-from hubstore.extraction.pipeline import TOLD, Progress, Work, run_shards
+from hubstore.extraction.pipeline import Progress, Work, run_shards
 from hubstore.extraction.plan import PlannedShard
 from hubstore.models import Model
 
@@ -122,14 +122,7 @@ class Task:
 
 def summed(every: Sequence[Progress], total: int) -> Progress:
     """What several workers have done, as one, of `total` items."""
-    apart = ("total", "seconds", "broken")
-    sums: dict[str, Any] = {
-        name: sum(getattr(progress, name) for progress in every)
-        for name in (field.name for field in fields(Progress))
-        if name not in apart
-    }
-    broken = tuple(message for progress in every for message in progress.broken)[:TOLD]
-    return Progress(**sums, total=total, seconds=max(progress.seconds for progress in every), broken=broken)
+    return Progress.joined(every, total=total, seconds=max(progress.seconds for progress in every))
 
 
 class _Turns:

@@ -30,6 +30,9 @@ BLOCK = 1 << 24
 ABANDONED_S = 3600
 """A partial file that nobody wrote to for so long is a killed process's."""
 
+NAMED = "named"
+"""Folder with a corpus's links, which have the names of the objects, since readers go by a file's suffix."""
+
 LINKED_S = 24 * 3600
 """How long a corpus's link to a file outlives the file in the cache, for the process that reads by it."""
 
@@ -150,8 +153,6 @@ class FileCache:
 
     def _sweep_links(self) -> int:
         """Remove the links that have outlived their files long enough; the bytes of the others that have."""
-        from hubstore.corpus.remote import NAMED
-
         alone = 0
         for link in self.folder.glob(f"{NAMED}/*/[!.]*"):
             with contextlib.suppress(OSError):

@@ -110,6 +110,13 @@ def file_problem(storage: Storage, key: str, record: FileRecord) -> str | None:
     return _difference(_bytes(storage, key), record)
 
 
+def spoiled_file(storage: Storage, shard: int) -> str | None:
+    """A file of a committed shard that is not what was committed; None where all are."""
+    key = commit_key(shard)
+    files = Commit.decode(storage.read(key), str(storage.root / key)).files
+    return next((name for name, record in files.items() if file_problem(storage, name, record)), None)
+
+
 def _bytes(storage: Storage, key: str) -> Bytes | None:
     """A file as the storage itself has it, whatever a cache holds; None where it is missing."""
     if isinstance(storage, RemoteStorage):

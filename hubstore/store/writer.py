@@ -31,7 +31,7 @@ from hubstore.store.layout import (
 )
 from hubstore.store.shardfile import check_dtype, crc32c, encode_shard, non_finite
 from hubstore.store.storage import Buffer, Storage
-from hubstore.store.verify import file_problem
+from hubstore.store.verify import spoiled_file
 
 WRITE_THREADS = 8
 """Files on their way to the disk at once. They mostly wait for it: even on one CPU, eight are faster than four."""
@@ -93,14 +93,14 @@ def write_shard(
     try:
         commit = write()
         if not storage.create(key, commit.encode()):
-            if _spoiled(storage, shard) is None:
+            if spoiled_file(storage, shard) is None:
                 raise _committed_already(storage, shard)
             storage.delete(key)
             commit = write()
             if not storage.create(key, commit.encode()):
                 raise _committed_already(storage, shard)
     except StoreLockedError as error:
-        spoiled = _spoiled(storage, shard) if storage.exists(key) else None
+        spoiled = spoiled_file(storage, shard) if storage.exists(key) else None
         if spoiled is None:
             raise
         raise StoreLockedError(
@@ -151,13 +151,6 @@ def encode_items(items: pa.Table) -> bytes:
 
 def _committed_already(storage: Storage, shard: int) -> StoreError:
     return StoreError(f"{storage.root / commit_key(shard)}: this shard is committed already; its rows stay as they are")
-
-
-def _spoiled(storage: Storage, shard: int) -> str | None:
-    """A file of a committed shard that is not what was committed; None where all are."""
-    key = commit_key(shard)
-    files = Commit.decode(storage.read(key), str(storage.root / key)).files
-    return next((name for name, record in files.items() if file_problem(storage, name, record)), None)
 
 
 def _write_file(storage: Storage, key: str, buffers: list[Buffer]) -> tuple[str, FileRecord]:

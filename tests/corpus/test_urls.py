@@ -20,7 +20,6 @@ from hubstore.store.cache import user_cache
 from hubstore.store.remote import RemoteStorage
 from tests.corpus.conftest import contents, picture_bytes
 from tests.corpus.test_webdataset import shard
-from tests.store.web_server import web_server
 
 ARCHIVE = Url("s3", "lab/a.tar")
 
@@ -36,23 +35,17 @@ class Below:
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch):
+def lab(own_cache, monkeypatch):
     """A bucket in memory, and a cache of the test's own."""
-    monkeypatch.setenv("HUBSTORE_CACHE", str(tmp_path / "cache"))
-    user_cache.cache_clear()
     storage = RemoteStorage(Url("s3", "lab"), MemoryStore())
     monkeypatch.setattr(corpora, "_storage", lambda url: Below(storage, url.path) if url.path else storage)
-    yield storage
-    user_cache.cache_clear()
+    return storage
 
 
-@pytest.fixture
-def web(tmp_path, monkeypatch):
-    monkeypatch.setenv("HUBSTORE_CACHE", str(tmp_path / "cache"))
-    user_cache.cache_clear()
-    with web_server() as server:
-        yield server
-    user_cache.cache_clear()
+@pytest.fixture(autouse=True)
+def connected_anew():
+    """Servers of one test are not those of the next, whatever their ports."""
+    yield
     corpora._storage.cache_clear()
 
 

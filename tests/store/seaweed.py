@@ -67,6 +67,13 @@ class SeaweedFS:
             "AWS_SHARED_CREDENTIALS_FILE": str(home / "credentials"),
         }
 
+    def enter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Make this process's environment that of a writer."""
+        for name in AWS:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in self.environment().items():
+            monkeypatch.setenv(name, value)
+
     def start(self) -> "SeaweedFS":
         """Start, and wait until it takes objects."""
         s3, s3_grpc, master, master_grpc, volume, volume_grpc, filer, filer_grpc = self.ports

@@ -15,12 +15,11 @@ from obstore.store import MemoryStore
 from hubstore.errors import CorruptStoreError, StoreError
 from hubstore.location import Url
 from hubstore.store import StoreReader, cloud, open_storage, remote, write_metadata, write_shard
-from hubstore.store.cache import LINKED_S, FileCache, user_cache
+from hubstore.store.cache import LINKED_S, FileCache
 from hubstore.store.commit import FileRecord
 from hubstore.store.remote import RemoteStorage
 from hubstore.store.shardfile import crc32c
 from tests.store.test_roundtrip import item_table, layout
-from tests.store.web_server import web_server
 
 ROOT = Url("s3", "lab/x.hub")
 
@@ -33,15 +32,6 @@ def cache(tmp_path):
 @pytest.fixture
 def storage(cache):
     return RemoteStorage(ROOT, MemoryStore(), cache)
-
-
-@pytest.fixture
-def web(tmp_path, monkeypatch):
-    monkeypatch.setenv("HUBSTORE_CACHE", str(tmp_path / "cache"))
-    user_cache.cache_clear()
-    with web_server() as server:
-        yield server
-    user_cache.cache_clear()
 
 
 def put(cache, name, size):

@@ -28,7 +28,7 @@ from hubstore.cli import app
 from hubstore.errors import CorpusError, StorageUnreachableError, StoreAccessError, StoreError, StoreLockedError
 from hubstore.store import LocalStorage, StoreReader, open_storage, remote, verify, write_metadata, write_shard
 from tests.extraction import victim
-from tests.store.seaweed import AWS, BUCKET, READER, SeaweedFS, needs_weed
+from tests.store.seaweed import BUCKET, READER, SeaweedFS, needs_weed
 from tests.store.test_roundtrip import item_table, layout
 from tests.tiny_models import SAMPLE, save_tiny_language_model, tiny_model
 
@@ -43,18 +43,9 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def client(server, tmp_path, monkeypatch):
+def client(server, own_cache, monkeypatch):
     """The environment of a writer, and a cache of the test's own."""
-    for name in AWS:
-        monkeypatch.delenv(name, raising=False)
-    for name, value in server.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("HUBSTORE_CACHE", str(tmp_path / "cache"))
-    from hubstore.store.cache import user_cache
-
-    user_cache.cache_clear()
-    yield
-    user_cache.cache_clear()
+    server.enter(monkeypatch)
 
 
 @pytest.fixture(scope="module")
