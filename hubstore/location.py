@@ -13,6 +13,9 @@ from hubstore.errors import StoreError
 OBJECT_STORES = ("s3", "gs", "az")
 WEB = ("https", "http")
 
+NAMED = "named"
+"""Folder of the cache with a corpus's links, which have the names of the objects, since readers go by a suffix."""
+
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)
 """A scheme of two letters or more, which no drive has. `Path` leaves one slash of two."""
 

@@ -17,6 +17,25 @@ os.environ["COLUMNS"] = "200"  # temporary folders may have long names: no messa
 torch.set_num_threads(1)
 
 
+class ToldAtOnce:
+    """A test that fails is said when it does: a run that is cut short has told what failed until then."""
+
+    def __init__(self, config):
+        self._config = config
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+            terminal.write_line(f"\nFAILED {report.nodeid} ({report.when})")
+            for line in report.longreprtext.splitlines()[-12:]:
+                terminal.write_line(f"    {line[:300]}")
+
+
+def pytest_configure(config):
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.pluginmanager.register(ToldAtOnce(config))
+
+
 STARTS_RAY = ("tests/engines/", "tests/test_readme.py")
 
 

@@ -183,7 +183,12 @@ def test_a_stopped_extraction_says_so_in_one_line_whatever_its_workers_are_at(tm
     (tmp_path / "long.jsonl").write_text("\n".join(lines))
     arguments = ("extract", tmp_path / "long.jsonl", "-m", model, "-o", tmp_path / "x.hub", "--memory", "0.0001")
     command = [sys.executable, "-m", "hubstore", *map(str, arguments), "--device", "cpu,cpu"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf to it
+    try:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    with process:
         while process.poll() is None and not has_worker(process.pid):
             time.sleep(0.02)
         time.sleep(0.3)

@@ -16,8 +16,7 @@ from urllib.parse import quote, unquote
 
 from hubstore.corpus.files import format_suffix, is_tar
 from hubstore.errors import CorpusError, StoreError
-from hubstore.location import WEB, Url, location
-from hubstore.store.cache import NAMED
+from hubstore.location import NAMED, WEB, Url, location
 
 if TYPE_CHECKING:
     from hubstore.store.remote import RemoteStorage

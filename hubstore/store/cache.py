@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubstore.errors import StoreError
+from hubstore.location import NAMED
 from hubstore.store.shardfile import crc32c
 from hubstore.store.storage import PARTIAL
 
@@ -29,9 +30,6 @@ DEFAULT_BYTES = 8 << 30
 BLOCK = 1 << 24
 ABANDONED_S = 3600
 """A partial file that nobody wrote to for so long is a killed process's."""
-
-NAMED = "named"
-"""Folder with a corpus's links, which have the names of the objects, since readers go by a file's suffix."""
 
 LINKED_S = 24 * 3600
 """How long a corpus's link to a file outlives the file in the cache, for the process that reads by it."""
