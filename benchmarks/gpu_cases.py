@@ -50,7 +50,7 @@ def topk(
     queries: int = 4096,
 ) -> list[Result]:
     """Exact search: TFLOP/s of the products that it stands for, and recall."""
-    n, q, width = bench.size(rows, 3000), bench.size(queries, 300), bench.size(width, 64)
+    n, q, width = bench.size(rows, 1000), bench.size(queries, 100), bench.size(width, 64)
     make = crowded_states if crowded else unit_states
     of = peers.Searching(
         make(q, width, dtype=dtype, device=bench.device, seed=1),
@@ -83,7 +83,7 @@ def topk(
 
 def one_query(bench: Bench) -> list[Result]:
     """The milliseconds of a single query, which has to read every row."""
-    n, width = bench.size(1_000_000, 3000), bench.size(1024, 64)
+    n, width = bench.size(1_000_000, 1000), bench.size(1024, 64)
     rows = unit_states(n, width, dtype=torch.float16, device=bench.device, seed=0)
     query = unit_states(1, width, dtype=torch.float16, device=bench.device, seed=1)
     of = peers.Searching(query, rows, K)
@@ -177,7 +177,7 @@ def pairs(bench: Bench) -> list[Result]:
 
 def lens(bench: Bench) -> list[Result]:
     """A sweep over the vocabulary beside the bare product; its memory, and how far it is from float64."""
-    n, width, vocabulary = bench.size(8192, 200), bench.size(4096, 64), bench.size(128_256, 3000)
+    n, width, vocabulary = bench.size(8192, 200), bench.size(4096, 64), bench.size(128_256, 1000)
     hidden = unit_states(n, width, dtype=torch.bfloat16, device=bench.device, seed=0) * width**0.5
     unembedding = (
         unit_states(vocabulary, width, dtype=torch.bfloat16, device=bench.device, seed=1) * 3

@@ -12,6 +12,7 @@ from benchmarks.gpu_contest import Bench, contest
 from benchmarks.record import Result
 from hubstore.bench.states import unit_states
 from hubstore.kernels import reference
+from tests.interpreter import hasten
 
 CPU = torch.device("cpu")
 
@@ -21,6 +22,7 @@ def states(rows: int, seed: int, dtype: torch.dtype = torch.float16) -> torch.Te
 
 
 def test_every_case_runs_small_and_is_kept(tmp_path, capsys):
+    hasten()
     out = tmp_path / "m.json"
     assert gpu.main(["--small", "--device", "cpu", "--runs", "1", "--commit", "abc", "--out", str(out)]) == 0
     content = json.loads(out.read_text())

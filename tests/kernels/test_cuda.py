@@ -78,12 +78,12 @@ def test_topk_of_more_than_there_is_and_of_nothing():
 
 
 def test_topk_gives_equal_rows_by_index_however_many_there_are():
-    rows = normal(300, 48)
-    rows[torch.arange(3, 300, 2)] = rows[3].clone()
+    rows = normal(140, 48)
+    rows[torch.arange(3, 140, 2)] = rows[3].clone()
     queries = torch.cat([rows[3:4], normal(5, 48, 5)])
     _, indices = cuda.topk_cosine(queries, rows, 30)
     assert indices[0].tolist() == list(range(3, 63, 2))
-    _, indices = cuda.topk_cosine(queries, torch.ones(300, 48, device=DEVICE), 7)
+    _, indices = cuda.topk_cosine(queries, torch.ones(140, 48, device=DEVICE), 7)
     assert (indices.cpu() == torch.arange(7)).all()
 
 
@@ -101,10 +101,10 @@ def test_topk_of_negative_cosines():
 
 
 def test_topk_of_segments_is_topk_of_the_whole(monkeypatch):
-    monkeypatch.setattr(topk, "BLOCK_BYTES", 100 * 24 * 4)
-    queries, rows = normal(5, 24), normal(203, 24, 1)
-    rows[150:] = rows[:53]
-    bounds = [0, 1, 90, 91, 150, 203]
+    monkeypatch.setattr(topk, "BLOCK_BYTES", 50 * 24 * 4)
+    queries, rows = normal(5, 24), normal(103, 24, 1)
+    rows[75:] = rows[:28]
+    bounds = [0, 1, 45, 46, 75, 103]
     segments = [(a, rows[a:b]) for a, b in itertools.pairwise(bounds)]
     whole = cuda.topk_cosine(queries, rows, 9)
     for order in (segments, segments[::-1]):
@@ -116,9 +116,9 @@ def test_topk_of_segments_is_topk_of_the_whole(monkeypatch):
 
 
 def test_topk_sweeps_queries_and_rows_in_parts(monkeypatch):
-    monkeypatch.setattr(topk, "QUERIES", 64)
-    monkeypatch.setattr(topk, "KEPT_BYTES", 64 * 8 * sweep.TILE_N // 16)
-    queries, rows = normal(70, 16, 1), normal(2 * sweep.TILE_N + 5, 16, 2)
+    monkeypatch.setattr(topk, "QUERIES", 16)
+    monkeypatch.setattr(topk, "KEPT_BYTES", 16 * 8 * sweep.TILE_N // 16)
+    queries, rows = normal(20, 16, 1), normal(2 * sweep.TILE_N + 5, 16, 2)
     assert_same_neighbours(queries, rows, 2)
 
 
@@ -191,8 +191,8 @@ def test_match_rank_of_rows_in_blocks(monkeypatch):
 
 
 def test_match_ranks_of_both_directions_and_csls_are_the_reference():
-    x = normal(40, 24, 1)
-    y = x + normal(40, 24, 2)
+    x = normal(25, 24, 1)
+    y = x + normal(25, 24, 2)
     fast, slow = cuda.match_ranks(x, y, neighbours=5), reference.match_ranks(x.cpu(), y.cpu(), neighbours=5)
     for name in ("forward", "backward", "csls_forward", "csls_backward"):
         assert torch.equal(getattr(fast, name).cpu(), getattr(slow, name)), name
