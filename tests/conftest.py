@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,20 @@ torch.set_num_threads(1)
 
 
 class ToldAtOnce:
-    """A test that fails is said when it does: a run that is cut short has told what failed until then."""
+    """A test that fails or takes minutes is said when it does: a run that is cut short has told of it."""
 
     def __init__(self, config):
         self._config = config
+        self._began = time.monotonic()
 
     def pytest_runtest_logreport(self, report):
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.duration > 120:
+            after = time.monotonic() - self._began
+            terminal.write_line(
+                f"\n{report.duration:.0f} s: {report.nodeid} ({report.when}), {after:.0f} s after the start"
+            )
         if report.failed:
-            terminal = self._config.pluginmanager.get_plugin("terminalreporter")
             terminal.write_line(f"\nFAILED {report.nodeid} ({report.when})")
             for line in report.longreprtext.splitlines()[-12:]:
                 terminal.write_line(f"    {line[:300]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -93,9 +94,9 @@ def test_check_holds_the_readme_to_the_results(tmp_path, capsys):
     readme.write_text("# Name\n\nno place\n")
     assert table.main(["--check"], readme, results) == 1
     assert "has no place for the tables" in capsys.readouterr().err
-    sections = (table.BENCHMARKS, table.EXPERIMENTS, table.BRIDGE)
+    sections = (table.BENCHMARKS, table.EXPERIMENTS, table.BRIDGE, table.SCALING)
     places = [f"<!-- {name}:begin -->\nold\n<!-- {name}:end -->" for name in sections]
-    readme.write_text("# Name\n\n{}\n\nbetween\n\n{}\n\nand\n\n{}\n\nafter\n".format(*places))
+    readme.write_text("# Name\n\n{}\n\nbetween\n\n{}\n\nand\n\n{}\n\n{}\n\nafter\n".format(*places))
     assert table.main(["--check"], readme, results) == 1
     assert table.main(["--write"], readme, results) == 0
     assert table.main(["--check"], readme, results) == 0
@@ -104,6 +105,14 @@ def test_check_holds_the_readme_to_the_results(tmp_path, capsys):
     assert text.endswith("\n\nafter\n")
     assert "old" not in text
     assert "| write | 18.0 (9.00 to 28.0) | MB/s | bare 20.0 (x 0.90) | 0.90 of bare | ≥ 0.9 met |" in text
+    save(results / "m.json", machine(tmp_path, 0), "scale", 1.0, [dataclasses.replace(result(), case="model: exact")])
+    assert table.main(["--write"], readme, results) == 0
+    before, _, scaling = readme.read_text().partition("<!-- scaling:begin -->")  # a section of its own, and once
+    assert "**scale**" in scaling
+    assert "| model: exact | 18.0" in scaling
+    assert "**scale**" not in before
+    assert "**store**" in before
+    assert "**store**" not in scaling
     save(results / "m.json", machine(tmp_path, 0), "store", 1.0, [result(target=0.99)])
     assert table.main(["--check"], readme, results) == 1
 
