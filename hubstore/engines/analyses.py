@@ -12,7 +12,7 @@ import torch
 from hubstore.analysis.layers import Mapped, Parts
 from hubstore.analysis.results import Row
 from hubstore.devices import current
-from hubstore.engines.cluster import LOOK_S, Needs, Room, connected, first_line
+from hubstore.engines.cluster import LOOK_S, Needs, Room, connected, end_tasks, first_line
 from hubstore.errors import AnalysisError, EngineError, HubstoreError
 from hubstore.extraction.workers import sendable
 from hubstore.location import Location
@@ -57,8 +57,7 @@ class OnRay:
             try:
                 yield mapped
             finally:
-                for call in calls:
-                    ray.cancel(call, force=True)
+                end_tasks(ray, calls)
 
 
 def _layer(where: Location, digest: str, parts: Parts, layer: str) -> Outcome:

@@ -248,6 +248,17 @@ def _loopback_only() -> Iterator[None]:
             os.environ[name] = told
 
 
+def end_tasks(library: Any, calls: Collection[Any]) -> None:
+    """End those tasks that are still to do or under way.
+
+    One that has just ended is left alone: told to cancel it, Ray may end this very process ("Tried to complete task
+    that was not pending").
+    """
+    if calls:
+        for call in library.wait(list(calls), num_returns=len(calls), timeout=0, fetch_local=False)[1]:
+            library.cancel(call, force=True)
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, in one line: what a task or an actor failed with, without what Ray says around it."""
     cause = getattr(error, "cause", None)  # of a RayTaskError

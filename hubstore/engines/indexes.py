@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from hubstore.devices import resolve_device
-from hubstore.engines.cluster import LOOK_S, Needs, Room, connected, first_line
+from hubstore.engines.cluster import LOOK_S, Needs, Room, connected, end_tasks, first_line
 from hubstore.errors import EngineError, HubstoreError
 from hubstore.extraction.workers import sendable
 from hubstore.index import IndexDescription, build
@@ -69,8 +69,7 @@ def build_on_ray(
                     built[calls[call]] = _result(ray, call, calls[call], store)
                     told(calls[call], len(built), len(calls))
         finally:
-            for call in waiting:
-                ray.cancel(call, force=True)
+            end_tasks(ray, waiting)
     return tuple(built[name] for name in names)
 
 
