@@ -416,7 +416,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--small", action="store_true", help="small sizes, to see that everything runs")
     parser.add_argument("--rows", type=int, help="of the store that is searched, a multiple of 4")
-    parser.add_argument("--out", nargs="?", const="", help="keep the results; benchmarks/results/<machine>.json")
+    parser.add_argument(
+        "--out", nargs="?", const="", help="keep the results; benchmarks/results/<machine>-scaling.json"
+    )
     for name, count in (("extract", 2), ("build", 1), ("search", 1)):
         parser.add_argument(f"--{name}", nargs=count, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -435,7 +437,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"\n{part}, {took:.0f} s\n\n{suite_table(results)}", flush=True)
         if options.out is not None:
             here = machine(options.work)
-            file = Path(options.out or RESULTS / f"{machine_name(here)}.json")
+            file = Path(options.out or RESULTS / f"{machine_name(here)}-scaling.json")
             save(file, here, f"growth_{part}", took, results)
 
 

@@ -30,12 +30,13 @@ WIDTH = 768
 SHARD_ROWS = 8192
 SHARDS, SMALL_SHARDS = 32, 4
 TAKEN = (10, 1000)
-RUNS, SMALL_RUNS = 5, 2
+RUNS, SMALL_RUNS = 11, 2
 SCAN_TARGET = 0.8
 SEED = 0
 LAYER = "0"
 URL = f"s3://{BUCKET}/benchmark/x.hub"
 PLAIN = "plain downloader"
+TO_FILES = "plain downloader to files"
 
 
 def run(work: Path, *, small: bool) -> list[Result]:
@@ -87,9 +88,16 @@ def _scans(folder: Path, shards: int, runs: int) -> Iterator[Result]:
         shutil.rmtree(folder / "cold")
         return took
 
+    def to_files() -> float:
+        (folder / "files").mkdir(parents=True)
+        took = _download(keys, folder / "files")
+        shutil.rmtree(folder / "files")
+        return took
+
     samples = interleave(
         {
             PLAIN: rate(lambda: _download(keys)),
+            TO_FILES: rate(to_files),
             "hubstore": rate(cold),
             "hubstore, nothing kept": rate(lambda: _scan(FileCache(folder / "none", 0))),
         },
@@ -99,11 +107,12 @@ def _scans(folder: Path, shards: int, runs: int) -> Iterator[Result]:
     notes = (
         f"SeaweedFS on this machine, which shares its CPUs with the client; {PLAIN}: {READERS} threads that get the "
         "objects whole into memory and do nothing with them",
+        f"{TO_FILES}: as it comes, through the page cache",
         "a scan checks the CRC32C of every object, and one that keeps ends when all are in the cache",
     )
-    for name in ("hubstore", "hubstore, nothing kept"):
+    for name, others in (("hubstore", (PLAIN, TO_FILES)), ("hubstore, nothing kept", (PLAIN,))):
         case = f"scan {what}{name.removeprefix('hubstore')}"
-        chosen = {one: samples[one] for one in (name, PLAIN)}
+        chosen = {one: samples[one] for one in (name, *others)}
         yield compare(SUITE, case, "MB/s", chosen, ours=name, against=PLAIN, target=SCAN_TARGET, notes=notes)
 
 
@@ -148,15 +157,20 @@ def _scan(cache: FileCache) -> float:
     return seconds(scan)
 
 
-def _download(keys: list[str]) -> float:
-    """Seconds of what a plain client does: objects whole, side by side, into memory."""
+def _download(keys: list[str], folder: Path | None = None) -> float:
+    """Seconds of what a plain client does: objects whole, side by side, into memory, or into files of a folder."""
     import obstore
 
     storage = open_storage(URL)
     assert isinstance(storage, RemoteStorage)
     store = storage._store
+
+    def get(key: str) -> int:
+        content = obstore.get(store, key).bytes()
+        return len(content) if folder is None else (folder / key.replace("/", "-")).write_bytes(content)
+
     with ThreadPoolExecutor(READERS) as pool:
-        return seconds(lambda: list(pool.map(lambda key: len(obstore.get(store, key).bytes()), keys)))
+        return seconds(lambda: list(pool.map(get, keys)))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -164,7 +178,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.remote", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="a folder for the server's data")
     parser.add_argument("--small", action="store_true", help="small sizes, to see that everything runs")
-    parser.add_argument("--out", nargs="?", const="", help="keep the results; benchmarks/results/<machine>.json")
+    parser.add_argument(
+        "--out", nargs="?", const="", help="keep the results; benchmarks/results/<machine>-scaling.json"
+    )
     options = parser.parse_args(arguments)
     started = time.perf_counter()
     user_cache.cache_clear()
@@ -173,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"\n{SUITE}, {took:.0f} s\n\n{suite_table(results)}", flush=True)
     if options.out is not None:
         here = machine(options.work)
-        save(Path(options.out or RESULTS / f"{machine_name(here)}.json"), here, SUITE, took, results)
+        save(Path(options.out or RESULTS / f"{machine_name(here)}-scaling.json"), here, SUITE, took, results)
 
 
 if __name__ == "__main__":

@@ -182,7 +182,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="a folder on the disk of stores")
     parser.add_argument("--small", action="store_true", help="small sizes, to see that everything runs")
-    parser.add_argument("--out", nargs="?", const="", help="keep the results; benchmarks/results/<machine>.json")
+    parser.add_argument(
+        "--out", nargs="?", const="", help="keep the results; benchmarks/results/<machine>-scaling.json"
+    )
     options = parser.parse_args(arguments)
     faiss().omp_set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     started = time.perf_counter()
@@ -191,7 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"scale, {took:.0f} s\n\n{suite_table(results)}")
     if options.out is not None:
         here = machine(options.work)
-        save(Path(options.out or RESULTS / f"{machine_name(here)}.json"), here, "scale", took, results)
+        save(Path(options.out or RESULTS / f"{machine_name(here)}-scaling.json"), here, "scale", took, results)
 
 
 if __name__ == "__main__":
