@@ -416,9 +416,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--small", action="store_true", help="small sizes, to see that everything runs")
     parser.add_argument("--rows", type=int, help="of the store that is searched, a multiple of 4")
-    parser.add_argument(
-        "--out", nargs="?", const="", help="keep the results; benchmarks/results/<machine>-scaling.json"
-    )
+    parser.add_argument("--out", nargs="?", const="", help="keep the results, by default below benchmarks/results")
     for name, count in (("extract", 2), ("build", 1), ("search", 1)):
         parser.add_argument(f"--{name}", nargs=count, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

@@ -178,9 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.remote", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="a folder for the server's data")
     parser.add_argument("--small", action="store_true", help="small sizes, to see that everything runs")
-    parser.add_argument(
-        "--out", nargs="?", const="", help="keep the results; benchmarks/results/<machine>-scaling.json"
-    )
+    parser.add_argument("--out", nargs="?", const="", help="keep the results, by default below benchmarks/results")
     options = parser.parse_args(arguments)
     started = time.perf_counter()
     user_cache.cache_clear()

@@ -182,9 +182,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="a folder on the disk of stores")
     parser.add_argument("--small", action="store_true", help="small sizes, to see that everything runs")
-    parser.add_argument(
-        "--out", nargs="?", const="", help="keep the results; benchmarks/results/<machine>-scaling.json"
-    )
+    parser.add_argument("--out", nargs="?", const="", help="keep the results, by default below benchmarks/results")
     options = parser.parse_args(arguments)
     faiss().omp_set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     started = time.perf_counter()
