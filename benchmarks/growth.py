@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import RESULTS, ROOT, Result, machine, machine_name, save
-from benchmarks.table import suite_table
+from benchmarks.table import SCALING, suite_table
 from benchmarks.timing import Sample
 
 PARTS = ("extraction", "search")
@@ -435,7 +435,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"\n{part}, {took:.0f} s\n\n{suite_table(results)}", flush=True)
         if options.out is not None:
             here = machine(options.work)
-            file = Path(options.out or RESULTS / f"{machine_name(here)}-scaling.json")
+            file = Path(options.out or RESULTS / SCALING / f"{machine_name(here)}.json")
             save(file, here, f"growth_{part}", took, results)
 
 

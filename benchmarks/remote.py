@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.record import RESULTS, Result, compare, machine, machine_name, save
-from benchmarks.table import suite_table
+from benchmarks.table import SCALING, suite_table
 from benchmarks.timing import Task, interleave, seconds
 from hubstore.bench.store import made_up_items
 from hubstore.store import Layout, StoreReader, open_storage, write_metadata, write_shard
@@ -187,7 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"\n{SUITE}, {took:.0f} s\n\n{suite_table(results)}", flush=True)
     if options.out is not None:
         here = machine(options.work)
-        save(Path(options.out or RESULTS / f"{machine_name(here)}-scaling.json"), here, SUITE, took, results)
+        save(Path(options.out or RESULTS / SCALING / f"{machine_name(here)}.json"), here, SUITE, took, results)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.record import RESULTS, Result, machine, machine_name, save
-from benchmarks.table import suite_table
+from benchmarks.table import SCALING, suite_table
 from hubstore.index import kinds
 from hubstore.index.cost import BATCH, SearchSpeed, code_bytes, index_bytes, index_costs, search_speed
 from hubstore.index.library import faiss
@@ -191,7 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"scale, {took:.0f} s\n\n{suite_table(results)}")
     if options.out is not None:
         here = machine(options.work)
-        save(Path(options.out or RESULTS / f"{machine_name(here)}-scaling.json"), here, "scale", took, results)
+        save(Path(options.out or RESULTS / SCALING / f"{machine_name(here)}.json"), here, "scale", took, results)
 
 
 if __name__ == "__main__":

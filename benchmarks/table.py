@@ -17,9 +17,6 @@ from hubstore.experiments.sites import NORMED
 BENCHMARKS, EXPERIMENTS, BRIDGE, SCALING = "benchmarks", "experiments", "bridge", "scaling"
 """The README's sections that are made here, each between <!-- name:begin --> and <!-- name:end -->."""
 
-SCALING_SUITES = ("growth_extraction", "growth_search", "remote", "scale")
-"""They have a section of their own."""
-
 CEILINGS = "ceilings"
 """The suite whose values are the machine's, not hubstore's."""
 
@@ -36,16 +33,12 @@ def suite_table(results: Iterable[Result]) -> str:
     return "\n".join(lines) + ("\n\n" + "; ".join(notes) + "." if notes else "") + "\n"
 
 
-def tables(files: Mapping[str, Mapping[str, Any]], section: str = BENCHMARKS) -> str:
-    """Every suite of a section, of every machine, as Markdown."""
+def tables(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """Every suite of every machine, as Markdown."""
     parts = []
     for _, content in sorted(files.items()):
-        chosen = {
-            suite: run for suite, run in content["suites"].items() if (suite in SCALING_SUITES) == (section == SCALING)
-        }
-        if chosen:
-            parts.append(_heading(content["machine"]))
-        for suite, run in chosen.items():
+        parts.append(_heading(content["machine"]))
+        for suite, run in content["suites"].items():
             versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
             parts.append(f"**{suite}** ({run['date'][:10]}, commit {run['commit']}; {versions})")
             parts.append(suite_table(Result.from_json(result) for result in run["results"]).rstrip())
@@ -110,15 +103,11 @@ def main(arguments: Sequence[str] | None = None, readme: Path = README, results:
     choice.add_argument("--write", action="store_true", help="put the tables into README.md")
     choice.add_argument("--check", action="store_true", help="fail where README.md has other tables")
     options = parser.parse_args(arguments)
-    measured = {path.name: json.loads(path.read_text()) for path in results.glob("*.json")}
-    records = {path.stem: json.loads(path.read_text()) for path in (results / EXPERIMENTS).glob("*.json")}
-    experiments = experiment_tables(records)
-    bridges = bridge_tables({path.stem: json.loads(path.read_text()) for path in (results / BRIDGE).glob("*.json")})
     sections = {
-        BENCHMARKS: tables(measured),
-        EXPERIMENTS: experiments,
-        BRIDGE: bridges,
-        SCALING: tables(measured, SCALING),
+        BENCHMARKS: tables(_read(results)),
+        EXPERIMENTS: experiment_tables(_read(results / EXPERIMENTS)),
+        BRIDGE: bridge_tables(_read(results / BRIDGE)),
+        SCALING: tables(_read(results / SCALING)),
     }
     if not (options.write or options.check):
         print(*sections.values(), sep="\n\n")
@@ -138,6 +127,11 @@ def main(arguments: Sequence[str] | None = None, readme: Path = README, results:
         )
         return 1
     return 0
+
+
+def _read(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was kept in a folder, by the name of its file."""
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 
 def _cells(result: Result) -> list[str]:

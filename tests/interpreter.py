@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 
+@functools.cache
 def hasten() -> None:
     """Have it keep which functions of the language it replaces.
 
@@ -16,8 +17,8 @@ def hasten() -> None:
     from triton.language import core
     from triton.runtime import interpreter
 
-    if not hasattr(interpreter, "_patch_builtin") or hasattr(interpreter._patch_builtin, "cache"):
-        return  # another version's, or done
+    if not hasattr(interpreter, "_patch_builtin"):
+        return  # another version's
 
     @functools.cache
     def builtins(place: Any) -> list[str]:
@@ -28,5 +29,4 @@ def hasten() -> None:
             if core.is_builtin(member := getattr(place, name)):
                 interpreter._patch_attr(place, name, member, builder, scope)
 
-    patch.cache = builtins  # type: ignore[attr-defined]
     interpreter._patch_builtin = patch

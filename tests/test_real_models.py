@@ -49,12 +49,12 @@ def test_e5_retrieves_translations_as_an_independent_run_does(e5, language, raw,
 
 
 def test_gemmas_middle_layers_retrieve_translations_and_its_embeddings_do_not(real_model, tmp_path):
-    corpus = read_sample("ntrex", languages=["en", "es", "zh-Hans"], limit=100)
+    corpus = read_sample("ntrex", languages=["en", "es", "zh-Hans", "ru"], limit=100)
     model = load_model(real_model("gemma-3-270m"), device="cpu")
     assert model.kind == "causal"
     extract(corpus, model, tmp_path / "gemma.hub", Settings(poolings=("last",), dtype="float32"))
     store = StoreReader(tmp_path / "gemma.hub")
-    expected = {"es": (0.93, 0.92), "zh-Hans": (0.75, 0.84)}
+    expected = {"es": (0.93, 0.92), "zh-Hans": (0.75, 0.84), "ru": (0.84, 0.82)}
     for language, peaks in expected.items():
         for variant, peak in zip(("raw", "centred"), peaks, strict=True):
             over_layers = [recall_at_1(store, language, layer, variant) for layer in store.layers]

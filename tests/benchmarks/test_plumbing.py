@@ -105,7 +105,13 @@ def test_check_holds_the_readme_to_the_results(tmp_path, capsys):
     assert text.endswith("\n\nafter\n")
     assert "old" not in text
     assert "| write | 18.0 (9.00 to 28.0) | MB/s | bare 20.0 (x 0.90) | 0.90 of bare | ≥ 0.9 met |" in text
-    save(results / "m.json", machine(tmp_path, 0), "scale", 1.0, [dataclasses.replace(result(), case="model: exact")])
+    save(
+        results / table.SCALING / "m.json",
+        machine(tmp_path, 0),
+        "scale",
+        1.0,
+        [dataclasses.replace(result(), case="model: exact")],
+    )
     assert table.main(["--write"], readme, results) == 0
     before, _, scaling = readme.read_text().partition("<!-- scaling:begin -->")  # a section of its own, and once
     assert "**scale**" in scaling

@@ -7,6 +7,5 @@ from hubstore.engines.cluster import ENVIRONMENT
 os.environ |= {
     **ENVIRONMENT,
     "OMP_NUM_THREADS": "1",  # of the nodes' processes, which inherit it
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",  # not 60, after which Ray ends the process of the tests
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # as on macOS and Windows, where Ray listens on that address alone
 }
