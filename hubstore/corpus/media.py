@@ -106,7 +106,7 @@ def open_sound(media: Media, rate: int) -> npt.NDArray[np.float32]:
         ) from error
     if problem := _sound_problem(samples, announced, data):
         raise CorpusError(f"{media.name}: {problem}")
-    mono = samples.mean(axis=1, dtype=np.float32)
+    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
     resampled: npt.NDArray[np.float32] = mono if own_rate == rate else soxr.resample(mono, own_rate, rate, quality="HQ")
     return resampled
 
@@ -136,7 +136,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -34,7 +34,7 @@ def pool(hidden: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
     first = batch.first + batch.skip
     if pooling == "first":
         return rows.index_select(0, first)
-    if batch.packing is not None:
+    if batch.packing is not None or hidden.is_cuda:
         return segment_mean(rows, first, batch.last + 1)
     return _padded_mean(hidden, first, batch.last)
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from hubstore.errors import ModelError
 from hubstore.models.media import Adapter, MediaReader, processor_digest
-from hubstore.models.shortcuts import quickened, skips_silence, without_levels
+from hubstore.models.shortcuts import framed, quickened, skips_silence, without_levels
 
 FEATURES: Final[dict[str, str]] = {"image": "get_image_features", "audio": "get_audio_features"}
 INPUTS: Final[dict[str, str]] = {"pixel_values": "image", "input_features": "audio", "input_values": "audio"}
@@ -165,7 +165,7 @@ def _reader(
         quick, levels = quickened(processor), None
         left = without_levels(quick, dtype)
         if left is not None:
-            quick, levels = left
+            quick, levels = framed(left[0]), left[1]
         return MediaReader(modality, processor, marker, token_ids, dtype, decoder=decoder, quick=quick, levels=levels)
     extractor = getattr(processor, "feature_extractor", processor)
     samples, heard = None, False

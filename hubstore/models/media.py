@@ -145,7 +145,7 @@ class MediaReader:
         if "input_features" in extractor.model_input_names:
             options["return_attention_mask"] = True  # its padding is part of what the model sees, but none of the sound
         if self.heard:
-            return extract_heard(extractor, medium, **options)
+            return extract_heard(extractor, medium)
         extract: Callable[..., Mapping[str, Any]] = extractor
         return extract(medium, **options)
 

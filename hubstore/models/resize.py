@@ -14,57 +14,76 @@ from typing import Final
 import numba
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from PIL import Image
 
 Bytes = npt.NDArray[np.uint8]
+Words = npt.NDArray[np.uint32]
 Floats = npt.NDArray[np.float64]
+Weights = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]
+"""Of each place wanted: the first pixel that it is made of, [wanted], and the weights, [wanted, n]."""
 
 PRECISION: Final = 22
 """Bits of a weight behind the point."""
 
 HALF: Final = 1 << (PRECISION - 1)
-TURNED: Final = 16
-"""Rows that are turned into columns at once."""
+TURNED: Final = 32
+"""Rows that go across together: what a weight goes with is then a column of them, which vector units take whole."""
+
+TAPS: Final = 3
+"""Weights taken at once, so that sums are fetched and put back a third as often; their number is a multiple of it."""
 
 
-def resize_rgb(image: Bytes, size: tuple[int, int], resample: int) -> Bytes | None:
-    """A picture in another size.
+def resize_rgb(image: Bytes, size: tuple[int, int], resample: int, crop: tuple[int, int] | None = None) -> Bytes | None:
+    """A picture in another size, or the middle of it.
 
     Args:
-        image: uint8 [height, width, 3].
+        image: uint8 [height, width, 3], or [height, width, 4] whose last channel is left out.
         size: height and width wanted.
         resample: a `PIL.Image.Resampling`.
+        crop: height and width of the middle to keep, at most `size`; nothing else is computed.
 
     Returns:
-        uint8 [*size, 3], what `PIL.Image.Image.resize` gives; None for a filter that is not known here.
+        uint8 [3, *size], or [3, *crop], what `PIL.Image.Image.resize` gives; None for a filter that is not known here.
     """
     kernel = KERNELS.get(resample)
     if kernel is None:
         return None
     height, width, _ = image.shape
+    across = _middle(_weights(width, size[1], kernel), size[1], (crop or size)[1])
+    down = _middle(_weights(height, size[0], kernel), size[0], (crop or size)[0])
+    words = _words(image)
     if _down_first((height, width), size) and _pillow_may_go_down_first():
-        return _across(_down(image, size[0], kernel), size[1], kernel)
-    return _down(_across(image, size[1], kernel), size[0], kernel)
+        return _planes(_across(_down(words, *down), *across))
+    first, weights = down
+    needed = slice(int(first.min()), min(int(first.max()) + weights.shape[1], height))
+    return _planes(_down(_across(words[needed], *across), first - needed.start, weights))
 
 
-def _across(image: Bytes, wanted: int, kernel: _Kernel) -> Bytes:
-    height, width, channels = image.shape
-    if wanted == width:
-        return image
-    # [width * channels, height] seen as [width, channels * height]: what a weight goes with is then one row.
-    columns = _turned(np.ascontiguousarray(image).reshape(height, width * channels)).reshape(width, channels * height)
-    made = _weighed(columns, *_weights(width, wanted, kernel))
-    back: Bytes = _turned(made.reshape(wanted * channels, height)).reshape(height, wanted, channels)
-    return back
+def pixels_of(picture: Image.Image) -> Bytes:
+    """uint8 [height, width, 4] of an RGB picture where they lie, or a copy [height, width, 3] of what lies apart."""
+    try:
+        laid = pa.array(picture)  # by the Arrow interface that Pillow has had since 11.2
+    except (TypeError, ValueError, pa.ArrowException):
+        return np.asarray(picture)
+    flat: Bytes = laid.flatten().to_numpy()
+    return flat.reshape(picture.height, picture.width, -1)
 
 
-def _down(image: Bytes, wanted: int, kernel: _Kernel) -> Bytes:
-    height, width, channels = image.shape
-    if wanted == height:
-        return image
-    rows = np.ascontiguousarray(image).reshape(height, width * channels)
-    made: Bytes = _weighed(rows, *_weights(height, wanted, kernel)).reshape(wanted, width, channels)
-    return made
+def _words(image: Bytes) -> Words:
+    """uint32 [height, width]: the channels of a pixel as one number, so that it moves as one."""
+    if image.shape[2] != np.dtype(np.uint32).itemsize or not image.flags.c_contiguous:
+        whole = np.zeros((*image.shape[:2], 4), np.uint8)
+        whole[..., :3] = image[..., :3]
+        image = whole
+    words: Words = image.view(np.uint32)[..., 0]
+    return words
+
+
+def _middle(weights: Weights, whole: int, kept: int) -> Weights:
+    """The weights of the middle places alone."""
+    start = (whole - kept) // 2
+    return weights[0][start : start + kept], weights[1][start : start + kept]
 
 
 def _down_first(size: tuple[int, int], wanted: tuple[int, int]) -> bool:
@@ -78,8 +97,9 @@ def _pillow_may_go_down_first() -> bool:
     """What the Pillow that is installed does, seen from a picture whose bytes tell."""
     kernel = KERNELS[int(Image.Resampling.BICUBIC)]
     picture = np.random.default_rng(0).integers(0, 256, (64, 16, 3), np.uint8)
-    down_first = _across(_down(picture, 16, kernel), 32, kernel)
-    return np.array_equal(np.asarray(Image.fromarray(picture).resize((32, 16), Image.Resampling.BICUBIC)), down_first)
+    down_first = _planes(_across(_down(_words(picture), *_weights(64, 16, kernel)), *_weights(16, 32, kernel)))
+    by_pillow = np.asarray(Image.fromarray(picture).resize((32, 16), Image.Resampling.BICUBIC))
+    return np.array_equal(np.moveaxis(by_pillow, -1, 0), down_first)
 
 
 @dataclass(frozen=True)
@@ -121,8 +141,8 @@ KERNELS: Final = {
 
 
 @lru_cache(maxsize=1024)  # pictures of a corpus come in few sizes
-def _weights(size: int, wanted: int, kernel: _Kernel) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Of each place wanted: the first pixel that it is made of, int64 [wanted], and the weights, int32 [wanted, n]."""
+def _weights(size: int, wanted: int, kernel: _Kernel) -> Weights:
+    """The weights, fixed-point, of every place along one side."""
     scale = size / wanted
     stretch = max(scale, 1.0)
     reach = kernel.support * stretch
@@ -141,45 +161,78 @@ def _weights(size: int, wanted: int, kernel: _Kernel) -> tuple[npt.NDArray[np.in
     # The last rows would reach beyond the picture with weights of 0.
     first_kept = np.minimum(first, size - count) if size >= count else np.zeros_like(first)
     shift = first - first_kept
-    moved = np.zeros((wanted, min(count, size)), np.int32)
+    held = min(count, size)
+    moved = np.zeros((wanted, held + -held % TAPS), np.int32)
     for place in range(wanted):
-        kept = fixed[place, : moved.shape[1] - shift[place]]
+        kept = fixed[place, : held - shift[place]]
         moved[place, shift[place] : shift[place] + len(kept)] = kept
     return first_kept, moved
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _turned(rows: Bytes) -> Bytes:
-    """[n, m] to [m, n]."""
-    n, m = rows.shape
-    out = np.empty((m, n), np.uint8)
-    whole = n - n % TURNED
-    for start in range(0, whole, TURNED):
-        part = rows[start : start + TURNED]
-        for column in range(m):
-            for row in range(TURNED):
-                out[column, start + row] = part[row, column]
-    for row in range(whole, n):
-        for column in range(m):
-            out[column, row] = rows[row, column]
+def _across(words: Words, first: npt.NDArray[np.int64], weights: npt.NDArray[np.int32]) -> Words:
+    """Weighted sums along each row, from `first` on, rounded to bytes: [height, width] to [height, wanted]."""
+    height, width = words.shape
+    wanted, count = weights.shape
+    out = np.empty((height, wanted), np.uint32)
+    turned = np.empty((width, TURNED), np.uint32)
+    made = np.empty((1, TURNED), np.uint32)
+    columns, made_bytes = turned.view(np.uint8), made.view(np.uint8)
+    total = np.empty(4 * TURNED, np.int32)
+    start, stop = first.min(), min(first.max() + count, width)
+    for top in range(0, height, TURNED):
+        rows = min(TURNED, height - top)
+        part = words[top : top + rows]
+        for column in range(start, stop):
+            for row in range(rows):
+                turned[column, row] = part[row, column]
+        for place in range(wanted):
+            _sum(columns, first[place], weights[place], total, made_bytes[0], 4 * TURNED)
+            for row in range(rows):
+                out[top + row, place] = made[0, row]
     return out
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _weighed(rows: Bytes, first: npt.NDArray[np.int64], weights: npt.NDArray[np.int32]) -> Bytes:
-    """Weighted sums of rows [size, m], from `first` on, rounded to bytes: [wanted, m]."""
-    wanted, count = weights.shape
-    m = rows.shape[1]
-    out = np.empty((wanted, m), np.uint8)
-    total = np.empty(m, np.int32)
+def _down(words: Words, first: npt.NDArray[np.int64], weights: npt.NDArray[np.int32]) -> Words:
+    """Weighted sums along each column, from `first` on, rounded to bytes: [height, width] to [wanted, width]."""
+    wanted = len(weights)
+    width = words.shape[1]
+    out = np.empty((wanted, width), np.uint32)
+    rows, made = words.view(np.uint8), out.view(np.uint8)
+    total = np.empty(4 * width, np.int32)
     for place in range(wanted):
-        total[:] = HALF
-        for k in range(count):
-            weight = weights[place, k]
-            if weight != 0:
-                row = rows[first[place] + k]
-                for j in range(m):
-                    total[j] += np.int32(row[j]) * weight
-        for j in range(m):
-            out[place, j] = min(max(total[j] >> PRECISION, 0), 255)
+        _sum(rows, first[place], weights[place], total, made[place], 4 * width)
+    return out
+
+
+@numba.njit(cache=True, nogil=True, inline="always")  # type: ignore[untyped-decorator]
+def _sum(
+    rows: Bytes, first: int, weights: npt.NDArray[np.int32], total: npt.NDArray[np.int32], out: Bytes, size: int
+) -> None:
+    """The weighted sum of rows [n, size] from `first` on, rounded to bytes; weights beyond the last row are 0."""
+    last = len(rows) - 1
+    for j in range(size):
+        total[j] = HALF
+    for k in range(0, len(weights), TAPS):
+        a, b, c = weights[k], weights[k + 1], weights[k + 2]
+        at = first + k
+        of_a, of_b, of_c = rows[min(at, last)], rows[min(at + 1, last)], rows[min(at + 2, last)]
+        for j in range(size):
+            total[j] += np.int32(of_a[j]) * a + np.int32(of_b[j]) * b + np.int32(of_c[j]) * c
+    for j in range(size):
+        out[j] = min(max(total[j] >> PRECISION, 0), 255)
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _planes(words: Words) -> Bytes:
+    """[height, width] to uint8 [3, height, width]."""
+    height, width = words.shape
+    out = np.empty((3, height, width), np.uint8)
+    for row in range(height):
+        for column in range(width):
+            word = words[row, column]
+            out[0, row, column] = word & 255
+            out[1, row, column] = (word >> 8) & 255
+            out[2, row, column] = (word >> 16) & 255
     return out
