@@ -82,13 +82,24 @@ def test_packed_stores_hold_the_states_of_padded_ones_compiled_or_not(tmp_path, 
     assert verify(one.storage) == []
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("turned", [False, True], ids=["rows", "columns lie together"])
+def test_means_over_tokens_of_several_sequences_are_the_same_however_they_lie(turned, dtype):
+    hidden = torch.randn(3, 300, 130).to(dtype)
+    hidden = hidden.transpose(1, 2).contiguous().transpose(1, 2) if turned else hidden
+    starts, stops = torch.tensor([0, 301, 640]), torch.tensor([299, 302, 900])
+    ours = segment_mean(hidden.cuda(), starts.cuda(), stops.cuda()).cpu()
+    expected = torch.stack([hidden.flatten(0, 1)[a:b].float().mean(0) for a, b in zip(starts, stops, strict=True)])
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_segment_means_on_a_gpu_equal_those_on_a_cpu(dtype):
     rows = torch.randn(500, 300).to(dtype)
     rows[5] = float("nan")  # in a gap: nothing is read of it
     starts, stops = torch.tensor([1, 7, 40, 41, 120]), torch.tensor([4, 40, 41, 119, 500])
-    ours = segment_mean(rows.cuda(), starts.cuda(), stops.cuda()).cpu()
-    torch.testing.assert_close(ours, segment_mean(rows, starts, stops), rtol=1e-5, atol=1e-6)
+    ours = segment_mean(rows[None].cuda(), starts.cuda(), stops.cuda()).cpu()
+    torch.testing.assert_close(ours, segment_mean(rows[None], starts, stops), rtol=1e-5, atol=1e-6)
 
 
 def llama_on(device: str):

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain, groupby
 from multiprocessing.connection import wait
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from hubstore.extraction.settings import Settings
 from hubstore.extraction.sharing import Shared, Writer
 from hubstore.models import MediaInputs, MediaReader, Model
 
-CHUNK: Final = 8
+CHUNK: Final = 16
 """Items that a process reads at once; of each process, three such chunks are in memory."""
 
 MOST_PROCESSES: Final = 16
@@ -140,25 +141,25 @@ class MediaFeed:
             if not self._processes or self._seen <= FEW:
                 yield from read_rows(self._task, table.to_pylist())
                 continue
-            piece = self._shared.take()
-            waiting.append((piece, self._started().submit(_read, table.to_pylist(), piece)))
+            waiting.append(self._sent(table))
             if len(waiting) > 3 * self._processes:
                 yield from self._received(*waiting.popleft())
         while waiting:
             yield from self._received(*waiting.popleft())
 
+    def _sent(self, table: pa.Table) -> tuple[int, Future[_Packed]]:
+        """A table on its way to a process: the piece that it lies in, and what will come of it."""
+        (rows,) = table.combine_chunks().to_batches()
+        request, piece = rows.serialize(), self._shared.take()
+        self._shared.send(piece, request)
+        return piece, self._started().submit(_read, piece, request.size, table.schema)
+
     def _received(self, piece: int, read: Future[_Packed]) -> Iterator[ReadItem]:
         packed = read.result()
         memory = self._shared.received(piece)
-        for item, places in packed:
-            if item.inputs is None:
-                yield item
-                continue
-            tensors = {
-                name: memory[start : start + dtype.itemsize * torch.Size(shape).numel()].view(dtype).view(shape)
-                for name, dtype, shape, start in places
-            }
-            yield replace(item, inputs=replace(item.inputs, tensors=tensors))
+        tensors = chain.from_iterable(stack.items(memory) for stack in packed.stacks)
+        for item in packed.items:
+            yield item if item.inputs is None else replace(item, inputs=replace(item.inputs, tensors=next(tensors)))
 
     def _started(self) -> ProcessPoolExecutor:
         """The processes: copies of one that has imported what they need, and knows nothing of a GPU."""
@@ -184,11 +185,34 @@ def _modules(task: Task) -> list[str]:
     return ["hubstore.models.resize", *sorted(one.__module__ for one in classes if one is not type(None))]
 
 
-_Place = tuple[str, torch.dtype, tuple[int, ...], int]  # name, dtype, shape, first byte
+@dataclass(frozen=True)
+class _Stack:
+    """Items one after the other whose tensors have the same names, dtypes and shapes: each name's lie end to end.
+
+    Args:
+        count: of items.
+        tensors: name, dtype, shape of one item's, and the first byte in the piece of memory.
+    """
+
+    count: int
+    tensors: tuple[tuple[str, torch.dtype, torch.Size, int], ...]
+
+    def items(self, memory: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
+        """The tensors of each item, in few calls: torch hands the interpreter to another thread at every one."""
+        columns = []
+        for name, dtype, shape, start in self.tensors:
+            laid = memory[start : start + self.count * dtype.itemsize * shape.numel()].view(dtype)
+            columns.append([(name, tensor) for tensor in laid.view(self.count, *shape).unbind()])
+        return (dict(of_item) for of_item in zip(*columns, strict=True))
 
 
-_Packed = list[tuple[ReadItem, list[_Place]]]
-"""Read items without their tensors, and where these lie in a piece of shared memory."""
+@dataclass(frozen=True)
+class _Packed:
+    """Read items without their tensors, and where these lie in a piece of memory."""
+
+    items: list[ReadItem]
+    stacks: list[_Stack]
+
 
 _task: Task
 _writer: Writer
@@ -216,10 +240,15 @@ def _ready() -> None:
     """Nothing: a process that has done it has started."""
 
 
-def _read(rows: Sequence[Mapping[str, Any]], piece: int) -> _Packed:
-    items = read_rows(_task, rows)
-    named = [list(item.inputs.tensors.items()) if item.inputs else [] for item in items]
-    starts = iter(_writer.write(piece, [tensor for of_item in named for _, tensor in of_item]))
+def _read(piece: int, size: int, schema: pa.Schema) -> _Packed:
+    items = read_rows(_task, pa.ipc.read_record_batch(_writer.request(piece, size), schema).to_pylist())
+    named = [item.inputs.tensors for item in items if item.inputs]
+    alike = [list(run) for _, run in groupby(named, _shapes)]
+    starts = iter(_writer.write(piece, [[of[name] for of in run] for run in alike for name in run[0]]))
+    stacks = [_Stack(len(run), tuple((*shape, next(starts)) for shape in _shapes(run[0]))) for run in alike]
     bare = [replace(item, inputs=replace(item.inputs, tensors={})) if item.inputs else item for item in items]
-    places = [[(name, t.dtype, tuple(t.shape), next(starts)) for name, t in of_item] for of_item in named]
-    return list(zip(bare, places, strict=True))
+    return _Packed(bare, stacks)
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, torch.dtype, torch.Size]]:
+    return [(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()]

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import torch
 
-from hubstore.models import Batch, Spans
+from hubstore.models import Batch
 
 
 def pool(hidden: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
@@ -23,41 +23,41 @@ def pool(hidden: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
     Returns:
         [items, width], or [tokens, width].
     """
-    rows = hidden.flatten(0, 1)
-    if pooling == "tokens":
-        return rows.index_select(0, batch.token_rows)
-    if pooling == "last":
-        return rows.index_select(0, batch.last)
     spans = {"media": batch.media, "text": batch.text}.get(pooling)
     if spans is not None:
-        return _span_mean(rows, spans)
+        return segment_mean(_rows(hidden, spans.rows)[None], spans.bounds[:-1], spans.bounds[1:])
     first = batch.first + batch.skip
-    if pooling == "first":
-        return rows.index_select(0, first)
+    chosen = {"tokens": batch.token_rows, "last": batch.last, "first": first}.get(pooling)
+    if chosen is not None:
+        return _rows(hidden, chosen)
     if batch.packing is not None or hidden.is_cuda:
-        return segment_mean(rows, first, batch.last + 1)
+        return segment_mean(hidden, first, batch.last + 1)
     return _padded_mean(hidden, first, batch.last)
 
 
-def _span_mean(rows: torch.Tensor, spans: Spans) -> torch.Tensor:
-    return segment_mean(rows.index_select(0, spans.rows), spans.bounds[:-1], spans.bounds[1:])
+def _rows(hidden: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Rows of the flattened states; those that lie otherwise, as behind a convolution, are not copied for it."""
+    if hidden.is_contiguous():
+        return hidden.flatten(0, 1).index_select(0, chosen)
+    return hidden[chosen // hidden.shape[1], chosen % hidden.shape[1]]
 
 
-def segment_mean(rows: torch.Tensor, starts: torch.Tensor, stops: torch.Tensor) -> torch.Tensor:
+def segment_mean(hidden: torch.Tensor, starts: torch.Tensor, stops: torch.Tensor) -> torch.Tensor:
     """Means of rows [start, stop), in float32; the same bits every time.
 
     Args:
-        rows: [tokens, width].
+        hidden: [batch, length, width], whose rows are counted from one sequence to the next.
         starts: int64 [items], ascending.
-        stops: int64 [items]; none is beyond the next item's start.
+        stops: int64 [items]; none is beyond the next item's start, nor beyond its own sequence.
 
     Returns:
         float32 [items, width].
     """
-    if rows.is_cuda and find_spec("triton"):
+    if hidden.is_cuda and find_spec("triton"):
         from hubstore.extraction import pooling_cuda
 
-        return pooling_cuda.segment_mean(rows, starts, stops)
+        return pooling_cuda.segment_mean(hidden, starts, stops)
+    rows = hidden.flatten(0, 1)
     # Every second segment is the gap between two items.
     offsets = torch.stack([starts, stops], dim=1).flatten()
     sums = torch.segment_reduce(rows.float(), "sum", offsets=offsets, axis=0, unsafe=True)[::2]

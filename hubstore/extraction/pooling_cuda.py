@@ -13,28 +13,47 @@ COLUMNS = 256
 """Of a hidden state, summed by one program."""
 
 
-def segment_mean(rows: torch.Tensor, starts: torch.Tensor, stops: torch.Tensor) -> torch.Tensor:
-    """As `pooling.segment_mean`; every sum has one order, so the same bits every time."""
-    rows = rows.contiguous()
-    width = rows.shape[1]
-    out = torch.empty((len(starts), width), dtype=torch.float32, device=rows.device)
-    grid = (len(starts), triton.cdiv(width, COLUMNS))
-    with torch.cuda.device(rows.device):
-        _segment_mean[grid](rows, starts, stops, out, width, ROWS=ROWS, COLUMNS=COLUMNS)
+def segment_mean(hidden: torch.Tensor, starts: torch.Tensor, stops: torch.Tensor) -> torch.Tensor:
+    """As `pooling.segment_mean`; every sum has one order, so the same bits every time.
+
+    States are read as they lie: those of an encoder that begins with convolutions have the tokens of a column, not
+    the columns of a token, side by side.
+    """
+    _, length, width = hidden.shape
+    out = torch.empty((len(starts), width), dtype=torch.float32, device=hidden.device)
+    turned = hidden.stride(1) < hidden.stride(2)
+    rows, columns = (ROWS * 8, COLUMNS // 8) if turned else (ROWS, COLUMNS)
+    grid = (len(starts), triton.cdiv(width, columns))
+    with torch.cuda.device(hidden.device):
+        _segment_mean[grid](hidden, *hidden.stride(), starts, stops, out, length, width, ROWS=rows, COLUMNS=columns)
     return out
 
 
 @triton.jit  # type: ignore[untyped-decorator, unused-ignore]
-def _segment_mean(rows, starts, stops, out, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
+def _segment_mean(  # type: ignore[no-untyped-def]
+    hidden,
+    sequence_step,
+    row_step,
+    column_step,
+    starts,
+    stops,
+    out,
+    length,
+    width,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
     item = tl.program_id(0)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    start = tl.load(starts + item)
-    stop = tl.load(stops + item)
+    first = tl.load(starts + item)
+    sequence = first // length
+    start = first - sequence * length
+    stop = tl.load(stops + item) - sequence * length
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for at in range(start, stop, ROWS):
         row = at + tl.arange(0, ROWS)
         inside = (row < stop)[:, None] & (columns < width)[None, :]
-        part = tl.load(rows + row[:, None] * width + columns[None, :], mask=inside, other=0.0)
-        total += part.to(tl.float32)
+        place = sequence * sequence_step + row[:, None] * row_step + columns[None, :] * column_step
+        total += tl.load(hidden + place, mask=inside, other=0.0).to(tl.float32)
     mean = tl.sum(total, axis=0) / (stop - start).to(tl.float32)
     tl.store(out + item * width + columns, mean, mask=columns < width)

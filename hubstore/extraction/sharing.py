@@ -1,8 +1,8 @@
-"""Memory that reading processes write into and this one reads from: used again and again, so that sending is one copy.
+"""Memory between this process and those that read for it: used again and again, so that sending is one copy each way.
 
-A piece is an anonymous file in memory that this process makes and another opens by way of /proc; it grows when a
-writer needs more, and is gone with the processes that have it, however they end. Handles of other kinds cost a talk
-with a busy process for every piece.
+A piece is an anonymous file in memory that this process makes and another opens by way of /proc. What is to be read
+lies in it on the way there, what was read on the way back. It grows when more is to be laid into it, and is gone with
+the processes that have it, however they end. Handles of other kinds cost a talk with a busy process for every piece.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 
 ALIGNED: Final = 64
-"""Bytes to whose multiples tensors are laid."""
+"""Bytes to whose multiples stacks are laid."""
 
 SPARE: Final = 4
 """A piece that must grow grows by a quarter more than needed: the next items may be a little larger."""
@@ -43,18 +44,27 @@ class Shared:
             self._mapped[piece] = None
             return piece
 
+    def send(self, piece: int, request: pa.Buffer) -> None:
+        """Lay what another process is to read into a piece that nobody uses."""
+        if os.fstat(piece).st_size < request.size:
+            os.ftruncate(piece, request.size + request.size // SPARE)
+        np.frombuffer(self._whole(piece), np.uint8)[: request.size] = np.frombuffer(request, np.uint8)
+
     def received(self, piece: int) -> torch.Tensor:
         """uint8 [size]: what was written into a piece, mapped. When no tensor is left over it, the piece is free."""
-        size = os.fstat(piece).st_size
-        if size == 0:
+        if os.fstat(piece).st_size == 0:
             self._free.put(piece)
             return torch.empty(0, dtype=torch.uint8)
+        held: Bytes = np.frombuffer(self._whole(piece), np.uint8)
+        weakref.finalize(held, self._free.put, piece).atexit = False
+        return torch.from_numpy(held)
+
+    def _whole(self, piece: int) -> mmap.mmap:
+        size = os.fstat(piece).st_size
         mapped = self._mapped[piece]
         if mapped is None or len(mapped) < size:
             mapped = self._mapped[piece] = mmap.mmap(piece, size)
-        held: Bytes = np.frombuffer(mapped, np.uint8)
-        weakref.finalize(held, self._free.put, piece).atexit = False
-        return torch.from_numpy(held)
+        return mapped
 
     def close(self) -> None:
         """Give every piece back; what a tensor still lies over stays readable."""
@@ -74,17 +84,25 @@ class Writer:
         self._owner = owner
         self._mapped: dict[int, mmap.mmap] = {}
 
-    def write(self, piece: int, tensors: Sequence[torch.Tensor]) -> list[int]:
-        """Lay tensors of the CPU into a piece; the first byte of each."""
+    def request(self, piece: int, size: int) -> pa.Buffer:
+        """What was sent in a piece: it stays until something is written there."""
+        return pa.py_buffer(self._room(piece, size)).slice(0, size)
+
+    def write(self, piece: int, stacks: Sequence[Sequence[torch.Tensor]]) -> list[int]:
+        """Lay tensors of the CPU into a piece, those of a stack end to end; the first byte of each stack."""
         starts, size = [], 0
-        for tensor in tensors:
+        for stack in stacks:
             starts.append(size)
-            size += tensor.nbytes + -tensor.nbytes % ALIGNED
+            size += sum(tensor.nbytes for tensor in stack)
+            size += -size % ALIGNED
         if size:
             whole: Bytes = np.frombuffer(self._room(piece, size), np.uint8)
-            for start, tensor in zip(starts, tensors, strict=True):
-                flat = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-                whole[start : start + len(flat)] = flat
+            for start, stack in zip(starts, stacks, strict=True):
+                at = start
+                for tensor in stack:
+                    flat = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+                    whole[at : at + len(flat)] = flat
+                    at += len(flat)
         return starts
 
     def _room(self, piece: int, size: int) -> mmap.mmap:

@@ -54,10 +54,13 @@ def resize_rgb(image: Bytes, size: tuple[int, int], resample: int, crop: tuple[i
     down = _middle(_weights(height, size[0], kernel), size[0], (crop or size)[0])
     words = _words(image)
     if _down_first((height, width), size) and _pillow_may_go_down_first():
-        return _planes(_across(_down(words, *down), *across))
-    first, weights = down
-    needed = slice(int(first.min()), min(int(first.max()) + weights.shape[1], height))
-    return _planes(_down(_across(words[needed], *across), first - needed.start, weights))
+        made = _across(_down(words, *down), *across)
+    else:
+        first, weights = down
+        needed = slice(int(first.min()), min(int(first.max()) + weights.shape[1], height))
+        made = _down(_across(words[needed], *across), first - needed.start, weights)
+    planes: Bytes = _planes(made)
+    return planes
 
 
 def pixels_of(picture: Image.Image) -> Bytes:

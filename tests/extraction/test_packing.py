@@ -210,7 +210,7 @@ def test_plain_packed_attention_is_softmax_over_each_item_within_its_window(caus
 def test_segment_means_leave_out_the_gaps():
     rows = torch.randn(20, 5, dtype=torch.bfloat16)
     starts, stops = torch.tensor([1, 4, 9]), torch.tensor([4, 8, 10])
-    ours = segment_mean(rows, starts, stops)
+    ours = segment_mean(rows[None], starts, stops)
     expected = torch.stack([rows[a:b].float().mean(0) for a, b in zip(starts, stops, strict=True)])
     torch.testing.assert_close(ours, expected)
 

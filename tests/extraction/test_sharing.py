@@ -15,7 +15,7 @@ def test_what_is_written_is_read_whatever_its_dtype_and_shape():
     shared, writer = Shared(), Writer(os.getpid())
     sent = [torch.randn(3, 5), torch.arange(7, dtype=torch.uint8), torch.randn(2, 3).bfloat16(), torch.randn(4, 4).t()]
     piece = shared.take()
-    starts = writer.write(piece, sent)
+    starts = writer.write(piece, [[tensor] for tensor in sent])
     memory = shared.received(piece)
     for start, tensor in zip(starts, sent, strict=True):
         assert torch.equal(placed(memory, start, tensor), tensor)
@@ -25,7 +25,7 @@ def test_what_is_written_is_read_whatever_its_dtype_and_shape():
 def test_a_piece_is_used_again_when_nothing_lies_over_it_and_not_before():
     shared, writer = Shared(), Writer(os.getpid())
     piece = shared.take()
-    writer.write(piece, [torch.zeros(10)])
+    writer.write(piece, [[torch.zeros(10)]])
     memory = shared.received(piece)
     view = placed(memory, 0, torch.zeros(10))
     del memory
@@ -38,11 +38,11 @@ def test_a_piece_is_used_again_when_nothing_lies_over_it_and_not_before():
 def test_a_piece_grows_for_items_that_are_larger():
     shared, writer = Shared(), Writer(os.getpid())
     piece = shared.take()
-    writer.write(piece, [torch.ones(10)])
+    writer.write(piece, [[torch.ones(10)]])
     shared.received(piece)
     assert shared.take() == piece
     large = torch.arange(100_000)
-    (start,) = writer.write(piece, [large])
+    (start,) = writer.write(piece, [[large]])
     assert torch.equal(placed(shared.received(piece), start, large), large)
     shared.close()
 
@@ -52,7 +52,7 @@ def test_what_was_received_can_be_read_after_the_end_and_files_are_closed():
     shared, writer = Shared(), Writer(os.getpid())
     piece = shared.take()
     sent = torch.arange(1000)
-    writer.write(piece, [sent])
+    writer.write(piece, [[sent]])
     received = placed(shared.received(piece), 0, sent)
     shared.close()
     assert torch.equal(received, sent)

@@ -95,7 +95,6 @@ def _scored(queries: Tensor, rows: Tensor, chosen: Tensor, cosine: bool) -> Tens
     if not scores.numel():
         return scores
     queries, rows = (part if part.stride(1) == 1 else part.contiguous() for part in (queries, rows))
-    block = min(WIDTH, max(32, triton.next_power_of_2(width)))
     _pair_scores[(q, triton.cdiv(count, PAIRS))](
         queries,
         queries.stride(0),
@@ -107,10 +106,15 @@ def _scored(queries: Tensor, rows: Tensor, chosen: Tensor, cosine: bool) -> Tens
         width,
         cosine,
         PAIRS,
-        block,
+        _block(width),
         num_warps=4,
     )
     return scores
+
+
+def _block(width: int) -> int:
+    """Columns that are summed at once."""
+    return int(min(WIDTH, max(32, triton.next_power_of_2(width))))
 
 
 @triton.jit
@@ -156,9 +160,13 @@ def _join_crowded(
     COSINE: tl.constexpr,
     COUNT: tl.constexpr,
     K: tl.constexpr,
+    PAIRS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """Score what is left of crowded groups, and let it into the best; most queries have none."""
+    """Score what is left of crowded groups, and let it into the best; most queries have none.
+
+    As many rows at once as `_pair_scores` takes, and as wide: else sums had another order, and equal rows no tie.
+    """
     query = tl.program_id(0).to(tl.int64)
     slot = tl.arange(0, COUNT)
     last = tl.min(tl.load(found + query * COUNT + slot), 0)
@@ -170,33 +178,36 @@ def _join_crowded(
             if (second_of != -9223372036854775808) & (second_of >= last):
                 first_row = 0x7FFFFFFF - (tl.load(found + query * COUNT + number) & 0x7FFFFFFF)
                 second_row = 0x7FFFFFFF - (second_of & 0x7FFFFFFF)
-                place = tl.arange(0, 16)
-                row = first_row // 64 * 64 + place // 2 * 8 + first_row % 8 // 2 * 2 + place % 2
-                there = (row < n) & (row != first_row) & (row != second_row)
-                index = row.to(tl.int64)
-                score, _ = row_scores(queries, q_stride, query, rows, r_stride, index, there, width, COSINE, 16, WIDTH)
-                held = tl.arange(0, K)
-                held_score = tl.load(best_scores + query * k + held, held < k, other=-float("inf"))
-                held_index = tl.load(best_indices + query * k + held, held < k, other=-1)
-                holds = held_index >= 0
-                # A row's rank is the number of those before it: of the held ones, and of the others of its group.
-                before = (held_score[:, None] > score[None, :]) | (
-                    (held_score[:, None] == score[None, :]) & (held_index[:, None] < index[None, :])
-                )
-                before = before & holds[:, None] & there[None, :]
-                after = (before == 0) & holds[:, None] & there[None, :]
-                among = (score[:, None] > score[None, :]) | (
-                    (score[:, None] == score[None, :]) & (index[:, None] < index[None, :])
-                )
-                among = among & there[:, None] & there[None, :]
-                held_rank = held + tl.sum(after.to(tl.int32), 1)
-                rank = tl.sum(before.to(tl.int32), 0) + tl.sum(among.to(tl.int32), 0)
-                tl.debug_barrier()
-                tl.store(best_scores + query * k + held_rank, held_score, holds & (held_rank < k))
-                tl.store(best_indices + query * k + held_rank, held_index, holds & (held_rank < k))
-                tl.store(best_scores + query * k + rank, score, there & (rank < k))
-                tl.store(best_indices + query * k + rank, index, there & (rank < k))
-                tl.debug_barrier()
+                for part in range(0, 16, PAIRS):
+                    place = part + tl.arange(0, PAIRS)
+                    row = first_row // 64 * 64 + place // 2 * 8 + first_row % 8 // 2 * 2 + place % 2
+                    there = (row < n) & (row != first_row) & (row != second_row)
+                    index = row.to(tl.int64)
+                    score, _ = row_scores(
+                        queries, q_stride, query, rows, r_stride, index, there, width, COSINE, PAIRS, WIDTH
+                    )
+                    held = tl.arange(0, K)
+                    held_score = tl.load(best_scores + query * k + held, held < k, other=-float("inf"))
+                    held_index = tl.load(best_indices + query * k + held, held < k, other=-1)
+                    holds = held_index >= 0
+                    # A row's rank is the number of those before it: of the held ones, and of the others of its group.
+                    before = (held_score[:, None] > score[None, :]) | (
+                        (held_score[:, None] == score[None, :]) & (held_index[:, None] < index[None, :])
+                    )
+                    before = before & holds[:, None] & there[None, :]
+                    after = (before == 0) & holds[:, None] & there[None, :]
+                    among = (score[:, None] > score[None, :]) | (
+                        (score[:, None] == score[None, :]) & (index[:, None] < index[None, :])
+                    )
+                    among = among & there[:, None] & there[None, :]
+                    held_rank = held + tl.sum(after.to(tl.int32), 1)
+                    rank = tl.sum(before.to(tl.int32), 0) + tl.sum(among.to(tl.int32), 0)
+                    tl.debug_barrier()
+                    tl.store(best_scores + query * k + held_rank, held_score, holds & (held_rank < k))
+                    tl.store(best_indices + query * k + held_rank, held_index, holds & (held_rank < k))
+                    tl.store(best_scores + query * k + rank, score, there & (rank < k))
+                    tl.store(best_indices + query * k + rank, index, there & (rank < k))
+                    tl.debug_barrier()
 
 
 def join_crowded(
@@ -246,7 +257,8 @@ def join_crowded(
         cosine,
         count,
         max(2, triton.next_power_of_2(k)),
-        min(WIDTH // 2, max(32, triton.next_power_of_2(width))),
+        PAIRS,
+        _block(width),
         num_warps=4,
     )
 
