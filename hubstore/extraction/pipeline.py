@@ -397,22 +397,34 @@ class _Run:
             assert read.inputs is not None
             held[number] = read.inputs
             about.previews[number] = read.preview
-            size += sum(tensor.nbytes for tensor in read.inputs.tensors.values())
+            about.tokens[number] = self._capture.model.adapters[modality].length_of(read.inputs)
+            about.truncated[number] = read.inputs.truncated
+            about.media[number] = [edge for span in read.inputs.media for edge in span]
+            size += read.inputs.nbytes
             if len(held) >= WINDOW_ITEMS or size >= WINDOW_BYTES:
-                self._send_media(modality, held, about)
-                held, size = {}, 0
-        self._send_media(modality, held, about)
+                held = self._send_media(modality, held, about)
+                size = sum(inputs.nbytes for inputs in held.values())
+        self._send_media(modality, held, about, last=True)
 
-    def _send_media(self, modality: str, held: Mapping[int, MediaInputs], about: _About) -> None:
+    def _send_media(
+        self, modality: str, held: Mapping[int, MediaInputs], about: _About, *, last: bool = False
+    ) -> dict[int, MediaInputs]:
+        """Send what is held in batches, and give back what fills none, unless it is the last: a GPU takes as long for
+        a batch of two as for one of twenty. Where most would be given back, as of many shapes, it goes all the same.
+        """
         work, model = self._work, self._capture.model
         numbers, inputs = np.array(list(held), np.int64), list(held.values())
-        for number, item in held.items():
-            about.tokens[number] = model.adapters[modality].length_of(item)
-            about.truncated[number] = item.truncated
-            about.media[number] = [edge for span in item.media for edge in span]
-        for member in media_members(inputs, about.tokens[numbers], work.media_tokens, work.how[modality]):
-            batch = model.collate_media(modality, [inputs[i] for i in member])
-            self._send(batch.placed(*about.places(numbers[member])))
+        lengths = about.tokens[numbers]
+        members = list(media_members(inputs, lengths, work.media_tokens, work.how[modality]))
+        rest = [member for member in members if (len(member) + 1) * lengths[member].max() <= work.media_tokens]
+        if last or 2 * sum(map(len, rest)) > len(held):
+            rest = []
+        left = {int(number) for member in rest for number in numbers[member]}
+        for member in members:
+            if int(numbers[member[0]]) not in left:
+                batch = model.collate_media(modality, [inputs[i] for i in member])
+                self._send(batch.placed(*about.places(numbers[member])))
+        return {number: held[number] for number in sorted(left)}
 
     def _send(self, batch: HostBatch) -> None:
         sent = self._staging.send(batch)

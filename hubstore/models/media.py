@@ -47,6 +47,11 @@ class MediaInputs:
     length: int | None = None
     truncated: bool = False
 
+    @property
+    def nbytes(self) -> int:
+        """Of its tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
 
 @dataclass(frozen=True)
 class MediaReader:
@@ -279,16 +284,12 @@ def _runs(tensors: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
     """The same, those that lie end to end in one piece of memory as one: fewer calls for as many bytes."""
     place = 0
     while place < len(tensors):
-        first = tensors[place]
-        memory, end, stop = first.untyped_storage().data_ptr(), first.data_ptr() + first.nbytes, place + 1
-        while (
-            stop < len(tensors)
-            and tensors[stop].data_ptr() == end
-            and tensors[stop].untyped_storage().data_ptr() == memory
-            and tensors[stop].is_contiguous()
-        ):
+        first, stop = tensors[place], place + 1
+        memory, end = first.untyped_storage(), first.data_ptr() + first.nbytes
+        beyond = memory.data_ptr() + memory.nbytes()
+        while stop < len(tensors) and tensors[stop].data_ptr() == end and end + tensors[stop].nbytes <= beyond:
             end, stop = end + tensors[stop].nbytes, stop + 1
-        if stop > place + 1 and first.is_contiguous():
+        if all(tensor.is_contiguous() for tensor in tensors[place:stop]):
             yield first.as_strided(((end - first.data_ptr()) // first.itemsize,), (1,), first.storage_offset())
         else:
             yield from (tensor.contiguous() for tensor in tensors[place:stop])

@@ -15,7 +15,8 @@ from hubstore.corpus import Corpus, Item, Media
 from hubstore.corpus.media import open_image, open_sound
 from hubstore.corpus.previews import mime_of
 from hubstore.errors import CorpusError, ModelError
-from hubstore.extraction import Capture, Settings, Watch, append, encode, extract, media
+from hubstore.extraction import Capture, Settings, Watch, append, encode, extract, media, pipeline
+from hubstore.models import Model
 from hubstore.store import StoreReader, verify
 from tests.tiny_media import FAMILIES, picture, sound, tiny_media_model
 
@@ -116,6 +117,24 @@ def test_captions_between_pictures_are_counted_at_their_places_and_pictures_read
     store = StoreReader(tmp_path / "x.hub")
     assert (len(store), corpus.skipped.count) == (13, 1)
     assert store.hidden(1, "tokens").shape[0] == sum(store.items["tokens"].to_pylist()) == done.progress.tokens
+
+
+def test_pictures_go_in_whole_batches_however_many_are_read_at_once(tmp_path, monkeypatch):
+    given = [item for item in items("image", 40) if item.modality == "image"]
+    sizes, collate = [], Model.collate_media
+    monkeypatch.setattr(pipeline, "WINDOW_ITEMS", 10)
+    model = tiny_media_model("vit")
+    length = model.adapters["image"].length_of(model.adapters["image"].reader.read(picture(0, 40, 40)))
+    settings = Settings(poolings=("mean",), dtype="float32", media_tokens=4 * length)
+    extract(Corpus.from_items(given[:3]), model, tmp_path / "few.hub", settings)
+    monkeypatch.setattr(
+        Model, "collate_media", lambda self, *given: sizes.append(len(given[1])) or collate(self, *given)
+    )
+    extract(Corpus.from_items(given), model, tmp_path / "x.hub", settings)
+    assert sizes[-len(given) // 4 :] == [4] * (len(given) // 4)
+    store, few = StoreReader(tmp_path / "x.hub"), StoreReader(tmp_path / "few.hub")
+    assert store.items["id"].to_pylist() == [item.id for item in given]
+    torch.testing.assert_close(store.hidden(1, "mean").read()[:3], few.hidden(1, "mean").read())
 
 
 @pytest.mark.parametrize("poolings", [("last",), ("tokens", "last")])
