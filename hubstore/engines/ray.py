@@ -33,8 +33,9 @@ import torch
 from hubstore.engines.cluster import LOOK_S, Needs, Room, connected, first_line, ray, unanswered
 from hubstore.errors import EngineError, HubstoreError, StoreError
 from hubstore.extraction.capture import Capture
-from hubstore.extraction.pipeline import Progress, Work, run_shards
+from hubstore.extraction.pipeline import Progress, run_shards
 from hubstore.extraction.plan import PLAN, PlannedShard
+from hubstore.extraction.prepare import Work
 from hubstore.extraction.workers import Task, sendable, summed
 from hubstore.models import Model
 from hubstore.store import Storage, open_storage

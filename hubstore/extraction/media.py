@@ -8,12 +8,12 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from multiprocessing.connection import wait
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 import torch
@@ -26,6 +26,8 @@ from hubstore.extraction.settings import Settings
 from hubstore.extraction.sharing import Shared, Writer
 from hubstore.models import MediaInputs, MediaReader, Model
 
+T = TypeVar("T")
+
 CHUNK: Final = 16
 """Items that a process reads at once; of each process, three such chunks are in memory."""
 
@@ -33,6 +35,9 @@ MOST_PROCESSES: Final = 16
 
 BESIDE: Final = 2
 """Cores that are left to the process that feeds the model."""
+
+STEPS_AHEAD: Final = 4
+"""Steps without anything to read that are taken while others are read: into the next shard, hardly further."""
 
 FEW: Final = 256
 """Items that are read here before other processes are started: it takes as long to start them."""
@@ -125,38 +130,61 @@ class MediaFeed:
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._shared.close()
 
-    def read(self, tables: Iterator[pa.Table], expected: int = 0) -> Iterator[ReadItem]:
+    def expect(self, items: int) -> None:
+        """Say how many items there will be: processes for many start while the first are read here."""
+        if self._processes and items > FEW and self._pool is None:
+            for _ in range(self._processes):
+                self._started().submit(_ready)
+
+    def read(self, tables: Iterable[pa.Table], expected: int = 0) -> Iterator[ReadItem]:
         """Each item of the tables, in order; the tables are taken as there is room for them.
 
         Args:
             tables: rows of ITEM_SCHEMA.
-            expected: how many items there will be: processes for many start while the first are read here.
+            expected: how many items there will be.
         """
-        if self._processes and expected > FEW and self._pool is None:
-            for _ in range(self._processes):
-                self._started().submit(_ready)
-        waiting: deque[tuple[int, Future[_Packed]]] = deque()
-        for table in tables:
-            self._seen += len(table)
-            if not self._processes or self._seen <= FEW:
-                yield from read_rows(self._task, table.to_pylist())
-                continue
-            waiting.append(self._sent(table))
-            if len(waiting) > 3 * self._processes:
-                yield from self._received(*waiting.popleft())
-        while waiting:
-            yield from self._received(*waiting.popleft())
+        self.expect(expected)
+        for _, read in self.follow((None, table) for table in tables):
+            yield from read
 
-    def _sent(self, table: pa.Table) -> tuple[int, Future[_Packed]]:
-        """A table on its way to a process: the piece that it lies in, and what will come of it."""
+    def follow(self, steps: Iterable[tuple[T, pa.Table | None]]) -> Iterator[tuple[T, Iterable[ReadItem]]]:
+        """Each step with the items of its table, in order; steps are taken ahead of need while tables are read.
+
+        Args:
+            steps: anything, and rows of ITEM_SCHEMA where there are some to read.
+        """
+        waiting: deque[tuple[T, Iterable[ReadItem] | _Away]] = deque()
+        away = 0
+        for step, table in steps:
+            waiting.append((step, () if table is None else self._begun(table)))
+            away += isinstance(waiting[-1][1], _Away)
+            while waiting and (
+                not isinstance(waiting[0][1], _Away) or away > 3 * self._processes or len(waiting) - away > STEPS_AHEAD
+            ):
+                away -= isinstance(waiting[0][1], _Away)
+                yield self._next(waiting)
+        while waiting:
+            yield self._next(waiting)
+
+    def _next(self, waiting: deque[tuple[T, Iterable[ReadItem] | _Away]]) -> tuple[T, Iterable[ReadItem]]:
+        step, read = waiting.popleft()
+        return step, self._received(read) if isinstance(read, _Away) else read
+
+    def _begun(self, table: pa.Table) -> Iterable[ReadItem] | _Away:
+        self._seen += len(table)
+        if not self._processes or self._seen <= FEW:
+            return read_rows(self._task, table.to_pylist())
+        return self._sent(table)
+
+    def _sent(self, table: pa.Table) -> _Away:
         (rows,) = table.combine_chunks().to_batches()
         request, piece = rows.serialize(), self._shared.take()
         self._shared.send(piece, request)
-        return piece, self._started().submit(_read, piece, request.size, table.schema)
+        return _Away(piece, self._started().submit(_read, piece, request.size, table.schema))
 
-    def _received(self, piece: int, read: Future[_Packed]) -> Iterator[ReadItem]:
-        packed = read.result()
-        memory = self._shared.received(piece)
+    def _received(self, away: _Away) -> Iterator[ReadItem]:
+        packed = away.read.result()
+        memory = self._shared.received(away.piece)
         tensors = chain.from_iterable(stack.items(memory) for stack in packed.stacks)
         for item in packed.items:
             yield item if item.inputs is None else replace(item, inputs=replace(item.inputs, tensors=next(tensors)))
@@ -204,6 +232,14 @@ class _Stack:
             laid = memory[start : start + self.count * dtype.itemsize * shape.numel()].view(dtype)
             columns.append([(name, tensor) for tensor in laid.view(self.count, *shape).unbind()])
         return (dict(of_item) for of_item in zip(*columns, strict=True))
+
+
+@dataclass(frozen=True)
+class _Away:
+    """A table at a process: the piece of memory that it lies in, and what will come of it."""
+
+    piece: int
+    read: Future[_Packed]
 
 
 @dataclass(frozen=True)

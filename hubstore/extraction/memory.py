@@ -21,7 +21,7 @@ SLOTS = 2
 """Shards in memory: one is assembled while the other is written."""
 
 STAGED = 4
-"""Batches whose copy to the device may be on its way; the model's thread is no further ahead than that."""
+"""Batches whose copy to the device may be on its way."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,25 @@ class ShardMemory:
             return done
 
 
+@dataclass(frozen=True)
+class Sent:
+    """A batch on its way to the device; there when `copied` says so."""
+
+    batch: Batch
+    copied: torch.cuda.Event | None = None
+
+    def arrived(self) -> Batch:
+        """The batch, for what is given to the device from here on; nothing waits in this process."""
+        if self.copied is not None:
+            stream = torch.cuda.current_stream(self.batch.first.device)
+            stream.wait_event(self.copied)
+            for tensor in self.batch.tensors:
+                tensor.record_stream(stream)
+        return self.batch
+
+
 class Staging:
-    """Pinned memory through which batches go to a GPU in one copy each; elsewhere they are made in place.
+    """Pinned memory through which batches go to a GPU beside what it computes; elsewhere they are made in place.
 
     Args:
         device: the model's.
@@ -111,19 +128,20 @@ class Staging:
         self._size = 10 * tokens  # ids, positions, rows and places of tokens; bounds and four numbers of every item
         self._ring: list[tuple[torch.Tensor, torch.cuda.Event]] = []
         if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._ring = [
                 (torch.empty(self._size, dtype=torch.int64, pin_memory=True), torch.cuda.Event())  # type: ignore[no-untyped-call]
                 for _ in range(STAGED)
             ]
 
-    def send(self, batch: HostBatch) -> Batch:
-        """The batch on the device; waits while all staging memory is on its way."""
-        if not self._ring or batch.elements > self._size:
-            return batch.to(self._device)
+    def send(self, batch: HostBatch) -> Sent:
+        """The batch on its way; waits while all staging memory is."""
+        if not self._ring:
+            return Sent(batch.to(self._device))
         memory, copied = self._ring.pop(0)
         copied.synchronize()
-        with torch.cuda.device(self._device):
-            sent = batch.to(self._device, memory)
-            copied.record()
+        with torch.cuda.stream(self._stream):
+            sent = batch.to(self._device, memory if batch.elements <= self._size else None)
+            copied = self._stream.record_event()
         self._ring.append((memory, copied))
-        return sent
+        return Sent(sent, copied)

@@ -20,7 +20,7 @@ from hubstore.extraction.capture import Capture
 from hubstore.extraction.compiled import COMPILE_FROM, block_parameters
 from hubstore.extraction.media import CHUNK, MediaFeed, media_task, processes_for, read_rows
 from hubstore.extraction.members import rows_by_modality
-from hubstore.extraction.pipeline import Progress, Work, run_shards
+from hubstore.extraction.pipeline import Progress, run_shards
 from hubstore.extraction.plan import (
     GENERATION_ITEMS,
     Plan,
@@ -32,6 +32,7 @@ from hubstore.extraction.plan import (
     load_plan,
     make_plan,
 )
+from hubstore.extraction.prepare import Work
 from hubstore.extraction.room import require_room
 from hubstore.extraction.selfcheck import (
     PackingAsked,

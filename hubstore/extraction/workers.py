@@ -22,8 +22,9 @@ import torch
 
 from hubstore.errors import HubstoreError, ModelError, StoreError
 from hubstore.extraction.capture import Capture
-from hubstore.extraction.pipeline import Progress, Work, run_shards
+from hubstore.extraction.pipeline import Progress, run_shards
 from hubstore.extraction.plan import PlannedShard
+from hubstore.extraction.prepare import Work
 from hubstore.models import Model
 
 SECONDS_TO_END = 5.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -91,6 +91,17 @@ class Batch:
     modality: str = "text"
     media: Spans | None = None
     text: Spans | None = None
+
+    @property
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """All that it holds on its device."""
+        yield from self.inputs.values()
+        yield from (getattr(self, name) for name in ROWS)
+        for spans in (self.media, self.text):
+            if spans is not None:
+                yield from (spans.rows, spans.bounds)
+        if self.packing is not None:
+            yield self.packing.bounds
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from hubstore.corpus import Corpus, Item, Media
 from hubstore.corpus.media import open_image, open_sound
 from hubstore.corpus.previews import mime_of
 from hubstore.errors import CorpusError, ModelError
-from hubstore.extraction import Capture, Settings, Watch, append, encode, extract, media, pipeline
+from hubstore.extraction import Capture, Settings, Watch, append, encode, extract, media, prepare
 from hubstore.models import Model
 from hubstore.store import StoreReader, verify
 from tests.tiny_media import FAMILIES, picture, sound, tiny_media_model
@@ -122,7 +122,7 @@ def test_captions_between_pictures_are_counted_at_their_places_and_pictures_read
 def test_pictures_go_in_whole_batches_however_many_are_read_at_once(tmp_path, monkeypatch):
     given = [item for item in items("image", 40) if item.modality == "image"]
     sizes, collate = [], Model.collate_media
-    monkeypatch.setattr(pipeline, "WINDOW_ITEMS", 10)
+    monkeypatch.setattr(prepare, "WINDOW_ITEMS", 10)
     model = tiny_media_model("vit")
     length = model.adapters["image"].length_of(model.adapters["image"].reader.read(picture(0, 40, 40)))
     settings = Settings(poolings=("mean",), dtype="float32", media_tokens=4 * length)

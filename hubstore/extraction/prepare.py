@@ -1,0 +1,297 @@
+"""From a plan's shards to batches in host memory: texts are tokenised, pictures and sounds are read ahead."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from hubstore.errors import CorpusError, HubstoreError
+from hubstore.extraction.media import CHUNK, MediaFeed, ReadItem, media_task, processes_for
+from hubstore.extraction.members import batch_members, media_members, runs_of
+from hubstore.extraction.plan import Plan, PlannedItems, PlannedShard
+from hubstore.extraction.settings import Settings
+from hubstore.models import Batching, HostBatch, MediaInputs, Model, collate, tokenize
+from hubstore.models.batch import Integers
+from hubstore.store import Layout, Storage
+
+TOKENIZED: Final = 512
+"""Texts given to the tokenizer at once."""
+
+WINDOW_ITEMS = 512
+WINDOW_BYTES = 256 << 20
+"""Pictures or sounds that are held to be put into batches of like length."""
+
+TOLD: Final = 100
+"""Broken items that are named."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What extracting needs to know beside the model.
+
+    Args:
+        storage: the store, locked by the caller.
+        layout: its shapes.
+        settings: resolved settings.
+        plan: the plan that the shards are of.
+        how: by modality, how batches are made, as the self-check found.
+        skip_broken: whether pictures and sounds that cannot be read are left out; else they stop the run.
+        processes: that read pictures and sounds; None to choose by the device.
+    """
+
+    storage: Storage
+    layout: Layout
+    settings: Settings
+    plan: Plan
+    how: Mapping[str, Batching]
+    skip_broken: bool = False
+    processes: int | None = None
+
+    @property
+    def media_tokens(self) -> int:
+        """Tokens of a full batch of pictures or sounds."""
+        assert self.settings.media_tokens is not None
+        return self.settings.media_tokens
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a full batch."""
+        assert self.settings.batch_tokens is not None
+        return self.settings.batch_tokens
+
+
+@dataclass(frozen=True)
+class ShardStart:
+    """Heads a shard's batches; by pooling, the rows that are prepared for it."""
+
+    planned: PlannedShard
+    rows: dict[str, int]
+
+
+@dataclass(frozen=True)
+class ShardEnd:
+    """Follows a shard's batches: its item table, and which of its planned items are in it, where not all are."""
+
+    items: pa.Table
+    kept: torch.Tensor | None
+    previews: pa.Table | None
+    skipped: int = 0
+    broken: tuple[str, ...] = ()
+
+
+class _About:
+    """What becomes known of a shard's items while they are prepared."""
+
+    def __init__(self, count: int, tokens: npt.NDArray[np.int32] | None) -> None:
+        self.tokens = np.zeros(count, np.int32)
+        self.truncated = np.zeros(count, bool)
+        self.media: list[list[int] | None] = [None] * count
+        self.previews: list[bytes | None] = [None] * count
+        self.broken: dict[int, HubstoreError] = {}
+        self._planned = tokens
+        self._ends = None if tokens is None else np.cumsum(tokens, dtype=np.int64)
+
+    def places(self, members: Integers) -> tuple[Integers, Integers]:
+        """Where pooled rows of these items go, and rows of their tokens."""
+        if self._ends is None or self._planned is None:
+            return members, np.arange(self.tokens[members].sum(), dtype=np.int64)
+        ends, lengths = self._ends[members], self._planned[members]
+        return members, np.concatenate([np.arange(a - n, a) for a, n in zip(ends, lengths, strict=True)])
+
+    def changed(self, start: int, stop: int) -> int | None:
+        """The first item whose tokens are not as many as when it was planned."""
+        if self._planned is None:
+            return None
+        differ = np.flatnonzero(self._planned[start:stop] != self.tokens[start:stop])
+        return start + int(differ[0]) if len(differ) else None
+
+    def end(self, table: pa.Table, previews: bool) -> ShardEnd:
+        """The shard's item table, without what is broken."""
+        columns = {
+            "tokens": pa.array(self.tokens),
+            "truncated": pa.array(self.truncated),
+            "media_ranges": pa.array(self.media, pa.list_(pa.int32())),
+        }
+        shown = table.select(["id"]).append_column("data", pa.array(self.previews, pa.binary())) if previews else None
+        for name, column in columns.items():
+            table = table.append_column(name, column)
+        if not self.broken:
+            return ShardEnd(table, None, _there(shown))
+        kept = np.setdiff1d(np.arange(len(table)), list(self.broken))
+        shown = None if shown is None else shown.take(pa.array(kept))
+        why = tuple(str(error) for _, error in sorted(self.broken.items()))[:TOLD]
+        return ShardEnd(table.take(pa.array(kept)), torch.from_numpy(kept), _there(shown), len(self.broken), why)
+
+
+def _there(previews: pa.Table | None) -> pa.Table | None:
+    """Those items that have a preview."""
+    return None if previews is None else previews.filter(pc.is_valid(previews["data"]))
+
+
+@dataclass
+class _Shard:
+    """A shard that is being prepared.
+
+    Args:
+        planned: of the plan.
+        table: its items, without the bytes of media.
+        about: what is known of them by now.
+        held: pictures or sounds that were read and are in no batch yet, by their place in the shard.
+        held_bytes: of their tensors.
+    """
+
+    planned: PlannedShard
+    table: pa.Table
+    about: _About
+    held: dict[int, MediaInputs] = field(default_factory=dict)
+    held_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step through a plan: into a shard, to items [start, stop) of one modality or past them, and out."""
+
+    shard: _Shard
+    kind: Literal["start", "read", "run", "end"]
+    modality: str = ""
+    start: int = 0
+    stop: int = 0
+
+
+class Preparation:
+    """What a model is given of a plan.
+
+    Args:
+        work: the plan and how it is extracted.
+        model: whose tokenizer and processors it is.
+    """
+
+    def __init__(self, work: Work, model: Model) -> None:
+        self._work = work
+        self._model = model
+        self._items = PlannedItems(work.storage)
+
+    def parts(self, shards: Iterable[PlannedShard]) -> Generator[ShardStart | HostBatch | ShardEnd]:
+        """Every shard's start, its batches and its end; a shard is taken when reading comes to it.
+
+        Raises:
+            CorpusError: media cannot be read and are not to be left out, or an item is not as it was planned.
+        """
+        processes = processes_for(self._model.device, self._work.processes)
+        with MediaFeed(media_task(self._model, self._work.settings), processes) as feed:
+            for step, read in feed.follow(self._steps(shards, feed)):
+                yield from self._done(step, read)
+
+    def _steps(self, shards: Iterable[PlannedShard], feed: MediaFeed) -> Iterator[tuple[_Step, pa.Table | None]]:
+        counted = "tokens" in self._work.layout.poolings
+        for planned in shards:
+            table = self._items.read(planned.start, planned.stop)
+            tokens = self._items.tokens(planned.start, planned.stop) if counted else None
+            shard = _Shard(planned, table, _About(len(table), tokens))
+            yield _Step(shard, "start"), None
+            for modality, start, stop in runs_of(table["modality"]):
+                if modality != "text":
+                    feed.expect(stop - start)
+                    for at in range(start, stop, CHUNK):
+                        end = min(at + CHUNK, stop)
+                        rows = self._items.read(planned.start + at, planned.start + end, media=True)
+                        yield _Step(shard, "read", modality, at, end), rows
+                yield _Step(shard, "run", modality, start, stop), None
+            yield _Step(shard, "end"), None
+
+    def _done(self, step: _Step, read: Iterable[ReadItem]) -> Iterator[ShardStart | HostBatch | ShardEnd]:
+        work, shard = self._work, step.shard
+        count, about = len(shard.table), shard.about
+        match step.kind:
+            case "start":
+                tokens = shard.planned.tokens
+                yield ShardStart(shard.planned, {p: tokens if p == "tokens" else count for p in work.layout.poolings})
+            case "read":
+                yield from self._held(step, read)
+            case "run":
+                yield from self._texts(step) if step.modality == "text" else self._media(step, last=True)
+                self._require_as_planned(step)
+            case "end":
+                if len(about.broken) == count:
+                    raise CorpusError(f"none of {count} items can be read; the first: {about.broken[0]}")
+                yield about.end(shard.table, work.settings.previews)
+
+    def _require_as_planned(self, step: _Step) -> None:
+        changed = step.shard.about.changed(step.start, step.stop)
+        if changed is not None:
+            raise CorpusError(
+                f"item {step.shard.table['id'][changed].as_py()!r} has {step.shard.about.tokens[changed]} tokens, and "
+                f"another number when it was planned; it was changed since. Remove {self._work.storage.root} and run "
+                "again"
+            )
+
+    def _texts(self, step: _Step) -> Iterator[HostBatch]:
+        work, about = self._work, step.shard.about
+        how = work.how["text"]
+        texts = step.shard.table["text"].slice(step.start, step.stop - step.start).to_pylist()
+        token_ids, about.truncated[step.start : step.stop] = self._tokenize(texts)
+        lengths = np.array([len(ids) for ids in token_ids], np.int32)
+        about.tokens[step.start : step.stop] = lengths
+        for member in batch_members(lengths, work.batch_tokens, how):
+            batch = collate(self._model, [token_ids[i] for i in member], how, work.batch_tokens)
+            yield batch.placed(*about.places(member + step.start))
+
+    def _tokenize(self, texts: list[str]) -> tuple[list[Sequence[int]], list[bool]]:
+        """A few texts at a time, and their ids as plain numbers: a tokenizer's own output is many times as large."""
+        assert self._work.settings.max_tokens is not None
+        template = self._work.settings.template
+        token_ids: list[Sequence[int]] = []
+        cut: list[bool] = []
+        for start in range(0, len(texts), TOKENIZED):
+            part = [template.replace("{text}", text) for text in texts[start : start + TOKENIZED]]
+            ids, cut_here = tokenize(self._model, part, self._work.settings.max_tokens)
+            token_ids += [array("i", of_text) for of_text in ids]
+            cut += cut_here
+        return token_ids, cut
+
+    def _held(self, step: _Step, read: Iterable[ReadItem]) -> Iterator[HostBatch]:
+        shard, about = step.shard, step.shard.about
+        for number, item in enumerate(read, start=step.start):
+            if item.error is not None:
+                if not self._work.skip_broken:
+                    raise CorpusError(f"{item.error}; or leave out what cannot be read, with --on-error skip")
+                about.broken[number] = item.error
+                continue
+            assert item.inputs is not None
+            shard.held[number] = item.inputs
+            shard.held_bytes += item.inputs.nbytes
+            about.previews[number] = item.preview
+            about.tokens[number] = self._model.adapters[step.modality].length_of(item.inputs)
+            about.truncated[number] = item.inputs.truncated
+            about.media[number] = [edge for span in item.inputs.media for edge in span]
+            if len(shard.held) >= WINDOW_ITEMS or shard.held_bytes >= WINDOW_BYTES:
+                yield from self._media(step)
+
+    def _media(self, step: _Step, *, last: bool = False) -> Iterator[HostBatch]:
+        """What is held, in batches; what fills none is held on, unless it is the last.
+
+        A GPU takes as long for a batch of two as for one of twenty. Where most would be held on, as of many shapes,
+        it goes all the same.
+        """
+        work, about, held = self._work, step.shard.about, step.shard.held
+        numbers, inputs = np.array(list(held), np.int64), list(held.values())
+        lengths = about.tokens[numbers]
+        members = list(media_members(inputs, lengths, work.media_tokens, work.how[step.modality]))
+        rest = [member for member in members if (len(member) + 1) * lengths[member].max() <= work.media_tokens]
+        if last or 2 * sum(map(len, rest)) > len(held):
+            rest = []
+        left = {int(number) for member in rest for number in numbers[member]}
+        step.shard.held = {number: held[number] for number in sorted(left)}
+        step.shard.held_bytes = sum(held[number].nbytes for number in left)
+        for member in members:
+            if int(numbers[member[0]]) not in left:
+                batch = self._model.collate_media(step.modality, [inputs[i] for i in member])
+                yield batch.placed(*about.places(numbers[member]))
