@@ -76,6 +76,10 @@ SHAPES = {
 }
 
 
+COUNTED = (0.5, 0.95)
+"""From where to where, in shares of all items, an extraction's steady rate is taken."""
+
+
 @dataclass
 class Timeline:
     """Items over time, as an extraction reports them."""
@@ -83,16 +87,20 @@ class Timeline:
     points: list[tuple[float, int]] = field(default_factory=list)
 
     def __call__(self, done: Progress) -> None:
-        """Note where the extraction is."""
+        """Note where the extraction is; at the two ends of what is counted, only when the device is there too."""
+        before = self.points[-1][1] if self.points else 0
+        crossed = any(before < share * done.total <= done.items for share in COUNTED)
+        if crossed and torch.cuda.is_available():
+            torch.cuda.synchronize()  # what was given to the device may be seconds ahead of it
         self.points.append((time.perf_counter(), done.items))
 
     def steady(self) -> float:
         """Items/s from half of all items to nineteen in twenty: every device is at work, no end is counted."""
         last = self.points[-1][1]
-        inside = [(at, items) for at, items in self.points if last / 2 <= items <= 0.95 * last]
-        if len(inside) < 2 or inside[-1][1] == inside[0][1]:
-            inside = [self.points[0], self.points[-1]]
-        (start, first), (stop, second) = inside[0], inside[-1]
+        ends = [next(point for point in self.points if point[1] >= share * last) for share in COUNTED]
+        if ends[0][1] == ends[1][1]:
+            ends = [self.points[0], self.points[-1]]
+        (start, first), (stop, second) = ends
         return (second - first) / (stop - start)
 
 
