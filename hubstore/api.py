@@ -86,9 +86,11 @@ class Store(StoreReader):
             engine: "local", or "ray": exactly, by a cluster whose actors have ranges of the rows.
             address: of the Ray cluster; see `hubstore.engines.cluster.connected`.
             device: where to search: "auto", "cpu" or "cuda".
-            options: filters and effort.
+            options: filters, effort, and `centred`.
         """
         check_engine(engine, address)
+        if engine != "local" and options.get("centred"):
+            raise EngineError("centred neighbours are searched for in one process; leave --engine ray out")
         encoder = None
         if not (texts is None and images is None and audio is None):
             names = [self.layer_name(layer) for layer in (self.layers if layers is None else layers)]

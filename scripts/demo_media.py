@@ -14,13 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import torch
 from rich.console import Console
 from rich.table import Table
 
 import hubstore
 from hubstore.corpus import Corpus, Item, Media
-from hubstore.store import StoreReader
 
 DATA = Path(__file__).parents[1] / "hubstore/experiments/data"
 LANGUAGES = ("es", "fr", "de", "pt", "ru", "zh", "ja", "ko", "hi", "sw")
@@ -66,20 +64,7 @@ def items() -> Iterator[Item]:
                 yield Item(f"{language}/{label}", called[label][language], language, label)
 
 
-def nearest(store: StoreReader, item: str, language: str, layer: str) -> str:
-    """The name in a language whose state is nearest to an item's, the means of both partitions removed."""
-    position = int(store.positions([item])[0])
-    about = store.items.slice(position, 1).to_pylist()[0]
-    states = store.hidden(layer)
-    own = store.partition(f"{about['modality']}/{about['language']}").positions()
-    names = store.partition(language).positions()
-    query = states.take([position]).float() - states.take(own).float().mean(0)
-    candidates = states.take(names).float()
-    cosines = torch.nn.functional.cosine_similarity(candidates - candidates.mean(0), query)
-    return str(store.items["text"][int(names[int(cosines.argmax())])].as_py())
-
-
-def show(store: StoreReader, item: str, console: Console) -> None:
+def show(store: hubstore.Store, item: str, console: Console) -> None:
     """A row for each language, a column for each layer."""
     position = int(store.positions([item])[0])
     concept = store.items["concept"][position].as_py()
@@ -92,7 +77,8 @@ def show(store: StoreReader, item: str, console: Console) -> None:
             for row in store.items.take(store.partition(language).positions()).to_pylist()
             if row["concept"] == concept
         }
-        found = [nearest(store, item, language, layer) for layer in LAYERS]
+        nearest = store.search(ids=[item], k=1, layers=LAYERS, languages=[language], modalities=["text"], centred=True)
+        found = nearest["text"].to_pylist()
         table.add_row(language, *(f"[bold green]{name}[/]" if name in right else name for name in found))
     console.print(table)
 

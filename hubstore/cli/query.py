@@ -36,7 +36,13 @@ def query(
     exclude_same_language: Annotated[
         bool, typer.Option("--exclude-same-language", help="No items in the query's own language.")
     ] = False,
-    query_language: Annotated[str | None, typer.Option(help="Language of what is asked, needed to exclude it.")] = None,
+    centred: Annotated[
+        bool,
+        typer.Option("--centred", help="Remove each modality's and language's mean first; across them, finds more."),
+    ] = False,
+    query_language: Annotated[
+        str | None, typer.Option(help="Language of what is asked, needed to exclude it or to remove its mean.")
+    ] = None,
     model: options.ModelOption = None,
     effort: Annotated[int | None, typer.Option(help="HNSW's efSearch or IVF's nprobe: recall against time.")] = None,
     allow_stale: Annotated[bool, typer.Option("--allow-stale", help="Use an index older than its store.")] = False,
@@ -72,6 +78,7 @@ def query(
         "modalities": modalities or None,
         "concepts": concepts or None,
         "exclude_same_language": exclude_same_language,
+        "centred": centred,
         "query_languages": query_language,
         "effort": effort,
     }

@@ -47,6 +47,7 @@ class Options:
     concepts: Sequence[str] | None
     exclude_same_language: bool
     exclude_self: bool
+    centred: bool
     effort: int | None
 
     def body(self) -> dict[str, Any]:

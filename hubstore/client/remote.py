@@ -246,6 +246,7 @@ class RemoteStore:
         concepts: Sequence[str] | None = None,
         exclude_same_language: bool = False,
         exclude_self: bool = True,
+        centred: bool = False,
         query_languages: str | Sequence[str] | None = None,
         effort: int | None = None,
     ) -> pa.Table:
@@ -266,6 +267,7 @@ class RemoteStore:
             concepts=_listed(concepts),
             exclude_same_language=exclude_same_language,
             exclude_self=exclude_self,
+            centred=centred,
             effort=effort,
         )
         ((what, values),) = asked.items()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
+import numpy.typing as npt
 import torch
 
 from hubstore.devices import current
 from hubstore.index.allowed import Allowed, Positions
 from hubstore.kernels import topk_cosine
-from hubstore.store import HiddenStates
 
 SLICE_ROWS = 512
 """Ranges of fewer rows on average are gathered into blocks: a tile per tiny slice costs more than the copy.
@@ -21,8 +22,20 @@ ranges of 512, 18 and 28.
 BLOCK_ROWS = 8192
 
 
+class Rows(Protocol):
+    """Rows by position, as `hubstore.store.HiddenStates` has them."""
+
+    def segments(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
+        """Pieces of rows [start, stop) in order, each with its first position."""
+        ...
+
+    def take(self, positions: npt.ArrayLike) -> torch.Tensor:
+        """The rows at `positions`, in that order."""
+        ...
+
+
 def exact_search(
-    states: HiddenStates,
+    states: Rows,
     queries: torch.Tensor,
     k: int,
     allowed: Allowed,
@@ -62,11 +75,11 @@ def exact_search(
     return scores.cpu().masked_fill(found < 0, -torch.inf), found
 
 
-def _slices(states: HiddenStates, allowed: Allowed) -> Iterator[tuple[int, torch.Tensor]]:
+def _slices(states: Rows, allowed: Allowed) -> Iterator[tuple[int, torch.Tensor]]:
     for start, stop in allowed.ranges.tolist():
         yield from states.segments(start, stop)
 
 
-def _blocks(states: HiddenStates, positions: Positions) -> Iterator[tuple[int, torch.Tensor]]:
+def _blocks(states: Rows, positions: Positions) -> Iterator[tuple[int, torch.Tensor]]:
     for start in range(0, len(positions), BLOCK_ROWS):
         yield start, states.take(positions[start : start + BLOCK_ROWS])

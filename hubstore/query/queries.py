@@ -28,12 +28,14 @@ class Queries:
     Args:
         labels: what the result calls each query.
         languages: each query's language, None where it is not known.
+        modalities: each query's modality, None for a vector.
         own_rows: int64 [queries, 2], start and stop of the query's own item among the rows; empty for a stranger.
         vectors: gives a layer's queries [queries, width].
     """
 
     labels: tuple[str, ...]
     languages: tuple[str | None, ...]
+    modalities: tuple[str | None, ...]
     own_rows: npt.NDArray[np.int64]
     vectors: Callable[[str], torch.Tensor]
 
@@ -45,16 +47,23 @@ class Queries:
 def from_ids(store: StoreReader, ids: Sequence[str], pooling: str) -> Queries:
     """Each item's own stored row; with `tokens` pooling, each of its tokens, called `id[0]`, `id[1]`, ..."""
     positions = _positions(store, ids)
-    languages = store.items["language"].take(positions).to_pylist()
+    languages, modalities = (store.items[name].take(positions).to_pylist() for name in ("language", "modality"))
     if pooling != "tokens":
         own = np.stack([positions, positions + 1], axis=1)
-        return Queries(tuple(ids), tuple(languages), own, lambda layer: store.hidden(layer, pooling).take(positions))
+        return Queries(
+            tuple(ids),
+            tuple(languages),
+            tuple(modalities),
+            own,
+            lambda layer: store.hidden(layer, pooling).take(positions),
+        )
     ranges = store.token_ranges()[positions]
     lengths = ranges[:, 1] - ranges[:, 0]
     rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
     return Queries(
         tuple(f"{name}[{token}]" for name, count in zip(ids, lengths, strict=True) for token in range(count)),
         tuple(np.repeat(np.array(languages, object), lengths)),
+        tuple(np.repeat(np.array(modalities, object), lengths)),
         np.repeat(ranges, lengths, axis=0),
         lambda layer: store.hidden(layer, pooling).take(rows),
     )
@@ -74,7 +83,8 @@ def from_items(
         raise QueryError(f"the encoder gave no states of layer {missing[0]}; it gave {', '.join(states)}")
     checked = {layer: _checked(states[layer], layer, len(items), width) for layer in layers}
     labels = tuple(item.media.name if item.media else item.text for item in items)
-    return Queries(labels, tuple(languages), _strangers(len(items)), checked.__getitem__)
+    modalities = tuple(item.modality for item in items)
+    return Queries(labels, tuple(languages), modalities, _strangers(len(items)), checked.__getitem__)
 
 
 def from_vectors(vectors: Vectors, layers: Sequence[str], width: int, languages: str | Sequence[str] | None) -> Queries:
@@ -91,7 +101,8 @@ def from_vectors(vectors: Vectors, layers: Sequence[str], width: int, languages:
         raise QueryError(f"every layer needs as many vectors; there are {sorted(counts)}")
     count = counts.pop()
     labels = tuple(f"vector {number}" for number in range(count))
-    return Queries(labels, query_languages(languages, count), _strangers(count), by_layer.__getitem__)
+    spoken = query_languages(languages, count)
+    return Queries(labels, spoken, (None,) * count, _strangers(count), by_layer.__getitem__)
 
 
 def query_languages(languages: str | Sequence[str] | None, count: int) -> tuple[str | None, ...]:

@@ -15,8 +15,10 @@ import torch
 
 from hubstore.corpus import Item, Media
 from hubstore.corpus.remote import medium_name
+from hubstore.devices import resolve_device
 from hubstore.errors import QueryError
 from hubstore.index import Allowed, SearchableLayer, load_or_exact
+from hubstore.query.centred import CentredLayer, centred_queries, origins
 from hubstore.query.filters import Filters
 from hubstore.query.queries import Encoder, Queries, Vectors, from_ids, from_items, from_vectors, query_languages
 from hubstore.store import StoreReader
@@ -72,6 +74,7 @@ def search(
     concepts: Sequence[str] | None = None,
     exclude_same_language: bool = False,
     exclude_self: bool = True,
+    centred: bool = False,
     query_languages: str | Sequence[str] | None = None,
     encoder: Encoder | None = None,
     indexes: Mapping[str, SearchableLayer] | None = None,
@@ -97,6 +100,9 @@ def search(
         concepts: only items of one of these concepts.
         exclude_same_language: no item in the query's own language; all but items of the store need `query_languages`.
         exclude_self: leave out the item that is the query.
+        centred: remove each partition's mean from its items, and that of the query's partition from the query: without
+            them pictures, sounds and texts, or languages, mostly find how far apart they lie as a whole. Searched
+            exactly; a text given now needs `query_languages`, and vectors are taken as they are.
         query_languages: language of what is asked, one for all or one each.
         encoder: items to [items, width] by layer; called once.
         indexes: loaded indexes by layer, for callers that search often or elsewhere; else each layer's is loaded, and
@@ -126,12 +132,15 @@ def search(
     pooled = store.pooling_name(pooling)
     filters = Filters(_tuple(languages), _tuple(modalities), _tuple(concepts), exclude_same_language, exclude_self)
     asked = _Asked(_tuple(ids), _tuple(texts), _media(images), _media(audio), vectors)
-    queries = _queries(store, asked, names, pooled, query_languages, encoder)
+    queries = _queries(store, asked, names, pooled, query_languages, encoder, centred)
     if exclude_same_language and None in queries.languages:
         raise QueryError(
             "to leave out the query's own language, say which it is: query_languages=... (--query-language)"
         )
     groups = _groups(store, queries, filters, pooled)
+    if centred:
+        queries = centred_queries(store, queries, pooled)
+        indexes = {name: CentredLayer(store, name, pooled, resolve_device(device)) for name in names}
     found, kinds = [], {}
     for layer in names:
         index = (indexes or {}).get(layer) or load_or_exact(
@@ -146,6 +155,7 @@ def search(
         "layers": names,
         "indexes": kinds,
         "filters": filters.to_json(),
+        "centred": centred,
         "k": k,
         "version": __version__,
     }
@@ -199,6 +209,7 @@ def _queries(
     pooling: str,
     languages: str | Sequence[str] | None,
     encoder: Encoder | None,
+    centred: bool,
 ) -> Queries:
     given = {name: value for name, value in vars(asked).items() if value is not None}
     if len(given) != 1:
@@ -214,7 +225,11 @@ def _queries(
             f"{next(iter(given))} need an encoder: the store's model. Query by id or by vector without one"
         )
     items = asked.items()
-    return from_items(items, encoder, layers, store.width, query_languages(languages, len(items)))
+    spoken = query_languages(languages, len(items))
+    if centred:  # before a model is loaded
+        for item, language in zip(items, spoken, strict=True):
+            origins(store, item.modality, language)
+    return from_items(items, encoder, layers, store.width, spoken)
 
 
 def _groups(

@@ -153,6 +153,7 @@ class NeighboursQuery(BaseModel):
     concepts: list[str] | None = Field(None, min_length=1, max_length=1024)
     exclude_same_language: bool = False
     exclude_self: bool = True
+    centred: bool = Field(False, description="Remove each partition's mean, and the query's, first.")
     query_language: str | None = None
     effort: int | None = Field(None, ge=1, le=1_000_000)
 

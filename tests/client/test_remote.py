@@ -122,6 +122,7 @@ def test_items_are_found_by_text_and_filters(remote, texts):
         {"languages": "es"},
         {"concepts": ["3", "4", "5"]},
         {"pooling": "tokens", "layers": [1], "k": 2},
+        {"centred": True, "exclude_same_language": True, "layers": [2, 0]},
         {"effort": 20},
         {"k": 59},
     ],
@@ -146,6 +147,10 @@ def test_neighbours_of_texts_through_the_servers_model(remote, texts, model):
     near(remote.search(texts=twice, k=4), texts.search(texts=twice, k=4, model=model))
     options = {"exclude_same_language": True, "query_languages": ["en", "es", "en"], "layers": [2]}
     near(remote.search(texts=asked, **options), texts.search(texts=asked, model=model, **options))
+    near(
+        remote.search(texts=asked, centred=True, **options),
+        texts.search(texts=asked, model=model, centred=True, **options),
+    )
     same(remote.search(texts=asked, layers=[3]), texts.search(texts=asked, layers=[3], model=model))
 
 
@@ -256,6 +261,7 @@ def test_pictures_are_asked_for_by_path_by_bytes_and_as_media(pictures, tmp_path
         ("search", {"vectors": {"1": np.ones(32), "2": np.ones((2, 32))}, "layers": [1, 2]}, QueryError),
         ("search", {"vectors": np.ones(32), "exclude_same_language": True}, QueryError),
         ("search", {"vectors": np.ones(32), "query_languages": ["en", "es"]}, QueryError),
+        ("search", {"texts": ["x"], "centred": True}, QueryError),
         ("vectors", {"ids": ["nobody"]}, QueryError),
         ("vectors", {"ids": IDS, "layers": ["9"]}, QueryError),
         ("analyze", {"names": ["hub"]}, AnalysisError),

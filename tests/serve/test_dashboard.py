@@ -292,6 +292,12 @@ def test_neighbours_of_an_item_that_is_found_by_typing(page, url):
     page.get_by_label("Other languages only").check()
     settle(page)
     expect(page.locator(".hit .chip").filter(has_text="English")).to_have_count(0)
+    raw = columns.first.locator(".hit").all_inner_texts()
+    page.get_by_label("Means removed").check()
+    settle(page)
+    expect(page.get_by_text("without the mean of each language and modality")).to_be_visible()
+    assert columns.first.locator(".hit").all_inner_texts() != raw
+    assert asked(page)["centred"] == ["1"]
     page.get_by_role("combobox", name="Layers side by side").fill("1")
     page.get_by_role("combobox", name="Layers side by side").press("ArrowDown")
     page.get_by_role("combobox", name="Layers side by side").press("Enter")

@@ -37,6 +37,7 @@ class Options:
     concepts: tuple[str, ...] | None
     exclude_same_language: bool
     exclude_self: bool
+    centred: bool
     query_language: str | None
     effort: int | None
 
@@ -99,9 +100,10 @@ def _searched(snapshot: Snapshot, options: Options, encoders: Encoders, question
         concepts=options.concepts,
         exclude_same_language=options.exclude_same_language,
         exclude_self=options.exclude_self,
+        centred=options.centred,
         query_languages=options.query_language,
         encoder=encoder,
-        indexes=snapshot.indexes(options.layers, options.pooling),
+        indexes=None if options.centred else snapshot.indexes(options.layers, options.pooling),
         effort=options.effort,
         device=snapshot.device,
     )

@@ -164,6 +164,7 @@ class NeighboursView {
       (value) => change({ in: value || null }),
     );
     const others = tick("Other languages only", (value) => change({ others: value ? "1" : null }));
+    const centred = tick("Means removed", (value) => change({ centred: value ? "1" : null }));
     return {
       nodes: [
         h("div", { class: "row" }, layers.node, languages.node),
@@ -176,6 +177,7 @@ class NeighboursView {
           group.node,
           spoken.node,
           others.node,
+          centred.node,
         ),
       ],
       set(asked) {
@@ -188,6 +190,7 @@ class NeighboursView {
         spoken.node.hidden = asked.by !== "text";
         spoken.set(asked.spoken ?? "");
         others.set(asked.others);
+        centred.set(asked.centred);
       },
     };
   }
@@ -237,6 +240,7 @@ class NeighboursView {
           languages: asked.languages.length ? asked.languages : null,
           modalities: asked.modality ? [asked.modality] : null,
           exclude_same_language: asked.others,
+          centred: asked.centred,
           query_language: asked.spoken,
         },
         signal,
@@ -247,7 +251,8 @@ class NeighboursView {
   }
 
   #foot(asked) {
-    const words = "Scores are cosines. A tick marks an item of the same concept.";
+    const of = asked.centred ? " without the mean of each language and modality" : "";
+    const words = `Scores are cosines${of}. A tick marks an item of the same concept.`;
     return h(
       "div",
       { class: "figure-foot" },
@@ -277,17 +282,19 @@ function question(info, params) {
     modality: params.get("modality"),
     pooling: poolings.includes(params.get("pooling")) ? params.get("pooling") : poolings[0],
     others: params.get("others") === "1",
+    centred: params.get("centred") === "1",
     spoken: params.get("in"),
     group: ["language", "modality"].includes(params.get("group")) ? params.get("group") : "",
   };
 }
 
-function options({ layers, k, pooling, languages, modality, others }) {
-  return { layer: layers, k, pooling, language: languages, modality, exclude_same_language: others || null };
+function options({ layers, k, pooling, languages, modality, others, centred }) {
+  const limits = { language: languages, modality, exclude_same_language: others || null };
+  return { layer: layers, k, pooling, ...limits, centred: centred || null };
 }
 
 /** What to say where there is no query yet, or null. */
-function missing({ by, item, text, others, spoken }, file) {
+function missing({ by, item, text, others, centred, spoken }, file) {
   if (by === "item" && !item) {
     return ({ info }) =>
       empty(
@@ -309,12 +316,10 @@ function missing({ by, item, text, others, spoken }, file) {
       );
   }
   if (by === "text" && !text) return () => empty("Type a text.", "Enter looks for its neighbours.");
-  if (by === "text" && others && !spoken) {
+  if (by === "text" && (others || centred) && !spoken) {
+    const what = others ? "be left out" : "have its mean removed";
     return () =>
-      empty(
-        "Which language is the text in?",
-        `Say it above, so that ${languageName("en")} or another can be left out.`,
-      );
+      empty("Which language is the text in?", `Say it above, so that ${languageName("en")} or another can ${what}.`);
   }
   if (by === "file" && !file)
     return () =>

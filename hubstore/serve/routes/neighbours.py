@@ -36,7 +36,10 @@ class Choice(Tabular):
     concept: Several | None = None
     exclude_same_language: bool = False
     exclude_self: bool = True
-    query_language: Name | None = Field(None, description="Needed to leave out the language of what is no item.")
+    centred: bool = Field(False, description="Remove each partition's mean, and the query's, first.")
+    query_language: Name | None = Field(
+        None, description="Of what is no item; needed to leave its language out, or to remove its mean."
+    )
     effort: int | None = Field(None, ge=1, le=1_000_000, description="HNSW's efSearch or IVF's nprobe.")
 
     def query(self, **asked: Any) -> NeighboursQuery:
@@ -50,6 +53,7 @@ class Choice(Tabular):
             concepts=self.concept,
             exclude_same_language=self.exclude_same_language,
             exclude_self=self.exclude_self,
+            centred=self.centred,
             query_language=self.query_language,
             effort=self.effort,
             **asked,
@@ -166,6 +170,7 @@ def _options(call: Call, query: NeighboursQuery) -> Options:
         concepts=_tuple(query.concepts),
         exclude_same_language=query.exclude_same_language,
         exclude_self=query.exclude_self,
+        centred=query.centred,
         query_language=query.query_language,
         effort=query.effort,
     )
