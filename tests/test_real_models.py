@@ -21,11 +21,11 @@ def two_threads(one_thread):
     torch.set_num_threads(2)
 
 
-def recall_at_1(store, language, layer, variant):
-    table = retrieval(store, [("en", language)], layers=[layer], bootstrap=0)
-    rows = [r for r in table.to_pylist() if r["metric"] == "recall@1" and r["variant"] == variant and r["x"] == "en"]
-    assert len(rows) == 1
-    return rows[0]["value"]
+def recalls_at_1(store, languages, layers):
+    """By language, layer and variant."""
+    table = retrieval(store, [("en", language) for language in languages], layers=layers, bootstrap=0)
+    rows = [row for row in table.to_pylist() if row["metric"] == "recall@1" and row["x"] == "en"]
+    return {(row["y"], row["layer"], row["variant"]): row["value"] for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +44,22 @@ def e5(real_model, tmp_path_factory):
     [("es", 0.99, 0.99), ("zh-Hans", 0.945, 0.975), ("ru", 0.975, 0.985), ("sw", 0.965, 0.96)],
 )
 def test_e5_retrieves_translations_as_an_independent_run_does(e5, language, raw, centred):
-    assert recall_at_1(e5, language, "12", "raw") == pytest.approx(raw, abs=0.02)
-    assert recall_at_1(e5, language, "12", "centred") == pytest.approx(centred, abs=0.02)
+    found = recalls_at_1(e5, [language], ["12"])
+    assert found[language, "12", "raw"] == pytest.approx(raw, abs=0.02)
+    assert found[language, "12", "centred"] == pytest.approx(centred, abs=0.02)
 
 
 def test_gemmas_middle_layers_retrieve_translations_and_its_embeddings_do_not(real_model, tmp_path):
-    corpus = read_sample("ntrex", languages=["en", "es", "zh-Hans", "ru"], limit=100)
+    corpus = read_sample("ntrex", languages=["en", "es", "zh-Hans"], limit=100)
     model = load_model(real_model("gemma-3-270m"), device="cpu")
     assert model.kind == "causal"
     extract(corpus, model, tmp_path / "gemma.hub", Settings(poolings=("last",), dtype="float32"))
     store = StoreReader(tmp_path / "gemma.hub")
-    expected = {"es": (0.93, 0.92), "zh-Hans": (0.75, 0.84), "ru": (0.84, 0.82)}
+    expected = {"es": (0.93, 0.92), "zh-Hans": (0.75, 0.84)}
+    found = recalls_at_1(store, list(expected), store.layers)
     for language, peaks in expected.items():
         for variant, peak in zip(("raw", "centred"), peaks, strict=True):
-            over_layers = [recall_at_1(store, language, layer, variant) for layer in store.layers]
+            over_layers = [found[language, layer, variant] for layer in store.layers]
             assert max(over_layers) == pytest.approx(peak, abs=0.02), (language, variant)
             assert over_layers[0] < 0.1
             assert 5 < int(np.argmax(over_layers)) < 18, "the peak is in the middle"
@@ -85,7 +87,7 @@ def test_a_difference_of_1e_5_on_a_mean_near_1_is_right_to_two_digits(e5):
     for layer, row in found.items():
         assert row["value"] == pytest.approx(float64_difference(e5, layer), rel=1e-6)
         assert row["resolved"]
-    assert recall_at_1(e5, "es", "6", "raw") > 0.7, "small as it is, the difference is a real one"
+    assert recalls_at_1(e5, ["es"], ["6"])["es", "6", "raw"] > 0.7, "small as it is, the difference is a real one"
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

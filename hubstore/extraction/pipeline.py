@@ -137,7 +137,7 @@ def run_shards(
     Args:
         work: store, plan and settings.
         capture: the model with its hooks.
-        shards: those to do; the next is taken when the one before is prepared.
+        shards: those to do; the next is taken when what comes before it has been read.
         total: items that are in them, or that others do beside.
         progress: called after every batch and every commit.
 
