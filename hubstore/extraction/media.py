@@ -13,7 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from multiprocessing.connection import wait
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import pyarrow as pa
 import torch
@@ -35,6 +35,9 @@ MOST_PROCESSES: Final = 16
 
 BESIDE: Final = 2
 """Cores that are left to the process that feeds the model."""
+
+PORTION_BYTES: Final = 32 << 20
+"""Of encoded files that a process is sent at once, unless one alone has more."""
 
 STEPS_AHEAD: Final = 4
 """Steps without anything to read that are taken while others are read: into the next shard, hardly further."""
@@ -153,28 +156,29 @@ class MediaFeed:
         Args:
             steps: anything, and rows of ITEM_SCHEMA where there are some to read.
         """
-        waiting: deque[tuple[T, Iterable[ReadItem] | _Away]] = deque()
-        away = 0
+        waiting: deque[_Waiting[T]] = deque()
         for step, table in steps:
-            waiting.append((step, () if table is None else self._begun(table)))
-            away += isinstance(waiting[-1][1], _Away)
-            while waiting and (
-                not isinstance(waiting[0][1], _Away) or away > 3 * self._processes or len(waiting) - away > STEPS_AHEAD
-            ):
-                away -= isinstance(waiting[0][1], _Away)
-                yield self._next(waiting)
-        while waiting:
-            yield self._next(waiting)
+            waiting.append(self._begun(step, table))
+            away = sum(len(one.away) for one in waiting)
+            empty = sum(not one.away for one in waiting)
+            while waiting and (not waiting[0].away or away > 3 * self._processes or empty > STEPS_AHEAD):
+                first = waiting.popleft()
+                away -= len(first.away)
+                empty -= not first.away
+                yield first.step, self._items(first)
+        for first in waiting:
+            yield first.step, self._items(first)
 
-    def _next(self, waiting: deque[tuple[T, Iterable[ReadItem] | _Away]]) -> tuple[T, Iterable[ReadItem]]:
-        step, read = waiting.popleft()
-        return step, self._received(read) if isinstance(read, _Away) else read
-
-    def _begun(self, table: pa.Table) -> Iterable[ReadItem] | _Away:
+    def _begun(self, step: T, table: pa.Table | None) -> _Waiting[T]:
+        if table is None:
+            return _Waiting(step)
         self._seen += len(table)
         if not self._processes or self._seen <= FEW:
-            return read_rows(self._task, table.to_pylist())
-        return self._sent(table)
+            return _Waiting(step, read_rows(self._task, table.to_pylist()))
+        return _Waiting(step, away=[self._sent(portion) for portion in _portions(table)])
+
+    def _items(self, begun: _Waiting[T]) -> Iterable[ReadItem]:
+        return begun.read if not begun.away else chain.from_iterable(map(self._received, begun.away))
 
     def _sent(self, table: pa.Table) -> _Away:
         (rows,) = table.combine_chunks().to_batches()
@@ -240,6 +244,23 @@ class _Away:
 
     piece: int
     read: Future[_Packed]
+
+
+@dataclass(frozen=True)
+class _Waiting(Generic[T]):
+    """A step that was taken, and what was read of its table here, or the portions that processes read."""
+
+    step: T
+    read: Sequence[ReadItem] = ()
+    away: Sequence[_Away] = ()
+
+
+def _portions(table: pa.Table) -> list[pa.Table]:
+    """A table in parts of not too many bytes: pieces of memory that have grown stay as large."""
+    if len(table) == 1 or table.nbytes <= PORTION_BYTES:
+        return [table]
+    half = len(table) // 2
+    return _portions(table[:half]) + _portions(table[half:])
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import chain
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -252,3 +253,27 @@ def test_files_are_read_where_they_are(tmp_path):
     shutil.rmtree(tmp_path / "in")
     with pytest.raises(CorpusError, match="there is no such file"):
         extract(Corpus.from_items(given), tiny_media_model("llava"), tmp_path / "y.hub")
+
+
+@pytest.mark.parametrize("portion", [1, 800, 1 << 20])
+def test_items_are_read_in_order_by_other_processes_in_portions_of_so_many_bytes(portion, monkeypatch):
+    monkeypatch.setattr(media, "FEW", 0)
+    monkeypatch.setattr(media, "PORTION_BYTES", portion)
+    sent, send = [], media.MediaFeed._sent
+    monkeypatch.setattr(media.MediaFeed, "_sent", lambda feed, table: sent.append(table) or send(feed, table))
+    model = tiny_media_model("vit")
+    task = media.media_task(model, Settings(poolings=("mean",)).resolve(model))
+    given = [item for item in items("image", 9, broken=(4,)) if item.modality == "image"]
+    tables = [pa.Table.from_batches([batch]) for batch in Corpus.from_items(given).batches()]
+    wanted = [one for table in tables for one in media.read_rows(task, table.to_pylist())]
+    steps = [("before", None), *((number, table[:5]) for number, table in enumerate(tables)), ("after", None)]
+    with media.MediaFeed(task, 1) as feed:
+        found = [(step, list(read)) for step, read in feed.follow(steps)]
+        found[1][1].extend(feed.read(table[5:] for table in tables))
+    assert [step for step, _ in found] == ["before", 0, "after"]
+    assert all(table.nbytes <= portion or len(table) == 1 for table in sent)
+    assert len(sent) == {1: 9, 800: 4, 1 << 20: 2}[portion]
+    for one, other in zip(found[1][1], wanted, strict=True):
+        assert str(one.error) == str(other.error)
+        if other.inputs is not None:
+            assert torch.equal(one.inputs.tensors["pixel_values"], other.inputs.tensors["pixel_values"])
