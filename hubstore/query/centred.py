@@ -52,12 +52,8 @@ def centred_queries(store: StoreReader, queries: Queries, pooling: str) -> Queri
     every = [origins(store, *of) for of in zip(queries.modalities, queries.languages, strict=True)]
 
     def vectors(layer: str) -> torch.Tensor:
-        return torch.stack(
-            [
-                row.double() - _mean_of(store, names, layer, pooling)
-                for row, names in zip(queries.vectors(layer), every, strict=True)
-            ]
-        )
+        means = {names: _mean_of(store, names, layer, pooling) for names in set(every)}
+        return queries.vectors(layer).double() - torch.stack([means[names] for names in every])
 
     return replace(queries, vectors=vectors)
 
