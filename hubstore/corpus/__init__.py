@@ -8,6 +8,7 @@ from hubstore.corpus.item import ITEM_SCHEMA, Item, Media
 from hubstore.corpus.opening import open_corpus
 from hubstore.corpus.parallel import read_parallel
 from hubstore.corpus.sample import read_sample, sample_names
+from hubstore.corpus.source import same_source
 from hubstore.corpus.tables import read_csv, read_jsonl, read_parquet
 from hubstore.corpus.webdataset import read_webdataset
 
@@ -27,5 +28,6 @@ __all__ = [
     "read_parquet",
     "read_sample",
     "read_webdataset",
+    "same_source",
     "sample_names",
 ]

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 import pyarrow as pa
@@ -46,7 +47,7 @@ class Skipped:
         self.messages.clear()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Corpus:
     """Items from somewhere, streamed: nothing holds them all.
 
@@ -54,23 +55,38 @@ class Corpus:
 
     Attributes:
         name: What a user would call it: a file's name, a dataset's id.
-        source: What the items depend on, as JSON can hold it: kind, columns, files with their size
-            and time of change, dataset id and revision, limit. Two corpora of equal source give equal items.
+        described: What the items depend on, as JSON can hold it: kind, columns, files with their size and
+            digest, dataset id and revision, limit; or a function that says so, called when `source` is asked for.
+        read: Reads the items, from the first.
+        skip_errors: Whether a row that is not valid is left out, rather than an end to all.
+        seek: Reads the items after so many, which it need not parse; there where that is possible.
         skipped: What the latest pass left out; filled while `batches` is read.
     """
 
     name: str
-    source: Mapping[str, Any]
-    read: Callable[[Refuse], Iterator[Item]] = field(repr=False, compare=False)
+    described: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = field(repr=False)
+    read: Callable[[Refuse], Iterator[Item]] = field(repr=False)
     skip_errors: bool = False
-    skipped: Skipped = field(default_factory=Skipped, init=False, repr=False, compare=False)
+    seek: Callable[[Refuse, int], Iterator[Item]] | None = field(default=None, repr=False)
+    skipped: Skipped = field(default_factory=Skipped, init=False, repr=False)
 
-    def batches(self, rows: int = 4096) -> Iterator[pa.RecordBatch]:
+    @cached_property
+    def source(self) -> Mapping[str, Any]:
+        """What the items depend on; two corpora for which `same_source` holds of this give equal items.
+
+        Local tables and archives are read to their end, once, for their digests.
+        """
+        return self.described() if callable(self.described) else self.described
+
+    def batches(self, rows: int = 4096, start: int = 0) -> Iterator[pa.RecordBatch]:
         """Stream the items in corpus order, validated. May be called again: each call is a new pass.
 
         Args:
             rows: Items in a batch. The last may have fewer, and those whose pictures or sounds come with
                 them end early, after some `BATCH_BYTES`; none is empty.
+            start: Items to leave out, as many as an earlier pass gave. What follows is what that pass would have
+                given, in batches that end where its batches end. Rows that were refused are not counted. Text tables
+                whose rows have ids, and line-aligned files, are not parsed up to there; others are read again.
 
         Returns:
             Record batches of `ITEM_SCHEMA`.
@@ -80,11 +96,17 @@ class Corpus:
                 errors are not skipped), the input cannot be read, or it holds no items at all.
         """
         self.skipped.clear()
-        items = self.read(self._refuse)
-        empty = True
-        while chunk := _next_items(items, rows):
-            empty = False
-            yield _record_batch(chunk)
+        left = start
+        if self.seek is not None and start:
+            items, first, left = self.seek(self._refuse, start), rows - start % rows, 0
+        else:
+            items, first = self.read(self._refuse), rows
+        empty = not start
+        while chunk := _next_items(items, first):
+            first, empty = rows, False
+            if left < len(chunk):
+                yield _record_batch(chunk[left:])
+            left = max(left - len(chunk), 0)
         if empty:
             raise CorpusError(self._why_empty())
 
@@ -112,8 +134,7 @@ class Corpus:
             for number, item in enumerate(kept, start=1):
                 yield check_item(item, f"{name}, item {number}")
 
-        source = {"kind": "items", "items": len(kept), "sha256": _digest(kept)}
-        return cls(name, source, read)
+        return cls(name, lambda: {"kind": "items", "items": len(kept), "sha256": _digest(kept)}, read)
 
     def _refuse(self, error: CorpusError) -> None:
         if not self.skip_errors:

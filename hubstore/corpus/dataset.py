@@ -1,15 +1,17 @@
 """Reader of Hugging Face datasets: saved on disk, a folder of data files, or by id, streamed."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Unpack
 
 from hubstore.corpus.columns import ColumnOptions, Columns
 from hubstore.corpus.corpus import Corpus, Refuse
-from hubstore.corpus.files import PathLike, identity
+from hubstore.corpus.files import PathLike
 from hubstore.corpus.item import Item
 from hubstore.corpus.rows import Row, items_of
+from hubstore.corpus.source import file_identities
 from hubstore.corpus.streams import MEDIA_ROWS, ROWS, arrow_tables, first_line, quietly, scratch_cache
 from hubstore.corpus.validate import check_options
 from hubstore.errors import CorpusError
@@ -69,14 +71,16 @@ def read_dataset(
         rows = _rows(open_stream, chosen, called, folder if folder.is_dir() else None)
         return items_of(islice(rows, limit), chosen, refuse)
 
-    source = {
-        "kind": "dataset",
-        **where,
-        "split": split,
-        "columns": chosen.source(),
-        "limit": limit,
-        "on_error": on_error,
-    }
+    def source() -> dict[str, Any]:
+        return {
+            "kind": "dataset",
+            **where(),
+            "split": split,
+            "columns": chosen.source(),
+            "limit": limit,
+            "on_error": on_error,
+        }
+
     return Corpus(name or called, source, read, skip_errors=on_error == "skip")
 
 
@@ -86,9 +90,10 @@ def is_saved_dataset(folder: Path) -> bool:
 
 
 OpenStream = Callable[[], Any]
+Where = Callable[[], dict[str, Any]]
 
 
-def _saved(folder: Path, split: str | None) -> tuple[dict[str, Any], str | None, OpenStream]:
+def _saved(folder: Path, split: str | None) -> tuple[Where, str | None, OpenStream]:
     def load() -> Any:
         from datasets import load_from_disk
 
@@ -98,14 +103,14 @@ def _saved(folder: Path, split: str | None) -> tuple[dict[str, Any], str | None,
     if not isinstance(dataset, Mapping):
         if split is not None:
             raise CorpusError(f"{folder}: has no splits; leave out the split {split!r}")
-        return _folder_identity(folder), None, load
+        return partial(_folder_identity, folder), None, load
     chosen = _one_split(str(folder), split, list(dataset))
-    return _folder_identity(folder), chosen, lambda: load()[chosen]
+    return partial(_folder_identity, folder), chosen, lambda: load()[chosen]
 
 
 def _built(
     path_or_id: str, config: str | None, split: str | None, revision: str | None
-) -> tuple[dict[str, Any], str, OpenStream]:
+) -> tuple[Where, str, OpenStream]:
     folder = Path(path_or_id)
     with scratch_cache() as cache:
 
@@ -118,8 +123,12 @@ def _built(
 
         builder, streams = _opening(path_or_id, build)
     chosen = _one_split(path_or_id, split, list(streams))
-    where = _folder_identity(folder) if folder.is_dir() else {"id": path_or_id, "revision": builder.hash}
-    return where | {"config": builder.config.name}, chosen, lambda: streams[chosen]
+
+    def where() -> dict[str, Any]:
+        found = _folder_identity(folder) if folder.is_dir() else {"id": path_or_id, "revision": builder.hash}
+        return found | {"config": builder.config.name}
+
+    return where, chosen, lambda: streams[chosen]
 
 
 def _opening(path_or_id: str, load: Callable[[], Any]) -> Any:
@@ -171,4 +180,4 @@ def _undecoded(stream: Any) -> Any:
 
 def _folder_identity(folder: Path) -> dict[str, Any]:
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {"files": [identity(file, file.relative_to(folder).as_posix()) for file in files]}
+    return {"files": file_identities(files, folder)}

@@ -108,19 +108,6 @@ def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
             yield from walk(Path(entry.path))
 
 
-def identity(file: "Path | RemoteFile", name: str | None = None) -> dict[str, Any]:
-    """Describe a file so that a changed file has another description.
-
-    Only the name is kept of its path, so that a corpus may move.
-    """
-    if isinstance(file, Path):
-        status = file.stat()
-        size, mtime_ns = status.st_size, status.st_mtime_ns
-    else:
-        size, mtime_ns = file.size, file.mtime_ns
-    return {"name": name or file.name, "size": size, "mtime_ns": mtime_ns}
-
-
 def read_lines(path: Path) -> Iterator[str]:
     r"""Read the lines of a UTF-8 file, compressed or not, without their ends.
 

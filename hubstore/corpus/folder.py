@@ -11,9 +11,10 @@ from typing import Any, Final, Unpack
 
 from hubstore.corpus.columns import ColumnOptions, Columns
 from hubstore.corpus.corpus import Corpus, Refuse
-from hubstore.corpus.files import AUDIO_SUFFIXES, IMAGE_SUFFIXES, PathLike, existing_file, identity, modality_of, walk
+from hubstore.corpus.files import AUDIO_SUFFIXES, IMAGE_SUFFIXES, PathLike, existing_file, modality_of, walk
 from hubstore.corpus.item import Item
 from hubstore.corpus.rows import Row, check_columns, checked, items_of
+from hubstore.corpus.source import file_identities
 from hubstore.corpus.tables import table_rows
 from hubstore.corpus.validate import check_options, text_problem
 from hubstore.errors import CorpusError
@@ -83,16 +84,18 @@ def read_media_folder(
         rows = _Rows(folder, files, table, modality, CONCEPTS[concept_from], chosen)
         return items_of(islice(rows.read(refuse), limit), chosen, refuse)
 
-    source = {
-        "kind": "folder",
-        "files": {"count": len(files), "sha256": digest},
-        "metadata": table and identity(table),
-        "modality": modality,
-        "concept_from": concept_from,
-        "columns": chosen.source(),
-        "limit": limit,
-        "on_error": on_error,
-    }
+    def source() -> dict[str, Any]:
+        return {
+            "kind": "folder",
+            "files": {"count": len(files), "names_and_sizes": digest},
+            "metadata": file_identities([table])[0] if table else None,
+            "modality": modality,
+            "concept_from": concept_from,
+            "columns": chosen.source(),
+            "limit": limit,
+            "on_error": on_error,
+        }
+
     return Corpus(name or folder.name, source, read, skip_errors=on_error == "skip")
 
 
@@ -123,7 +126,7 @@ def _columns(folder: Path, table: Path | None, options: ColumnOptions) -> Column
 
 
 def _listing(folder: Path, modality: str | None) -> tuple[list[str], str]:
-    """The paths of all files to read, and a digest of them with their sizes and times of change."""
+    """The paths of all files to read, and a digest of them with their sizes."""
     files = []
     digest = hashlib.sha256()
     skip = len(f"{folder}/")
@@ -132,8 +135,7 @@ def _listing(folder: Path, modality: str | None) -> tuple[list[str], str]:
         if kind is None or modality not in (None, kind):
             continue
         path = entry.path[skip:]
-        status = entry.stat()
-        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
+        digest.update(f"{path}\0{entry.stat().st_size}\0".encode(errors="surrogateescape"))
         files.append(path)
     if not files:
         sought = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES}.get(modality or "", IMAGE_SUFFIXES + AUDIO_SUFFIXES)

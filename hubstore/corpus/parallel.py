@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from hubstore.corpus.corpus import Corpus, Refuse
-from hubstore.corpus.files import PathLike, existing_file, identity, read_lines
+from hubstore.corpus.files import PathLike, existing_file, read_lines
 from hubstore.corpus.item import Item
+from hubstore.corpus.source import file_identities
 from hubstore.corpus.validate import check_options, language_problem, text_problem
 from hubstore.errors import CorpusError
 
@@ -39,12 +41,15 @@ def read_parallel(
     """
     check_options(limit, on_error)
     paths = _checked(files)
-    source = {
-        "kind": "parallel",
-        "files": {tag: identity(path) for tag, path in paths.items()},
-        "limit": limit,
-        "on_error": on_error,
-    }
+
+    def source() -> dict[str, Any]:
+        return {
+            "kind": "parallel",
+            "files": dict(zip(paths, file_identities(paths.values()), strict=True)),
+            "limit": limit,
+            "on_error": on_error,
+        }
+
     return Corpus(
         name or " + ".join(path.name for path in paths.values()),
         source,

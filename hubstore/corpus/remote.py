@@ -35,11 +35,13 @@ class RemoteFile:
         url: where it is.
         size: its bytes.
         mtime_ns: when it was written.
+        etag: what the server calls this version of it, where it says so.
     """
 
     url: Url
     size: int
     mtime_ns: int
+    etag: str | None = None
 
     def __str__(self) -> str:
         return str(self.url)
@@ -83,11 +85,10 @@ def remote_file(url: Url) -> RemoteFile:
     """What the server says of the object at a URL; CorpusError where it is not there, or the server refuses."""
     storage, key = _object(url)
     with _refused(url):
-        found = next(storage.stamps([key], ()), None)
+        found = storage.look_up(key)
     if found is None:
         raise _is_missing(url)
-    _, mtime_ns, size = found
-    return RemoteFile(url, size, mtime_ns)
+    return RemoteFile(url, *found)
 
 
 def fetched(url: Url) -> Path:

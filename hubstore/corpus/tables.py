@@ -9,9 +9,10 @@ from typing import Any, Final, Unpack
 
 from hubstore.corpus.columns import ColumnOptions, Columns
 from hubstore.corpus.corpus import Corpus, Refuse
-from hubstore.corpus.files import PathLike, format_suffix, identity, paths_of, read_lines
+from hubstore.corpus.files import PathLike, format_suffix, paths_of, read_lines
 from hubstore.corpus.item import Item
 from hubstore.corpus.rows import Row, items_of
+from hubstore.corpus.source import file_identities
 from hubstore.corpus.streams import MEDIA_ROWS, ROWS, file_tables, first_line
 from hubstore.corpus.validate import check_options
 from hubstore.errors import CorpusError
@@ -123,14 +124,16 @@ def _table(
         rows = (row for file in files for row in rows_of(file, columns, refuse, **options))
         return items_of(islice(rows, limit), columns, refuse)
 
-    source = {
-        "kind": kind,
-        "files": [identity(file) for file in files],
-        "columns": columns.source(),
-        **options,
-        "limit": limit,
-        "on_error": on_error,
-    }
+    def source() -> dict[str, Any]:
+        return {
+            "kind": kind,
+            "files": file_identities(files),
+            "columns": columns.source(),
+            **options,
+            "limit": limit,
+            "on_error": on_error,
+        }
+
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
     return Corpus(name or files[0].name + more, source, read, skip_errors=on_error == "skip")
 

@@ -13,11 +13,12 @@ from typing import Any, Final, NamedTuple, Unpack
 
 from hubstore.corpus.columns import ColumnOptions, Columns
 from hubstore.corpus.corpus import Corpus, Refuse
-from hubstore.corpus.files import PathLike, files_of, identity, modality_of
+from hubstore.corpus.files import PathLike, files_of, modality_of
 from hubstore.corpus.item import Item, Media
 from hubstore.corpus.media import MEMBER
 from hubstore.corpus.remote import RemoteFile, medium_name
 from hubstore.corpus.rows import Row, items_of
+from hubstore.corpus.source import file_identities
 from hubstore.corpus.streams import first_line
 from hubstore.corpus.validate import check_options
 from hubstore.errors import CorpusError
@@ -70,13 +71,15 @@ def read_webdataset(
         rows = (row for file in files for row in _rows(file, chosen, len(files) > 1, refuse))
         return items_of(islice(rows, limit), chosen, refuse)
 
-    source = {
-        "kind": "webdataset",
-        "files": [identity(file) for file in files],
-        "columns": chosen.source(),
-        "limit": limit,
-        "on_error": on_error,
-    }
+    def source() -> dict[str, Any]:
+        return {
+            "kind": "webdataset",
+            "files": file_identities(files),
+            "columns": chosen.source(),
+            "limit": limit,
+            "on_error": on_error,
+        }
+
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
     return Corpus(name or files[0].name + more, source, read, skip_errors=on_error == "skip")
 

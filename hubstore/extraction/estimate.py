@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hubstore.corpus import Corpus
+from hubstore.corpus import Corpus, same_source
 from hubstore.extraction.calibration import Speed, measured_speed
 from hubstore.extraction.counting import Counted, count_corpus
 from hubstore.extraction.memory import SLOTS
@@ -202,8 +202,10 @@ def _begun(folder: Path, corpus: Corpus, model: Model, settings: Settings) -> _B
         return _Begun()
     entry = read_attributes(storage)["corpora"][-1]
     there = entry["identity"]
-    asked = (corpus.source, settings.to_json(), model.identity["weights"])
-    if (there["corpus"], Settings.from_json(there["settings"]).to_json(), there["model"]["weights"]) != asked:
+    asked = (settings.to_json(), model.identity["weights"])
+    if (Settings.from_json(there["settings"]).to_json(), there["model"]["weights"]) != asked:
+        return _Begun()
+    if not same_source(there["corpus"], corpus.source):
         return _Begun()
     generations = {generation["generation"] for generation in entry["generations"]}
     commits = [commit for commit in read_commits(storage) if commit.generation in generations]

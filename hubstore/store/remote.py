@@ -179,6 +179,11 @@ class RemoteStorage:
         for found in sorted(heads, key=lambda head: head["path"]):
             yield found["path"], _nanoseconds(found), found["size"]
 
+    def look_up(self, key: str) -> tuple[int, int, str | None] | None:
+        """Size, time in nanoseconds and ETag of the object; None where it is not there."""
+        found = self._head(key)
+        return None if found is None else (found["size"], _nanoseconds(found), found["e_tag"])
+
     def delete(self, key: str) -> None:
         """Remove the object, if it is there."""
         import obstore

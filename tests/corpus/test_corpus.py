@@ -129,3 +129,21 @@ def test_something_else_than_an_item_is_named():
 def test_a_corpus_without_items_is_refused():
     with pytest.raises(CorpusError, match="nothing: the corpus is empty"):
         contents(Corpus.from_items([], name="nothing"))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5, 100])
+@pytest.mark.parametrize("start", [0, 1, 4, 5, 13, 14])
+def test_a_stream_from_later_on_is_the_end_of_the_whole_in_the_same_batches(rows, start):
+    corpus = Corpus.from_items([Item(str(number), "x", "en") for number in range(14)])
+    whole = [batch.to_pylist() for batch in corpus.batches(rows)]
+    left, expected = start, []
+    for batch in whole:
+        expected += [batch[left:]] if left < len(batch) else []
+        left = max(left - len(batch), 0)
+    assert [batch.to_pylist() for batch in corpus.batches(rows, start)] == expected
+
+
+def test_batches_of_large_pictures_end_in_the_same_places_wherever_the_stream_begins():
+    media = Media("large", bytes(BATCH_BYTES // 4))
+    items = [Item(str(number), "", "zxx", None, "image", media) for number in range(10)]
+    assert [batch.num_rows for batch in Corpus.from_items(items).batches(start=3)] == [1, 4, 2]

@@ -229,6 +229,8 @@ def test_the_source_is_small_and_follows_the_files(folder):
     moved = folder.rename(folder.parent / "moved")
     assert read_media_folder(moved).source == source
     os.utime(moved / "bird.webp", ns=(1, 1))
+    assert read_media_folder(moved).source == source
+    (moved / "bird.webp").write_bytes(picture_bytes(9) + b"x")
     touched = read_media_folder(moved).source
     assert touched != source
     (moved / "bird.webp").rename(moved / "bee.webp")

@@ -133,4 +133,6 @@ def test_the_source_follows_the_files_their_languages_and_the_limit(aligned):
     assert source != read_parallel(aligned, limit=5).source
     assert source != read_parallel({"en": aligned["en"]}).source
     os.utime(aligned["ja"], ns=(0, 0))
+    assert source == read_parallel(aligned).source
+    aligned["ja"].write_bytes(aligned["ja"].read_bytes()[:-4] + b"end\n")
     assert source != read_parallel(aligned).source

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hubstore.corpus import read_csv, read_jsonl, read_parquet
+from hubstore.corpus import read_csv, read_jsonl, read_parquet, same_source
 from hubstore.errors import CorpusError
 from tests.corpus.conftest import contents
 
@@ -435,11 +435,18 @@ def test_the_source_follows_the_file_the_columns_and_the_limit(table, rows):
     assert source != table(rows[:-1]).source
 
 
-def test_the_source_changes_with_the_time_of_the_file_and_not_with_its_folder(tmp_path, rows):
+def test_the_source_is_of_the_content_of_a_file_and_not_of_its_time_or_folder(tmp_path, rows):
     path = jsonl(tmp_path / "x.jsonl", rows)
     source = read_jsonl(path).source
     (tmp_path / "other").mkdir()
     moved = path.rename(tmp_path / "other" / "x.jsonl")
-    assert read_jsonl(moved).source == source
     os.utime(moved, ns=(1, 1))
-    assert read_jsonl(moved).source != source
+    assert read_jsonl(moved).source == source
+    moved.write_bytes(moved.read_bytes().replace(b"en", b"fr", 1))
+    assert not same_source(read_jsonl(moved).source, source)
+
+
+def test_a_corpus_is_opened_without_reading_its_files(tmp_path, rows, monkeypatch):
+    path = jsonl(tmp_path / "x.jsonl", rows)
+    monkeypatch.setattr(type(path), "open", lambda *_: pytest.fail("a file was opened"))
+    assert read_jsonl(path).name == "x.jsonl"

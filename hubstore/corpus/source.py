@@ -1,0 +1,70 @@
+"""What a corpus is read from, as JSON can hold it, and whether two such records are of the same corpus."""
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import xxhash
+
+from hubstore.corpus.remote import RemoteFile
+
+_BLOCK: Final = 1 << 20  # bytes read at once
+_THREADS: Final = 4  # files read at once; hashing lets go of the interpreter
+
+_TIME: Final = "mtime_ns"
+"""Recorded by older stores. It says nothing: a copy of a file has another."""
+
+_CONTENT: Final = {_TIME, "xxh3", "sha256", "names_and_sizes", "etag", "modified_ns"}
+"""What tells contents apart. Compared where both records have it, since older ones have less."""
+
+
+def file_identities(files: Iterable[Path | RemoteFile], folder: Path | None = None) -> list[dict[str, Any]]:
+    """Describe files so that a file of other content has another description; local files are read to their end.
+
+    Args:
+        files: the files, in order.
+        folder: what their names are relative to. Without it only the last part of a path is taken, so that a corpus
+            may move.
+    """
+
+    def describe(file: Path | RemoteFile) -> dict[str, Any]:
+        if isinstance(file, RemoteFile):
+            version = {"modified_ns": file.mtime_ns} if file.etag is None else {"etag": file.etag}
+            return {"name": file.name, "size": file.size, **version}
+        name = file.name if folder is None else file.relative_to(folder).as_posix()
+        size, digest = _digest(file)
+        return {"name": name, "size": size, "xxh3": digest}
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(describe, files))
+
+
+def same_source(one: Any, other: Any) -> bool:
+    """Whether two records of `Corpus.source` are of the same corpus, read in the same way.
+
+    Sizes and digests of files must be equal, times of change need not be. A record of an older store, which has times
+    in place of digests, is of the same corpus where nothing else contradicts; an option that one of the two lacks is
+    taken for None.
+
+    Args:
+        one: a record, as it is or as JSON gave it back.
+        other: another.
+    """
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        lacking = (one.keys() ^ other.keys()) - _CONTENT
+        return all(one.get(key, other.get(key)) is None for key in lacking) and all(
+            same_source(one[key], other[key]) for key in one.keys() & other.keys() if key != _TIME
+        )
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same_source, one, other))
+    return bool(one == other)
+
+
+def _digest(file: Path) -> tuple[int, str]:
+    digest, size = xxhash.xxh3_128(), 0
+    with file.open("rb") as opened:
+        while block := opened.read(_BLOCK):
+            digest.update(block)
+            size += len(block)
+    return size, digest.hexdigest()
