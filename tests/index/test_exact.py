@@ -7,6 +7,7 @@ import torch
 
 import hubstore.index.exact as exact_module
 from hubstore.index import Allowed, load_or_exact
+from tests.devices import DEVICES
 from tests.index.stores import hub_states, write_store
 
 
@@ -29,16 +30,15 @@ def test_segments_reach_the_kernel_as_they_are_mapped(tmp_path, monkeypatch):
     assert seen.items() <= mapped.items()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("ranges", [[(0, 3000)], [(10, 1500), (1600, 2990)], [(i, i + 1) for i in range(0, 3000, 3)]])
-def test_a_gpu_finds_in_the_memory_map_what_the_cpu_finds(tmp_path, dtype, ranges):
+def test_a_gpu_finds_in_the_memory_map_what_the_cpu_finds(tmp_path, dtype, ranges, device):
     store = write_store(tmp_path / "x.hub", hub_states(3000, 96)[None], dtype=dtype)
     queries, allowed = hub_states(20, 96, seed=1), Allowed.from_ranges(ranges)
     expected, positions = load_or_exact(store, 0, device="cpu").search(queries, 10, allowed)
-    for number in range(torch.cuda.device_count()):
-        scores, found = load_or_exact(store, 0, device=f"cuda:{number}").search(queries, 10, allowed)
+    for name in ["cpu"] if device == "cpu" else [f"cuda:{number}" for number in range(torch.cuda.device_count())]:
+        scores, found = load_or_exact(store, 0, device=name).search(queries, 10, allowed)
         assert scores.device.type == found.device.type == "cpu"
         torch.testing.assert_close(scores, expected, rtol=0, atol=1e-6)
         assert torch.equal(found, positions)

@@ -49,17 +49,20 @@ def test_an_index_that_went_to_a_gpu_and_back_is_whole(tmp_path, kind, monkeypat
     assert recall(index.search(drawn[3000:], 10, allowed)[1], truth) > 0.93
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device and faiss-gpu")
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not HAS_GPU, reason="needs a CUDA device and faiss-gpu")]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_GPU)])
 @pytest.mark.parametrize("kind", ["exact", "hnsw", "ivf", "ivfpq"])
-def test_what_a_gpu_builds_a_gpu_and_a_cpu_search_alike(tmp_path, kind):
-    drawn = hub_states(20_200, 96)
-    store = write_store(tmp_path / "x.hub", drawn[None, :20_000], dtype="bfloat16", shard_rows=8192)
-    build(store, kind=kind, device="cuda")
-    rows, queries = store.hidden(0).read(), drawn[20_000:]
-    for allowed in (None, Allowed.from_ranges([(0, 15_000)])):
+def test_what_a_gpu_builds_a_gpu_and_a_cpu_search_alike(tmp_path, kind, device):
+    n = 3000 if device == "cpu" else 20_000
+    drawn = hub_states(n + 200, 96)
+    store = write_store(tmp_path / "x.hub", drawn[None, :n], dtype="bfloat16", shard_rows=8192)
+    build(store, kind=kind, device=device)
+    rows, queries = store.hidden(0).read(), drawn[n:]
+    for allowed in (None, Allowed.from_ranges([(0, n * 3 // 4)])):
         positions = None if allowed is None else allowed.positions()
         truth = brute_force(rows, queries, 10, positions)
-        for device in ("cuda", "cpu"):
-            found = load(store, 0, device=device).search(queries, 10, allowed)[1]
+        for searching in {device, "cpu"}:
+            found = load(store, 0, device=searching).search(queries, 10, allowed)[1]
             assert recall(found, truth) > 0.93

@@ -15,6 +15,7 @@ from hubstore.kernels.cuda import candidates, few, lens, pairs, sweep, topk
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
+pytestmark = [pytest.mark.gpu] if ON_GPU else []
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # The interpreter reads tiles of bfloat16 as integers; a GPU does not.
 SWEPT_DTYPES = DTYPES if ON_GPU else [torch.float32, torch.float16]

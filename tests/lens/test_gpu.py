@@ -1,4 +1,4 @@
-"""The lens and steering on a GPU, against the CPU."""
+"""The lens and steering on a GPU, against the CPU; a case of each runs on the CPU too."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,10 @@ import hubstore
 from hubstore.corpus import read_sample
 from hubstore.lens import Lens, count_token_languages, language_trends, lens_summary, read_store, read_texts
 from hubstore.steer import Decoding, Intervention, generate
+from tests.devices import DEVICES
 from tests.tiny_models import save_tiny_language_model
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+pytestmark = pytest.mark.parametrize("device", DEVICES)
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +33,8 @@ def column(table, name):
 
 
 @pytest.mark.parametrize("variant", ["raw", "normed"])
-def test_readings_summaries_and_trends_are_those_of_the_cpu(store, variant):
-    here, there = Lens.of_store(store), Lens.of_store(store, "cuda")
+def test_readings_summaries_and_trends_are_those_of_the_cpu(store, variant, device):
+    here, there = Lens.of_store(store), Lens.of_store(store, device)
     tokens = count_token_languages(read_sample("ntrex", languages=["en", "es", "de"]), here)
     options = {"variant": variant, "targets": [" the", "a"]}
     one, other = (read_store(store, lens, **options) for lens in (here, there))
@@ -59,8 +60,8 @@ def test_readings_summaries_and_trends_are_those_of_the_cpu(store, variant):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_texts_are_read_and_steered_on_the_gpu(folder, dtype):
-    model = hubstore.load_model(folder, device="cuda", dtype=dtype, head=True)
+def test_texts_are_read_and_steered_on_the_gpu(folder, dtype, device):
+    model = hubstore.load_model(folder, device=device, dtype=dtype, head=True)
     readings = read_texts(model, ["Sharks bite.", "A longer line about sharks."], k=3)
     assert readings["agrees"].to_pylist()[-1]
     vector = torch.randn(model.width, generator=torch.Generator().manual_seed(0))
