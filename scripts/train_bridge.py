@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _data(parser: argparse.ArgumentParser) -> None:
     def run(given: dict[str, object]) -> None:
-        from bridge_picture_data import DataError, build
+        from bridge.picture_data import DataError, build
 
         try:
             build(**given)  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def _training(parser: argparse.ArgumentParser, module: str, made_by: str, number
 
 
 def _pictures(parser: argparse.ArgumentParser) -> None:
-    _training(parser, "bridge_pictures", "data", ("width", "layers", "patch", "variants"))
+    _training(parser, "bridge.pictures", "data", ("width", "layers", "patch", "variants"))
     parser.add_argument("--seconds-tower", type=float, help="for the tower alone")
     parser.add_argument(
         "--soft-weight", type=float, help="of what the language model expects after names; 0: names alone"
@@ -96,7 +96,7 @@ def _pictures(parser: argparse.ArgumentParser) -> None:
 
 def _assemble(parser: argparse.ArgumentParser) -> None:
     def run(given: dict[str, object]) -> None:
-        from bridge_parts import assemble_pictures
+        from bridge.parts import assemble_pictures
 
         assemble_pictures(**given)  # type: ignore[arg-type]
 
@@ -108,7 +108,7 @@ def _assemble(parser: argparse.ArgumentParser) -> None:
 
 def _sound_data(parser: argparse.ArgumentParser) -> None:
     def run(given: dict[str, object]) -> None:
-        from bridge_sound_data import DataError, build
+        from bridge.sound_data import DataError, build
 
         try:
             build(**given)  # type: ignore[arg-type]
@@ -130,7 +130,7 @@ def _sound_data(parser: argparse.ArgumentParser) -> None:
 
 def _sound_encoder(parser: argparse.ArgumentParser) -> None:
     def run(given: dict[str, object]) -> None:
-        from bridge_sound_parts import save_encoder
+        from bridge.sound_parts import save_encoder
 
         save_encoder(**given)  # type: ignore[arg-type]
 
@@ -140,13 +140,13 @@ def _sound_encoder(parser: argparse.ArgumentParser) -> None:
 
 
 def _sounds(parser: argparse.ArgumentParser) -> None:
-    _training(parser, "bridge_sounds", "sound-data", ("copies", "workers"))
+    _training(parser, "bridge.sounds", "sound-data", ("copies", "workers"))
     parser.add_argument("--whisper", type=Path, required=True, help="Whisper's folder, or what `sound-encoder` made")
 
 
 def _assemble_sounds(parser: argparse.ArgumentParser) -> None:
     def run(given: dict[str, object]) -> None:
-        from bridge_sound_parts import assemble_sounds
+        from bridge.sound_parts import assemble_sounds
 
         assemble_sounds(**given)  # type: ignore[arg-type]
 

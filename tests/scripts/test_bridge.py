@@ -7,15 +7,15 @@ import json
 import tarfile
 from pathlib import Path
 
-import bridge_picture_data
 import numpy as np
 import pytest
 import torch
 import train_bridge
-from bridge_evaluation import Carrier, compare, ranks, rate, recall, text_states
-from bridge_parts import IMAGE, PictureBridge, assemble_pictures, image_tokenizer, llava_config, read_parts
-from bridge_picture_data import DataError, Package, Pictures, load
-from bridge_pictures import SOFT, Captions, Drawings, Frozen, Settings, augmented, evaluate, train
+from bridge import picture_data
+from bridge.evaluation import Carrier, compare, ranks, rate, recall, text_states
+from bridge.parts import IMAGE, PictureBridge, assemble_pictures, image_tokenizer, llava_config, read_parts
+from bridge.picture_data import DataError, Package, Pictures, load
+from bridge.pictures import SOFT, Captions, Drawings, Frozen, Settings, augmented, evaluate, train
 from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,
@@ -59,12 +59,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"id": "stamp/a", "kind": "stamp", "names": ["A stamp"], "keywords": [], "translations": {}, "held_out": False}
     )
     pictures = [(i, style, _drawing(40 * i, 60 * k)) for i in range(6) for k, style in enumerate(TRAINED + UNSEEN)]
-    bridge_picture_data._save(path, concepts, [*pictures, (6, "tuxpaint", _drawing(250, 250))])
+    picture_data._save(path, concepts, [*pictures, (6, "tuxpaint", _drawing(250, 250))])
     return path
 
 
 def _drawing(red: int, green: int) -> bytes:
-    return bridge_picture_data._draw(_png((red, green, 90, 255))) or b""
+    return picture_data._draw(_png((red, green, 90, 255))) or b""
 
 
 def _png(colour: tuple[int, int, int, int], size: tuple[int, int] = (40, 20)) -> bytes:
@@ -214,30 +214,30 @@ def test_captions_are_english_names_and_keywords_or_expected_after_them(gemma: P
 
 def test_variants_of_an_emoji_are_one_family() -> None:
     runners = ("1f3c3", "1f3c3-200d-2640", "1f3c3-200d-2642", "1f3c3-200d-27a1")
-    assert len({bridge_picture_data._family(code) for code in runners}) == 1
-    assert bridge_picture_data._family("1f469-200d-1f680") == bridge_picture_data._family("1f9d1-200d-1f680")
-    assert bridge_picture_data._family("1f680") != bridge_picture_data._family("1f681")
+    assert len({picture_data._family(code) for code in runners}) == 1
+    assert picture_data._family("1f469-200d-1f680") == picture_data._family("1f9d1-200d-1f680")
+    assert picture_data._family("1f680") != picture_data._family("1f681")
 
 
 def test_a_caption_that_names_what_is_held_out_is_found() -> None:
     held = {("fire", "engine"), ("cat",)}
-    assert bridge_picture_data._names_one("Two cats on a mat", held)
-    assert bridge_picture_data._names_one("A red fire engine.", held)
-    assert not bridge_picture_data._names_one("An engine on fire", held)
+    assert picture_data._names_one("Two cats on a mat", held)
+    assert picture_data._names_one("A red fire engine.", held)
+    assert not picture_data._names_one("An engine on fire", held)
 
 
 def test_drawings_are_found_by_code_points_and_else_by_name(tmp_path: Path) -> None:
     concepts = [{"names": ["red apple", "apple"]}, {"names": ["green apple"]}, {"names": ["apple"]}]
     icons = {"icons": {"red-apple": {"body": "<a/>"}, "granny": {"body": "<b/>"}, "apple": {"body": "<c/>"}}}
     archive = _package(tmp_path / "p.tgz", {"icons.json": icons, "chars.json": {"1F34F": "granny"}})
-    found = dict(bridge_picture_data._drawings(archive, {"1f34f": 1}, bridge_picture_data._slugs(concepts)))
+    found = dict(picture_data._drawings(archive, {"1f34f": 1}, picture_data._slugs(concepts)))
     assert [found[i].count(mark) for i, mark in enumerate(("<a/>", "<b/>", "<c/>"))] == [1, 1, 1]
 
 
 def test_a_damaged_package_is_named(tmp_path: Path) -> None:
     _package(tmp_path / "some-drawings-1.0.tgz", {"icons.json": {}})
     with pytest.raises(DataError, match=r"some-drawings-1\.0\.tgz has SHA-256 .*delete it"):
-        bridge_picture_data._npm(Package("@some/drawings", "1.0", "0" * 64), tmp_path)
+        picture_data._npm(Package("@some/drawings", "1.0", "0" * 64), tmp_path)
 
 
 def _package(path: Path, files: dict[str, object]) -> Path:

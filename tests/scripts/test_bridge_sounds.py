@@ -6,17 +6,17 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import bridge_sound_data
 import numpy as np
 import pytest
 import soundfile
 import torch
 import train_bridge
-from bridge_parts import media_tokenizer, read_parts
-from bridge_pictures import BARE, Frozen
-from bridge_sound_data import EFFECTS, RATE, Sound, load
-from bridge_sound_parts import SOUND, UNUSED, read_encoder, sound_config, tokens_of
-from bridge_sounds import SOFT, Captions, Ear, Evaluation, Settings, altered, evaluate, joined, make_projector, train
+from bridge import sound_data
+from bridge.parts import media_tokenizer, read_parts
+from bridge.pictures import BARE, Frozen
+from bridge.sound_data import EFFECTS, RATE, Sound, load
+from bridge.sound_parts import SOUND, UNUSED, read_encoder, sound_config, tokens_of
+from bridge.sounds import SOFT, Captions, Ear, Evaluation, Settings, altered, evaluate, joined, make_projector, train
 from transformers import (
     AudioFlamingo3ForConditionalGeneration,
     AutoConfig,
@@ -93,8 +93,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recorded = []
     for i, sound in enumerate(sounds):
         soundfile.write(folder / "x.wav", tone(200 + 60 * i, 3.0 if sound.kind == "effect" else 0.4 + i / 50), RATE)
-        recorded.append((sound, bridge_sound_data.encode(folder / "x.wav", 0.9)))
-    bridge_sound_data.save(folder / "sounds.npz", concepts, recorded)
+        recorded.append((sound, sound_data.encode(folder / "x.wav", 0.9)))
+    sound_data.save(folder / "sounds.npz", concepts, recorded)
     return folder / "sounds.npz"
 
 
@@ -190,7 +190,7 @@ def test_an_assembled_model_reads_sounds_of_different_lengths_as_training_did(
     settings = Settings(data=data, whisper=whisper, gemma=gemma, out=trained, workers=1, languages=LANGUAGES)
     chosen = [0, next(i for i, s in enumerate(sounds.sounds) if s.kind == "effect")]
     expected = Evaluation(projector, ear, frozen, sounds, settings, 0.0).states(chosen, BARE)["last"]
-    samples = [bridge_sound_data.decode(sounds.encoded[i]) for i in chosen]
+    samples = [sound_data.decode(sounds.encoded[i]) for i in chosen]
     inputs = processor(text=[f"{SOUND}"] * 2, audio=samples, sampling_rate=RATE)
     counts = (inputs["input_ids"] == model.config.audio_token_id).sum(1).tolist()
     assert counts[0] < counts[1] / 3
@@ -282,12 +282,12 @@ def test_altered_sounds_are_seeded_and_of_another_length() -> None:
 def test_a_sound_is_kept_without_the_silence_around_it(tmp_path: Path) -> None:
     silence = np.zeros(RATE, np.float32)
     soundfile.write(tmp_path / "x.wav", np.concatenate([silence, tone(400, 0.5), silence]), RATE)
-    kept = bridge_sound_data.decode(bridge_sound_data.encode(tmp_path / "x.wav", 0.9) or b"")
+    kept = sound_data.decode(sound_data.encode(tmp_path / "x.wav", 0.9) or b"")
     assert 0.4 < len(kept) / RATE < 0.65
     soundfile.write(tmp_path / "x.wav", silence, RATE)
-    assert bridge_sound_data.encode(tmp_path / "x.wav", 0.9) is None
+    assert sound_data.encode(tmp_path / "x.wav", 0.9) is None
     soundfile.write(tmp_path / "x.wav", tone(400, 6.0), RATE)
-    assert bridge_sound_data.encode(tmp_path / "x.wav", 0.9) is None
+    assert sound_data.encode(tmp_path / "x.wav", 0.9) is None
 
 
 def test_what_names_something_held_out_is_not_trained_on(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_what_names_something_held_out_is_not_trained_on(tmp_path: Path) -> None
     soundfile.write(tmp_path / "x.wav", tone(400, 0.5), RATE)
     wanted = [Sound("prompt", (text,), "a", trained=True) for text in ("a red rocket", "a red car")]
     with ThreadPoolExecutor(1) as pool:
-        made = bridge_sound_data._recorded(((s, tmp_path / "x.wav") for s in wanted), {("rocket",)}, pool)
+        made = sound_data._recorded(((s, tmp_path / "x.wav") for s in wanted), {("rocket",)}, pool)
         assert [sound.trained for sound, _ in made] == [False, True]
 
 
@@ -304,12 +304,12 @@ def test_a_name_is_trained_in_trained_voices_unless_it_holds_one_that_is_held_ou
     import random
 
     concepts = [{"names": [name]} for name in ("sun", "sun behind cloud", "car", "dog")]
-    spoken = list(bridge_sound_data._names(concepts, {("sun",)}, 3, random.Random(0)))
+    spoken = list(sound_data._names(concepts, {("sun",)}, 3, random.Random(0)))
     trained = [s for s in spoken if s.trained]
     assert [s.concept for s in spoken if not s.trained] == [0, 1, 2, 3]
-    assert {s.voice for s in spoken if not s.trained} <= set(bridge_sound_data.UNSEEN)
+    assert {s.voice for s in spoken if not s.trained} <= set(sound_data.UNSEEN)
     assert [s.concept for s in trained] == [2, 2, 2, 3, 3, 3]
-    assert not {s.voice for s in trained} & set(bridge_sound_data.UNSEEN)
+    assert not {s.voice for s in trained} & set(sound_data.UNSEEN)
 
 
 def test_every_effect_is_called_something_in_every_language() -> None:

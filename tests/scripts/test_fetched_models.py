@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 from fetch_models import find_damage
-from model_sources import SOURCES
+from models.sources import SOURCES
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSpeechSeq2Seq, AutoProcessor, AutoTokenizer
 

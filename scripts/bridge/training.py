@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from bridge_evaluation import Carrier, text_states
 from torch import Tensor, nn
+
+from bridge.evaluation import Carrier, text_states
 
 PICTURE_OF = Carrier("picture-of", after="\nThis is a picture of")
 REPRESENTS = Carrier("represents", after="\nThis represents")  # the paper's
@@ -37,8 +38,9 @@ class Frozen:
     """
 
     def __init__(self, gemma: Path, device: torch.device) -> None:
-        from bridge_parts import IMAGE, image_tokenizer
         from transformers import AutoModelForCausalLM
+
+        from bridge.parts import IMAGE, image_tokenizer
 
         self.tokenizer = image_tokenizer(gemma)
         self.image_token = self.tokenizer.convert_tokens_to_ids(IMAGE)

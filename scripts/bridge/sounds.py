@@ -16,15 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import bridge_sound_data
 import numpy as np
 import torch
-from bridge_evaluation import Carrier, Results, States, best, compare, ids_of, pooled, rate, text_states
-from bridge_parts import read_parts, save_parts
-from bridge_pictures import Training
-from bridge_sound_data import EFFECTS, RATE, Sound, Sounds
-from bridge_sound_parts import encoded, make_projector, read_encoder, sound_config, tokens_of
-from bridge_training import (
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bridge import sound_data
+from bridge.evaluation import Carrier, Results, States, best, compare, ids_of, pooled, rate, text_states
+from bridge.parts import read_parts, save_parts
+from bridge.pictures import Training
+from bridge.sound_data import EFFECTS, RATE, Sound, Sounds
+from bridge.sound_parts import encoded, make_projector, read_encoder, sound_config, tokens_of
+from bridge.training import (
     BARE,
     ENGLISH,
     REPRESENTS,
@@ -37,8 +40,6 @@ from bridge_training import (
     versions_here,
     words_of,
 )
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 COPIES = 3  # of a sound that is trained on: as it is, and altered
 SHORT, LONG = 50, 144  # sound tokens of the two kinds of batches: 2 and 5.8 seconds
@@ -135,7 +136,7 @@ class Ear:
         """
 
         def samples(place: int) -> list[np.ndarray[Any, Any]]:
-            known = bridge_sound_data.decode(sounds[place])
+            known = sound_data.decode(sounds[place])
             others = [altered(known, np.random.default_rng([seed, place, copy])) for copy in range(1, copies)]
             return [copy[: 4 * LONG * FRAMES] for copy in (known, *others)]
 
@@ -273,7 +274,7 @@ class SoundTraining(Training):
         self.settings, self.clock = settings, clock  # type: ignore[assignment]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(settings.seed)
-        self.data = bridge_sound_data.load(settings.data)
+        self.data = sound_data.load(settings.data)
         self.frozen = Frozen(settings.gemma, self.device)
         whisper = AutoConfig.from_pretrained(settings.whisper)
         config = sound_config(whisper, self.frozen.config, self.frozen.image_token)
@@ -656,7 +657,7 @@ def evaluate(settings: Settings, parts: Path) -> None:
     settings.out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     weights, description = read_parts(parts)
-    data = bridge_sound_data.load(settings.data)
+    data = sound_data.load(settings.data)
     frozen = Frozen(settings.gemma, device)
     config = sound_config(AutoConfig.from_pretrained(settings.whisper), frozen.config, frozen.image_token)
     projector = make_projector(config)

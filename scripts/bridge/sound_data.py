@@ -22,9 +22,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import bridge_picture_data
 import numpy as np
-from bridge_picture_data import DataError
+
+from bridge import picture_data
+from bridge.picture_data import DataError
 
 RATE = 16_000
 SEED = 0
@@ -51,7 +52,7 @@ SPOKEN = ("en", "es", "fr", "ru")  # languages of Tux Paint's descriptions; all 
 PROMPTS = ("en", "es", "fr", "it", "ru")  # and of Asterisk's
 
 # ESC-10's classes: what each is called in English, most usual first, and in other languages.
-EFFECTS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "bridge_effects.json").read_text())
+EFFECTS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "effects.json").read_text())
 
 
 @dataclass(frozen=True)
@@ -188,8 +189,8 @@ def build(
         if shutil.which(program) is None:
             raise DataError(f"{program} is missing: apt-get install {packages}")
     concepts = _concepts(pictures)
-    held = {tuple(bridge_picture_data._tokens(c["names"][0])) for c in concepts if c["held_out"]}
-    table = [s for s in bridge_picture_data._json_in(stamps, "stamps.json") if _is_thing(s)]
+    held = {tuple(picture_data._tokens(c["names"][0])) for c in concepts if c["held_out"]}
+    table = [s for s in picture_data._json_in(stamps, "stamps.json") if _is_thing(s)]
     draw = random.Random(SEED)
     wanted = [*_names(concepts, held, voices, draw), *_words(concepts, table, sentences, held, draw)]
     recorded: list[tuple[Sound, bytes]] = []
@@ -210,18 +211,18 @@ def build(
 
 def _concepts(pictures: Path) -> list[dict[str, Any]]:
     """The emoji, without those held out that a sound of ESC-10 is called by."""
-    emoji = [c for c in bridge_picture_data.load(pictures).concepts if c["kind"] == "emoji" and c["translations"]]
+    emoji = [c for c in picture_data.load(pictures).concepts if c["kind"] == "emoji" and c["translations"]]
     captions = [caption for effect in EFFECTS.values() for caption in effect["en"]]
 
     def sounds(concept: Mapping[str, Any]) -> bool:
-        name = {tuple(bridge_picture_data._tokens(concept["names"][0]))}
-        return any(bridge_picture_data._names_one(caption, name) for caption in captions)
+        name = {tuple(picture_data._tokens(concept["names"][0]))}
+        return any(picture_data._names_one(caption, name) for caption in captions)
 
     return [concept for concept in emoji if not (concept["held_out"] and sounds(concept))]
 
 
 def _is_thing(stamp: Mapping[str, Any]) -> bool:
-    return not stamp["id"].startswith(bridge_picture_data.NOT_THINGS) and bool(stamp["names"].get("en"))
+    return not stamp["id"].startswith(picture_data.NOT_THINGS) and bool(stamp["names"].get("en"))
 
 
 def _names(
@@ -231,7 +232,7 @@ def _names(
     for i, concept in enumerate(concepts):
         sound = Sound("name", tuple(concept["names"][:1]), UNSEEN[i % len(UNSEEN)], trained=False, concept=i)
         yield sound
-        if not bridge_picture_data._names_one(concept["names"][0], held):
+        if not picture_data._names_one(concept["names"][0], held):
             for _ in range(voices):
                 yield replace(sound, voice=_voice(draw), trained=True)
 
@@ -253,7 +254,7 @@ def _words(
     said = draw.sample(list(_sentences(sentences)), SENTENCES)
     first = {c["names"][0] for c in concepts}
     for text in dict.fromkeys([*more, *described, *words, *said]):
-        if text not in first and len(text) <= 60 and not bridge_picture_data._names_one(text, held):
+        if text not in first and len(text) <= 60 and not picture_data._names_one(text, held):
             yield Sound("words", (text.strip(" ."),), _voice(draw), trained=True)
 
 
@@ -326,7 +327,7 @@ def _recorded(
 ) -> Iterator[tuple[Sound, bytes]]:
     """The recordings encoded; what names something held out is not trained on."""
     sounds = [
-        (replace(s, trained=s.trained and not any(bridge_picture_data._names_one(t, held) for t in s.texts)), source)
+        (replace(s, trained=s.trained and not any(picture_data._names_one(t, held) for t in s.texts)), source)
         for s, source in wanted
     ]
     encoded = pool.map(lambda item: _encoded(item[1], quality), sounds)
@@ -398,7 +399,7 @@ def _written(files: Mapping[str, Path], kept: Path, whisper: Path) -> dict[str, 
 
 
 def _stamp_folder(work: Path) -> Path:
-    package = bridge_picture_data.STAMPS
+    package = picture_data.STAMPS
     return next(_debian(package, [""], work)[""].rglob("stamps"))
 
 

@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import bridge_picture_data
 import numpy as np
 import torch
-from bridge_evaluation import Carrier, Results, States, best, compare, ids_of, pooled, rate, text_states
-from bridge_parts import PictureBridge, llava_config, read_parts, save_parts
-from bridge_training import (
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bridge import picture_data
+from bridge.evaluation import Carrier, Results, States, best, compare, ids_of, pooled, rate, text_states
+from bridge.parts import PictureBridge, llava_config, read_parts, save_parts
+from bridge.training import (
     BARE,
     ENGLISH,
     PICTURE_OF,
@@ -34,8 +37,6 @@ from bridge_training import (
     versions_here,
     words_of,
 )
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's, as its processor has
 EMOJI_SHARE = 0.85  # of training pictures; the others are stamps and photographs
@@ -165,7 +166,7 @@ def _grounds(n: int, device: torch.device) -> Tensor:
     anything = torch.rand(n, 3, 2, 2, device=device)
     ground = torch.where(kind < 0.5, torch.ones_like(light), torch.where(kind < 0.8, light, anything))
     ground = torch.where(kind > 0.9, torch.zeros_like(light), ground)
-    return F.interpolate(ground, size=bridge_picture_data.SIZE, mode="bilinear")
+    return F.interpolate(ground, size=picture_data.SIZE, mode="bilinear")
 
 
 def _coarse(x: Tensor) -> Tensor:
@@ -190,8 +191,8 @@ class Drawings:
         classes: concepts that are trained on, in order; a picture's class is its concept's place here.
     """
 
-    def __init__(self, pictures: bridge_picture_data.Pictures, device: torch.device) -> None:
-        trained_styles = {style.name for style in bridge_picture_data.STYLES if style.trained} | {"tuxpaint", "coco"}
+    def __init__(self, pictures: picture_data.Pictures, device: torch.device) -> None:
+        trained_styles = {style.name for style in picture_data.STYLES if style.trained} | {"tuxpaint", "coco"}
         self.concepts = pictures.concepts
         self.pixels = torch.from_numpy(pictures.decoded()).to(device)
         self.at = {(c, s): i for i, (c, s) in enumerate(zip(pictures.concept.tolist(), pictures.style, strict=True))}
@@ -298,7 +299,7 @@ class Training:
         self.settings, self.clock = settings, clock
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(settings.seed)
-        pictures = bridge_picture_data.load(settings.data)
+        pictures = picture_data.load(settings.data)
         self.drawings = Drawings(pictures, self.device)
         self.frozen = Frozen(settings.gemma, self.device)
         self._say(f"{len(self.drawings.at)} pictures, {len(self.drawings.classes)} classes, Gemma on {self.device}")
@@ -307,7 +308,7 @@ class Training:
             intermediate_size=4 * settings.width,
             num_hidden_layers=settings.layers,
             num_attention_heads=max(1, settings.width // 64),
-            image_size=bridge_picture_data.SIZE,
+            image_size=picture_data.SIZE,
             patch_size=settings.patch,
         )
         self.bridge = PictureBridge(llava_config(self.vision, self.frozen.config, self.frozen.image_token)).to(
@@ -660,7 +661,7 @@ def evaluate(settings: Settings, parts: Path) -> None:
     settings.out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     weights, description = read_parts(parts)
-    pictures = bridge_picture_data.load(settings.data)
+    pictures = picture_data.load(settings.data)
     frozen = Frozen(settings.gemma, device)
     vision = CLIPVisionConfig(**description["vision_config"])
     bridge = PictureBridge(llava_config(vision, frozen.config, frozen.image_token))

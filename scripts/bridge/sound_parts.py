@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from bridge_parts import media_tokenizer, read_parts
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from bridge.parts import media_tokenizer, read_parts
 
 if TYPE_CHECKING:
     from transformers import AudioFlamingo3Config, PreTrainedConfig, WhisperConfig
