@@ -3,5 +3,5 @@
 python -m benchmarks.cpu            every suite, printed
 python -m benchmarks.cpu store      one of them
 python -m benchmarks.gpu            the kernels at full size on a GPU; gpu topk lens: some of them
-python -m benchmarks.table --check  are the README's tables those of benchmarks/results?
+python -m benchmarks.table --check  are the READMEs' tables those of benchmarks/results?
 """

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.experiments`: the paper's experiments on a real model, and the record that the README shows.
+"""`python -m benchmarks.experiments`: the paper's experiments on a real model, and the record that their README shows.
 
 `--model` and `--work` do them as `hubstore experiment all` does, reuse what the folder has, and write
 benchmarks/results/experiments/<model>.json with figures beside it, or the same below `--out`.

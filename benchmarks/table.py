@@ -1,5 +1,5 @@
-"""`python -m benchmarks.table`: the README's tables, made of benchmarks/results. `--write` puts them there, `--check`
-fails where they are others."""
+"""`python -m benchmarks.table`: the tables of the READMEs, made of benchmarks/results. `--write` puts them there,
+`--check` fails where they are others."""
 
 from __future__ import annotations
 
@@ -14,13 +14,47 @@ from benchmarks.bridge import bridge_tables
 from benchmarks.record import RESULTS, ROOT, Result
 from hubstore.experiments.sites import NORMED
 
-BENCHMARKS, EXPERIMENTS, BRIDGE, SCALING = "benchmarks", "experiments", "bridge", "scaling"
-"""The README's sections that are made here, each between <!-- name:begin --> and <!-- name:end -->."""
+SUMMARY, BENCHMARKS, EXPERIMENTS, BRIDGE, SCALING = "summary", "benchmarks", "experiments", "bridge", "scaling"
+
+PLACES: Mapping[str, str] = {
+    SUMMARY: "README.md",
+    BENCHMARKS: "benchmarks/README.md",
+    EXPERIMENTS: "hubstore/experiments/README.md",
+    BRIDGE: "scripts/bridge/README.md",
+    SCALING: "hubstore/extraction/README.md",
+}
+"""Where each section that is made here stands, between <!-- name:begin --> and <!-- name:end -->."""
+
+HEADLINES = (
+    ("nvidia-h200", "gpu-extraction-1", "Llama 8B, 20,480 sentences, 33 layers, mean", "bare forward"),
+    ("nvidia-h200", "gpu-extraction-1", "Llama 8B, 20,480 sentences, 33 layers, mean", "authors' loop"),
+    ("nvidia-h100-80gb-hbm3", "gpu-media", "ViT-L/14, 224 px, 16,384 items", "authors' loop"),
+    ("nvidia-h200", "topk", "1M x 1024 float16 in all directions, 4,096 queries, k 10", "product alone"),
+    ("nvidia-h200", "lens", "8,192 states x 4096, vocabulary 128,256, bfloat16", "bare product"),
+    ("nvidia-h200-2-gpus", "one-query", "one query, 1M x 1024 float16, k 10", "one read"),
+    ("amd-epyc-2-cores", "extraction", "multilingual-e5-small, 210 texts, 13 layers x 384, float16", "bare forward"),
+    ("amd-epyc-2-cores", "store", "scan a layer of 100,000 x 768 float16", "numpy memmap"),
+    ("intel-r-xeon-r-processor-2-cores", "kernels_cpu", "topk_cosine, 1,000 queries", "FAISS IndexFlatIP"),
+)
+"""The summary's rows: file, suite, how the case begins, and what it is compared with."""
 
 CEILINGS = "ceilings"
 """The suite whose values are the machine's, not hubstore's."""
 
-README = ROOT / "README.md"
+
+def summary_table(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """The headlines that were measured, as Markdown; a headline whose figure is not in `files` is left out."""
+    lines = [_row(("what", "on", "hubstore", "ratio")), _row(["---"] * 4)]
+    for file, suite, begin, peer in HEADLINES:
+        if suite not in files.get(file, {}).get("suites", {}):
+            continue
+        on = files[file]["machine"]
+        device = on.get("gpu", f"{on['cores']} cores of {on['cpu']}")
+        results = map(Result.from_json, files[file]["suites"][suite]["results"])
+        result = next(r for r in results if r.case.startswith(begin) and peer in r.ratios)
+        compared = f"{result.ratios[peer]:.2f} of {peer}"
+        lines.append(_row((result.case, device, f"{number(result.value)} {result.unit}", compared)))
+    return "\n".join(lines)
 
 
 def suite_table(results: Iterable[Result]) -> str:
@@ -71,7 +105,7 @@ def experiment_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
         header = ("experiment", "what the paper found", "shown", "as measured, with 95 % intervals", "n", "s")
         lines = [_row(header), _row(["---"] * len(header))]
         for line in record["experiments"]:
-            figure = f"[{line['experiment']}](benchmarks/results/experiments/{name}-{line['experiment']}.png)"
+            figure = f"[{line['experiment']}](../../benchmarks/results/experiments/{name}-{line['experiment']}.png)"
             said = {True: "yes", False: "**no**", None: "not done"}[line["shown"]]
             measured = "; ".join([line["figure"] or line["error"], *_normed(line["notes"])])
             n = "" if line["n"] is None else f"{line['n']:,}"
@@ -86,25 +120,27 @@ def _normed(notes: Sequence[str]) -> list[str]:
     return [note for note in notes if note.startswith(NORMED)]
 
 
-def insert(text: str, section: str, name: str = BENCHMARKS) -> str:
+def insert(text: str, section: str, name: str) -> str:
     """`text` with `section` between the markers of `name`; ValueError where it has none."""
     begins, ends = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     before, begin, rest = text.partition(begins)
     _, end, after = rest.partition(ends)
     if not begin or not end:
-        raise ValueError(f"README.md has no place for the tables; put {begins} and {ends} on lines of their own")
+        raise ValueError(f"there is no place for the tables; put {begins} and {ends} on lines of their own")
     return f"{before}{begin}\n\n{section}\n\n{end}{after}"
 
 
-def main(arguments: Sequence[str] | None = None, readme: Path = README, results: Path = RESULTS) -> int:
+def main(arguments: Sequence[str] | None = None, root: Path = ROOT, results: Path = RESULTS) -> int:
     """Print, write or check the tables; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--write", action="store_true", help="put the tables into README.md")
-    choice.add_argument("--check", action="store_true", help="fail where README.md has other tables")
+    choice.add_argument("--write", action="store_true", help="put the tables into the READMEs")
+    choice.add_argument("--check", action="store_true", help="fail where the READMEs have other tables")
     options = parser.parse_args(arguments)
+    measured = _read(results)
     sections = {
-        BENCHMARKS: tables(_read(results)),
+        SUMMARY: summary_table(measured),
+        BENCHMARKS: tables(measured),
         EXPERIMENTS: experiment_tables(_read(results / EXPERIMENTS)),
         BRIDGE: bridge_tables(_read(results / BRIDGE)),
         SCALING: tables(_read(results / SCALING)),
@@ -112,21 +148,21 @@ def main(arguments: Sequence[str] | None = None, readme: Path = README, results:
     if not (options.write or options.check):
         print(*sections.values(), sep="\n\n")
         return 0
-    wanted = text = readme.read_text()
-    try:
-        for name, section in sections.items():
-            wanted = insert(wanted, section, name)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 1
-    if options.write:
-        readme.write_text(wanted)
-    elif wanted != text:
-        print(
-            "README.md's benchmark tables are not those of benchmarks/results; run: python -m benchmarks.table --write"
-        )
-        return 1
-    return 0
+    code = 0
+    for name, section in sections.items():
+        page = root / PLACES[name]
+        text = page.read_text()
+        try:
+            wanted = insert(text, section, name)
+        except ValueError as error:
+            print(f"{PLACES[name]}: {error}", file=sys.stderr)
+            return 1
+        if options.write:
+            page.write_text(wanted)
+        elif wanted != text:
+            print(f"{PLACES[name]}: its tables are not those of benchmarks/results; python -m benchmarks.table --write")
+            code = 1
+    return code
 
 
 def _read(folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Pictures of the dashboard, as the README shows them: a real server over real stores, looked at in Chromium.
+"""Pictures of the dashboard, as the READMEs show them: a real server over real stores, looked at in Chromium.
 
     scripts/screenshots.py demo.hub MODEL [--lens STORE] [--media STORE]
 
@@ -46,19 +46,19 @@ def shots(demo: str, lens: str | None, media: str | None) -> list[Shot]:
         Shot("map-layer-2", f"map?store={demo}&layer=2&item=en:44"),
         Shot("map-layer-11", f"map?store={demo}&layer=11&item=en:44"),
         Shot(
-            "neighbours",
+            "neighbors",
             f"neighbours?store={demo}&by=text&in=en&others=1&layer=0&layer=6&layer=11&layer=12&text={TEXT}",
         ),
         Shot("clustering-dark", f"curves?store={demo}&analysis=clustering&partition=*", scheme="dark"),
         Shot("map-phone", f"map?store={demo}&layer=2&item=en:44", PHONE),
-        Shot("neighbours-phone-dark", f"neighbours?store={demo}&item=he:44&others=1&layer=11&layer=12", PHONE, "dark"),
+        Shot("neighbors-phone-dark", f"neighbours?store={demo}&item=he:44&others=1&layer=11&layer=12", PHONE, "dark"),
     ]
     if lens is not None:
         made.append(Shot("lens", f"lens?store={lens}&item=de:2&variant=normed", cell="3,7"))
     if media is not None:
         made.append(
             Shot(
-                "neighbours-pictures",
+                "neighbors-pictures",
                 f"neighbours?store={media}&item=picture/house&layer=12&layer=14&layer=16&layer=18",
             )
         )

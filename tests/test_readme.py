@@ -1,4 +1,4 @@
-"""Every command and every line of Python in the README runs as it is printed."""
+"""Every command and every line of Python in the README, and in the pages that it names, runs as it is printed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,13 @@ from tests.store.seaweed import SeaweedFS, needs_weed
 from tests.tiny_media import FAMILIES, picture
 from tests.tiny_models import VOCABULARY, save_tiny_language_model, tiny_tokenizer
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+LINKED = re.findall(r"\]\(([\w/]+/README\.md)\)", README)
+PAGES = {page: (ROOT / page).read_text() for page in dict.fromkeys(["README.md", *LINKED])}
+"""The README and the pages that it sends a reader to, by path."""
+
+BLOCKS = [block for text in PAGES.values() for block in re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)]
 COMMANDS = [line for _, block in BLOCKS for line in block.splitlines() if line.startswith("hubstore ")]
 SERVED = "http://127.0.0.1:8000"
 HUB_ID = "intfloat/multilingual-e5-small"
@@ -114,9 +119,13 @@ def test_every_line_of_python_in_the_readme_runs(folder, monkeypatch):
     assert (folder / "demo-report/report.html").exists()
 
 
-def test_the_scripts_and_folders_that_the_readme_names_are_there():
-    root = Path(__file__).parents[1]
-    for path in re.findall(r"`((?:hubstore|scripts|benchmarks)/[\w/.]+)`", README):
-        assert (root / path).exists(), path
-    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (root / path).exists(), path
+@pytest.mark.parametrize("page", PAGES)
+def test_the_scripts_folders_and_pages_that_a_page_names_are_there(page):
+    for path in re.findall(r"`((?:hubstore|scripts|benchmarks)/[\w/.]+)`", PAGES[page]):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", PAGES[page]):
+        assert (ROOT / page).parent.joinpath(path).exists(), path
+
+
+def test_the_readme_is_read_in_five_minutes():
+    assert len(README.splitlines()) <= 200

@@ -88,39 +88,48 @@ def test_a_machine_s_file_name_is_its_cpu_and_cores():
     assert machine_name({"cpu": "AMD EPYC (Zen 4)", "cores": 2}) == "amd-epyc-zen-4-2-cores"
 
 
-def test_check_holds_the_readme_to_the_results(tmp_path, capsys):
-    readme, results = tmp_path / "README.md", tmp_path / "results"
-    save(results / "m.json", machine(tmp_path, 0), "store", 1.0, [result()])
-    readme.write_text("# Name\n\nno place\n")
-    assert table.main(["--check"], readme, results) == 1
-    assert "has no place for the tables" in capsys.readouterr().err
-    sections = (table.BENCHMARKS, table.EXPERIMENTS, table.BRIDGE, table.SCALING)
-    places = [f"<!-- {name}:begin -->\nold\n<!-- {name}:end -->" for name in sections]
-    readme.write_text("# Name\n\n{}\n\nbetween\n\n{}\n\nand\n\n{}\n\n{}\n\nafter\n".format(*places))
-    assert table.main(["--check"], readme, results) == 1
-    assert table.main(["--write"], readme, results) == 0
-    assert table.main(["--check"], readme, results) == 0
-    text = readme.read_text()
-    assert text.startswith("# Name\n")
-    assert text.endswith("\n\nafter\n")
-    assert "old" not in text
-    assert "| write | 18.0 (9.00 to 28.0) | MB/s | bare 20.0 (x 0.90) | 0.90 of bare | ≥ 0.9 met |" in text
-    save(
-        results / table.SCALING / "m.json",
-        machine(tmp_path, 0),
-        "scale",
-        1.0,
-        [dataclasses.replace(result(), case="model: exact")],
-    )
-    assert table.main(["--write"], readme, results) == 0
-    before, _, scaling = readme.read_text().partition("<!-- scaling:begin -->")  # a section of its own, and once
-    assert "**scale**" in scaling
-    assert "| model: exact | 18.0" in scaling
-    assert "**scale**" not in before
-    assert "**store**" in before
-    assert "**store**" not in scaling
-    save(results / "m.json", machine(tmp_path, 0), "store", 1.0, [result(target=0.99)])
-    assert table.main(["--check"], readme, results) == 1
+@pytest.fixture
+def pages(tmp_path):
+    """The pages that have tables, each with a place for its own and something around it."""
+    for name, place in table.PLACES.items():
+        page = tmp_path / place
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(f"# Name\n\n<!-- {name}:begin -->\nold\n<!-- {name}:end -->\n\nafter\n")
+    return tmp_path
+
+
+def test_check_holds_the_pages_to_the_results(pages, capsys):
+    results = pages / "results"
+    save(results / "m.json", machine(pages, 0), "store", 1.0, [result()])
+    model = dataclasses.replace(result(), case="model: exact")
+    save(results / table.SCALING / "m.json", machine(pages, 0), "scale", 1.0, [model])
+    assert table.main(["--check"], pages, results) == 1
+    assert table.main(["--write"], pages, results) == 0
+    assert table.main(["--check"], pages, results) == 0
+    text = {name: (pages / place).read_text() for name, place in table.PLACES.items()}
+    for page in text.values():
+        assert page.startswith("# Name\n")
+        assert page.endswith("\n\nafter\n")
+        assert "old" not in page
+    row = "| write | 18.0 (9.00 to 28.0) | MB/s | bare 20.0 (x 0.90) | 0.90 of bare | ≥ 0.9 met |"
+    assert row in text["benchmarks"]
+    assert "| model: exact | 18.0" in text["scaling"]
+    assert "**scale**" not in text["benchmarks"]
+    assert "**store**" not in text["scaling"]
+    save(results / "m.json", machine(pages, 0), "store", 1.0, [result(target=0.99)])
+    assert table.main(["--check"], pages, results) == 1
+    (pages / table.PLACES[table.SUMMARY]).write_text("# Name\n\nno place\n")
+    assert table.main(["--check"], pages, results) == 1
+    assert "README.md: there is no place for the tables" in capsys.readouterr().err
+
+
+def test_the_summary_shows_the_headlines_that_were_measured_and_leaves_out_the_others(tmp_path, monkeypatch):
+    save(tmp_path / "m.json", machine(tmp_path, 0), "store", 1.0, [result()])
+    files = {"m": json.loads((tmp_path / "m.json").read_text())}
+    monkeypatch.setattr(table, "HEADLINES", (("m", "store", "wri", "bare"), ("m", "other", "wri", "bare")))
+    shown = table.summary_table(files).splitlines()
+    assert shown[2:] == [next(line for line in shown if line.startswith("| write |"))]
+    assert shown[2].endswith("| 18.0 MB/s | 0.90 of bare |")
 
 
 def test_experiments_are_recorded_and_shown_with_their_verdicts(tmp_path, capsys):
