@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+import typer
 from typer.testing import CliRunner
 
 from hubstore.cli import app
@@ -86,6 +87,15 @@ def bucket(tmp_path, own_cache, monkeypatch):
     server.kill()
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_pages_is_one_that_the_command_line_takes(command):
+    name, *words = shlex.split(command.split(" # ")[0])[1:]
+    group = typer.main.get_command(app)
+    with group.make_context("hubstore", [name]) as above:
+        group.get_command(above, name).make_context(name, words, parent=above).close()
+
+
+@pytest.mark.slow
 @needs_weed
 def test_every_command_of_the_readme_runs_as_printed(folder, bucket, monkeypatch):
     monkeypatch.chdir(folder)

@@ -21,6 +21,7 @@ def states(rows: int, seed: int, dtype: torch.dtype = torch.float16) -> torch.Te
     return unit_states(rows, 16, dtype=dtype, device=CPU, seed=seed)
 
 
+@pytest.mark.slow
 def test_every_case_runs_small_and_is_kept(tmp_path, capsys):
     hasten()
     out = tmp_path / "m.json"

@@ -68,6 +68,7 @@ def test_a_worker_that_breaks_and_one_that_is_killed_cost_their_shards_alone(clu
     assert max(progress.workers for progress in seen) == 2
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stuck_is_overtaken(cluster, tmp_path, expected):
     done = run(tmp_path / "x.hub", functools.partial(loads.stuck_once_on, marker=tmp_path / "marker"))
     assert (tmp_path / "marker").exists()
@@ -88,6 +89,7 @@ def test_a_node_that_does_not_see_the_store_says_what_to_do(tmp_path):
         _require_plan(LocalStorage(tmp_path / "elsewhere.hub"), 0)
 
 
+@pytest.mark.slow
 def test_a_node_without_the_model_is_left_out_while_another_has_it(cluster, tmp_path, expected, monkeypatch):
     monkeypatch.setattr("hubstore.engines.ray.MOST_LOSSES", 1)
     path, folder = tmp_path / "x.hub", tmp_path / "workers"
