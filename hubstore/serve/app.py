@@ -8,17 +8,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from hubstore.errors import HubstoreError
 from hubstore.location import Location
+from hubstore.serve.compression import Compression
 from hubstore.serve.failures import InvalidError, RequestError, body_of, status_of
 from hubstore.serve.formats import json_response
 from hubstore.serve.limits import Limits
 from hubstore.serve.routes import analyses, experiments, items, lens, neighbours, pages, projections, stores
+from hubstore.serve.routes.parameters import check_names
 from hubstore.serve.safety import Guard, refusal
 from hubstore.serve.service import Service
 from hubstore.version import __version__
@@ -86,8 +88,10 @@ def create_app(
         lifespan=_lifespan,
     )
     app.state.service = service
-    for module in (neighbours, pages, stores, items, analyses, lens, projections, experiments):
-        app.include_router(module.router)
+    app.include_router(pages.router)
+    for module in (neighbours, stores, items, analyses, lens, projections, experiments):
+        app.include_router(module.router, dependencies=[Depends(check_names)])
+    app.add_middleware(Compression)
     app.add_middleware(Guard, token=token, hosts=hosts, limits=service.limits, metrics=service.metrics)
     app.add_exception_handler(HubstoreError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)

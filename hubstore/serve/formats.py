@@ -207,5 +207,11 @@ def _headers(revision: str | None) -> dict[str, str]:
     return {"Cache-Control": "private, no-cache", **({} if revision is None else {REVISION: revision})}
 
 
+def has_tag(seen: str | None, tag: str) -> bool:
+    """Whether an If-None-Match header names an answer's entity tag; compared weakly (RFC 9110, 13.1.2)."""
+    named = {one.strip().removeprefix("W/") for one in (seen or "").split(",")}
+    return "*" in named or tag.removeprefix("W/") in named
+
+
 def _file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "hubstore"

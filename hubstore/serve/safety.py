@@ -1,5 +1,5 @@
 """Around every request: host, token, size and time of the body, security headers, and errors that tell no more than
-they should."""
+they should. HEAD is answered as GET is, without the body."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 
+from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -54,8 +55,13 @@ HEADERS = {
 }
 RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
-OPEN = ("/api/openapi.json", "/api/docs")
-"""Of /api, what needs no token: it tells nothing of the stores."""
+PUBLIC = ("/", "/healthz", "/api/docs", "/api/openapi.json")
+PUBLIC_FOLDER = "/static/"
+"""What needs no token, as the router sees its path: it tells nothing of the stores. All else does, there or not."""
+
+
+VIOLATION = 1008
+"""The code with which a websocket is closed that is not allowed."""
 
 
 class Guard:
@@ -81,9 +87,14 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        if scope["type"] != "http":
+            await self._connect(scope, receive, send)
+            return
+        head = scope["method"] == "HEAD"
+        method, scope = scope["method"], {**scope, "method": "GET"} if head else scope
         started, status = time.perf_counter(), 0
 
         async def send_safely(message: Message) -> None:
@@ -91,6 +102,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *RAW_HEADERS]
+            elif head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             await send(message)
 
         self._metrics.in_flight += 1
@@ -106,23 +119,32 @@ class Guard:
         finally:
             self._metrics.in_flight -= 1
             route = getattr(scope.get("route"), "path", "other")
-            self._metrics.request(scope["method"], route, status or 500, time.perf_counter() - started)
+            self._metrics.request(method, route, status or 500, time.perf_counter() - started)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         try:
-            self._check(scope["path"], headers)
+            self._check(get_route_path(scope), headers)
         except RequestError as error:
             await refusal(error)(scope, receive, send)
             return
         most = self._limits.upload if _is_upload(scope["path"], headers) else self._limits.body
         await self._app(scope, _bounded(receive, most, self._limits.timeout_s), send)
 
+    async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Open a websocket, where a route has one, for whom a request would be answered."""
+        try:
+            self._check(get_route_path(scope), dict(scope["headers"]))
+        except RequestError as error:
+            await send({"type": "websocket.close", "code": VIOLATION, "reason": str(error)})
+            return
+        await self._app(scope, receive, send)
+
     def _check(self, path: str, headers: Mapping[bytes, bytes]) -> None:
         if self._hosts is not None and _host(headers) not in self._hosts:
             raise HostError(f"this server is called {' or '.join(self._hosts)}, and was asked by another name")
-        protected = (path.startswith("/api/") and path not in OPEN) or path == "/metrics"
-        if protected and self._token is not None:
+        public = path in PUBLIC or path.startswith(PUBLIC_FOLDER)
+        if self._token is not None and not public:
             given = headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, self._token):
                 raise TokenError("this server needs its token, as a header: Authorization: Bearer TOKEN")

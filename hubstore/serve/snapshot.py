@@ -149,6 +149,13 @@ class Snapshot(StoreReader):
                 self._lens = record, Lens.of_store(self, resolve_device(self.device))
             return self._lens[1]
 
+    def rows_of(self, positions: Positions, pooling: str) -> int:
+        """Rows of the items at `positions`: one each, or under "tokens" one for each of their tokens."""
+        if pooling != "tokens":
+            return len(positions)
+        ranges = self.token_ranges()[positions]
+        return int((ranges[:, 1] - ranges[:, 0]).sum())
+
     @property
     def keeps_lens(self) -> bool:
         """Whether it keeps an unembedding."""

@@ -18,6 +18,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from hubstore.serve import create_app
 from hubstore.serve.server import listen
@@ -91,10 +93,13 @@ class Server:
 
 
 @contextmanager
-def served(*stores: Path, **options: Any) -> Iterator[Server]:
-    """A server in a thread of this process; `options` are those of `create_app`."""
+def served(*stores: Path, mounted: str = "", **options: Any) -> Iterator[Server]:
+    """A server in a thread of this process, below a path perhaps; `options` are those of `create_app`."""
     listening = listen("127.0.0.1", 0)
-    running = uvicorn.Server(uvicorn.Config(create_app(stores, **options), log_level="critical", access_log=False))
+    app: Any = create_app(stores, **options)
+    if mounted:
+        app = Starlette(routes=[Mount(mounted, app=app)])
+    running = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:

@@ -25,6 +25,7 @@ from tests.serve.dashboard_server import (
     serving,
     words_store,
 )
+from tests.serve.servers import served
 from tests.test_readme import save_tiny_llava
 from tests.tiny_media import picture
 from tests.tiny_models import save_tiny_language_model
@@ -505,6 +506,27 @@ def test_a_map_without_webgl_and_without_motion(new_page, url):
     assert before != after
     page.wait_for_timeout(400)
     assert page.locator(".plane").screenshot() == after
+
+
+def test_the_page_of_the_api_shows_every_operation(page, url):
+    page.goto(f"{url}/api/docs")
+    expect(page.get_by_role("heading", name="neighbours")).to_be_visible()
+    paths = page.evaluate("fetch('openapi.json').then(answer => answer.json()).then(api => Object.keys(api.paths))")
+    assert len(paths) > 10
+    shown = page.locator("summary code").all_text_contents()
+    assert set(paths) <= set(shown)
+    page.locator("summary", has_text="/api/stores/{store}/items").first.click()
+    expect(page.get_by_text("Part of the text or the id, in any case.")).to_be_visible()
+
+
+def test_the_pages_work_below_a_path_of_another_application(page, folder):
+    with served(folder / "words.hub", mounted="/hub") as running:
+        page.goto(f"{running.url}/hub/api/docs")
+        expect(page.get_by_role("heading", name="neighbours")).to_be_visible()
+        show(page, f"{running.url}/hub", "overview?store=words")
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        page.goto(f"{running.url}/hub/#/neighbours?store=words&item=en:1")
+        expect(page.locator("body")).to_contain_text("en:1")
 
 
 def test_the_scheme_is_chosen_and_kept(page, url):

@@ -147,6 +147,7 @@ def test_a_token_is_asked_for_wherever_there_is_data(store):
             "/api/stores",
             "/api/stores/plain/items",
             "/api/nothing",
+            "/nothing",
             "/metrics",
             "/api//stores",
             "/api/docs/",

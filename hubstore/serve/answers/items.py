@@ -17,7 +17,8 @@ from hubstore.corpus.previews import mime_of
 from hubstore.errors import CorpusError
 from hubstore.index import Allowed
 from hubstore.serve.answers.about import file_names
-from hubstore.serve.failures import NotThereError
+from hubstore.serve.failures import NotThereError, TooLargeError
+from hubstore.serve.limits import MIB
 from hubstore.serve.snapshot import Snapshot
 from hubstore.store.reader import Positions
 
@@ -120,9 +121,15 @@ def original(snapshot: Snapshot, name: str, most: int) -> tuple[bytes, str]:
     return data, mime_of(data)
 
 
-def hidden(snapshot: Snapshot, ids: Sequence[str], layers: Sequence[str], pooling: str) -> pa.Table:
-    """Stored states as float32: id, layer and vector; under "tokens", token too."""
+def hidden(snapshot: Snapshot, ids: Sequence[str], layers: Sequence[str], pooling: str, most: int) -> pa.Table:
+    """Stored states as float32: id, layer and vector; under "tokens", token too.
+
+    Raises:
+        NotThereError: an id is not there.
+        TooLargeError: the vectors have more than `most` bytes.
+    """
     positions = snapshot.positions(ids)
+    require_rows(snapshot.rows_of(positions, pooling) * len(layers), snapshot.width * 4, most)
     rows, names = positions, list(ids)
     tokens: list[int] | None = None
     if pooling == "tokens":
@@ -142,6 +149,15 @@ def hidden(snapshot: Snapshot, ids: Sequence[str], layers: Sequence[str], poolin
     if tokens is not None:
         columns["token"] = pa.array(tokens * len(layers), pa.int32())
     return pa.table(columns)
+
+
+def require_rows(rows: int, row_bytes: int, most: int) -> None:
+    """TooLargeError, before anything is read, for an answer of so many rows of so many bytes at least."""
+    if rows * row_bytes > most:
+        raise TooLargeError(
+            f"the answer would have {rows} rows, {rows * row_bytes / MIB:.0f} MiB, and this server sends "
+            f"{most / MIB:.0f} at most; ask for fewer items or layers"
+        )
 
 
 def _equivalents(snapshot: Snapshot, concept: str | None, position: int) -> list[str]:

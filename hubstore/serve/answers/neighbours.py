@@ -16,10 +16,13 @@ from hubstore.corpus import Media
 from hubstore.errors import HubstoreError
 from hubstore.query import search
 from hubstore.serve.answers.about import file_names
-from hubstore.serve.answers.items import previews
+from hubstore.serve.answers.items import previews, require_rows
 from hubstore.serve.encoders import Encoders
 from hubstore.serve.formats import Answers
 from hubstore.serve.snapshot import Snapshot
+
+HIT_BYTES = 40
+"""Of a neighbor in a table, at least: its rank and score, and where each of its eight texts ends."""
 
 Parts = Callable[[pa.Table, Mapping[str, Any]], Answers]
 """Gets a table, and what is to be known about it, ready to be sent in parts."""
@@ -59,16 +62,16 @@ class Question:
 
 
 def answers(
-    snapshot: Snapshot, options: Options, encoders: Encoders, parts: Parts, questions: Sequence[Question]
+    snapshot: Snapshot, options: Options, encoders: Encoders, most: int, parts: Parts, questions: Sequence[Question]
 ) -> list[Any]:
-    """The answer to each question, all of one kind; an error in the place of one that has none."""
+    """The answer to each question, all of one kind, of `most` bytes; an error in the place of one that has none."""
     try:
-        found = _searched(snapshot, options, encoders, questions)
+        found = _searched(snapshot, options, encoders, most, questions)
     except HubstoreError as error:
         if len(questions) == 1:
             return [error]
         # One of them is wrong: each is asked alone, so that it spoils no other's answer.
-        return [answers(snapshot, options, encoders, parts, [question])[0] for question in questions]
+        return [answers(snapshot, options, encoders, most, parts, [question])[0] for question in questions]
     about = json.loads(found.schema.metadata[b"hubstore"])
     ready = parts(_shown(snapshot, found), about)
     if len(questions) == 1:
@@ -76,7 +79,9 @@ def answers(
     return _in_parts(found["query"], ready, questions)
 
 
-def _searched(snapshot: Snapshot, options: Options, encoders: Encoders, questions: Sequence[Question]) -> pa.Table:
+def _searched(
+    snapshot: Snapshot, options: Options, encoders: Encoders, most: int, questions: Sequence[Question]
+) -> pa.Table:
     kind = questions[0].kind
     given: Any
     if kind == "vectors":
@@ -87,7 +92,9 @@ def _searched(snapshot: Snapshot, options: Options, encoders: Encoders, question
     else:
         given = list(dict.fromkeys(name for question in questions for name in question.asked))
     if kind == "ids":
-        snapshot.positions(given)  # says so where one is not there, without looking for the closest
+        positions = snapshot.positions(given)  # says so where one is not there, without looking for the closest
+        hits = min(options.k, snapshot.hidden(options.layers[0], options.pooling).shape[0])
+        require_rows(snapshot.rows_of(positions, options.pooling) * len(options.layers) * hits, HIT_BYTES, most)
     encoder = None if kind in ("ids", "vectors") else encoders.encoder(snapshot, options.layers, options.pooling)
     return search(
         snapshot,

@@ -34,7 +34,7 @@ export function onRevision(work) {
 
 /** The path of something of a store. */
 export function storePath(store, ...more) {
-  return ["/api/stores", ...[store, ...more].map(encodeURIComponent)].join("/");
+  return ["api/stores", ...[store, ...more].map(encodeURIComponent)].join("/");
 }
 
 /** A path with parameters; lists are repeated, and what is null or empty is left out. */
@@ -134,7 +134,7 @@ async function failed(answer) {
 
 function noteRevision(path, answer) {
   const revision = answer.headers.get("Hubstore-Revision");
-  const store = /^\/api\/stores\/([^/?]+)/.exec(path)?.[1];
+  const store = /^api\/stores\/([^/?]+)/.exec(path)?.[1];
   if (revision && store) for (const work of revisions) work(decodeURIComponent(store), revision);
 }
 

@@ -8,7 +8,7 @@ let loading = null;
 
 function plotly() {
   loading ??= new Promise((resolve, reject) => {
-    const script = h("script", { src: "/static/plotly.min.js" });
+    const script = h("script", { src: "static/plotly.min.js" });
     script.onload = () => resolve(globalThis.Plotly);
     script.onerror = () => {
       loading = null;

@@ -25,7 +25,7 @@ export function open() {
   };
   const show = (params) =>
     pane.fill(async (signal) => {
-      const { experiments } = await get("/api/experiments", {}, signal);
+      const { experiments } = await get("api/experiments", {}, signal);
       close();
       if (!experiments.length) return none();
       const chosen = experiments.find((one) => one.name === params.get("experiment"));
@@ -78,7 +78,7 @@ function verdict(shown) {
 }
 
 async function details(experiment, signal, figures) {
-  const path = `/api/experiments/${encodeURIComponent(experiment.name)}`;
+  const path = `api/experiments/${encodeURIComponent(experiment.name)}`;
   const head = [
     h("p", {}, h("a", { href: sibling("experiments") }, "← all experiments")),
     h("h2", {}, bdi(experiment.title)),

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
 from hubstore.errors import QueryError
-from hubstore.serve.failures import NotThereError, TooLargeError
-from hubstore.serve.formats import REVISION
+from hubstore.serve.failures import NotThereError
+from hubstore.serve.formats import REVISION, has_tag
 from hubstore.serve.routes.call import ERRORS, TABLE, CallOf, Names
 from hubstore.serve.routes.parameters import Name
 from hubstore.serve.schemas import ItemInfo
@@ -86,13 +86,11 @@ async def hidden(
     """Stored states as float32: a row for each item and layer (under "tokens" pooling, each token)."""
     from hubstore.serve.answers.items import hidden as found
 
-    snapshot = call.snapshot
+    snapshot, most = call.snapshot, call.service.limits.answer
     pooled = snapshot.pooling_name(pooling)
-    layers = [snapshot.layer_name(name) for name in layer or snapshot.layers]
+    layers = list(dict.fromkeys(snapshot.layer_name(name) for name in layer or snapshot.layers))
     ids = list(dict.fromkeys(id))
-    if pooled != "tokens" and len(ids) * len(layers) * snapshot.width * 4 > call.service.limits.answer:
-        raise TooLargeError("that is more than this server sends at once; ask for fewer items or layers")
-    return await call.table("hidden", lambda: (found(snapshot, ids, layers, pooled), {"pooling": pooled}))
+    return await call.table("hidden", lambda: (found(snapshot, ids, layers, pooled, most), {"pooling": pooled}))
 
 
 async def _media(call: CallOf, find: Found, revision: str | None, seen: str | None) -> Response:
@@ -105,7 +103,7 @@ async def _media(call: CallOf, find: Found, revision: str | None, seen: str | No
         if revision == call.snapshot.revision
         else "private, no-cache",
     }
-    if seen == tag:
+    data, kind = await call.service.work.run(find)  # first: what is not there has no tag
+    if has_tag(seen, tag):
         return Response(status_code=304, headers=headers)
-    data, kind = await call.service.work.run(find)
     return Response(data, headers=headers, media_type=kind)

@@ -13,6 +13,12 @@ from hubstore.serve.routes.parameters import Name
 
 router = APIRouter(prefix="/api/stores/{store}/lens", tags=["lens"])
 
+TOKEN_BYTES = 12
+"""Of one of the most probable tokens: its number, its log-probability and where its text ends."""
+
+TARGET_BYTES = 12
+"""Of a target: its log-probability and rank."""
+
 Variant = Annotated[Literal["raw", "normed"], Query(description="Without the final norm (the paper's), or with it.")]
 Targets = Annotated[list[Name] | None, Query(max_length=64, description="Words to look up, each one token.")]
 
@@ -40,7 +46,11 @@ async def lens(
 
     def made() -> Any:
         from hubstore.lens import read_store
+        from hubstore.serve.answers.items import require_rows
 
+        rows = snapshot.rows_of(snapshot.positions(ids), snapshot.pooling_name(pooling))
+        row_bytes = TOKEN_BYTES * k + TARGET_BYTES * len(target or ())
+        require_rows(rows * len(layer or snapshot.layers), row_bytes, call.service.limits.answer)
         return read_store(snapshot, snapshot.lens(), ids=ids, **options)
 
     return await call.computed("lens", ("lens", tuple(ids), str(options)), made)

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from starlette.responses import Response
 
 from hubstore.errors import QueryError
-from hubstore.serve.failures import NeedsModelError, UnreadableError
+from hubstore.serve.failures import InvalidError, NeedsModelError, UnreadableError
 from hubstore.serve.formats import MEDIA_TYPES
 from hubstore.serve.routes.call import TABLE, Call, call_of, service_of
 from hubstore.serve.routes.parameters import Name, Several, Tabular, described, invalid, read
@@ -94,10 +94,12 @@ async def by_body(request: Request) -> Response:
         return await _asked(call, choice.query(), "vectors", vectors)
     if kind != "application/json":
         raise UnreadableError(f"a body is application/json or {MEDIA_TYPES['arrow']}, and this one {kind or 'nothing'}")
+    if beside := choice.model_fields_set - {"format"}:
+        raise InvalidError(f"{', '.join(sorted(beside))}: with a body of JSON this belongs into the body")
     try:
         query = await call.service.work.run(lambda: NeighboursQuery.model_validate_json(body))
     except ValidationError as error:
-        raise invalid(error) from None
+        raise invalid(error, NeighboursQuery) from None
     return await _answer(call, query)
 
 
@@ -152,7 +154,14 @@ async def _asked(call: Call, query: NeighboursQuery, kind: str, asked: Any) -> R
         (snapshot, call.form, kind, options, alone),
         question,
         len(question),
-        functools.partial(answers, snapshot, options, service.encoders, functools.partial(call.parts, "neighbours")),
+        functools.partial(
+            answers,
+            snapshot,
+            options,
+            service.encoders,
+            limits.answer,
+            functools.partial(call.parts, "neighbours"),
+        ),
     )
     return answer
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from hubstore.serve.failures import NotThereError
-from hubstore.serve.formats import json_response
+from hubstore.serve.formats import has_tag, json_response
 from hubstore.serve.routes.call import ServiceOf
 from hubstore.serve.schemas import ErrorAnswer, Health
 from hubstore.version import __version__
@@ -35,12 +35,13 @@ PLOTLY = "plotly.min.js"
 @cache
 def static_files() -> dict[str, Path]:
     """Every file that may be given, by its name in a URL."""
-    files = {
-        path.relative_to(folder).as_posix(): path
-        for folder in (HERE / "docs", HERE / "dashboard")
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in TYPES
-    }
+    files: dict[str, Path] = {}
+    for folder in (HERE / "docs", HERE / "dashboard"):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in TYPES:
+                name = path.relative_to(folder).as_posix()
+                assert name not in files, f"{path} and {files[name]} have one name"
+                files[name] = path
     plotly = importlib.util.find_spec("plotly")
     if plotly is not None and plotly.origin is not None:
         script = Path(plotly.origin).parent / "package_data" / PLOTLY
@@ -78,7 +79,7 @@ async def dashboard(if_none_match: Annotated[str | None, Header()] = None) -> Re
 @router.get("/api/docs", include_in_schema=False)
 async def docs(if_none_match: Annotated[str | None, Header()] = None) -> Response:
     """The API's page."""
-    return _file("api.html", if_none_match)
+    return _file("docs.html", if_none_match)
 
 
 @router.get(
@@ -97,7 +98,7 @@ def _file(name: str, seen: str | None) -> Response:
     if path is None:
         raise NotThereError(f"there is no file {name!r}")
     found = path.stat()
-    headers = {"ETag": f'"{found.st_mtime_ns:x}-{found.st_size:x}"', "Cache-Control": "no-cache"}
-    if seen == headers["ETag"]:
+    headers = {"ETag": f'W/"{found.st_mtime_ns:x}-{found.st_size:x}"', "Cache-Control": "no-cache"}
+    if has_tag(seen, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return FileResponse(path, headers=headers, media_type=TYPES[path.suffix], stat_result=found)

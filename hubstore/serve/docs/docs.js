@@ -114,7 +114,8 @@ function openTarget() {
 
 const main = document.getElementById("operations");
 try {
-  const answer = await fetch("/api/openapi.json");
+  const answer = await fetch("openapi.json");
+  if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
   main.replaceChildren(...show(await answer.json()));
 } catch (error) {
   main.replaceChildren(element("p", `The description could not be read: ${error.message}`));

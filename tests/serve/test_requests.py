@@ -1,0 +1,248 @@
+"""What every request meets: the token wherever the application is mounted, HEAD, entity tags, compression, and names
+of parameters that there are not."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from hubstore import Corpus, Item, extract
+from hubstore.serve import Limits, create_app
+from hubstore.serve.compression import takes_gzip
+from hubstore.serve.routes.pages import static_files
+from tests.report.test_media import made_up
+from tests.serve.servers import served
+from tests.tiny_models import tiny_language_model
+
+TOKEN = "a-token-of-the-tests"
+BEARER = [(b"authorization", f"Bearer {TOKEN}".encode())]
+PRIVATE = ("/api/stores", "/metrics", "/api/stores/words/items", "/api/experiments")
+PUBLIC = ("/", "/healthz", "/api/docs", "/api/openapi.json", "/static/docs.js")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("requests")
+    items = [Item(f"en:{n}", f"sentence number {n}", "en", f"c{n}") for n in range(40)]
+    model = tiny_language_model("llama")
+    settings = {"dtype": "float32", "poolings": ["mean", "tokens"], "with_lens": True}
+    extract(Corpus.from_items(items), model, folder / "words.hub", **settings)
+    made_up(folder / "media.hub")
+    return folder
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def ask(app, path: str, headers=(), *, method="GET", kind="http", root_path="") -> Reply:
+    """One ASGI request, as servers of any kind make them; a websocket that is refused has status 403."""
+    path, _, query = path.partition("?")
+    scope: dict[str, Any] = {
+        "type": kind,
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": root_path,
+        "query_string": query.encode(),
+        "headers": [(b"host", b"localhost"), *headers],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+    }
+    if kind == "websocket":
+        del scope["method"]
+        scope["subprotocols"] = []
+    sent, coming = [], [{"type": "websocket.connect"} if kind == "websocket" else {"type": "http.request"}]
+
+    async def receive():
+        return coming.pop() if coming else await asyncio.Event().wait()  # it stays connected
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    if kind == "websocket":
+        assert [message["type"] for message in sent] == ["websocket.close"]
+        return Reply(403, {}, b"")
+    said = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
+    return Reply(sent[0]["status"], said, b"".join(message.get("body", b"") for message in sent[1:]))
+
+
+@pytest.fixture(scope="module")
+def protected(folder):
+    return create_app([folder / "words.hub"], token=TOKEN)
+
+
+@pytest.fixture(scope="module")
+def running(folder):
+    with served(folder / "words.hub", folder / "media.hub", originals=True) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("prefix", "root_path"), [("", ""), ("/hub", ""), ("/hub", "/hub"), ("", "/hub"), ("/a/hub", "/a")]
+)
+def test_a_mounted_application_asks_for_its_token(protected, prefix, root_path):
+    mounted = prefix.removeprefix(root_path)
+    app = Starlette(routes=[Mount(mounted, app=protected)]) if mounted else protected
+    for path in PRIVATE:
+        assert ask(app, prefix + path, root_path=root_path).status == 401, path
+        assert ask(app, prefix + path, BEARER, root_path=root_path).status == 200, path
+    for path in PUBLIC:
+        assert ask(app, prefix + path, root_path=root_path).status == 200, path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//api/stores",
+        "/api//stores",
+        "/api/stores/",
+        "/API/stores",
+        "/api/docs/",
+        "/api/docs/../stores",
+        "/nothing",
+        "/statics",
+        "/hub/api/stores",
+        "/hub//api/stores",
+        "/hub/hub/api/stores",
+        "",
+    ],
+)
+@pytest.mark.parametrize("root_path", ["", "/hub", "/hub/"])
+def test_a_path_in_any_spelling_gives_no_data_without_the_token(protected, path, root_path):
+    for method in ("GET", "HEAD", "POST", "OPTIONS", "PUT", "TRACE"):
+        reply = ask(protected, path, method=method, root_path=root_path)
+        assert reply.status == 401, method
+
+
+def test_the_fixed_files_are_all_that_their_folder_gives_without_the_token(protected):
+    for path in ("/static/../api/stores", "/static//api/stores", "/static/", "/static/../../app.py"):
+        assert ask(protected, path).status == 404
+
+
+def test_a_websocket_without_the_token_is_closed(protected):
+    for path in ("/", "/api/stores", "/hub/api/stores"):
+        assert ask(protected, path, kind="websocket").status == 403
+
+
+def test_head_is_get_without_the_body(running, protected):
+    for path in ("/", "/healthz", "/metrics", "/api/docs", "/api/stores", "/api/stores/words/items", "/api/nothing"):
+        got, head = running.get(path), running.ask("HEAD", path)
+        assert (head.status, head.body) == (got.status, b""), path
+        if path != "/metrics":
+            assert head.headers["content-length"] == got.headers["content-length"], path
+        assert head.headers["content-type"] == got.headers["content-type"]
+    assert running.ask("HEAD", "/api/stores/words/item", id="nobody").status == 404
+    assert ask(protected, "/healthz", method="HEAD").body == b"", "whatever server calls it"
+
+
+def test_an_id_that_is_not_there_is_404_whatever_the_browser_has(running):
+    path = "/api/stores/media"
+    revision = running.get(path).json["revision"]
+    item = next(one for one in records(running.get(f"{path}/items", limit=1000)) if one["preview"])
+    for seen in (f'"{revision}"', f'W/"{revision}"', "*", f'"other", "{revision}"'):
+        assert running.get(f"{path}/preview", {"If-None-Match": seen}, id="nobody").status == 404
+        assert running.get(f"{path}/media", {"If-None-Match": seen}, id="nobody").status == 404
+        known = running.get(f"{path}/preview", {"If-None-Match": seen}, id=item["id"])
+        assert (known.status, known.body) == (304, b"")
+    assert running.get(f"{path}/preview", {"If-None-Match": '"other"'}, id=item["id"]).status == 200
+
+
+def records(answer):
+    columns = answer.columns
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def test_text_is_compressed_for_clients_that_take_it_and_states_are_not(running):
+    takes = {"Accept-Encoding": "br, gzip;q=0.8"}
+    for path in ("/", "/static/docs.js", "/static/docs.css", "/api/openapi.json", "/api/stores/words/items"):
+        plain, packed = running.get(path), running.get(path, takes)
+        assert "content-encoding" not in plain.headers
+        assert packed.headers["content-encoding"] == "gzip", path
+        assert "Accept-Encoding" in packed.headers["vary"]
+        assert "Accept-Encoding" in plain.headers["vary"], "a cache keeps both apart"
+        assert gzip.decompress(packed.body) == plain.body
+        assert len(packed.body) < len(plain.body) / 2
+        tag = packed.headers.get("etag")
+        assert tag is None or running.get(path, {**takes, "If-None-Match": tag}).status == 304
+    assert "content-encoding" not in running.get("/healthz", takes).headers, "it is small"
+    hidden = running.get("/api/stores/words/hidden", takes, id=[f"en:{n}" for n in range(40)], format="arrow")
+    assert "content-encoding" not in hidden.headers
+    assert len(pa.ipc.open_stream(hidden.body).read_all()) > 40
+
+
+def test_gzip_is_taken_where_its_weight_is_above_zero():
+    assert takes_gzip("gzip")
+    assert takes_gzip("deflate, GZIP; q=0.5")
+    assert takes_gzip("*")
+    assert not takes_gzip("")
+    assert not takes_gzip("gzip;q=0, *")
+    assert not takes_gzip("identity, br")
+    assert not takes_gzip("gzip;q=x")
+
+
+@pytest.mark.parametrize(
+    ("path", "misspelt", "meant"),
+    [
+        ("/items", "langauge", "language"),
+        ("/items", "ofset", "offset"),
+        ("/neighbours", "exclude_same_langauge", "exclude_same_language"),
+        ("/neighbours", "layers", "layer"),
+        ("/hidden", "poolings", "pooling"),
+        ("/lens", "varient", "variant"),
+        ("/projection", "point", "points"),
+        ("/curves", "pairs", "pair"),
+        ("", "formt", "format"),
+    ],
+)
+def test_a_misspelt_parameter_is_named_with_the_one_that_it_is_near(running, path, misspelt, meant):
+    needed = {"/curves": {"analysis": "geometry"}, "/items": {}, "/projection": {}, "": {}}.get(path, {"id": "en:1"})
+    answer = running.get(f"/api/stores/words{path}", **needed, **{misspelt: "1"})
+    assert answer.status == 422
+    assert repr(misspelt) in answer.error
+    assert repr(meant) in answer.error
+    assert running.get("/api/stores", zzz="1").status == 422
+
+
+def test_a_misspelt_field_of_a_body_and_a_parameter_beside_a_body_are_refused(running):
+    path = "/api/stores/words/neighbours"
+    answer = running.post(path, {"ids": ["en:1"], "exclude_selves": True})
+    assert answer.status == 422
+    assert "'exclude_self'" in answer.error
+    beside = running.post(path, {"ids": ["en:1"]}, k=3)
+    assert beside.status == 422
+    assert "k" in beside.error
+    assert running.post(path, {"ids": ["en:1"]}, format="json").status == 200
+
+
+def test_tokens_are_counted_before_they_are_read(folder):
+    ids = [f"en:{n}" for n in range(40)]
+    with served(folder / "words.hub", limits=Limits(answer=100_000)) as running:
+        path = "/api/stores/words"
+        for pooling in ("mean", "tokens"):
+            assert running.get(f"{path}/hidden", id=ids[:1], pooling=pooling).status == 200
+        assert running.get(f"{path}/hidden", id=ids, pooling="tokens").status == 413
+        assert running.get(f"{path}/hidden", id=ids, pooling="mean", layer="0").status == 200
+        assert running.get(f"{path}/lens", id=ids, pooling="tokens", k=50).status == 413
+        assert running.get(f"{path}/neighbours", id=ids, pooling="tokens", k=100).status == 413
+        assert running.get(f"{path}/neighbours", id=ids[:1], pooling="tokens", k=1).status == 200
+
+
+def test_no_two_files_of_the_pages_have_one_name():
+    files = static_files()
+    assert files["docs.js"].parent.name == "docs"
+    assert files["api.js"].parent.name == "dashboard"
