@@ -527,6 +527,7 @@ def test_the_pages_work_below_a_path_of_another_application(page, folder):
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         page.goto(f"{running.url}/hub/#/neighbours?store=words&item=en:1")
         expect(page.locator("body")).to_contain_text("en:1")
+        page.goto("about:blank")
 
 
 def test_the_scheme_is_chosen_and_kept(page, url):
