@@ -10,7 +10,7 @@ import contextlib
 import functools
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from hubstore.analysis.results import Findings, Row
 from hubstore.devices import current
 from hubstore.errors import AnalysisError
+from hubstore.kernels.cpu.threads import single_threads
 from hubstore.location import Location
 from hubstore.store import StoreReader
 
@@ -107,15 +108,11 @@ def over_layers(store: StoreReader, parts: Parts, progress: Progress | None = No
 @contextlib.contextmanager
 def _threads(small: bool, find: Callable[[str], list[Row]]) -> Iterator[Mapped]:
     """`find` of each layer, on as many threads as torch has where `small`, each of which is torch's only one then."""
-    threads = torch.get_num_threads()
     if not small:
         yield lambda layers: map(find, layers)
         return
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield lambda layers: pool.map(find, layers)
-    finally:
-        torch.set_num_threads(threads)
+    with single_threads(torch.get_num_threads()) as pool:
+        yield lambda layers: pool.map(find, layers)
 
 
 @contextlib.contextmanager

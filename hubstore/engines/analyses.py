@@ -15,6 +15,7 @@ from hubstore.devices import current
 from hubstore.engines.cluster import LOOK_S, Needs, Room, connected, end_tasks, first_line
 from hubstore.errors import AnalysisError, EngineError, HubstoreError
 from hubstore.extraction.workers import sendable
+from hubstore.kernels.cpu.threads import one_thread
 from hubstore.location import Location
 from hubstore.store import StoreReader
 
@@ -62,12 +63,11 @@ class OnRay:
 
 def _layer(where: Location, digest: str, parts: Parts, layer: str) -> Outcome:
     """The task: the rows of one layer. An error is returned: raised, it would come with Ray's own traceback."""
-    torch.set_num_threads(1)
     try:
         store = StoreReader(where)
         if store.digest != digest:
             raise AnalysisError(f"{where} was written to while it was analysed; run the analysis again")
-        with current(parts.device):
+        with current(parts.device), one_thread():
             return parts.of(store)(layer), None
     except HubstoreError as error:
         return [], sendable(error, f"the task of layer {layer}")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from hubstore.devices import resolve_device
 from hubstore.engines.cluster import LOOK_S, Needs, Room, connected, end_tasks, first_line
 from hubstore.errors import EngineError, HubstoreError
@@ -14,6 +12,7 @@ from hubstore.extraction.workers import sendable
 from hubstore.index import IndexDescription, build
 from hubstore.index.builder import Progress
 from hubstore.index.kinds import check_kind
+from hubstore.kernels.cpu.threads import one_thread
 from hubstore.location import Location
 from hubstore.store import StoreReader
 
@@ -75,9 +74,9 @@ def build_on_ray(
 
 def _build(where: Location, layer: str, pooling: str, kind: str, device: str, options: dict[str, Any]) -> Outcome:
     """The task: build one layer's index. An error is returned: raised, it would come with Ray's own traceback."""
-    torch.set_num_threads(1)
     try:
-        return build(StoreReader(where), [layer], pooling, kind, device=device, **options)[0], None
+        with one_thread():
+            return build(StoreReader(where), [layer], pooling, kind, device=device, **options)[0], None
     except HubstoreError as error:
         return None, sendable(error, f"the task of layer {layer}")
 

@@ -26,6 +26,7 @@ from hubstore.index import Allowed, IndexDescription
 from hubstore.index.description import grows_from
 from hubstore.index.exact import exact_search
 from hubstore.index.layer import check_queries, exact_description
+from hubstore.kernels.cpu.threads import limited
 from hubstore.location import Location
 from hubstore.store import HiddenStates, StoreReader
 
@@ -71,9 +72,9 @@ class Searcher:
     ) -> tuple[Found | None, HubstoreError | None]:
         """The best rows within sorted ranges [n, 2]. An error is returned: raised, it would come with a traceback."""
         try:
-            torch.set_num_threads(self._threads)
             states = self._rows(layer)
-            scores, rows = exact_search(states, queries, k, Allowed(ranges), self._device, dtype=torch.float64)
+            with limited(self._threads):
+                scores, rows = exact_search(states, queries, k, Allowed(ranges), self._device, dtype=torch.float64)
             return (scores.numpy(), rows.numpy()), None
         except HubstoreError as error:
             return None, sendable(error, f"the search of layer {layer.about.layer}")

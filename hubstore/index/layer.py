@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -64,9 +65,14 @@ class SearchableLayer(Protocol):
 class _Loaded:
     core: Any
     mean: Vectors
-    on_gpu: bool
+    gpu: Gpu | None
     owners: tuple[Any, ...]
     """Python objects that free what `core` points into when they go."""
+
+    def search(self, queries: Vectors, count: int, options: Any) -> Positions:
+        """FAISS's positions [q, count]; on a GPU one search at a time, on a CPU as many as there are threads."""
+        with contextlib.nullcontext() if self.gpu is None else self.gpu.lock:
+            return np.asarray(self.core.search(queries, count, params=options)[1], np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +134,8 @@ class LayerIndex:
         if self._loaded is None:
             return exact_search(self.states, queries, k, allowed_here, self.device)
         candidates = max(k, FEWEST) * (refine or self._default("refine"))
-        way = route(self.kind, self.rows, allowed_here, selectors=not self._loaded.on_gpu)
-        if way == "exact" or (self._loaded.on_gpu and candidates > GPU_CANDIDATES):
+        way = route(self.kind, self.rows, allowed_here, selectors=self._loaded.gpu is None)
+        if way == "exact" or (self._loaded.gpu is not None and candidates > GPU_CANDIDATES):
             return exact_search(self.states, queries, k, allowed_here, self.device)
         found = self._candidates(self._loaded, queries, min(candidates, self.rows), way, allowed_here, effort)
         scores, positions = rerank(self.states, queries, found, k)
@@ -159,8 +165,7 @@ class LayerIndex:
             options = faiss().SearchParametersHNSW(efSearch=max(chosen, count), sel=selector)
         else:
             options = faiss().SearchParametersIVF(nprobe=min(chosen, settings["nlist"]), sel=selector)
-        _, found = loaded.core.search(centred(queries, loaded.mean), count, params=options)
-        return np.asarray(found, np.int64)
+        return loaded.search(centred(queries, loaded.mean), count, options)
 
     def _complete(
         self, queries: torch.Tensor, k: int, allowed: Allowed, scores: torch.Tensor, positions: torch.Tensor
@@ -281,8 +286,8 @@ def load(
     core, mean = unwrap(whole)
     if description.kind == "ivf" and has_gpu(chosen):
         gpu = Gpu(chosen)
-        return LayerIndex(description, states, chosen, _Loaded(gpu.move(core), mean, True, (gpu,)))
-    return LayerIndex(description, states, chosen, _Loaded(core, mean, False, (whole,)))
+        return LayerIndex(description, states, chosen, _Loaded(gpu.move(core), mean, gpu, (gpu,)))
+    return LayerIndex(description, states, chosen, _Loaded(core, mean, None, (whole,)))
 
 
 def load_or_exact(

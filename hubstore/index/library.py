@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from typing import Any
 
 import torch
@@ -27,10 +28,14 @@ def has_gpu(device: torch.device) -> bool:
 
 
 class Gpu:
-    """FAISS's scratch memory on one GPU; it must outlive every index that was moved there."""
+    """FAISS's scratch memory on one GPU; it must outlive every index that was moved there.
+
+    Two searches at once would write over one another in it: `lock` is held during each.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._number = device.index or 0
+        self.lock = threading.Lock()
         self._resources = faiss().StandardGpuResources()
 
     def move(self, index: Any) -> Any:

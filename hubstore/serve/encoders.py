@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +21,24 @@ if TYPE_CHECKING:
     from hubstore.store import StoreReader
 
 
+PAUSE_S = 5.0
+"""After a load that failed, before the next request loads again: what failed may have been the disk, or a network."""
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """A load that failed, and when, by the monotonic clock."""
+
+    error: HubstoreError
+    at: float
+
+    @property
+    def lately(self) -> bool:
+        return time.monotonic() - self.at < PAUSE_S
+
+
 class Encoders:
-    """A model for the stores that were made with it.
+    """A model for the stores that were made with it. A load that fails is tried again by a later request.
 
     Args:
         model: loaded already, or where to load it from; None where the server has none.
@@ -31,7 +49,7 @@ class Encoders:
         self._given = model
         self._device = device
         self._lock = threading.Lock()
-        self._models: dict[str, Model | HubstoreError] = {}
+        self._models: dict[str, Model | _Failed] = {}
 
     @property
     def given(self) -> bool:
@@ -48,7 +66,7 @@ class Encoders:
         if self._given is None:
             return False
         known = self._models.get(_key(store))
-        return not isinstance(known, HubstoreError)
+        return not (isinstance(known, _Failed) and known.lately)
 
     def encoder(
         self, store: StoreReader, layers: Sequence[str], pooling: str
@@ -74,14 +92,15 @@ class Encoders:
 
     def _loaded(self, store: StoreReader) -> Model:
         key = _key(store)
-        if key not in self._models:
+        found = self._models.get(key)
+        if found is None or (isinstance(found, _Failed) and not found.lately):
             try:
-                self._models[key] = self._load(store)
+                found = self._load(store)
             except HubstoreError as error:
-                self._models[key] = error
-        found = self._models[key]
-        if isinstance(found, HubstoreError):
-            raise NeedsModelError(f"this server cannot read queries of this store: {found}")
+                found = _Failed(error, time.monotonic())
+            self._models[key] = found
+        if isinstance(found, _Failed):
+            raise NeedsModelError(f"this server cannot read queries of this store: {found.error}")
         return found
 
     def _load(self, store: StoreReader) -> Model:
@@ -90,7 +109,7 @@ class Encoders:
         if self._given is None:
             raise ModelError("it was started without a model; start it with --model, or ask by id or by vector")
         if isinstance(self._given, str):
-            known = [model for model in self._models.values() if not isinstance(model, HubstoreError)]
+            known = [model for model in self._models.values() if not isinstance(model, _Failed)]
             model = next((model for model in known if _is_of(store, model)), None) or load_model_of(
                 store, self._given, self._device
             )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import faiss
@@ -22,7 +25,7 @@ class GpuOfCopies:
     moved = 0
 
     def __init__(self, device: torch.device) -> None:
-        pass
+        self.lock = threading.Lock()
 
     def move(self, index: Any) -> Any:
         type(self).moved += 1
@@ -30,6 +33,36 @@ class GpuOfCopies:
 
     def fetch(self, index: Any) -> Any:
         return faiss.clone_index(index)
+
+
+class OneAtATime:
+    """An index that two searches at once would spoil, as FAISS's on a GPU are spoiled."""
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+        self._busy = False
+
+    def search(self, *arguments: Any, **options: Any) -> Any:
+        assert not self._busy, "two searches share the GPU's scratch memory"
+        self._busy = True
+        time.sleep(0.01)
+        found = self._core.search(*arguments, **options)
+        self._busy = False
+        return found
+
+
+def test_an_index_on_a_gpu_is_searched_by_one_thread_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(layer_module, "has_gpu", lambda device: True)
+    monkeypatch.setattr(layer_module, "Gpu", GpuOfCopies)
+    monkeypatch.setattr(GpuOfCopies, "move", lambda self, index: OneAtATime(index))
+    states = hub_states(900, 16)
+    store = write_store(tmp_path / "a.hub", states[None])
+    build(store, ["0"], kind="ivf", device="cpu")
+    index = load(store, "0", device="cpu")
+    alone = index.search(states[:5], 3)[1]
+    with ThreadPoolExecutor(6) as pool:
+        for _, found in pool.map(lambda _: index.search(states[:5], 3), range(12)):
+            assert torch.equal(found, alone)
 
 
 @pytest.mark.parametrize("kind", ["ivf", "ivfpq"])

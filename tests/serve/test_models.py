@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
 import hubstore
 from hubstore.corpus import Corpus, Item, Media
+from hubstore.errors import ModelError
 from hubstore.extraction import Settings, extract
-from hubstore.serve import Limits
+from hubstore.serve import Limits, encoders
+from hubstore.serve.failures import NeedsModelError
 from tests.extraction.test_media import png
 from tests.report.stores import write_store
 from tests.serve.servers import served
@@ -76,6 +79,31 @@ def test_a_model_that_is_not_the_stores_reads_no_query_of_it(tmp_path):
         assert "use the model that the store was made with" in answer.error
         assert not running.get("/api/stores/other").json["encoder"]
         assert running.get("/api/stores/other/neighbours", id="en:1").status == 200
+
+
+def test_a_load_that_failed_is_tried_again_after_a_pause(store, folder, monkeypatch):
+    loads, now = [], [1000.0]
+    load = hubstore.extraction.load_model_of
+
+    def fails_once(*arguments):
+        loads.append(arguments)
+        if len(loads) == 1:
+            raise ModelError("the disk did not answer")
+        return load(*arguments)
+
+    monkeypatch.setattr(hubstore.extraction, "load_model_of", fails_once)
+    monkeypatch.setattr(encoders, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    kept = encoders.Encoders(str(folder), "cpu")
+    for _ in range(2):
+        with pytest.raises(NeedsModelError, match="did not answer"):
+            kept.load(store)
+        assert not kept.reads(store)
+    assert len(loads) == 1, "not within the pause"
+    now[0] += encoders.PAUSE_S
+    assert kept.reads(store)
+    kept.load(store)
+    assert kept.encoder(store, ["2"], "mean")([Item("q", "It rained", "en")])["2"].shape == (1, store.width)
+    assert len(loads) == 2
 
 
 def test_pictures_are_uploaded_and_those_that_are_none_are_415(tmp_path):

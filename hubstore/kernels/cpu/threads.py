@@ -1,16 +1,23 @@
-"""Tasks on as many threads as torch has, each with one torch thread of its own.
+"""How many threads torch computes on, and tasks on as many, each with one torch thread of its own.
 
-Threads of Python and not numba's parallel loops: several analyses call kernels at once, which numba's default
-threading layer does not allow, and a torch product on one thread wastes nothing on waiting for the others.
+The count of the process is the user's: `torch.set_num_threads`, OMP_NUM_THREADS. Nothing here changes it. A limit holds
+for the thread that sets it, so that one that is born or computes meanwhile has the count of the process, and keeps it.
+
+Tasks run on threads of Python and not in numba's parallel loops: several analyses call kernels at once, which numba's
+default threading layer does not allow, and a torch product on one thread wastes nothing on waiting for the others.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, islice
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -42,12 +49,25 @@ def in_threads(work: Callable[[T], None], tasks: Iterable[T]) -> None:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Torch has one thread within it: what several sum comes out otherwise with other numbers of them."""
-    threads = torch.get_num_threads()
+    with limited(1):
+        yield
+
+
+@contextmanager
+def limited(count: int) -> Iterator[None]:
+    """Torch computes on `count` threads what this thread asks for within it."""
+    before = torch.get_num_threads()  # first: it gives a new thread the count of the process
+    outer = getattr(_of_thread, "mkl", 0)  # 0: as many as the process has
+    _limit(count, count)
     try:
-        torch.set_num_threads(1)
         yield
     finally:
-        torch.set_num_threads(threads)
+        _limit(before, outer)
+
+
+def single_threads(count: int) -> ThreadPoolExecutor:
+    """A pool of `count` threads, in each of which torch has one thread."""
+    return ThreadPoolExecutor(count, initializer=_begin_alone)
 
 
 def _in_pool(work: Callable[[T], None], tasks: Iterable[T], threads: int) -> None:
@@ -59,10 +79,35 @@ def _in_pool(work: Callable[[T], None], tasks: Iterable[T], threads: int) -> Non
         with torch.inference_mode(inference):
             work(task)
 
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with single_threads(threads) as pool:
         for task in tasks:
             waiting.append(pool.submit(run, task))
             if len(waiting) > threads:
                 waiting.popleft().result()
         for future in waiting:
             future.result()
+
+
+_of_thread = threading.local()
+"""`mkl`: the limit of this thread's products."""
+
+
+def _begin_alone() -> None:
+    torch.get_num_threads()
+    _limit(1, 1)
+
+
+def _limit(openmp: int, mkl: int) -> None:
+    """Set this thread's limits: torch's own loops go by OpenMP's, products by MKL's where torch has it."""
+    library = _library()
+    library.omp_set_num_threads(openmp)
+    if hasattr(library, "MKL_Set_Num_Threads_Local"):
+        library.MKL_Set_Num_Threads_Local(mkl)
+    _of_thread.mkl = mkl
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    """Torch's library, through which its OpenMP and MKL are found. `torch.set_num_threads` is of the whole process."""
+    (path,) = (Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*")
+    return ctypes.CDLL(str(path))
