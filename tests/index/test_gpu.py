@@ -54,7 +54,7 @@ class OneAtATime:
 def test_an_index_on_a_gpu_is_searched_by_one_thread_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(layer_module, "has_gpu", lambda device: True)
     monkeypatch.setattr(layer_module, "Gpu", GpuOfCopies)
-    monkeypatch.setattr(GpuOfCopies, "move", lambda self, index: OneAtATime(index))
+    monkeypatch.setattr(GpuOfCopies, "move", lambda self, index: OneAtATime(faiss.clone_index(index)))
     states = hub_states(900, 16)
     store = write_store(tmp_path / "a.hub", states[None])
     build(store, ["0"], kind="ivf", device="cpu")
