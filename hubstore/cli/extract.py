@@ -90,6 +90,8 @@ def extract(
     metadata: options.MetadataOption = None,
     modality: options.ModalityOption = None,
     concept_from: options.ConceptFromOption = None,
+    delimiter: options.DelimiterOption = None,
+    quotes: options.QuotesOption = None,
     config: options.ConfigOption = None,
     split: options.SplitOption = None,
     corpus_revision: options.RevisionOption = None,
@@ -122,6 +124,8 @@ def extract(
         metadata=metadata,
         modality=modality,
         concept_from=concept_from,
+        delimiter=delimiter,
+        quotes=quotes,
         config=config,
         split=split,
         revision=corpus_revision,
@@ -206,6 +210,7 @@ def print_extraction(done: Any, corpus: Any, as_json: bool) -> None:
         "poolings": list(store.poolings),
         "dtype": store.layout.dtype,
         "partitions": {name: partition.size for name, partition in store.partitions.items()},
+        "rows_read": corpus.skipped.rows,
         "skipped": corpus.skipped.count + progress.skipped,
         "truncated": progress.truncated,
         "seconds": round(progress.seconds, 3),
@@ -218,6 +223,8 @@ def print_extraction(done: Any, corpus: Any, as_json: bool) -> None:
     if not done.extracted:
         out.print(f"{done.path} is complete already: {done.items:,} items")
         return
+    if corpus.skipped.rows:
+        out.print(f"{corpus.skipped.rows:,} rows read from {corpus.name}", markup=False)
     rate = progress.seconds or 1.0
     out.print(
         f"{done.path}: {done.items:,} items x {len(store.layers)} layers x {store.width} ({store.layout.dtype}), "

@@ -46,9 +46,9 @@ CorpusArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="CORPUS...",
-        help="A file (.jsonl, .csv, .tsv, .parquet, .tar), a folder of pictures and sounds, a folder or id of a "
-        "Hugging Face dataset, sample:ntrex; a file or a folder of .tar may be a URL (s3://, gs://, az://, of a file "
-        "https://); or, with --parallel, LANGUAGE=FILE for each language: en=a.txt zh=b.txt.",
+        help="A file (.jsonl, .csv, .tsv, .parquet, .tar) or several of them, a folder of such or of pictures and "
+        "sounds, the id of a Hugging Face dataset, sample:ntrex; a file or a folder of .tar may be a URL (s3://, "
+        "gs://, az://, of a file https://); or, with --parallel, LANGUAGE=FILE for each language: en=a.txt zh=b.txt.",
         show_default=False,
     ),
 ]
@@ -86,6 +86,17 @@ ConceptFromOption = Annotated[
 ]
 LanguageColumnOption = Annotated[str | None, typer.Option("--language-column", help="Column of the BCP 47 tags.")]
 LanguageTagOption = Annotated[str | None, typer.Option("--language-tag", help="One language for all items.")]
+DelimiterOption = Annotated[
+    str | None, typer.Option("--delimiter", help="Between the fields of delimited values: ';', tab. By the suffix.")
+]
+QuotesOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--quotes/--no-quotes",
+        help="Whether quotation marks enclose fields of delimited values, or stand in them like other characters. By "
+        "default they enclose, and one that seems to be a stray one is refused.",
+    ),
+]
 ConfigOption = Annotated[str | None, typer.Option("--config", help="Configuration of a dataset.")]
 SplitOption = Annotated[str | None, typer.Option("--split", help="Split of a dataset.")]
 RevisionOption = Annotated[str | None, typer.Option("--corpus-revision", help="Revision of a dataset on a hub.")]
@@ -154,18 +165,18 @@ def open_items(
     """The corpus that the options describe."""
     from hubstore.corpus import open_corpus, read_parallel
 
-    given: dict[str, Any] = {name: value for name, value in options.items() if value not in (None, False)}
+    given: dict[str, Any] = {
+        name: value for name, value in options.items() if value is not None and (value is not False or name == "quotes")
+    }
     if parallel:
         if given or text:
             raise CorpusError(f"--parallel files have no columns or splits; leave out {', '.join(given) or 'text'}")
         return read_parallel(_by_language(corpus, "--parallel"), limit=limit, on_error=on_error.value)
-    if len(corpus) != 1:
-        raise CorpusError(f"give one corpus, or --parallel for line-aligned files; there are {len(corpus)}")
     if text:
         given["text"] = _by_language(text, "--text-column") if "=" in "".join(text) else text[0]
         if "=" not in "".join(text) and len(text) > 1:
             raise CorpusError("give one --text-column, or LANGUAGE=COLUMN for each language")
-    return open_corpus(corpus[0], limit=limit, on_error=on_error.value, **given)
+    return open_corpus(corpus, limit=limit, on_error=on_error.value, **given)
 
 
 def _by_language(values: Sequence[str], option: str) -> dict[str, str]:

@@ -109,6 +109,25 @@ class Columns:
                 required.append((option, name))
         return required
 
+    def names(self) -> set[str]:
+        """Return every column that the options name."""
+        named = {name for _, name in self.texts()} | set(self.media.values())
+        return named | {name for name in (self.id, self.concept, self.language or "language") if name}
+
+    def items_per_row(self, has: Callable[[str], bool]) -> int:
+        """Return how many items every row of a table gives, with ids that no row before can change; 0 if unknown.
+
+        Args:
+            has: Tells whether the table has a column.
+        """
+        named = self.id is not None and (self.id != "id" or has("id"))
+        grouped = self.concept is not None and (self.concept != "concept" or has("concept"))
+        if self.media:
+            return 0
+        if self.wide:
+            return 0 if named or grouped else len(self.text)
+        return 1 if named or not grouped else 0
+
     def needed(self, there: Sequence[str]) -> list[str]:
         """Select from a table's top-level columns those to read: all where one that must be there is not, so
         that the error can list them.

@@ -16,22 +16,20 @@ from hubstore.errors import CorpusError
 BATCH_BYTES: Final = 32 << 20
 """Bytes of pictures and sounds after which a batch of items ends."""
 
-Refuse = Callable[[CorpusError], None]
-"""What a reader calls with the error of a row that cannot be an item; it raises, or it returns and
-the reader goes on with the next row."""
-
 
 @dataclass
 class Skipped:
-    """What one pass over a corpus left out.
+    """What one pass over a corpus read, and what it left out.
 
     Attributes:
+        rows: How many rows, lines, files or samples were read, those left out among them.
         count: How many items or rows were left out.
         messages: Why, each with its place: the first `KEPT` of them.
     """
 
     KEPT: Final = 100
 
+    rows: int = 0
     count: int = 0
     messages: list[str] = field(default_factory=list)
 
@@ -43,8 +41,33 @@ class Skipped:
 
     def clear(self) -> None:
         """Forget everything, as a new pass begins."""
-        self.count = 0
+        self.rows = self.count = 0
         self.messages.clear()
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """What a reader calls with the error of a row that cannot be an item: it raises, or the next row follows.
+
+    Attributes:
+        skipped: What is left out, and how many rows were read.
+        skip_errors: Whether to go on.
+    """
+
+    skipped: Skipped
+    skip_errors: bool = False
+
+    def __call__(self, error: CorpusError) -> None:
+        """Take the error of a row."""
+        if not self.skip_errors:
+            raise CorpusError(
+                f"{error}; correct the input, or leave such rows out with --on-error skip (on_error='skip')"
+            ) from None
+        self.skipped.add(error)
+
+    def count(self, rows: int = 1) -> None:
+        """Count rows that were read."""
+        self.skipped.rows += rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +119,12 @@ class Corpus:
                 errors are not skipped), the input cannot be read, or it holds no items at all.
         """
         self.skipped.clear()
+        refuse = Refuse(self.skipped, self.skip_errors)
         left = start
         if self.seek is not None and start:
-            items, first, left = self.seek(self._refuse, start), rows - start % rows, 0
+            items, first, left = self.seek(refuse, start), rows - start % rows, 0
         else:
-            items, first = self.read(self._refuse), rows
+            items, first = self.read(refuse), rows
         empty = not start
         while chunk := _next_items(items, first):
             first, empty = rows, False
@@ -135,11 +159,6 @@ class Corpus:
                 yield check_item(item, f"{name}, item {number}")
 
         return cls(name, lambda: {"kind": "items", "items": len(kept), "sha256": _digest(kept)}, read)
-
-    def _refuse(self, error: CorpusError) -> None:
-        if not self.skip_errors:
-            raise CorpusError(f"{error}; correct the input, or leave such rows out with on_error='skip'") from None
-        self.skipped.add(error)
 
     def _why_empty(self) -> str:
         if self.skipped.count:

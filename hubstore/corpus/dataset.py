@@ -1,8 +1,8 @@
 """Reader of Hugging Face datasets: saved on disk, a folder of data files, or by id, streamed."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -10,9 +10,12 @@ from hubstore.corpus.columns import ColumnOptions, Columns
 from hubstore.corpus.corpus import Corpus, Refuse
 from hubstore.corpus.files import PathLike
 from hubstore.corpus.item import Item
+from hubstore.corpus.readers import Dialect
 from hubstore.corpus.rows import Row, items_of
 from hubstore.corpus.source import file_identities
+from hubstore.corpus.splits import choose_config, choose_split, configurations, table_files
 from hubstore.corpus.streams import MEDIA_ROWS, ROWS, arrow_tables, first_line, quietly, scratch_cache
+from hubstore.corpus.tables import table_corpus
 from hubstore.corpus.validate import check_options
 from hubstore.errors import CorpusError
 
@@ -25,20 +28,25 @@ def read_dataset(
     config: str | None = None,
     split: str | None = None,
     revision: str | None = None,
+    delimiter: str | None = None,
+    quotes: bool | None = None,
     limit: int | None = None,
     on_error: str = "stop",
     name: str | None = None,
     **columns: Unpack[ColumnOptions],
 ) -> Corpus:
-    """Read a dataset of the `datasets` library.
+    """Read a dataset of the `datasets` library, or a folder of tables, each of which is read as it is by itself.
 
     Args:
-        path_or_id: A folder (of `save_to_disk`, or of data files such as Parquet), else the id of a dataset
+        path_or_id: A folder (of `save_to_disk`, or of tables in any of the formats), else the id of a dataset
             on the hub, which is streamed, never downloaded as a whole. (Of Parquet files the library may read
             ahead, at most one file.)
         config: Which configuration, for a dataset that has several.
-        split: Which split; may be left out where there is one.
+        split: Which split; may be left out where there is one. Of a folder of tables, those in whose names or
+            folders it stands, as `test` does in `data/test-00000.parquet`.
         revision: A branch, tag or commit of a dataset on the hub. The commit it means now is recorded.
+        delimiter: Of a folder's tables of delimited values; see `read_csv`.
+        quotes: Likewise.
         limit: Read only the first rows.
         on_error: `"stop"` at a row that is not valid, or `"skip"` it and list it in `Corpus.skipped`.
         name: What to call the corpus, instead of the dataset's id or folder.
@@ -57,8 +65,16 @@ def read_dataset(
         ... )
     """
     check_options(limit, on_error)
+    folder = Path(os.path.abspath(path_or_id))
+    if folder.is_dir() and not is_saved_dataset(folder) and (tables := table_files(folder)):
+        if revision is not None:
+            raise CorpusError(f"{folder}: a folder has no revision; leave it out")
+        tables, split = _of_folder(folder, tables, config, split)
+        dialect = Dialect(delimiter, quotes)
+        return table_corpus(tables, None, dialect, limit, on_error, name, columns, folder=folder, split=split)
+    if delimiter is not None or quotes is not None:
+        raise CorpusError(f"{path_or_id}: is no folder of delimited values; leave delimiter and quotes out")
     chosen = Columns(**columns)
-    folder = Path(path_or_id)
     if is_saved_dataset(folder):
         if config is not None or revision is not None:
             raise CorpusError(f"{folder}: a dataset saved to disk has no config and no revision; leave them out")
@@ -69,7 +85,7 @@ def read_dataset(
 
     def read(refuse: Refuse) -> Iterator[Item]:
         rows = _rows(open_stream, chosen, called, folder if folder.is_dir() else None)
-        return items_of(islice(rows, limit), chosen, refuse)
+        return items_of(rows, chosen, refuse, limit)
 
     def source() -> dict[str, Any]:
         return {
@@ -82,6 +98,18 @@ def read_dataset(
         }
 
     return Corpus(name or called, source, read, skip_errors=on_error == "skip")
+
+
+def _of_folder(folder: Path, files: list[Path], config: str | None, split: str | None) -> tuple[list[Path], str]:
+    """The tables of a configuration and split, and the split."""
+    if names := configurations(folder):
+        config = choose_config(folder, names, config)
+        data = _builder(str(folder), config, None)[0].config.data_files or {}
+        split = _one_split(str(folder), split, list(data))
+        return [Path(file) for file in data[split]], split
+    if config is not None:
+        raise CorpusError(f"{folder}: has no configuration {config!r}, as its README.md names none; leave config out")
+    return choose_split(folder, files, split)
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -112,16 +140,7 @@ def _built(
     path_or_id: str, config: str | None, split: str | None, revision: str | None
 ) -> tuple[Where, str, OpenStream]:
     folder = Path(path_or_id)
-    with scratch_cache() as cache:
-
-        def build() -> tuple[Any, Any]:
-            from datasets import load_dataset_builder
-
-            options = {"cache_dir": cache} if folder.is_dir() else {}
-            builder = load_dataset_builder(path_or_id, name=config, revision=revision, **options)
-            return builder, builder.as_streaming_dataset()
-
-        builder, streams = _opening(path_or_id, build)
+    builder, streams = _builder(path_or_id, config, revision)
     chosen = _one_split(path_or_id, split, list(streams))
 
     def where() -> dict[str, Any]:
@@ -129,6 +148,21 @@ def _built(
         return found | {"config": builder.config.name}
 
     return where, chosen, lambda: streams[chosen]
+
+
+def _builder(path_or_id: str, config: str | None, revision: str | None) -> tuple[Any, Any]:
+    """What `datasets` makes of a folder or an id, and its streams by split."""
+    with scratch_cache() as cache:
+
+        def build() -> tuple[Any, Any]:
+            from datasets import load_dataset_builder
+
+            options = {"cache_dir": cache} if Path(path_or_id).is_dir() else {}
+            builder = load_dataset_builder(path_or_id, name=config, revision=revision, **options)
+            return builder, builder.as_streaming_dataset()
+
+        found: tuple[Any, Any] = _opening(path_or_id, build)
+        return found
 
 
 def _opening(path_or_id: str, load: Callable[[], Any]) -> Any:

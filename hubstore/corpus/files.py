@@ -1,15 +1,10 @@
-"""Local files: their identity, and their lines, split where line-aligned corpora are split."""
+"""Files: what their names say, those of a folder, and what stands in the place of one."""
 
-import bz2
-import codecs
-import gzip
-import lzma
 import os
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal, Protocol
 
 from hubstore.errors import CorpusError
 from hubstore.location import Url
@@ -19,12 +14,25 @@ if TYPE_CHECKING:
 
 PathLike = str | os.PathLike[str]
 
-_COMPRESSED: Final[dict[str, Callable[..., Any]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+COMPRESSED: Final = (".gz", ".bz2", ".xz")
+POINTER: Final = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that Git LFS left in the place of another."""
 
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 AUDIO_SUFFIXES: Final = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 _LOOKED_UP: Final = 16  # files of other machines at a time
 _MODALITIES: Final = dict.fromkeys(IMAGE_SUFFIXES, "image") | dict.fromkeys(AUDIO_SUFFIXES, "audio")
+
+
+class File(Protocol):
+    """A file of this machine or another. A `Path` is one."""
+
+    @property
+    def name(self) -> str:
+        """What follows the last slash."""
+
+    def open(self, mode: Literal["rb"], /) -> BinaryIO:
+        """Its bytes."""
 
 
 def modality_of(name: str) -> str | None:
@@ -79,61 +87,77 @@ def existing_file(path: PathLike | Url) -> Path:
     path = Path(path)
     if path.is_dir():
         raise CorpusError(f"{path} is a folder; give a file")
+    if path.is_symlink() and not path.exists():
+        raise CorpusError(broken_problem(path))
     if not path.exists():
         raise CorpusError(f"{path}: there is no such file; check the path")
     return path
 
 
-def format_suffix(path: Path) -> str:
+def format_suffix(name: str) -> str:
     """Return the suffix that says the format, `.jsonl` of `x.jsonl` and of `x.jsonl.gz`."""
-    suffix = path.suffix.lower()
-    return Path(path.stem).suffix.lower() if suffix in _COMPRESSED else suffix
+    stem, suffix = os.path.splitext(name.lower())
+    return os.path.splitext(stem)[1] if suffix in COMPRESSED else suffix
 
 
-def is_tar(path: Path) -> bool:
+def is_tar(name: str) -> bool:
     """Whether a file is a tar archive by its name, compressed or not."""
-    return format_suffix(path) == ".tar" or path.suffix.lower() == ".tgz"
+    return format_suffix(name) == ".tar" or name.lower().endswith(".tgz")
+
+
+def refuse_pointer(file: File) -> None:
+    """Refuse what Git LFS left in the place of a file.
+
+    Raises:
+        CorpusError: Naming the file; it is a pointer, or cannot be opened.
+    """
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(len(POINTER))
+    except OSError as error:
+        raise CorpusError(f"{file}: cannot be opened: {error.strerror or error}; check that it may be read") from error
+    if start == POINTER:
+        raise CorpusError(pointer_problem(str(file)))
+
+
+def pointer_problem(name: str) -> str:
+    """What is wrong with a pointer of Git LFS."""
+    return f"{name}: is a pointer of Git LFS, and not the file itself; fetch the file with `git lfs pull`"
 
 
 def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
     """Find all files under a folder, in order: by name, in each folder its files before its folders.
 
-    What is hidden (`.git`, `._picture.jpg`) is left out; links to folders are not followed.
-    """
-    with os.scandir(folder) as found:
-        entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    yield from (entry for entry in entries if entry.is_file())
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from walk(Path(entry.path))
-
-
-def read_lines(path: Path) -> Iterator[str]:
-    r"""Read the lines of a UTF-8 file, compressed or not, without their ends.
-
-    Lines end with `\n`, and a `\r` before it is dropped; no other character ends one. (Python's
-    `splitlines`, and text files opened with universal newlines, also split at a lone `\r`, and some
-    at U+0085 or U+2028, which stand inside real sentences and would shift all that follow.)
+    What is hidden (`.git`, `._picture.jpg`) is left out. Links are followed, those to folders too, but none that leads
+    back to a folder it is in. A link to nothing is found as well, and is no file: see `is_broken`.
 
     Raises:
-        CorpusError: Naming the file and the line: it is not UTF-8, or its compressed data is damaged.
+        CorpusError: A folder cannot be listed.
     """
-    number = 0
+    return _walk(str(folder), ())
+
+
+def is_broken(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of `walk` is a link to nothing."""
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
+def broken_problem(path: str | os.PathLike[str]) -> str:
+    """What is wrong with a link to nothing."""
+    return f"{path}: is a link to {os.readlink(path)}, where nothing is; mend the link, or remove it"
+
+
+def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[os.DirEntry[str]]:
     try:
-        with _open(path) as file:
-            for number, line in enumerate(file, start=1):
-                content = line.removesuffix(b"\n").removesuffix(b"\r")
-                yield (content.removeprefix(codecs.BOM_UTF8) if number == 1 else content).decode()
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{path}, line {number}: byte {error.start + 1} of the line, 0x{error.object[error.start]:02x}, "
-            "is not UTF-8; convert the file to UTF-8"
-        ) from None
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise CorpusError(
-            f"{path}, after line {number}: cannot be read: {error}; check that the file is whole"
-        ) from error
-
-
-def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, _COMPRESSED.get(path.suffix.lower(), open)(path, "rb"))
+        status = os.stat(folder)
+        with os.scandir(folder) as found:
+            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise CorpusError(f"{folder}: cannot be listed: {error.strerror}; check that it may be read") from error
+    this = (status.st_dev, status.st_ino)
+    if this in above:
+        return
+    yield from (entry for entry in entries if entry.is_file() or is_broken(entry))
+    for entry in entries:
+        if entry.is_dir():
+            yield from _walk(entry.path, (*above, this))

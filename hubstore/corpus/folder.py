@@ -5,14 +5,23 @@ import os
 import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Unpack
 
 from hubstore.corpus.columns import ColumnOptions, Columns
 from hubstore.corpus.corpus import Corpus, Refuse
-from hubstore.corpus.files import AUDIO_SUFFIXES, IMAGE_SUFFIXES, PathLike, existing_file, modality_of, walk
+from hubstore.corpus.files import (
+    AUDIO_SUFFIXES,
+    IMAGE_SUFFIXES,
+    PathLike,
+    broken_problem,
+    existing_file,
+    is_broken,
+    modality_of,
+    walk,
+)
 from hubstore.corpus.item import Item
+from hubstore.corpus.readers import Dialect, kind_of
 from hubstore.corpus.rows import Row, check_columns, checked, items_of
 from hubstore.corpus.source import file_identities
 from hubstore.corpus.tables import table_rows
@@ -36,6 +45,8 @@ def read_media_folder(
     metadata: PathLike | None = None,
     modality: str | None = None,
     concept_from: str = "name",
+    delimiter: str | None = None,
+    quotes: bool | None = None,
     limit: int | None = None,
     on_error: str = "stop",
     name: str | None = None,
@@ -56,6 +67,8 @@ def read_media_folder(
         concept_from: The concept of a file that the table gives none: its `name` without the suffix, so that
             `cat.png`, `drawn/cat.png` and `cat.wav` share one; the name of its `folder`, so that all of
             `cat/` do; or its `path`, which it has for itself.
+        delimiter: Of a table of delimited values; see `read_csv`.
+        quotes: Likewise.
         limit: Read only the first rows of the table, and files that it does not name.
         on_error: `"stop"` at a row that is not valid, or `"skip"` it and list it in `Corpus.skipped`.
         name: What to call the corpus, instead of the folder's name.
@@ -78,11 +91,14 @@ def read_media_folder(
         raise CorpusError(f"modality is {modality!r}; give image or audio, or None for both")
     table = _metadata(folder, metadata)
     chosen = _columns(folder, table, columns)
-    files, digest = _listing(folder, modality)
+    dialect = Dialect(delimiter, quotes)
+    if dialect != Dialect() and (table is None or kind_of(table.name) != "csv"):
+        raise CorpusError(f"{folder}: has no table of delimited values; leave delimiter and quotes out")
+    files, broken, digest = _listing(folder, modality)
 
     def read(refuse: Refuse) -> Iterator[Item]:
-        rows = _Rows(folder, files, table, modality, CONCEPTS[concept_from], chosen)
-        return items_of(islice(rows.read(refuse), limit), chosen, refuse)
+        rows = _Rows(folder, files, broken, table, dialect, modality, CONCEPTS[concept_from], chosen)
+        return items_of(rows.read(refuse), chosen, refuse, limit)
 
     def source() -> dict[str, Any]:
         return {
@@ -91,6 +107,7 @@ def read_media_folder(
             "metadata": file_identities([table])[0] if table else None,
             "modality": modality,
             "concept_from": concept_from,
+            **(dialect.source() if dialect != Dialect() else {}),
             "columns": chosen.source(),
             "limit": limit,
             "on_error": on_error,
@@ -125,22 +142,27 @@ def _columns(folder: Path, table: Path | None, options: ColumnOptions) -> Column
     return columns
 
 
-def _listing(folder: Path, modality: str | None) -> tuple[list[str], str]:
-    """The paths of all files to read, and a digest of them with their sizes."""
-    files = []
+def _listing(folder: Path, modality: str | None) -> tuple[list[str], list[str], str]:
+    """The paths of all files to read, links to nothing, and a digest of the files with their sizes."""
+    files, broken = [], []
     digest = hashlib.sha256()
     skip = len(f"{folder}/")
     for entry in walk(folder):
         kind = modality_of(entry.name)
+        path = entry.path[skip:]
+        if is_broken(entry) and (kind is not None or "." not in entry.name):  # to a file, or to a folder of some
+            broken.append(path)
+            continue
         if kind is None or modality not in (None, kind):
             continue
-        path = entry.path[skip:]
         digest.update(f"{path}\0{entry.stat().st_size}\0".encode(errors="surrogateescape"))
         files.append(path)
+    if not files and broken:
+        raise CorpusError(broken_problem(folder / broken[0]))
     if not files:
         sought = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES}.get(modality or "", IMAGE_SUFFIXES + AUDIO_SUFFIXES)
         raise CorpusError(f"{folder}: holds no file that ends with {', '.join(sought)}; check the path")
-    return files, digest.hexdigest()
+    return files, broken, digest.hexdigest()
 
 
 class _Rows:
@@ -150,28 +172,36 @@ class _Rows:
         self,
         folder: Path,
         files: list[str],
+        broken: list[str],
         table: Path | None,
+        dialect: Dialect,
         modality: str | None,
         concept_of: Callable[[PurePosixPath], str],
         columns: Columns,
     ) -> None:
         self._folder = folder
         self._files = files
+        self._broken = broken
         self._table = table
+        self._dialect = dialect
         self._modality = modality
         self._concept_of = concept_of
         self._columns = columns
         self._file = str(columns.image)
 
     def read(self, refuse: Refuse) -> Iterator[Row]:
+        for path in self._broken:
+            refuse.count()
+            refuse(CorpusError(broken_problem(self._folder / path)))
         named: set[int] = set()
         if self._table is not None:
-            for number, row in enumerate(table_rows(self._table, self._columns, refuse), start=1):
+            for number, row in enumerate(table_rows(self._table, self._columns, refuse, self._dialect), start=1):
                 if number == 1:
                     check_columns(row, self._columns.required(row.has))
                 try:
                     path = self._path(row)
                 except CorpusError as error:
+                    refuse.count()
                     refuse(error)
                     continue
                 if self._modality in (None, modality_of(path)):
@@ -192,4 +222,4 @@ class _Rows:
         concept = self._columns.concept
         if concept is not None and row.is_empty(concept):
             values[concept] = self._concept_of(PurePosixPath(path))
-        return replace(row, values=values, folder=self._folder)
+        return row._replace(values=values, folder=self._folder)

@@ -39,7 +39,7 @@ def media_bytes(media: Media) -> bytes:
     url = url_of(archive)
     try:
         if url is not None:
-            inside = separator and is_tar(Path(url.name))
+            inside = separator and is_tar(url.name)
             return _member(remote_file(url), member) if inside else _remote(media.name)
         if separator and Path(archive).is_file():
             return _member(Path(archive), member)

@@ -1,19 +1,21 @@
 """Opens a corpus by what its name looks like."""
 
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Final, Unpack
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any, Final, Unpack, cast
 
 from hubstore.corpus.columns import ColumnOptions
 from hubstore.corpus.corpus import Corpus
 from hubstore.corpus.dataset import is_saved_dataset, read_dataset
-from hubstore.corpus.files import PathLike, files_of, format_suffix, is_tar, modality_of, walk
+from hubstore.corpus.files import PathLike, files_of, format_suffix, is_tar, modality_of, paths_of, walk
 from hubstore.corpus.folder import METADATA, read_media_folder
+from hubstore.corpus.readers import KINDS, Dialect, kind_of
 from hubstore.corpus.remote import is_file_name, tars_below, url_of
 from hubstore.corpus.sample import read_sample
-from hubstore.corpus.tables import TABLES
+from hubstore.corpus.tables import table_corpus
 from hubstore.corpus.webdataset import read_webdataset
 from hubstore.errors import CorpusError
 from hubstore.location import Url
@@ -26,7 +28,7 @@ _TAR: Final = "tar"
 
 
 def open_corpus(
-    path_or_id: PathLike,
+    path_or_id: PathLike | Url | Sequence[PathLike | Url],
     *,
     config: str | None = None,
     split: str | None = None,
@@ -34,6 +36,8 @@ def open_corpus(
     metadata: PathLike | None = None,
     modality: str | None = None,
     concept_from: str | None = None,
+    delimiter: str | None = None,
+    quotes: bool | None = None,
     limit: int | None = None,
     on_error: str = "stop",
     name: str | None = None,
@@ -44,13 +48,16 @@ def open_corpus(
     Args:
         path_or_id: `x.jsonl`, `x.csv`, `x.tsv`, `x.tar` (each also with .gz, .bz2, .xz), `x.parquet`, a folder of
             pictures and sounds, of tar archives or of a dataset, a dataset's id on the hub, or `sample:ntrex`. Files
-            and folders of archives may be URLs: s3://, gs://, az:// or, of files, https://.
+            and folders of archives may be URLs: s3://, gs://, az:// or, of files, https://. Several tables, or several
+            archives, are read one after the other.
         config: See `read_dataset`.
         split: See `read_dataset`.
         revision: See `read_dataset`.
         metadata: See `read_media_folder`.
         modality: See `read_media_folder`.
         concept_from: See `read_media_folder`.
+        delimiter: See `read_csv`.
+        quotes: See `read_csv`.
         limit: Read only the first rows; of a sample, the first lines.
         on_error: `"stop"` at a row that is not valid, or `"skip"` it and list it in `Corpus.skipped`.
         name: What to call the corpus.
@@ -61,33 +68,70 @@ def open_corpus(
     """
     datasets = _given(config=config, split=split, revision=revision)
     folders = _given(metadata=metadata, modality=modality, concept_from=concept_from)
+    dialect = _given(delimiter=delimiter, quotes=quotes)
     common: dict[str, Any] = {"limit": limit, "on_error": on_error, "name": name, **columns}
+    if not isinstance(path_or_id, str | os.PathLike | Url):
+        several = tuple(path_or_id)
+        if len(several) != 1:
+            _refuse_options(f"{several[0]} and so on" if several else "nothing", "files", {**datasets, **folders})
+            return _open_files(several, dialect, common)
+        (path_or_id,) = several
     if isinstance(path_or_id, str) and path_or_id.startswith(SAMPLE_PREFIX):
-        _refuse_options(path_or_id, "a sample", {**datasets, **folders, **columns})
+        _refuse_options(path_or_id, "a sample", {**datasets, **folders, **dialect, **columns})
         return read_sample(path_or_id.removeprefix(SAMPLE_PREFIX), limit=limit)
     url = url_of(path_or_id)
     if url is not None:
         _refuse_options(str(url), "a file", {**datasets, **folders})
-        return _open_url(url, common)
+        return _open_url(url, dialect, common)
+    assert not isinstance(path_or_id, Url)
     path = Path(path_or_id)
-    kind = _kind(path, datasets, folders) if path.is_dir() else None
+    if path.is_dir():
+        return _open_folder(path, datasets, folders, dialect, common)
+    if _looks_like_an_id(path_or_id):
+        _refuse_options(str(path_or_id), "a dataset", folders)
+        return read_dataset(path_or_id, **datasets, **dialect, **common)
+    _refuse_options(str(path), "a file", {**datasets, **folders})
+    return _open_files((path_or_id,), dialect, common)
+
+
+def _open_folder(
+    path: Path,
+    datasets: Mapping[str, Any],
+    folders: Mapping[str, Any],
+    dialect: Mapping[str, Any],
+    common: Mapping[str, Any],
+) -> Corpus:
+    kind = _kind(path, datasets, folders)
     if kind == _MEDIA:
         _refuse_options(str(path), "a folder of pictures or sounds", datasets)
-        return read_media_folder(path, **folders, **common)
+        return read_media_folder(path, **folders, **dialect, **common)
     if kind == _TAR:
-        _refuse_options(str(path), "a folder of tar archives", datasets)
-        return read_webdataset([entry.path for entry in walk(path) if is_tar(Path(entry.name))], **common)
-    if kind == _DATASET or _looks_like_an_id(path_or_id):
-        _refuse_options(str(path_or_id), "a dataset", folders)
-        return read_dataset(path_or_id, **datasets, **common)
-    _refuse_options(str(path), "a file", {**datasets, **folders})
-    return _reader(path, path)(path, **common)
+        _refuse_options(str(path), "a folder of tar archives", {**datasets, **dialect})
+        return read_webdataset([entry.path for entry in walk(path) if is_tar(entry.name)], **common)
+    _refuse_options(str(path), "a dataset", folders)
+    return read_dataset(path, **datasets, **dialect, **common)
 
 
-def _open_url(url: Url, common: Mapping[str, Any]) -> Corpus:
+def _open_url(url: Url, dialect: Mapping[str, Any], common: Mapping[str, Any]) -> Corpus:
     if not is_file_name(url):
+        _refuse_options(str(url), "a folder of tar archives", dialect)
         return read_webdataset(tars_below(url), **common)
-    return _reader(Path(url.name), url)(url, **common)
+    return _open_files((url,), dialect, common)
+
+
+def _open_files(files: Sequence[PathLike | Url], dialect: Mapping[str, Any], common: Mapping[str, Any]) -> Corpus:
+    names = [PurePath(str(file)).name for file in files]
+    if names and all(map(is_tar, names)):
+        _refuse_options(str(files[0]), "a tar archive", dialect)
+        return read_webdataset(files, **common)
+    for file, name in zip(files, names, strict=True):
+        if kind_of(name) is None:
+            raise _no_reader(file, name, several=len(files) > 1)
+    columns = dict(common)
+    limit, on_error, called = (columns.pop(key) for key in ("limit", "on_error", "name"))
+    return table_corpus(
+        paths_of(files), None, Dialect(**dialect), limit, on_error, called, cast(ColumnOptions, columns)
+    )
 
 
 def _kind(folder: Path, datasets: Mapping[str, Any], folders: Mapping[str, Any]) -> str:
@@ -98,12 +142,11 @@ def _kind(folder: Path, datasets: Mapping[str, Any], folders: Mapping[str, Any])
         return _MEDIA
     kinds = Counter({_DATASET: 0})
     for entry in walk(folder):
-        file = Path(entry.name)
         if modality_of(entry.name):
             kinds[_MEDIA] += 1
-        elif is_tar(file):
+        elif is_tar(entry.name):
             kinds[_TAR] += 1
-        elif format_suffix(file) in TABLES and entry.name not in METADATA:
+        elif kind_of(entry.name) and entry.name not in METADATA:
             kinds[_DATASET] += 1
     return kinds.most_common(1)[0][0]
 
@@ -116,25 +159,23 @@ def _looks_like_an_id(path_or_id: PathLike) -> bool:
     """Tell an id, `owner/name`, from the path of a file. (`read_dataset` also takes ids without an owner.)"""
     if not isinstance(path_or_id, str) or Path(path_or_id).exists():
         return False
-    path = Path(path_or_id)
-    known = format_suffix(path) in {*TABLES, ".txt"} or is_tar(path)
+    known = format_suffix(path_or_id) in {*KINDS, ".txt"} or is_tar(path_or_id)
     return not known and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path_or_id, re.ASCII) is not None
 
 
-def _reader(path: Path, given: PathLike | Url) -> Callable[..., Corpus]:
-    suffix = format_suffix(path)
-    if suffix in TABLES:
-        return TABLES[suffix][0]
-    if is_tar(path):
-        return read_webdataset
+def _no_reader(given: PathLike | Url, name: str, *, several: bool) -> CorpusError:
+    """What is wrong with a file that no reader takes, if it is there."""
     files_of(given)
+    suffix = format_suffix(name)
     if suffix == ".txt":
         remedy = "name its language, and the files aligned with it: read_parallel, or --parallel en=a.txt zh=b.txt"
-    elif modality_of(path.name):
+    elif modality_of(name):
         remedy = "give its folder, or a table with its path in a column"
+    elif several and is_tar(name):
+        remedy = "give tables or tar archives, not both"
     else:
-        remedy = f"give one that ends with {', '.join(TABLES)} or .tar, or call the reader of its format"
-    raise CorpusError(f"{given}: no reader is known for {suffix or 'a file without a suffix'}; {remedy}")
+        remedy = f"give one that ends with {', '.join(KINDS)} or .tar, or call the reader of its format"
+    return CorpusError(f"{given}: no reader is known for {suffix or 'a file without a suffix'}; {remedy}")
 
 
 def _refuse_options(corpus: str, kind: str, options: Mapping[str, Any]) -> None:

@@ -1,13 +1,14 @@
 """Reader of line-aligned files: line 12 of every file says the same thing in another language."""
 
-from collections.abc import Iterator, Mapping
-from itertools import zip_longest
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 from hubstore.corpus.corpus import Corpus, Refuse
-from hubstore.corpus.files import PathLike, existing_file, read_lines
+from hubstore.corpus.files import PathLike, existing_file
 from hubstore.corpus.item import Item
+from hubstore.corpus.readers.lines import read_lines
 from hubstore.corpus.source import file_identities
 from hubstore.corpus.validate import check_options, language_problem, text_problem
 from hubstore.errors import CorpusError
@@ -50,26 +51,39 @@ def read_parallel(
             "on_error": on_error,
         }
 
-    return Corpus(
-        name or " + ".join(path.name for path in paths.values()),
-        source,
-        lambda refuse: aligned_items(paths, limit, refuse),
-        skip_errors=on_error == "skip",
-    )
+    return aligned_corpus(name or " + ".join(path.name for path in paths.values()), source, paths, limit, on_error)
 
 
-def aligned_items(paths: Mapping[str, Path], limit: int | None, refuse: Refuse) -> Iterator[Item]:
-    """Read the files side by side: all languages of line 1, then those of line 2.
+def aligned_corpus(
+    name: str, source: Callable[[], Mapping[str, Any]], paths: Mapping[str, Path], limit: int | None, on_error: str
+) -> Corpus:
+    """Make a corpus of line-aligned files, by language."""
+
+    def read(refuse: Refuse) -> Iterator[Item]:
+        return _items(paths, limit, refuse)
+
+    def seek(refuse: Refuse, start: int) -> Iterator[Item]:
+        lines, rest = divmod(start, len(paths))
+        refuse.count(lines)
+        return islice(_items(paths, limit, refuse, lines), rest, None)
+
+    skips = on_error == "skip"
+    return Corpus(name, source, read, skips, None if skips else seek)
+
+
+def _items(paths: Mapping[str, Path], limit: int | None, refuse: Refuse, start: int = 0) -> Iterator[Item]:
+    """Read the files side by side: all languages of line 1, then those of line 2; `start` lines are passed over.
 
     Raises:
         CorpusError: The files have different numbers of lines; or, through `refuse`, a line is empty.
     """
-    aligned = zip_longest(*(read_lines(path) for path in paths.values()))
-    for number, texts in enumerate(aligned, start=1):
+    aligned = zip_longest(*(read_lines(path, start) for path in paths.values()))
+    for number, texts in enumerate(aligned, start=start + 1):
         if limit is not None and number > limit:
             return
         if None in texts:
             raise CorpusError(_unequal(paths))
+        refuse.count()
         for (tag, path), text in zip(paths.items(), texts, strict=True):
             if problem := text_problem(text):
                 refuse(CorpusError(f"{path.name} ({tag}), line {number}: {problem}"))

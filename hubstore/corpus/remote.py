@@ -145,7 +145,7 @@ def tars_below(url: Url) -> list[Url]:
         keys = storage.list("")
     except StoreError as error:
         raise CorpusError(f"{url}: cannot be listed: {error}") from error
-    found = [url / key for key in keys if is_tar(Path(key))]
+    found = [url / key for key in keys if is_tar(key)]
     if not found:
         raise CorpusError(f"{url}: is neither a file by its suffix nor a folder of tar archives; check the URL")
     return found
@@ -162,7 +162,7 @@ def remote_bytes(url: Url) -> bytes:
 
 def is_file_name(url: Url) -> bool:
     """Whether the URL has a suffix, and so names one file."""
-    return format_suffix(Path(url.name)) != ""
+    return format_suffix(url.name) != ""
 
 
 def _object(url: Url) -> tuple[RemoteStorage, str]:

@@ -3,9 +3,9 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from hubstore.corpus.columns import Columns
 from hubstore.corpus.corpus import Refuse
@@ -27,8 +27,7 @@ _MISSING: Final = object()
 _SHOWN_COLUMNS: Final = 20
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A row of a table, and where it stands.
 
     Attributes:
@@ -75,28 +74,102 @@ class Row:
         return value is None or value is _MISSING or value == [] or (isinstance(value, str) and not value.strip())
 
 
-def items_of(rows: Iterable[Row], columns: Columns, refuse: Refuse) -> Iterator[Item]:
+def items_of(
+    rows: Iterable[Row], columns: Columns, refuse: Refuse, limit: int | None = None, *, quickly: bool = True
+) -> Iterator[Item]:
     """Turn the rows of a table into items, in order: of each row its media, then its texts.
+
+    Args:
+        rows: the rows.
+        columns: the columns to read.
+        refuse: takes the error of a row that is not valid.
+        limit: most rows to read.
+        quickly: whether rows of one text that is good go a shorter way, to equal items.
 
     Raises:
         CorpusError: A required column is not in the first row; or, through `refuse`, a row is not valid.
     """
-    maker = _Maker(columns)
-    for number, row in enumerate(rows, start=1):
-        if number == 1:
-            check_columns(row, columns.required(row.has))
-        cells = _cells(row, columns)
+    maker = ItemMaker(columns, refuse, quickly=quickly)
+    for row in islice(rows, limit):
+        yield from maker.items(row)
+
+
+class ItemMaker:
+    """Makes the items of one pass over a table, or over several as if they were one.
+
+    Attributes:
+        number: Rows so far.
+    """
+
+    def __init__(self, columns: Columns, refuse: Refuse, *, quickly: bool = True) -> None:
+        self.number = 0
+        self._columns = columns
+        self._refuse = refuse
+        self._maker = _Maker(columns)
+        self._quick = _quick(columns) if quickly else None
+        self._begun = False
+
+    def skip(self, rows: int) -> None:
+        """Count rows that were passed over."""
+        self.number += rows
+        self._refuse.count(rows)
+
+    def items(self, row: Row) -> Iterable[Item]:
+        """The items of the next row."""
+        self.number += 1
+        self._refuse.count()
+        if not self._begun:
+            check_columns(row, self._columns.required(row.has))
+            self._begun = True
+        if self._quick is not None and (item := self._quick(row.values)) is not None:
+            return (item,)
+        return self._items(row)
+
+    def _items(self, row: Row) -> Iterator[Item]:
+        cells = _cells(row, self._columns)
         if not cells:
-            wanted = ", ".join(map(repr, columns.media.values()))
-            refuse(CorpusError(f"{row.place()}: has no picture, sound or text; the media are sought in {wanted}"))
+            wanted = ", ".join(map(repr, self._columns.media.values()))
+            self._refuse(CorpusError(f"{row.place()}: has no picture, sound or text; the media are sought in {wanted}"))
         for cell in cells:
             try:
-                item = maker.item(row, number, cell)
+                item = self._maker.item(row, self.number, cell)
             except CorpusError as error:
-                refuse(error)
+                self._refuse(error)
             else:
                 if item is not None:
                     yield item
+
+
+def _quick(columns: Columns) -> Callable[[Mapping[str, Any]], Item | None] | None:
+    """What makes an item of a row of one text with an id of its own; None for other tables.
+
+    It returns None for a row in which anything is not as it most often is, which then goes the long way.
+    """
+    if columns.media or isinstance(columns.text, Mapping) or columns.id is None:
+        return None
+    text_column, id_column, concept_column = columns.text, columns.id, columns.concept
+    tag, language_column = columns.language_tag, columns.language or "language"
+    if any("." in name for name in (text_column, id_column, concept_column or "", language_column)):
+        return None  # perhaps a path
+    languages = {tag} if tag is not None else set()
+
+    def item(values: Mapping[str, Any]) -> Item | None:
+        text: Any
+        language: Any
+        text, name = values.get(text_column), values.get(id_column)
+        language = tag or values.get(language_column)
+        concept = None if concept_column is None else values.get(concept_column)
+        if concept is not None and not (type(concept) is str and concept and label_problem(concept) is None):
+            return None
+        if type(name) is not str or label_problem(name) is not None or text_problem(text) is not None:
+            return None
+        if language not in languages:
+            if type(language) is not str or language_problem(language) is not None:
+                return None
+            languages.add(language)
+        return Item(name, text, language, concept)
+
+    return item
 
 
 def check_columns(row: Row, required: Iterable[tuple[str, str]]) -> None:

@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from hubstore.corpus.corpus import Corpus
-from hubstore.corpus.parallel import aligned_items
+from hubstore.corpus.parallel import aligned_corpus
 from hubstore.corpus.validate import check_options
 from hubstore.errors import CorpusError
 
@@ -43,10 +44,12 @@ def read_sample(name: str, *, languages: Sequence[str] | None = None, limit: int
     if not tags:
         raise CorpusError(f"no language of the sample {name!r} was given; give one, or None for all")
     paths = {tag: there[tag] for tag in tags}
-    # By content, not by time of change: a sample is the same in every installation.
-    digests = {tag: hashlib.sha256(path.read_bytes()).hexdigest() for tag, path in paths.items()}
-    source = {"kind": "sample", "sample": name, "sha256": digests, "limit": limit}
-    return Corpus(name, source, lambda refuse: aligned_items(paths, limit, refuse))
+
+    def source() -> dict[str, Any]:
+        digests = {tag: hashlib.sha256(path.read_bytes()).hexdigest() for tag, path in paths.items()}
+        return {"kind": "sample", "sample": name, "sha256": digests, "limit": limit}
+
+    return aligned_corpus(name, source, paths, limit, "stop")
 
 
 def _samples() -> Path:

@@ -1,8 +1,9 @@
 """What a corpus is read from, as JSON can hold it, and whether two such records are of the same corpus."""
 
+import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 import xxhash
@@ -32,7 +33,7 @@ def file_identities(files: Iterable[Path | RemoteFile], folder: Path | None = No
         if isinstance(file, RemoteFile):
             version = {"modified_ns": file.mtime_ns} if file.etag is None else {"etag": file.etag}
             return {"name": file.name, "size": file.size, **version}
-        name = file.name if folder is None else file.relative_to(folder).as_posix()
+        name = file.name if folder is None else PurePath(os.path.relpath(file, folder)).as_posix()
         size, digest = _digest(file)
         return {"name": name, "size": size, "xxh3": digest}
 

@@ -1,17 +1,12 @@
 """The one seam to the `datasets` library: Arrow tables, streamed, silently, leaving nothing behind."""
 
-import glob
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import pyarrow as pa
-
-from hubstore.corpus.files import read_lines
-from hubstore.errors import CorpusError
 
 ROWS: Final = 1024
 """Rows in a table. Few, as a row may have a long text, or columns that nobody asked for."""
@@ -57,35 +52,6 @@ def arrow_tables(dataset: Any, rows: int = ROWS) -> Iterator[pa.Table]:
         if table is None:
             return
         yield table
-
-
-def file_tables(path: Path, kind: Literal["text", "csv"], **options: Any) -> Iterator[pa.Table]:
-    """Stream a local file through one of the readers of `datasets`.
-
-    Args:
-        path: The file; compressed ones are unpacked on the way.
-        kind: The reader: of lines, or of delimited values.
-        options: The reader's own options.
-
-    Raises:
-        CorpusError: The file cannot be read; for bytes that are not UTF-8 the line is named.
-    """
-    from datasets import Dataset
-
-    open_stream = {"text": Dataset.from_text, "csv": Dataset.from_csv}[kind]
-    try:
-        with quietly(), scratch_cache() as cache:
-            # `datasets` takes a pattern where a path is meant: "a[1].csv" would find nothing.
-            stream = open_stream(glob.escape(str(path)), cache_dir=cache, streaming=True, **options)
-        yield from arrow_tables(stream)
-    except Exception as error:
-        for _ in read_lines(path):
-            pass  # raises where the bytes are not UTF-8, and names the line
-        remedy = {
-            "text": "check that the file is whole",
-            "csv": "quote fields that hold the delimiter or a quotation mark, or read with quotes=False",
-        }[kind]
-        raise CorpusError(f"{path}: cannot be read as {kind}: {first_line(error)}; {remedy}") from error
 
 
 def first_line(error: BaseException) -> str:

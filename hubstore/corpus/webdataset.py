@@ -1,21 +1,21 @@
 """Reader of WebDatasets: tar archives in which the members of a sample share a name."""
 
-import json
 import posixpath
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby, islice
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Unpack
 
 from hubstore.corpus.columns import ColumnOptions, Columns
 from hubstore.corpus.corpus import Corpus, Refuse
-from hubstore.corpus.files import PathLike, files_of, modality_of
+from hubstore.corpus.files import PathLike, files_of, modality_of, refuse_pointer
 from hubstore.corpus.item import Item, Media
 from hubstore.corpus.media import MEMBER
+from hubstore.corpus.readers.jsonl import json_object
 from hubstore.corpus.remote import RemoteFile, medium_name
 from hubstore.corpus.rows import Row, items_of
 from hubstore.corpus.source import file_identities
@@ -69,7 +69,7 @@ def read_webdataset(
 
     def read(refuse: Refuse) -> Iterator[Item]:
         rows = (row for file in files for row in _rows(file, chosen, len(files) > 1, refuse))
-        return items_of(islice(rows, limit), chosen, refuse)
+        return items_of(rows, chosen, refuse, limit)
 
     def source() -> dict[str, Any]:
         return {
@@ -100,7 +100,7 @@ def _rows(file: Path | RemoteFile, columns: Columns, several: bool, refuse: Refu
             number += 1
             row = Row(file.name, "sample", number, {})
             key = f"{file.name.partition('.')[0]}/{sample}" if several else sample
-            yield replace(row, values={"id": key, "concept": key, **_values(list(parts), row, refuse)})
+            yield row._replace(values={"id": key, "concept": key, **_values(list(parts), row, refuse)})
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise CorpusError(
             f"{file}: cannot be read as a tar archive, after sample {number}: {first_line(error)}; "
@@ -109,6 +109,7 @@ def _rows(file: Path | RemoteFile, columns: Columns, several: bool, refuse: Refu
 
 
 def _parts(file: Path | RemoteFile, columns: Columns) -> Iterator[_Part]:
+    refuse_pointer(file)
     archive = medium_name(str(file))
     with file.open("rb") as opened, tarfile.open(fileobj=opened, mode="r|*") as tar:
         while (member := tar.next()) is not None:
@@ -164,9 +165,6 @@ def _text(part: _Part, row: Row) -> str:
 
 def _fields(part: _Part, row: Row) -> dict[str, Any]:
     try:
-        fields = json.loads(part.data)
+        return json_object(part.data.decode("utf-8-sig"))
     except ValueError as error:
-        raise CorpusError(f"{row.place(part.column)}: {part.name} is not valid JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise CorpusError(f"{row.place(part.column)}: {part.name} holds a JSON {type(fields).__name__}, and no object")
-    return fields
+        raise CorpusError(f"{row.place(part.column)}: {part.name}: {error}") from None

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterator, Mapping
 
 from hubstore.corpus import Corpus, Item, read_sample
-from hubstore.corpus.files import read_lines
+from hubstore.corpus.readers.lines import read_lines
 from hubstore.experiments.dictionary import glosses
 from hubstore.experiments.lab import Lab
 from hubstore.experiments.outcome import Outcome

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hubstore.corpus import Media
-from hubstore.corpus.files import read_lines
+from hubstore.corpus.readers.lines import read_lines
 from hubstore.errors import CorpusError
 from hubstore.experiments.data import shipped_bytes
 from hubstore.experiments.lab import Lab

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hubstore.corpus import read_media_folder
+from hubstore.corpus import open_corpus, read_media_folder
 from hubstore.errors import CorpusError
 from tests.corpus.conftest import contents, picture_bytes, sound_bytes
 
@@ -240,7 +240,37 @@ def test_the_source_is_small_and_follows_the_files(folder):
     assert read_media_folder(moved).source != renamed
 
 
-def test_links_are_files_and_those_to_folders_are_not_followed(folder):
+def test_links_to_files_and_folders_are_followed_but_none_back_to_where_it_is(folder, tmp_path):
     (folder / "seen" / "link.jpg").symlink_to(folder / "seen" / "dog.jpg")
     (folder / "seen" / "round").symlink_to(folder)
-    assert len(contents(read_media_folder(folder))) == 7
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "fox.png").write_bytes(picture_bytes(7))
+    (tmp_path / "elsewhere" / "back").symlink_to(folder / "seen")
+    (folder / "more").symlink_to(tmp_path / "elsewhere")
+    items = [item["id"] for item in contents(read_media_folder(folder))]
+    assert len(items) == len(set(items)) == len(FILES) + 1 + 1 + 3
+    assert {"more/fox.png", "more/back/dog.jpg", "seen/link.jpg"} < set(items)
+
+
+@pytest.mark.parametrize("name", ["gone.png", "gone"])
+def test_a_link_to_nothing_is_named_and_can_be_left_out(folder, name):
+    (folder / "seen" / name).symlink_to("/no/such/place")
+    (folder / "seen" / "notes.txt").symlink_to("/no/such/notes")
+    with pytest.raises(CorpusError, match=rf"seen/{name}: is a link to /no/such/place, where nothing is"):
+        contents(read_media_folder(folder))
+    corpus = read_media_folder(folder, on_error="skip")
+    assert [item["id"] for item in contents(corpus)] == FILES
+    assert (corpus.skipped.rows, corpus.skipped.count) == (len(FILES) + 1, 1)
+
+
+def test_tables_and_archives_behind_links_are_read_and_broken_ones_named(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.csv").write_text("id,text\n1,a\n")
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "more").symlink_to(tmp_path / "elsewhere")
+    assert [item["id"] for item in contents(open_corpus(tmp_path / "tables", language_tag="en"))] == ["1"]
+    (tmp_path / "tables" / "b.csv").symlink_to("/no/such/b.csv")
+    with pytest.raises(CorpusError, match=r"b\.csv: is a link to /no/such/b\.csv, where nothing is"):
+        open_corpus(tmp_path / "tables", language_tag="en")
+    with pytest.raises(CorpusError, match=r"b\.csv: is a link to /no/such/b\.csv, where nothing is"):
+        open_corpus(tmp_path / "tables" / "b.csv")

@@ -121,7 +121,7 @@ def test_what_tar_itself_writes_is_read(tmp_path):
     ("name", "data", "problem"),
     [
         ("b.txt", b"caf\xe9", r"sample 2, column 'txt': .*x\.tar!b\.txt is not UTF-8"),
-        ("b.json", b"{", r"sample 2, column 'json': .*x\.tar!b\.json is not valid JSON"),
+        ("b.json", b"{", r"sample 2, column 'json': .*x\.tar!b\.json: not valid JSON"),
         ("b.json", b"[]", r"sample 2, column 'json': .* holds a JSON list, and no object"),
         ("b.png", b"", r"sample 2, column 'image': has no bytes"),
     ],

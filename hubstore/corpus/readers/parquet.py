@@ -1,0 +1,94 @@
+"""Parquet: only the columns asked for are decoded."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from hubstore.corpus.columns import Columns
+from hubstore.corpus.files import File, refuse_pointer
+from hubstore.corpus.rows import Row
+from hubstore.corpus.streams import MEDIA_ROWS, ROWS, first_line
+from hubstore.errors import CorpusError
+
+_BUFFER: Final = 1 << 20  # bytes; without one, a column of a whole row group is read at once
+
+
+class ParquetTable:
+    """A Parquet file; see `TableReader`.
+
+    Not read through `datasets`, whose scanner reads on in the background while a model is busy with the last batch,
+    and then holds a good part of the file.
+    """
+
+    def __init__(self, file: File, columns: Columns) -> None:
+        self._file = file
+        self._columns = columns
+        self._start = 0
+        self._number = 0
+
+    def seek(self, rows: int) -> int:
+        """Pass over rows: whole row groups are not read, and rows of the next are not turned into items."""
+        import pyarrow as pa
+
+        if not rows or self._number:
+            return 0
+        try:
+            with self._open() as opened:
+                names, count = self._names(opened), int(opened.metadata.num_rows)
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(error) from error
+        if not self._columns.items_per_row(lambda name: name in names):
+            return 0
+        passed = min(rows, count - self._start)
+        self._start += passed
+        return passed
+
+    def rows(self) -> Iterator[Row]:
+        """The next rows."""
+        import pyarrow as pa
+
+        rows = MEDIA_ROWS if self._columns.media else ROWS
+        folder = self._file.parent if isinstance(self._file, Path) else None
+        name = self._file.name
+        try:
+            with self._open() as opened:
+                columns = self._columns.needed(self._names(opened))
+                groups = self._groups(opened)
+                for batch in opened.iter_batches(rows, row_groups=groups, columns=columns):
+                    passed = min(max(self._start - self._number, 0), len(batch))
+                    self._number += passed
+                    for values in batch.slice(passed).to_pylist():
+                        self._number += 1
+                        yield Row(name, "row", self._number, values, folder)
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(error) from error
+
+    def _open(self) -> Any:
+        import pyarrow.parquet as pq
+
+        refuse_pointer(self._file)
+        source = self._file if isinstance(self._file, Path) else self._file.open("rb")
+        return pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER)
+
+    def _names(self, opened: Any) -> list[str]:
+        names: list[str] = opened.schema_arrow.names
+        twice = next((name for name in self._columns.needed(names) if names.count(name) > 1), None)
+        if twice is not None:
+            raise CorpusError(f"{self._file}: has the column {twice!r} twice; rename one")
+        return names
+
+    def _groups(self, opened: Any) -> list[int]:
+        """The row groups from the one with the first row asked for; the number of rows is that before it."""
+        group, before = 0, 0
+        groups = opened.metadata.num_row_groups
+        while group < groups and before + opened.metadata.row_group(group).num_rows <= self._start:
+            before += opened.metadata.row_group(group).num_rows
+            group += 1
+        self._number = before
+        return list(range(group, groups))
+
+    def _unreadable(self, error: Exception) -> CorpusError:
+        return CorpusError(
+            f"{self._file}: cannot be read as parquet, after row {self._number}: {first_line(error)}; "
+            "check that the file is whole and of this format"
+        )

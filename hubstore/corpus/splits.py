@@ -1,0 +1,97 @@
+"""Which tables of a folder are read: those of a configuration, of a split, or all."""
+
+import re
+from pathlib import Path, PurePath
+from typing import Any, Final
+
+from hubstore.corpus.files import broken_problem, is_broken, walk
+from hubstore.corpus.readers import kind_of
+from hubstore.errors import CorpusError
+
+_ABOUT: Final = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""Tables by their suffix, which describe a dataset."""
+
+_SPLITS: Final = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+"""Split by word, as `datasets` has them."""
+
+_NUMBERED: Final = re.compile(r"(.+)-\d{5}-of-\d{5}\b")
+_NO_WORD: Final = re.compile(r"[-._ 0-9]+")
+_DEFAULT: Final = "train"
+
+
+def table_files(folder: Path) -> list[Path]:
+    """Find the tables in a folder and its folders, in order.
+
+    Raises:
+        CorpusError: One is a link to nothing.
+    """
+    found = []
+    for entry in walk(folder):
+        if kind_of(entry.name) and entry.name not in _ABOUT:
+            if is_broken(entry):
+                raise CorpusError(broken_problem(entry.path))
+            found.append(Path(entry.path))
+    return found
+
+
+def configurations(folder: Path) -> list[str]:
+    """The configurations that the folder's README.md names, as those of datasets do."""
+    from huggingface_hub import metadata_load
+
+    readme = folder / "README.md"
+    try:
+        card: Any = metadata_load(readme) if readme.is_file() else None
+    except Exception as error:  # not UTF-8, or no YAML
+        raise CorpusError(f"{readme}: its metadata cannot be read: {str(error).splitlines()[0]}; mend it") from error
+    found = card.get("configs") if isinstance(card, dict) else None
+    return [str(one.get("config_name", "default")) for one in found or () if isinstance(one, dict)]
+
+
+def choose_split(folder: Path, files: list[Path], split: str | None) -> tuple[list[Path], str]:
+    """Choose the tables of one split; a folder whose tables name none has all in `train`.
+
+    Raises:
+        CorpusError: There are several splits and none is chosen, or there is no such split.
+    """
+    by_split: dict[str | None, list[Path]] = {}
+    for file in files:
+        by_split.setdefault(split_of(file.relative_to(folder)), []).append(file)
+    if by_split.keys() == {None}:
+        by_split = {_DEFAULT: files}
+    names = [name for name in by_split if name is not None]
+    if split is None and len(by_split) == 1:
+        return by_split[names[0]], names[0]
+    if split in names:
+        return by_split[split], split
+    problem = "has several splits" if split is None else f"has no split {split!r}"
+    unnamed = by_split.get(None)
+    also = f"; {unnamed[0].relative_to(folder)} is in none of them: to read all tables, name them" if unnamed else ""
+    raise CorpusError(f"{folder}: {problem}; choose one of {', '.join(names)}{also}")
+
+
+def split_of(path: PurePath) -> str | None:
+    """Tell the split by a word in the name of a file, or in those of its folders; None where there is none."""
+    for part in reversed(path.parts):
+        words = _NO_WORD.split(part.lower())
+        if found := next((_SPLITS[word] for word in words if word in _SPLITS), None):
+            return found
+    numbered = _NUMBERED.match(path.name)
+    return numbered[1] if numbered and path.parent.name == "data" else None
+
+
+def choose_config(folder: Path, names: list[str], config: str | None) -> str:
+    """Choose one of a folder's configurations.
+
+    Raises:
+        CorpusError: There are several and none is chosen, or there is no such configuration.
+    """
+    if config is None and len(names) == 1:
+        return names[0]
+    if config in names:
+        return str(config)
+    problem = "has several configurations" if config is None else f"has no configuration {config!r}"
+    raise CorpusError(f"{folder}: {problem}; choose one of {', '.join(names)} with --config (config=)")

@@ -1,0 +1,392 @@
+"""One reader a format: what it must not change or swallow, and that a later start gives the same items."""
+
+import csv
+import json
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hubstore.corpus import Corpus, open_corpus, read_csv, read_jsonl, read_parallel, read_parquet
+from hubstore.corpus.columns import Columns
+from hubstore.corpus.corpus import Refuse, Skipped
+from hubstore.corpus.readers import Dialect, open_table
+from hubstore.corpus.rows import items_of
+from hubstore.errors import CorpusError
+from tests.corpus.conftest import contents
+from tests.corpus.test_tables import delimited, jsonl, parquet
+
+STRAY = """id\ttext
+1\t"It is late," she said.
+2\tsecond
+3\tsays "so"
+4\t"left open
+5\tfifth
+6\ta "quoted" word
+7\tlast
+"""
+
+
+def texts(corpus):
+    return [(item["id"], item["text"]) for item in contents(corpus)]
+
+
+# -- quotation marks
+
+
+def test_stray_quotation_marks_are_named_and_join_no_rows(tmp_path):
+    path = tmp_path / "x.tsv"
+    path.write_text(STRAY)
+    with pytest.raises(CorpusError, match=r"x\.tsv, row 1: .* line 2, and text follows .* with --no-quotes"):
+        contents(read_csv(path, language_tag="en"))
+    corpus = read_csv(path, language_tag="en", on_error="skip")
+    assert texts(corpus) == [
+        ("2", "second"),
+        ("3", 'says "so"'),
+        ("5", "fifth"),
+        ("6", 'a "quoted" word'),
+        ("7", "last"),
+    ]
+    assert [message.split(":")[0] for message in corpus.skipped.messages] == ["x.tsv, row 1", "x.tsv, row 4"]
+    assert corpus.skipped.rows == 7
+    plain = texts(read_csv(path, quotes=False, language_tag="en"))
+    assert [name for name, _ in plain] == list("1234567")
+    assert plain[3] == ("4", '"left open')
+
+
+@pytest.mark.parametrize("rest", ["", "\n3\tb", "\n3\tb\n4\tc\n5\td"])
+def test_a_mark_that_is_never_closed_takes_no_other_row_with_it(tmp_path, rest):
+    path = tmp_path / "x.tsv"
+    path.write_text(f'id\ttext\n1\ta\n2\t"left open{rest}\n')
+    with pytest.raises(CorpusError, match=r"x\.tsv, row 2: a quotation mark opens a field in line 3 that no other"):
+        contents(read_csv(path, language_tag="en"))
+    corpus = read_csv(path, language_tag="en", on_error="skip")
+    assert [name for name, _ in texts(corpus)] == ["1", *(row[0] for row in rest.split("\n")[1:])]
+
+
+@pytest.mark.parametrize("delimiter", ["\t", ",", ";"])
+def test_two_stray_marks_that_look_like_one_field_join_no_rows(tmp_path, delimiter):
+    lines = ["id,text", "1,a", '2,"Stop', "3,b", '4,he said "go"', '5,c"', "6,d"]
+    lines.remove('4,he said "go"')
+    path = tmp_path / "x.csv"
+    path.write_text("\n".join(lines).replace(",", delimiter) + "\n")
+    with pytest.raises(
+        CorpusError, match=r"row 2: a quotation mark opens a field in line 3 that ends in line 5.*--quotes"
+    ):
+        contents(read_csv(path, delimiter=delimiter, language_tag="en"))
+    corpus = read_csv(path, delimiter=delimiter, language_tag="en", on_error="skip")
+    assert [name for name, _ in texts(corpus)] == ["1", "3", "5", "6"]
+    joined = texts(read_csv(path, delimiter=delimiter, quotes=True, language_tag="en"))
+    assert joined[1] == ("2", f"Stop\n3{delimiter}b\n5{delimiter}c")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "text", ['a ""word""', "two\nlines", "Hello, world\nand, more", "\n", 'it said "a,b"\n\n"c"', "x" * 300_000]
+)
+def test_proper_quotes_hold_anything(tmp_path, text, end):
+    path = tmp_path / "x.csv"
+    rows = [{"id": name, "text": f"{name}{text}", "language": "en"} for name in "abc"]
+    delimited(path, rows, lineterminator=end)
+    assert texts(read_csv(path)) == [(row["id"], row["text"]) for row in rows]
+
+
+def test_a_carriage_return_in_a_bare_field_is_refused_and_none_ends_a_row(tmp_path):
+    path = tmp_path / "x.tsv"
+    path.write_bytes(b"id\ttext\n1\ta\rb\n2\tc\n")
+    with pytest.raises(CorpusError, match=r"x\.tsv, row 1: a carriage return stands in a field of line 2"):
+        contents(read_csv(path, language_tag="en"))
+    assert texts(read_csv(path, quotes=False, language_tag="en")) == [("1", "a\rb"), ("2", "c")]
+
+
+def test_a_field_with_a_nul_is_read_as_it_stands(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"id,text\n1,a\x00b\n2,c\n")
+    assert texts(read_csv(path, language_tag="en")) == [("1", "a\x00b"), ("2", "c")]
+
+
+# -- delimiters
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("x.csv", ";"), ("x.csv", "\t"), ("x.csv", "|"), ("x.tsv", ",")])
+def test_another_delimiter_than_the_suffix_says_is_recognized_and_named(tmp_path, name, delimiter):
+    path = tmp_path / name
+    path.write_text(f"id{delimiter}text\n1{delimiter}Guten Tag\n")
+    with pytest.raises(CorpusError, match=rf"{name}: the header is one column, .* with --delimiter"):
+        contents(open_corpus(path, language_tag="de"))
+    assert texts(open_corpus(path, delimiter=delimiter, language_tag="de")) == [("1", "Guten Tag")]
+
+
+def test_a_tab_may_be_written_as_on_a_command_line_and_a_delimiter_is_one_character(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("id\ttext\n1\ta\n")
+    for written in ("\t", "\\t", "tab"):
+        assert texts(read_csv(path, delimiter=written, language_tag="en")) == [("1", "a")]
+    for bad in ("", ";;", '"', "\n"):
+        with pytest.raises(CorpusError, match=r"the delimiter is .* give one character"):
+            read_csv(path, delimiter=bad)
+
+
+def test_delimiters_and_quotes_are_refused_where_there_are_none(tmp_path, rows):
+    with pytest.raises(CorpusError, match="leave delimiter and quotes out"):
+        open_corpus(jsonl(tmp_path / "x.jsonl", rows), delimiter=";")
+    with pytest.raises(CorpusError, match="is a sample, which has no quotes"):
+        open_corpus("sample:ntrex", quotes=False)
+
+
+# -- values and schemas
+
+
+def test_every_value_of_delimited_rows_is_a_string_in_a_folder_too(tmp_path):
+    values = ["001", "1e5", "NA", "null", "True", "1984", "2020-01-01", "-0.0", "nan", "1_000"]
+    path = delimited(tmp_path / "x.csv", [{"id": value, "text": value} for value in values])
+    for where in (path, tmp_path):
+        assert texts(open_corpus(where, language_tag="en")) == [(value, value) for value in values]
+
+
+@pytest.mark.parametrize("write", [jsonl, delimited, parquet])
+@pytest.mark.parametrize("suffix", ["jsonl", "ndjson", "csv", "tsv", "tab", "parquet", "pq"])
+def test_a_folder_reads_as_its_file(tmp_path, rows, write, suffix):
+    if (write is jsonl) != (suffix in ("jsonl", "ndjson")) or (write is parquet) != (suffix in ("parquet", "pq")):
+        return
+    write(tmp_path / f"x.{suffix}", rows, **({"delimiter": "\t"} if suffix == "tab" else {}))
+    assert contents(open_corpus(tmp_path)) == contents(open_corpus(tmp_path / f"x.{suffix}")) == rows
+
+
+def test_tables_of_a_folder_may_differ_in_columns_order_and_format(tmp_path):
+    (tmp_path / "a.csv").write_text("id,text\n1,x\n")
+    (tmp_path / "b.csv").write_text("more,text,id\nz,y,2\n")
+    (tmp_path / "c.jsonl").write_text('{"text": "w", "id": "3", "concept": "c"}\n')
+    pq.write_table(pa.table({"id": ["4"], "text": ["v"], "concept": pa.nulls(1)}), tmp_path / "d.parquet")
+    pq.write_table(pa.table({"id": pa.nulls(0), "text": pa.nulls(0)}), tmp_path / "e.parquet")
+    pq.write_table(pa.table({}), tmp_path / "f.parquet")
+    pq.write_table(pa.table({"id": [5], "text": ["u"], "more": [{"a": 1}]}), tmp_path / "g.parquet")
+    assert texts(open_corpus(tmp_path, language_tag="en")) == [
+        ("1", "x"),
+        ("2", "y"),
+        ("3", "w"),
+        ("4", "v"),
+        ("5", "u"),
+    ]
+
+
+def test_a_table_of_a_folder_without_a_column_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text("id,text\n1,x\n")
+    (tmp_path / "b.csv").write_text("id,body\n2,y\n")
+    with pytest.raises(CorpusError, match=r"^b\.csv, row 1: there is no column 'text'; the columns are id, body"):
+        contents(open_corpus(tmp_path, language_tag="en"))
+
+
+def test_a_column_that_a_parquet_file_has_twice_is_named(tmp_path):
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], ["text", "text"]), tmp_path / "x.parquet")
+    with pytest.raises(CorpusError, match=r"x\.parquet: has the column 'text' twice"):
+        contents(read_parquet(tmp_path / "x.parquet", language_tag="en"))
+
+
+def test_json_that_is_nested_too_deeply_is_an_error_of_its_line(tmp_path):
+    path = tmp_path / "x.jsonl"
+    deep = "[" * 100_000 + "]" * 100_000
+    path.write_text(
+        f'{{"id": "1", "text": "a"}}\n{{"id": "2", "text": "b", "meta": {deep}}}\n{{"id": "3", "text": "c"}}\n'
+    )
+    with pytest.raises(CorpusError, match=r"x\.jsonl, line 2: the JSON is nested too deeply"):
+        contents(read_jsonl(path, language_tag="en"))
+    corpus = read_jsonl(path, language_tag="en", on_error="skip")
+    assert texts(corpus) == [("1", "a"), ("3", "c")]
+    assert (corpus.skipped.rows, corpus.skipped.count) == (3, 1)
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x.tsv.gz", "x.parquet", "x.tar", "x.txt"])
+def test_a_pointer_of_git_lfs_is_named_as_such(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(CorpusError, match=rf"{name}: is a pointer of Git LFS, .* `git lfs pull`"):
+        contents(read_parallel({"en": path}) if name == "x.txt" else open_corpus(path, language_tag="en"))
+
+
+# -- several files, splits
+
+
+def test_several_files_of_any_format_are_one_corpus(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n')
+    (tmp_path / "b.csv").write_text("text\ny\nz\n")
+    corpus = open_corpus([tmp_path / "a.jsonl", tmp_path / "b.csv"], language_tag="en")
+    assert texts(corpus) == [("1", "x"), ("2", "y"), ("3", "z")]
+    assert corpus.name == "a.jsonl and 1 more"
+    assert corpus.skipped.rows == 3
+    with pytest.raises(CorpusError, match=r"c\.txt: there is no such file"):
+        open_corpus([tmp_path / "a.jsonl", tmp_path / "c.txt"])
+    (tmp_path / "x.tar").write_bytes(b"")
+    with pytest.raises(CorpusError, match=r"x\.tar: .* give tables or tar archives, not both"):
+        open_corpus([tmp_path / "a.jsonl", tmp_path / "x.tar"])
+
+
+def test_a_split_is_a_word_in_the_names_of_files_or_folders(tmp_path):
+    for name in ("train.csv", "sets/test/a.csv", "sets/test/b.csv", "data-00000-of-00001.dev.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"text\n{name}\n")
+    read = {
+        split: texts(open_corpus(tmp_path, split=split, language_tag="en")) for split in ("train", "validation", "test")
+    }
+    assert {split: [text for _, text in items] for split, items in read.items()} == {
+        "train": ["train.csv"],
+        "validation": ["data-00000-of-00001.dev.csv"],
+        "test": ["sets/test/a.csv", "sets/test/b.csv"],
+    }
+    with pytest.raises(CorpusError, match=r"several splits; choose one of validation, train, test$"):
+        open_corpus(tmp_path, language_tag="en")
+    (tmp_path / "extra.jsonl").write_text('{"text": "x"}\n')
+    with pytest.raises(CorpusError, match=r"several splits; .*; extra\.jsonl is in none of them"):
+        open_corpus(tmp_path, language_tag="en")
+
+
+def test_configurations_of_a_readme_are_chosen(tmp_path):
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: en\n  data_files: en.csv\n- config_name: de\n  data_files: de.csv\n---\n"
+    )
+    for tag in ("en", "de"):
+        (tmp_path / f"{tag}.csv").write_text(f"id,text\n007,{tag}\n")
+    with pytest.raises(CorpusError, match="has several configurations; choose one of en, de"):
+        open_corpus(tmp_path, language_tag="en")
+    with pytest.raises(CorpusError, match="has no configuration 'fr'; choose one of en, de"):
+        open_corpus(tmp_path, config="fr", language_tag="en")
+    assert texts(open_corpus(tmp_path, config="de", language_tag="de")) == [("007", "de")]
+
+
+# -- a later start
+
+
+def _mixed(folder):
+    """JSON Lines some of which have ids, some first, some inside other values, and some made of concepts."""
+    draw = random.Random(0)
+    lines = []
+    for number in range(200):
+        row = {"text": f"t{number}", "language": draw.choice(["en", "fr"])}
+        if draw.random() < 0.3:
+            row["concept"] = f"c{draw.randrange(4)}"
+        if draw.random() < 0.5:
+            row = {"id": f"i{number}"} | row if draw.random() < 0.5 else row | {"id": f"i{number}"}
+        elif draw.random() < 0.5:
+            row["meta"] = {"id": "no"}
+        lines.append(json.dumps(row, separators=(",", ":") if number % 2 else None) + "\n" * draw.choice([1, 1, 2]))
+    path = folder / "mixed.jsonl"
+    path.write_text("".join(lines))
+    return path
+
+
+def _long(number):
+    return {"id": f"i{number}", "text": f"t{number}", "language": "en"}
+
+
+def _wide(number):
+    return {"en": f"e{number}", "fr": f"f{number}"}
+
+
+WIDE = {"text": {"en": "en", "fr": "fr"}}
+SEEKS = {
+    "mixed": lambda folder: read_jsonl(_mixed(folder)),
+    "jsonl": lambda folder: read_jsonl(
+        [jsonl(folder / f"{part}.jsonl", [_long(part * 100 + n) for n in range(50 + part)]) for part in range(3)]
+    ),
+    "limited": lambda folder: read_jsonl(jsonl(folder / "x.jsonl", [_long(n) for n in range(90)]), limit=60),
+    "made ids": lambda folder: read_jsonl(
+        jsonl(folder / "x.jsonl", [_long(n) | {"concept": f"c{n % 3}"} for n in range(90)]), id=None
+    ),
+    "row numbers": lambda folder: read_jsonl(
+        jsonl(folder / "x.jsonl", [_long(n) for n in range(90)]), id=None, concept=None
+    ),
+    "wide": lambda folder: read_jsonl(jsonl(folder / "x.jsonl", [_wide(n) for n in range(70)]), **WIDE),
+    "wide, named": lambda folder: read_csv(
+        delimited(folder / "x.csv", [_wide(n) | {"id": n % 9} for n in range(70)]), **WIDE
+    ),
+    "csv": lambda folder: read_csv(
+        delimited(folder / "x.csv", [_long(n) | {"text": f"{n}\n{n}"} for n in range(90)], quoting=csv.QUOTE_ALL)
+    ),
+    "plain tsv": lambda folder: read_csv(delimited(folder / "x.tsv", [_long(n) for n in range(90)]), quotes=False),
+    "wide parquet": lambda folder: read_parquet(
+        [parquet(folder / f"{part}.parquet", [_wide(n) for n in range(40)]) for part in range(2)], **WIDE
+    ),
+    "parquet": lambda folder: read_parquet(parquet(folder / "x.parquet", [_long(n) for n in range(90)])),
+    "parquet, made ids": lambda folder: read_parquet(
+        parquet(folder / "x.parquet", [{"text": "t", "language": "en", "concept": f"c{n % 5}"} for n in range(90)])
+    ),
+    "lines": lambda folder: read_parallel({tag: _lines(folder, tag) for tag in ("en", "fr", "de")}),
+}
+
+
+def _lines(folder, tag):
+    path = folder / f"{tag}.txt"
+    path.write_text("".join(f"{tag} {number}\n" for number in range(40)))
+    return path
+
+
+@pytest.mark.parametrize("form", SEEKS)
+def test_a_stream_that_seeks_gives_what_one_read_from_the_start_gives(tmp_path, form):
+    corpus = SEEKS[form](tmp_path)
+    assert corpus.seek is not None
+    slow = Corpus(corpus.name, corpus.source, corpus.read)
+    whole = list(slow.items())
+    rows = slow.skipped.rows
+    for start in {0, 1, 2, 7, 14, 50, 51, len(whole) - 1, len(whole)}:
+        fast = [batch.to_pylist() for batch in corpus.batches(16, start)]
+        assert fast == [batch.to_pylist() for batch in slow.batches(16, start)]
+        assert sum(map(len, fast)) == max(len(whole) - start, 0)
+        assert corpus.skipped.rows == rows
+
+
+def test_lines_that_are_passed_over_are_not_parsed(tmp_path):
+    path = jsonl(tmp_path / "x.jsonl", [_long(n) for n in range(9)])
+    corpus = read_jsonl(path, id=None, concept=None)
+    path.write_bytes(b"no JSON\n" * 6 + b'{"text": "seventh", "language": "en"}\n')
+    assert [row for batch in corpus.batches(start=6) for row in batch["text"].to_pylist()] == ["seventh"]
+
+
+def test_row_groups_that_are_passed_over_are_not_read(tmp_path):
+    path = parquet(tmp_path / "x.parquet", [_long(n) for n in range(30)])
+    corpus = read_parquet(path)
+    data = bytearray(path.read_bytes())
+    chunk = pq.read_metadata(path).row_group(0).column(0)
+    data[chunk.dictionary_page_offset : chunk.dictionary_page_offset + 20] = bytes(20)
+    path.write_bytes(data)
+    assert [row for batch in corpus.batches(start=7) for row in batch["id"].to_pylist()] == [
+        f"i{n}" for n in range(7, 30)
+    ]
+    with pytest.raises(CorpusError, match="cannot be read as parquet"):
+        list(corpus.batches(start=6))
+
+
+ODD = [
+    {"id": 1, "text": "a", "language": "en"},
+    {"id": " ", "text": "a", "language": "en"},
+    {"id": "b", "text": "", "language": "en"},
+    {"id": "c", "text": "a", "language": "e n"},
+    {"id": "d", "text": "a", "language": "en", "concept": " "},
+    {"id": "e", "text": "a", "language": "en", "concept": 7.0},
+    {"id": "f", "text": "a", "language": "zh-Hans", "concept": "c"},
+    {"id": "g", "text": "\ud83d", "language": "en"},
+    {"id": "\ud83d", "text": "a", "language": "en"},
+    {"text": "a", "language": "en", "concept": "c"},
+    {"id": None, "text": "a", "language": "en"},
+    {"id": "h", "text": 5, "language": "en"},
+    {"id": "i", "text": "a", "language": "EN", "concept": "\ud83d"},
+    {"id": "j", "text": "a"},
+    {"id": "k", "text": ["a"], "language": "en", "concept": []},
+    {"id": "l", "text": "ü", "language": "en", "concept": "ü"},
+]
+
+
+@pytest.mark.parametrize("options", [{}, {"language_tag": "en"}, {"concept": None}, {"id": None}, {"concept": "a.b"}])
+def test_the_quick_way_from_a_row_to_an_item_agrees_with_the_long_one(tmp_path, options):
+    path = jsonl(tmp_path / "x.jsonl", [{"id": "0", "text": "a", "language": "en", "a": {"b": "c"}}])
+    with path.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in ODD)
+
+    def outcome(quickly):
+        refuse = Refuse(Skipped(), skip_errors=True)
+        columns = Columns(**options)
+        rows = open_table(path, None, columns, refuse, Dialect()).rows()
+        return list(items_of(rows, columns, refuse, quickly=quickly)), refuse.skipped
+
+    assert outcome(True) == outcome(False)
+    assert len(outcome(True)[0]) > 3
