@@ -69,6 +69,22 @@ def test_extract_from_a_table_with_a_column_for_each_language(tmp_path, model):
     assert json.loads(out)["partitions"] == {"de": 2, "en": 2}
 
 
+def test_extract_from_several_tables_as_they_are_written_says_how_many_rows_it_read(tmp_path, model):
+    (tmp_path / "a.csv").write_text('id;text\n001;"Stop\n002;a" line\n')
+    (tmp_path / "b.csv").write_text("id;text\n003;c\n004;\n")
+    files = (tmp_path / "a.csv", tmp_path / "b.csv", "--language-tag", "en", "-m", model, "-o", tmp_path / "x.hub")
+    assert "give one character" in fail("extract", *files, "--delimiter", ";;")
+    assert "a.csv, row 1: " in fail("extract", *files, "--delimiter", ";")
+    options = ("--delimiter", ";", "--no-quotes", "--on-error", "skip")
+    out = run("extract", *files, *options)
+    assert "4 rows read from a.csv and 1 more" in out
+    assert "1 rows were skipped" in out
+    assert hubstore.open(tmp_path / "x.hub").items["id"].to_pylist() == ["001", "002", "003"]
+    (tmp_path / "c.tsv").write_text('id\ttext\n005\t"d\n')
+    out = run("append", tmp_path / "x.hub", tmp_path / "c.tsv", "--no-quotes", "--language-tag", "en", "--json")
+    assert (json.loads(out)["rows_read"], json.loads(out)["items"]) == (1, 4)
+
+
 def test_append_index_and_query_see_the_new_items(tmp_path, model):
     path = tmp_path / "x.hub"
     run("extract", "sample:ntrex", "-m", model, "-o", path, "--limit", 3)
