@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from hubstore import analysis, export, index, query
+from hubstore.arrow import rows_as_lists
 from hubstore.corpus import Corpus, Item, open_corpus
 from hubstore.devices import resolve_device
 from hubstore.engines import check_engine, extraction_engine
@@ -132,7 +133,8 @@ class Store(StoreReader):
             pooling: the store's first by default; under "tokens" an item has a row for each token.
 
         Returns:
-            `id`, `layer` and `vector` (float32), by layer and then in the order of `ids`; under "tokens" `token` too.
+            `id`, `layer` and `vector` (`width` float32), by layer and then in the order of `ids`; under "tokens"
+            `token` too.
         """
         pooled, positions = self.pooling_name(pooling), self.positions(ids)
         rows, labels, tokens = positions, pa.array(ids, pa.string()), None
@@ -140,14 +142,13 @@ class Store(StoreReader):
             ranges = [np.arange(start, stop) for start, stop in self.token_ranges()[positions]]
             rows, tokens = np.concatenate(ranges), np.concatenate([np.arange(len(own)) for own in ranges])
             labels = labels.take(pa.array(np.repeat(np.arange(len(ids)), [len(own) for own in ranges])))
-        ends = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * self.width)
         tables = []
         for layer in dict.fromkeys(map(self.layer_name, self.layers if layers is None else layers)):
             states = self.hidden(layer, pooled).take(rows).float().numpy()
             columns = {
                 "id": labels,
                 "layer": pa.array([layer] * len(rows), pa.string()),
-                "vector": pa.ListArray.from_arrays(ends, pa.array(states.ravel())),
+                "vector": rows_as_lists(states),
             }
             if tokens is not None:
                 columns["token"] = pa.array(tokens, pa.int32())

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
 
+from hubstore.arrow import rows_as_lists
 from hubstore.errors import QueryError, StoreExistsError
 from hubstore.store import HiddenStates, StoreReader
 
@@ -82,7 +83,7 @@ def _write(states: HiddenStates, positions: np.ndarray, items: pa.Table, target:
         schema = items.schema.append(pa.field("hidden", value))
         with pq.ParquetWriter(partial, schema) as writer:
             for start, rows in _blocks(states, positions):
-                hidden = pa.FixedSizeListArray.from_arrays(pa.array(rows.numpy().reshape(-1)), states.shape[1])
+                hidden = rows_as_lists(rows.numpy())
                 writer.write_table(items.slice(start, len(rows)).append_column(schema.field("hidden"), hidden))
     partial.replace(target)
 

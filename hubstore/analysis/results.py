@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hubstore.arrow import read_parquet
 from hubstore.version import __version__
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _read(store: StoreReader, key: str) -> pa.Table | None:
     if not store.storage.exists(key):
         return None
     try:
-        table = pq.read_table(pa.BufferReader(store.storage.read(key)))
+        table = read_parquet(store.storage.read(key))
     except (pa.ArrowException, OSError):
         return None  # a damaged result is no loss: it is made again
     return table if METADATA in (table.schema.metadata or {}) else None

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from hubstore.arrow import rows_as_lists
 from hubstore.client.connection import ARROW, JSON, Answer, Query, described, each
 from hubstore.errors import CorpusError, NonFiniteError, QueryError
 
@@ -200,8 +201,7 @@ def _rows(vectors: Any, width: int) -> Vectors:
 
 def _stream(rows: Vectors) -> bytes:
     """An Arrow stream of one column, "vector"."""
-    cells = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).ravel()), rows.shape[1])
-    table, sink = pa.table({"vector": cells}), pa.BufferOutputStream()
+    table, sink = pa.table({"vector": rows_as_lists(rows)}), pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     written: bytes = sink.getvalue().to_pybytes()

@@ -17,16 +17,15 @@ class, both corrected for having picked layer and strength. Clips of one recordi
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from hubstore.arrow import read_parquet
 from hubstore.corpus import Item, Media
 from hubstore.errors import AnalysisError, CorpusError
 from hubstore.experiments.data import shipped_bytes
@@ -169,7 +168,7 @@ def at_layer(quantity: str, layer: str) -> str:
 
 
 def _shipped() -> list[Clip]:
-    table = pq.read_table(io.BytesIO(shipped_bytes(SHIPPED)), columns=["id", "audio", "label"])
+    table = read_parquet(shipped_bytes(SHIPPED), columns=["id", "audio", "label"])
     return [
         Clip(Media(f"{row['id']}.ogg", row["audio"]), animal, IS_MAMMAL[animal], row["id"].split("-")[1])
         for row in table.to_pylist()

@@ -14,16 +14,15 @@ Shown: both are above zero at one intermediate block, for every modality that th
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hubstore.analysis import retrieval
 from hubstore.api import Store
+from hubstore.arrow import read_parquet
 from hubstore.corpus import Corpus, Item, Media, open_corpus, read_media_folder
 from hubstore.errors import AnalysisError, ModelError
 from hubstore.experiments.data import shipped_bytes
@@ -88,7 +87,7 @@ def source(lab: Lab) -> Iterator[Item]:
     if folders:
         yield from read_media_folder(folders[0].parent).items()
         return
-    for row in pq.read_table(io.BytesIO(shipped_bytes(CONCEPTS))).to_pylist():
+    for row in read_parquet(shipped_bytes(CONCEPTS)).to_pylist():
         concept = row["concept"]
         media = Media(f"{CONCEPTS}!{row['emoji']}", row["image"])
         yield Item(f"image:{concept}", "", NOTHING_SAID, concept, "image", media)

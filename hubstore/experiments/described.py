@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import lzma
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from hubstore.arrow import read_parquet
 from hubstore.corpus import Media
 from hubstore.corpus.readers.lines import read_lines
 from hubstore.errors import CorpusError
@@ -112,7 +111,7 @@ def _rows(lab: Lab, name: str, needed: Sequence[str]) -> Iterator[tuple[int, dic
     given = lab.file(name)
     data = shipped_bytes(SHIPPED[name]) if given is None else given.read_bytes()
     try:
-        table = pq.read_table(io.BytesIO(data))
+        table = read_parquet(data)
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(f"{given}: is no Parquet file that can be read: {error}") from error
     missing = [column for column in needed if column not in table.column_names]

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hubstore.arrow import read_parquet
 from hubstore.files import put
 
 METADATA = b"hubstore"
@@ -113,7 +114,7 @@ def read_kept(folder: Path, made_from: Mapping[str, Any]) -> Outcome | None:
     """The outcome kept in `folder`, where it was made from the same and is whole."""
     result = read_json(folder / RESULT)
     try:
-        table = pq.read_table(folder / TABLE)
+        table = read_parquet(folder / TABLE)
     except (OSError, pa.ArrowException):
         return None  # what is damaged is made again
     if result is None or result["made_from"] != json.loads(json.dumps(made_from)) or not (folder / FIGURE).is_file():

@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from hubstore.arrow import equal_lists
 from hubstore.corpus import Item
 from hubstore.errors import LensError, QueryError
 from hubstore.extraction import Capture
@@ -33,13 +34,13 @@ READING_SCHEMA = pa.schema(
         ("token", pa.int32()),
         ("piece", pa.string()),
         ("layer", pa.string()),
-        ("top_ids", pa.list_(pa.int32())),
-        ("top_tokens", pa.list_(pa.string())),
-        ("top_log_probabilities", pa.list_(pa.float32())),
+        ("top_ids", pa.large_list(pa.int32())),
+        ("top_tokens", pa.large_list(pa.large_string())),
+        ("top_log_probabilities", pa.large_list(pa.float32())),
         ("entropy", pa.float32()),
         ("agrees", pa.bool_()),
-        ("target_log_probabilities", pa.list_(pa.float32())),
-        ("target_ranks", pa.list_(pa.int64())),
+        ("target_log_probabilities", pa.large_list(pa.float32())),
+        ("target_ranks", pa.large_list(pa.int64())),
     ]
 )
 """A row for each layer and state.
@@ -340,13 +341,13 @@ def _table(question: Question, about: _States, layer: str, swept: LensSweep, own
         "token": pa.array(about.places, pa.int32()),
         "piece": pa.array(about.pieces, pa.string()),
         "layer": pa.array([layer] * n, pa.string()),
-        "top_ids": _lists(tokens.astype(np.int32), n),
-        "top_tokens": _lists(_words(question.lens, tokens), n),
-        "top_log_probabilities": _lists(swept.top_log_probabilities.cpu().numpy().ravel(), n),
+        "top_ids": equal_lists(tokens.astype(np.int32), n),
+        "top_tokens": equal_lists(_words(question.lens, tokens), n),
+        "top_log_probabilities": equal_lists(swept.top_log_probabilities.cpu().numpy().ravel(), n),
         "entropy": pa.array(swept.entropy.cpu().numpy(), pa.float32()),
         "agrees": pa.nulls(n, pa.bool_()) if agrees is None else pa.array(agrees, pa.bool_()),
-        "target_log_probabilities": _lists(swept.target_log_probabilities.cpu().numpy().ravel(), n),
-        "target_ranks": _lists(swept.target_ranks.cpu().numpy().ravel(), n),
+        "target_log_probabilities": equal_lists(swept.target_log_probabilities.cpu().numpy().ravel(), n),
+        "target_ranks": equal_lists(swept.target_ranks.cpu().numpy().ravel(), n),
     }
     return pa.table(columns, schema=READING_SCHEMA)
 
@@ -354,23 +355,15 @@ def _table(question: Question, about: _States, layer: str, swept: LensSweep, own
 def _words(lens: Lens, tokens: npt.NDArray[np.int64]) -> pa.Array:
     """Each token's text, found once for each distinct token."""
     distinct, places = np.unique(tokens, return_inverse=True)
-    return pa.array(lens.vocabulary.texts(distinct.tolist()), pa.string()).take(pa.array(places.ravel()))
-
-
-def _lists(flat: Any, n: int) -> pa.Array:
-    """`flat` as n lists of one length."""
-    values = flat if isinstance(flat, pa.Array) else pa.array(flat)
-    width = len(values) // n if n else 0
-    return pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32) * width), values)
+    return pa.array(lens.vocabulary.texts(distinct.tolist()), pa.large_string()).take(pa.array(places.ravel()))
 
 
 def _finished(
     tables: Iterable[pa.Table], question: Question, about: Mapping[str, Any], layers: Sequence[str]
 ) -> pa.Table:
-    """One table, ordered by layer, with how it was made."""
-    whole = pa.concat_tables([READING_SCHEMA.empty_table(), *tables])
+    """One table of those that are each of one layer, ordered by layer, with how it was made."""
     order = {name: place for place, name in enumerate(layers)}
-    place = np.array([order[name] for name in whole["layer"].to_pylist()], np.int64)
+    by_layer = sorted(filter(len, tables), key=lambda table: order[table["layer"][0].as_py()])
     record = {
         **about,
         "variant": question.variant,
@@ -380,5 +373,5 @@ def _finished(
         "layers": list(layers),
         "version": __version__,
     }
-    whole = whole.take(pa.array(np.argsort(place, kind="stable")))
+    whole = pa.concat_tables([READING_SCHEMA.empty_table(), *by_layer])
     return whole.replace_schema_metadata({b"hubstore": json.dumps(record)})

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from hubstore.arrow import read_parquet
 from hubstore.errors import CorruptStoreError, IndexNotFoundError, QueryError
 from hubstore.index import IndexDescription, LayerIndex, SearchableLayer, load_or_exact
 from hubstore.index.description import check_fresh, read_description
@@ -174,7 +174,7 @@ class Snapshot(StoreReader):
         for commit in self.commits:
             key = previews_key(commit.shard)
             if key in commit.files:
-                kept = pq.read_table(pa.BufferReader(self.storage.read(key)), columns=["id"])["id"]
+                kept = read_parquet(self.storage.read(key), ["id"])["id"]
                 ids = self.items["id"].slice(start, commit.items)
                 found[start : start + commit.items] = pc.is_in(ids, value_set=kept.combine_chunks()).to_numpy()
             start += commit.items
@@ -205,7 +205,7 @@ class Snapshot(StoreReader):
     def _previews(self, key: str) -> pa.Table:
         with self._reading:
             if key not in self._shown:
-                self._shown[key] = pq.read_table(pa.BufferReader(self.storage.read(key)))
+                self._shown[key] = read_parquet(self.storage.read(key))
                 while len(self._shown) > 1 and sum(table.nbytes for table in self._shown.values()) > PREVIEWS:
                     self._shown.popitem(last=False)
             self._shown.move_to_end(key)

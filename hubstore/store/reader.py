@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
+from hubstore.arrow import read_parquet
 from hubstore.errors import CorruptStoreError, QueryError, StoreFormatError, StoreNotFoundError
 from hubstore.location import Location, Url, location
 from hubstore.store.commit import Commit, FileRecord
@@ -166,7 +166,7 @@ class StoreReader:
     def _previews(self, key: str) -> pa.Table:
         read, table = self._read_previews
         if read != key:
-            table = pq.read_table(pa.BufferReader(self.storage.read(key)))
+            table = read_parquet(self.storage.read(key))
             self._read_previews = key, table  # one shard's at a time: they are large
         return table
 
@@ -383,7 +383,7 @@ def _item_table(storage: Storage, commit: Commit, data: bytes, columns: list[str
     if len(data) != commit.files[key].size:
         raise CorruptStoreError(f"{storage.root / key} has {len(data)} bytes, {commit.files[key].size} were committed")
     try:
-        return pq.read_table(pa.BufferReader(data), columns=columns)
+        return read_parquet(data, columns)
     except (pa.ArrowException, OSError) as error:
         raise CorruptStoreError(f"{storage.root / key} is not a readable Parquet file: {error}") from error
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from hubstore.analysis import ANALYSES, analyze
 from hubstore.analysis.results import METADATA
 from hubstore.analysis.states import item_pooling
+from hubstore.arrow import parquet_file, read_parquet
 from hubstore.errors import AnalysisError, QueryError
 from hubstore.location import Url
 from hubstore.serve.failures import NotThereError
@@ -75,7 +75,7 @@ def kept_table(snapshot: Snapshot, analysis: str, key: str) -> tuple[pa.Table, M
     """One of them; NotThereError where it is none."""
     for one in kept_tables(snapshot):
         if (one.analysis, one.key) == (analysis, key):
-            table = pq.read_table(pa.BufferReader(snapshot.storage.read(f"analyses/{analysis}/{key}.parquet")))
+            table = read_parquet(snapshot.storage.read(f"analyses/{analysis}/{key}.parquet"))
             return table, one.record
     raise NotThereError(f"{snapshot.name} keeps no table {key!r} of {analysis!r}; /analyses lists what it keeps")
 
@@ -194,7 +194,7 @@ def _described(snapshot: Snapshot, key: str, analysis: str, name: str) -> KeptTa
 
     def read() -> KeptTable | None:
         try:
-            file = pq.ParquetFile(pa.BufferReader(snapshot.storage.read(key)))
+            file = parquet_file(snapshot.storage.read(key))
             record = json.loads((file.schema_arrow.metadata or {})[METADATA])
         except (pa.ArrowException, OSError, KeyError, ValueError):
             return None

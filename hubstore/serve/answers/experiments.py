@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from hubstore.arrow import read_parquet
 from hubstore.experiments.outcome import FIGURE, RESULT, TABLE, read_json
 from hubstore.serve.answers.about import public
 from hubstore.serve.failures import NotThereError
@@ -47,7 +47,7 @@ class Done:
 
     def table(self) -> pa.Table:
         """Its rows."""
-        return pq.read_table(pa.BufferReader((self.folder / TABLE).read_bytes()))
+        return read_parquet(self.folder / TABLE)
 
     def picture(self) -> bytes:
         """Its figure, a PNG."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hubstore.arrow import rows_as_lists
 from hubstore.corpus import Media
 from hubstore.corpus.media import media_bytes, open_image, open_sound
 from hubstore.corpus.previews import mime_of
@@ -138,13 +139,10 @@ def hidden(snapshot: Snapshot, ids: Sequence[str], layers: Sequence[str], poolin
         names = [name for name, (start, stop) in zip(ids, ranges.tolist(), strict=True) for _ in range(start, stop)]
         tokens = [token for start, stop in ranges.tolist() for token in range(stop - start)]
     parts = [snapshot.hidden(layer, pooling).take(rows).float().numpy() for layer in layers]
-    values = np.concatenate(parts).ravel()
-    width = snapshot.width
-    offsets = np.arange(0, len(values) + 1, width, dtype=np.int32)
     columns = {
         "id": pa.array(names * len(layers), pa.string()),
         "layer": pa.array([layer for layer in layers for _ in rows], pa.string()),
-        "vector": pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.float32())),
+        "vector": rows_as_lists(np.concatenate(parts)),
     }
     if tokens is not None:
         columns["token"] = pa.array(tokens * len(layers), pa.int32())

@@ -1,0 +1,39 @@
+"""Arrow tables: Parquet read in the one way that ends well, and lists whose places no int32 counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def parquet_file(source: bytes | Path) -> pq.ParquetFile:
+    """A Parquet file, its schema read; OSError or pa.ArrowException where it is none.
+
+    Nothing is read ahead: `pyarrow.parquet.read_table` leaves that to threads of Arrow's, in which a process that ends
+    meanwhile is aborted.
+    """
+    return pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source, pre_buffer=False)
+
+
+def read_parquet(source: bytes | Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table of a Parquet file, or some of its columns; OSError or pa.ArrowException where it is none."""
+    with parquet_file(source) as file:
+        return file.read(columns=None if columns is None else list(columns))
+
+
+def rows_as_lists(rows: npt.NDArray[Any]) -> pa.FixedSizeListArray:
+    """A cell for each row of an array [n, width]. Lists of one size have no offsets, which 2^31 elements would wrap."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).reshape(-1)), rows.shape[1])
+
+
+def equal_lists(flat: pa.Array | npt.NDArray[Any], n: int) -> pa.LargeListArray:
+    """`flat` as n lists of one length, with int64 offsets."""
+    values = flat if isinstance(flat, pa.Array) else pa.array(flat)
+    width = len(values) // n if n else 0
+    return pa.LargeListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int64) * width), values)
