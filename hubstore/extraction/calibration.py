@@ -21,7 +21,7 @@ import pyarrow as pa
 import torch
 
 from hubstore.errors import StoreError
-from hubstore.extraction.capture import Capture, kept_whole
+from hubstore.extraction.capture import Capture
 from hubstore.extraction.settings import Settings
 from hubstore.kept import Kept, machine
 from hubstore.models import Batching, HostBatch, MediaInputs, Model, collate
@@ -84,23 +84,23 @@ def measured_speed(
     """
     token_seconds: dict[int, float] = {}
     device_bytes = [0.0]
-    with _running(model, settings) as run:
-        if texts:
-            cache = Kept(_model_key(model, settings), again=again)
-            wanted = list(itertools.takewhile(lambda length: length < 2 * longest, LENGTHS)) or [LENGTHS[0]]
-            wanted = sorted({min(length, settings.max_tokens or length) for length in wanted})
+    run = _timer(model, settings)
+    if texts:
+        cache = Kept(_model_key(model, settings), again=again)
+        wanted = list(itertools.takewhile(lambda length: length < 2 * longest, LENGTHS)) or [LENGTHS[0]]
+        wanted = sorted({min(length, settings.max_tokens or length) for length in wanted})
 
-            def run_texts(length: int) -> _Run:
-                return run(_text_batch(model, settings, texts, length))
+        def run_texts(length: int) -> _Run:
+            return run(_text_batch(model, settings, texts, length))
 
-            def seconds_of(length: int) -> float:
-                return run_texts(length).token_seconds
+        def seconds_of(length: int) -> float:
+            return run_texts(length).token_seconds
 
-            for length in wanted:
-                token_seconds[length] = cache.value(str(length), functools.partial(seconds_of, length))
-            most = cache.value(f"device_bytes {wanted[-1]}", lambda: run_texts(wanted[-1]).device_bytes)
-            device_bytes.append(most)
-        of_media = {name: run(_media_batch(model, settings, name, items)) for name, items in media.items()}
+        for length in wanted:
+            token_seconds[length] = cache.value(str(length), functools.partial(seconds_of, length))
+        most = cache.value(f"device_bytes {wanted[-1]}", lambda: run_texts(wanted[-1]).device_bytes)
+        device_bytes.append(most)
+    of_media = {name: run(_media_batch(model, settings, name, items)) for name, items in media.items()}
     device_bytes += [one.device_bytes for one in of_media.values()]
     media_seconds = {modality: one.token_seconds for modality, one in of_media.items()}
     write_seconds = None if folder is None else _write_seconds(folder, settings.layout(model.width), again)
@@ -115,23 +115,21 @@ class _Run:
     device_bytes: float
 
 
-@contextlib.contextmanager
-def _running(model: Model, settings: Settings) -> Iterator[Callable[[HostBatch], _Run]]:
+def _timer(model: Model, settings: Settings) -> Callable[[HostBatch], _Run]:
     """A function that measures a batch."""
-    with kept_whole(model):
-        capture = Capture(model, settings.layers, settings.poolings, DTYPES[settings.dtype])
-        fewest = 3 if model.device.type == "cuda" else 1  # a GPU's first run of a shape takes long
+    capture = Capture(model, settings.layers, settings.poolings, DTYPES[settings.dtype])
+    fewest = 3 if model.device.type == "cuda" else 1  # a GPU's first run of a shape takes long
 
-        def run(batch: HostBatch) -> _Run:
-            times: list[float] = []
-            with _most_on(model.device) as most:
-                while sum(times) < SECONDS or len(times) < fewest:
-                    started = time.perf_counter()
-                    _run_once(capture, batch)
-                    times.append(time.perf_counter() - started)
-            return _Run(min(times) / batch.tokens, most())
+    def run(batch: HostBatch) -> _Run:
+        times: list[float] = []
+        with _most_on(model.device) as most:
+            while sum(times) < SECONDS or len(times) < fewest:
+                started = time.perf_counter()
+                _run_once(capture, batch)
+                times.append(time.perf_counter() - started)
+        return _Run(min(times) / batch.tokens, most())
 
-        yield run
+    return run
 
 
 def _run_once(capture: Capture, batch: HostBatch) -> None:

@@ -24,14 +24,15 @@ def compiled_blocks(model: Model, batch_tokens: int) -> Iterator[None]:
     Only what is inside a block is compiled: hooks on blocks see its output as ever. All blocks are of one
     class and see one shape, so the first one's code serves the rest.
     """
-    before = [vars(block).get("forward") for block in model.blocks]
-    for block in model.blocks:
+    blocks = list(dict.fromkeys(model.blocks))  # one may be shared by several layers
+    before = [vars(block).get("forward") for block in blocks]
+    for block in blocks:
         block.forward = _switched(block.forward, batch_tokens)
     try:
         with _without_recorders(model.blocks):
             yield
     finally:
-        for block, forward in zip(model.blocks, before, strict=True):
+        for block, forward in zip(blocks, before, strict=True):
             del block.forward  # the class's own shows again
             if forward is not None:
                 block.forward = forward

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from hubstore.corpus import Item
 from hubstore.errors import QueryError
-from hubstore.extraction.capture import Capture, kept_whole
+from hubstore.extraction.capture import Capture
+from hubstore.extraction.checks import checks_of
 from hubstore.extraction.media import media_task, read_item
 from hubstore.extraction.members import batch_members, media_members
+from hubstore.extraction.memory import run_in_halves
 from hubstore.extraction.run import require_same_model
-from hubstore.extraction.selfcheck import checks_of
 from hubstore.extraction.settings import Settings
 from hubstore.models import Batching, HostBatch, Model, collate, load_model, tokenize
 from hubstore.models.batch import Integers
@@ -39,14 +41,15 @@ def encode(
     settings = Settings.from_json(store.attributes["settings"]).resolve(model)
     states = torch.empty((len(layers), len(items), model.width))
     checks = checks_of(store.attributes)
-    with kept_whole(model):
-        capture = Capture(model, layers, (pooling,), torch.float32)
-        for modality in dict.fromkeys(item.modality for item in items):
-            model.require_modality(modality)
-            own = [number for number, item in enumerate(items) if item.modality == modality]
-            how = checks[modality].how() if modality in checks else Batching()
-            run = _encode_texts if modality == "text" else _encode_media
-            states[:, own] = run(capture, [items[number] for number in own], settings, how)
+    capture = Capture(model, layers, (pooling,), torch.float32)
+    if any(check.restores for check in checks.values()):
+        capture.isolate_batches()
+    for modality in dict.fromkeys(item.modality for item in items):
+        model.require_modality(modality)
+        own = [number for number, item in enumerate(items) if item.modality == modality]
+        how = checks[modality].how() if modality in checks else Batching()
+        run = _encode_texts if modality == "text" else _encode_media
+        states[:, own] = run(capture, [items[number] for number in own], settings, how)
     return dict(zip(capture.layers, states, strict=True))
 
 
@@ -58,11 +61,12 @@ def _encode_texts(capture: Capture, items: Sequence[Item], settings: Settings, h
     texts = [settings.template.replace("{text}", item.text) for item in items]
     token_ids, _ = tokenize(model, texts, settings.max_tokens)
     lengths = np.array([len(ids) for ids in token_ids], np.int32)
-    batches = (
-        (members, collate(model, [token_ids[i] for i in members], how, settings.batch_tokens))
-        for members in batch_members(lengths, settings.batch_tokens, how)
-    )
-    return _collected(capture, len(items), batches)
+    members = batch_members(lengths, settings.batch_tokens, how)
+
+    def batch_of(chosen: Integers) -> HostBatch:
+        return collate(model, [token_ids[i] for i in chosen], how, settings.batch_tokens or 0)
+
+    return _collected(capture, lengths, members, batch_of)
 
 
 def _encode_media(capture: Capture, items: Sequence[Item], settings: Settings, how: Batching) -> torch.Tensor:
@@ -79,18 +83,27 @@ def _encode_media(capture: Capture, items: Sequence[Item], settings: Settings, h
         assert read.inputs is not None
         inputs.append(read.inputs)
     lengths = np.array([model.adapters[modality].length_of(item) for item in inputs], np.int32)
-    batches = (
-        (members, model.collate_media(modality, [inputs[i] for i in members]))
-        for members in media_members(inputs, lengths, settings.media_tokens, how)
+    members = media_members(inputs, lengths, settings.media_tokens, how)
+    return _collected(
+        capture, lengths, members, lambda chosen: model.collate_media(modality, [inputs[i] for i in chosen])
     )
-    return _collected(capture, len(items), batches)
 
 
-def _collected(capture: Capture, count: int, batches: Iterable[tuple[Integers, HostBatch]]) -> torch.Tensor:
-    """float32 [layers, items, width] on the CPU, of batches and which of the items are in each."""
-    states = torch.empty((len(capture.layers), count, capture.model.width))
-    for members, batch in batches:
-        states[:, torch.from_numpy(members)] = capture.run(batch.to(capture.model.device))[capture.poolings[0]].cpu()
+def _collected(
+    capture: Capture,
+    lengths: npt.NDArray[np.int32],
+    every: Iterable[Integers],
+    batch_of: Callable[[Integers], HostBatch],
+) -> torch.Tensor:
+    """float32 [layers, items, width] on the CPU, of the members of every batch and what makes a batch of them."""
+    states = torch.empty((len(capture.layers), len(lengths), capture.model.width))
+
+    def run(members: Integers) -> None:
+        batch = batch_of(members).to(capture.model.device)
+        states[:, torch.from_numpy(members)] = capture.run(batch)[capture.poolings[0]].cpu()
+
+    for members in every:
+        run_in_halves(members, run, lengths, capture.model)
     return states
 
 

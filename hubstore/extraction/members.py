@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
@@ -32,21 +33,21 @@ def rows_by_modality(modalities: pa.Array) -> Iterator[tuple[str, npt.NDArray[np
 def media_members(
     inputs: Sequence[MediaInputs], lengths: npt.NDArray[np.int32], batch_tokens: int, how: Batching
 ) -> Iterator[npt.NDArray[np.int64]]:
-    """Which pictures or sounds go into one batch: of like length, and where padding would change them of one shape.
+    """Which images or audio go into one batch: of like length, and where padding would change them of one shape.
 
     Args:
         inputs: the items.
         lengths: [items], in tokens.
         batch_tokens: of a batch, with its padding.
-        how: "padded" or "alike".
+        how: "padded", "alike" or "single".
     """
     if how.kind != "alike":
-        yield from batch_members(lengths, batch_tokens)
+        yield from batch_members(lengths, batch_tokens, how)
         return
     shapes = [shapes_of(item) for item in inputs]
     for shape in dict.fromkeys(shapes):
         same = np.array([i for i, other in enumerate(shapes) if other == shape], np.int64)
-        for member in batch_members(lengths[same], batch_tokens):
+        for member in batch_members(lengths[same], batch_tokens, replace(how, kind="padded")):
             yield same[member]
 
 
@@ -58,11 +59,29 @@ def batch_members(
     Args:
         lengths: [items], in tokens.
         batch_tokens: of a batch, with its padding where it has any. A longer item goes alone.
-        how: padded batches by default: items of like length.
+        how: padded batches by default: items of like length. Items of both sides of a border share none.
     """
-    if how is not None and how.kind == "packed":
-        yield from _packed_members(lengths, batch_tokens)
-        return
+    how = how or Batching()
+    sides = _sides(lengths.astype(np.int64), how)
+    chosen = _packed_members if how.kind == "packed" else _padded_members
+    for side in np.unique(sides)[::-1]:
+        own = np.flatnonzero(sides == side)
+        for members in chosen(lengths[own], 1 if how.kind == "single" else batch_tokens):
+            yield own[members]
+
+
+def _sides(lengths: npt.NDArray[np.int64], how: Batching) -> npt.NDArray[np.int64]:
+    """Ascending with length: items of the same number may share a batch."""
+    if how.kind == "alike":
+        return lengths
+    sides = np.searchsorted(np.array(how.borders, np.int64), lengths)
+    if how.varies_beyond is None:
+        return sides
+    return np.where(lengths > how.varies_beyond, len(how.borders) + lengths, sides)
+
+
+def _padded_members(lengths: npt.NDArray[np.int32], batch_tokens: int) -> Iterator[npt.NDArray[np.int64]]:
+    """The longest item that is left, and as many of the next as there is room for."""
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     start = 0
     while start < len(order):

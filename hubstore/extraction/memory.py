@@ -7,14 +7,18 @@ leaves it whole for pinned memory; elsewhere it is assembled where it is written
 from __future__ import annotations
 
 import queue
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from hubstore.errors import StoreError
+from hubstore.errors import ModelError, StoreError
 from hubstore.extraction.capture import States
-from hubstore.models import Batch, HostBatch
+from hubstore.models import Batch, HostBatch, Model
+from hubstore.models.batch import Integers
 from hubstore.store import DTYPES, Layout
 
 SLOTS = 2
@@ -113,6 +117,46 @@ class Sent:
             for tensor in self.batch.tensors:
                 tensor.record_stream(stream)
         return self.batch
+
+
+def run_in_halves(
+    members: Integers, run: Callable[[Integers], None], lengths: npt.NDArray[np.integer[Any]], model: Model
+) -> None:
+    """Run a batch; where memory does not suffice, each half of it, down to one item.
+
+    Args:
+        members: [items], which items are in it.
+        run: what runs a batch of some of them.
+        lengths: [all items], in tokens.
+        model: whose device it is.
+
+    Raises:
+        ModelError: there is no memory for one item alone.
+    """
+    try:
+        run(members)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        if len(members) == 1:
+            raise ModelError(
+                f"{model.identity['id']}: an item of {lengths[members[0]]:,} tokens, run alone, does not fit the "
+                f"memory of {model.device}; cut items shorter (`--max-tokens`), compute in bfloat16 "
+                "(`--model-dtype`), or use a device with more memory"
+            ) from error
+    else:
+        return
+    if model.device.type == "cuda":  # what the batch held is let go of by now
+        torch.cuda.empty_cache()
+    for half in np.array_split(members, 2):
+        run_in_halves(half, run, lengths, model)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or torch's allocator for the CPU, had no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(sign in str(error) for sign in ("can't allocate memory", "DefaultCPUAllocator", "not enough memory"))
 
 
 class Staging:

@@ -19,15 +19,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow.compute as pc
 import torch
 
-from hubstore.extraction.capture import Capture
+from hubstore.extraction.capture import Capture, States
 from hubstore.extraction.compiled import compiled_blocks
-from hubstore.extraction.memory import Sent, ShardMemory, Slot, Staging
+from hubstore.extraction.memory import Sent, ShardMemory, Slot, Staging, run_in_halves
 from hubstore.extraction.plan import PlannedShard
 from hubstore.extraction.prepare import TOLD, Preparation, ShardEnd, ShardStart, Work
 from hubstore.models import HostBatch
+from hubstore.models.batch import Integers
 from hubstore.store import write_shard
 
 T = TypeVar("T")
@@ -96,6 +98,8 @@ class _PreparedBatch:
     items: int
     tokens: int
     given: int
+    lengths: Integers
+    part: Callable[[Integers], HostBatch]
     sent: Sent
 
 
@@ -178,6 +182,8 @@ class _Run:
     ) -> None:
         self._work = work
         self._capture = capture
+        if any(how.restores for how in work.how.values()):
+            capture.isolate_batches()
         self._shards = shards
         self._report = progress or (lambda done: None)
         self._memory = ShardMemory(work.layout, _most_rows(work), capture.model.device)
@@ -227,7 +233,8 @@ class _Run:
         self._put(self._prepared, None)
 
     def _sent(self, batch: HostBatch) -> _PreparedBatch:
-        return _PreparedBatch(batch.items, batch.tokens, batch.given, self._staging.send(batch))
+        lengths = batch.arrays["last"] - batch.arrays["first"] + 1
+        return _PreparedBatch(batch.items, batch.tokens, batch.given, lengths, batch.part, self._staging.send(batch))
 
     def _model(self) -> None:
         while (start := self._get(self._prepared)) is not None:
@@ -241,7 +248,7 @@ class _Run:
         before = self._clock.model_ms
         while isinstance(work := self._get(self._prepared), _PreparedBatch):
             started = time.perf_counter()
-            self._capture.run_into(states, work.sent.arrived())
+            self._run_batch(states, work)
             self._clock.model_ms += 1e3 * (time.perf_counter() - started)
             self._advance(
                 items=self._done.items + work.items,
@@ -256,6 +263,14 @@ class _Run:
         )
         event = self._memory.send(slot, start.rows)
         self._put(self._finished, _Assembled(start, work, slot, event, self._clock.model_ms - before))
+
+    def _run_batch(self, states: States, work: _PreparedBatch) -> None:
+        def run(members: Integers) -> None:
+            whole = len(members) == work.items
+            batch = work.sent.arrived() if whole else work.part(members).to(self._capture.model.device)
+            self._capture.run_into(states, batch)
+
+        run_in_halves(np.arange(work.items), run, work.lengths, self._capture.model)
 
     def _write(self) -> None:
         work = self._work

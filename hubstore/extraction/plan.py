@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from hubstore.corpus import ITEM_SCHEMA
@@ -126,6 +127,11 @@ class PlannedItems:
         ]
         table = pa.Table.from_batches(parts).combine_chunks()
         return table.take(pa.array(np.argsort(ascending, kind="stable")))
+
+    def text_bytes(self) -> npt.NDArray[np.int64]:
+        """int64 [items]: bytes of every item's text, in the plan's order."""
+        spooled = [pc.binary_length(batch.column("text")).to_numpy(zero_copy_only=False) for batch in self._batches]
+        return np.concatenate(spooled).astype(np.int64)[self._order]
 
     def tokens(self, start: int, stop: int) -> npt.NDArray[np.int32]:
         """int32: tokens of items [start, stop), where the plan counted them."""

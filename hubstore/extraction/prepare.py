@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -240,9 +240,14 @@ class Preparation:
         token_ids, about.truncated[step.start : step.stop] = self._tokenize(texts)
         lengths = np.array([len(ids) for ids in token_ids], np.int32)
         about.tokens[step.start : step.stop] = lengths
-        for member in batch_members(lengths, work.batch_tokens, how):
+
+        def make(member: Integers) -> HostBatch:
             batch = collate(self._model, [token_ids[i] for i in member], how, work.batch_tokens)
-            yield batch.placed(*about.places(member + step.start))
+            batch = batch.placed(*about.places(member + step.start))
+            return replace(batch, part=lambda chosen: make(member[chosen]))
+
+        for member in batch_members(lengths, work.batch_tokens, how):
+            yield make(member)
 
     def _tokenize(self, texts: list[str]) -> tuple[list[Sequence[int]], list[bool]]:
         """A few texts at a time, and their ids as plain numbers: a tokenizer's own output is many times as large."""
@@ -291,7 +296,12 @@ class Preparation:
         left = {int(number) for member in rest for number in numbers[member]}
         step.shard.held = {number: held[number] for number in sorted(left)}
         step.shard.held_bytes = sum(held[number].nbytes for number in left)
+
+        def make(member: Integers) -> HostBatch:
+            batch = self._model.collate_media(step.modality, [inputs[i] for i in member])
+            batch = batch.placed(*about.places(numbers[member]))
+            return replace(batch, part=lambda chosen: make(member[chosen]))
+
         for member in members:
             if int(numbers[member[0]]) not in left:
-                batch = self._model.collate_media(step.modality, [inputs[i] for i in member])
-                yield batch.placed(*about.places(numbers[member]))
+                yield make(member)

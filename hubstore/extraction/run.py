@@ -6,7 +6,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import hubstore.version
 from hubstore.corpus import Corpus
 from hubstore.errors import CorpusError, HubstoreError, ModelError, SelfCheckError, StoreError, StoreExistsError
 from hubstore.extraction.capture import Capture
+from hubstore.extraction.checks import SelfCheck, checks_of, described_checks
 from hubstore.extraction.compiled import COMPILE_FROM, block_parameters
 from hubstore.extraction.media import CHUNK, MediaFeed, media_task, processes_for, read_rows
 from hubstore.extraction.members import rows_by_modality
@@ -34,31 +35,21 @@ from hubstore.extraction.plan import (
 )
 from hubstore.extraction.prepare import Work
 from hubstore.extraction.room import require_room
-from hubstore.extraction.selfcheck import (
-    PackingAsked,
-    SelfCheck,
-    checks_of,
-    choose_sample,
-    described_checks,
-    media_check,
-    self_check,
-)
+from hubstore.extraction.sampling import READ, choose_sample, choose_texts, longest_texts, sampled_rows
+from hubstore.extraction.selfcheck import PackingAsked, media_check, mixes_items, self_check
 from hubstore.extraction.settings import Settings
 from hubstore.extraction.workers import Engine
-from hubstore.models import Batching, Model, tokenize
+from hubstore.models import Batching, Model, length_borders, tokenize
 from hubstore.store import DTYPES, Layout, Location, Storage, StoreReader, Url, open_storage, write_metadata
 from hubstore.store.layout import ROOT
 from hubstore.store.reader import read_attributes, read_commits, read_items
 
-SAMPLED = 256
-"""Items among which the self-check chooses its sample, by length."""
+FILLED = 16
+"""The share of a run's tokens, one in so many, that the self-check may spend on a full batch, unless it must."""
 
 MEDIA_SAMPLED = 16
 MEDIA_CHECKED = 6
 """Pictures or sounds that are read for the self-check, and those that it runs."""
-
-SAMPLED_TOKENS = 128
-"""Longest sequence of the self-check; positions go wrong in short ones too."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,7 @@ def extract(
 
     Args:
         corpus: the items.
-        model: the model; it is cut above the deepest layer asked for.
+        model: the model; it stays as it is.
         path: folder of the store, or a URL: s3://bucket/x.hub.
         settings: poolings, layers, dtype, template and so on.
         watch: called as the run goes.
@@ -334,67 +325,58 @@ class _Job:
             return {modality: before[modality].how() for modality in modalities}, check
         checks: dict[str, SelfCheck] = {}
         for modality in modalities:
-            known = check if modality == "text" else before.get(modality)
-            checks[modality] = known or self._checked_now(capture, plan, modality, before)
-        self._describe(plan, described, {**checks, **before})
-        how = {modality: self._as_before(before.get(modality), checks[modality]) for modality in modalities}
-        return how, checks.get("text", check)
+            known = before.get(modality)
+            if modality == "text":
+                checked = self._self_check(capture, plan, known, check)
+            else:
+                checked = known or self._media_check(capture, plan, modality)
+            if checked not in (check, known):
+                self.watch.checked(checked)
+            checks[modality] = checked if known is None else self._as_before(known, checked)
+        self._describe(plan, described, {**before, **checks})
+        return {modality: checks[modality].how() for modality in modalities}, checks.get("text", check)
 
-    def _checked_now(self, capture: Capture, plan: Plan, modality: str, before: Mapping[str, SelfCheck]) -> SelfCheck:
-        if modality == "text":
-            check = self._self_check(capture, plan, before.get("text"))
-        else:
-            check = self._media_check(capture, plan, modality)
-        self.watch.checked(check)
-        return check
-
-    def _as_before(self, before: SelfCheck | None, check: SelfCheck) -> Batching:
-        """Batches as the store has them already, if there are any."""
-        if before is None:
-            return check.how()
-        if before.batching != check.batching:
+    def _as_before(self, before: SelfCheck, check: SelfCheck) -> SelfCheck:
+        """Batches as the store has them already, or stricter ones."""
+        if before.batching == "packed" != check.batching:
             raise SelfCheckError(
                 f"{self.storage.root} was made with packed batches, and {self.model.identity['id']} cannot be packed "
                 f"on {self.model.device}: {check.refused}; go on where the store was made, or make a new one"
             )
-        return replace(before.how(), compiled=check.compiled)
-
-    def _sampled(self, plan: Plan, modality: str, most: int) -> Iterator[Mapping[str, Any]]:
-        """Items of one modality, from all over the plan; `most` or a few more."""
-        items = PlannedItems(self.storage)
-        start = 0
-        every = sum(count for other, _, count in plan.partitions if other == modality)
-        stride = max(every // most, 1)
-        for other, _, count in plan.partitions:
-            if other == modality:
-                for i in range(start, start + count, stride):
-                    yield items.read(i, i + 1, media=True).to_pylist()[0]
-            start += count
+        return before.joined(check)
 
     def _media_check(self, capture: Capture, plan: Plan, modality: str) -> SelfCheck:
         """Check on a sample of the plan's pictures or sounds, those that can be read."""
         task = media_task(self.model, self.settings)
-        read = [read_rows(task, [row])[0] for row in self._sampled(plan, modality, MEDIA_SAMPLED)]
+        rows = sampled_rows(PlannedItems(self.storage), plan, modality, MEDIA_SAMPLED)
+        read = [read_rows(task, [row])[0] for row in rows]
         inputs = [item.inputs for item in read if item.inputs is not None]
         if not inputs:
             raise CorpusError(f"none of {len(read)} {modality} items that were tried can be read; {read[0].error}")
         lengths = [self.model.adapters[modality].length_of(item) for item in inputs]
-        return media_check(capture, modality, [inputs[i] for i in choose_sample(lengths, MEDIA_CHECKED)])
+        chosen = [inputs[i] for i in choose_sample(lengths, MEDIA_CHECKED)]
+        return media_check(capture, modality, chosen, self.settings.media_tokens)
 
-    def _self_check(self, capture: Capture, plan: Plan, before: SelfCheck | None) -> SelfCheck:
-        """Check on a sample of the plan's texts; where the store has batches of one kind already, that kind."""
-        texts = [row["text"] for row in self._sampled(plan, "text", SAMPLED)]
-        whole = self._tokenize(texts)
-        token_ids = [ids[:SAMPLED_TOKENS] for ids in whole]
-        chosen = choose_sample([len(ids) for ids in token_ids])
+    def _self_check(self, capture: Capture, plan: Plan, before: SelfCheck | None, known: SelfCheck | None) -> SelfCheck:
+        """Check on a sample of the plan's texts; where the store has batches of one kind already, that kind.
+
+        What an earlier generation of this run has shown is `known`: it holds for texts that are no longer.
+        """
+        assert self.settings.batch_tokens is not None
+        assert self.settings.max_tokens is not None
+        items = PlannedItems(self.storage)
+        longest = self._tokenize(longest_texts(items, plan))
+        if known is not None and max(map(len, longest)) <= known.longest:
+            return known
+        whole = self._tokenize([row["text"] for row in sampled_rows(items, plan, "text", READ)])
+        sample = choose_texts(whole, longest, length_borders(self.model.trunk.config))
+        tokens = plan.items * sum(map(len, whole)) // len(whole)
         packing = None
         if (before.batching if before else self.settings.batching) == "packed":
-            assert self.settings.batch_tokens is not None
-            assert self.settings.max_tokens is not None
-            tokens = plan.items * sum(map(len, whole)) // len(whole)
             compile_them = before.compiled if before else self._compiling_pays(tokens)
             packing = PackingAsked(self.settings.batch_tokens, self.settings.max_tokens, compile_them)
-        return self_check(capture, [token_ids[i] for i in chosen], self.settings.padding, packing)
+        fill = tokens if mixes_items(self.model) else tokens // FILLED
+        return self_check(capture, sample, self.settings.padding, packing, self.settings.batch_tokens, fill)
 
     def _compiling_pays(self, tokens: int) -> bool:
         if self.settings.compile != "auto":

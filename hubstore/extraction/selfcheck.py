@@ -1,86 +1,57 @@
-"""Before a long run: do batched states, packed or padded, equal those of single items?"""
+"""Before a long run: are the captured states the model's own, and do batches give those of single items?"""
 
 from __future__ import annotations
 
-import bisect
+import contextlib
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
-from hubstore.errors import NonFiniteError, SelfCheckError
-from hubstore.extraction.capture import Capture, forward
+from hubstore.errors import HubstoreError, ModelError, NonFiniteError, SelfCheckError
+from hubstore.extraction.capture import Capture
+from hubstore.extraction.checks import TOLERANCE, SelfCheck
 from hubstore.extraction.compiled import compiled_blocks
-from hubstore.models import Batch, Batching, MediaInputs, Model, Padding, make_batch, pack, shapes_of
+from hubstore.extraction.members import batch_members, media_members
+from hubstore.extraction.memory import run_in_halves
+from hubstore.extraction.own_states import compare_with_own
+from hubstore.extraction.sampling import cut_alike, fill_batch
+from hubstore.models import (
+    Batch,
+    Batching,
+    HostBatch,
+    MediaInputs,
+    Model,
+    Padding,
+    Restorer,
+    collate,
+    length_borders,
+    pack,
+)
+from hubstore.models.batch import BatchKind, Integers
 
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
-"""Largest mean relative distance ||batched - single|| / ||single|| of a layer's token states, by compute dtype.
+CHECKED_TOKENS = 128
+"""Tokens of an item that are compared, evenly spread, its first and its last among them."""
 
-Rounding alone gives about 1e-6, 2e-3 and 2e-2; a position that is off by one gives 1e-1 and more.
-"""
+FEWEST_TOKENS = 16
+"""What a shorter item counts as: rounding alone may send one token of a mixture to another expert."""
 
-SAMPLE = 16
+OWN_TOKENS = 1024
+"""Longest item that is compared with the model's own hidden states, of which all layers are in memory at once."""
 
+ALIKE = 4
+"""Items of one length in a batch, where batches of one length are tried."""
 
-@dataclass(frozen=True)
-class SelfCheck:
-    """What the self-check measured.
+ALONE = Batching("single")
+"""How an item is run by itself."""
 
-    Args:
-        items: how many items it ran.
-        deviation: the largest mean relative distance, over layers.
-        layer: where that was.
-        tolerance: what was allowed.
-        reference: "own hidden states" when single states were also compared with the model's own
-            `output_hidden_states`, "none" when the model gives none.
-        padding: on which side they were padded.
-        explicit_positions: whether the model had to be told its tokens' positions.
-        batching: "packed", "padded" or "alike": what the run uses.
-        first_position: the position of an item's first token, where packed.
-        compiled: whether full batches go through compiled blocks.
-        refused: why batches are padded where packed ones were asked for.
-    """
-
-    items: int
-    deviation: float
-    layer: str
-    tolerance: float
-    reference: str
-    padding: Padding = "right"
-    explicit_positions: bool = False
-    batching: Literal["packed", "padded", "alike"] = "padded"
-    first_position: int = 0
-    compiled: bool = False
-    refused: str = ""
-
-    def how(self) -> Batching:
-        """How the run makes its batches."""
-        return Batching(self.batching, self.padding, self.explicit_positions, self.first_position, self.compiled)
-
-    def to_json(self) -> dict[str, Any]:
-        """As kept in the store."""
-        return {**asdict(self), "deviation": float(f"{self.deviation:.3e}")}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> SelfCheck:
-        """Back from the store; one without later fields was made when all batches were padded."""
-        return cls(**data)
-
-
-def checks_of(attributes: Mapping[str, Any]) -> dict[str, SelfCheck]:
-    """By modality, the self-checks that a store keeps."""
-    kept = {"text": attributes.get("self_check"), **attributes.get("media_checks", {})}
-    return {modality: SelfCheck.from_json(check) for modality, check in kept.items() if check is not None}
-
-
-def described_checks(checks: Mapping[str, SelfCheck]) -> dict[str, Any]:
-    """The attributes of a store in which its self-checks are kept."""
-    kept = {modality: check.to_json() for modality, check in checks.items()}
-    text = kept.pop("text", None)
-    return {"self_check": text, **({"media_checks": kept} if kept else {})}
+SLOWER = {
+    "alike": "only items of one {what} share a batch, which is slower",
+    "single": "every item is a batch, which is much slower",
+}
 
 
 @dataclass(frozen=True)
@@ -98,125 +69,276 @@ class PackingAsked:
     compile: bool = False
 
 
+MakeBatch = Callable[[Integers, Batching], HostBatch]
+Members = Callable[[Batching], Iterable[Integers]]
+
+
 @dataclass(frozen=True)
 class _Sample:
-    """The sample's items and their states run alone: float32 [layers, tokens or joint vectors, width]."""
+    """The sample's items, and their states run alone.
+
+    Args:
+        probe: reads every layer wanted.
+        lengths: int32 [items], in tokens.
+        members: the batches of a run, by how they are made.
+        make: a batch of some of the items.
+        restorer: puts the model back.
+        single: of each item, float32 [layers, rows, width].
+        changes: after each forward, whether it had changed the model.
+        windows: sliding windows that packed attention was asked for.
+    """
 
     probe: Capture
-    token_ids: Sequence[Sequence[int]]
-    single: torch.Tensor
-    reference: str
+    lengths: Integers
+    members: Members
+    make: MakeBatch
+    restorer: Restorer
+    single: list[torch.Tensor] = field(default_factory=list)
+    changes: list[bool] = field(default_factory=list)
+    windows: set[int] = field(default_factory=set)
 
-    def first(self, count: int) -> _Sample:
-        """Its first `count` items."""
-        token_ids = self.token_ids[:count]
-        return replace(self, token_ids=token_ids, single=self.single[:, : sum(map(len, token_ids))])
+    @property
+    def model(self) -> Model:
+        return self.probe.model
 
-    def compare(self, batched: torch.Tensor, **found: Any) -> SelfCheck:
-        """The check of batched states; `found` are its fields that say how the batch was made."""
-        distance = (batched - self.single).norm(dim=-1) / self.single.norm(dim=-1).clamp_min(1e-30)
-        by_layer = distance.mean(dim=1).nan_to_num(nan=float("inf"))
-        worst = int(by_layer.argmax())
+    def run_alone(self) -> None:
+        """Run every item by itself; before anything else."""
+        for number in range(len(self.lengths)):
+            ((_, states),) = self.run(np.array([number]), ALONE)
+            if not states.isfinite().all():
+                broken = self.probe.layers[int((~states.isfinite()).flatten(1).any(1).int().argmax())]
+                raise NonFiniteError(
+                    f"{self.model.identity['id']} gives states that are not finite at layer {broken}, for an item run "
+                    "alone; run the model in float32 or bfloat16 (`--model-dtype`), or check its weights"
+                )
+            self.single.append(states)
+
+    def run(self, members: Integers, how: Batching) -> list[tuple[int, torch.Tensor]]:
+        """The items of one batch, each with its states."""
+        found: list[tuple[int, torch.Tensor]] = []
+
+        def run(some: Integers) -> None:
+            batch, counts = self.batch(some, how)
+            try:
+                states = self.probe.run(batch)[self.probe.poolings[0]]
+            finally:
+                self.changes.append(self.restorer.restore())
+            if batch.packing is not None:
+                self.windows.update(batch.packing.windows)
+            found.extend(zip(map(int, some), torch.split(states, counts, dim=1), strict=True))
+
+        run_in_halves(members, run, self.lengths, self.model)
+        return found
+
+    def batch(self, members: Integers, how: Batching) -> tuple[Batch, list[int]]:
+        """A batch on the device, and of how many tokens of each item states are read."""
+        whole = self.make(members, how)
+        thin, counts = _thinned(whole) if self.probe.poolings == ("tokens",) else (whole, [1] * len(members))
+        return thin.to(self.model.device), counts
+
+    def compare_with_own(self) -> str:
+        """Compare the shortest item, and the longest of which all layers go into memory, with the model's own."""
+        if self.model.joint:
+            return "none"
+        within = np.flatnonzero(self.lengths <= OWN_TOKENS)
+        longest = within[self.lengths[within].argmax()] if len(within) else 0
+        for item in dict.fromkeys((int(self.lengths.argmin()), int(longest))):
+            reference = compare_with_own(self.probe, self.batch(np.array([item]), ALONE)[0], self.single[item])
+            self.restorer.restore()
+        return reference
+
+    def check(self, how: Batching) -> SelfCheck:
+        """The check of one way to make batches, on the batches of a run."""
+        return self.compare(itertools.chain.from_iterable(self.run(members, how) for members in self.members(how)), how)
+
+    def compare(self, batched: Iterable[tuple[int, torch.Tensor]], how: Batching) -> SelfCheck:
+        """The check of items run in batches."""
+        exact = self.model.dtype is torch.float32
+        fewest = FEWEST_TOKENS if self.probe.poolings == ("tokens",) else 1
+        worst = torch.zeros(len(self.probe.layers))
+        items = set()
+        for item, states in batched:
+            items.add(item)
+            distance = (states - self.single[item]).norm(dim=-1) / self.single[item].norm(dim=-1).clamp_min(1e-30)
+            mean = distance.sum(dim=1) / max(distance.shape[1], fewest)
+            of_item = distance.max(dim=1).values if exact else mean
+            worst = torch.maximum(worst, of_item.nan_to_num(nan=float("inf")).cpu())
+        layer = int(worst.argmax())
         return SelfCheck(
-            items=len(self.token_ids),
-            deviation=float(by_layer[worst]),
-            layer=self.probe.layers[worst],
-            tolerance=TOLERANCE[self.probe.model.dtype],
-            reference=self.reference,
-            **found,
+            items=len(items),
+            deviation=float(worst[layer]),
+            layer=self.probe.layers[layer],
+            tolerance=TOLERANCE[self.model.dtype],
+            reference="none",
+            padding=how.padding,
+            explicit_positions=how.explicit_positions,
+            batching=how.kind,
+            first_position=how.first_position,
+            compiled=how.compiled,
+            borders=how.borders,
+            varies_beyond=how.varies_beyond,
+            restores=any(self.changes),
+            longest=int(self.lengths.max()),
         )
 
 
 def self_check(
-    capture: Capture, token_ids: Sequence[Sequence[int]], padding: Padding, packing: PackingAsked | None = None
+    capture: Capture,
+    token_ids: Sequence[Sequence[int]],
+    padding: Padding,
+    packing: PackingAsked | None = None,
+    batch_tokens: int | None = None,
+    fill: int = 0,
 ) -> SelfCheck:
     """Compare single with batched states on every captured layer, and single states with the model's own.
 
-    Where packed batches are asked for they are tried first, and padded ones if the model cannot be packed.
-    With left padding a model is tried without and with explicit positions; what agrees is used.
+    Where packed batches are asked for they are tried first, then padded ones, then batches of one length, then
+    batches of one item: the first that agrees is used. With left padding a model is tried without and with explicit
+    positions. Items of both sides of a length at which the model changes are in no batch together.
 
     Args:
-        capture: the model and the layers to check; every token is compared, whatever the poolings.
+        capture: the model and the layers to check; tokens are compared, whatever the poolings.
         token_ids: the sample, of mixed lengths.
         padding: the side that the run will pad on, where it pads.
         packing: how the run would pack; None to pad.
+        batch_tokens: of a padded batch of the run; None for one batch of all.
+        fill: tokens of the sample's largest batch, in which items are repeated, where one of the run has as many.
 
     Raises:
         NonFiniteError: the model gives NaN or infinity for an item run alone.
         SelfCheckError: no way of batching gives the states of single items, or the captured states are not
             the model's own. Names the layer and by how much.
+        ModelError: the model cannot be run on an item, or gives states that cannot be read.
     """
     model = capture.model
-    probe = _probe(capture)
-    alone = [make_batch(model, [ids]) for ids in token_ids]
-    single = _single(probe, alone)
-    reference = "none" if model.joint else _check_against_own(probe, alone[0], single[:, : len(token_ids[0])])
-    sample = _Sample(probe, token_ids, single, reference)
-    refused = ""
-    if packing is not None:
-        check, refused = _check_packed(sample, packing)
-        if check is not None:
-            return check
-    return replace(_check_padded(sample, padding), refused=refused)
+    room = packing.batch_tokens if packing is not None else batch_tokens or sum(map(len, token_ids)) * len(token_ids)
+    borders = length_borders(model.trunk.config)
+    plain = Batching("padded", padding, borders=borders.lengths, varies_beyond=borders.varies_beyond)
+    with _named_errors(model, "text"):
+        sample = _text_sample(capture, token_ids, room, fill)
+        reference = sample.compare_with_own()
+        why: list[str] = []
+        if packing is not None:
+            check, refused = _check_packed(sample, packing, plain)
+            if check is not None:
+                return replace(check, reference=reference)
+            why.append(refused)
+        best = _best_padded(sample, plain)
+        if best.deviation <= best.tolerance:
+            return replace(best, reference=reference, refused=" ".join(why))
+        why.append(f"padded states differ{_most(best)}")
+        alike = _text_sample(capture, cut_alike(token_ids, ALIKE), room, room)
+        check = _slower(model, why, "text", {"alike": alike, "single": sample}, plain)
+        return replace(check, reference=reference)
 
 
-def media_check(capture: Capture, modality: str, inputs: Sequence[MediaInputs]) -> SelfCheck:
-    """Compare pictures or sounds run alone with the same in one batch; and single states with the model's own.
+def media_check(
+    capture: Capture, modality: str, inputs: Sequence[MediaInputs], batch_tokens: int | None = None
+) -> SelfCheck:
+    """Compare images or audio run alone with the same in batches; and single states with the model's own.
 
-    Where padding changes them, only items of one shape will share a batch.
+    Where padding changes them, only items of one shape share a batch; where that does too, each is one.
 
     Args:
         capture: the model and the layers to check.
         modality: "image" or "audio".
         inputs: the sample, of different sizes if there are any.
+        batch_tokens: of a batch of the run; None for one batch of all.
 
     Raises:
         NonFiniteError: the model gives NaN or infinity for an item run alone.
-        SelfCheckError: not even items of one shape have the states of single ones in a batch.
+        SelfCheckError: an item has other states every time, or the captured states are not the model's own.
+        ModelError: the model cannot be run on an item, or gives states that cannot be read.
     """
     model = capture.model
-    probe = _probe(capture)
-    alone = [model.collate_media(modality, [item]).to(model.device) for item in inputs]
-    single = _single(probe, alone)
-    rows = single.shape[1] if model.joint else len(alone[0].token_rows)
-    reference = "none" if model.joint else _check_against_own(probe, alone[0], single[:, :rows])
-    sample = _Sample(probe, [[0] * len(batch.token_rows) for batch in alone], single, reference)
-    padded = _compare_media(sample, modality, inputs, "padded")
-    if padded is not None and padded.deviation <= padded.tolerance:
-        return padded
-    alike = _compare_media(sample, modality, inputs, "alike")
-    if alike is None or alike.deviation > alike.tolerance:
-        raise SelfCheckError(
-            f"{model.identity['id']}: {modality} items in one batch have other states than alone, though they are of "
-            f"one shape{_most(alike)}; mend the model, or extract with --media-tokens 1"
-        )
-    return replace(alike, refused=f"padded states differ{_most(padded)}")
+    lengths = np.array([model.adapters[modality].length_of(item) for item in inputs], np.int64)
+    room = batch_tokens or int(lengths.sum()) * len(inputs)
+    borders = length_borders(model.trunk.config)
+    plain = Batching("padded", borders=borders.lengths, varies_beyond=borders.varies_beyond)
 
+    def make(members: Integers, how: Batching) -> HostBatch:
+        return model.collate_media(modality, [inputs[i] for i in members])
 
-def _most(check: SelfCheck | None) -> str:
-    return "" if check is None else f", most at layer {check.layer}: relative distance {check.deviation:.2g}"
-
-
-def _compare_media(
-    sample: _Sample, modality: str, inputs: Sequence[MediaInputs], kind: Literal["padded", "alike"]
-) -> SelfCheck | None:
-    """The check of one way to make batches; None where the model fails at it."""
-    model = sample.probe.model
-    pooling = sample.probe.poolings[0]
-    counts = [len(ids) if pooling == "tokens" else 1 for ids in sample.token_ids]
-    ends = list(itertools.accumulate(counts))
-    batched = torch.empty_like(sample.single)
-    shapes = [shapes_of(item) if kind == "alike" else () for item in inputs]
-    for shape in dict.fromkeys(shapes):
-        members = [i for i, other in enumerate(shapes) if other == shape]
+    with _named_errors(model, modality):
+        members: Members = lambda how: media_members(inputs, lengths.astype(np.int32), room, how)  # noqa: E731
+        sample = _Sample(_probe(capture), lengths, members, make, Restorer(model.trunk))
+        sample.run_alone()
+        reference = sample.compare_with_own()
+        why: list[str] = []
         try:
-            batch = model.collate_media(modality, [inputs[i] for i in members]).to(model.device)
-            states = sample.probe.run(batch)[pooling]
-        except Exception:  # whatever a model's own code raises of padding it does not know
-            return None
-        for i, of_item in zip(members, torch.split(states, [counts[i] for i in members], dim=1), strict=True):
-            batched[:, ends[i] - counts[i] : ends[i]] = of_item
-    return sample.compare(batched, batching=kind)
+            padded = sample.check(plain)
+            if padded.deviation <= padded.tolerance:
+                return replace(padded, reference=reference)
+            why.append(f"padded states differ{_most(padded)}")
+        except Exception as error:  # whatever a model's own code raises of padding it does not know
+            why.append(f"it cannot be padded ({_first_line(error)})")
+        return replace(_slower(model, why, modality, {"alike": sample, "single": sample}, plain), reference=reference)
+
+
+def mixes_items(model: Model) -> bool:
+    """Whether items may compete for room in a batch: a mixture of experts, as the configuration names them."""
+    return any("expert" in name or "capacity" in name for name in model.trunk.config.to_dict())
+
+
+def _text_sample(capture: Capture, token_ids: Sequence[Sequence[int]], room: int, fill: int) -> _Sample:
+    model = capture.model
+    lengths = np.array([len(ids) for ids in token_ids], np.int64)
+
+    def make(members: Integers, how: Batching) -> HostBatch:
+        chosen = [token_ids[i] for i in members]
+        if how.compiled:
+            return pack(model, chosen, room, first_position=how.first_position, full=True)
+        return collate(model, chosen, how, room)
+
+    def members(how: Batching) -> Iterable[Integers]:
+        batches = list(batch_members(lengths.astype(np.int32), room, how))
+        largest = max(range(len(batches)), key=lambda i: int(lengths[batches[i]].sum()))
+        for number, batch in enumerate(batches):
+            full = how.kind == "alike" or (number == largest and how.kind != "single")
+            tokens = min(fill, room) if full else 0
+            yield fill_batch(batch, lengths, tokens, packed=how.kind == "packed")
+
+    sample = _Sample(_probe(capture), lengths, members, make, Restorer(model.trunk))
+    sample.run_alone()
+    return sample
+
+
+def _slower(
+    model: Model, why: list[str], modality: str, samples: Mapping[BatchKind, _Sample], plain: Batching
+) -> SelfCheck:
+    """The check of batches of items of one shape, or of one item each, whichever agrees first."""
+    for kind, sample in samples.items():
+        check = sample.check(replace(plain, kind=kind))
+        if check.deviation <= check.tolerance:
+            what = "length" if modality == "text" else "shape"
+            return replace(check, refused=f"{'; '.join(why)}: {SLOWER[kind].format(what=what)}")
+        why.append(f"{kind} ones{_most(check)}")
+    raise SelfCheckError(
+        f"{model.identity['id']}: {modality} items have other states each time they are run, even alone: "
+        f"{'; '.join(why)}, {check.tolerance:g} allowed; it cannot be extracted: mend the model, or use another"
+    )
+
+
+def _most(check: SelfCheck) -> str:
+    return f", most at layer {check.layer}: relative distance {check.deviation:.2g}"
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+@contextlib.contextmanager
+def _named_errors(model: Model, modality: str) -> Iterator[None]:
+    """Whatever a model's own code raises names the model, and what to do."""
+    try:
+        yield
+    except HubstoreError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{model.identity['id']} cannot be run on {modality} items: {_first_line(error)}; hubstore cannot extract "
+            "it as it is: check that its configuration, tokenizer and weights belong together, or use another model"
+        ) from error
 
 
 def _probe(capture: Capture) -> Capture:
@@ -225,21 +347,20 @@ def _probe(capture: Capture) -> Capture:
     return Capture(capture.model, capture.layers, (pooling,), torch.float32)
 
 
-def _single(probe: Capture, alone: Sequence[Batch]) -> torch.Tensor:
-    """The states of items run alone, one after the other."""
-    single = torch.cat([probe.run(batch)[probe.poolings[0]] for batch in alone], dim=1)
-    if not single.isfinite().all():
-        broken = probe.layers[int((~single.isfinite()).flatten(1).any(1).int().argmax())]
-        raise NonFiniteError(
-            f"{probe.model.identity['id']} gives states that are not finite at layer {broken}, for an item run alone; "
-            "run the model in float32 or bfloat16 (`--model-dtype`), or check its weights"
-        )
-    return single
+def _thinned(batch: HostBatch) -> tuple[HostBatch, list[int]]:
+    """The batch with at most `CHECKED_TOKENS` tokens read of every item, and how many of each."""
+    rows = batch.arrays["token_rows"]
+    ends = np.searchsorted(rows, batch.arrays["last"], side="right")
+    counts = np.diff(ends, prepend=0)
+    chosen = [np.unique(np.linspace(0, n - 1, min(n, CHECKED_TOKENS)).round().astype(np.int64)) for n in counts]
+    places = np.concatenate([end - n + of_item for end, n, of_item in zip(ends, counts, chosen, strict=True)])
+    arrays = {**batch.arrays, "token_rows": rows[places], "token_places": np.arange(len(places))}
+    return replace(batch, arrays=arrays), [len(of_item) for of_item in chosen]
 
 
-def _check_packed(sample: _Sample, packing: PackingAsked) -> tuple[SelfCheck | None, str]:
+def _check_packed(sample: _Sample, packing: PackingAsked, plain: Batching) -> tuple[SelfCheck | None, str]:
     """What was measured packed; or None, and why the model must be padded."""
-    model = sample.probe.model
+    model = sample.model
     if model.joint or not model.takes_position_ids:
         return None, "its towers give each item one vector" if model.joint else "it cannot be told positions"
     if getattr(model.trunk.config, "attention_chunk_size", None):
@@ -250,16 +371,13 @@ def _check_packed(sample: _Sample, packing: PackingAsked) -> tuple[SelfCheck | N
     checks: list[SelfCheck] = []
     refused = ""
     for start in starts:
-        batch = pack(model, sample.token_ids, first_position=start).to(model.device)
+        how = replace(plain, kind="packed", first_position=start)
         try:
-            states = sample.probe.run(batch)["tokens"]
+            checks.append(sample.check(how))
         except Exception as error:  # whatever a model's own code raises of being packed: it is padded then
-            refused = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            continue
-        assert batch.packing is not None
-        if unseen := _unseen_window(model, batch.packing.windows, packing.max_tokens):
-            return None, f"its sliding window of {unseen} tokens does not reach packed attention"
-        checks.append(sample.compare(states, batching="packed", first_position=start))
+            refused = _first_line(error)
+    if checks and (unseen := _unseen_window(sample, packing)):
+        return None, f"its sliding window of {unseen} tokens does not reach packed attention"
     if not checks:
         return None, refused
     best = min(checks, key=lambda check: check.deviation)
@@ -270,21 +388,19 @@ def _check_packed(sample: _Sample, packing: PackingAsked) -> tuple[SelfCheck | N
 
 def _check_compiled(sample: _Sample, eager: SelfCheck, batch_tokens: int) -> SelfCheck:
     """The check of compiled blocks, or the eager one where they cannot be compiled or give other states."""
-    model = sample.probe.model
-    # As much of the sample as one full batch takes: only those go through compiled blocks.
-    ends = list(itertools.accumulate(map(len, sample.token_ids)))
-    part = sample.first(bisect.bisect_right(ends, batch_tokens))
-    if not part.token_ids:
+    model = sample.model
+    # A batch of the sample made full: only full ones go through compiled blocks.
+    full = [chosen for chosen in sample.members(eager.how()) if sample.lengths[chosen].sum() <= batch_tokens]
+    if not full:
         return eager
-    batch = pack(model, part.token_ids, batch_tokens, first_position=eager.first_position, full=True)
+    how = replace(eager.how(), compiled=True)
     try:
         with compiled_blocks(model, batch_tokens):
-            states = part.probe.run(batch.to(model.device))["tokens"]
+            check = sample.compare(sample.run(max(full, key=len), how), how)
     except Exception as error:  # no compiler, or one that fails on this model: eager blocks give the same states
-        why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        why = _first_line(error)
         warnings.warn(f"{model.identity['id']} runs without compiled blocks, slower: {why}", stacklevel=2)
         return eager
-    check = part.compare(states, batching="packed", first_position=eager.first_position, compiled=True)
     if check.deviation > check.tolerance:
         warnings.warn(
             f"{model.identity['id']} runs without compiled blocks, slower: compiled states differ by "
@@ -295,60 +411,14 @@ def _check_compiled(sample: _Sample, eager: SelfCheck, batch_tokens: int) -> Sel
     return check
 
 
-def _unseen_window(model: Model, seen: set[int], max_tokens: int) -> int:
+def _unseen_window(sample: _Sample, packing: PackingAsked) -> int:
     """The sliding window of a model that keeps it from its attention function, if an item can be longer; else 0."""
-    config = model.trunk.config
+    config = sample.model.trunk.config
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    return int(window) if window and not seen and max_tokens > window else 0
+    return int(window) if window and not sample.windows and packing.max_tokens > window else 0
 
 
-def _check_padded(sample: _Sample, padding: Padding) -> SelfCheck:
-    model = sample.probe.model
-    choices = (False, True) if padding == "left" and model.takes_position_ids else (False,)
-    checks = []
-    for explicit in choices:
-        batch = make_batch(model, sample.token_ids, padding, explicit_positions=explicit)
-        states = sample.probe.run(batch)[sample.probe.poolings[0]]
-        checks.append(sample.compare(states, padding=padding, explicit_positions=explicit))
-    best = min(checks, key=lambda check: check.deviation)
-    if best.deviation > best.tolerance:
-        other = "left" if padding == "right" else "right"
-        raise SelfCheckError(
-            f"{model.identity['id']}: batched states with {padding} padding differ from those of single items, most at "
-            f"layer {best.layer}: relative distance {best.deviation:.2g}, {best.tolerance:g} allowed. Its positions or "
-            f"its mask are wrong under padding; try `--padding {other}`, or mend the model"
-        )
-    return best
-
-
-def _check_against_own(probe: Capture, batch: Batch, captured: torch.Tensor) -> str:
-    """Hugging Face's own `hidden_states` are the same before the final norm; its last entry is after it."""
-    model = probe.model
-    with torch.inference_mode():
-        output = forward(model, batch, output_hidden_states=True)
-    own = getattr(output, "hidden_states", None)
-    if own is None or len(own) != len(model.blocks) + 1:
-        return "none"
-    for name, ours in zip(probe.layers, captured, strict=True):
-        if name == "final":
-            theirs = output.last_hidden_state
-        elif int(name) < len(model.blocks):
-            theirs = own[int(name)]
-        else:
-            continue
-        theirs = theirs.flatten(0, 1).index_select(0, batch.token_rows)
-        if not torch.allclose(theirs.float(), ours, rtol=1e-3, atol=1e-4 * float(ours.abs().max())):
-            raise SelfCheckError(
-                f"{model.identity['id']}: the states captured at layer {name} are not the model's own hidden states; "
-                "its blocks do not carry the residual stream as hubstore expects, so it cannot be extracted"
-            )
-    return "own hidden states"
-
-
-def choose_sample(lengths: Sequence[int], count: int = SAMPLE) -> list[int]:
-    """Positions of `count` items spread evenly over the lengths, the shortest and the longest among them."""
-    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    count = min(count, len(order))
-    if count == 1:
-        return order[:1]
-    return sorted({order[round(i * (len(order) - 1) / (count - 1))] for i in range(count)})
+def _best_padded(sample: _Sample, plain: Batching) -> SelfCheck:
+    choices = (False, True) if plain.padding == "left" and sample.model.takes_position_ids else (False,)
+    checks = [sample.check(replace(plain, explicit_positions=explicit)) for explicit in choices]
+    return min(checks, key=lambda check: check.deviation)

@@ -36,7 +36,7 @@ class Settings:
         media_tokens: tokens in a batch of pictures or sounds, padding included; None for 2048 on a CPU and 65536 on a
             GPU.
         batch_tokens: tokens in a batch, padding included; None for 2048 on a CPU, and on a GPU for 8192 packed and
-            16384 padded.
+            16384 padded. A longer item goes alone.
         padding: "right" or "left", where batches are padded.
         batching: "packed" lays items end to end, "padded" pads them; "auto" packs half-precision models on
             a GPU. A model that cannot be packed is padded, as the self-check finds.
@@ -93,14 +93,12 @@ class Settings:
         fast = gpu and model.dtype in (torch.float16, torch.bfloat16)
         batching = self.batching if self.batching != "auto" else "packed" if fast else "padded"
         packed = batching == "packed"
-        batch_tokens = self.batch_tokens or (2048 if not gpu else 8192 if packed else 16384)
         return replace(
             self,
             layers=_resolve_layers(self.layers, model),
             dtype=_resolve_dtype(self.dtype, model.dtype),
             max_tokens=limit,
-            # The longest item must fit a padded batch; packed, it would set the size of every batch.
-            batch_tokens=batch_tokens if packed else max(batch_tokens, limit),
+            batch_tokens=self.batch_tokens or (2048 if not gpu else 8192 if packed else 16384),
             media_tokens=self.media_tokens or (65536 if gpu else 2048),
             batching=batching,
             compile=self.compile if packed and (gpu or self.compile == "on") else "off",

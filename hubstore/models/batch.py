@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hubstore.models.model import Model
 
 Padding = Literal["right", "left"]
+BatchKind = Literal["packed", "padded", "alike", "single"]
 Integers = npt.NDArray[np.int64]
 
 ROWS = ("first", "last", "token_rows", "item_places", "token_places")
@@ -32,19 +33,25 @@ class Batching:
     """How items become batches: what the self-check found to give the states of single items.
 
     Args:
-        kind: "packed", items end to end in one sequence; "padded" to the longest item's length; or "alike", only
-            pictures or sounds of one shape together.
+        kind: "packed", items end to end in one sequence; "padded" to the longest item's length; "alike", only texts of
+            one length, and images or audio of one shape, together; or "single", one item each.
         padding: the side of the padding, where padded.
         explicit_positions: whether a padded model is told its tokens' positions; a packed one always is.
         first_position: the position of an item's first token, where packed.
         compiled: whether full packed batches go through compiled blocks.
+        borders: ascending lengths at which the model changes: items of both sides of one share no batch.
+        varies_beyond: items of more tokens share a batch with those of their own length only.
+        restores: whether the model changes itself as it runs, and is put back after every batch.
     """
 
-    kind: Literal["packed", "padded", "alike"] = "padded"
+    kind: BatchKind = "padded"
     padding: Padding = "right"
     explicit_positions: bool = False
     first_position: int = 0
     compiled: bool = False
+    borders: tuple[int, ...] = ()
+    varies_beyond: int | None = None
+    restores: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,10 @@ class Batch:
             yield self.packing.bounds
 
 
+def _whole_only(members: Integers) -> HostBatch:
+    raise AssertionError("made without a way to make a part of it")
+
+
 @dataclass(frozen=True)
 class HostBatch:
     """A batch in host memory, to be sent to the device in one copy.
@@ -117,6 +128,8 @@ class HostBatch:
         tensors: the inputs of pictures and sounds, which go to the device each by itself.
         modality: of all its items.
         levels: what is made of pixels that are sent as bytes.
+        part: makes the batch of some of its items, for where memory does not suffice for all; bound for the same
+            places.
     """
 
     arrays: Mapping[str, Integers]
@@ -126,6 +139,7 @@ class HostBatch:
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
     modality: str = "text"
     levels: Levels | None = None
+    part: Callable[[Integers], HostBatch] = _whole_only
 
     @property
     def items(self) -> int:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hubstore.corpus import Item, read_sample
-from hubstore.errors import ModelError, SelfCheckError, StoreError
+from hubstore.errors import SelfCheckError, StoreError
 from hubstore.extraction import Capture, PackingAsked, Settings, Watch, append, encode, extract, self_check
 from hubstore.extraction.compiled import compiled_blocks
 from hubstore.extraction.members import batch_members
@@ -128,12 +128,13 @@ def test_one_loaded_model_encodes_at_other_layers_each_time(tmp_path):
         torch.testing.assert_close(state, store.hidden(layer, "mean").read(0, 1), rtol=1e-4, atol=1e-5)
 
 
-def test_a_model_that_was_cut_is_not_read_above_the_cut():
+def test_a_callers_model_is_left_as_it_was(tmp_path):
     model = tiny_model("llama")
-    Capture(model, ("0", "1"), ("mean",), torch.float32)
-    for layer in ("2", "final"):
-        with pytest.raises(ModelError, match=r"tiny-llama was cut to 1 of its 3 blocks.*load it again to read block"):
-            Capture(model, (layer,), ("mean",), torch.float32)
+    before = {name: id(module) for name, module in model.trunk.named_modules()}
+    extract(items(10), model, tmp_path / "x.hub", replace(SETTINGS, layers=("1",)))
+    assert {name: id(module) for name, module in model.trunk.named_modules()} == before
+    assert len(model.blocks) == model.depth == 3
+    extract(items(10), model, tmp_path / "y.hub", SETTINGS)
 
 
 def test_a_packed_store_takes_no_padded_items(tmp_path):

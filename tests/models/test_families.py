@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import transformers
@@ -57,13 +59,19 @@ def test_captured_layers_are_hugging_faces_hidden_states_with_the_last_before_th
 
 
 @pytest.mark.parametrize("family", ["llama", "bert", "gpt2"])
-def test_the_trunk_is_cut_above_the_deepest_layer_and_gives_the_same_states(family):
-    whole, cut = tiny_model(family), tiny_model(family)
-    batch = make_batch(whole, tokenize(whole, TEXTS, 128)[0])
-    expected = Capture(whole, ("1", "2", "3"), ("last",), torch.float32).run(batch)["last"][:2]
-    capture = Capture(cut, ("1", "2"), ("last",), torch.float32)
-    assert len(find_blocks(cut.trunk)) == 2
-    torch.testing.assert_close(capture.run(batch)["last"], expected)
+def test_a_forward_ends_at_the_deepest_layer_wanted_and_the_model_stays_whole(family):
+    model = tiny_model(family)
+    batch = make_batch(model, tokenize(model, TEXTS, 128)[0])
+    expected = Capture(model, ("1", "2", "3"), ("last",), torch.float32).run(batch)["last"][:2]
+    run = []
+    handles = [block.register_forward_hook(lambda module, *_: run.append(module)) for block in model.blocks]
+    states = Capture(model, ("1", "2"), ("last",), torch.float32).run(batch)["last"]
+    assert run == list(model.blocks)[:2]
+    for handle in handles:
+        handle.remove()
+    torch.testing.assert_close(states, expected)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.trunk.modules())
+    assert len(model.blocks) == len(find_blocks(model.trunk)) == model.depth
 
 
 @pytest.mark.parametrize("family", ["llama", "xlm-roberta", "gpt2"])
@@ -78,15 +86,13 @@ def test_poolings_equal_a_loop_over_unpadded_items(family, padding):
     for item, ids in enumerate(token_ids):
         with torch.inference_mode():
             own = model.trunk(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
-        hidden = torch.stack([own[0][0], own[2][0] if len(own) > 3 else own[-1][0]])
-        if len(own) == 3:  # the trunk was cut: its last entry is after the final norm
-            hidden = hidden[:1]
+        hidden = torch.stack([own[0][0], own[2][0]])
         for pooling, expected in (
             ("last", hidden[:, -1]),
             ("first", hidden[:, skip]),
             ("mean", hidden[:, skip:].mean(1)),
         ):
-            ours = states[pooling][: len(hidden), item]
+            ours = states[pooling][:, item]
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
         tokens.append(hidden[0])
     torch.testing.assert_close(states["tokens"][0], torch.cat(tokens), rtol=1e-4, atol=1e-5)
@@ -123,7 +129,7 @@ class _IgnoresMask(transformers.BertModel):
 @pytest.mark.parametrize(
     ("broken", "family", "padding"), [(_IgnoresPositions, "gpt2", "left"), (_IgnoresMask, "bert", "right")]
 )
-def test_a_family_whose_positions_or_mask_are_broken_is_refused(broken, family, padding):
+def test_a_family_whose_positions_or_mask_are_broken_goes_in_batches_of_one_length(broken, family, padding):
     make_config, kind = FAMILIES[family]
     torch.manual_seed(0)
     trunk = broken(make_config())
@@ -131,8 +137,44 @@ def test_a_family_whose_positions_or_mask_are_broken_is_refused(broken, family, 
         trunk.get_parameter("wpe.weight" if family == "gpt2" else "embeddings.position_embeddings.weight")
     )
     model = wrap_model(trunk, tiny_tokenizer(kind), name="broken")
-    with pytest.raises(SelfCheckError, match=rf"broken: batched states with {padding} padding .* layer \d"):
-        self_check(Capture(model, ("1", "2", "3"), ("mean",), torch.float32), tokenize(model, TEXTS, 128)[0], padding)
+    capture = Capture(model, ("1", "2", "3"), ("mean",), torch.float32)
+    check = self_check(capture, tokenize(model, TEXTS, 128)[0], padding)
+    assert (check.batching, check.deviation < 1e-4) == ("alike", True)
+    assert re.search(r"padded states differ, most at layer \d: .*: only items of one length share", check.refused)
+
+
+class _DropsLateTokens(transformers.LlamaModel):
+    """As a mixture of experts with room for 40 tokens of a batch: those beyond get no block."""
+
+    def forward(self, input_ids=None, attention_mask=None, **options):
+        inputs = self.embed_tokens(input_ids)
+        late = torch.arange(inputs.shape[0] * inputs.shape[1]).view(inputs.shape[:2]) >= 40
+        return super().forward(
+            inputs_embeds=inputs.masked_fill(late[..., None], 0), attention_mask=attention_mask, **options
+        )
+
+
+def test_a_model_whose_items_compete_for_room_is_run_an_item_at_a_time():
+    torch.manual_seed(0)
+    model = wrap_model(_DropsLateTokens(FAMILIES["llama"][0]()), tiny_tokenizer("bos"), name="crowded")
+    capture = Capture(model, ("1", "3"), ("mean",), torch.float32)
+    check = self_check(capture, [ids[:30] for ids in tokenize(model, TEXTS, 128)[0]], "right")
+    assert (check.batching, check.deviation) == ("single", 0)
+    assert "every item is a batch, which is much slower" in check.refused
+
+
+class _NeverTheSame(transformers.LlamaModel):
+    """Other states at every forward."""
+
+    def forward(self, input_ids=None, **options):
+        inputs = self.embed_tokens(input_ids)
+        return super().forward(inputs_embeds=inputs + torch.randn_like(inputs), **options)
+
+
+def test_a_model_with_other_states_at_every_run_is_refused():
+    model = wrap_model(_NeverTheSame(FAMILIES["llama"][0]()), tiny_tokenizer("bos"), name="noisy")
+    with pytest.raises(SelfCheckError, match=r"noisy: .*hidden states|noisy: text items have other states each time"):
+        self_check(Capture(model, ("1",), ("mean",), torch.float32), tokenize(model, TEXTS, 128)[0], "right")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

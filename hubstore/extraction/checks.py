@@ -1,0 +1,109 @@
+"""What a self-check measured, as a run goes by it and a store keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from hubstore.models import Batching, Padding
+from hubstore.models.batch import BatchKind
+
+TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
+"""Largest relative distance ||batched - single|| / ||single|| of states at a layer, by compute dtype.
+
+It is that of any token in float32, where rounding alone gives about 1e-6; in half precision, where it gives 2e-3 and
+2e-2 and may send single tokens of a mixture to other experts, the mean over an item's tokens.
+"""
+
+STRICT: tuple[BatchKind, ...] = ("packed", "padded", "alike", "single")
+"""Ways to make batches, each of fewer items that could change one another than the one before."""
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """What the self-check measured.
+
+    Args:
+        items: how many items it ran.
+        deviation: the largest relative distance, over items and layers; see `TOLERANCE`.
+        layer: where that was.
+        tolerance: what was allowed.
+        reference: "own hidden states" when single states were also compared with the model's own
+            `output_hidden_states`; "number of blocks" when the model gives none, and its blocks were counted; "none".
+        padding: on which side they were padded.
+        explicit_positions: whether the model had to be told its tokens' positions.
+        batching: "packed", "padded", "alike" or "single": what the run uses.
+        first_position: the position of an item's first token, where packed.
+        compiled: whether full batches go through compiled blocks.
+        refused: why a faster way to make batches is not used.
+        borders: lengths at which the model changes: items of both sides share no batch.
+        varies_beyond: items of more tokens share a batch with those of their own length only.
+        restores: whether the model changes itself as it runs, and is put back after every batch.
+        longest: tokens of the longest item that was run.
+    """
+
+    items: int
+    deviation: float
+    layer: str
+    tolerance: float
+    reference: str
+    padding: Padding = "right"
+    explicit_positions: bool = False
+    batching: BatchKind = "padded"
+    first_position: int = 0
+    compiled: bool = False
+    refused: str = ""
+    borders: tuple[int, ...] = ()
+    varies_beyond: int | None = None
+    restores: bool = False
+    longest: int = 0
+
+    def how(self) -> Batching:
+        """How the run makes its batches."""
+        return Batching(
+            self.batching,
+            self.padding,
+            self.explicit_positions,
+            self.first_position,
+            self.compiled,
+            self.borders,
+            self.varies_beyond,
+            self.restores,
+        )
+
+    def joined(self, later: SelfCheck) -> SelfCheck:
+        """The check of a store of which a later one was made: batches are made as strictly as either wants."""
+        kind = max(self.batching, later.batching, key=STRICT.index)
+        return replace(
+            later if kind != self.batching else self,
+            compiled=later.compiled,
+            borders=tuple(sorted({*self.borders, *later.borders})),
+            varies_beyond=later.varies_beyond if self.varies_beyond is None else self.varies_beyond,
+            restores=self.restores or later.restores,
+            longest=max(self.longest, later.longest),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As kept in the store."""
+        return {**asdict(self), "deviation": float(f"{self.deviation:.3e}"), "borders": list(self.borders)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> SelfCheck:
+        """Back from the store; one without later fields was made when all batches were padded, whatever the borders."""
+        return cls(**{**data, "borders": tuple(data.get("borders", ()))})
+
+
+def checks_of(attributes: Mapping[str, Any]) -> dict[str, SelfCheck]:
+    """By modality, the self-checks that a store keeps."""
+    kept = {"text": attributes.get("self_check"), **attributes.get("media_checks", {})}
+    return {modality: SelfCheck.from_json(check) for modality, check in kept.items() if check is not None}
+
+
+def described_checks(checks: Mapping[str, SelfCheck]) -> dict[str, Any]:
+    """The attributes of a store in which its self-checks are kept."""
+    kept = {modality: check.to_json() for modality, check in checks.items()}
+    text = kept.pop("text", None)
+    return {"self_check": text, **({"media_checks": kept} if kept else {})}

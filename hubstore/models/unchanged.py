@@ -1,0 +1,39 @@
+"""Putting a model back as it was: some replace their own parts as they run (BigBird its attention, dynamic RoPE its
+frequencies), and then read the next sequence otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+PARTS = ("_buffers", "_modules", "_parameters")
+
+
+class Restorer:
+    """Remembers the attributes of a module and of all modules in it, without copying a tensor.
+
+    Args:
+        root: the module, as it is to be put back.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        live = [attributes for module in root.modules() for attributes in _attributes(module)]
+        self._before = [(attributes, {k: v for k, v in attributes.items() if k != "forward"}) for attributes in live]
+
+    def restore(self) -> bool:
+        """Put back what was replaced; whether anything was. What a module adds to itself, as a cache, stays."""
+        replaced = False
+        for live, before in self._before:
+            if not all(_same(value, live.get(key)) for key, value in before.items()):
+                live.update(before)
+                replaced = True
+        return replaced
+
+
+def _attributes(module: nn.Module) -> list[dict[str, Any]]:
+    return [vars(module), *(vars(module)[part] for part in PARTS)]
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (isinstance(one, int | float | str) and type(one) is type(other) and one == other)
