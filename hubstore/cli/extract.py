@@ -239,7 +239,11 @@ def print_extraction(done: Any, corpus: Any, as_json: bool) -> None:
         out.print(f"[yellow]note:[/] {progress.truncated:,} items were longer than the limit and cut")
     for modality, check in checks_of(store.attributes).items():
         if check.refused:
-            which = "padded, since the model cannot be packed" if modality == "text" else "of items of one shape only"
+            which = {
+                "padded": "padded, since the model cannot be packed",
+                "alike": f"of {modality} items of one {'length' if modality == 'text' else 'shape'} only",
+                "single": "of one item each",
+            }[check.batching]
             out.print(f"[yellow]note:[/] batches of {modality} items are {which}: {escape(check.refused)}")
     if summary["skipped"]:
         out.print(f"[yellow]note:[/] {summary['skipped']:,} rows were skipped; the first:")

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
-from hubstore.errors import HubstoreError, ModelError, NonFiniteError, SelfCheckError
+from hubstore.errors import HubstoreError, ModelError, SelfCheckError
 from hubstore.extraction.capture import Capture
-from hubstore.extraction.checks import TOLERANCE, SelfCheck
+from hubstore.extraction.checks import SelfCheck
 from hubstore.extraction.compiled import compiled_blocks
 from hubstore.extraction.members import batch_members, media_members
-from hubstore.extraction.memory import run_in_halves
-from hubstore.extraction.own_states import compare_with_own
+from hubstore.extraction.sample import Sample, probe_of
 from hubstore.extraction.sampling import cut_alike, fill_batch
 from hubstore.models import (
-    Batch,
     Batching,
     HostBatch,
     MediaInputs,
@@ -33,20 +29,8 @@ from hubstore.models import (
 )
 from hubstore.models.batch import BatchKind, Integers
 
-CHECKED_TOKENS = 128
-"""Tokens of an item that are compared, evenly spread, its first and its last among them."""
-
-FEWEST_TOKENS = 16
-"""What a shorter item counts as: rounding alone may send one token of a mixture to another expert."""
-
-OWN_TOKENS = 1024
-"""Longest item that is compared with the model's own hidden states, of which all layers are in memory at once."""
-
 ALIKE = 4
 """Items of one length in a batch, where batches of one length are tried."""
-
-ALONE = Batching("single")
-"""How an item is run by itself."""
 
 SLOWER = {
     "alike": "only items of one {what} share a batch, which is slower",
@@ -67,119 +51,6 @@ class PackingAsked:
     batch_tokens: int
     max_tokens: int
     compile: bool = False
-
-
-MakeBatch = Callable[[Integers, Batching], HostBatch]
-Members = Callable[[Batching], Iterable[Integers]]
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """The sample's items, and their states run alone.
-
-    Args:
-        probe: reads every layer wanted.
-        lengths: int32 [items], in tokens.
-        members: the batches of a run, by how they are made.
-        make: a batch of some of the items.
-        restorer: puts the model back.
-        single: of each item, float32 [layers, rows, width].
-        changes: after each forward, whether it had changed the model.
-        windows: sliding windows that packed attention was asked for.
-    """
-
-    probe: Capture
-    lengths: Integers
-    members: Members
-    make: MakeBatch
-    restorer: Restorer
-    single: list[torch.Tensor] = field(default_factory=list)
-    changes: list[bool] = field(default_factory=list)
-    windows: set[int] = field(default_factory=set)
-
-    @property
-    def model(self) -> Model:
-        return self.probe.model
-
-    def run_alone(self) -> None:
-        """Run every item by itself; before anything else."""
-        for number in range(len(self.lengths)):
-            ((_, states),) = self.run(np.array([number]), ALONE)
-            if not states.isfinite().all():
-                broken = self.probe.layers[int((~states.isfinite()).flatten(1).any(1).int().argmax())]
-                raise NonFiniteError(
-                    f"{self.model.identity['id']} gives states that are not finite at layer {broken}, for an item run "
-                    "alone; run the model in float32 or bfloat16 (`--model-dtype`), or check its weights"
-                )
-            self.single.append(states)
-
-    def run(self, members: Integers, how: Batching) -> list[tuple[int, torch.Tensor]]:
-        """The items of one batch, each with its states."""
-        found: list[tuple[int, torch.Tensor]] = []
-
-        def run(some: Integers) -> None:
-            batch, counts = self.batch(some, how)
-            try:
-                states = self.probe.run(batch)[self.probe.poolings[0]]
-            finally:
-                self.changes.append(self.restorer.restore())
-            if batch.packing is not None:
-                self.windows.update(batch.packing.windows)
-            found.extend(zip(map(int, some), torch.split(states, counts, dim=1), strict=True))
-
-        run_in_halves(members, run, self.lengths, self.model)
-        return found
-
-    def batch(self, members: Integers, how: Batching) -> tuple[Batch, list[int]]:
-        """A batch on the device, and of how many tokens of each item states are read."""
-        whole = self.make(members, how)
-        thin, counts = _thinned(whole) if self.probe.poolings == ("tokens",) else (whole, [1] * len(members))
-        return thin.to(self.model.device), counts
-
-    def compare_with_own(self) -> str:
-        """Compare the shortest item, and the longest of which all layers go into memory, with the model's own."""
-        if self.model.joint:
-            return "none"
-        within = np.flatnonzero(self.lengths <= OWN_TOKENS)
-        longest = within[self.lengths[within].argmax()] if len(within) else 0
-        for item in dict.fromkeys((int(self.lengths.argmin()), int(longest))):
-            reference = compare_with_own(self.probe, self.batch(np.array([item]), ALONE)[0], self.single[item])
-            self.restorer.restore()
-        return reference
-
-    def check(self, how: Batching) -> SelfCheck:
-        """The check of one way to make batches, on the batches of a run."""
-        return self.compare(itertools.chain.from_iterable(self.run(members, how) for members in self.members(how)), how)
-
-    def compare(self, batched: Iterable[tuple[int, torch.Tensor]], how: Batching) -> SelfCheck:
-        """The check of items run in batches."""
-        exact = self.model.dtype is torch.float32
-        fewest = FEWEST_TOKENS if self.probe.poolings == ("tokens",) else 1
-        worst = torch.zeros(len(self.probe.layers))
-        items = set()
-        for item, states in batched:
-            items.add(item)
-            distance = (states - self.single[item]).norm(dim=-1) / self.single[item].norm(dim=-1).clamp_min(1e-30)
-            mean = distance.sum(dim=1) / max(distance.shape[1], fewest)
-            of_item = distance.max(dim=1).values if exact else mean
-            worst = torch.maximum(worst, of_item.nan_to_num(nan=float("inf")).cpu())
-        layer = int(worst.argmax())
-        return SelfCheck(
-            items=len(items),
-            deviation=float(worst[layer]),
-            layer=self.probe.layers[layer],
-            tolerance=TOLERANCE[self.model.dtype],
-            reference="none",
-            padding=how.padding,
-            explicit_positions=how.explicit_positions,
-            batching=how.kind,
-            first_position=how.first_position,
-            compiled=how.compiled,
-            borders=how.borders,
-            varies_beyond=how.varies_beyond,
-            restores=any(self.changes),
-            longest=int(self.lengths.max()),
-        )
 
 
 def self_check(
@@ -259,9 +130,11 @@ def media_check(
     def make(members: Integers, how: Batching) -> HostBatch:
         return model.collate_media(modality, [inputs[i] for i in members])
 
+    def members(how: Batching) -> Iterable[Integers]:
+        return media_members(inputs, lengths.astype(np.int32), room, how)
+
     with _named_errors(model, modality):
-        members: Members = lambda how: media_members(inputs, lengths.astype(np.int32), room, how)  # noqa: E731
-        sample = _Sample(_probe(capture), lengths, members, make, Restorer(model.trunk))
+        sample = Sample(probe_of(capture), lengths, members, make, Restorer(model.trunk))
         sample.run_alone()
         reference = sample.compare_with_own()
         why: list[str] = []
@@ -280,7 +153,7 @@ def mixes_items(model: Model) -> bool:
     return any("expert" in name or "capacity" in name for name in model.trunk.config.to_dict())
 
 
-def _text_sample(capture: Capture, token_ids: Sequence[Sequence[int]], room: int, fill: int) -> _Sample:
+def _text_sample(capture: Capture, token_ids: Sequence[Sequence[int]], room: int, fill: int) -> Sample:
     model = capture.model
     lengths = np.array([len(ids) for ids in token_ids], np.int64)
 
@@ -298,13 +171,13 @@ def _text_sample(capture: Capture, token_ids: Sequence[Sequence[int]], room: int
             tokens = min(fill, room) if full else 0
             yield fill_batch(batch, lengths, tokens, packed=how.kind == "packed")
 
-    sample = _Sample(_probe(capture), lengths, members, make, Restorer(model.trunk))
+    sample = Sample(probe_of(capture), lengths, members, make, Restorer(model.trunk))
     sample.run_alone()
     return sample
 
 
 def _slower(
-    model: Model, why: list[str], modality: str, samples: Mapping[BatchKind, _Sample], plain: Batching
+    model: Model, why: list[str], modality: str, samples: Mapping[BatchKind, Sample], plain: Batching
 ) -> SelfCheck:
     """The check of batches of items of one shape, or of one item each, whichever agrees first."""
     for kind, sample in samples.items():
@@ -341,24 +214,7 @@ def _named_errors(model: Model, modality: str) -> Iterator[None]:
         ) from error
 
 
-def _probe(capture: Capture) -> Capture:
-    """Every token of every layer; a joint vector is one for each item."""
-    pooling = "last" if capture.model.joint else "tokens"
-    return Capture(capture.model, capture.layers, (pooling,), torch.float32)
-
-
-def _thinned(batch: HostBatch) -> tuple[HostBatch, list[int]]:
-    """The batch with at most `CHECKED_TOKENS` tokens read of every item, and how many of each."""
-    rows = batch.arrays["token_rows"]
-    ends = np.searchsorted(rows, batch.arrays["last"], side="right")
-    counts = np.diff(ends, prepend=0)
-    chosen = [np.unique(np.linspace(0, n - 1, min(n, CHECKED_TOKENS)).round().astype(np.int64)) for n in counts]
-    places = np.concatenate([end - n + of_item for end, n, of_item in zip(ends, counts, chosen, strict=True)])
-    arrays = {**batch.arrays, "token_rows": rows[places], "token_places": np.arange(len(places))}
-    return replace(batch, arrays=arrays), [len(of_item) for of_item in chosen]
-
-
-def _check_packed(sample: _Sample, packing: PackingAsked, plain: Batching) -> tuple[SelfCheck | None, str]:
+def _check_packed(sample: Sample, packing: PackingAsked, plain: Batching) -> tuple[SelfCheck | None, str]:
     """What was measured packed; or None, and why the model must be padded."""
     model = sample.model
     if model.joint or not model.takes_position_ids:
@@ -386,7 +242,7 @@ def _check_packed(sample: _Sample, packing: PackingAsked, plain: Batching) -> tu
     return (_check_compiled(sample, best, packing.batch_tokens) if packing.compile else best), ""
 
 
-def _check_compiled(sample: _Sample, eager: SelfCheck, batch_tokens: int) -> SelfCheck:
+def _check_compiled(sample: Sample, eager: SelfCheck, batch_tokens: int) -> SelfCheck:
     """The check of compiled blocks, or the eager one where they cannot be compiled or give other states."""
     model = sample.model
     # A batch of the sample made full: only full ones go through compiled blocks.
@@ -411,14 +267,14 @@ def _check_compiled(sample: _Sample, eager: SelfCheck, batch_tokens: int) -> Sel
     return check
 
 
-def _unseen_window(sample: _Sample, packing: PackingAsked) -> int:
+def _unseen_window(sample: Sample, packing: PackingAsked) -> int:
     """The sliding window of a model that keeps it from its attention function, if an item can be longer; else 0."""
     config = sample.model.trunk.config
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     return int(window) if window and not sample.windows and packing.max_tokens > window else 0
 
 
-def _best_padded(sample: _Sample, plain: Batching) -> SelfCheck:
+def _best_padded(sample: Sample, plain: Batching) -> SelfCheck:
     choices = (False, True) if plain.padding == "left" and sample.model.takes_position_ids else (False,)
     checks = [sample.check(replace(plain, explicit_positions=explicit)) for explicit in choices]
     return min(checks, key=lambda check: check.deviation)

@@ -3,6 +3,7 @@ frequencies), and then read the next sequence otherwise."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from torch import nn
@@ -18,6 +19,7 @@ class Restorer:
     """
 
     def __init__(self, root: nn.Module) -> None:
+        logging.getLogger(type(root).__module__).addFilter(_SAID)
         live = [attributes for module in root.modules() for attributes in _attributes(module)]
         self._before = [(attributes, {k: v for k, v in attributes.items() if k != "forward"}) for attributes in live]
 
@@ -37,3 +39,21 @@ def _attributes(module: nn.Module) -> list[dict[str, Any]]:
 
 def _same(one: Any, other: Any) -> bool:
     return one is other or (isinstance(one, int | float | str) and type(one) is type(other) and one == other)
+
+
+class _SayOnce(logging.Filter):
+    """What a model says as it changes itself is said once, and not at every sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[tuple[str, int]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether nothing was logged from this line before."""
+        place = (record.pathname, record.lineno)
+        new = place not in self._said
+        self._said.add(place)
+        return new
+
+
+_SAID = _SayOnce()

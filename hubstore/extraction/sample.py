@@ -1,0 +1,161 @@
+"""The items that a self-check runs, alone and in batches, and how far their states then are from one another."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from hubstore.errors import NonFiniteError
+from hubstore.extraction.capture import Capture
+from hubstore.extraction.checks import TOLERANCE, SelfCheck
+from hubstore.extraction.memory import run_in_halves
+from hubstore.extraction.own_states import compare_with_own
+from hubstore.models import Batch, Batching, HostBatch, Model, Restorer
+from hubstore.models.batch import Integers
+
+CHECKED_TOKENS = 128
+"""Tokens of an item that are compared, evenly spread, its first and its last among them."""
+
+FEWEST_TOKENS = 16
+"""What a shorter item counts as: rounding alone may send one token of a mixture to another expert."""
+
+OWN_TOKENS = 1024
+"""Longest item that is compared with the model's own hidden states, of which all layers are in memory at once."""
+
+ALONE = Batching("single")
+"""How an item is run by itself."""
+
+
+MakeBatch = Callable[[Integers, Batching], HostBatch]
+Members = Callable[[Batching], Iterable[Integers]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The sample's items, and their states run alone.
+
+    Args:
+        probe: reads every layer wanted.
+        lengths: int32 [items], in tokens.
+        members: the batches of a run, by how they are made.
+        make: a batch of some of the items.
+        restorer: puts the model back.
+        single: of each item, float32 [layers, rows, width].
+        changes: after each forward, whether it had changed the model.
+        windows: sliding windows that packed attention was asked for.
+    """
+
+    probe: Capture
+    lengths: Integers
+    members: Members
+    make: MakeBatch
+    restorer: Restorer
+    single: list[torch.Tensor] = field(default_factory=list)
+    changes: list[bool] = field(default_factory=list)
+    windows: set[int] = field(default_factory=set)
+
+    @property
+    def model(self) -> Model:
+        """The model that the items go through."""
+        return self.probe.model
+
+    def run_alone(self) -> None:
+        """Run every item by itself; before anything else."""
+        for number in range(len(self.lengths)):
+            ((_, states),) = self.run(np.array([number]), ALONE)
+            if not states.isfinite().all():
+                broken = self.probe.layers[int((~states.isfinite()).flatten(1).any(1).int().argmax())]
+                raise NonFiniteError(
+                    f"{self.model.identity['id']} gives states that are not finite at layer {broken}, for an item run "
+                    "alone; run the model in float32 or bfloat16 (`--model-dtype`), or check its weights"
+                )
+            self.single.append(states)
+
+    def run(self, members: Integers, how: Batching) -> list[tuple[int, torch.Tensor]]:
+        """The items of one batch, each with its states."""
+        found: list[tuple[int, torch.Tensor]] = []
+
+        def run(some: Integers) -> None:
+            batch, counts = self.batch(some, how)
+            try:
+                states = self.probe.run(batch)[self.probe.poolings[0]]
+            finally:
+                self.changes.append(self.restorer.restore())
+            if batch.packing is not None:
+                self.windows.update(batch.packing.windows)
+            found.extend(zip(map(int, some), torch.split(states, counts, dim=1), strict=True))
+
+        run_in_halves(members, run, self.lengths, self.model)
+        return found
+
+    def batch(self, members: Integers, how: Batching) -> tuple[Batch, list[int]]:
+        """A batch on the device, and of how many tokens of each item states are read."""
+        whole = self.make(members, how)
+        thin, counts = _thinned(whole) if self.probe.poolings == ("tokens",) else (whole, [1] * len(members))
+        return thin.to(self.model.device), counts
+
+    def compare_with_own(self) -> str:
+        """Compare the shortest item, and the longest of which all layers go into memory, with the model's own."""
+        if self.model.joint:
+            return "none"
+        within = np.flatnonzero(self.lengths <= OWN_TOKENS)
+        longest = within[self.lengths[within].argmax()] if len(within) else 0
+        for item in dict.fromkeys((int(self.lengths.argmin()), int(longest))):
+            reference = compare_with_own(self.probe, self.batch(np.array([item]), ALONE)[0], self.single[item])
+            self.restorer.restore()
+        return reference
+
+    def check(self, how: Batching) -> SelfCheck:
+        """The check of one way to make batches, on the batches of a run."""
+        return self.compare(itertools.chain.from_iterable(self.run(members, how) for members in self.members(how)), how)
+
+    def compare(self, batched: Iterable[tuple[int, torch.Tensor]], how: Batching) -> SelfCheck:
+        """The check of items run in batches."""
+        exact = self.model.dtype is torch.float32
+        fewest = FEWEST_TOKENS if self.probe.poolings == ("tokens",) else 1
+        worst = torch.zeros(len(self.probe.layers))
+        items = set()
+        for item, states in batched:
+            items.add(item)
+            distance = (states - self.single[item]).norm(dim=-1) / self.single[item].norm(dim=-1).clamp_min(1e-30)
+            mean = distance.sum(dim=1) / max(distance.shape[1], fewest)
+            of_item = distance.max(dim=1).values if exact else mean
+            worst = torch.maximum(worst, of_item.nan_to_num(nan=float("inf")).cpu())
+        layer = int(worst.argmax())
+        return SelfCheck(
+            items=len(items),
+            deviation=float(worst[layer]),
+            layer=self.probe.layers[layer],
+            tolerance=TOLERANCE[self.model.dtype],
+            reference="none",
+            padding=how.padding,
+            explicit_positions=how.explicit_positions,
+            batching=how.kind,
+            first_position=how.first_position,
+            compiled=how.compiled,
+            borders=how.borders,
+            varies_beyond=how.varies_beyond,
+            restores=any(self.changes),
+            longest=int(self.lengths.max()),
+        )
+
+
+def probe_of(capture: Capture) -> Capture:
+    """Every token of every layer; a joint vector is one for each item."""
+    pooling = "last" if capture.model.joint else "tokens"
+    return Capture(capture.model, capture.layers, (pooling,), torch.float32)
+
+
+def _thinned(batch: HostBatch) -> tuple[HostBatch, list[int]]:
+    """The batch with at most `CHECKED_TOKENS` tokens read of every item, and how many of each."""
+    rows = batch.arrays["token_rows"]
+    ends = np.searchsorted(rows, batch.arrays["last"], side="right")
+    counts = np.diff(ends, prepend=0)
+    chosen = [np.unique(np.linspace(0, n - 1, min(n, CHECKED_TOKENS)).round().astype(np.int64)) for n in counts]
+    places = np.concatenate([end - n + of_item for end, n, of_item in zip(ends, counts, chosen, strict=True)])
+    arrays = {**batch.arrays, "token_rows": rows[places], "token_places": np.arange(len(places))}
+    return replace(batch, arrays=arrays), [len(of_item) for of_item in chosen]
