@@ -1,16 +1,18 @@
 """Reader of Hugging Face datasets: saved on disk, a folder of data files, or by id, streamed."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import posixpath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, BinaryIO, Literal, Unpack, cast
 
 from hubstore.corpus.columns import ColumnOptions, Columns
 from hubstore.corpus.corpus import Corpus, Refuse
-from hubstore.corpus.files import PathLike
+from hubstore.corpus.files import File, PathLike, format_suffix
 from hubstore.corpus.item import Item
-from hubstore.corpus.readers import Dialect
+from hubstore.corpus.readers import Dialect, kind_of
 from hubstore.corpus.rows import Row, items_of
 from hubstore.corpus.source import file_identities
 from hubstore.corpus.splits import choose_config, choose_split, configurations, table_files
@@ -39,8 +41,7 @@ def read_dataset(
 
     Args:
         path_or_id: A folder (of `save_to_disk`, or of tables in any of the formats), else the id of a dataset
-            on the hub, which is streamed, never downloaded as a whole. (Of Parquet files the library may read
-            ahead, at most one file.)
+            on the hub, which is streamed, never downloaded as a whole.
         config: Which configuration, for a dataset that has several.
         split: Which split; may be left out where there is one. Of a folder of tables, those in whose names or
             folders it stands, as `test` does in `data/test-00000.parquet`.
@@ -69,9 +70,16 @@ def read_dataset(
     if folder.is_dir() and not is_saved_dataset(folder) and (tables := table_files(folder)):
         if revision is not None:
             raise CorpusError(f"{folder}: a folder has no revision; leave it out")
-        tables, split = _of_folder(folder, tables, config, split)
-        dialect = Dialect(delimiter, quotes)
-        return table_corpus(tables, None, dialect, limit, on_error, name, columns, folder=folder, split=split)
+        found = _of_folder(folder, tables, config, split)
+    elif not folder.is_dir():
+        found = _of_hub(str(path_or_id), config, split, revision)
+    else:
+        found = None
+    if found is not None:
+        dialect = Dialect(delimiter or found.delimiter, quotes)
+        called = name or (folder.name if folder.is_dir() else str(path_or_id))
+        corpus = table_corpus(found.files, None, dialect, limit, on_error, called, columns, found.identity)
+        return corpus if folder.is_dir() else _connected(corpus)
     if delimiter is not None or quotes is not None:
         raise CorpusError(f"{path_or_id}: is no folder of delimited values; leave delimiter and quotes out")
     chosen = Columns(**columns)
@@ -100,16 +108,98 @@ def read_dataset(
     return Corpus(name or called, source, read, skip_errors=on_error == "skip")
 
 
-def _of_folder(folder: Path, files: list[Path], config: str | None, split: str | None) -> tuple[list[Path], str]:
-    """The tables of a configuration and split, and the split."""
+@dataclass(frozen=True)
+class _Tables:
+    """Tables that are a dataset: what they are, and what is between fields where the dataset says so."""
+
+    files: Sequence[File]
+    identity: Callable[[], Mapping[str, Any]]
+    delimiter: str | None = None
+
+
+@dataclass(frozen=True)
+class _HubFile:
+    """A file of a dataset on a hub, read from there as it is needed."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def name(self) -> str:
+        return posixpath.basename(self.url)
+
+    def open(self, _: Literal["rb"] = "rb", /) -> BinaryIO:
+        from datasets.utils.file_utils import xopen
+
+        with quietly():
+            return cast(BinaryIO, xopen(self.url, "rb"))
+
+
+def _of_hub(name: str, config: str | None, split: str | None, revision: str | None) -> _Tables | None:
+    """The tables of a dataset on a hub; None for one that only `datasets` can read."""
+    builder, streams = _builder(name, config, revision)
+    split = _one_split(name, split, list(streams))
+    found = _plain_tables(builder, split)
+    if found is None:
+        return None
+    where = {"id": name, "revision": builder.hash, "config": builder.config.name, "split": split}
+    return _Tables([_HubFile(file) for file in found[0]], lambda: where, found[1])
+
+
+def _connected(corpus: Corpus) -> Corpus:
+    """The same, with one error for whatever a lost connection raises."""
+
+    def refusing(read: Callable[..., Iterator[Item]]) -> Callable[..., Iterator[Item]]:
+        def items(*where: Any) -> Iterator[Item]:
+            try:
+                yield from read(*where)
+            except CorpusError:
+                raise
+            except Exception as error:
+                raise CorpusError(
+                    f"{corpus.name}: cannot be read from its hub: {first_line(error)}; check the connection"
+                ) from error
+
+        return items
+
+    return replace(corpus, read=refusing(corpus.read), seek=corpus.seek and refusing(corpus.seek))
+
+
+def _plain_tables(builder: Any, split: str) -> tuple[list[str], str | None] | None:
+    """The files of a split and their delimiter; None where they are no tables, or to be read with other options."""
+    config = builder.config
+    files = [str(file) for file in (config.data_files or {}).get(split, ())]
+    told = {"name", "version", "data_dir", "data_files", "description", "features", "sep", "delimiter"}
+    asked = [field for field in fields(config) if field.name not in told]
+    if not files or any(getattr(config, field.name) != field.default for field in asked):
+        return None
+    if not all(kind_of(file) and format_suffix(file) != ".json" for file in files):  # which may be one array
+        return None
+    return files, getattr(config, "delimiter", None) or _other(getattr(config, "sep", ","), ",")
+
+
+def _other(value: str, usual: str) -> str | None:
+    return None if value == usual else value
+
+
+def _of_folder(folder: Path, files: list[Path], config: str | None, split: str | None) -> _Tables | None:
+    """The tables of a configuration and split of a folder; None where only `datasets` can read them."""
     if names := configurations(folder):
         config = choose_config(folder, names, config)
-        data = _builder(str(folder), config, None)[0].config.data_files or {}
-        split = _one_split(str(folder), split, list(data))
-        return [Path(file) for file in data[split]], split
+        builder, streams = _builder(str(folder), config, None)
+        split = _one_split(str(folder), split, list(streams))
+        found = _plain_tables(builder, split)
+        chosen = [Path(file) for file in found[0]] if found else []
+        return found and _in_folder(folder, chosen, split, found[1])
     if config is not None:
         raise CorpusError(f"{folder}: has no configuration {config!r}, as its README.md names none; leave config out")
-    return choose_split(folder, files, split)
+    return _in_folder(folder, *choose_split(folder, files, split))
+
+
+def _in_folder(folder: Path, files: Sequence[Path], split: str, delimiter: str | None = None) -> _Tables:
+    return _Tables(files, lambda: {"files": file_identities(files, folder), "split": split}, delimiter)
 
 
 def is_saved_dataset(folder: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from hubstore.corpus.files import is_tar
+from hubstore.corpus.files import POINTER, is_tar, pointer_problem
 from hubstore.corpus.item import Media
 from hubstore.corpus.remote import RemoteFile, remote_bytes, remote_file, url_of
 from hubstore.errors import CorpusError, MissingDependencyError
@@ -31,10 +31,15 @@ def media_bytes(media: Media) -> bytes:
     """The encoded bytes of a picture or a sound: its own, its file's, or those of a member of a tar archive.
 
     Raises:
-        CorpusError: its file or member is not there, or cannot be read.
+        CorpusError: its file or member is not there, cannot be read, or is a pointer of Git LFS to another.
     """
-    if media.data is not None:
-        return media.data
+    data = media.data if media.data is not None else _stored_bytes(media)
+    if data.startswith(POINTER):
+        raise CorpusError(pointer_problem(media.name))
+    return data
+
+
+def _stored_bytes(media: Media) -> bytes:
     archive, separator, member = media.name.partition(MEMBER)
     url = url_of(archive)
     try:

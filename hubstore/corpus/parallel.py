@@ -8,7 +8,7 @@ from typing import Any
 from hubstore.corpus.corpus import Corpus, Refuse
 from hubstore.corpus.files import PathLike, existing_file
 from hubstore.corpus.item import Item
-from hubstore.corpus.readers.lines import read_lines
+from hubstore.corpus.readers.lines import not_utf8, raw_lines
 from hubstore.corpus.source import file_identities
 from hubstore.corpus.validate import check_options, language_problem, text_problem
 from hubstore.errors import CorpusError
@@ -77,14 +77,19 @@ def _items(paths: Mapping[str, Path], limit: int | None, refuse: Refuse, start: 
     Raises:
         CorpusError: The files have different numbers of lines; or, through `refuse`, a line is empty.
     """
-    aligned = zip_longest(*(read_lines(path, start) for path in paths.values()))
-    for number, texts in enumerate(aligned, start=start + 1):
+    aligned = zip_longest(*(islice(raw_lines(path), start, None) for path in paths.values()))
+    for number, lines in enumerate(aligned, start=start + 1):
         if limit is not None and number > limit:
             return
-        if None in texts:
+        if None in lines:
             raise CorpusError(_unequal(paths))
         refuse.count()
-        for (tag, path), text in zip(paths.items(), texts, strict=True):
+        for (tag, path), line in zip(paths.items(), lines, strict=True):
+            try:
+                text = line.decode().removesuffix("\n").removesuffix("\r")
+            except UnicodeDecodeError as error:
+                refuse(not_utf8(error, path, number))
+                continue
             if problem := text_problem(text):
                 refuse(CorpusError(f"{path.name} ({tag}), line {number}: {problem}"))
             else:
@@ -101,5 +106,5 @@ def _checked(files: Mapping[str, PathLike]) -> dict[str, Path]:
 
 
 def _unequal(paths: Mapping[str, Path]) -> str:
-    counts = (f"{path} ({tag}) has {sum(1 for _ in read_lines(path))}" for tag, path in paths.items())
+    counts = (f"{path} ({tag}) has {sum(1 for _ in raw_lines(path))}" for tag, path in paths.items())
     return f"the files are not aligned, their numbers of lines differ: {', '.join(counts)}; align them line by line"

@@ -181,10 +181,13 @@ def check_columns(row: Row, required: Iterable[tuple[str, str]]) -> None:
     for option, column in required:
         if not row.has(column):
             also = {
-                "language": "; or give language_tag for a corpus of one language",
-                "text": "; or name that of pictures or sounds with image or audio",
+                "language": "; or give --language-tag (language_tag) for a corpus of one language",
+                "text": "; or name that of pictures or sounds with --image-column or --audio-column (image, audio)",
             }.get(option, "")
-            raise CorpusError(f"{row.file}: {_not_there(row, column)}; name another with the option {option!r}{also}")
+            raise CorpusError(
+                f"{row.file}: {_not_there(row, column)}; "
+                f"name another with --{option}-column (the option {option!r}){also}"
+            )
 
 
 def checked(row: Row, column: str, problem_of: Callable[[Any], str | None]) -> Any:

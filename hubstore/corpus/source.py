@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import xxhash
 
+from hubstore.corpus.files import File
 from hubstore.corpus.remote import RemoteFile
 
 _BLOCK: Final = 1 << 20  # bytes read at once
@@ -20,7 +21,7 @@ _CONTENT: Final = {_TIME, "xxh3", "sha256", "names_and_sizes", "etag", "modified
 """What tells contents apart. Compared where both records have it, since older ones have less."""
 
 
-def file_identities(files: Iterable[Path | RemoteFile], folder: Path | None = None) -> list[dict[str, Any]]:
+def file_identities(files: Iterable[File], folder: Path | None = None) -> list[dict[str, Any]]:
     """Describe files so that a file of other content has another description; local files are read to their end.
 
     Args:
@@ -29,10 +30,11 @@ def file_identities(files: Iterable[Path | RemoteFile], folder: Path | None = No
             may move.
     """
 
-    def describe(file: Path | RemoteFile) -> dict[str, Any]:
+    def describe(file: File) -> dict[str, Any]:
         if isinstance(file, RemoteFile):
             version = {"modified_ns": file.mtime_ns} if file.etag is None else {"etag": file.etag}
             return {"name": file.name, "size": file.size, **version}
+        assert isinstance(file, Path)
         name = file.name if folder is None else PurePath(os.path.relpath(file, folder)).as_posix()
         size, digest = _digest(file)
         return {"name": name, "size": size, "xxh3": digest}

@@ -1,13 +1,13 @@
 """Corpora of tables in files: JSON Lines, delimited values, Parquet."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Unpack
 
 from hubstore.corpus.columns import ColumnOptions, Columns
 from hubstore.corpus.corpus import Corpus, Refuse
-from hubstore.corpus.files import PathLike, paths_of
+from hubstore.corpus.files import File, PathLike, paths_of
 from hubstore.corpus.item import Item
 from hubstore.corpus.readers import Dialect, TableReader, kind_of, open_table
 from hubstore.corpus.rows import ItemMaker, Row
@@ -102,16 +102,14 @@ def read_parquet(
 
 
 def table_corpus(
-    files: Sequence[Path],
+    files: Sequence[File],
     kind: str | None,
     dialect: Dialect | None,
     limit: int | None,
     on_error: str,
     name: str | None,
     column_options: ColumnOptions,
-    *,
-    folder: Path | None = None,
-    split: str | None = None,
+    identity: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Corpus:
     """Make a corpus of tables that are read one after the other.
 
@@ -121,10 +119,9 @@ def table_corpus(
         dialect: how delimited values are read, where it was said.
         limit: most rows to read.
         on_error: "stop" or "skip".
-        name: what to call the corpus; None for the folder or the first file.
+        name: what to call the corpus; None for the first file.
         column_options: which columns to read.
-        folder: what the names of the files are relative to.
-        split: which files of the folder these are.
+        identity: says what the files are; None for their names and contents.
 
     Raises:
         CorpusError: the options contradict each other.
@@ -148,8 +145,7 @@ def table_corpus(
     def source() -> dict[str, Any]:
         return {
             "kind": next(iter(kinds)) if len(kinds) == 1 else "tables",
-            "files": file_identities(files, folder),
-            **({"split": split} if split else {}),
+            **({"files": file_identities(files)} if identity is None else identity()),
             "columns": columns.source(),
             **(chosen.source() if "csv" in kinds else {}),
             "limit": limit,
@@ -157,7 +153,7 @@ def table_corpus(
         }
 
     skips = on_error == "skip"
-    called = folder.name if folder else files[0].name + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+    called = files[0].name + (f" and {len(files) - 1} more" if len(files) > 1 else "")
     return Corpus(name or called, source, read, skips, None if skips or columns.media else seek)
 
 

@@ -69,7 +69,7 @@ def test_errors_name_the_row_and_the_columns(tmp_path, rows):
     Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
     with pytest.raises(CorpusError, match=r"^saved, row 34, column 'text': is null"):
         contents(read_dataset(tmp_path / "saved"))
-    with pytest.raises(CorpusError, match=r"no column 'body'; the columns are .*; name another with the option 'text'"):
+    with pytest.raises(CorpusError, match=r"no column 'body'; the columns are .*; name another with --text-column"):
         contents(read_dataset(tmp_path / "saved", text="body", id=None))
 
 
@@ -122,6 +122,33 @@ def test_a_dataset_on_a_hub_is_streamed_by_id_and_its_commit_recorded(tmp_path, 
     assert (source["id"], source["revision"], source["split"]) == ("owner/pairs", COMMIT, "test")
     assert error == "owner/pairs: has several splits; choose one of train, test"
     assert done.stderr == ""
+
+
+def test_tables_of_a_hub_are_read_as_files_are(tmp_path):
+    files = {
+        "data/train.csv": b"id,text\n001,1984\n002,NA\n",
+        "data/test.csv": b"id,text\n003,1e5\n",
+        "data/dev.csv": b'id,text\n4,"it is" late\n',
+    }
+    script = """
+        import json
+        from hubstore.corpus import open_corpus
+        items = []
+        for split, options in (("train", {}), ("test", {}), ("validation", {"quotes": False})):
+            corpus = open_corpus("owner/pairs", split=split, language_tag="en", **options)
+            items.append([(item.id, item.text) for item in corpus.items()])
+        late = open_corpus("owner/pairs", split="train", language_tag="en").batches(start=1)
+        items.append([batch["id"].to_pylist() for batch in late])
+        print(json.dumps(items))
+    """
+    with serve("owner/pairs", files) as address:
+        done = python(script, HF_ENDPOINT=address, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="0", NO_PROXY="127.0.0.1")
+    assert json.loads(done.stdout) == [
+        [["001", "1984"], ["002", "NA"]],
+        [["003", "1e5"]],
+        [["4", '"it is" late']],
+        [["002"]],
+    ]
 
 
 def test_an_id_that_cannot_be_reached_is_named(tmp_path):

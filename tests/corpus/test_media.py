@@ -244,3 +244,12 @@ def test_decoding_is_imported_only_where_something_is_decoded():
     script = "import sys, hubstore.corpus.media, hubstore.corpus.previews; print({'PIL', 'soundfile'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("data", [None, b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n"])
+def test_a_pointer_of_git_lfs_in_the_place_of_a_medium_is_named_as_such(tmp_path, data):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n")
+    for decode in (open_image, lambda media: open_sound(media, 8000)):
+        with pytest.raises(CorpusError, match=r"a\.png: is a pointer of Git LFS, and not the file itself"):
+            decode(Media(str(path), data))

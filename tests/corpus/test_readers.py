@@ -205,6 +205,29 @@ def test_a_pointer_of_git_lfs_is_named_as_such(tmp_path, name):
         contents(read_parallel({"en": path}) if name == "x.txt" else open_corpus(path, language_tag="en"))
 
 
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x.tsv", "plain.csv", "x.txt"])
+def test_a_line_that_is_not_utf8_is_left_out_alone(tmp_path, name):
+    path = tmp_path / name
+    lines = [b"id,text", b"1,one", b'2,"caf\xe9"', b"3,three", b'4,"four', b"and \xff", b'half"', b"5,five"]
+    if name == "x.jsonl":
+        lines = [b'{"id": "1", "text": "one"}', b'{"id": "2", "text": "caf\xe9"}', b'{"id": "3", "text": "three"}']
+    path.write_bytes(b"\n".join(lines).replace(b",", b"\t" if name == "x.tsv" else b",") + b"\n")
+    options = {"quotes": False} if name == "plain.csv" else {}
+
+    def read(on_error):
+        if name == "x.txt":
+            return read_parallel({"en": path}, on_error=on_error)
+        return open_corpus(path, language_tag="en", on_error=on_error, **options)
+
+    with pytest.raises(CorpusError, match=rf"{name}, line \d: byte \d+ of the line, 0xe9, is not UTF-8"):
+        contents(read("stop"))
+    corpus = read("skip")
+    names = [item["id"] for item in contents(corpus)]
+    expected = {"x.jsonl": ["1", "3"], "x.txt": [f"en:{n}" for n in (1, 2, 4, 5, 7, 8)], "plain.csv": list("1345")}
+    assert names == expected.get(name, list("135"))
+    assert sum("is not UTF-8" in message for message in corpus.skipped.messages) == (1 if name == "x.jsonl" else 2)
+
+
 # -- several files, splits
 
 

@@ -96,7 +96,7 @@ class Delimited:
             else:
                 remedy = "quote fields that hold the delimiter, or name another with --delimiter"
                 count = f"{len(fields)} fields" if len(fields) > 1 else "1 field"
-                self._refuse_row(f"{count}, but the header has {width}; {remedy}", self._number)
+                self._refuse_row(self._error(f"{count}, but the header has {width}; {remedy}"))
 
     def _read_header(self) -> list[str]:
         header = next(self._records, None)
@@ -117,7 +117,12 @@ class Delimited:
     def _fields(self) -> Iterator[list[str]]:
         """The fields of each line, where quotation marks are characters like others."""
         for number, line in self._lines:
-            text = decoded(line, self._file, number).removesuffix("\n").removesuffix("\r")
+            try:
+                text = decoded(line, self._file, number).removesuffix("\n").removesuffix("\r")
+            except CorpusError as error:
+                self._number += 1
+                self._refuse_row(error)
+                continue
             if text and (self._delimiter in text or len(self._header) < 2 or not text.isspace()):
                 yield text.split(self._delimiter)
 
@@ -126,16 +131,20 @@ class Delimited:
         reader = csv.reader(self._feed(), delimiter=self._delimiter, strict=True)
         record = self._record
         while True:
+            problem, refused = None, None
             try:
                 fields = next(reader, None)
-                problem = self._joined(fields) if len(record) > 1 and fields else None
+                problem = self._joined() if len(record) > 1 and fields else None
             except csv.Error as error:
                 problem = self._problem(str(error))
             except _TooLongError:
                 problem = f"a quotation mark opens a field that does not end within {_LONGEST:,} characters"
-            if problem is not None:
+            except CorpusError as error:  # a line that is not UTF-8
+                refused = error
+            if problem is not None or refused is not None:
                 self._number += 1
-                self._refuse_row(f"{problem}; double a quotation mark inside a quoted field, {_PLAIN}", self._number)
+                remedy = f"double a quotation mark inside a quoted field, {_PLAIN}"
+                self._refuse_row(refused or self._error(f"{problem}; {remedy}"))
                 self._again.extendleft(reversed(record[1:]))
                 record.clear()
                 reader = csv.reader(self._feed(), delimiter=self._delimiter, strict=True)
@@ -163,7 +172,7 @@ class Delimited:
                 raise _TooLongError
             yield line
 
-    def _joined(self, fields: list[str]) -> str | None:
+    def _joined(self) -> str | None:
         """Say where a row of several lines joins what are rows by themselves."""
         width = len(self._header)
         if self._quotes or width < 2:
@@ -188,8 +197,13 @@ class Delimited:
             return f"a quotation mark opens a field in {lines}, and text follows the one that closes it"
         return f"{lines} cannot be read: {message}"
 
-    def _refuse_row(self, problem: str, number: int) -> None:
+    def _error(self, problem: str) -> CorpusError:
         if not self._header:
-            raise CorpusError(f"{self._file}: the header cannot be read: {problem}")
+            return CorpusError(f"{self._file}: the header cannot be read: {problem}")
+        return CorpusError(f"{self._file.name}, row {self._number}: {problem}")
+
+    def _refuse_row(self, error: CorpusError) -> None:
+        if not self._header:
+            raise error  # nothing can be read without it
         self._refuse.count()
-        self._refuse(CorpusError(f"{self._file.name}, row {number}: {problem}"))
+        self._refuse(error)

@@ -64,9 +64,11 @@ class JsonLines:
                 self._number += 1
             if line.isspace():
                 continue
-            text = decoded(line, file, self._number)
             try:
-                values = json_object(text)
+                values = json_object(decoded(line, file, self._number))
+            except CorpusError as error:
+                self._refuse.count()
+                self._refuse(error)
             except ValueError as error:
                 self._refuse.count()
                 self._refuse(CorpusError(f"{name}, line {self._number}: {error}"))

@@ -15,23 +15,18 @@ from hubstore.errors import CorpusError
 _OPENERS: Final[dict[str, Callable[..., Any]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
-def read_lines(file: File, start: int = 0) -> Iterator[str]:
+def read_lines(file: File) -> Iterator[str]:
     r"""Read the lines of a UTF-8 file, compressed or not, without their ends.
 
     Lines end with `\n`, and a `\r` before it is dropped; no other character ends one. (Python's
     `splitlines`, and text files opened with universal newlines, also split at a lone `\r`, and some
     at U+0085 or U+2028, which stand inside real sentences and would shift all that follow.)
 
-    Args:
-        file: the file.
-        start: lines to pass over; they are not decoded.
-
     Raises:
         CorpusError: Naming the file and the line: it is not UTF-8, or its compressed data is damaged.
     """
     for number, line in enumerate(raw_lines(file), start=1):
-        if number > start:
-            yield decoded(line, file, number).removesuffix("\n").removesuffix("\r")
+        yield decoded(line, file, number).removesuffix("\n").removesuffix("\r")
 
 
 def raw_lines(file: File) -> Iterator[bytes]:
@@ -61,10 +56,15 @@ def decoded(line: bytes, file: File, number: int) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{file}, line {number}: byte {error.start + 1} of the line, 0x{error.object[error.start]:02x}, "
-            "is not UTF-8; convert the file to UTF-8"
-        ) from None
+        raise not_utf8(error, file, number) from None
+
+
+def not_utf8(error: UnicodeDecodeError, file: File, number: int) -> CorpusError:
+    """The error of a line that is not UTF-8."""
+    return CorpusError(
+        f"{file}, line {number}: byte {error.start + 1} of the line, 0x{error.object[error.start]:02x}, "
+        "is not UTF-8; convert the file to UTF-8"
+    )
 
 
 def _unpacked(raw: BinaryIO, name: str) -> BinaryIO:
