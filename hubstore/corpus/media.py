@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tarfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +14,7 @@ from hubstore.corpus.files import POINTER, is_tar, pointer_problem
 from hubstore.corpus.item import Media
 from hubstore.corpus.remote import RemoteFile, remote_bytes, remote_file, url_of
 from hubstore.errors import CorpusError, MissingDependencyError
+from hubstore.quiet import ignored_warnings
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,18 +72,28 @@ def open_image(media: Media) -> Image.Image:
         raise MissingDependencyError(NEEDED) from error
     data = media_bytes(media)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of odd metadata, which would name no file
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-                ImageOps.exif_transpose(image, in_place=True)
-                return _rgb(image)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        with ignored_warnings(), Image.open(io.BytesIO(data)) as image:  # of odd metadata, which would name no file
+            _check_pixels(image.size, Image.MAX_IMAGE_PIXELS, media.name)
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return _rgb(image)
+    except Image.DecompressionBombError as error:
         raise CorpusError(f"{media.name}: {_short(error)}; make the picture smaller, or leave it out") from None
+    except CorpusError:
+        raise
     except Exception as error:  # damaged pictures raise whatever their decoder trips over
         raise CorpusError(
             f"{media.name}: is no picture that can be read: {_short(error)}; check that the file is whole"
         ) from error
+
+
+def _check_pixels(size: tuple[int, int], most: int | None, name: str) -> None:
+    """Of what Pillow itself would only warn, up to twice as many pixels."""
+    if most is not None and size[0] * size[1] > most:
+        raise CorpusError(
+            f"{name}: its {size[0] * size[1]:,} pixels are more than the {most:,} that are safe to decode; make the "
+            "picture smaller, or leave it out"
+        )
 
 
 def open_sound(media: Media, rate: int) -> npt.NDArray[np.float32]:

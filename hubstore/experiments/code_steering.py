@@ -19,7 +19,6 @@ corrected for having picked the share. Programs are resampled whole.
 from __future__ import annotations
 
 import ast
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -46,6 +45,7 @@ from hubstore.experiments.steered import (
     random_directions,
 )
 from hubstore.experiments.verdict import Floats, Ints, mean_rows
+from hubstore.quiet import ignored_warnings
 from hubstore.steer import Continuation, Decoding, difference_of_tokens
 
 LAYER = 18
@@ -157,8 +157,7 @@ def arguments(continuation: str) -> tuple[str, ...] | None:
 
 def _parsed(expression: str) -> ast.expr | None:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what a model writes
+        with ignored_warnings():  # of what a model writes
             return ast.parse(expression, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
 from hubstore.lens import Encoded
+from hubstore.quiet import ignored_warnings
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,7 @@ class Source:
     @cached_property
     def tree(self) -> ast.Module:
         """Its syntax; SyntaxError where it is none."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "\\d" in a program of others is no concern of the user's
+        with ignored_warnings():  # "\\d" in a program of others is no concern of the user's
             return ast.parse(self.text)
 
     def span(self, node: ast.expr) -> tuple[int, int]:

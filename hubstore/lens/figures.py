@@ -10,7 +10,6 @@ import base64
 import hashlib
 import io
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hubstore.quiet import ignored_warnings
 from hubstore.report.images import require_matplotlib
 from hubstore.report.text import in_html, in_matplotlib, layer_label, number, visible
 
@@ -158,8 +158,7 @@ def png(shown: HeatMap) -> bytes:
     tokens, layers = len(shown.pieces), len(shown.layers)
     starts = range(0, tokens, COLUMNS)
     across = min(tokens, COLUMNS)
-    with matplotlib.rc_context({"font.family": _fonts()}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+    with matplotlib.rc_context({"font.family": _fonts()}), ignored_warnings("Glyph .* missing from"):
         size = (1.6 + 0.78 * across, len(starts) * (1.0 + 0.25 * layers) + 0.6)
         figure = Figure(figsize=size, dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)

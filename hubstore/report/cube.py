@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from hubstore.quiet import ignored_warnings
 
 Floats = npt.NDArray[np.float64]
 Pair = tuple[str, str]
@@ -60,6 +61,5 @@ class Cube:
 
 def mean_over(lines: Floats) -> Floats:
     """Mean over the first axis of the numbers that are there; NaN where none is."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # numpy warns of a mean of nothing
+    with ignored_warnings():  # numpy warns of a mean of nothing
         return np.asarray(np.nanmean(lines, axis=0))

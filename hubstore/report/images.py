@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import io
-import warnings
 from typing import Any
 
 import numpy as np
 
 from hubstore.errors import MissingDependencyError
+from hubstore.quiet import ignored_warnings
 from hubstore.report.figures import name_ticks, ticks_of
 from hubstore.report.plots import STYLES, Curve, Grid, Panel, Section
 from hubstore.report.text import in_matplotlib, layer_label
@@ -49,9 +49,7 @@ def png(section: Section) -> bytes:
     for place in axes[len(shown) :]:
         place.set_axis_off()
     target = io.BytesIO()
-    with warnings.catch_warnings():
-        # A language's name may be in a script that the font lacks; it is shown as boxes.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+    with ignored_warnings("Glyph .* missing from"):  # a language's name in a script that the font lacks: boxes
         figure.savefig(target, format="png", metadata={"Software": None}, pil_kwargs={"compress_level": 4})
     return target.getvalue()
 

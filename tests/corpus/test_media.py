@@ -112,7 +112,7 @@ def test_a_picture_that_would_be_too_large_is_refused_before_it_is_decoded():
     for side in (10_000, 60_000):  # what Pillow warns of, and what it refuses by itself
         header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
         bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
-        with pytest.raises(CorpusError, match=r"^bomb\.png: .*exceeds limit.*; make the picture smaller"):
+        with pytest.raises(CorpusError, match=r"^bomb\.png: .*(exceeds limit|safe to decode).*; make the picture"):
             open_image(Media("bomb.png", bomb))
 
 
