@@ -21,7 +21,16 @@ def resolve_device(device: str) -> torch.device:
         raise QueryError(f"device {device!r} was asked for, and PyTorch sees no CUDA device; use --device cpu")
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise QueryError(f"there is no device {device!r}; PyTorch sees {torch.cuda.device_count()} CUDA devices")
+    if resolved.type not in ("cpu", "cuda") and not _is_there(resolved):
+        raise QueryError(f"PyTorch cannot compute on {device!r} here; use auto, cpu, cuda or cuda:1")
     return resolved
+
+
+def _is_there(device: torch.device) -> bool:
+    try:
+        return torch.ones(1, device=device).tolist() == [1.0]
+    except (RuntimeError, AssertionError, NotImplementedError):  # of no such device, or of one without data
+        return False
 
 
 def current(device: torch.device) -> contextlib.AbstractContextManager[object]:

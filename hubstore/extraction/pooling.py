@@ -26,13 +26,12 @@ def pool(hidden: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
     spans = {"media": batch.media, "text": batch.text}.get(pooling)
     if spans is not None:
         return segment_mean(_rows(hidden, spans.rows)[None], spans.bounds[:-1], spans.bounds[1:])
-    first = batch.first + batch.skip
-    chosen = {"tokens": batch.token_rows, "last": batch.last, "first": first}.get(pooling)
+    chosen = {"tokens": batch.token_rows, "last": batch.last, "first": batch.first}.get(pooling)
     if chosen is not None:
         return _rows(hidden, chosen)
     if batch.packing is not None or hidden.is_cuda:
-        return segment_mean(hidden, first, batch.last + 1)
-    return _padded_mean(hidden, first, batch.last)
+        return segment_mean(hidden, batch.first, batch.last + 1)
+    return _padded_mean(hidden, batch.first, batch.last)
 
 
 def _rows(hidden: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:

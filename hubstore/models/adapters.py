@@ -19,6 +19,7 @@ from torch import nn
 from hubstore.errors import ModelError
 from hubstore.models.media import Adapter, MediaReader, processor_digest
 from hubstore.models.shortcuts import framed, quickened, skips_silence, without_levels
+from hubstore.models.special import NOTHING, Added
 
 FEATURES: Final[dict[str, str]] = {"image": "get_image_features", "audio": "get_audio_features"}
 INPUTS: Final[dict[str, str]] = {"pixel_values": "image", "input_features": "audio", "input_values": "audio"}
@@ -161,18 +162,21 @@ def _reader(
     decoder: bool = False,
 ) -> MediaReader:
     dtype = next(parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
+    added = Added.by(processor.tokenizer) if marker or decoder else NOTHING
     if modality == "image":
         quick, levels = quickened(processor), None
         left = without_levels(quick, dtype)
         if left is not None:
             quick, levels = framed(left[0]), left[1]
-        return MediaReader(modality, processor, marker, token_ids, dtype, decoder=decoder, quick=quick, levels=levels)
+        return MediaReader(
+            modality, processor, marker, token_ids, dtype, decoder=decoder, quick=quick, levels=levels, added=added
+        )
     extractor = getattr(processor, "feature_extractor", processor)
     samples, heard = None, False
     if modality == "audio" and not marker and "input_features" in getattr(extractor, "model_input_names", ()):
         samples = getattr(extractor, "n_samples", None) or getattr(extractor, "nb_max_samples", None)
         heard = skips_silence(extractor)
-    return MediaReader(modality, processor, marker, token_ids, dtype, samples, decoder, heard=heard)
+    return MediaReader(modality, processor, marker, token_ids, dtype, samples, decoder, heard=heard, added=added)
 
 
 def _adapter(

@@ -75,12 +75,11 @@ class Batch:
         inputs: the model's arguments. Of texts: "input_ids", int64 [items, length], packed [1, tokens];
             "attention_mask", 1 where a token is, unless nothing must be masked; "position_ids", where the model is
             told them. Of pictures and sounds: what their processor made.
-        first: int64 [items]: row of each item's first token.
+        first: int64 [items]: row of each item's first token after the special ones that a causal model begins with.
         last: int64 [items]: row of each item's last token.
         token_rows: int64 [tokens]: rows that hold tokens, item after item.
         item_places: int64 [items]: where the items' pooled rows go.
         token_places: int64 [tokens]: where the tokens' rows go.
-        skip: leading special tokens that `first` and `mean` leave out.
         packing: where the items lie in a packed batch; None for a padded one.
         modality: of all its items.
         media: the tokens of each picture or sound; None in a batch of texts.
@@ -93,7 +92,6 @@ class Batch:
     token_rows: torch.Tensor
     item_places: torch.Tensor
     token_places: torch.Tensor
-    skip: int
     packing: Packing | None = None
     modality: str = "text"
     media: Spans | None = None
@@ -123,7 +121,6 @@ class HostBatch:
         arrays: int64, by the names of `Batch`'s fields and inputs; of a packed batch also its "bounds", of spans
             "media.rows" and so on.
         lengths: of a packed batch, its items' and fillers'; else None.
-        skip: leading special tokens that `first` and `mean` leave out.
         given: tokens that the model is given, padding and fillers included.
         tensors: the inputs of pictures and sounds, which go to the device each by itself.
         modality: of all its items.
@@ -134,7 +131,6 @@ class HostBatch:
 
     arrays: Mapping[str, Integers]
     lengths: tuple[int, ...] | None
-    skip: int
     given: int
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
     modality: str = "text"
@@ -191,7 +187,6 @@ class HostBatch:
         return Batch(
             inputs,
             **fields,  # the names are ROWS
-            skip=self.skip,
             packing=packing,
             modality=self.modality,
             media=spans.get("media"),
@@ -209,20 +204,30 @@ def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 def tokenize(model: Model, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
     """Token ids of each text with the model's special tokens, and whether it was cut to `max_tokens`.
 
+    A text or template that begins or ends with the special tokens that the tokenizer adds has them once. Others are
+    tokens like any.
+
     Raises:
-        ModelError: a text has no token at all.
+        ModelError: a text has no token at all, or one that the model has no embedding for.
     """
+    texts = [model.added.without(text) for text in texts]
     # A tokenizer warns of every text beyond the model's context; hubstore counts and reports them itself.
     options: dict[str, Any] = {"padding": False, "return_attention_mask": False, "verbose": False}
-    whole = model.tokenizer(list(texts), truncation=False, **options)["input_ids"]
+    whole = model.tokenizer(texts, truncation=False, **options)["input_ids"]
     cut = [len(ids) > max_tokens for ids in whole]
     if any(cut):
         long = [text for text, is_cut in zip(texts, cut, strict=True) if is_cut]
         short = iter(model.tokenizer(long, truncation=True, max_length=max_tokens, **options)["input_ids"])
         whole = [next(short) if is_cut else ids for ids, is_cut in zip(whole, cut, strict=True)]
     for text, ids in zip(texts, whole, strict=True):
-        if len(ids) <= model.leading_special:
+        if len(ids) <= model.leading_special(ids):
             raise ModelError(f"the tokenizer makes no token of {text[:80]!r}; leave the item out")
+        if model.has_tokens_beyond and max(ids) >= (model.rows or 0):
+            token = model.tokenizer.convert_ids_to_tokens(max(ids))
+            raise ModelError(
+                f"{text[:80]!r} holds the token {token!r} ({max(ids)}), beyond the {model.rows:,} embeddings of "
+                f"{model.identity['id']}; leave the item out"
+            )
     return whole, cut
 
 
@@ -267,9 +272,10 @@ def pad(
         arrays["attention_mask"] = mask.astype(np.int64)
     if explicit_positions and model.takes_position_ids:
         arrays["position_ids"] = np.clip(mask.cumsum(axis=1) - 1, 0, None)
-    first = np.arange(len(lengths)) * width + start
-    arrays |= {"first": first, "last": first + lengths - 1, "token_rows": np.flatnonzero(mask)}
-    return HostBatch(placed_in_order(arrays), None, model.leading_special, ids.size)
+    begin = np.arange(len(lengths)) * width + start
+    first = begin + [model.leading_special(of_item) for of_item in token_ids]
+    arrays |= {"first": first, "last": begin + lengths - 1, "token_rows": np.flatnonzero(mask)}
+    return HostBatch(placed_in_order(arrays), None, ids.size)
 
 
 def pack(
@@ -300,12 +306,12 @@ def pack(
     arrays = {
         "input_ids": ids,
         "position_ids": positions[None],
-        "first": bounds[: len(lengths)],
+        "first": bounds[: len(lengths)] + [model.leading_special(of_item) for of_item in token_ids],
         "last": bounds[1 : len(lengths) + 1] - 1,
         "token_rows": np.arange(tokens),
         "bounds": bounds,
     }
-    return HostBatch(placed_in_order(arrays), tuple(every.tolist()), model.leading_special, ids.size)
+    return HostBatch(placed_in_order(arrays), tuple(every.tolist()), ids.size)
 
 
 def _joined(token_ids: Sequence[Sequence[int]]) -> Integers:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +13,15 @@ import torch
 import transformers
 from torch import nn
 
+from hubstore.devices import resolve_device
 from hubstore.errors import MissingDependencyError, ModelError
 from hubstore.models.adapters import Stack, find_stack, media_modalities
 from hubstore.models.blocks import find_blocks
+from hubstore.models.checkpoint import pretrained, pretrained_config, pretrained_model, require_weights
 from hubstore.models.head import find_head
-from hubstore.models.model import Kind, Model
-from hubstore.models.unchanged import Restorer
+from hubstore.models.kind import find_kind
+from hubstore.models.model import Model
+from hubstore.models.special import embedding_rows, require_embeddings
 
 HOST_BYTES = 64 << 20
 """Of weights on a GPU, read at once for their digest."""
@@ -55,45 +56,34 @@ def load_model(
         head: load final norm and unembedding too, which the lens, steering and generation need.
 
     Raises:
-        ModelError: nothing loadable is there, it is no model that hubstore reads, or a head is asked for and it has
-            none.
+        ModelError: nothing loadable is there, weights are missing, it is no model that hubstore reads, a head is asked
+            for and it has none, or the device has no room for it.
+        QueryError: there is no such device.
     """
-    on = torch.device(_default_device() if device == "auto" else device)
+    on = resolve_device(device)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    with _quiet_transformers():
-        try:
-            loaded = _auto_class(name, head, options).from_pretrained(
-                name,
-                dtype=_compute_dtype(dtype, on),
-                **({"attn_implementation": attention} if attention else {}),
-                **options,
-            )
-            tokenizer, processor = _read_with(name, loaded.base_model if head else loaded, stack, options)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            if isinstance(error, ModelError):
-                raise
-            raise ModelError(
-                f"{name!r} could not be loaded as a model: {_first_line(error)} (give a folder with config.json, "
-                "weights, and tokenizer or processor, or the id of a model on a hub you can reach)"
-            ) from error
-    model = wrap_model(
-        loaded.base_model if head else loaded,
-        tokenizer,
-        name=name,
-        revision=revision,
-        device=on,
-        language_model=loaded if head else None,
-        processor=processor,
-        stack=stack,
+    loaded, keys = pretrained_model(
+        _auto_class(name, head, options),
+        name,
+        dtype=_compute_dtype(dtype, on),
+        **({"attn_implementation": attention} if attention else {}),
+        **options,
     )
+    trunk = loaded.base_model if head else loaded
+    tokenizer, processor = _read_with(name, trunk, options)
+    found = find_stack(trunk, processor, name, stack)
+    read = [loaded] if head else [found.trunk, *(adapter.whole for adapter in found.adapters.values())]
+    require_weights(name, loaded, keys, read, pooled=bool(found.joint))
+    model = _model(found, trunk, tokenizer, name, revision, on, loaded if head else None, stack)
     for other in also:
-        model = _joined(model, load_model(other, dtype=dtype, device=device, attention=attention))
+        joined = load_model(other, dtype=dtype, device=device, attention=attention, trust_remote_code=trust_remote_code)
+        model = _joined(model, joined)
     return model
 
 
 def _auto_class(name: str, head: bool, options: Mapping[str, Any]) -> Any:
     """The class of transformers that loads the model, with its head or without."""
-    config = transformers.AutoConfig.from_pretrained(name, **options)
+    config = pretrained_config(name, **options)
     if getattr(config, "is_encoder_decoder", False) and not _hears(config):
         raise ModelError(
             f"{name} is an encoder-decoder ({config.model_type}); hubstore reads text through encoders and "
@@ -111,16 +101,16 @@ def _hears(config: Any) -> bool:
     return getattr(transformers.MODEL_MAPPING.get(type(config), None), "main_input_name", "") == "input_features"
 
 
-def _read_with(name: str, trunk: Any, stack: str | None, options: Mapping[str, Any]) -> tuple[Any, Any]:
+def _read_with(name: str, trunk: Any, options: Mapping[str, Any]) -> tuple[Any, Any]:
     """Tokenizer and processor, as far as the model has use for them."""
     if not media_modalities(trunk):
-        return transformers.AutoTokenizer.from_pretrained(name, **options), None
+        return pretrained(transformers.AutoTokenizer, name, **options), None
     try:
         import PIL  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(f"{name} reads pictures or sounds; pip install 'hubstore[media]'") from error
     # transformers' own choice depends on what is installed, and pixels on it.
-    processor = transformers.AutoProcessor.from_pretrained(name, backend="pil", **options)
+    processor = pretrained(transformers.AutoProcessor, name, backend="pil", **options)
     return getattr(processor, "tokenizer", None), processor
 
 
@@ -146,10 +136,36 @@ def wrap_model(
         language_model: the whole causal model that the trunk is part of, for its head; None for a model without.
         processor: what makes the inputs of a model that reads pictures or sounds.
         stack: see `load_model`.
+
+    Raises:
+        ModelError: it is no model of transformers, or none that hubstore reads.
+        QueryError: there is no such device.
     """
+    if not hasattr(getattr(trunk, "config", None), "model_type"):
+        raise ModelError(f"{name} ({type(trunk).__name__}) is no model of transformers; it has no configuration")
     found = find_stack(trunk, processor, name, stack)
+    return _model(found, trunk, tokenizer, name, revision, resolve_device(str(device)), language_model, stack)
+
+
+def _model(
+    found: Stack,
+    trunk: Any,
+    tokenizer: Any,
+    name: str,
+    revision: str | None,
+    device: torch.device,
+    language_model: Any,
+    stack: str | None,
+) -> Model:
+    """A `Model` of a stack of blocks that was found in a trunk."""
     blocks = nn.ModuleList() if found.joint else find_blocks(found.trunk)
     config = found.trunk.config
+    width = found.width or getattr(config, "hidden_size", None)
+    if not isinstance(width, int):
+        raise ModelError(f"{name} ({type(trunk).__name__}) has hidden states of no one width; use another model")
+    rows = embedding_rows(found.trunk) if found.text else None
+    if found.text and tokenizer is not None:
+        require_embeddings(name, tokenizer, rows)
     identity = {
         "id": Path(name).name if Path(name).is_dir() else name,
         "source": str(Path(name).resolve()) if Path(name).is_dir() else name,
@@ -157,7 +173,7 @@ def wrap_model(
         "class": type(trunk).__name__,
         "type": trunk.config.model_type,
         "blocks": len(blocks),
-        "width": found.width or int(config.hidden_size),
+        "width": width,
         "dtype": str(next(trunk.parameters()).dtype).removeprefix("torch."),
         "attention": getattr(config, "_attn_implementation", None),
         "weights": weights_digest(found.trunk),
@@ -167,12 +183,14 @@ def wrap_model(
     }
     if stack is not None:
         identity["stack"] = stack
+    if any(type(part).__module__.startswith("transformers_modules") for part in (trunk, trunk.config, tokenizer)):
+        identity["remote_code"] = True
     if found.adapters:
         identity["media"] = _media_identity(found)
     for module in (trunk, language_model):
         if module is not None:
-            module.eval().to(device).requires_grad_(False)
-    kind = _kind(found)
+            _move(module.eval(), device, name).requires_grad_(False)
+    kind = find_kind(found, name, rows)
     if language_model is not None and kind != "causal":
         raise ModelError(f"{name} is an encoder: it has no next token to read or to steer; use a causal language model")
     head = None if language_model is None else find_head(language_model, found.trunk, blocks)
@@ -186,6 +204,20 @@ def wrap_model(
         found.adapters,
         found.joint,
     )
+
+
+def _move(module: Any, device: torch.device, name: str) -> Any:
+    """The module on the device; where there is no room, it goes back whole."""
+    before = next(module.parameters()).device
+    try:
+        return module.to(device)
+    except torch.OutOfMemoryError as error:
+        module.to(before)
+        size = sum(tensor.nbytes for tensor in module.state_dict().values())
+        raise ModelError(
+            f"{name} needs {size / 2**30:.1f} GiB, which {device} does not have free; use --model-dtype bfloat16, "
+            "another --device, or --device cpu"
+        ) from error
 
 
 def _media_identity(stack: Stack) -> dict[str, dict[str, Any]]:
@@ -218,6 +250,7 @@ def _joined(model: Model, other: Model) -> Model:
         **ours,
         "media": {**ours.get("media", {}), **theirs["media"]},
         "also": [*ours.get("also", []), theirs["source"]],
+        **({"remote_code": True} if theirs.get("remote_code") else {}),
     }
     return replace(model, identity=identity, adapters={**model.adapters, **other.adapters})
 
@@ -256,70 +289,12 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _kind(stack: Stack) -> Kind:
-    """Whether a token's state depends on later ones: change the last of eight tokens, and see whether others move."""
-    if not stack.text or stack.joint:
-        return "causal" if any(adapter.reader.decoder for adapter in stack.adapters.values()) else "encoder"
-    trunk = stack.trunk
-    embeddings = trunk.get_input_embeddings()
-    vocabulary = int(embeddings.weight.shape[0])
-    ids = torch.arange(8).remainder(vocabulary).add(min(16, vocabulary // 2)).remainder(vocabulary)[None]
-    other = ids.clone()
-    other[0, -1] = (ids[0, -1] + 1) % vocabulary
-    both = torch.cat([ids, other]).to(next(trunk.parameters()).device)
-    restorer = Restorer(trunk)
-    try:
-        with torch.inference_mode():
-            states = trunk(input_ids=both, attention_mask=torch.ones_like(both)).last_hidden_state.float()
-            moved = float((states[0, :-1] - states[1, :-1]).norm() / states[0, :-1].norm())
-            restorer.restore()
-        # In a causal model nothing at all moves but for rounding; in a random, tiny encoder it moves by 1e-5. A
-        # mixture's experts round otherwise where they get other tokens: what its last token passes on is still zero.
-        if moved < 1e-6 or (moved < 0.5 and _passes_nothing_back(trunk, embeddings, both[:1])):
-            return "causal"
-    except Exception as error:  # whatever a model's own code raises
-        raise ModelError(
-            f"{type(trunk).__name__} cannot be run on eight tokens ({type(error).__name__}: {_first_line(error)}); "
-            "hubstore cannot read it as it is: use another model"
-        ) from error
-    finally:
-        restorer.restore()
-    return "encoder"
-
-
-def _passes_nothing_back(trunk: Any, embeddings: nn.Module, ids: torch.Tensor) -> bool:
-    """Whether the gradient of all states but the last, by the last token's embedding, is zero; exact in any dtype."""
-    embedded: list[torch.Tensor] = []
-
-    def watch(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-        embedded.append(output.detach().requires_grad_())
-        return embedded[-1]
-
-    handle = embeddings.register_forward_hook(watch)
-    try:
-        with torch.enable_grad():
-            states = trunk(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, :-1].float()
-            (gradient,) = torch.autograd.grad(
-                (states * torch.linspace(1, 2, states.shape[-1]).to(states)).sum(), embedded[:1]
-            )
-    except Exception:  # a kernel that has no gradient, or embeddings that give something else
-        return False
-    finally:
-        handle.remove()
-    passed = gradient.float().norm(dim=-1)[0]
-    return bool(passed[-1] <= 1e-7 * passed.sum()) and bool(passed.sum() > 0)
-
-
 def devices_of(device: str) -> tuple[str, ...]:
     """The devices that a user names: "cuda:0,cuda:1", or "auto" for every GPU there is, else the CPU."""
     if device != "auto":
         return tuple(part.strip() for part in device.split(","))
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return tuple(f"cuda:{number}" for number in range(count)) if count > 1 else (_default_device(),)
-
-
-def _default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return tuple(f"cuda:{number}" for number in range(count)) if count > 1 else (str(resolve_device(device)),)
 
 
 def _compute_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
@@ -330,28 +305,3 @@ def _compute_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
     found = getattr(torch, dtype)
     assert isinstance(found, torch.dtype)
     return found
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-class _quiet_transformers:  # noqa: N801 - reads as a with statement
-    """No progress bars or advice from transformers while a model loads; warnings go back as they were."""
-
-    def __enter__(self) -> None:
-        self._level = transformers.logging.get_verbosity()
-        self._bars = transformers.logging.is_progress_bar_enabled()
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-
-    def __exit__(self, *error: object) -> None:
-        self._warnings.__exit__(None, None, None)
-        transformers.logging.set_verbosity(self._level)
-        if self._bars:
-            transformers.logging.enable_progress_bar()

@@ -20,6 +20,7 @@ import torch
 from hubstore.errors import ModelError
 from hubstore.models.batch import HostBatch, Integers, placed_in_order
 from hubstore.models.shortcuts import PIXELS, Levels, extract_heard
+from hubstore.models.special import NOTHING, Added
 
 MEDIA: Final = "{media}"
 TEXT: Final = "{text}"
@@ -68,6 +69,7 @@ class MediaReader:
         quick: what pictures go through in the processor's place, to the same effect; None for the processor itself.
         levels: what is left to the device of a picture's processing; None where the processor does all of it.
         heard: whether a sound is processed only as far as there is sound; see `extract_heard`.
+        added: the special tokens that its tokenizer puts around a prompt.
     """
 
     modality: str
@@ -80,6 +82,7 @@ class MediaReader:
     quick: Any = None
     levels: Levels | None = None
     heard: bool = False
+    added: Added = NOTHING
 
     @property
     def takes_text(self) -> bool:
@@ -110,13 +113,13 @@ class MediaReader:
         truncated = self.samples is not None and len(medium) > self.samples
         if truncated:
             medium = medium[: self.samples]  # some processors would draw a part at random
-        prompt = template.replace(TEXT, text).replace(MEDIA, self.marker)
+        prompt = self.added.without(template.replace(TEXT, text).replace(MEDIA, self.marker))
         given = dict(self._process(medium, prompt))
         for name in DROPPED:
             given.pop(name, None)
         tensors = {name: _tensor(value, self.dtype) for name, value in given.items()}
         if self.decoder:
-            ids = self.processor.tokenizer(text)["input_ids"]
+            ids = self.processor.tokenizer(self.added.without(text))["input_ids"]
             tensors = {"input_features": tensors["input_features"], "decoder_input_ids": torch.tensor([ids])}
             return MediaInputs(tensors, length=len(ids), truncated=truncated)
         if "input_ids" not in tensors:
@@ -214,25 +217,22 @@ def collate_media(adapter: Adapter, items: Sequence[MediaInputs], pad_id: int, b
     elif "decoder_input_ids" in tensors:
         tensors["decoder_attention_mask"] = torch.arange(width)[None] < torch.from_numpy(lengths)[:, None]
     start = np.arange(len(items), dtype=np.int64) * width
-    skip = int(
-        bos_id is not None
-        and "input_ids" in tensors
-        and all(int(item.tensors["input_ids"][0, 0]) == bos_id for item in items)
-    )
+    begins = [item.tensors["input_ids"][0, 0] if "input_ids" in tensors else None for item in items]
+    skip = np.array([bos_id is not None and begin is not None and int(begin) == bos_id for begin in begins], np.int64)
     arrays: dict[str, Any] = {
-        "first": start,
+        "first": start + skip,
         "last": start + lengths - 1,
         "token_rows": _rows(start, [[(0, int(length))] for length in lengths])[0],
     }
     if any(item.media for item in items):
-        every = [[(skip, int(length))] for length in lengths]
-        beside = [_beside(item.media, skip, int(length)) for item, length in zip(items, lengths, strict=True)]
+        own = list(zip(skip.tolist(), lengths.tolist(), strict=True))
+        every = [[bounds] for bounds in own]
+        beside = [_beside(item.media, *bounds) for item, bounds in zip(items, own, strict=True)]
         for name, ranges in (("media", [item.media for item in items]), ("text", beside)):
-            arrays |= _spans(name, start, [own or whole for own, whole in zip(ranges, every, strict=True)])
+            arrays |= _spans(name, start, [found or whole for found, whole in zip(ranges, every, strict=True)])
     return HostBatch(
         placed_in_order(arrays),
         None,
-        skip,
         len(items) * width,
         tensors=tensors,
         modality=adapter.reader.modality,

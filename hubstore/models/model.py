@@ -15,6 +15,7 @@ from hubstore.errors import ModelError
 from hubstore.models.batch import HostBatch
 from hubstore.models.head import Head
 from hubstore.models.media import Adapter, MediaInputs, collate_media
+from hubstore.models.special import Added, embedding_rows, position_limits
 
 Kind = Literal["encoder", "causal"]
 
@@ -83,23 +84,40 @@ class Model:
         """Blocks of the whole model."""
         return int(self.identity["blocks"])
 
+    @property
+    def _text_part(self) -> Any:
+        """The module whose blocks see texts."""
+        return getattr(self.trunk, "text_model", self.trunk) if self.joint else self.trunk
+
     @cached_property
     def max_tokens(self) -> int:
         """The longest sequence it takes, special tokens included."""
-        config = self.trunk.config
-        config = getattr(config, "text_config", None) or config
+        config = self._text_part.config
         limits = [
-            getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or UNBOUNDED,
-            getattr(self.tokenizer, "model_max_length", None) or UNBOUNDED,
+            getattr(config, "max_position_embeddings", None),
+            getattr(config, "n_positions", None),
+            getattr(self.tokenizer, "model_max_length", None),
+            *(position_limits(self._text_part) if self.tokenizer is not None else ()),
         ]
-        return int(min(limits))
+        # Some write -1 or 0 where they know no limit.
+        return int(min([UNBOUNDED, *(one for one in limits if isinstance(one, int | float) and one >= 1)]))
+
+    @cached_property
+    def rows(self) -> int | None:
+        """How many tokens it has an embedding for; None where it has no table of them."""
+        return embedding_rows(self._text_part)
+
+    @cached_property
+    def has_tokens_beyond(self) -> bool:
+        """Whether its tokenizer has tokens, special ones, that it has no embedding for."""
+        return self.rows is not None and max(self.tokenizer.get_vocab().values(), default=0) >= self.rows
 
     @cached_property
     def pad_id(self) -> int:
         """A token id to pad with; masked wherever it stands."""
         for name in ("pad_token_id", "eos_token_id"):
             value = getattr(self.tokenizer, name, None)
-            if value is not None:
+            if value is not None and (self.rows is None or value < self.rows):
                 return int(value)
         return 0
 
@@ -111,12 +129,15 @@ class Model:
         return self.max_tokens
 
     @cached_property
-    def leading_special(self) -> int:
-        """Special tokens before the text of a causal model (its BOS): one state, the same for every item."""
-        if self.kind != "causal":
+    def added(self) -> Added:
+        """The special tokens that its tokenizer puts around every text."""
+        return Added.by(self.tokenizer)
+
+    def leading_special(self, ids: Sequence[int]) -> int:
+        """Special tokens before the text of a causal model (its BOS), which have one state in every item."""
+        if self.kind != "causal" or self.tokenizer is None:
             return 0
-        bos = getattr(self.tokenizer, "bos_token_id", None)
-        return int(bos is not None and self.tokenizer("a")["input_ids"][:1] == [bos])
+        return self.added.leading(ids, self.tokenizer.bos_token_id)
 
     @cached_property
     def takes_position_ids(self) -> bool:

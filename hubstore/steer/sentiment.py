@@ -13,8 +13,9 @@ import numpy as np
 import torch
 import transformers
 
-from hubstore.errors import ModelError, SteeringError
+from hubstore.errors import SteeringError
 from hubstore.extraction.members import batch_members
+from hubstore.models.checkpoint import pretrained, pretrained_config, pretrained_model, require_weights
 from hubstore.steer.directions import BATCH_TOKENS
 
 UNSPACED = re.compile(
@@ -114,11 +115,10 @@ class Classifier:
     """
 
     def __init__(self, name: str, scores: Mapping[str, float] | None = None, device: str = "cpu") -> None:
-        try:
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-            model = transformers.AutoModelForSequenceClassification.from_pretrained(name)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ModelError(f"{name!r} could not be loaded as a sequence classifier: {error}") from error
+        pretrained_config(name)
+        self._tokenizer = pretrained(transformers.AutoTokenizer, name)
+        model, keys = pretrained_model(transformers.AutoModelForSequenceClassification, name)
+        require_weights(name, model, keys, [model], pooled=True)
         self._model = model.eval().to(device)
         labels = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
         known = scores if scores is not None else POLARITY

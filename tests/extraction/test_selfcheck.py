@@ -279,7 +279,7 @@ def test_what_a_models_own_code_raises_names_the_model_and_the_remedy(tmp_path):
     with pytest.raises(ModelError, match=r"needy cannot be run on text items: KeyError: 'bbox'; .*use another model"):
         extract(corpus(3, 20), model, tmp_path / "x.hub", SETTINGS)
     raising = type("Raises", (transformers.BertModel,), {"forward": lambda self, **options: {}["bbox"]})
-    with pytest.raises(ModelError, match="Raises cannot be run on eight tokens"):
+    with pytest.raises(ModelError, match=r"needy \(Raises\) cannot be run on eight tokens"):
         wrap_model(raising(FAMILIES["bert"][0]()), tiny_tokenizer("encoder"), name="needy")
 
 

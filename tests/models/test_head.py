@@ -63,7 +63,7 @@ def test_scale_and_softcap_are_part_of_the_head():
 
 
 def test_an_encoder_has_no_head_to_load(tmp_path):
-    with pytest.raises(ModelError, match="is an encoder"):
+    with pytest.raises(ModelError, match=r"saved without its head: cls\.predictions.* need a causal language model"):
         load_model(str(save_tiny_model("bert", tmp_path)), device="cpu", head=True)
 
 

@@ -52,7 +52,7 @@ def test_a_prompt_goes_with_the_medium_and_its_tokens_are_known(name):
     for start, stop in prompted.media:
         inside[start:stop] = True
     torch.testing.assert_close(states["media"][0], states["tokens"][inside].mean(0), rtol=1e-4, atol=1e-5)
-    inside[: batch.skip] = True
+    inside[: int(batch.first[0])] = True
     torch.testing.assert_close(states["text"][0], states["tokens"][~inside].mean(0), rtol=1e-4, atol=1e-5)
 
 

@@ -79,7 +79,7 @@ def test_a_classifiers_sentiment_is_the_expected_score_of_its_label(classifier):
     assert counted([]) == []
     with pytest.raises(SteeringError, match="are Negative, Neutral, Positive; say with `scores`"):
         Classifier(str(classifier), {"good": 1.0})
-    with pytest.raises(ModelError, match="could not be loaded as a sequence classifier"):
+    with pytest.raises(ModelError, match="could not be loaded as a model: there is no such folder"):
         Classifier(str(classifier / "none"))
 
 
