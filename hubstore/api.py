@@ -30,9 +30,19 @@ from hubstore.store import Problem, StoreReader, verify
 class Store(StoreReader):
     """A store opened for reading, with everything that can be asked of it."""
 
-    def model(self, source: str | None = None, device: str = "auto", *, head: bool = False) -> Model:
-        """The store's model, loaded from where it was at extraction or from `source`; with its head where `head`."""
-        return load_model_of(self, source, device, head=head)
+    def model(
+        self,
+        source: str | None = None,
+        device: str = "auto",
+        *,
+        head: bool = False,
+        trust_remote_code: bool = False,
+    ) -> Model:
+        """The store's model, loaded from where it was at extraction or from `source`; with its head where `head`.
+
+        Code that comes with it is run only where `trust_remote_code` says so, whatever was said at extraction.
+        """
+        return load_model_of(self, source, device, head=head, trust_remote_code=trust_remote_code)
 
     def index(
         self,
@@ -67,6 +77,7 @@ class Store(StoreReader):
         layers: Sequence[str | int] | None = None,
         pooling: str | None = None,
         model: Model | str | None = None,
+        trust_remote_code: bool = False,
         engine: str = "local",
         address: str | None = None,
         device: str = "auto",
@@ -84,6 +95,7 @@ class Store(StoreReader):
             layers: all by default.
             pooling: the store's first by default.
             model: a model that is loaded already, or where to load it from.
+            trust_remote_code: run the code that comes with the model; see `hubstore.load_model`.
             engine: "local", or "ray": exactly, by a cluster whose actors have ranges of the rows.
             address: of the Ray cluster; see `hubstore.engines.cluster.connected`.
             device: where to search: "auto", "cpu" or "cuda".
@@ -97,7 +109,9 @@ class Store(StoreReader):
             names = [self.layer_name(layer) for layer in (self.layers if layers is None else layers)]
 
             def encoder(given: Sequence[Item]) -> Mapping[str, torch.Tensor]:
-                loaded = model if isinstance(model, Model) else self.model(model)
+                loaded = model
+                if not isinstance(loaded, Model):
+                    loaded = self.model(loaded, trust_remote_code=trust_remote_code)
                 return encode(self, loaded, given, names, self.pooling_name(pooling))
 
         ask = functools.partial(
@@ -178,13 +192,16 @@ class Store(StoreReader):
         """A map of a sample of items at each layer, by PCA or UMAP; see `hubstore.analysis.projection`."""
         return analysis.projection(self, **options)
 
-    def keep_lens(self, model: Model | str | None = None) -> None:
+    def keep_lens(self, model: Model | str | None = None, *, trust_remote_code: bool = False) -> None:
         """Keep the model's unembedding, final norm and tokenizer in the store, so that a lens needs no model.
 
         Args:
             model: loaded with its head, or where to load it from; by default from where it was at extraction.
+            trust_remote_code: run the code that comes with the model; see `hubstore.load_model`.
         """
-        keep_lens(self, model if isinstance(model, Model) else self.model(model, "cpu", head=True))
+        if not isinstance(model, Model):
+            model = self.model(model, "cpu", head=True, trust_remote_code=trust_remote_code)
+        keep_lens(self, model)
 
     def lens(
         self,
@@ -243,6 +260,7 @@ def extract(
     model_dtype: str = "auto",
     also: Sequence[str] = (),
     stack: str | None = None,
+    trust_remote_code: bool = False,
     with_lens: bool = False,
     watch: Watch | None = None,
     engine: str = "local",
@@ -262,6 +280,8 @@ def extract(
         model_dtype: "auto", "float32", "float16" or "bfloat16".
         also: further models over the same language model, which read other modalities; see `load_model`.
         stack: which of a model's stacks of blocks, where it has several; see `load_model`.
+        trust_remote_code: run the code that comes with the model; only for models whose authors you trust. The store
+            records that it did, and every later use of the model must say so again.
         with_lens: keep the unembedding in the store too, so that a lens needs no model. A loaded model must have its
             head.
         watch: called as the run goes.
@@ -281,7 +301,15 @@ def extract(
         _refuse_loaded(engine, model)
         loaded = model
     else:
-        load = functools.partial(_load, source=model, dtype=model_dtype, head=with_lens, also=tuple(also), stack=stack)
+        load = functools.partial(
+            _load,
+            source=model,
+            dtype=model_dtype,
+            head=with_lens,
+            also=tuple(also),
+            stack=stack,
+            trust_remote_code=trust_remote_code,
+        )
         loaded, others = _on_first(device, load)
         again = functools.partial(load, source=loaded.identity["source"], also=tuple(loaded.identity.get("also", ())))
         dealing = extraction_engine(engine, address, again, others)
@@ -299,6 +327,7 @@ def append(
     path: str | Location,
     *,
     model: Model | str | None = None,
+    trust_remote_code: bool = False,
     device: str | Sequence[str] = "auto",
     watch: Watch | None = None,
     engine: str = "local",
@@ -311,7 +340,7 @@ def append(
         _refuse_loaded(engine, model)
         loaded = model
     else:
-        load = functools.partial(_load_again, path=location(path).absolute(), source=model)
+        load = functools.partial(_load_again, path=location(path).absolute(), source=model, trust=trust_remote_code)
         loaded, others = _on_first(device, load)
         dealing = extraction_engine(engine, address, functools.partial(load, source=loaded.identity["source"]), others)
     append_items(_corpus(corpus), loaded, path, watch=watch, engine=dealing)
@@ -336,8 +365,8 @@ def _load(device: str, source: str, **options: Any) -> Model:
     return load_model(source, device=device, **options)
 
 
-def _load_again(device: str, path: Location, source: str | None) -> Model:
-    return load_model_of(StoreReader(path), source, device)
+def _load_again(device: str, path: Location, source: str | None, trust: bool) -> Model:
+    return load_model_of(StoreReader(path), source, device, trust_remote_code=trust)
 
 
 def _corpus(corpus: Corpus | str | Path) -> Corpus:

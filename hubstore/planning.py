@@ -41,6 +41,7 @@ def plan(
     model_dtype: str = "auto",
     also: Sequence[str] = (),
     stack: str | None = None,
+    trust_remote_code: bool = False,
     folder: str | Path | None = ".",
     again: bool = False,
     **settings: Any,
@@ -54,6 +55,7 @@ def plan(
         model_dtype: "auto", "float32", "float16" or "bfloat16".
         also: further models over the same language model; see `load_model`.
         stack: which of a model's stacks of blocks; see `load_model`.
+        trust_remote_code: run the code that comes with the model; see `load_model`.
         folder: where the store would be, on a local disk; None for an object store.
         again: measure this machine whatever the cache has.
         settings: of `hubstore.Settings`: poolings, layers, dtype, template, ...
@@ -65,7 +67,14 @@ def plan(
     devices = 1
     if not isinstance(model, Model):
         first, *others = devices_of(device)
-        model = load_model(model, device=first, dtype=model_dtype, also=tuple(also), stack=stack)
+        model = load_model(
+            model,
+            device=first,
+            dtype=model_dtype,
+            also=tuple(also),
+            stack=stack,
+            trust_remote_code=trust_remote_code,
+        )
         devices += len(others)
     items = corpus if isinstance(corpus, Corpus) else open_corpus(str(corpus))
     return plan_extraction(items, model, Settings(**settings), folder=folder, devices=devices, again=again)

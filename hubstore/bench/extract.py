@@ -57,7 +57,7 @@ class Texts:
 
 
 def measure_extract(
-    source: str | None, device: torch.device, *, lines: int | None, scratch: Path | None, runs: int
+    source: str | None, device: torch.device, *, lines: int | None, scratch: Path | None, runs: int, trust: bool = False
 ) -> Report:
     """Sentences/s and tokens/s of an extraction of all layers.
 
@@ -67,10 +67,15 @@ def measure_extract(
         lines: of the sample, in each of its languages; None for what suits the device.
         scratch: where the stores are written, and removed; None for the system's temporary folder.
         runs: turns.
+        trust: run the code that comes with the model.
     """
     cuda = device.type == "cuda"
     lines = lines or (300 if cuda else 10)
-    model = load_model(source, device=str(device)) if source else random_model(LARGE if cuda else SMALL, device)
+    model = (
+        load_model(source, device=str(device), trust_remote_code=trust)
+        if source
+        else random_model(LARGE if cuda else SMALL, device)
+    )
     corpus = read_sample(SAMPLE, limit=lines)
     settings = Settings(poolings=("mean",))
     number = count()

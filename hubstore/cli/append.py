@@ -18,6 +18,7 @@ def append(
     parallel: options.ParallelOption = False,
     model: options.ModelOption = None,
     device: options.DevicesOption = "auto",
+    trust_remote_code: options.TrustOption = False,
     text_column: options.TextOption = None,
     id_column: options.IdOption = None,
     concept_column: options.ConceptOption = None,
@@ -71,7 +72,7 @@ def append(
 
     check_engine(engine, address)
     first, *others = devices_of(device)
-    load = functools.partial(load_again_on, store=store, source=model)
+    load = functools.partial(load_again_on, store=store, source=model, trust_remote_code=trust_remote_code)
     with err.status("loading the model"):
         loaded = load(first)
     again = functools.partial(load, store=location(store).absolute(), source=loaded.identity["source"])
@@ -81,9 +82,9 @@ def append(
     print_extraction(done, items, as_json)
 
 
-def load_again_on(device: str, store: Path, source: str | None) -> Any:
+def load_again_on(device: str, store: Path, source: str | None, trust_remote_code: bool) -> Any:
     """A store's model on a device: what a worker process is told to do."""
     from hubstore.extraction import load_model_of
     from hubstore.store import StoreReader
 
-    return load_model_of(StoreReader(store), source, device)
+    return load_model_of(StoreReader(store), source, device, trust_remote_code=trust_remote_code)

@@ -51,6 +51,7 @@ def extract(
     lines: Annotated[Count, typer.Option(min=1, help="Of the sample, in 14 languages. 300 on a GPU, 10 else.")] = None,
     scratch: ScratchOption = None,
     runs: RunsOption = 3,
+    trust_remote_code: options.TrustOption = False,
     device: options.DeviceOption = "auto",
     as_json: options.JsonOption = False,
 ) -> None:
@@ -59,7 +60,9 @@ def extract(
     from hubstore.devices import resolve_device
 
     with err.status("extracting"):
-        found = measure_extract(model, resolve_device(device), lines=lines, scratch=scratch, runs=runs)
+        found = measure_extract(
+            model, resolve_device(device), lines=lines, scratch=scratch, runs=runs, trust=trust_remote_code
+        )
     _show(found, as_json)
 
 

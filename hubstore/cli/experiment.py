@@ -34,6 +34,7 @@ def experiment(
     limit: Annotated[int | None, typer.Option(min=2, help="Most items of an experiment.")] = None,
     seed: options.SeedOption = 0,
     bootstrap: Annotated[int, typer.Option(min=100, help="Resamples for the 95 % intervals.")] = 1000,
+    trust_remote_code: options.TrustOption = False,
     device: options.DeviceOption = "auto",
     model_dtype: Annotated[
         str, typer.Option(help="What the model computes in and stores keep: float32 (the paper's), bfloat16, auto.")
@@ -79,6 +80,7 @@ def experiment(
             advanced,
             tuple(also or ()),
             media_template,
+            trust_remote_code,
         )
         chosen = [one.name for one in EXPERIMENTS if one.fits(lab.model)] if names == [ALL] else names
         done = run_experiments(chosen, lab)

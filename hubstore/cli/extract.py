@@ -78,7 +78,7 @@ def extract(
     ] = None,
     attention: Annotated[str | None, typer.Option(help="Attention implementation of transformers.")] = None,
     revision: Annotated[str | None, typer.Option("--model-revision", help="Revision of a hub's model.")] = None,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the model.")] = False,
+    trust_remote_code: options.TrustOption = False,
     text_column: options.TextOption = None,
     id_column: options.IdOption = None,
     concept_column: options.ConceptOption = None,

@@ -35,6 +35,7 @@ def lens(
         ),
     ] = None,
     model: options.ModelOption = None,
+    trust_remote_code: options.TrustOption = False,
     texts: Annotated[list[str] | None, typer.Option("--text", help="Read a text given now, token by token.")] = None,
     images: Annotated[list[Path] | None, typer.Option("--image", help="Read a picture given now: its file.")] = None,
     audio: Annotated[list[Path] | None, typer.Option("--audio", help="Read a sound given now: its file.")] = None,
@@ -71,14 +72,14 @@ def lens(
     With --text or --id, a map of layers and tokens. With a store alone, a summary of every partition: entropy,
     agreement with the model's own next token, log-probabilities of the targets.
     """
-    asked = _Asked(layers, pool, normed, targets or [], k, device)
+    asked = _Asked(layers, pool, normed, targets or [], k, device, trust_remote_code)
     media = [*_items("image", images), *_items("audio", audio)]
     if store is None and not (model and (texts or media)):
         raise QueryError("give a STORE, or --model MODEL with --text TEXT, --image FILE or --audio FILE")
     if sum(map(bool, (texts, media, ids))) > 1:
         raise QueryError("give --text, --id, or pictures and sounds; not several")
     if keep:
-        _keep(store, model, device, quiet=as_json)
+        _keep(store, model, asked, quiet=as_json)
     if not (texts or media or ids):
         if not keep or targets or partitions:
             _summary(_required(store), model, partitions, asked, bootstrap, seed, as_json)
@@ -99,7 +100,14 @@ class _Asked:
     """The options that every way of reading takes."""
 
     def __init__(
-        self, layers: str | None, pool: str | None, normed: bool, targets: Sequence[str], k: int, device: str
+        self,
+        layers: str | None,
+        pool: str | None,
+        normed: bool,
+        targets: Sequence[str],
+        k: int,
+        device: str,
+        trust_remote_code: bool,
     ) -> None:
         self.layers = options.split_list(layers)
         self.pool = pool
@@ -107,6 +115,7 @@ class _Asked:
         self.targets = list(targets)
         self.k = k
         self.device = device
+        self.trust_remote_code = trust_remote_code
 
     @property
     def reading(self) -> dict[str, Any]:
@@ -120,22 +129,22 @@ def _required(store: Location | None) -> Location:
     return store
 
 
-def _load(store: Location | None, model: str | None, device: str) -> Any:
+def _load(store: Location | None, model: str | None, asked: _Asked) -> Any:
     """The model named, or the store's, with its head."""
     from hubstore.api import Store
     from hubstore.models import load_model
 
     with err.status(f"loading {model or 'the model of ' + str(store)}"):
         if store is None:
-            return load_model(str(model), device=device, head=True)
-        return Store(store).model(model, device, head=True)
+            return load_model(str(model), device=asked.device, head=True, trust_remote_code=asked.trust_remote_code)
+        return Store(store).model(model, asked.device, head=True, trust_remote_code=asked.trust_remote_code)
 
 
-def _keep(store: Location | None, model: str | None, device: str, quiet: bool) -> None:
+def _keep(store: Location | None, model: str | None, asked: _Asked, quiet: bool) -> None:
     from hubstore.api import Store
 
     opened = Store(_required(store))
-    opened.keep_lens(_load(store, model, device))
+    opened.keep_lens(_load(store, model, asked))
     if not quiet:
         name = opened.attributes["model"]["id"]
         out.print(f"{store} keeps the unembedding of {name}; `hubstore lens {store}` needs no model")
@@ -144,7 +153,7 @@ def _keep(store: Location | None, model: str | None, device: str, quiet: bool) -
 def _of_texts(store: Location | None, model: str | None, texts: Sequence[str], asked: _Asked) -> pa.Table:
     from hubstore.lens import read_texts
 
-    return read_texts(_load(store, model, asked.device), texts, **asked.reading)
+    return read_texts(_load(store, model, asked), texts, **asked.reading)
 
 
 def _items(modality: str, paths: Sequence[Path] | None) -> list[Item]:
@@ -159,14 +168,14 @@ def _of_media(
 
     if template is None and store is not None:
         template = StoreReader(store).attributes["settings"].get("media_template")
-    return read_media(_load(store, model, asked.device), items, template=template or "{media}", **asked.reading)
+    return read_media(_load(store, model, asked), items, template=template or "{media}", **asked.reading)
 
 
 def _of_items(store: Location | None, model: str | None, ids: Sequence[str], asked: _Asked) -> pa.Table:
     from hubstore.api import Store
 
     store = _required(store)
-    loaded = None if model is None else _load(store, model, asked.device)
+    loaded = None if model is None else _load(store, model, asked)
     return Store(store).lens(ids, pooling=asked.pool, model=loaded, device=asked.device, **asked.reading)
 
 
@@ -190,7 +199,7 @@ def _summary(
         targets=asked.targets,
         seed=seed,
         bootstrap=bootstrap,
-        model=None if model is None else _load(store, model, asked.device),
+        model=None if model is None else _load(store, model, asked),
         device=asked.device,
     )
     rows = found.to_pylist()

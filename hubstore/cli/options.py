@@ -42,6 +42,13 @@ ModelOption = Annotated[
     str | None,
     typer.Option(help="A model's folder or hub id. By default the one that the store was made with."),
 ]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code/--no-trust-remote-code",
+        help="Run code that comes with the model; only where you trust its authors. A store does not say so for you.",
+    ),
+]
 CorpusArgument = Annotated[
     list[str],
     typer.Argument(

@@ -39,6 +39,7 @@ def plan(
         list[str] | None, typer.Option("--also", help="A further model over the same language model.")
     ] = None,
     stack: Annotated[str | None, typer.Option(help="Which of a model's stacks of blocks.")] = None,
+    trust_remote_code: options.TrustOption = False,
     again: Annotated[
         bool, typer.Option("--again", help="Measure this machine again; else what was measured is kept.")
     ] = False,
@@ -109,7 +110,14 @@ def plan(
     )
     devices = devices_of(device)
     with err.status(f"loading {model}"):
-        loaded = load_model(model, device=devices[0], dtype=model_dtype, also=tuple(also or ()), stack=stack)
+        loaded = load_model(
+            model,
+            device=devices[0],
+            dtype=model_dtype,
+            also=tuple(also or ()),
+            stack=stack,
+            trust_remote_code=trust_remote_code,
+        )
     with err.status("reading the corpus and measuring this machine"):
         folder = where if isinstance(where, Path) else None
         found = plan_extraction(items, loaded, settings, folder=folder, devices=len(devices), again=again)

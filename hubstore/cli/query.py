@@ -44,6 +44,7 @@ def query(
         str | None, typer.Option(help="Language of what is asked, needed to exclude it or to remove its mean.")
     ] = None,
     model: options.ModelOption = None,
+    trust_remote_code: options.TrustOption = False,
     effort: Annotated[int | None, typer.Option(help="HNSW's efSearch or IVF's nprobe: recall against time.")] = None,
     allow_stale: Annotated[bool, typer.Option("--allow-stale", help="Use an index older than its store.")] = False,
     device: options.DeviceOption = "auto",
@@ -84,6 +85,7 @@ def query(
     }
     here: dict[str, Any] = {
         "model": model,
+        "trust_remote_code": trust_remote_code,
         "allow_stale": allow_stale,
         "device": device,
         "engine": engine,
@@ -108,6 +110,7 @@ def _searched(
 
     of_the_server = {
         "--model": here["model"],
+        "--trust-remote-code": here["trust_remote_code"],
         "--allow-stale": here["allow_stale"],
         "--device": here["device"] != "auto",
         "--engine": here["engine"] != "local",

@@ -26,6 +26,7 @@ def serve(
         str | None,
         typer.Option(help="The stores' model, to answer queries of texts, pictures and sounds: folder or hub id."),
     ] = None,
+    trust_remote_code: options.TrustOption = False,
     device: options.DeviceOption = "auto",
     token_file: Annotated[
         Path | None, typer.Option(help=f"File with the token that clients must show; or set {TOKEN}.")
@@ -56,6 +57,7 @@ def serve(
         token=_token(token_file),
         ready=ready,
         model=model,
+        trust_remote_code=trust_remote_code,
         device=device,
         experiment_folders=experiments or (),
         originals=originals,

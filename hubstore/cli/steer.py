@@ -73,6 +73,7 @@ def steer(
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens in a batch; what suits the device.")] = None,
     model_dtype: Annotated[str, typer.Option(help="What the model computes in.")] = "auto",
     device: options.DeviceOption = "auto",
+    trust_remote_code: options.TrustOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Change a model's hidden states along a direction while it goes on from a prompt.
@@ -101,7 +102,7 @@ def steer(
         "positions": _positions(positions),
         "decoding": library.Decoding(max_new_tokens, temperature, top_k, top_p),
     }
-    loaded = load_model(model, dtype=model_dtype, device=device, head=True)
+    loaded = load_model(model, dtype=model_dtype, device=device, head=True, trust_remote_code=trust_remote_code)
     media = _media_prompts(loaded, files, text, media_template)
     at = at_layers[0] if direction_layer is None else direction_layer
     found = _direction(loaded, source, sources[source], at, store, pool)

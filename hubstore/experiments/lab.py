@@ -48,6 +48,7 @@ class Lab:
         progress: called with what is done now, how much of it is done, and how much there is.
         also: further models over the same language model, for other modalities; see `hubstore.load_model`.
         media_template: what goes with a picture or a sound, which `{media}` stands for.
+        trust_remote_code: run the code that comes with the model; see `hubstore.load_model`.
     """
 
     source: str | Model
@@ -61,6 +62,7 @@ class Lab:
     progress: Progress = lambda what, done, total: None
     also: tuple[str, ...] = ()
     media_template: str = MEDIA
+    trust_remote_code: bool = False
     stores: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Stores read so far, by name, with what each is of."""
 
@@ -85,12 +87,22 @@ class Lab:
         if isinstance(self.source, Model):
             return self.source
         self.__dict__.pop("_trunk", None)  # not both in memory
-        return load_model(self.source, also=self.also, device=self.device, dtype=self.dtype, head=True)
+        return self._loaded(head=True)
 
     @cached_property
     def _trunk(self) -> Model:
+        return self._loaded()
+
+    def _loaded(self, *, head: bool = False) -> Model:
         assert isinstance(self.source, str)
-        return load_model(self.source, also=self.also, device=self.device, dtype=self.dtype)
+        return load_model(
+            self.source,
+            also=self.also,
+            device=self.device,
+            dtype=self.dtype,
+            head=head,
+            trust_remote_code=self.trust_remote_code,
+        )
 
     @cached_property
     def lens(self) -> Lens:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from hubstore.corpus import Item
-from hubstore.errors import QueryError
+from hubstore.errors import ModelError, QueryError
 from hubstore.extraction.capture import Capture
 from hubstore.extraction.checks import checks_of
 from hubstore.extraction.media import media_task, read_item
@@ -19,6 +19,7 @@ from hubstore.extraction.run import require_same_model
 from hubstore.extraction.settings import Settings
 from hubstore.models import Batching, HostBatch, Model, collate, load_model, tokenize
 from hubstore.models.batch import Integers
+from hubstore.models.checkpoint import REMOTE_CODE
 from hubstore.store import StoreReader
 
 
@@ -107,9 +108,26 @@ def _collected(
     return states
 
 
-def load_model_of(store: StoreReader, source: str | None = None, device: str = "auto", *, head: bool = False) -> Model:
-    """The model that a store was made with, from where it was loaded then or from `source`; with its head if asked."""
+def load_model_of(
+    store: StoreReader,
+    source: str | None = None,
+    device: str = "auto",
+    *,
+    head: bool = False,
+    trust_remote_code: bool = False,
+) -> Model:
+    """The model that a store was made with, from where it was loaded then or from `source`; with its head if asked.
+
+    Raises:
+        ModelError: it cannot be loaded, or it runs code of its own and `trust_remote_code` does not say again that it
+            may: a store cannot say so.
+    """
     made_with = store.attributes["model"]
+    if made_with.get("remote_code") and not trust_remote_code:
+        raise ModelError(
+            f"{store.path} was made with {made_with['id']}, which comes with code of its own; it is not run unless "
+            f"you say so again: {REMOTE_CODE}"
+        )
     return load_model(
         source or made_with["source"],
         also=made_with.get("also", ()),
@@ -118,4 +136,5 @@ def load_model_of(store: StoreReader, source: str | None = None, device: str = "
         dtype=made_with["dtype"],
         device=device,
         head=head,
+        trust_remote_code=trust_remote_code,
     )

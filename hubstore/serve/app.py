@@ -39,6 +39,7 @@ def create_app(
     store_paths: Sequence[str | Location],
     *,
     model: Model | str | None = None,
+    trust_remote_code: bool = False,
     device: str = "auto",
     limits: Limits | None = None,
     token: str | None = None,
@@ -54,6 +55,7 @@ def create_app(
     Args:
         store_paths: the stores' folders.
         model: reads queries of texts, pictures and sounds: loaded already, or where to load it from.
+        trust_remote_code: run the code that comes with the model; only where you trust its authors.
         device: where searches compute and the model is loaded: "auto", "cpu", "cuda" or "cuda:1".
         limits: what it takes on.
         token: what clients must send as `Authorization: Bearer`; None for none.
@@ -70,6 +72,7 @@ def create_app(
     service = Service.of(
         store_paths,
         model=model,
+        trust_remote_code=trust_remote_code,
         device=device,
         limits=limits or Limits(),
         experiments=experiment_folders,

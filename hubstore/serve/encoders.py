@@ -43,11 +43,13 @@ class Encoders:
     Args:
         model: loaded already, or where to load it from; None where the server has none.
         device: where to load it.
+        trust_remote_code: run the code that comes with it.
     """
 
-    def __init__(self, model: Model | str | None, device: str) -> None:
+    def __init__(self, model: Model | str | None, device: str, trust_remote_code: bool = False) -> None:
         self._given = model
         self._device = device
+        self._trust_remote_code = trust_remote_code
         self._lock = threading.Lock()
         self._models: dict[str, Model | _Failed] = {}
 
@@ -111,7 +113,7 @@ class Encoders:
         if isinstance(self._given, str):
             known = [model for model in self._models.values() if not isinstance(model, _Failed)]
             model = next((model for model in known if _is_of(store, model)), None) or load_model_of(
-                store, self._given, self._device
+                store, self._given, self._device, trust_remote_code=self._trust_remote_code
             )
         else:
             model = self._given

@@ -85,11 +85,11 @@ def test_a_load_that_failed_is_tried_again_after_a_pause(store, folder, monkeypa
     loads, now = [], [1000.0]
     load = hubstore.extraction.load_model_of
 
-    def fails_once(*arguments):
+    def fails_once(*arguments, **options):
         loads.append(arguments)
         if len(loads) == 1:
             raise ModelError("the disk did not answer")
-        return load(*arguments)
+        return load(*arguments, **options)
 
     monkeypatch.setattr(hubstore.extraction, "load_model_of", fails_once)
     monkeypatch.setattr(encoders, "time", SimpleNamespace(monotonic=lambda: now[0]))
