@@ -16,6 +16,7 @@ HubstoreError
 ├── IndexingError (ValueError)
 │   ├── IndexNotFoundError (FileNotFoundError)
 │   └── StaleIndexError                 an index older than its store
+├── OptionError (ValueError)            a number that an option does not take
 ├── QueryError (ValueError)             an id, language or layer that is not there
 ├── AnalysisError (ValueError)          a question the store's items cannot answer
 ├── LensError (ValueError)              no unembedding to read with, or a target that is not one token
@@ -99,6 +100,10 @@ class IndexNotFoundError(IndexingError, FileNotFoundError):
 
 class StaleIndexError(IndexingError):
     """The index is older than its store."""
+
+
+class OptionError(HubstoreError, ValueError):
+    """A number is none that an option takes."""
 
 
 class QueryError(HubstoreError, ValueError):

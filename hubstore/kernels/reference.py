@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hubstore.checks import check_count
 from hubstore.kernels.rows import (
     capped,
     check_bias,
@@ -83,6 +84,7 @@ def paired_cosine(x: Tensor, y: Tensor) -> PairedCosine:
 
 def topk_cosine(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int) -> tuple[Tensor, Tensor]:
     """See `hubstore.kernels.topk_cosine`."""
+    check_count("k", k)
     segments = [(0, rows)] if isinstance(rows, Tensor) else list(rows)
     for _, segment in segments:
         check_widths(queries, segment)
@@ -123,6 +125,7 @@ def _ranks(queries: Tensor, candidates: Tensor, bias: Tensor | None) -> Tensor:
 
 def match_ranks(x: Tensor, y: Tensor, *, neighbours: int = 10) -> MatchRanks:
     """See `hubstore.kernels.match_ranks`."""
+    check_count("neighbours", neighbours)
     near_x, near_y = _neighbour_means(x, y, neighbours), _neighbour_means(y, x, neighbours)
     return MatchRanks(*match_rank(x, y), *match_rank(x, y, bias_x=near_x / 2, bias_y=near_y / 2))
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hubstore.errors import NonFiniteError
+from hubstore.checks import check_number
+from hubstore.errors import NonFiniteError, OptionError
+
+LEAST, MOST = 2.0**-400, 2.0**400
+"""Float64 rows whose largest element is within these have squares and sums that float64 holds."""
 
 
 def unit_rows(rows: Tensor, name: str = "rows", first: int = 0) -> Tensor:
-    """Rows divided by their norms, in float64, where no norm of float32 states overflows or vanishes.
+    """Rows divided by their norms, in float64, where no norm overflows or vanishes.
 
     Args:
         rows: [..., n, width], any floating dtype.
@@ -22,10 +26,27 @@ def unit_rows(rows: Tensor, name: str = "rows", first: int = 0) -> Tensor:
     Raises:
         NonFiniteError: a row holds NaN or infinity.
     """
-    wide = rows.to(torch.float64)
+    wide = in_range(rows).to(torch.float64)
     norms: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     refuse_non_finite(norms[..., 0], name, first)
     return wide / norms.masked_fill(norms == 0, 1.0)
+
+
+def in_range(rows: Tensor) -> Tensor:
+    """The rows, those of float64 whose squares it does not hold times a power of two, which no cosine depends on.
+
+    Args:
+        rows: [..., n, width], any floating dtype; narrower ones are as they are.
+    """
+    if rows.dtype != torch.float64 or not rows.numel():
+        return rows
+    largest = rows.abs().amax(-1, keepdim=True)
+    if bool(((largest >= LEAST) & (largest <= MOST) | (largest == 0)).all()):
+        return rows
+    # Twice by half of the exponent: a power of two may itself be beyond float64.
+    exponent = -torch.frexp(largest.masked_fill(~torch.isfinite(largest), 1.0)).exponent
+    half = torch.div(exponent, 2, rounding_mode="floor")
+    return torch.ldexp(torch.ldexp(rows, half), exponent - half)
 
 
 def refuse_non_finite(norms: Tensor, name: str, first: int = 0) -> None:
@@ -41,9 +62,10 @@ def refuse_non_finite(norms: Tensor, name: str, first: int = 0) -> None:
 
 
 def check_pair(x: Tensor, y: Tensor) -> None:
-    """Raise ValueError unless x and y have one shape."""
+    """Raise ValueError unless x and y are floating and have one shape."""
     if x.shape != y.shape or x.ndim < 2:
         raise ValueError(f"x and y must both be [..., n, width]: {tuple(x.shape)} is not {tuple(y.shape)}")
+    check_floating(x=x, y=y)
 
 
 def check_widths(queries: Tensor, rows: Tensor) -> None:
@@ -52,6 +74,14 @@ def check_widths(queries: Tensor, rows: Tensor) -> None:
         raise ValueError(
             f"queries and rows must be [n, width] of one width: {tuple(queries.shape)} against {tuple(rows.shape)}"
         )
+    check_floating(queries=queries, rows=rows)
+
+
+def check_floating(**tensors: Tensor) -> None:
+    """Raise ValueError, naming it, for a tensor of integers or complex numbers."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} {tuple(tensor.shape)} of {tensor.dtype} must be floating: float32, say")
 
 
 def check_bias(bias: Tensor | None, rows: Tensor, name: str) -> None:
@@ -74,16 +104,17 @@ def check_lens(
     softcap: float | None,
 ) -> None:
     """Raise ValueError unless the arguments of `lens_sweep` fit one another."""
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"softcap is {softcap}; it must be above 0, or None")
+    if softcap is not None:
+        check_number("softcap", softcap, above=0)
     if hidden.ndim != 2 or unembedding.ndim != 2 or hidden.shape[1] != unembedding.shape[1] or not len(unembedding):
         raise ValueError(
             "hidden must be [n, width] and unembedding [vocabulary, width] of one width: "
             f"{tuple(hidden.shape)} against {tuple(unembedding.shape)}"
         )
+    check_floating(hidden=hidden, unembedding=unembedding)
     vocabulary = len(unembedding)
     if not 0 <= k <= vocabulary:
-        raise ValueError(f"k is {k}; a vocabulary {tuple(unembedding.shape)} has 0 to {vocabulary} tokens to give")
+        raise OptionError(f"k is {k}; a vocabulary {tuple(unembedding.shape)} has 0 to {vocabulary} tokens to give")
     if targets is not None:
         _check_targets(targets, len(hidden), vocabulary)
     if groups is not None and (groups.ndim != 2 or len(groups) != vocabulary):

@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from hubstore.errors import NonFiniteError
+from hubstore.errors import NonFiniteError, OptionError
 from hubstore.kernels import cuda, reference
 from hubstore.kernels.cuda import candidates, few, lens, pairs, sweep, topk
 
@@ -20,6 +20,11 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 # The interpreter reads tiles of bfloat16 as integers; a GPU does not.
 SWEPT_DTYPES = DTYPES if ON_GPU else [torch.float32, torch.float16]
 SHAPES = [(1, 1), (37, 5), (130, 33), (201, 96)]
+
+
+def grid(*axes, cpu):
+    """Every combination on a GPU; in the interpreter, which takes seconds for each, the boundaries' of `cpu` alone."""
+    return [(*shape, *rest) for shape, *rest in itertools.product(*axes)] if ON_GPU else cpu
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +57,23 @@ def assert_same_neighbours(queries, rows, k):
     assert torch.equal(indices.cpu(), expected_indices)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("n", "width"), SHAPES)
-@pytest.mark.parametrize("states", [normal, massive])
-def test_topk_is_the_reference(states, n, width, dtype):
+@pytest.mark.parametrize(
+    ("n", "width", "states", "dtype"),
+    grid(
+        SHAPES,
+        [normal, massive],
+        DTYPES,
+        cpu=[
+            (1, 1, normal, torch.float32),
+            (37, 5, normal, torch.float16),
+            (37, 5, massive, torch.bfloat16),
+            (130, 33, massive, torch.float32),
+            (201, 96, normal, torch.bfloat16),
+            (201, 96, massive, torch.float16),
+        ],
+    ),
+)
+def test_topk_is_the_reference(n, width, states, dtype):
     queries, rows = states(6, width, 1, dtype), states(n, width, 2, dtype)
     assert_same_neighbours(queries, rows, 3)
 
@@ -136,8 +154,14 @@ def test_few_queries_find_what_many_do(monkeypatch, states):
     assert torch.equal(found[1], expected[1])
 
 
-@pytest.mark.parametrize("dtype", SWEPT_DTYPES)
-@pytest.mark.parametrize(("n", "width"), SHAPES)
+@pytest.mark.parametrize(
+    ("n", "width", "dtype"),
+    grid(
+        SHAPES,
+        SWEPT_DTYPES,
+        cpu=[(1, 1, torch.float16), (37, 5, torch.float16), (130, 33, torch.float32), (201, 96, torch.float16)],
+    ),
+)
 def test_match_rank_is_the_reference(n, width, dtype):
     x = normal(n, width, 1)
     y = (x + normal(n, width, 2)).to(dtype)
@@ -192,8 +216,20 @@ def test_match_ranks_of_both_directions_and_csls_are_the_reference():
         assert torch.equal(getattr(fast, name).cpu(), getattr(slow, name)), name
 
 
-@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
-@pytest.mark.parametrize(("n", "width"), SHAPES)
+@pytest.mark.parametrize(
+    ("n", "width", "dtype"),
+    grid(
+        SHAPES,
+        [*DTYPES, torch.float64],
+        cpu=[
+            (1, 1, torch.float32),
+            (37, 5, torch.float16),
+            (130, 33, torch.bfloat16),
+            (37, 5, torch.float64),
+            (201, 96, torch.float16),
+        ],
+    ),
+)
 def test_paired_cosine_is_the_reference_for_one_layer_and_for_many(n, width, dtype):
     x = torch.stack([massive(n, width, seed, dtype) for seed in range(3)])
     y = torch.stack([massive(n, width, seed + 3, dtype) for seed in range(3)])
@@ -207,8 +243,20 @@ def test_paired_cosine_is_the_reference_for_one_layer_and_for_many(n, width, dty
         torch.testing.assert_close(getattr(one, name).cpu(), wanted[1], rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("dtype", SWEPT_DTYPES)
-@pytest.mark.parametrize(("n", "width", "vocabulary"), [(1, 1, 2), (37, 24, 300), (20, 16, 128), (33, 20, 65)])
+@pytest.mark.parametrize(
+    ("n", "width", "vocabulary", "dtype"),
+    grid(
+        [(1, 1, 2), (37, 24, 300), (20, 16, 128), (33, 20, 65)],
+        SWEPT_DTYPES,
+        cpu=[
+            (1, 1, 2, torch.float32),
+            (37, 24, 300, torch.float16),
+            (20, 16, 128, torch.float32),
+            (20, 16, 128, torch.float16),
+            (33, 20, 65, torch.float32),
+        ],
+    ),
+)
 def test_lens_sweep_is_the_reference(n, width, vocabulary, dtype):
     hidden, unembedding = normal(n, width, 1, dtype), normal(vocabulary, width, 2, dtype)
     hidden[n // 2] = 0
@@ -227,9 +275,8 @@ def test_lens_sweep_is_the_reference(n, width, vocabulary, dtype):
         torch.testing.assert_close(getattr(found, name).cpu(), getattr(wanted, name), rtol=3e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("n", "width", "vocabulary"), [(37, 24, 300), (33, 20, 65)])
-def test_many_float32_states_read_through_float16_numbers_are_the_reference(n, width, vocabulary, monkeypatch):
-    monkeypatch.setattr(lens, "HALVED_FROM", 1)
+@pytest.mark.parametrize(("n", "width", "vocabulary"), grid([(37, 24, 300), (33, 20, 65)], cpu=[(33, 20, 65)]))
+def test_float32_states_of_any_size_are_read_through_float16_numbers(n, width, vocabulary):
     scales = torch.tensor([1e-25, 1.0, 1e3]).repeat(n)[:n, None]  # of states: each row has a power of two of its own
     hidden, unembedding = normal(n, width, 1), normal(vocabulary, width, 2) * 1e-3
     hidden = (hidden.cpu() * scales).to(DEVICE)
@@ -246,8 +293,7 @@ def test_many_float32_states_read_through_float16_numbers_are_the_reference(n, w
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_a_state_that_is_not_finite_is_named_among_many(bad, monkeypatch):
-    monkeypatch.setattr(lens, "HALVED_FROM", 1)
+def test_a_state_that_is_not_finite_is_named_among_many(bad):
     hidden, unembedding = normal(40, 8, 1), normal(70, 8, 2)
     hidden[23, 4] = bad
     with pytest.raises(NonFiniteError, match="row 23 of hidden"):
@@ -256,7 +302,7 @@ def test_a_state_that_is_not_finite_is_named_among_many(bad, monkeypatch):
         cuda.lens_sweep(unembedding, hidden)
 
 
-@pytest.mark.parametrize("vocabulary", [65, 128])
+@pytest.mark.parametrize("vocabulary", [65, 128] if ON_GPU else [65])
 def test_lens_sweep_of_capped_logits_is_the_reference(vocabulary):
     hidden, unembedding = normal(33, 16, 1), normal(vocabulary, 16, 2)
     options = {"targets": torch.arange(33)[:, None], "k": 5, "groups": torch.eye(vocabulary)[:, :3], "softcap": 5.0}
@@ -325,8 +371,65 @@ def test_values_whose_squares_leave_float32_are_no_trouble(dtype):
     assert_same_neighbours(x, y * scale, 3)
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("n", "dtype", "few_queries"),
+    grid(
+        [(20,), (80,)],
+        [torch.float32, torch.bfloat16, torch.float64],
+        [True, False],
+        cpu=[(20, torch.bfloat16, True), (20, torch.bfloat16, False), (20, torch.float64, True)],
+    ),
+)
+def test_rows_whose_squares_vanish_in_float32_are_no_rows_of_zeros(n, dtype, few_queries):
+    sizes = torch.tensor([1e-25, 1e-36, 1.0, 0.0], device=DEVICE).repeat(n // 4)[:, None].double()
+    if dtype == torch.float64:
+        sizes = sizes**6  # beyond the range of float64's own squares
+    x, y = normal(n, 8, 1).to(dtype), (normal(n, 8, 2).double() * sizes).to(dtype)
+    if few_queries:
+        assert_same_neighbours(x[:2], y, 3)
+        assert_same_neighbours(y[:2], x, 3)
+        return
+    assert_same_neighbours(x[:6], y, 3)
+    wanted = reference.paired_cosine(x.cpu(), y.cpu())
+    assert (wanted.cosines != 0).sum() == n * 3 // 4
+    for layers in (1, 2):
+        found = cuda.paired_cosine(x.expand(layers, -1, -1), y.expand(layers, -1, -1))
+        torch.testing.assert_close(found.cosines[-1].cpu(), wanted.cosines, rtol=0, atol=1e-6)
+    if dtype in SWEPT_DTYPES:
+        kept = sizes[:, 0].cpu() > 0
+        for ranks, expected in zip(cuda.match_rank(x, y), reference.match_rank(x.cpu(), y.cpu()), strict=True):
+            assert (ranks.cpu() - expected).abs()[kept].max() <= 1
+
+
+@pytest.mark.parametrize("bad", [0, -1])
+def test_a_number_of_neighbors_that_is_none_is_refused_before_any_kernel_runs(bad):
+    x = normal(5, 8)
+    with pytest.raises(OptionError, match=f"k is {bad}; ask for 1 at least"):
+        cuda.topk_cosine(x, x, bad)
+    with pytest.raises(OptionError, match=f"neighbours is {bad}; ask for 1 at least"):
+        cuda.match_ranks(x, x, neighbours=bad)
+
+
+def test_what_is_read_of_a_state_does_not_depend_on_the_states_beside_it_nor_is_more_probable_than_certain():
+    unembedding = normal(70, 16, 2)
+    hidden = torch.cat([8 * unembedding[:12], massive(8, 16, 1)])
+    targets = torch.arange(20, device=DEVICE)[:, None]
+    whole = cuda.lens_sweep(hidden, unembedding, targets=targets, k=3)
+    assert -1e-6 < whole.top_log_probabilities.max() <= 0
+    assert whole.target_log_probabilities.max() <= 0
+    assert whole.entropy.min() >= 0
+    for some in (slice(0, 1), slice(11, 19)) if ON_GPU else (slice(11, 13),):
+        part = cuda.lens_sweep(hidden[some], unembedding, targets=targets[some], k=3)
+        for name, value in vars(part).items():
+            assert torch.equal(value, getattr(whole, name)[some]), name
+
+
+@pytest.mark.parametrize(
+    ("bad", "dtype"),
+    list(itertools.product([torch.nan, torch.inf, -torch.inf], [torch.float32, torch.float16]))
+    if ON_GPU
+    else [(torch.nan, torch.float32), (torch.inf, torch.float16), (-torch.inf, torch.float32)],
+)
 def test_nan_and_infinity_are_refused_and_their_row_is_named(bad, dtype):
     x, y = normal(40, 8, 1, dtype), normal(40, 8, 2, dtype)
     y[23, 4] = bad

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hubstore import kernels
-from hubstore.errors import NonFiniteError
+from hubstore.errors import NonFiniteError, OptionError
 from hubstore.kernels import reference
 from hubstore.kernels.cpu import lens, match, tiles, topk
 
@@ -438,3 +438,68 @@ def test_lens_sweep_refuses_and_names_what_is_not_finite(bad):
 def test_lens_sweep_names_what_does_not_fit(options, named):
     with pytest.raises(ValueError, match=named):
         kernels.lens_sweep(**{"hidden": normal(5, 8), "unembedding": normal(30, 8), **options})
+
+
+@pytest.mark.parametrize("bad", [0, -1, -(2**40), 1.5, True, None])
+def test_a_number_of_neighbors_that_is_none_is_refused_before_any_kernel_runs(bad):
+    x = normal(5, 8)
+    for kernel in (kernels, reference):
+        with pytest.raises(OptionError, match=rf"k is {bad}; ask for 1 at least"):
+            kernel.topk_cosine(x, x, bad)
+        with pytest.raises(OptionError, match=rf"neighbours is {bad}; ask for 1 at least"):
+            kernel.match_ranks(x, x, neighbours=bad)
+
+
+def test_tensors_that_are_not_floating_are_refused():
+    x, whole = normal(5, 8), torch.ones(5, 8, dtype=torch.complex64)
+    for call in (
+        lambda: kernels.topk_cosine(x, whole, 1),
+        lambda: kernels.topk_cosine(x.int(), x, 1),
+        lambda: kernels.match_rank(whole, whole),
+        lambda: kernels.lens_sweep(x, whole),
+    ):
+        with pytest.raises(ValueError, match=r"\(5, 8\) of torch.(complex64|int32) must be floating"):
+            call()
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-200, 1e200, 1e300])
+def test_float64_rows_whose_squares_leave_float64_have_cosines(size):
+    x, y = normal(9, 8, 1).double(), normal(9, 8, 2).double()
+    for kernel in (kernels, reference):
+        for expected, found in zip(kernel.topk_cosine(x, y, 3), kernel.topk_cosine(x * size, y * size, 3), strict=True):
+            torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(kernel.paired_cosine(x * size, y).cosines, kernel.paired_cosine(x, y).cosines)
+        assert torch.equal(kernel.match_rank(x, y * size)[0], kernel.match_rank(x, y)[0])
+
+
+def certain(n, width, vocabulary):
+    """States of which most hold one token for certain, a thousandth part of them more massive than the rest."""
+    unembedding = normal(vocabulary, width, 2)
+    hidden = 4 * unembedding[drawn(n, 1, vocabulary)[:, 0]]
+    hidden[::3, 5] += 900
+    return hidden, unembedding
+
+
+@pytest.mark.parametrize("softcap", [None, 30.0])
+@pytest.mark.parametrize("kernel", [kernels, reference], ids=["cpu", "reference"])
+def test_no_probability_is_above_one_and_no_entropy_below_zero(kernel, softcap):
+    hidden, unembedding = certain(53, 33, 200)
+    found = kernel.lens_sweep(hidden, unembedding, targets=drawn(53, 2, 200), k=3, softcap=softcap)
+    assert found.top_log_probabilities.max() <= 0
+    assert softcap or found.top_log_probabilities.max() > -1e-6
+    assert found.target_log_probabilities.max() <= 0
+    assert found.entropy.min() >= 0
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+@pytest.mark.parametrize(("width", "vocabulary"), [(33, 333), (96, 64), (640, 1001)])
+def test_what_is_read_of_a_state_does_not_depend_on_the_states_beside_it(monkeypatch, width, vocabulary, dtype):
+    monkeypatch.setattr(lens, "STATES", 128)
+    hidden = torch.cat([massive(90, width, 1), normal(90, width, 3), *(9 * part for part in certain(20, width, 40))])
+    hidden, unembedding = hidden.to(dtype), 0.1 * normal(vocabulary, width, 2).to(dtype)
+    targets, groups = drawn(len(hidden), 2, vocabulary), normal(vocabulary, 3, 3).softmax(1)
+    whole = kernels.lens_sweep(hidden, unembedding, targets=targets, k=5, groups=groups)
+    for some in (slice(0, 1), slice(95, 97), slice(130, 200), slice(60, 240, 7)):
+        part = kernels.lens_sweep(hidden[some], unembedding, targets=targets[some], k=5, groups=groups)
+        for name, value in vars(part).items():
+            assert torch.equal(value, getattr(whole, name)[some]), name

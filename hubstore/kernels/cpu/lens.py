@@ -1,7 +1,8 @@
 """The logit lens: tiles of states and tokens, each tile of logits used up while it is in the cache.
 
-A few dimensions of a state may be a thousand times the others and nearly the same in all states. What the states have
-in common gives a token one product, computed in float64; float32 products of the rest lose no digits to it.
+A few dimensions of a state may be a thousand times the others: these are multiplied in float64, and float32 products of
+the rest lose no digits to them. Nothing that is read of a state depends on the states beside it: each has its own such
+dimensions, and products are of whole panels of states.
 """
 
 from __future__ import annotations
@@ -28,11 +29,21 @@ STATES = 512
 TOKENS = 1024
 """Tokens of a tile, whose logits stay in the cache with their exponentials."""
 
+MASSIVE = 16.0
+"""Times the median of a state's elements: of a Gaussian state, none in 10^26 is as large."""
+
+ROUNDING = 2.0**-24
+"""The relative error of float32's."""
+
 LEAST = -60.0
 """Logarithm of the least term beside the largest; a vocabulary of terms as small sums to 1e-20.
 
 Terms that float32 holds with fewer digits, or whose products with weights it does, take ten times as long or more.
 """
+
+
+SMALLEST = 1e-15
+"""Norm whose squares float32 holds."""
 
 
 def lens_sweep(
@@ -51,22 +62,18 @@ def lens_sweep(
     n, vocabulary = len(hidden), len(unembedding)
     _norms(hidden, "hidden")
     longest = float(_norms(unembedding, "unembedding").amax())
-    mean = hidden.mean(0, dtype=torch.float64) if n else torch.zeros(hidden.shape[1], dtype=torch.float64)
-    of_mean = _of_mean(unembedding, mean)
     lens = _Lens(
         hidden=hidden,
         unembedding=unembedding,
         wanted=torch.empty(n, 0, dtype=torch.int64) if targets is None else targets.to(torch.int64).contiguous(),
         groups=torch.empty(vocabulary, 0) if groups is None else groups.detach().to(torch.float32),
         wide=torch.float64 if torch.float64 in (hidden.dtype, unembedding.dtype) else torch.float32,
-        mean=mean,
-        of_mean=of_mean,
-        errors=_errors(hidden, mean, of_mean, longest),
+        longest=longest,
         softcap=softcap,
         ranks=ranks,
     )
     swept = _empty(n, lens.wanted.shape[1], k, lens.groups.shape[1], ranks)
-    states = min(STATES, max(1, math.ceil(n / torch.get_num_threads())))
+    states = min(STATES, tiles.panelled(max(1, math.ceil(n / torch.get_num_threads()))))
     in_threads(lambda span: lens.sweep(slice(*span), swept), tiles.spans(n, states))
     return swept
 
@@ -90,7 +97,7 @@ def _norms(rows: Tensor, name: str) -> Tensor:
     def fill(span: tuple[int, int]) -> None:
         start, stop = span
         block = torch.linalg.vector_norm(rows[start:stop].to(torch.float32), dim=-1).to(torch.float64)
-        if not bool(torch.isfinite(block).all()):
+        if not bool(((block > SMALLEST) & torch.isfinite(block)).all()):
             block = torch.linalg.vector_norm(rows[start:stop].to(torch.float64), dim=-1)
             refuse_non_finite(block, name, start)
         norms[start:stop] = block
@@ -99,32 +106,20 @@ def _norms(rows: Tensor, name: str) -> Tensor:
     return norms
 
 
-def _of_mean(unembedding: Tensor, mean: Tensor) -> Tensor:
-    """float32 [vocabulary]: each token's product with the mean state."""
-    products = torch.empty(len(unembedding))
+def _split(states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """States [n, width] as massive elements and the rest.
 
-    def fill(span: tuple[int, int]) -> None:
-        start, stop = span
-        block = unembedding[start:stop]
-        wide = block.to(torch.float64 if block.dtype == torch.float64 else torch.float32).contiguous()
-        _products_with(mean.numpy(), wide.numpy(), products[start:stop].numpy())
-
-    in_threads(fill, _blocks(unembedding))
-    return products
-
-
-def _errors(hidden: Tensor, mean: Tensor, of_mean: Tensor, longest: float) -> Tensor:
-    """float32 [n]: more than the error of a state's logits, whose float32 sums run in lanes of 8 or more."""
-    moved = torch.empty(len(hidden), dtype=torch.float64)
-
-    def fill(span: tuple[int, int]) -> None:
-        start, stop = span
-        moved[start:stop] = torch.linalg.vector_norm(hidden[start:stop] - mean, dim=-1)
-
-    in_threads(fill, _blocks(hidden))
-    rounding = 2.0**-24
-    of_rest = (hidden.shape[1] / 8 + 16) * rounding * longest * moved
-    return (of_rest + 4 * rounding * float(of_mean.abs().amax())).to(torch.float32)
+    Returns:
+        The columns where any state has a massive element, int64 [m]; those elements, float64 [n, m], 0 where a state
+        has none of its own; and the rest, float32 [n, width] in whole panels.
+    """
+    sizes = states.abs()
+    is_massive = sizes > MASSIVE * sizes.median(1, keepdim=True).values
+    columns = is_massive.any(0).nonzero()[:, 0]
+    rest = torch.zeros(tiles.panelled(len(states)), states.shape[1])
+    rest[: len(states)] = states.masked_fill(is_massive, 0.0)
+    massive = states[:, columns].to(torch.float64) * is_massive[:, columns]
+    return columns, massive, rest
 
 
 def _blocks(rows: Tensor) -> Iterator[tuple[int, int]]:
@@ -141,9 +136,7 @@ class _Lens:
         wanted: int64 [n, t], the targets.
         groups: float32 [vocabulary, g].
         wide: dtype that holds every input exactly.
-        mean: float64 [width], of the states.
-        of_mean: float32 [vocabulary], products of the tokens with it.
-        errors: float32 [n], of float32 logits.
+        longest: norm of the longest of the unembedding's rows.
         softcap: of the logits, whose order it leaves as it is; or None.
         ranks: whether targets' ranks are counted.
     """
@@ -153,16 +146,16 @@ class _Lens:
     wanted: Tensor
     groups: Tensor
     wide: torch.dtype
-    mean: Tensor
-    of_mean: Tensor
-    errors: Tensor
+    longest: float
     softcap: float | None
     ranks: bool
 
     def sweep(self, part: slice, swept: LensSweep) -> None:
         """Fill `swept` for the states of `part`."""
         states = self.hidden[part].to(self.wide).contiguous()
-        moved, errors = (states - self.mean).to(torch.float32), self.errors[part].numpy()
+        columns, massive, rest = _split(states)
+        # More than the error of a float32 product, whose sums run in lanes of 8 or more.
+        of_rest = (states.shape[1] / 8 + 16) * ROUNDING * self.longest * torch.linalg.vector_norm(rest.double(), dim=1)
         top_tokens = swept.top_tokens[part]
         top = torch.full(top_tokens.shape, -torch.inf, dtype=torch.float64)
         bound = np.full(len(states), -np.inf)
@@ -170,7 +163,10 @@ class _Lens:
         softmax = _Softmax.empty(len(states), self.groups.shape[1])
         for start, stop in tiles.spans(len(self.unembedding), TOKENS):
             tokens = self.unembedding[start:stop].to(self.wide).contiguous()
-            logits = torch.addmm(self.of_mean[start:stop], moved, tokens.to(torch.float32).T)
+            logits = (rest @ tokens.to(torch.float32).T)[: len(states)]
+            if len(columns):
+                logits = (massive @ tokens[:, columns].double().T).add_(logits).to(torch.float32)
+            errors = (of_rest[: len(states)] + 4 * ROUNDING * logits.abs().amax(1)).to(torch.float32).numpy()
             if self.ranks:
                 _count_ahead(
                     logits.numpy(),
@@ -204,9 +200,10 @@ class _Lens:
             softmax.add(capped(logits, self.softcap), self.groups[start:stop])
         partition = softmax.log_partition()
         swept.log_partition[part] = partition
-        swept.entropy[part] = softmax.entropy()
-        swept.target_log_probabilities[part] = capped(of_targets, self.softcap) - partition[:, None]
-        swept.top_log_probabilities[part] = capped(top, self.softcap) - partition[:, None]
+        swept.entropy[part] = softmax.entropy().clamp_min(0)
+        # Exact logits less sums of rounded ones: no probability is above 1.
+        for found, exact in ((swept.target_log_probabilities, of_targets), (swept.top_log_probabilities, top)):
+            found[part] = (capped(exact, self.softcap) - partition[:, None]).clamp_max(0)
         swept.group_mass[part] = softmax.mass / softmax.total[:, None]
 
     def _target_logits(self, states: Tensor, wanted: Tensor) -> Tensor:
@@ -245,7 +242,7 @@ class _Softmax:
         )
 
     def add(self, logits: Tensor, weights: Tensor) -> None:
-        """Add a tile of float32 logits [n, t], which are overwritten, with float32 weights [t, g] of its tokens."""
+        """Add a tile of float32 logits [n, t], which are overwritten, with weights [t, g] of its tokens."""
         largest = torch.maximum(self.largest, logits.amax(1).to(torch.float64))
         fallen = self.largest - largest
         scale, before = fallen.exp(), self.total
@@ -253,7 +250,7 @@ class _Softmax:
         terms = below.exp()
         self.total = scale * self.total + terms.sum(1)
         if weights.shape[1]:
-            self.mass = scale[:, None] * self.mass + terms @ weights
+            self.mass = scale[:, None] * self.mass + terms.double() @ weights.double()
         self.weighted = scale * self.weighted + (scale * before) * fallen + below.mul_(terms).sum(1)
         self.largest = largest
 
@@ -270,12 +267,6 @@ class _Softmax:
 def _products_of_rows(left: Any, right: Any, out: Any) -> None:
     for i in range(len(left)):
         out[i] = exact_product(left[i], right[i])
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _products_with(left: Doubles, rows: Any, out: Floats) -> None:
-    for i in range(len(rows)):
-        out[i] = exact_product(left, rows[i])
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hubstore.checks import check_count
 from hubstore.kernels.cpu import tiles
 from hubstore.kernels.cpu.threads import in_threads, one_thread
 from hubstore.kernels.reference import MatchRanks
@@ -40,6 +41,7 @@ def match_rank(
 def match_ranks(x: Tensor, y: Tensor, *, neighbours: int = 10) -> MatchRanks:
     """See `hubstore.kernels.match_ranks`."""
     check_pair(x, y)
+    check_count("neighbours", neighbours)
     pair = _Pair.of(x, y)
     near_x, near_y = pair.neighbour_means(neighbours)
     plain, csls = pair.ranks([(None, None), (near_x / 2, near_y / 2)])

@@ -24,11 +24,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hubstore.checks import check_count
 from hubstore.kernels.cpu import tiles
 from hubstore.kernels.cpu.bits import as_stored, stored, value
 from hubstore.kernels.cpu.candidates import Doubles, Floats, merge, search_tile
 from hubstore.kernels.cpu.threads import in_threads
-from hubstore.kernels.rows import check_widths, unit_rows
+from hubstore.kernels.rows import check_floating, check_widths, in_range, unit_rows
 
 ROWS = 4096
 """Rows of a tile."""
@@ -53,6 +54,8 @@ def topk_cosine(
     queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
     """See `hubstore.kernels.topk_cosine`."""
+    check_count("k", k)
+    check_floating(queries=queries)
     asked = _Queries.of(queries)
     segments = [(0, rows)] if isinstance(rows, Tensor) else rows
     workers = [_Worker.of(asked, k) for _ in range(torch.get_num_threads())]
@@ -155,7 +158,7 @@ def _tiles(asked: _Queries, segments: Iterable[tuple[int, Tensor]]) -> Iterator[
 
 def _anchor(asked: _Queries, segment: Tensor) -> _Anchor:
     """Any is right; one near the mean of the rows keeps products small."""
-    few = segment[:: max(1, len(segment) // SAMPLE)].detach().to(torch.float64)
+    few = in_range(segment[:: max(1, len(segment) // SAMPLE)].detach()).to(torch.float64)
     norms = torch.linalg.vector_norm(few, dim=1, keepdim=True)
     unit = few / norms.masked_fill(norms == 0, 1.0)
     mean = unit.sum(0) / max(1, len(unit))
@@ -260,7 +263,7 @@ class _Worker:
     def _wide(self, rows: Tensor) -> Tensor:
         """The rows in float32, or float64 where they are, of which numba knows what it needs."""
         if rows.dtype in (torch.float32, torch.float64):
-            return rows.contiguous()
+            return in_range(rows).contiguous()
         return self.wide[: rows.numel()].view(rows.shape).copy_(rows)
 
     def _search(

@@ -18,6 +18,7 @@ LEADING = 64  # of them, at most
 GROUPS = 1 << 17  # from which they are chosen, at most
 COMPARED = 1024  # of which a program chooses
 DOUBT = 1e-6  # more than the error of a float32 cosine
+LEAST_NORM = 1e-15  # of a query whose products float32 holds
 
 
 @triton.jit
@@ -43,18 +44,22 @@ def _largest_cosines(
             there = number < n
             squares = tl.zeros((ROWS, WIDTH), tl.float32)
             products = tl.zeros((ROWS, WIDTH), tl.float32)
+            filled = tl.zeros((ROWS, WIDTH), tl.int32)
             for start in range(0, width, WIDTH):
                 column = start + tl.arange(0, WIDTH)
                 inside = column < width
                 at = number[:, None] * r_stride + column[None, :]
-                y = tl.load(rows + at, there[:, None] & inside[None, :], other=0.0).to(tl.float32)
+                y = tl.load(rows + at, there[:, None] & inside[None, :], other=0.0)
+                filled = tl.maximum(filled, (y != 0).to(tl.int32))
+                y = y.to(tl.float32)
                 x = tl.load(queries + query * q_stride + column, inside, other=0.0).to(tl.float32)
                 squares += y * y
                 products += y * x[None, :]
             square = tl.sum(squares, 1)
             cosine = tl.sum(products, 1) / tl.sqrt(tl.where(square > 0, square, 1.0))
-            # Infinity stands for a cosine that is none: NaN or infinity in a row, or a norm beyond float32.
-            cosine = tl.where((cosine > -1e30) & (square < 1e38), cosine, float("inf"))
+            # Infinity stands for a cosine that is none: NaN or infinity in a row, or squares that leave float32.
+            fits = (square < 1e38) & ((square > 1e-30) | (tl.max(filled, 1) == 0))
+            cosine = tl.where((cosine > -1e30) & fits, cosine, float("inf"))
             most = tl.maximum(most, tl.max(tl.where(there, cosine, -float("inf")), 0))
         tl.store(largest + query * tl.num_programs(0) + group, most)
 
@@ -142,7 +147,8 @@ def few_topk(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor] | N
     # What was not chosen has at most the largest float32 cosine of the rest, and a little more by its error.
     facts = torch.stack([scores[:, -1], rest[:, 0].to(torch.float64), led[:, 0].to(torch.float64), norms]).tolist()
     for worst, others, most, norm in zip(*facts, strict=True):
-        if not (worst * norm > others + DOUBT * norm and math.isfinite(most)):
+        held = norm == 0 or LEAST_NORM <= norm <= 1 / LEAST_NORM
+        if not (held and worst * norm > others + DOUBT * norm and math.isfinite(most)):
             return None
     return scores, indices
 

@@ -23,7 +23,6 @@ PANELS = 4  # that a sweep takes beside its own operands
 TARGETS = 4  # whose ranks a sweep counts; each costs registers
 SLACK = 6  # candidates beyond k
 GATHERED = 8192  # targets whose rows are gathered at a time
-HALVED_FROM = 2048  # float32 states from which on the vocabulary is written as float16 numbers first; not tuned
 
 
 @triton.jit
@@ -241,8 +240,7 @@ def lens_sweep(
     n, device = len(hidden), hidden.device
     if targets is None:
         targets = torch.empty(n, 0, dtype=torch.int64, device=device)
-    # Beside TF32 products Triton miscompiles those that sum the mass: NaN, or memory that is not its own.
-    factors = Factors.of(hidden, unembedding, few=HALVED_FROM if groups is None else 0)
+    factors = Factors.of(hidden, unembedding)
     wanted = _Targets.of(factors, targets)
     leading = Leading.none(n, min(k + SLACK, len(unembedding)), device) if k else None
     log_partition, mean = (torch.empty(n, 1, dtype=torch.float64, device=device) for _ in range(2))
@@ -272,10 +270,11 @@ def lens_sweep(
         tokens = torch.where(blank, torch.arange(k, device=device), tokens)
     found = LensSweep(
         log_partition=log_partition[:, 0].to(torch.float32),
-        entropy=(log_partition - mean)[:, 0].to(torch.float32),
-        target_log_probabilities=(logits - log_partition).to(torch.float32),
+        entropy=(log_partition - mean)[:, 0].clamp_min(0).to(torch.float32),
+        # Logits of other digits than those of the sum: no probability is above 1.
+        target_log_probabilities=(logits - log_partition).clamp_max(0).to(torch.float32),
         target_ranks=torch.where(blank, wanted.tokens.T, wanted.ahead.T.long()) if ranks else targets[:, :0],
-        top_log_probabilities=(capped(top, softcap) - log_partition).to(torch.float32),
+        top_log_probabilities=(capped(top, softcap) - log_partition).clamp_max(0).to(torch.float32),
         top_tokens=tokens,
         group_mass=weights.mass * weights.scale,
     )

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hubstore.checks import check_count
 from hubstore.kernels.cuda import sweep as engine
 from hubstore.kernels.cuda.rows import (
     Direction,
@@ -22,7 +23,7 @@ from hubstore.kernels.cuda.rows import (
 from hubstore.kernels.cuda.sweep import just_below, own
 from hubstore.kernels.cuda.topk import topk
 from hubstore.kernels.reference import MatchRanks
-from hubstore.kernels.rows import check_bias, check_pair, refuse_non_finite
+from hubstore.kernels.rows import check_bias, check_pair, in_range, refuse_non_finite
 
 COPIED_BYTES = 96 << 20  # of each side's rows that are copied at a time
 
@@ -146,7 +147,7 @@ def match_rank(
     check_pair(x, y)
     check_bias(bias_x, x, "bias_x")
     check_bias(bias_y, y, "bias_y")
-    n = len(x)
+    x, y, n = in_range(x), in_range(y), len(x)
     if not n:
         return (torch.zeros(0, dtype=torch.int64, device=x.device),) * 2
     direction = common_direction(y)
@@ -239,7 +240,8 @@ class _Matching:
 def match_ranks(x: Tensor, y: Tensor, *, neighbours: int = 10) -> MatchRanks:
     """See `hubstore.kernels.match_ranks`."""
     check_pair(x, y)
-    k = min(neighbours, len(x))
+    k = min(check_count("neighbours", neighbours), max(len(x), 1))
+    x, y = in_range(x), in_range(y)
     near_x, near_y = topk(x, y, k)[0].mean(1), topk(y, x, k)[0].mean(1)
     forward, backward = match_rank(x, y)
     csls_forward, csls_backward = match_rank(x, y, bias_x=near_x / 2, bias_y=near_y / 2)

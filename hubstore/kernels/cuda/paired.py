@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hubstore.kernels.cuda.sweep import processors
 from hubstore.kernels.reference import PairedCosine
-from hubstore.kernels.rows import check_pair, refuse_non_finite, unit_rows
+from hubstore.kernels.rows import check_pair, in_range, refuse_non_finite, unit_rows
 
 WIDEST = 8192  # elements of a row that a program can hold
 PROGRAMS = 8  # for each multiprocessor
@@ -56,6 +56,9 @@ def _paired(
         inverse_b = tl.where(norm_b > 0, 1 / tl.where(norm_b > 0, norm_b, 1.0), 0.0)
         cosine = _row_sums(a * b, ROWS, WIDTH) * inverse_a * inverse_b
         fits = (norm_a < float("inf")) & (norm_b < float("inf"))
+        if tl.float32 == NUMBER:  # of smaller elements float32 holds no squares
+            fits = fits & ((norm_a > 1e-15) | (tl.max(tl.abs(a), 1) == 0))
+            fits = fits & ((norm_b > 1e-15) | (tl.max(tl.abs(b), 1) == 0))
         tl.store(cosines + layer * n + row, tl.where(fits, cosine, float("nan")), row < n)
         if norms is not None:
             tl.store(norms + layer * n + row, norm_a, row < n)
@@ -87,7 +90,7 @@ def paired_cosine(x: Tensor, y: Tensor) -> PairedCosine:
         )
     if x.shape[2] > WIDEST:
         return _by_layer(x, y)
-    x, y = (part if part.stride(2) == 1 else part.contiguous() for part in (x, y))
+    x, y = (part if part.stride(2) == 1 else part.contiguous() for part in (in_range(x), in_range(y)))
     layers, n, width = x.shape
     programs = max(1, min(triton.cdiv(n, ROWS), triton.cdiv(PROGRAMS * processors(x.device), max(layers, 1))))
     cosines = torch.empty(layers, n, dtype=torch.float64, device=x.device)

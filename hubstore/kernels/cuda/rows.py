@@ -34,7 +34,7 @@ class Ready:
     Args:
         values: 16-bit [n, width].
         scale: float32 [n]; values[i] * scale[i] is the unit row, or its part across the direction. NaN where the
-            row holds NaN or infinity, or where its norm leaves float32.
+            row holds NaN or infinity, or where its squares leave float32.
         along: float64 [n], the unit row's part along the direction, less the direction's level.
         bad: int32 [1], not 0 where a scale is NaN.
     """
@@ -54,17 +54,22 @@ def _measure(rows, stride, n, width, direction, level, scale, along, bad, ROWS: 
     exact: tl.constexpr = tl.float32 if direction is None else tl.float64
     squares = tl.zeros((ROWS, WIDTH), exact)
     parts = tl.zeros((ROWS, WIDTH), exact)
+    largest = tl.zeros((ROWS, WIDTH), exact)
     for start in range(0, width, WIDTH):
         column = start + tl.arange(0, WIDTH)
         inside = column < width
         value = tl.load(rows + number[:, None] * stride + column[None, :], there[:, None] & inside[None, :], other=0.0)
         value = value.to(exact)
         squares += value * value
+        if direction is None:
+            largest = tl.maximum(largest, tl.abs(value))
         if direction is not None:
             parts += value * tl.load(direction + column, inside, other=0.0).to(exact)[None, :]
     square = tl.sum(squares, 1)
     inverse = tl.where(square > 0, 1 / tl.sqrt(tl.where(square > 0, square, 1.0)), 0.0)
     fits = square < 1e38
+    if direction is None:  # only a row of zeros has no square that float32 holds
+        fits = fits & ((square > 1e-30) | (tl.max(largest, 1) == 0))
     tl.store(scale + number, tl.where(fits, inverse, float("nan")).to(tl.float32), there)
     if tl.max((there & (fits == 0)).to(tl.int32), 0) > 0:
         tl.store(bad, 1)

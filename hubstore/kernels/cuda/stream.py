@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hubstore.kernels.rows import check_widths, refuse_non_finite
+from hubstore.kernels.rows import check_widths, in_range, refuse_non_finite
 
 STAGED_BYTES = 32 << 20  # of host memory, pinned, that rows pass through; two of them
 
@@ -57,7 +57,7 @@ def blocks(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], most_by
         most = max(1, most_bytes // (max(1, segment.shape[1]) * segment.element_size()))
         step = max(1, len(segment)) if segment.device == queries.device else most
         for first in range(0, len(segment), step):
-            piece = segment[first : first + step]
+            piece = in_range(segment[first : first + step])
             falls = bool(gathered) and start + first < gathered[-1][0] + len(gathered[-1][1])
             changes = bool(gathered) and (piece.dtype, piece.device) != (gathered[0][1].dtype, gathered[0][1].device)
             if held and (held + len(piece) > most or falls or changes):

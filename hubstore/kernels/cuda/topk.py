@@ -11,13 +11,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hubstore.checks import check_count
 from hubstore.kernels.cuda import sweep as engine
 from hubstore.kernels.cuda.candidates import GROUP, MOST_TILES, Kept, Leading, keep_best, ordered
 from hubstore.kernels.cuda.few import FEW, few_topk
 from hubstore.kernels.cuda.pairs import best, join_crowded, pair_cosine
 from hubstore.kernels.cuda.rows import Direction, Ready, common_direction, converted, readable, ready
 from hubstore.kernels.cuda.stream import Block, blocks
-from hubstore.kernels.rows import check_widths, refuse_non_finite
+from hubstore.kernels.rows import check_widths, in_range, refuse_non_finite
 
 QUERIES = 16384  # queries of a sweep, at most
 CHOSEN = 1 << 19  # candidates that are chosen at once
@@ -178,8 +179,11 @@ def topk_cosine(
 
 def topk(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int) -> tuple[Tensor, Tensor]:
     """`topk_cosine` with its scores in float64."""
+    check_count("k", k)
+    queries = in_range(queries)
     if isinstance(rows, Tensor):
         check_widths(queries, rows)
+        rows = in_range(rows)
         if 0 < len(queries) <= FEW and rows.device == queries.device and len(rows) >= k:
             found = few_topk(queries, rows, k)
             if found is not None:
