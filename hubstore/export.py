@@ -47,7 +47,7 @@ def export(
 
     Raises:
         QueryError: an unknown format, layer, pooling or partition.
-        StoreExistsError: a file is there already.
+        StoreExistsError: a file is there already, or `out` is one.
     """
     if format not in FORMATS:
         raise QueryError(f"format {format!r} is not known; use {', '.join(FORMATS)}")
@@ -60,7 +60,11 @@ def export(
     for target in targets.values():
         if target.exists() and not overwrite:
             raise StoreExistsError(f"{target} is there already; give another folder, or --overwrite")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        there = next(folder for folder in (out, *out.parents) if folder.exists())
+        raise StoreExistsError(f"{out} is to be a folder, and {there} is a file; give another") from error
     items = store.items.take(pa.array(positions))
     pq.write_table(items, targets["items"])
     for layer in names:

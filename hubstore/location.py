@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -94,6 +95,11 @@ def location(where: str | os.PathLike[str] | Url) -> Location:
     if problem := _problem(scheme, rest):
         raise StoreError(f"{scheme + '://' + rest!r} {problem}")
     return Url(scheme, rest)
+
+
+def shell_word(where: Location | str) -> str:
+    """A location as a shell reads it, for commands that a message gives to be typed: quoted where it has a blank."""
+    return shlex.quote(str(where))
 
 
 def _problem(scheme: str, rest: str) -> str | None:

@@ -17,6 +17,7 @@ from hubstore.analysis.neighbours import nearest_others
 from hubstore.analysis.pairs import Concepts, Matched, Pair, Selection, all_pairs, check_pairs
 from hubstore.analysis.results import Row, intervals, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
+from hubstore.checks import check_count, check_resamples, check_seed
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
 
@@ -71,7 +72,8 @@ def alignment(
 
     Raises:
         QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
-        AnalysisError: a pair shares fewer than 4 concepts, or cross_layers names no pair of many.
+        AnalysisError: a number that is out of its range; a pair shares fewer than 4 concepts, or cross_layers names
+            no pair of many.
     """
     chosen, names, pooled = (
         check_pairs(store, pairs, with_itself=cross_layers),
@@ -87,9 +89,9 @@ def alignment(
         "pairs": chosen,
         "layers": names,
         "pooling": pooled,
-        "seed": seed,
-        "bootstrap": bootstrap,
-        "k": k,
+        "seed": check_seed(seed, error=AnalysisError),
+        "bootstrap": check_resamples("bootstrap", bootstrap, error=AnalysisError),
+        "k": check_count("k", k, error=AnalysisError),
         "cross_layers": cross_layers,
     }
     parts = Parts(_prepared, parameters, COLUMNS, resolve_device(device))

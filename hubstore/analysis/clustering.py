@@ -17,6 +17,7 @@ from hubstore.analysis.neighbours import nearest_others
 from hubstore.analysis.pairs import Concepts, Selection, check_partitions
 from hubstore.analysis.results import Row, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
+from hubstore.checks import check_count, check_resamples, check_seed
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
 
@@ -74,7 +75,7 @@ def clustering(
 
     Raises:
         QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
-        AnalysisError: fewer than 2 concepts are shared by two partitions.
+        AnalysisError: a number that is out of its range; fewer than 2 concepts are shared by two partitions.
     """
     chosen, names, pooled = (
         check_partitions(store, partitions),
@@ -86,10 +87,10 @@ def clustering(
         "partitions": chosen,
         "layers": names,
         "pooling": pooled,
-        "seed": seed,
-        "bootstrap": bootstrap,
-        "permutations": permutations,
-        "k": k,
+        "seed": check_seed(seed, error=AnalysisError),
+        "bootstrap": check_resamples("bootstrap", bootstrap, error=AnalysisError),
+        "permutations": check_resamples("permutations", permutations, error=AnalysisError),
+        "k": None if k is None else check_count("k", k, error=AnalysisError),
     }
     parts = Parts(_prepared, parameters, COLUMNS, resolve_device(device))
     return kept_or_made(store, "clustering", parameters, lambda: over_layers(store, parts, progress, jobs))

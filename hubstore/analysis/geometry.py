@@ -18,6 +18,7 @@ from hubstore.analysis.neighbours import nearest_others
 from hubstore.analysis.pairs import Selection, check_partitions
 from hubstore.analysis.results import Row, intervals, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
+from hubstore.checks import check_count, check_resamples, check_seed
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
 from hubstore.kernels.cpu.threads import one_thread
@@ -73,7 +74,7 @@ def geometry(
 
     Raises:
         QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
-        AnalysisError: no partition has 2 items.
+        AnalysisError: a number that is out of its range; no partition has 2 items.
     """
     chosen, names, pooled = (
         check_partitions(store, partitions),
@@ -85,10 +86,10 @@ def geometry(
         "partitions": chosen,
         "layers": names,
         "pooling": pooled,
-        "seed": seed,
-        "bootstrap": bootstrap,
-        "k": k,
-        "sample": sample,
+        "seed": check_seed(seed, error=AnalysisError),
+        "bootstrap": check_resamples("bootstrap", bootstrap, error=AnalysisError),
+        "k": check_count("k", k, error=AnalysisError),
+        "sample": check_count("sample", sample, least=2, error=AnalysisError),
     }
     parts = Parts(_prepared, parameters, COLUMNS, resolve_device(device))
     return kept_or_made(store, "geometry", parameters, lambda: over_layers(store, parts, progress, jobs))

@@ -18,6 +18,7 @@ from hubstore.analysis.layers import Progress
 from hubstore.analysis.pairs import Selection
 from hubstore.analysis.results import kept_table
 from hubstore.analysis.states import BLOCK, States, item_pooling, layer_names
+from hubstore.checks import check_count, check_seed
 from hubstore.devices import current, resolve_device
 from hubstore.errors import AnalysisError, MissingDependencyError, QueryError
 from hubstore.kernels.rows import unit_rows
@@ -117,8 +118,9 @@ def projection(
     if method not in METHODS:
         raise AnalysisError(f"there is no method {method!r}; choose from {', '.join(METHODS)}")
     least = 2 if method == "pca" else 4
-    if points < least:
+    if check_count("points", points, error=AnalysisError) < least:
         raise AnalysisError(f"points is {points}; a map by {method} needs {least} at least")
+    check_seed(seed, error=AnalysisError)
     umap = _umap() if method == "umap" else None
     eligible = _eligible(store, languages, modalities)
     if len(eligible) < least:
@@ -147,7 +149,7 @@ def projection(
         "pooling": pooled,
         "method": method,
         "points": points,
-        "seed": seed,
+        "seed": check_seed(seed, error=AnalysisError),
         "languages": None if languages is None else sorted(set(languages)),
         "modalities": None if modalities is None else sorted(set(modalities)),
     }

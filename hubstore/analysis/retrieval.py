@@ -16,7 +16,9 @@ from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_laye
 from hubstore.analysis.pairs import Concepts, Matched, Pair, check_pairs
 from hubstore.analysis.results import Row, intervals, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
+from hubstore.checks import check_count, check_resamples, check_seed
 from hubstore.devices import resolve_device
+from hubstore.errors import AnalysisError
 from hubstore.kernels import match_ranks
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def retrieval(
 
     Raises:
         QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
-        AnalysisError: a pair shares fewer than 2 concepts.
+        AnalysisError: a number that is out of its range; a pair shares fewer than 2 concepts.
     """
     chosen, names, pooled = check_pairs(store, pairs), layer_names(store, layers), item_pooling(store, pooling)
 
@@ -70,9 +72,9 @@ def retrieval(
         "pairs": chosen,
         "layers": names,
         "pooling": pooled,
-        "seed": seed,
-        "bootstrap": bootstrap,
-        "k": k,
+        "seed": check_seed(seed, error=AnalysisError),
+        "bootstrap": check_resamples("bootstrap", bootstrap, error=AnalysisError),
+        "k": check_count("k", k, error=AnalysisError),
     }
     parts = Parts(_prepared, parameters, COLUMNS, resolve_device(device))
     return kept_or_made(store, "retrieval", parameters, lambda: over_layers(store, parts, progress, jobs))

@@ -18,7 +18,9 @@ from hubstore.analysis.pairs import Concepts, Matched, Pair, check_pairs
 from hubstore.analysis.resolution import lost_variance, resolves, rounding_variance
 from hubstore.analysis.results import Row, intervals, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
+from hubstore.checks import check_resamples, check_seed
 from hubstore.devices import resolve_device
+from hubstore.errors import AnalysisError
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader
@@ -66,11 +68,17 @@ def similarity(
 
     Raises:
         QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
-        AnalysisError: a pair shares fewer than 2 concepts.
+        AnalysisError: a number that is out of its range; a pair shares fewer than 2 concepts.
     """
     chosen, names, pooled = check_pairs(store, pairs), layer_names(store, layers), item_pooling(store, pooling)
 
-    parameters = {"pairs": chosen, "layers": names, "pooling": pooled, "seed": seed, "bootstrap": bootstrap}
+    parameters = {
+        "pairs": chosen,
+        "layers": names,
+        "pooling": pooled,
+        "seed": check_seed(seed, error=AnalysisError),
+        "bootstrap": check_resamples("bootstrap", bootstrap, error=AnalysisError),
+    }
     parts = Parts(_prepared, parameters, COLUMNS, resolve_device(device))
     return kept_or_made(store, "similarity", parameters, lambda: over_layers(store, parts, progress, jobs))
 

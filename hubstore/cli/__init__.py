@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from typer.core import TyperGroup
 
 from hubstore.cli import (
@@ -29,17 +30,38 @@ from hubstore.cli import (
     trends,
     verify,
 )
-from hubstore.errors import HubstoreError
+from hubstore.cli.spelling import command_of, spelled
+from hubstore.errors import HubstoreError, OptionError
 from hubstore.version import __version__
 
 RESUMABLE = ("extract", "append")
+DEBUG = "HUBSTORE_DEBUG"
+"""Where this is set in the environment, errors show where in the code they were raised."""
+
+_ARGUMENTS = "hubstore.arguments"
 
 
 class _Commands(TyperGroup):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse what is no text, which Python passes on as half of a character."""
+        for number, argument in enumerate(args, 1):
+            try:
+                argument.encode()
+            except UnicodeEncodeError:
+                shown = repr(os.fsencode(argument))[1:]
+                raise OptionError(
+                    f"argument {number}, {shown}, is no UTF-8; write it in UTF-8, and rename a file that is called so"
+                ) from None
+        ctx.meta[_ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run a command. Typer would end it without a word on Ctrl-C, and with status 1 on a closed pipe."""
         try:
             return super().invoke(ctx)
+        except HubstoreError as error:
+            error.args = (spelled(str(error), command_of(self, ctx.meta[_ARGUMENTS])),)
+            raise
         except KeyboardInterrupt:
             kept = "; what was committed is kept, and the same command goes on from there"
             print(f"stopped{kept if ctx.invoked_subcommand in RESUMABLE else ''}", file=sys.stderr)
@@ -102,16 +124,21 @@ app.add_typer(bench.bench, name="bench")
 
 
 def main() -> None:
-    """Run a command; what hubstore raises on purpose is one line on stderr and exit status 1."""
+    """Run a command; whatever it raises is one line on stderr and exit status 1."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         app()
-    except HubstoreError as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {_escaped(error)}", soft_wrap=True)
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(_line(error))}", soft_wrap=True)
         sys.exit(1)
 
 
-def _escaped(error: HubstoreError) -> str:
-    from rich.markup import escape
-
-    return escape(" ".join(str(error).split()))
+def _line(error: Exception) -> str:
+    """What went wrong, in one line that any terminal can show."""
+    text = " ".join(str(error).split()).encode(errors="backslashreplace").decode()
+    if isinstance(error, HubstoreError):
+        return text
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{said.rstrip('.')}; nobody expected this one: with {DEBUG}=1 before the command it shows where it happened"

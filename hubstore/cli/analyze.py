@@ -14,6 +14,9 @@ from hubstore.cli.progress import bar
 CURVES = {"similarity": "difference", "retrieval": "recall@1", "clustering": "concept_purity"}
 """The metric of each analysis whose course over the layers is drawn beside its numbers."""
 
+WHOLE = "*"
+"""The x of a row of all partitions' items together."""
+
 BAR = 24
 """Characters of the longest bar."""
 
@@ -80,9 +83,15 @@ def analyze(
 
 
 def _show(name: str, rows: Sequence[dict[str, Any]]) -> None:
-    """A table for each variant: layers down, metrics across; the mean over pairs or partitions."""
+    """A table for each variant: layers down, metrics across; the mean over pairs or partitions.
+
+    Where there are partitions, the row of all their items together is none of them.
+    """
+    single = [row for row in rows if row["x"] != WHOLE]
+    rows = single or rows
     compared = len({(row["x"], row["y"]) for row in rows})
-    what = "one comparison, 95 % interval" if compared == 1 else f"mean of {compared} comparisons"
+    of_what = "comparisons" if rows and rows[0]["y"] not in ("", WHOLE) else "partitions"
+    what = f"one {of_what[:-1]}, 95 % interval" if compared == 1 else f"mean of {compared} {of_what}"
     for variant in dict.fromkeys(row["variant"] for row in rows):
         cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for row in rows:

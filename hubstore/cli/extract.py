@@ -12,6 +12,7 @@ from hubstore.cli import options
 from hubstore.cli.output import err, out, print_json, table
 from hubstore.cli.progress import watching
 from hubstore.errors import StoreError
+from hubstore.location import shell_word
 
 
 def extract(
@@ -249,4 +250,5 @@ def print_extraction(done: Any, corpus: Any, as_json: bool) -> None:
         out.print(f"[yellow]note:[/] {summary['skipped']:,} rows were skipped; the first:")
         for message in (*corpus.skipped.messages, *progress.broken)[:5]:
             out.print(f"  {message}", markup=False)
-    out.print(f"next: hubstore index {done.path}; hubstore query {done.path} --id ID; hubstore report {done.path}")
+    path = shell_word(done.path)
+    out.print(f"next: hubstore index {path}; hubstore query {path} --id ID; hubstore report {path}", markup=False)

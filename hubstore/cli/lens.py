@@ -16,7 +16,7 @@ from hubstore.cli.output import err, out, print_json, table
 from hubstore.corpus import Item, Media
 from hubstore.corpus.remote import medium_name
 from hubstore.errors import LensError, QueryError
-from hubstore.location import Location
+from hubstore.location import Location, shell_word
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -147,7 +147,7 @@ def _keep(store: Location | None, model: str | None, asked: _Asked, quiet: bool)
     opened.keep_lens(_load(store, model, asked))
     if not quiet:
         name = opened.attributes["model"]["id"]
-        out.print(f"{store} keeps the unembedding of {name}; `hubstore lens {store}` needs no model")
+        out.print(f"{store} keeps the unembedding of {name}; `hubstore lens {shell_word(store)}` needs no model")
 
 
 def _of_texts(store: Location | None, model: str | None, texts: Sequence[str], asked: _Asked) -> pa.Table:

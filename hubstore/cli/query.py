@@ -26,7 +26,7 @@ def query(
     texts: Annotated[list[str] | None, typer.Option("--text", help="Neighbours of a text given now.")] = None,
     images: Annotated[list[Path] | None, typer.Option("--image", help="Neighbours of a picture: its file.")] = None,
     audio: Annotated[list[Path] | None, typer.Option("--audio", help="Neighbours of a sound: its file.")] = None,
-    vector: Annotated[Path | None, typer.Option(help="Neighbours of vectors: .npy, [width] or [n, width].")] = None,
+    vector: Annotated[Path | None, typer.Option(help="Neighbours of a .npy file's vector or rows.")] = None,
     k: Annotated[int, typer.Option("-k", help="Neighbours for each query and layer.")] = 10,
     layers: options.LayersOption = None,
     pool: options.PoolOption = None,
@@ -64,8 +64,6 @@ def query(
 
     With --url, in a store on a server, which reads texts, pictures and sounds with its own model.
     """
-    if k < 1:
-        raise QueryError(f"-k {k}: ask for one neighbour at least")
     asked: dict[str, Any] = {
         "ids": ids or None,
         "texts": texts or None,
@@ -160,9 +158,12 @@ def _load_vectors(path: Path) -> Any:
     import numpy as np
 
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
         raise QueryError(f"{path} is not a readable .npy file of numbers: {error}") from error
+    if not isinstance(found, np.ndarray):
+        raise QueryError(f"{path} holds several arrays; save the one of the vectors with np.save")
+    return found
 
 
 def _place(hit: dict[str, Any]) -> str:

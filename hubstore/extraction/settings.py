@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hubstore.checks import check_count
 from hubstore.errors import ModelError, StoreError
 from hubstore.models import MEDIA, Model, Padding
 from hubstore.store import DTYPES, Layout
@@ -60,6 +61,13 @@ class Settings:
     compile: str = "auto"
     memory_budget: int = MEMORY_BUDGET
     compressor: str = "none"
+
+    def __post_init__(self) -> None:
+        """Refuse a number that is none, such as 0, which is not None; StoreError."""
+        for name in ("max_tokens", "batch_tokens", "media_tokens"):
+            if (value := getattr(self, name)) is not None:
+                check_count(name, value, error=StoreError)
+        check_count("memory_budget", self.memory_budget, error=StoreError)
 
     def resolve(self, model: Model) -> Settings:
         """These settings with every choice that depends on the model made.

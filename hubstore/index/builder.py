@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hubstore.checks import check_seed
 from hubstore.devices import resolve_device
 from hubstore.errors import CorruptStoreError, IndexingError, IndexNotFoundError
 from hubstore.index import kinds
@@ -87,12 +88,13 @@ def build(
 
     Raises:
         QueryError: a layer or pooling that is not there.
-        IndexingError: an unknown kind, an empty store, or too few rows for the kind.
+        IndexingError: an unknown kind, a seed that is none, an empty store, or too few rows for the kind.
         CorruptStoreError: an index that is there is not as it was written, and `rebuild` is not set.
         MissingDependencyError: FAISS is needed and not installed.
         NonFiniteError: a row holds NaN or infinity.
     """
     kinds.check_kind(kind)
+    check_seed(seed, error=IndexingError)
     chosen = resolve_device(device)
     return tuple(
         _build_layer(store, store.hidden(layer, pooling), kind, seed, rebuild, chosen, progress or _no_progress)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubstore.errors import CorruptStoreError, IndexNotFoundError, StaleIndexError
+from hubstore.location import shell_word
 from hubstore.store import Storage, StoreReader
 from hubstore.store.commit import FileRecord
 from hubstore.store.layout import encode_json
@@ -95,7 +96,7 @@ def faiss_key(pooling: str, layer: str) -> str:
 
 def rebuild_command(store: StoreReader, layer: str, pooling: str) -> str:
     """What mends an index."""
-    return f"`hubstore index {store.path} --layers {layer} --pool {pooling} --rebuild`"
+    return f"`hubstore index {shell_word(store.path)} --layers {layer} --pool {pooling} --rebuild`"
 
 
 def store_commits(store: StoreReader) -> tuple[tuple[int, str], ...]:
@@ -114,7 +115,7 @@ def read_description(store: StoreReader, layer: str, pooling: str) -> IndexDescr
     if not store.storage.exists(key):
         raise IndexNotFoundError(
             f"{store.path} has no index of layer {layer} ({pooling}); "
-            f"`hubstore index {store.path} --layers {layer} --pool {pooling}` builds one"
+            f"`hubstore index {shell_word(store.path)} --layers {layer} --pool {pooling}` builds one"
         )
     try:
         return IndexDescription.decode(store.storage.read(key))
@@ -147,7 +148,7 @@ def check_fresh(store: StoreReader, description: IndexDescription, allow_stale: 
         rows = store.hidden(layer, pooling).shape[0]
         raise StaleIndexError(
             f"the index of layer {layer} ({pooling}) holds {description.rows} rows, {store.path} now {rows}; "
-            f"`hubstore index {store.path} --layers {layer} --pool {pooling}` adds the new ones"
+            f"`hubstore index {shell_word(store.path)} --layers {layer} --pool {pooling}` adds the new ones"
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hubstore.checks import check_count
 from hubstore.devices import resolve_device
 from hubstore.errors import IndexNotFoundError, QueryError
 from hubstore.index.allowed import Allowed, Positions
@@ -36,6 +37,9 @@ GPU_CANDIDATES = 2048
 
 FEWEST = 5
 """A search for fewer neighbours draws its candidates as if for so many: a lone nearest row is easily missed."""
+
+MOST_EFFORT = 2**31 - 1
+"""What FAISS holds."""
 
 RERANK_ELEMENTS = 1 << 23
 """Candidates re-ranked at once, in float64 elements: 64 MB."""
@@ -133,6 +137,8 @@ class LayerIndex:
             allowed_here = allowed & allowed_here
         if self._loaded is None:
             return exact_search(self.states, queries, k, allowed_here, self.device)
+        if refine is not None:
+            check_count("refine", refine, error=QueryError)
         candidates = max(k, FEWEST) * (refine or self._default("refine"))
         way = route(self.kind, self.rows, allowed_here, selectors=self._loaded.gpu is None)
         if way == "exact" or (self._loaded.gpu is not None and candidates > GPU_CANDIDATES):
@@ -159,7 +165,7 @@ class LayerIndex:
         selector = None
         if way != "unfiltered":
             # What the filter drops was looked at all the same, so look at as much more.
-            chosen = round(chosen * self.rows / allowed.size)
+            chosen = min(round(chosen * self.rows / allowed.size), MOST_EFFORT)
             selector = _selector(way, allowed, self.rows)
         if self.kind == "hnsw":
             options = faiss().SearchParametersHNSW(efSearch=max(chosen, count), sel=selector)
@@ -180,10 +186,9 @@ class LayerIndex:
 
 def check_queries(queries: torch.Tensor, k: int, effort: int | None, layer: str, width: int) -> None:
     """QueryError for a search of a layer that cannot be."""
-    if k < 1:
-        raise QueryError(f"k is {k}; ask for at least one neighbour")
-    if effort is not None and effort < 1:
-        raise QueryError(f"effort is {effort}; it must be at least 1")
+    check_count("k", k, error=QueryError)
+    if effort is not None:
+        check_count("effort", effort, most=MOST_EFFORT, error=QueryError)
     if queries.ndim != 2 or queries.shape[1] != width:
         raise QueryError(f"queries have shape {list(queries.shape)}; layer {layer} needs [queries, {width}]")
 

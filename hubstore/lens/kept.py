@@ -14,6 +14,7 @@ from torch import Tensor
 from hubstore.errors import CorruptStoreError, LensError
 from hubstore.extraction import require_same_model
 from hubstore.lens.vocabulary import Vocabulary
+from hubstore.location import shell_word
 from hubstore.models import FinalNorm, Head, Model
 from hubstore.store import Layout, Storage, StoreReader, dtype_name
 from hubstore.store.commit import FileRecord
@@ -69,8 +70,8 @@ def read_lens(store: StoreReader) -> tuple[Head, str]:
     storage = store.storage
     if not storage.exists(LENS):
         raise LensError(
-            f"{store.path} keeps no unembedding. Add it with `hubstore lens {store.path} --keep`, which loads the "
-            "store's model once, or extract with --with-lens; or read with the model itself: --model MODEL"
+            f"{store.path} keeps no unembedding. Add it with `hubstore lens {shell_word(store.path)} --keep`, which "
+            "loads the store's model once, or extract with --with-lens; or read with the model itself: --model MODEL"
         )
     record, files = read_lens_record(storage)
     for key, file in files.items():

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
+import xxhash
 from torch import Tensor
 
 from hubstore.errors import LensError
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 Variant = Literal["raw", "normed", "final"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
+
+HASHED_ROWS = 8192
+"""Of an unembedding, hashed at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +53,25 @@ class Lens:
 
     def to(self, device: torch.device | str) -> Lens:
         """The same lens on another device."""
-        return Lens(self.head.to(device), self.vocabulary, self.name)
+        moved = Lens(self.head.to(device), self.vocabulary, self.name)
+        if "digest" in self.__dict__:
+            moved.__dict__["digest"] = self.digest
+        return moved
+
+    @cached_property
+    def digest(self) -> str:
+        """xxHash of all that a lens reads with: unembedding, bias, norm, scale, softcap and tokenizer.
+
+        What is kept of a lens's readings is kept under it: the head of another model of the same name reads otherwise.
+        """
+        head = self.head
+        hashed = xxhash.xxh3_128(repr((head.norm.kind, head.norm.eps, head.scale, head.softcap)))
+        hashed.update(self.vocabulary.definition)
+        for tensor in (head.unembedding, head.bias, head.norm.weight, head.norm.bias):
+            hashed.update("none" if tensor is None else repr((tensor.dtype, tuple(tensor.shape))))
+            for rows in () if tensor is None else tensor.detach().reshape(len(tensor), -1).split(HASHED_ROWS):
+                hashed.update(rows.contiguous().view(torch.uint8).cpu().numpy())
+        return hashed.hexdigest()
 
     def sweep(
         self,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hubstore.arrow import equal_lists
+from hubstore.checks import check_count
 from hubstore.corpus import Item
 from hubstore.errors import LensError, QueryError
 from hubstore.extraction import Capture
@@ -76,8 +77,7 @@ class Question:
     def __post_init__(self) -> None:
         if self.variant not in ("raw", "normed"):
             raise LensError(f"there is no lens {self.variant!r}; use raw (no norm) or normed (the final norm first)")
-        if not 1 <= self.k <= self.lens.head.vocabulary:
-            raise LensError(f"k is {self.k}; ask for 1 to {self.lens.head.vocabulary} tokens")
+        check_count("k", self.k, most=self.lens.head.vocabulary, of="tokens", error=LensError)
 
     @cached_property
     def target_ids(self) -> list[int]:

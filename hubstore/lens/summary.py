@@ -12,6 +12,8 @@ import torch
 
 from hubstore.analysis.bootstrap import Bootstrap
 from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
+from hubstore.checks import check_resamples, check_seed
+from hubstore.errors import LensError
 from hubstore.lens.lens import Lens, Variant
 from hubstore.lens.reading import STATES, Question, own_layer
 from hubstore.lens.rows import text_rows
@@ -56,7 +58,7 @@ def lens_summary(
 
     Raises:
         QueryError: a partition, layer or pooling that the store does not have.
-        LensError: a target that is not one token.
+        LensError: a target that is not one token, or a number that is out of its range.
     """
     names = [store.layer_name(layer) for layer in (store.layers if layers is None else layers)]
     chosen = [store.partition(name).name for name in (partitions or store.partitions)]
@@ -74,9 +76,10 @@ def lens_summary(
         "layers": names,
         "pooling": pooled,
         "variant": variant,
+        "lens": lens.digest,
         "targets": list(zip(targets, ids, strict=True)),
-        "seed": seed,
-        "bootstrap": bootstrap,
+        "seed": check_seed(seed, error=LensError),
+        "bootstrap": check_resamples("bootstrap", bootstrap, error=LensError),
     }
     return kept_or_made(store, "lens", parameters, make)
 

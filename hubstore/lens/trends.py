@@ -15,7 +15,9 @@ import torch
 from hubstore.analysis.bootstrap import Bootstrap
 from hubstore.analysis.layers import Progress
 from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
+from hubstore.checks import check_resamples, check_seed
 from hubstore.devices import resolve_device
+from hubstore.errors import LensError
 from hubstore.lens.languages import TokenLanguages
 from hubstore.lens.lens import Lens, Variant
 from hubstore.lens.rows import text_rows
@@ -118,9 +120,10 @@ def language_trends(
         "pooling": pooled,
         "variant": variant,
         "lens": lens.name,
+        "lens_digest": lens.digest,
         "token_languages": {**token_languages.record, "digest": token_languages.digest},
-        "seed": seed,
-        "bootstrap": bootstrap,
+        "seed": check_seed(seed, error=LensError),
+        "bootstrap": check_resamples("bootstrap", bootstrap, error=LensError),
     }
     return kept_or_made(store, "trends", parameters, make)
 

@@ -123,9 +123,8 @@ def _positions(store: StoreReader, ids: Sequence[str]) -> npt.NDArray[np.int64]:
 
 
 def _checked(rows: object, layer: str, count: int | None, width: int) -> torch.Tensor:
-    tensor = torch.as_tensor(rows).detach().cpu()
-    if not tensor.is_floating_point():
-        tensor = tensor.float()
+    """Floating [queries, width] of what a caller gave as vectors."""
+    tensor = _as_tensor(rows, layer)
     if tensor.ndim == 1:
         tensor = tensor[None]
     if tensor.ndim != 2 or tensor.shape[1] != width or (count is not None and len(tensor) != count):
@@ -133,9 +132,28 @@ def _checked(rows: object, layer: str, count: int | None, width: int) -> torch.T
         raise QueryError(
             f"vectors for layer {layer} have shape {list(tensor.shape)}; the store needs [{rows_wanted}, {width}]"
         )
+    if not len(tensor):
+        raise QueryError(f"vectors for layer {layer} are [0, {width}], no query at all; give one at least")
     if not torch.isfinite(tensor).all():
-        raise NonFiniteError(f"a query vector for layer {layer} holds NaN or infinity")
+        raise NonFiniteError(f"a query vector for layer {layer} holds NaN or infinity; search for finite vectors")
     return tensor
+
+
+def _as_tensor(rows: object, layer: str) -> torch.Tensor:
+    """Of real numbers, float32 unless they are floating already; QueryError, naming the dtype, for anything else."""
+    if not isinstance(rows, torch.Tensor):
+        try:
+            array = np.asarray(rows)
+        except ValueError as error:
+            raise QueryError(f"vectors for layer {layer} are no array of numbers: {error}") from error
+        if array.dtype.kind not in "fiu":
+            raise QueryError(f"vectors for layer {layer} are of {array.dtype}; give real numbers, such as float32")
+        # NumPy's wider and other-endian numbers are none that torch has.
+        rows = torch.from_numpy(np.array(array, np.float64 if array.dtype.itemsize >= 8 else np.float32))
+    tensor = rows.detach().cpu()
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        raise QueryError(f"vectors for layer {layer} are of {tensor.dtype}; give real numbers, such as float32")
+    return tensor if tensor.is_floating_point() else tensor.float()
 
 
 def _strangers(count: int) -> npt.NDArray[np.int64]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from hubstore.checks import check_count
 from hubstore.corpus import Item, Media
 from hubstore.corpus.remote import medium_name
 from hubstore.devices import resolve_device
@@ -126,17 +127,14 @@ def search(
     Example:
         >>> search(store, ids=["en-17"], k=3, layers=[6], exclude_same_language=True).to_pandas()
     """
-    if k < 1:
-        raise QueryError(f"k is {k}; ask for at least one neighbour")
+    check_count("k", k, error=QueryError)
     names = _layer_names(store, layers)
     pooled = store.pooling_name(pooling)
     filters = Filters(_tuple(languages), _tuple(modalities), _tuple(concepts), exclude_same_language, exclude_self)
     asked = _Asked(_tuple(ids), _tuple(texts), _media(images), _media(audio), vectors)
     queries = _queries(store, asked, names, pooled, query_languages, encoder, centred)
     if exclude_same_language and None in queries.languages:
-        raise QueryError(
-            "to leave out the query's own language, say which it is: query_languages=... (--query-language)"
-        )
+        raise QueryError("to leave out the query's own language, say which it is with query_languages=...")
     groups = _groups(store, queries, filters, pooled)
     if centred:
         queries = centred_queries(store, queries, pooled)
@@ -261,7 +259,8 @@ def _search_layer(
         own = queries.own_rows[numbers]
         # A query's own rows are dropped afterwards, so ask for as many more.
         extra = int((own[:, 1] - own[:, 0]).max()) if exclude_self else 0
-        scores, rows = index.search(vectors[torch.from_numpy(numbers)], k + extra, allowed, effort=effort)
+        wanted = min(k + extra, allowed.size)
+        scores, rows = index.search(vectors[torch.from_numpy(numbers)], wanted, allowed, effort=effort)
         parts.append(_ranked(index.description.layer, numbers, scores, rows, own, k, exclude_self))
     return _Hits(
         index.description.layer,

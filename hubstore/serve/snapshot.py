@@ -20,7 +20,7 @@ from hubstore.arrow import read_parquet
 from hubstore.errors import CorruptStoreError, IndexNotFoundError, QueryError
 from hubstore.index import IndexDescription, LayerIndex, SearchableLayer, load_or_exact
 from hubstore.index.description import check_fresh, read_description
-from hubstore.location import Location
+from hubstore.location import Location, shell_word
 from hubstore.serve.failures import NeedsModelError, NotThereError
 from hubstore.serve.keeping import keeping
 from hubstore.store import HiddenStates, Partition, StoreReader
@@ -143,7 +143,8 @@ class Snapshot(StoreReader):
 
         with self._loading:
             if not self.keeps_lens:
-                raise NeedsModelError(f"{self.path} keeps no lens; `hubstore lens {self.path} --keep` adds it")
+                here = shell_word(self.path)
+                raise NeedsModelError(f"{self.path} keeps no lens; `hubstore lens {here} --keep` adds it")
             record = self.storage.read(LENS)
             if self._lens is None or self._lens[0] != record:
                 self._lens = record, Lens.of_store(self, resolve_device(self.device))

@@ -20,7 +20,7 @@ import torch
 
 from hubstore.arrow import read_parquet
 from hubstore.errors import CorruptStoreError, QueryError, StoreFormatError, StoreNotFoundError
-from hubstore.location import Location, Url, location
+from hubstore.location import Location, Url, location, shell_word
 from hubstore.store.commit import Commit, FileRecord
 from hubstore.store.dtypes import DTYPES
 from hubstore.store.gather import gather_rows
@@ -206,7 +206,7 @@ class StoreReader:
             missing = ids[int(found.argmin())]
             raise QueryError(
                 f"{self.path} has no item with id {missing!r}; "
-                f"`hubstore export {self.path} --items --out FOLDER` writes all ids"
+                f"`hubstore export {shell_word(self.path)} --items --out FOLDER` writes all ids"
             )
         return found
 
@@ -325,7 +325,7 @@ class HiddenStates:
         if len(mapped) != record.size:
             raise CorruptStoreError(
                 f"{self._storage.root / key} has {len(mapped)} bytes, {record.size} were committed; "
-                f"`hubstore verify {self._storage.root}` lists all that is wrong"
+                f"`hubstore verify {shell_word(self._storage.root)}` lists all that is wrong"
             )
         return decode_shard(mapped, rows, self._layout, str(self._storage.root / key))
 

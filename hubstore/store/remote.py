@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
 import numpy as np
 
 from hubstore.errors import CorruptStoreError, StoreError
-from hubstore.location import Url
+from hubstore.location import Url, shell_word
 from hubstore.store.cache import Bytes, FileCache, Mappings, page_aligned, user_cache, write_file
 from hubstore.store.cloud import FIRST_PATIENCE, connect, told
 from hubstore.store.commit import FileRecord
@@ -379,7 +379,7 @@ class RemoteStorage:
         if crc32c(fetched.data) != record.crc32c:
             raise CorruptStoreError(
                 f"{self._root / key}: its bytes do not match the checksum of its commit; "
-                f"`hubstore verify {self._root}` lists all that is wrong"
+                f"`hubstore verify {shell_word(self._root)}` lists all that is wrong"
             )
         return fetched
 
@@ -465,7 +465,7 @@ class RemoteStorage:
 
     def _is_missing(self, key: str) -> CorruptStoreError:
         return CorruptStoreError(
-            f"{self._root / key} is missing; `hubstore verify {self._root}` lists all that is wrong"
+            f"{self._root / key} is missing; `hubstore verify {shell_word(self._root)}` lists all that is wrong"
         )
 
     def _changed_meanwhile(self, key: str) -> CorruptStoreError:
@@ -474,7 +474,7 @@ class RemoteStorage:
     def _changed(self, key: str, size: int, record: FileRecord) -> CorruptStoreError:
         return CorruptStoreError(
             f"{self._root / key} has {size} bytes, {record.size} were committed; "
-            f"`hubstore verify {self._root}` lists all that is wrong"
+            f"`hubstore verify {shell_word(self._root)}` lists all that is wrong"
         )
 
 

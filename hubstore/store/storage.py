@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubstore.errors import CorruptStoreError, StoreError, StoreLockedError
+from hubstore.location import shell_word
 
 if TYPE_CHECKING:
     from hubstore.location import Location
@@ -221,7 +222,7 @@ class LocalStorage:
 
     def _missing(self, key: str) -> CorruptStoreError:
         return CorruptStoreError(
-            f"{self._root / key} is missing; `hubstore verify {self._root}` lists all that is wrong"
+            f"{self._root / key} is missing; `hubstore verify {shell_word(self._root)}` lists all that is wrong"
         )
 
 

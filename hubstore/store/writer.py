@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 
 from hubstore.errors import NonFiniteError, StoreError, StoreLockedError
+from hubstore.location import shell_word
 from hubstore.store.commit import Commit, FileRecord
 from hubstore.store.layout import (
     FORMAT,
@@ -105,7 +106,8 @@ def write_shard(
             raise
         raise StoreLockedError(
             f"{storage.root / spoiled}: this process wrote over it when its right to write had ended, and another had "
-            f"committed it; `hubstore verify {storage.root}` lists all that is wrong; extract it again, elsewhere"
+            f"committed it; `hubstore verify {shell_word(storage.root)}` lists all that is wrong; extract it again, "
+            "elsewhere"
         ) from error
     return commit
 
