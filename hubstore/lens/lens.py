@@ -65,10 +65,10 @@ class Lens:
         What is kept of a lens's readings is kept under it: the head of another model of the same name reads otherwise.
         """
         head = self.head
-        hashed = xxhash.xxh3_128(repr((head.norm.kind, head.norm.eps, head.scale, head.softcap)))
-        hashed.update(self.vocabulary.definition)
+        hashed = xxhash.xxh3_128(repr((head.norm.kind, head.norm.eps, head.scale, head.softcap)).encode())
+        hashed.update(self.vocabulary.definition.encode())
         for tensor in (head.unembedding, head.bias, head.norm.weight, head.norm.bias):
-            hashed.update("none" if tensor is None else repr((tensor.dtype, tuple(tensor.shape))))
+            hashed.update(repr(None if tensor is None else (tensor.dtype, tuple(tensor.shape))).encode())
             for rows in () if tensor is None else tensor.detach().reshape(len(tensor), -1).split(HASHED_ROWS):
                 hashed.update(rows.contiguous().view(torch.uint8).cpu().numpy())
         return hashed.hexdigest()

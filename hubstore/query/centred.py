@@ -67,7 +67,7 @@ def origins(store: StoreReader, modality: str | None, language: str | None) -> t
     if modality is None:
         return ()
     if modality == "text" and language is None:
-        raise QueryError("to remove the mean of a text's language, say which it is with query_languages=...")
+        raise QueryError("to remove the mean of a text's language, say which it is: query_languages=...")
     same = [one for one in store.partitions.values() if one.modality == modality]
     names = tuple(one.name for one in same if language in (None, one.language))
     if not names:

@@ -134,7 +134,7 @@ def search(
     asked = _Asked(_tuple(ids), _tuple(texts), _media(images), _media(audio), vectors)
     queries = _queries(store, asked, names, pooled, query_languages, encoder, centred)
     if exclude_same_language and None in queries.languages:
-        raise QueryError("to leave out the query's own language, say which it is with query_languages=...")
+        raise QueryError("to leave out the query's own language, say which it is: query_languages=...")
     groups = _groups(store, queries, filters, pooled)
     if centred:
         queries = centred_queries(store, queries, pooled)
@@ -212,7 +212,7 @@ def _queries(
     given = {name: value for name, value in vars(asked).items() if value is not None}
     if len(given) != 1:
         raise QueryError("give exactly one of ids, texts, images, audio and vectors")
-    if len(next(iter(given.values()))) == 0:
+    if asked.vectors is None and len(next(iter(given.values()))) == 0:
         raise QueryError(f"there is no query: {next(iter(given))} is empty")
     if asked.ids is not None:
         return from_ids(store, list(asked.ids), pooling)

@@ -1,7 +1,9 @@
 """Tables of what a lens reads: of stored states, of texts, of partitions; and how they are shown."""
 
+import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import hubstore
 from hubstore.cli import app
 from hubstore.corpus import read_sample
 from hubstore.errors import LensError, QueryError
-from hubstore.lens import Lens, lens_summary, read_store, read_texts
+from hubstore.lens import Lens, count_token_languages, language_trends, lens_summary, read_store, read_texts
 from hubstore.lens.figures import heat_maps, html, png, spelled
 from tests.tiny_models import save_tiny_language_model
 
@@ -117,6 +119,31 @@ def test_the_summary_is_the_mean_over_items_of_their_tokens_without_the_bos(stor
             assert found[metric]["value"] == pytest.approx(value, rel=1e-4), metric
             assert found[metric]["low"] <= found[metric]["value"] <= found[metric]["high"]
             assert found[metric]["n"] == 4
+
+
+def test_a_summary_and_trends_that_are_kept_are_of_the_lens_that_read_them(store):
+    lens = Lens.of_store(store)
+    heads = [
+        lens.head,
+        replace(lens.head, unembedding=lens.head.unembedding.flip(0)),
+        replace(lens.head, scale=2.0),
+        replace(lens.head, norm=replace(lens.head.norm, eps=0.5)),
+    ]
+    lenses = [Lens(head, lens.vocabulary, lens.name) for head in heads]
+    assert Lens.of_store(store).digest == lens.digest == lens.to("cpu").digest
+    assert len({one.digest for one in lenses}) == len(lenses)
+    tables = [lens_summary(store, one, targets=[" the"], variant="normed", bootstrap=0) for one in lenses]
+    values = [table["value"].to_pylist() for table in tables]
+    assert all(one != other for one, other in itertools.combinations(values, 2))
+    tokens = count_token_languages(read_sample("ntrex", languages=["en", "es"], limit=20), lens)
+    first, second = (language_trends(store, one, tokens, bootstrap=0)["value"].to_pylist() for one in lenses[:2])
+    assert first != second
+
+
+@pytest.mark.parametrize(("option", "value"), [("bootstrap", -1), ("seed", -1), ("seed", 2**40), ("bootstrap", 1.5)])
+def test_numbers_that_a_summary_cannot_have_are_refused(store, option, value):
+    with pytest.raises(LensError, match=f"{option} is {value}; ask for 0 to"):
+        lens_summary(store, Lens.of_store(store), **{option: value})
 
 
 def test_what_cannot_be_asked_is_refused(model, store):

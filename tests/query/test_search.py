@@ -235,6 +235,18 @@ def test_filters_over_tokens_keep_whole_items(token_store):
         ({"vectors": torch.ones(2, WIDTH), "query_languages": ["en"]}, "2 queries and 1 query languages"),
         ({"vectors": torch.ones(3)}, r"\[1, 3\].*\[queries, 32\]"),
         ({"vectors": {"0": torch.ones(WIDTH)}}, "no vectors for layer 1; there are for 0"),
+        ({"vectors": np.array([["a"] * WIDTH])}, r"layer 0 are of <U1; give real numbers"),
+        ({"vectors": np.ones(WIDTH, complex)}, r"layer 0 are of complex128; give real numbers"),
+        ({"vectors": torch.ones(WIDTH, dtype=torch.complex64)}, r"layer 0 are of torch.complex64"),
+        ({"vectors": np.ones(WIDTH, bool)}, r"layer 0 are of bool"),
+        ({"vectors": np.array([None] * WIDTH)}, r"layer 0 are of object"),
+        ({"vectors": [[1.0], [1.0, 2.0]]}, "no array of numbers"),
+        ({"vectors": np.ones((1, 1, WIDTH))}, r"\[1, 1, 32\]; the store needs \[queries, 32\]"),
+        ({"vectors": np.float32(3)}, "vectors"),
+        ({"vectors": {name: np.empty((0, WIDTH)) for name in "012"}}, "no query at all"),
+        ({"ids": ["item-0"], "k": 1.5}, "k is 1.5; ask for 1 at least"),
+        ({"ids": ["item-0"], "effort": 0}, "effort is 0; ask for 1"),
+        ({"ids": ["item-0"], "effort": 2**40}, "effort is 1099511627776; ask for 1 to"),
         ({"texts": ["a"], "encoder": lambda texts: {"0": torch.ones(1, WIDTH)}}, "no states of layer 1"),
         ({"texts": ["a"], "layers": [0], "encoder": lambda texts: {"0": torch.ones(2, WIDTH)}}, r"\[1, 32\]"),
     ],
@@ -242,6 +254,18 @@ def test_filters_over_tokens_keep_whole_items(token_store):
 def test_a_query_that_cannot_be_answered_says_why(store, arguments, message):
     with pytest.raises(QueryError, match=message):
         search(store, device="cpu", **arguments)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int64", ">f4", "float16", "float64", "longdouble"])
+def test_vectors_of_any_real_numbers_find_the_same(store, dtype):
+    vector = np.arange(1, WIDTH + 1)
+    expected = search(store, vectors=vector.astype(np.float32), k=3, layers=[0], device="cpu")
+    assert search(store, vectors=vector.astype(dtype), k=3, layers=[0], device="cpu")["id"].equals(expected["id"])
+
+
+def test_more_neighbours_than_there_are_rows_are_all_rows(store):
+    found = search(store, ids=["item-0"], k=10**15, layers=[0], languages=["en"], device="cpu")
+    assert found.num_rows == ROWS // 3 - 1
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
