@@ -147,7 +147,7 @@ def _keep(store: Location | None, model: str | None, asked: _Asked, quiet: bool)
     opened.keep_lens(_load(store, model, asked))
     if not quiet:
         name = opened.attributes["model"]["id"]
-        out.print(f"{store} keeps the unembedding of {name}; `hubstore lens {shell_word(store)}` needs no model")
+        out.print(f"{store} keeps the unembedding of {name}; `hubstore lens {shell_word(opened.path)}` needs no model")
 
 
 def _of_texts(store: Location | None, model: str | None, texts: Sequence[str], asked: _Asked) -> pa.Table:

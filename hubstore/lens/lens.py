@@ -69,8 +69,8 @@ class Lens:
         hashed.update(self.vocabulary.definition.encode())
         for tensor in (head.unembedding, head.bias, head.norm.weight, head.norm.bias):
             hashed.update(repr(None if tensor is None else (tensor.dtype, tuple(tensor.shape))).encode())
-            for rows in () if tensor is None else tensor.detach().reshape(len(tensor), -1).split(HASHED_ROWS):
-                hashed.update(rows.contiguous().view(torch.uint8).cpu().numpy())
+            for rows in () if tensor is None else torch.split(tensor.detach(), HASHED_ROWS):
+                hashed.update(rows.contiguous().view(torch.uint8).cpu().numpy().tobytes())
         return hashed.hexdigest()
 
     def sweep(

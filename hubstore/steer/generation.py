@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from hubstore.checks import check_count, check_number, check_seed
+from hubstore.checks import check_seed
 from hubstore.errors import NonFiniteError, SteeringError
 from hubstore.extraction.members import batch_members
 from hubstore.models import Model
@@ -53,11 +53,15 @@ class Decoding:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        check_count("max_new_tokens", self.max_new_tokens, error=SteeringError)
-        check_number("temperature", self.temperature, least=0, error=SteeringError)
-        if self.top_k is not None:
-            check_count("top_k", self.top_k, error=SteeringError)
-        check_number("top_p", self.top_p, above=0, most=1, error=SteeringError)
+        wrong = {
+            "max_new_tokens, which is 1 at least,": self.max_new_tokens < 1,
+            "temperature, which is 0 or above,": not 0 <= self.temperature < float("inf"),
+            "top_k, which is 1 at least,": self.top_k is not None and self.top_k < 1,
+            "top_p, which is above 0 and at most 1,": not 0 < self.top_p <= 1,
+        }
+        for name, is_wrong in wrong.items():
+            if is_wrong:
+                raise SteeringError(f"{name} is {getattr(self, name.partition(',')[0])}")
 
 
 @dataclass(frozen=True)
