@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Literal, Unpack, cast
 
 from hubstore.corpus.columns import ColumnOptions, Columns
 from hubstore.corpus.corpus import Corpus, Refuse
-from hubstore.corpus.files import File, PathLike, format_suffix
+from hubstore.corpus.files import File, PathLike
 from hubstore.corpus.item import Item
 from hubstore.corpus.readers import Dialect, kind_of
 from hubstore.corpus.rows import Row, items_of
@@ -175,7 +175,7 @@ def _plain_tables(builder: Any, split: str) -> tuple[list[str], str | None] | No
     asked = [field for field in fields(config) if field.name not in told]
     if not files or any(getattr(config, field.name) != field.default for field in asked):
         return None
-    if not all(kind_of(file) and format_suffix(file) != ".json" for file in files):  # which may be one array
+    if not all(map(kind_of, files)):
         return None
     return files, getattr(config, "delimiter", None) or _other(getattr(config, "sep", ","), ",")
 

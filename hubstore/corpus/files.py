@@ -157,7 +157,7 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[os.DirEnt
     this = (status.st_dev, status.st_ino)
     if this in above:
         return
-    yield from (entry for entry in entries if entry.is_file() or is_broken(entry))
+    yield from (entry for entry in entries if is_broken(entry) or entry.is_file())
     for entry in entries:
-        if entry.is_dir():
+        if not is_broken(entry) and entry.is_dir():
             yield from _walk(entry.path, (*above, this))

@@ -10,6 +10,7 @@ import xxhash
 
 from hubstore.corpus.files import File
 from hubstore.corpus.remote import RemoteFile
+from hubstore.errors import CorpusError
 
 _BLOCK: Final = 1 << 20  # bytes read at once
 _THREADS: Final = 4  # files read at once; hashing lets go of the interpreter
@@ -66,8 +67,13 @@ def same_source(one: Any, other: Any) -> bool:
 
 def _digest(file: Path) -> tuple[int, str]:
     digest, size = xxhash.xxh3_128(), 0
-    with file.open("rb") as opened:
-        while block := opened.read(_BLOCK):
-            digest.update(block)
-            size += len(block)
+    try:
+        with file.open("rb") as opened:
+            while block := opened.read(_BLOCK):
+                digest.update(block)
+                size += len(block)
+    except OSError as error:
+        raise CorpusError(
+            f"{file}: cannot be read: {error.strerror}; check that it is there and may be read"
+        ) from error
     return size, digest.hexdigest()

@@ -255,6 +255,7 @@ def test_links_to_files_and_folders_are_followed_but_none_back_to_where_it_is(fo
 @pytest.mark.parametrize("name", ["gone.png", "gone"])
 def test_a_link_to_nothing_is_named_and_can_be_left_out(folder, name):
     (folder / "seen" / name).symlink_to("/no/such/place")
+    (folder / "seen" / "itself.txt").symlink_to("itself.txt")
     (folder / "seen" / "notes.txt").symlink_to("/no/such/notes")
     with pytest.raises(CorpusError, match=rf"seen/{name}: is a link to /no/such/place, where nothing is"):
         contents(read_media_folder(folder))

@@ -197,6 +197,30 @@ def test_json_that_is_nested_too_deeply_is_an_error_of_its_line(tmp_path):
     assert (corpus.skipped.rows, corpus.skipped.count) == (3, 1)
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("where", ["x.json", "."])
+def test_a_json_file_that_is_one_array_is_read_element_by_element(tmp_path, rows, indent, where):
+    rows = [row | {"text": row["text"] + "\n]," * 600} for row in rows]
+    (tmp_path / "x.json").write_text("\n " + json.dumps(rows, indent=indent), encoding="utf-8")
+    assert contents(open_corpus(tmp_path / where)) == rows
+
+
+def test_what_is_wrong_in_a_json_array_is_named_by_its_element(tmp_path):
+    path = tmp_path / "x.json"
+    for text, problem in (
+        ('[{"text": "a"}, 5, {"text": "b"}]', "element 2: holds a JSON int, and no object"),
+        ('[{"text": "a"},\n{"text": ', "element 2: not valid JSON: .* check that the file is whole"),
+        ('[{"text": "a"}\n', "element 2: not valid JSON"),
+        (
+            '[{"text": "a"}, {"text": ' + "[" * 100_000 + "]" * 100_000 + "}]",
+            "element 2: the JSON is nested too deeply",
+        ),
+    ):
+        path.write_text(text)
+        with pytest.raises(CorpusError, match=rf"^x\.json, {problem}"):
+            contents(open_corpus(path, language_tag="en"))
+
+
 @pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x.tsv.gz", "x.parquet", "x.tar", "x.txt"])
 def test_a_pointer_of_git_lfs_is_named_as_such(tmp_path, name):
     path = tmp_path / name

@@ -258,6 +258,21 @@ def test_any_path_is_a_path_and_no_pattern(tmp_path, rows, folder):
         assert contents(read(write(tmp_path / folder, rows))) == rows
 
 
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_a_compressed_table_that_is_cut_off_is_refused_whatever_may_be_skipped(tmp_path, rows, on_error):
+    for read, path in (
+        (read_jsonl, jsonl(tmp_path / "x.jsonl", rows)),
+        (read_csv, delimited(tmp_path / "x.tsv", rows)),
+    ):
+        packed = tmp_path / (path.name + ".gz")
+        packed.write_bytes(gzip.compress(path.read_bytes())[:-20])
+        for options in ({}, {"quotes": False}) if read is read_csv else ({},):
+            with pytest.raises(
+                CorpusError, match=r"\.gz, after line \d+: cannot be read: .*check that the file is whole"
+            ):
+                contents(read(packed, on_error=on_error, **options))
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path, rows):
     for read, path in (
         (read_jsonl, jsonl(tmp_path / "x.jsonl", rows)),
@@ -295,7 +310,9 @@ def test_json_that_is_no_object_or_one_array_is_explained(tmp_path):
     with pytest.raises(CorpusError, match="line 2: holds a JSON list, and no object"):
         contents(read_jsonl(path))
     path.write_text('[\n  {"text": "a", "language": "en"}\n]\n')
-    with pytest.raises(CorpusError, match=r"line 1: not valid JSON: .* one JSON array: write an object on each line"):
+    with pytest.raises(
+        CorpusError, match=r"line 1: not valid JSON: .* one JSON array: name it .json, or write an object on each line"
+    ):
         contents(read_jsonl(path))
 
 

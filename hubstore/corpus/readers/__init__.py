@@ -6,6 +6,7 @@ from typing import Final, Protocol
 from hubstore.corpus.columns import Columns
 from hubstore.corpus.corpus import Refuse
 from hubstore.corpus.files import File, format_suffix
+from hubstore.corpus.readers.array import JsonArray, is_array
 from hubstore.corpus.readers.delimited import Delimited, Dialect
 from hubstore.corpus.readers.jsonl import JsonLines
 from hubstore.corpus.readers.parquet import ParquetTable
@@ -30,7 +31,7 @@ class TableReader(Protocol):
 
 
 _READERS: Final[dict[str, Callable[[File, Columns, Refuse, Dialect], TableReader]]] = {
-    "jsonl": lambda file, columns, refuse, dialect: JsonLines(file, columns, refuse),
+    "jsonl": lambda file, columns, refuse, dialect: _json(file, columns, refuse),
     "csv": Delimited,
     "parquet": lambda file, columns, refuse, dialect: ParquetTable(file, columns),
 }
@@ -46,6 +47,13 @@ KINDS: Final = {
     ".pq": "parquet",
 }
 """The format of a table by its suffix."""
+
+
+def _json(file: File, columns: Columns, refuse: Refuse) -> TableReader:
+    """A file of the suffix .json may be either."""
+    if format_suffix(file.name) == ".json" and is_array(file):
+        return JsonArray(file, refuse)
+    return JsonLines(file, columns, refuse)
 
 
 def kind_of(name: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from hubstore.corpus.columns import Columns
 from hubstore.corpus.corpus import Refuse
 from hubstore.corpus.files import File, format_suffix
-from hubstore.corpus.readers.lines import decoded, raw_lines
+from hubstore.corpus.readers.lines import NotUtf8Error, decoded, raw_lines
 from hubstore.corpus.rows import Row
 from hubstore.errors import CorpusError
 
@@ -21,6 +21,7 @@ _LONGEST: Final = 1 << 26
 """Characters of a row of several lines; a quotation mark that is never closed would hold the rest of the file."""
 
 _PLAIN: Final = "or read quotation marks as they stand with --no-quotes (quotes=False)"
+_REMEDY: Final = f"double a quotation mark inside a quoted field, {_PLAIN}"
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Delimited:
         for number, line in self._lines:
             try:
                 text = decoded(line, self._file, number).removesuffix("\n").removesuffix("\r")
-            except CorpusError as error:
+            except NotUtf8Error as error:
                 self._number += 1
                 self._refuse_row(error)
                 continue
@@ -138,13 +139,12 @@ class Delimited:
             except csv.Error as error:
                 problem = self._problem(str(error))
             except _TooLongError:
-                problem = f"a quotation mark opens a field that does not end within {_LONGEST:,} characters"
-            except CorpusError as error:  # a line that is not UTF-8
+                problem = f"a quotation mark opens a field that does not end within {_LONGEST:,} characters; {_REMEDY}"
+            except NotUtf8Error as error:
                 refused = error
             if problem is not None or refused is not None:
                 self._number += 1
-                remedy = f"double a quotation mark inside a quoted field, {_PLAIN}"
-                self._refuse_row(refused or self._error(f"{problem}; {remedy}"))
+                self._refuse_row(refused or self._error(str(problem)))
                 self._again.extendleft(reversed(record[1:]))
                 record.clear()
                 reader = csv.reader(self._feed(), delimiter=self._delimiter, strict=True)
@@ -183,19 +183,19 @@ class Delimited:
         first, last = self._record[0][0], self._record[-1][0]
         return (
             f"a quotation mark opens a field in line {first} that ends in line {last}, and every line between would be "
-            "a row by itself; if the field is meant to have several lines, say so with --quotes (quotes=True). Else"
+            f"a row by itself; say so with --quotes (quotes=True) if it is meant to have several lines; else {_REMEDY}"
         )
 
     def _problem(self, message: str) -> str:
         """What Python's reader tripped over, in our words."""
         lines = f"line {self._record[0][0]}" if self._record else "its line"
         if "new-line character" in message:
-            return f"a carriage return stands in a field of {lines} that is not quoted; quote the field. Else"
+            return f"a carriage return stands in a field of {lines} that is not quoted; quote the field, {_PLAIN}"
         if "unexpected end" in message:
-            return f"a quotation mark opens a field in {lines} that no other closes"
+            return f"a quotation mark opens a field in {lines} that no other closes; {_REMEDY}"
         if "expected after" in message:
-            return f"a quotation mark opens a field in {lines}, and text follows the one that closes it"
-        return f"{lines} cannot be read: {message}"
+            return f"a quotation mark opens a field in {lines}, and text follows the one that closes it; {_REMEDY}"
+        return f"{lines} cannot be read: {message}; {_REMEDY}"
 
     def _error(self, problem: str) -> CorpusError:
         if not self._header:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from hubstore.corpus.columns import Columns
 from hubstore.corpus.corpus import Refuse
 from hubstore.corpus.files import File
-from hubstore.corpus.readers.lines import decoded, raw_lines
+from hubstore.corpus.readers.lines import NotUtf8Error, decoded, raw_lines
 from hubstore.corpus.rows import Row
 from hubstore.errors import CorpusError
 
@@ -66,7 +66,7 @@ class JsonLines:
                 continue
             try:
                 values = json_object(decoded(line, file, self._number))
-            except CorpusError as error:
+            except NotUtf8Error as error:
                 self._refuse.count()
                 self._refuse(error)
             except ValueError as error:
@@ -95,7 +95,11 @@ def _loads(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        whole = "; the file looks like one JSON array: write an object on each line" if text.startswith("[") else ""
+        whole = (
+            "; the file looks like one JSON array: name it .json, or write an object on each line"
+            if text.startswith("[")
+            else ""
+        )
         raise ValueError(f"not valid JSON: {error.msg} at character {error.colno}{whole}") from None
     except RecursionError:
         raise ValueError("the JSON is nested too deeply; flatten it, or leave the line out") from None

@@ -52,16 +52,20 @@ def raw_lines(file: File) -> Iterator[bytes]:
 
 
 def decoded(line: bytes, file: File, number: int) -> str:
-    """A line of UTF-8 as text; CorpusError naming the file, the line and the byte where it is none."""
+    """A line of UTF-8 as text; NotUtf8Error naming the file, the line and the byte where it is none."""
     try:
         return line.decode()
     except UnicodeDecodeError as error:
         raise not_utf8(error, file, number) from None
 
 
-def not_utf8(error: UnicodeDecodeError, file: File, number: int) -> CorpusError:
+class NotUtf8Error(CorpusError):
+    """A line is not UTF-8; those after it can be read."""
+
+
+def not_utf8(error: UnicodeDecodeError, file: File, number: int) -> NotUtf8Error:
     """The error of a line that is not UTF-8."""
-    return CorpusError(
+    return NotUtf8Error(
         f"{file}, line {number}: byte {error.start + 1} of the line, 0x{error.object[error.start]:02x}, "
         "is not UTF-8; convert the file to UTF-8"
     )
