@@ -91,7 +91,7 @@ def existing_file(path: PathLike | Url) -> Path:
         raise CorpusError(broken_problem(path))
     if not path.exists():
         raise CorpusError(f"{path}: there is no such file; check the path")
-    return path
+    return path.absolute()  # a process may change its folder before it is read
 
 
 def format_suffix(name: str) -> str:

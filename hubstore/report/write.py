@@ -93,7 +93,7 @@ def write_report(
     for name in {f"figures/{key}.png" for key in SECTIONS} | {f"tables/{key}.csv" for key in TABLES}:
         if name not in files:  # of an earlier report, which had more to tell
             (Path(folder) / name).unlink(missing_ok=True)
-    return Path(folder) / PAGE
+    return Path(folder).absolute() / PAGE
 
 
 def _files(store: StoreReader, found: Gathered, progress: Progress | None) -> dict[str, bytes]:

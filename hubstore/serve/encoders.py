@@ -47,7 +47,8 @@ class Encoders:
     """
 
     def __init__(self, model: Model | str | None, device: str, trust_remote_code: bool = False) -> None:
-        self._given = model
+        # Absolute: it may be loaded when the process has changed its folder.
+        self._given = str(Path(model).absolute()) if isinstance(model, str) and Path(model).is_dir() else model
         self._device = device
         self._trust_remote_code = trust_remote_code
         self._lock = threading.Lock()

@@ -83,7 +83,7 @@ class Service:
         metrics = Metrics()
         opener = ThreadPoolExecutor(1, thread_name_prefix="hubstore-open")
         served: dict[str, ServedStore] = {}
-        places = list(map(location, stores))
+        places = [location(store).absolute() for store in stores]
         for path in places:
             require_store(path)
         held = contextlib.ExitStack()
@@ -104,7 +104,7 @@ class Service:
         computing = Pool("computations", limits.computations, limits.waiting, None)
         return cls(
             stores=served,
-            experiments=tuple(map(Path, experiments)),
+            experiments=tuple(Path(folder).absolute() for folder in experiments),
             originals=originals,
             limits=limits,
             metrics=metrics,

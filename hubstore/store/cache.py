@@ -252,7 +252,7 @@ def user_cache() -> FileCache:
     bound = os.environ.get("HUBSTORE_CACHE_BYTES", str(DEFAULT_BYTES))
     if not bound.isdigit():
         raise StoreError(f"HUBSTORE_CACHE_BYTES is {bound!r}; give a number of bytes, such as {DEFAULT_BYTES}, or 0")
-    return FileCache(Path(given) if given else base / "hubstore" / "objects", int(bound))
+    return FileCache((Path(given) if given else base / "hubstore" / "objects").absolute(), int(bound))
 
 
 def _mapped(path: Path) -> tuple[Bytes, tuple[int, int]]:

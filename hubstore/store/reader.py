@@ -101,7 +101,7 @@ class StoreReader:
     """
 
     def __init__(self, path: str | os.PathLike[str] | Url, storage: Storage | None = None) -> None:
-        self.path: Location = location(path)
+        self.path: Location = location(path).absolute()  # a process may change its folder later
         self.storage = storage or open_storage(self.path)
         self.attributes: Mapping[str, Any] = read_attributes(self.storage)
         self.layout = Layout.from_json(self.attributes)

@@ -85,7 +85,7 @@ class LocalStorage:
     """A folder on a local disk."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self._root = root.absolute()  # a process may change its folder later
 
     @property
     def root(self) -> Path:
