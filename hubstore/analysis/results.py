@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from hubstore.arrow import read_parquet
+from hubstore.errors import CorruptStoreError
+from hubstore.store.result import decode_result, encode_result
 from hubstore.version import __version__
 
 if TYPE_CHECKING:
@@ -145,17 +145,15 @@ def _read(store: StoreReader, key: str) -> pa.Table | None:
     if not store.storage.exists(key):
         return None
     try:
-        table = read_parquet(store.storage.read(key))
-    except (pa.ArrowException, OSError):
+        table, _ = decode_result(store.storage.read(key), key)
+    except CorruptStoreError:
         return None  # a damaged result is no loss: it is made again
     return table if METADATA in (table.schema.metadata or {}) else None
 
 
 def _write(store: StoreReader, key: str, table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
     try:
-        store.storage.write(key, sink.getvalue().to_pybytes())
+        store.storage.write(key, encode_result(table))
     except (OSError, ValueError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
         if getattr(cause, "errno", None) not in (errno.EACCES, errno.EPERM, errno.EROFS):

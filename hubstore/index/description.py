@@ -13,7 +13,7 @@ from hubstore.errors import CorruptStoreError, IndexNotFoundError, StaleIndexErr
 from hubstore.location import shell_word
 from hubstore.store import Storage, StoreReader
 from hubstore.store.commit import FileRecord
-from hubstore.store.layout import encode_json
+from hubstore.store.layout import content_digest, encode_json
 from hubstore.store.shardfile import crc32c
 
 FORMAT = 1
@@ -64,12 +64,16 @@ class IndexDescription:
             record["file"]["crc32c"] = f"{self.file.crc32c:08x}"
             # For whoever opens the file with plain FAISS: give it raw hidden states.
             record["distance"] = "squared L2 of unit rows less their mean = 2 - 2 cosine"
-        return encode_json({"format": FORMAT, **record})
+        content = {"format": FORMAT, **record}
+        return encode_json({**content, "digest": content_digest(content)})
 
     @classmethod
     def decode(cls, data: bytes) -> IndexDescription:
         """Back from `index.json`; ValueError, KeyError or TypeError where that is not one."""
         record = json.loads(data)
+        digest = record.pop("digest", None)
+        if digest not in (None, content_digest(record)):  # older descriptions have none
+            raise ValueError("it does not match its digest")
         if record.pop("format") != FORMAT:
             raise ValueError("another format version")
         record.pop("distance", None)

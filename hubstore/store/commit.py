@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hubstore.errors import CorruptStoreError
-from hubstore.store.layout import encode_json
+from hubstore.store.layout import content_digest, encode_json
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Commit:
     @property
     def digest(self) -> str:
         """SHA-256 of everything but the times: two shards with one digest hold the same bytes."""
-        return hashlib.sha256(encode_json(self._content())).hexdigest()
+        return content_digest(self._content())
 
     def encode(self) -> bytes:
         """The commit file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,11 @@ class Layout:
 def encode_json(data: Mapping[str, Any]) -> bytes:
     """JSON as hubstore writes it: the same bytes for the same content."""
     return json.dumps(data, indent=2, ensure_ascii=False, sort_keys=True).encode() + b"\n"
+
+
+def content_digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a record, without its digest: two that have one digest say the same."""
+    return hashlib.sha256(encode_json(content)).hexdigest()
 
 
 def group_metadata(attributes: Mapping[str, Any] | None = None) -> bytes:

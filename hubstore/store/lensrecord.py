@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
 
 from hubstore.errors import CorruptStoreError
 from hubstore.store.commit import FileRecord
-from hubstore.store.layout import LENS, encode_json
+from hubstore.store.layout import LENS, content_digest, encode_json
 from hubstore.store.storage import Storage
 
 
@@ -17,7 +16,7 @@ def write_lens_record(storage: Storage, content: Mapping[str, Any], files: Mappi
     """Say that a lens is there; its files are on disk already."""
     listed = {key: {"size": file.size, "crc32c": f"{file.crc32c:08x}"} for key, file in files.items()}
     content = {**content, "files": listed}
-    storage.write(LENS, encode_json({**content, "digest": _digest(content)}))
+    storage.write(LENS, encode_json({**content, "digest": content_digest(content)}))
 
 
 def read_lens_record(storage: Storage) -> tuple[Mapping[str, Any], Mapping[str, FileRecord]]:
@@ -25,7 +24,7 @@ def read_lens_record(storage: Storage) -> tuple[Mapping[str, Any], Mapping[str, 
     try:
         record = json.loads(storage.read(LENS))
         content = {key: value for key, value in record.items() if key != "digest"}
-        if record["digest"] != _digest(content):
+        if record["digest"] != content_digest(content):
             raise ValueError("its digest is another")
         files = {key: FileRecord(file["size"], int(file["crc32c"], 16)) for key, file in content["files"].items()}
     except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -34,7 +33,3 @@ def read_lens_record(storage: Storage) -> tuple[Mapping[str, Any], Mapping[str, 
             f"{path} is not as it was written: {error}; remove it and add the lens again"
         ) from error
     return content, files
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(encode_json(content)).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,35 +11,67 @@ import numpy.typing as npt
 
 from hubstore.errors import CorruptStoreError
 from hubstore.store.commit import Commit, FileRecord
-from hubstore.store.layout import LENS, ROOT, Layout, array_key, commit_key, items_key, shard_key
+from hubstore.store.layout import LENS, ROOT, Layout, array_key, commit_key, content_digest, items_key, shard_key
 from hubstore.store.lensrecord import read_lens_record
 from hubstore.store.reader import read_attributes
 from hubstore.store.remote import RemoteStorage
+from hubstore.store.result import decode_result
 from hubstore.store.shardfile import crc32c, decode_shard
 from hubstore.store.storage import Storage
 
 BLOCK = 1 << 24
+
+INDEX_FIELDS = frozenset(
+    [
+        "format",
+        "layer",
+        "pooling",
+        "kind",
+        "requested",
+        "rows",
+        "width",
+        "commits",
+        "seed",
+        "hubstore",
+        "factory",
+        "parameters",
+        "trained_rows",
+        "file",
+        "faiss",
+        "metric",
+        "distance",
+    ]
+)
+"""What `index.json` holds beside its digest."""
 
 Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a store: the file, and what."""
+    """One thing that is wrong with a store.
+
+    Args:
+        key: the file.
+        what: what is wrong, and what mends it.
+        wrong: False where nothing recorded says what the file should be, so that it cannot be verified.
+    """
 
     key: str
     what: str
+    wrong: bool = True
 
 
 def verify(storage: Storage, progress: Callable[[str], None] | None = None) -> list[Problem]:
-    """Check every committed file's size and CRC32C, every shard index, that every layer is there, and the lens.
+    """Check every committed file's size and CRC32C, every shard index, and that every layer is there; then the lens,
+    the indexes and the results of analyses that the store keeps.
 
     Args:
         storage: the store.
         progress: called with each key before it is read.
 
     Returns:
-        What is wrong; empty when the store is as it was written.
+        What is wrong, and what cannot be verified; empty when the store is as it was written.
 
     Raises:
         StoreNotFoundError, StoreFormatError, CorruptStoreError: the root metadata itself cannot be read.
@@ -64,6 +97,13 @@ def _problems(storage: Storage, layout: Layout, progress: Callable[[str], None])
             yield Problem(key, f"holds the commit of shard {commit.shard}")
         yield from _shard_problems(storage, layout, commit, progress)
     yield from _lens_problems(storage, progress)
+    for pooling in layout.poolings:
+        for layer in layout.layers:
+            yield from _index_problems(storage, f"indexes/{pooling}/{layer}", progress)
+    for key in storage.list("analyses"):
+        if key.endswith(".parquet"):
+            progress(key)
+            yield from _result_problems(storage, key)
 
 
 def _shard_problems(
@@ -103,6 +143,42 @@ def _lens_problems(storage: Storage, progress: Callable[[str], None]) -> Iterato
         wrong = file_problem(storage, key, record)
         if wrong:
             yield Problem(key, wrong)
+
+
+def _index_problems(storage: Storage, folder: str, progress: Callable[[str], None]) -> Iterator[Problem]:
+    key, remedy = f"{folder}/index.json", "build the index again: `hubstore index --rebuild`"
+    if not storage.exists(key):
+        return
+    progress(key)
+    try:
+        content = json.loads(storage.read(key))
+        digest = content.pop("digest", None)
+        if digest not in (None, content_digest(content)) or not set(content) <= INDEX_FIELDS:
+            raise ValueError("it does not match its digest")
+        said = content["file"]
+        record = None if said is None else FileRecord(int(said["size"]), int(said["crc32c"], 16))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        yield Problem(key, f"is not as it was written: {error}; {remedy}")
+        return
+    if digest is None:
+        yield Problem(key, f"cannot be verified: an older version wrote it without a digest; {remedy}", wrong=False)
+    if record is not None:
+        file = f"{folder}/index.faiss"
+        progress(file)
+        wrong = file_problem(storage, file, record)
+        if wrong:
+            yield Problem(file, f"{wrong}; {remedy}")
+
+
+def _result_problems(storage: Storage, key: str) -> Iterator[Problem]:
+    try:
+        _, sealed = decode_result(storage.read(key), key)
+    except CorruptStoreError as error:
+        yield Problem(key, str(error).removeprefix(key).lstrip(": "))
+        return
+    if not sealed:
+        what = "cannot be verified: an older version wrote it without a checksum; remove it, and it is made again"
+        yield Problem(key, what, wrong=False)
 
 
 def file_problem(storage: Storage, key: str, record: FileRecord) -> str | None:

@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 from hubstore.analysis import ANALYSES, analyze
 from hubstore.analysis.results import METADATA
 from hubstore.analysis.states import item_pooling
-from hubstore.arrow import parquet_file, read_parquet
-from hubstore.errors import AnalysisError, QueryError
+from hubstore.errors import AnalysisError, CorruptStoreError, QueryError
 from hubstore.location import Url
 from hubstore.serve.failures import NotThereError
 from hubstore.serve.snapshot import Snapshot
+from hubstore.store.result import decode_result
 
 BY_PARTITION = ("clustering", "geometry")
 
@@ -75,7 +75,8 @@ def kept_table(snapshot: Snapshot, analysis: str, key: str) -> tuple[pa.Table, M
     """One of them; NotThereError where it is none."""
     for one in kept_tables(snapshot):
         if (one.analysis, one.key) == (analysis, key):
-            table = read_parquet(snapshot.storage.read(f"analyses/{analysis}/{key}.parquet"))
+            name = f"analyses/{analysis}/{key}.parquet"
+            table, _ = decode_result(snapshot.storage.read(name), name)
             return table, one.record
     raise NotThereError(f"{snapshot.name} keeps no table {key!r} of {analysis!r}; /analyses lists what it keeps")
 
@@ -194,12 +195,12 @@ def _described(snapshot: Snapshot, key: str, analysis: str, name: str) -> KeptTa
 
     def read() -> KeptTable | None:
         try:
-            file = parquet_file(snapshot.storage.read(key))
-            record = json.loads((file.schema_arrow.metadata or {})[METADATA])
-        except (pa.ArrowException, OSError, KeyError, ValueError):
+            table, _ = decode_result(snapshot.storage.read(key), key)
+            record = json.loads((table.schema.metadata or {})[METADATA])
+        except (CorruptStoreError, KeyError, ValueError):
             return None
         current = record.get("commits") == snapshot.digest
-        return KeptTable(analysis, name, record, file.metadata.num_rows, current)
+        return KeptTable(analysis, name, record, len(table), current)
 
     return snapshot.described(key, stamp, read)
 
