@@ -14,8 +14,8 @@ from hubstore.errors import HubstoreError, OptionError
 MOST_RESAMPLES = 1_000_000
 """An interval of more moves by less than its last digit."""
 
-MOST_SEED = 2**31 - 1
-"""All generators take it: NumPy's, PyTorch's, FAISS's and UMAP's."""
+MOST_SEED = 2**32 - 1
+"""All generators take it: NumPy's, PyTorch's and UMAP's."""
 
 
 def check_count(

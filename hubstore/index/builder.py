@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hubstore.checks import check_seed
+from hubstore.checks import check_count
 from hubstore.devices import resolve_device
 from hubstore.errors import CorruptStoreError, IndexingError, IndexNotFoundError
 from hubstore.index import kinds
@@ -94,7 +94,7 @@ def build(
         NonFiniteError: a row holds NaN or infinity.
     """
     kinds.check_kind(kind)
-    check_seed(seed, error=IndexingError)
+    check_count("seed", seed, least=0, most=2**31 - 1, error=IndexingError)  # FAISS has it as an int
     chosen = resolve_device(device)
     return tuple(
         _build_layer(store, store.hidden(layer, pooling), kind, seed, rebuild, chosen, progress or _no_progress)

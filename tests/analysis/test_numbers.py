@@ -10,7 +10,7 @@ from tests.analysis.test_similarity import related
 from tests.memory_store import parallel
 
 NOT_COUNTS = [0, -1, -(2**40), 1.5, "3", True]
-NOT_SEEDS = [-1, 2**31, 0.5]
+NOT_SEEDS = [-1, 2**32, 0.5]
 NOT_RESAMPLES = [-1, 10**9, 2.5]
 
 

@@ -354,6 +354,9 @@ def test_what_cannot_be_indexed_or_searched_is_refused(tmp_path):
     with pytest.raises(QueryError, match="no layer '7'"):
         build(store, [7])
     index = load_or_exact(store, 0, device="cpu")
+    for seed in (-1, 2**31):
+        with pytest.raises(IndexingError, match=f"seed is {seed}; ask for 0 to 2147483647"):
+            build(store, kind="exact", seed=seed)
     with pytest.raises(QueryError, match="k is 0"):
         index.search(hub_states(1, 32), 0)
     with pytest.raises(QueryError, match="effort is 0"):

@@ -197,13 +197,16 @@ def test_match_rank_counts_equal_rows_of_smaller_index():
     assert torch.equal(cuda.match_rank(normal(130, 8), ones)[0].cpu(), torch.arange(130))
 
 
-def test_match_rank_of_rows_in_blocks(monkeypatch):
+@pytest.mark.parametrize(("states", "dtype"), [(massive, torch.float32), (normal, torch.float16)])
+def test_match_rank_of_rows_in_blocks(monkeypatch, states, dtype):
     from hubstore.kernels.cuda import match
 
     monkeypatch.setattr(match, "COPIED_BYTES", 1)
+    monkeypatch.setattr(match, "STORED_ROWS", sweep.TILE_N)
     n = sweep.TILE_N * 2 + 7
-    x = massive(n, 16, 1)
-    y = x + 20 * normal(n, 16, 2)
+    x = states(n, 16, 1)
+    y = (x + 20 * normal(n, 16, 2)).to(dtype)
+    x = x.to(dtype)
     for found, wanted in zip(cuda.match_rank(x, y), reference.match_rank(x.cpu(), y.cpu()), strict=True):
         assert (found.cpu() - wanted).abs().max() <= 3
 

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hubstore.checks import check_count
+from hubstore.kernels.cpu import tiles
 from hubstore.kernels.cuda import sweep as engine
 from hubstore.kernels.cuda.rows import (
     Direction,
@@ -26,6 +27,7 @@ from hubstore.kernels.reference import MatchRanks
 from hubstore.kernels.rows import check_bias, check_pair, in_range, refuse_non_finite
 
 COPIED_BYTES = 96 << 20  # of each side's rows that are copied at a time
+STORED_ROWS = 1 << 18  # of the queries' side that a sweep reads where they are: it numbers its tiles with 31 bits
 
 
 @triton.jit
@@ -225,7 +227,7 @@ class _Matching:
         """The queries' side: its part across the direction block by block, or all as it is where there is none."""
         rows = self.x[here]
         whole = self.stored and not self.direction.there and rows.dtype == dtype and readable(rows)
-        for start, stop in [(0, len(rows))] if whole else _spans(rows):
+        for start, stop in tiles.spans(len(rows), STORED_ROWS) if whole else _spans(rows):
             some, first = rows[start:stop], here.start + start
             prepared = as_stored(some, self.direction) if whole else converted(some, self.direction, dtype)
             bad.append(prepared.bad)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hubstore.kernels.rows import check_widths, in_range, refuse_non_finite
 
+MOST_ROWS = 1 << 30  # of a block: kernels number its rows with 31 bits
 STAGED_BYTES = 32 << 20  # of host memory, pinned, that rows pass through; two of them
 
 
@@ -47,7 +48,7 @@ class Block:
 def blocks(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], most_bytes: int) -> Iterator[Block]:
     """The rows in blocks, in their order, on the queries' device.
 
-    A segment that is there is a block, whatever its size; others are gathered into blocks of at most `most_bytes`. A
+    A segment that is there is a block, of MOST_ROWS at most; others are gathered into blocks of at most `most_bytes`. A
     block's numbers ascend: where a segment of smaller numbers follows, a new one begins.
     """
     gathered: list[tuple[int, Tensor]] = []
@@ -55,7 +56,7 @@ def blocks(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], most_by
     for start, segment in [(0, rows)] if isinstance(rows, Tensor) else rows:
         check_widths(queries, segment)
         most = max(1, most_bytes // (max(1, segment.shape[1]) * segment.element_size()))
-        step = max(1, len(segment)) if segment.device == queries.device else most
+        step = MOST_ROWS if segment.device == queries.device else most
         for first in range(0, len(segment), step):
             piece = in_range(segment[first : first + step])
             falls = bool(gathered) and start + first < gathered[-1][0] + len(gathered[-1][1])
