@@ -128,10 +128,12 @@ class PlannedItems:
         table = pa.Table.from_batches(parts).combine_chunks()
         return table.take(pa.array(np.argsort(ascending, kind="stable")))
 
-    def text_bytes(self) -> npt.NDArray[np.int64]:
-        """int64 [items]: bytes of every item's text, in the plan's order."""
-        spooled = [pc.binary_length(batch.column("text")).to_numpy(zero_copy_only=False) for batch in self._batches]
-        return np.concatenate(spooled).astype(np.int64)[self._order]
+    def bytes_of(self, column: str) -> npt.NDArray[np.int64]:
+        """int64 [items]: bytes of every item's "text" or "data", in the plan's order; 0 where it has none."""
+        spooled = [pc.fill_null(pc.binary_length(batch.column(column)), 0) for batch in self._batches]
+        return np.concatenate([of_batch.to_numpy(zero_copy_only=False) for of_batch in spooled]).astype(np.int64)[
+            self._order
+        ]
 
     def tokens(self, start: int, stop: int) -> npt.NDArray[np.int32]:
         """int32: tokens of items [start, stop), where the plan counted them."""

@@ -35,7 +35,7 @@ from hubstore.extraction.plan import (
 )
 from hubstore.extraction.prepare import Work
 from hubstore.extraction.room import require_room
-from hubstore.extraction.sampling import READ, choose_sample, choose_texts, longest_texts, sampled_rows
+from hubstore.extraction.sampling import READ, choose_sample, choose_texts, largest_media, longest_texts, sampled_rows
 from hubstore.extraction.selfcheck import PackingAsked, media_check, mixes_items, self_check
 from hubstore.extraction.settings import Settings
 from hubstore.extraction.workers import Engine
@@ -348,8 +348,10 @@ class _Job:
     def _media_check(self, capture: Capture, plan: Plan, modality: str) -> SelfCheck:
         """Check on a sample of the plan's pictures or sounds, those that can be read."""
         task = media_task(self.model, self.settings)
-        rows = sampled_rows(PlannedItems(self.storage), plan, modality, MEDIA_SAMPLED)
-        read = [read_rows(task, [row])[0] for row in rows]
+        items = PlannedItems(self.storage)
+        largest = largest_media(items, plan, modality, MEDIA_CHECKED)
+        rows = {row["id"]: row for row in (*sampled_rows(items, plan, modality, MEDIA_SAMPLED), *largest)}
+        read = [read_rows(task, [row])[0] for row in rows.values()]
         inputs = [item.inputs for item in read if item.inputs is not None]
         if not inputs:
             raise CorpusError(f"none of {len(read)} {modality} items that were tried can be read; {read[0].error}")

@@ -40,13 +40,22 @@ def sampled_rows(items: PlannedItems, plan: Plan, modality: str, most: int) -> I
 def longest_texts(items: PlannedItems, plan: Plan) -> list[str]:
     """The texts of most bytes: a few of all, and one of every partition, in whose scripts a token has other bytes."""
     ranges = _ranges(plan, "text")
-    sizes = items.text_bytes()
+    sizes = items.bytes_of("text")
     own = np.concatenate([np.arange(start, start + count) for start, count in ranges])
     of_all = own[np.argsort(-sizes[own], kind="stable")[:LONGEST]]
     of_each = [start + int(sizes[start : start + count].argmax()) for start, count in ranges]
     chosen = sorted({*map(int, of_all), *of_each}, key=lambda i: (-sizes[i], i))
     within = int(np.searchsorted(np.cumsum(sizes[chosen]), LONGEST_BYTES))
     return [items.read(i, i + 1)["text"][0].as_py() for i in chosen[: max(within, 1)]]
+
+
+def largest_media(items: PlannedItems, plan: Plan, modality: str, most: int) -> Iterator[Mapping[str, Any]]:
+    """The items of one modality of most bytes, as far as these travel with them: the longest sounds, mostly."""
+    sizes = items.bytes_of("data")
+    own = np.concatenate([np.arange(start, start + count) for start, count in _ranges(plan, modality)])
+    for i in own[np.argsort(-sizes[own], kind="stable")[:most]]:
+        if sizes[i]:
+            yield items.read(int(i), int(i) + 1, media=True).to_pylist()[0]
 
 
 def choose_texts(spread: Sequence[TokenIds], longest: Sequence[TokenIds], borders: Borders) -> list[TokenIds]:

@@ -241,6 +241,22 @@ def test_encoders_and_pairs_of_towers_are_extracted(name, tmp_path):
     assert store.attributes["media_checks"][modality]["batching"] == ("alike" if name == "wav2vec2" else "padded")
 
 
+def test_a_batch_of_images_that_does_not_fit_memory_is_halved(tmp_path):
+    given = [Item(f"m{i}", "", "zxx", None, "image", Media("x", png(picture(i)))) for i in range(7)]
+    settings = Settings(dtype="float32")
+    extract(Corpus.from_items(given), tiny_media_model("vit"), tmp_path / "whole.hub", settings)
+    model = tiny_media_model("vit")
+
+    def crowded(module, args, kwargs):
+        if len(args[0] if args else kwargs["hidden_states"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.blocks[0].register_forward_pre_hook(crowded, with_kwargs=True)
+    extract(Corpus.from_items(given), model, tmp_path / "halved.hub", settings)
+    one, other = StoreReader(tmp_path / "whole.hub"), StoreReader(tmp_path / "halved.hub")
+    torch.testing.assert_close(one.hidden(1).read(), other.hidden(1).read(), rtol=1e-4, atol=1e-5)
+
+
 def test_files_are_read_where_they_are(tmp_path):
     (tmp_path / "in").mkdir()
     given = []

@@ -325,7 +325,7 @@ def test_a_causal_model_that_rounds_otherwise_in_other_batches_is_causal(dtype):
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), "DefaultCPUAllocator: can't allocate"])
 @pytest.mark.parametrize("batching", ["padded", "packed"])
 def test_a_batch_that_does_not_fit_memory_is_halved_and_the_states_stay_right(tmp_path, monkeypatch, batching, error):
-    settings = replace(SETTINGS, batching=batching)
+    settings = replace(SETTINGS, batching=batching, poolings=("mean", "tokens"))
     extract(corpus(*LENGTHS), tiny_model("llama"), tmp_path / "whole.hub", settings)
     model, sizes = tiny_model("llama"), []
 
@@ -340,7 +340,7 @@ def test_a_batch_that_does_not_fit_memory_is_halved_and_the_states_stay_right(tm
     assert max(sizes) > 128
     one, other = StoreReader(tmp_path / "whole.hub"), StoreReader(tmp_path / "halved.hub")
     for layer in one.layers:
-        for pooling in ("last", "mean"):
+        for pooling in settings.poolings:
             torch.testing.assert_close(
                 one.hidden(layer, pooling).read(), other.hidden(layer, pooling).read(), rtol=1e-4, atol=1e-5
             )

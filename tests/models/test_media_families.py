@@ -38,6 +38,21 @@ def test_batched_states_are_those_of_single_items(name):
         torch.testing.assert_close(together[pooling], single, rtol=1e-4, atol=1e-5)
 
 
+def test_images_that_change_one_another_in_a_batch_are_run_one_at_a_time_and_the_layers_are_the_models_own(tmp_path):
+    model = tiny_media_model("vit")
+    capture = Capture(model, model.layer_names(), ("mean",), torch.float32)
+    inputs = [item for item in reads("vit", model) for _ in range(2)]
+    assert media_check(capture, "image", inputs).reference == "own hidden states"
+
+    def mix(module, args):
+        return (args[0] + args[0].mean(0, keepdim=True), *args[1:])
+
+    model.blocks[0].register_forward_pre_hook(mix)
+    check = media_check(capture, "image", inputs)
+    assert (check.batching, check.deviation < 1e-5) == ("single", True)
+    assert "every item is a batch, which is much slower" in check.refused
+
+
 @pytest.mark.parametrize("name", PROMPTED)
 def test_a_prompt_goes_with_the_medium_and_its_tokens_are_known(name):
     model = tiny_media_model(name)
