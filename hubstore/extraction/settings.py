@@ -159,7 +159,7 @@ def _resolve_layers(layers: Sequence[str], model: Model) -> tuple[str, ...]:
             wanted.update(there[:-1] or there)
         elif layer in there:
             wanted.add(layer)
-        elif layer.startswith("-") and layer[1:].isdigit() and 1 <= int(layer[1:]) <= model.depth + 1:
+        elif layer.startswith("-") and layer[1:].isdecimal() and 1 <= int(layer[1:]) <= model.depth + 1:
             wanted.add((there[:-1] or there)[int(layer)])
         else:
             blocks = f"0 to {model.depth} and final" if not model.joint else "final only, where its towers meet"

@@ -322,10 +322,10 @@ def _layer_names(model: Model, layers: Sequence[str | int] | None) -> list[str]:
     there = model.layer_names()
     if layers is None:
         return list(there)
+    from_last = {str(place - model.depth - 1): name for place, name in enumerate(there[:-1])}
     names = []
     for layer in map(str, layers):
-        counted = layer.startswith("-") and layer[1:].isdigit() and 1 <= int(layer[1:]) <= model.depth + 1
-        name = there[:-1][int(layer)] if counted else layer
+        name = from_last.get(layer, layer)
         if name not in there:
             raise QueryError(f"{model.identity['id']} has no layer {layer!r}; it has 0 to {model.depth} and final")
         names.append(name)

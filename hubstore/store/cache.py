@@ -250,7 +250,7 @@ def user_cache() -> FileCache:
     given = os.environ.get("HUBSTORE_CACHE")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     bound = os.environ.get("HUBSTORE_CACHE_BYTES", str(DEFAULT_BYTES))
-    if not bound.isdigit():
+    if not bound.isdecimal():
         raise StoreError(f"HUBSTORE_CACHE_BYTES is {bound!r}; give a number of bytes, such as {DEFAULT_BYTES}, or 0")
     return FileCache((Path(given) if given else base / "hubstore" / "objects").absolute(), int(bound))
 

@@ -216,8 +216,9 @@ class StoreReader:
         if name in self.layers:
             return name
         blocks = [kept for kept in self.layers if kept != "final"]
-        if name.startswith("-") and name[1:].isdigit() and 1 <= int(name[1:]) <= len(blocks):
-            return blocks[int(name)]
+        from_last = {str(place - len(blocks)): kept for place, kept in enumerate(blocks)}
+        if name in from_last:
+            return from_last[name]
         raise QueryError(f"{self.path} has no layer {name!r}; it keeps {', '.join(self.layers)}")
 
     def pooling_name(self, pooling: str | None) -> str:

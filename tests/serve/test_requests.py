@@ -242,6 +242,13 @@ def test_tokens_are_counted_before_they_are_read(folder):
         assert running.get(f"{path}/neighbours", id=ids[:1], pooling="tokens", k=1).status == 200
 
 
+def test_a_layer_that_is_no_number_is_not_there(running):
+    for layer in ("-²", "-" + "9" * 4000, "--1", "-0", "-", "-99", "\u0661"):
+        for path in ("neighbours", "hidden", "lens"):
+            assert running.get(f"/api/stores/words/{path}", id="en:1", layer=layer).status == 404, layer
+    assert running.get("/api/stores/words/hidden", id="en:1", layer="-1").status == 200
+
+
 def test_no_two_files_of_the_pages_have_one_name():
     files = static_files()
     assert files["docs.js"].parent.name == "docs"
