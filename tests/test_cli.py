@@ -55,10 +55,11 @@ def fail(*arguments):
 
 def test_extract_from_parallel_files_says_what_it_did_and_what_to_type_next(tmp_path, model):
     parallel = [f"{tag}={SAMPLE / f'{tag}.txt'}" for tag in ("en", "zh-Hans")]
-    out = run("extract", "--parallel", *parallel, "-m", model, "-o", tmp_path / "x.hub", "--limit", 10)
+    path = tmp_path / f"my {'long ' * 30}x.hub"
+    out = run("extract", "--parallel", *parallel, "-m", model, "-o", path, "--limit", 10)
     assert "20 items x 4 layers x 32 (float16), pooling mean" in out
-    assert "next: hubstore index" in out
-    again = run("extract", "--parallel", *parallel, "-m", model, "-o", tmp_path / "x.hub", "--limit", 10)
+    assert f"next: hubstore index '{path}'; hubstore query '{path}' --id ID; hubstore report '{path}'\n" in out
+    again = run("extract", "--parallel", *parallel, "-m", model, "-o", path, "--limit", 10)
     assert "is complete already: 20 items" in again
 
 

@@ -251,4 +251,8 @@ def print_extraction(done: Any, corpus: Any, as_json: bool) -> None:
         for message in (*corpus.skipped.messages, *progress.broken)[:5]:
             out.print(f"  {message}", markup=False)
     path = shell_word(done.path)
-    out.print(f"next: hubstore index {path}; hubstore query {path} --id ID; hubstore report {path}", markup=False)
+    out.print(
+        f"next: hubstore index {path}; hubstore query {path} --id ID; hubstore report {path}",
+        markup=False,
+        soft_wrap=True,
+    )

@@ -147,7 +147,10 @@ def _keep(store: Location | None, model: str | None, asked: _Asked, quiet: bool)
     opened.keep_lens(_load(store, model, asked))
     if not quiet:
         name = opened.attributes["model"]["id"]
-        out.print(f"{store} keeps the unembedding of {name}; `hubstore lens {shell_word(opened.path)}` needs no model")
+        out.print(
+            f"{store} keeps the unembedding of {name}; `hubstore lens {shell_word(opened.path)}` needs no model",
+            soft_wrap=True,
+        )
 
 
 def _of_texts(store: Location | None, model: str | None, texts: Sequence[str], asked: _Asked) -> pa.Table:
