@@ -60,9 +60,7 @@ class Refuse:
     def __call__(self, error: CorpusError) -> None:
         """Take the error of a row."""
         if not self.skip_errors:
-            raise CorpusError(
-                f"{error}; correct the input, or leave such rows out with --on-error skip (on_error='skip')"
-            ) from None
+            raise CorpusError(f"{error}; correct the input, or leave such rows out with on_error='skip'") from None
         self.skipped.add(error)
 
     def count(self, rows: int = 1) -> None:

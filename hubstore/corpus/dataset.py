@@ -69,7 +69,7 @@ def read_dataset(
     folder = Path(os.path.abspath(path_or_id))
     if folder.is_dir() and not is_saved_dataset(folder) and (tables := table_files(folder)):
         if revision is not None:
-            raise CorpusError(f"{folder}: a folder has no revision; leave it out")
+            raise CorpusError(f"{folder}: a folder has no revision; leave revision= out")
         found = _of_folder(folder, tables, config, split)
     elif not folder.is_dir():
         found = _of_hub(str(path_or_id), config, split, revision)
@@ -81,7 +81,7 @@ def read_dataset(
         corpus = table_corpus(found.files, None, dialect, limit, on_error, called, columns, found.identity)
         return corpus if folder.is_dir() else _connected(corpus)
     if delimiter is not None or quotes is not None:
-        raise CorpusError(f"{path_or_id}: is no folder of delimited values; leave delimiter and quotes out")
+        raise CorpusError(f"{path_or_id}: is no folder of delimited values; leave delimiter= and quotes= out")
     chosen = Columns(**columns)
     if is_saved_dataset(folder):
         if config is not None or revision is not None:
@@ -171,9 +171,9 @@ def _plain_tables(builder: Any, split: str) -> tuple[list[str], str | None] | No
     """The files of a split and their delimiter; None where they are no tables, or to be read with other options."""
     config = builder.config
     files = [str(file) for file in (config.data_files or {}).get(split, ())]
-    told = {"name", "version", "data_dir", "data_files", "description", "features", "sep", "delimiter"}
-    asked = [field for field in fields(config) if field.name not in told]
-    if not files or any(getattr(config, field.name) != field.default for field in asked):
+    without_effect = {"name", "version", "data_dir", "data_files", "description", "features", "sep", "delimiter"}
+    others = [field for field in fields(config) if field.name not in without_effect]
+    if not files or any(getattr(config, field.name) != field.default for field in others):
         return None
     if not all(map(kind_of, files)):
         return None
@@ -194,7 +194,7 @@ def _of_folder(folder: Path, files: list[Path], config: str | None, split: str |
         chosen = [Path(file) for file in found[0]] if found else []
         return found and _in_folder(folder, chosen, split, found[1])
     if config is not None:
-        raise CorpusError(f"{folder}: has no configuration {config!r}, as its README.md names none; leave config out")
+        raise CorpusError(f"{folder}: has no configuration {config!r}, as its README.md names none; leave config= out")
     return _in_folder(folder, *choose_split(folder, files, split))
 
 

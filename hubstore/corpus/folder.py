@@ -93,7 +93,7 @@ def read_media_folder(
     chosen = _columns(folder, table, columns)
     dialect = Dialect(delimiter, quotes)
     if dialect != Dialect() and (table is None or kind_of(table.name) != "csv"):
-        raise CorpusError(f"{folder}: has no table of delimited values; leave delimiter and quotes out")
+        raise CorpusError(f"{folder}: has no table of delimited values; leave delimiter= and quotes= out")
     files, broken, digest = _listing(folder, modality)
 
     def read(refuse: Refuse) -> Iterator[Item]:
@@ -122,8 +122,7 @@ def _metadata(folder: Path, given: PathLike | None) -> Path | None:
     found = [folder / name for name in METADATA if (folder / name).is_file()]
     if len(found) > 1:
         raise CorpusError(
-            f"{folder}: has {' and '.join(path.name for path in found)}; "
-            "say which to read with --metadata (the option 'metadata')"
+            f"{folder}: has {' and '.join(path.name for path in found)}; say which to read with metadata="
         )
     return found[0] if found else None
 
@@ -131,9 +130,7 @@ def _metadata(folder: Path, given: PathLike | None) -> Path | None:
 def _columns(folder: Path, table: Path | None, options: ColumnOptions) -> Columns:
     columns = Columns(**options)
     if columns.id != "id":
-        raise CorpusError(
-            f"{folder}: the ids of files are their paths in the folder; leave --id-column (the option 'id') out"
-        )
+        raise CorpusError(f"{folder}: the ids of files are their paths in the folder; leave id= out")
     if len(set(columns.media.values())) > 1:
         raise CorpusError(f"{folder}: one column names pictures and sounds alike; give image or audio")
     file = columns.image or columns.audio or FILE_COLUMN
@@ -141,9 +138,7 @@ def _columns(folder: Path, table: Path | None, options: ColumnOptions) -> Column
     surplus = columns.required(lambda _: False)[2:]
     if table is None and surplus and not (columns.speech and surplus == [("language", "language")]):
         named = ", ".join(repr(column) for _, column in surplus)
-        raise CorpusError(
-            f"{folder}: has no table with the columns {named}; give it with --metadata (the option 'metadata')"
-        )
+        raise CorpusError(f"{folder}: has no table with the columns {named}; give it with metadata=")
     return columns
 
 

@@ -163,9 +163,9 @@ def _looks_like_an_id(path_or_id: PathLike) -> bool:
     return not known and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path_or_id, re.ASCII) is not None
 
 
-def _no_reader(given: PathLike | Url, name: str, *, several: bool) -> CorpusError:
+def _no_reader(file: PathLike | Url, name: str, *, several: bool) -> CorpusError:
     """What is wrong with a file that no reader takes, if it is there."""
-    files_of(given)
+    files_of(file)
     suffix = format_suffix(name)
     if suffix == ".txt":
         remedy = "name its language, and the files aligned with it: read_parallel, or --parallel en=a.txt zh=b.txt"
@@ -175,9 +175,11 @@ def _no_reader(given: PathLike | Url, name: str, *, several: bool) -> CorpusErro
         remedy = "give tables or tar archives, not both"
     else:
         remedy = f"give one that ends with {', '.join(KINDS)} or .tar, or call the reader of its format"
-    return CorpusError(f"{given}: no reader is known for {suffix or 'a file without a suffix'}; {remedy}")
+    return CorpusError(f"{file}: no reader is known for {suffix or 'a file without a suffix'}; {remedy}")
 
 
 def _refuse_options(corpus: str, kind: str, options: Mapping[str, Any]) -> None:
     if options:
-        raise CorpusError(f"{corpus} is {kind}, which has no {' or '.join(options)}; leave the option out")
+        raise CorpusError(
+            f"{corpus} is {kind}, which has no {' or '.join(f'{option}=' for option in options)}; leave the option out"
+        )

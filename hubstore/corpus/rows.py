@@ -11,6 +11,7 @@ from hubstore.corpus.columns import Columns
 from hubstore.corpus.corpus import Refuse
 from hubstore.corpus.files import modality_of
 from hubstore.corpus.item import Item, Media
+from hubstore.corpus.quick import quick_item
 from hubstore.corpus.remote import beside, url_of
 from hubstore.corpus.validate import (
     NO_LANGUAGE,
@@ -106,7 +107,7 @@ class ItemMaker:
         self._columns = columns
         self._refuse = refuse
         self._maker = _Maker(columns)
-        self._quick = _quick(columns) if quickly else None
+        self._quick = quick_item(columns) if quickly else None
         self._begun = False
 
     def skip(self, rows: int) -> None:
@@ -140,38 +141,6 @@ class ItemMaker:
                     yield item
 
 
-def _quick(columns: Columns) -> Callable[[Mapping[str, Any]], Item | None] | None:
-    """What makes an item of a row of one text with an id of its own; None for other tables.
-
-    It returns None for a row in which anything is not as it most often is, which then goes the long way.
-    """
-    if columns.media or isinstance(columns.text, Mapping) or columns.id is None:
-        return None
-    text_column, id_column, concept_column = columns.text, columns.id, columns.concept
-    tag, language_column = columns.language_tag, columns.language or "language"
-    if any("." in name for name in (text_column, id_column, concept_column or "", language_column)):
-        return None  # perhaps a path
-    languages = {tag} if tag is not None else set()
-
-    def item(values: Mapping[str, Any]) -> Item | None:
-        text: Any
-        language: Any
-        text, name = values.get(text_column), values.get(id_column)
-        language = tag or values.get(language_column)
-        concept = None if concept_column is None else values.get(concept_column)
-        if concept is not None and not (type(concept) is str and concept and label_problem(concept) is None):
-            return None
-        if type(name) is not str or label_problem(name) is not None or text_problem(text) is not None:
-            return None
-        if language not in languages:
-            if type(language) is not str or language_problem(language) is not None:
-                return None
-            languages.add(language)
-        return Item(name, text, language, concept)
-
-    return item
-
-
 def check_columns(row: Row, required: Iterable[tuple[str, str]]) -> None:
     """Check that a table's first row has the columns, each given with the option that names it.
 
@@ -181,13 +150,10 @@ def check_columns(row: Row, required: Iterable[tuple[str, str]]) -> None:
     for option, column in required:
         if not row.has(column):
             also = {
-                "language": "; or give --language-tag (language_tag) for a corpus of one language",
-                "text": "; or name that of pictures or sounds with --image-column or --audio-column (image, audio)",
+                "language": "; or give language_tag= for a corpus of one language",
+                "text": "; or name that of pictures or sounds with image= or audio=",
             }.get(option, "")
-            raise CorpusError(
-                f"{row.file}: {_not_there(row, column)}; "
-                f"name another with --{option}-column (the option {option!r}){also}"
-            )
+            raise CorpusError(f"{row.file}: {_not_there(row, column)}; name another with {option}={also}")
 
 
 def checked(row: Row, column: str, problem_of: Callable[[Any], str | None]) -> Any:

@@ -94,4 +94,4 @@ def choose_config(folder: Path, names: list[str], config: str | None) -> str:
     if config in names:
         return str(config)
     problem = "has several configurations" if config is None else f"has no configuration {config!r}"
-    raise CorpusError(f"{folder}: {problem}; choose one of {', '.join(names)} with --config (config=)")
+    raise CorpusError(f"{folder}: {problem}; choose one of {', '.join(names)} with config=")

@@ -130,7 +130,7 @@ def table_corpus(
     columns = Columns(**column_options)
     kinds = {kind or kind_of(file.name) for file in files}
     if dialect not in (None, Dialect()) and "csv" not in kinds:
-        raise CorpusError(f"{files[0]}: is no table of delimited values; leave delimiter and quotes out")
+        raise CorpusError(f"{files[0]}: is no table of delimited values; leave delimiter= and quotes= out")
     chosen = dialect or Dialect()
 
     def tables(refuse: Refuse) -> Iterator[TableReader]:

@@ -69,7 +69,7 @@ def test_errors_name_the_row_and_the_columns(tmp_path, rows):
     Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
     with pytest.raises(CorpusError, match=r"^saved, row 34, column 'text': is null"):
         contents(read_dataset(tmp_path / "saved"))
-    with pytest.raises(CorpusError, match=r"no column 'body'; the columns are .*; name another with --text-column"):
+    with pytest.raises(CorpusError, match=r"no column 'body'; the columns are .*; name another with text="):
         contents(read_dataset(tmp_path / "saved", text="body", id=None))
 
 

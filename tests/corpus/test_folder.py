@@ -167,9 +167,9 @@ def test_a_row_that_names_no_file_is_named_by_its_place(folder, value, problem):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"text": "caption"}, r"no column 'caption'; the columns are file_name, text; .*option 'text'"),
-        ({"concept": "sense", "language_tag": "en"}, r"no column 'sense'; .*option 'concept'"),
-        ({"image": "picture"}, r"no column 'picture'; .*option 'image'"),
+        ({"text": "caption"}, r"no column 'caption'; the columns are file_name, text; .*with text="),
+        ({"concept": "sense", "language_tag": "en"}, r"no column 'sense'; .*with concept="),
+        ({"image": "picture"}, r"no column 'picture'; .*with image="),
         ({}, r"no column 'language'; .*language_tag"),
     ],
 )

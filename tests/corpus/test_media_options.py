@@ -59,7 +59,7 @@ def test_a_folder_and_a_table_of_pictures_become_a_store(folder, model, tmp_path
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (("--concept-from", "x"), "concept_from is 'x'"),
+        (("--concept-from", "x"), "--concept-from is 'x'"),
         (("--modality", "x"), "modality is 'x'"),
         (("--metadata", "x.csv"), r"x\.csv: there is no such file"),
         (("--image-column", "a", "--audio-column", "b"), "one column names pictures and sounds alike"),

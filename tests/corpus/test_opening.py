@@ -37,7 +37,7 @@ def test_a_sample_has_a_prefix():
     assert len(contents(open_corpus("sample:ntrex", limit=2))) == 28
     with pytest.raises(CorpusError, match="no sample 'x'"):
         open_corpus("sample:x")
-    with pytest.raises(CorpusError, match="sample:ntrex is a sample, which has no split or text"):
+    with pytest.raises(CorpusError, match="sample:ntrex is a sample, which has no split= or text="):
         open_corpus("sample:ntrex", split="train", text="body")
 
 
@@ -57,7 +57,7 @@ def test_a_file_no_reader_is_known_for_is_answered_with_a_remedy(tmp_path):
 
 def test_options_of_datasets_are_refused_for_files(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "hello"}\n')
-    with pytest.raises(CorpusError, match=r"a\.jsonl is a file, which has no split; leave the option out"):
+    with pytest.raises(CorpusError, match=r"a\.jsonl is a file, which has no split=; leave the option out"):
         open_corpus(tmp_path / "a.jsonl", split="train")
 
 
@@ -100,10 +100,10 @@ def test_options_say_what_a_folder_is(tmp_path):
 
 def test_options_of_folders_are_refused_elsewhere(tmp_path, rows):
     (tmp_path / "a.jsonl").write_text('{"text": "hello"}\n')
-    with pytest.raises(CorpusError, match=r"a\.jsonl is a file, which has no modality; leave the option out"):
+    with pytest.raises(CorpusError, match=r"a\.jsonl is a file, which has no modality=; leave the option out"):
         open_corpus(tmp_path / "a.jsonl", modality="image")
     Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
-    with pytest.raises(CorpusError, match="saved is a dataset, which has no concept_from"):
+    with pytest.raises(CorpusError, match="saved is a dataset, which has no concept_from="):
         open_corpus(tmp_path / "saved", concept_from="name")
 
 

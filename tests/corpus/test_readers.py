@@ -38,7 +38,7 @@ def texts(corpus):
 def test_stray_quotation_marks_are_named_and_join_no_rows(tmp_path):
     path = tmp_path / "x.tsv"
     path.write_text(STRAY)
-    with pytest.raises(CorpusError, match=r"x\.tsv, row 1: .* line 2, and text follows .* with --no-quotes"):
+    with pytest.raises(CorpusError, match=r"x\.tsv, row 1: .* line 2, and text follows .* with quotes=False"):
         contents(read_csv(path, language_tag="en"))
     corpus = read_csv(path, language_tag="en", on_error="skip")
     assert texts(corpus) == [
@@ -72,7 +72,7 @@ def test_two_stray_marks_that_look_like_one_field_join_no_rows(tmp_path, delimit
     path = tmp_path / "x.csv"
     path.write_text("\n".join(lines).replace(",", delimiter) + "\n")
     with pytest.raises(
-        CorpusError, match=r"row 2: a quotation mark opens a field in line 3 that ends in line 5.*--quotes"
+        CorpusError, match=r"row 2: a quotation mark opens a field in line 3 that ends in line 5.*with quotes=True"
     ):
         contents(read_csv(path, delimiter=delimiter, language_tag="en"))
     corpus = read_csv(path, delimiter=delimiter, language_tag="en", on_error="skip")
@@ -113,7 +113,7 @@ def test_a_field_with_a_nul_is_read_as_it_stands(tmp_path):
 def test_another_delimiter_than_the_suffix_says_is_recognized_and_named(tmp_path, name, delimiter):
     path = tmp_path / name
     path.write_text(f"id{delimiter}text\n1{delimiter}Guten Tag\n")
-    with pytest.raises(CorpusError, match=rf"{name}: the header is one column, .* with --delimiter"):
+    with pytest.raises(CorpusError, match=rf"{name}: the header is one column, .* with delimiter="):
         contents(open_corpus(path, language_tag="de"))
     assert texts(open_corpus(path, delimiter=delimiter, language_tag="de")) == [("1", "Guten Tag")]
 
@@ -129,9 +129,9 @@ def test_a_tab_may_be_written_as_on_a_command_line_and_a_delimiter_is_one_charac
 
 
 def test_delimiters_and_quotes_are_refused_where_there_are_none(tmp_path, rows):
-    with pytest.raises(CorpusError, match="leave delimiter and quotes out"):
+    with pytest.raises(CorpusError, match="leave delimiter= and quotes= out"):
         open_corpus(jsonl(tmp_path / "x.jsonl", rows), delimiter=";")
-    with pytest.raises(CorpusError, match="is a sample, which has no quotes"):
+    with pytest.raises(CorpusError, match="is a sample, which has no quotes="):
         open_corpus("sample:ntrex", quotes=False)
 
 

@@ -20,7 +20,7 @@ _NAMED_DELIMITERS: Final = {"\\t": "\t", "tab": "\t"}  # how a tab is written on
 _LONGEST: Final = 1 << 26
 """Characters of a row of several lines; a quotation mark that is never closed would hold the rest of the file."""
 
-_PLAIN: Final = "or read quotation marks as they stand with --no-quotes (quotes=False)"
+_PLAIN: Final = "or read quotation marks as they stand with quotes=False"
 _REMEDY: Final = f"double a quotation mark inside a quoted field, {_PLAIN}"
 
 
@@ -95,7 +95,7 @@ class Delimited:
             if len(fields) == width:
                 yield Row(name, "row", self._number, dict(zip(header, fields, strict=True)), folder)
             else:
-                remedy = "quote fields that hold the delimiter, or name another with --delimiter"
+                remedy = "quote fields that hold the delimiter, or name another with delimiter="
                 count = f"{len(fields)} fields" if len(fields) > 1 else "1 field"
                 self._refuse_row(self._error(f"{count}, but the header has {width}; {remedy}"))
 
@@ -111,7 +111,7 @@ class Delimited:
             shown = "tab" if likely == "\t" else likely
             raise CorpusError(
                 f"{self._file}: the header is one column, {header[0]!r}, whose names seem to be separated by "
-                f"{likely!r}; say so with --delimiter '{shown}' (delimiter={likely!r})"
+                f"{likely!r}; say so with delimiter='{shown}'"
             )
         return header
 
@@ -183,7 +183,7 @@ class Delimited:
         first, last = self._record[0][0], self._record[-1][0]
         return (
             f"a quotation mark opens a field in line {first} that ends in line {last}, and every line between would be "
-            f"a row by itself; say so with --quotes (quotes=True) if it is meant to have several lines; else {_REMEDY}"
+            f"a row by itself; say so with quotes=True if it is meant to have several lines; else {_REMEDY}"
         )
 
     def _problem(self, message: str) -> str:
