@@ -110,7 +110,12 @@ def _read_with(name: str, trunk: Any, options: Mapping[str, Any]) -> tuple[Any, 
     except ImportError as error:
         raise MissingDependencyError(f"{name} reads pictures or sounds; pip install 'hubstore[media]'") from error
     # transformers' own choice depends on what is installed, and pixels on it.
-    processor = pretrained(transformers.AutoProcessor, name, backend="pil", **options)
+    try:
+        processor = pretrained(transformers.AutoProcessor, name, backend="pil", **options)
+    except ModelError:  # a speech encoder that was saved without the tokenizer of a head for its text
+        if trunk.main_input_name != "input_values":
+            raise
+        processor = pretrained(transformers.AutoFeatureExtractor, name, **options)
     return getattr(processor, "tokenizer", None), processor
 
 

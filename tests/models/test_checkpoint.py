@@ -19,6 +19,7 @@ from hubstore.errors import ModelError, QueryError
 from hubstore.models import load_model, wrap_model
 from hubstore.quiet import ignored_warnings
 from hubstore.steer.sentiment import Classifier
+from tests.tiny_media import FAMILIES as MEDIA_FAMILIES
 from tests.tiny_models import FAMILIES, save_tiny_language_model, save_tiny_model, tiny_model, tiny_tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -115,6 +116,17 @@ def test_what_is_never_run_may_be_missing_and_its_place_is_the_same_at_every_loa
         torch.testing.assert_close(
             first.trunk(input_ids=ids).last_hidden_state, tiny_model("bert").trunk(input_ids=ids).last_hidden_state
         )
+
+
+def test_a_speech_encoder_needs_neither_a_tokenizer_nor_what_masks_its_training(tmp_path):
+    trunk, processor = MEDIA_FAMILIES["wav2vec2"].make()
+    trunk.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    rewrite(tmp_path, without("masked_spec_embed"))
+    model = load(tmp_path)
+    assert model.modalities == ("audio",)
+    with torch.inference_mode():
+        assert model.trunk(torch.ones(1, 4000)).last_hidden_state.isfinite().all()
 
 
 @pytest.mark.parametrize(
