@@ -136,7 +136,7 @@ def run_in_halves(
     try:
         run(members)
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         if len(members) == 1:
             raise ModelError(
@@ -152,7 +152,7 @@ def run_in_halves(
         run_in_halves(half, run, lengths, model)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether a device, or torch's allocator for the CPU, had no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True

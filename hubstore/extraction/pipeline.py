@@ -25,7 +25,7 @@ import torch
 
 from hubstore.extraction.capture import Capture, States
 from hubstore.extraction.compiled import compiled_blocks
-from hubstore.extraction.memory import Sent, ShardMemory, Slot, Staging, run_in_halves
+from hubstore.extraction.memory import Sent, ShardMemory, Slot, Staging, is_out_of_memory, run_in_halves
 from hubstore.extraction.plan import PlannedShard
 from hubstore.extraction.prepare import TOLD, Preparation, ShardEnd, ShardStart, Work
 from hubstore.models import HostBatch
@@ -100,7 +100,7 @@ class _PreparedBatch:
     given: int
     lengths: Integers
     part: Callable[[Integers], HostBatch]
-    sent: Sent
+    sent: Sent | None
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,13 @@ class _Run:
 
     def _sent(self, batch: HostBatch) -> _PreparedBatch:
         lengths = batch.arrays["last"] - batch.arrays["first"] + 1
-        return _PreparedBatch(batch.items, batch.tokens, batch.given, lengths, batch.part, self._staging.send(batch))
+        try:
+            sent = self._staging.send(batch)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            sent = None  # sent in parts, when the model has let go of what it holds now
+        return _PreparedBatch(batch.items, batch.tokens, batch.given, lengths, batch.part, sent)
 
     def _model(self) -> None:
         while (start := self._get(self._prepared)) is not None:
@@ -266,8 +272,10 @@ class _Run:
 
     def _run_batch(self, states: States, work: _PreparedBatch) -> None:
         def run(members: Integers) -> None:
-            whole = len(members) == work.items
-            batch = work.sent.arrived() if whole else work.part(members).to(self._capture.model.device)
+            if work.sent is not None and len(members) == work.items:
+                batch = work.sent.arrived()
+            else:
+                batch = work.part(members).to(self._capture.model.device)
             self._capture.run_into(states, batch)
 
         run_in_halves(np.arange(work.items), run, work.lengths, self._capture.model)

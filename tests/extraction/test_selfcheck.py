@@ -349,6 +349,18 @@ def test_a_batch_that_does_not_fit_memory_is_halved_and_the_states_stay_right(tm
     torch.testing.assert_close(states, one.hidden(2, "mean").read(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_batch_that_does_not_fit_memory_on_its_way_to_the_device_is_sent_later(tmp_path, monkeypatch):
+    def full(self, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("hubstore.extraction.pipeline.Staging.send", full)
+    extract(corpus(*LENGTHS), tiny_model("gpt2"), tmp_path / "late.hub", SETTINGS)
+    monkeypatch.undo()
+    extract(corpus(*LENGTHS), tiny_model("gpt2"), tmp_path / "x.hub", SETTINGS)
+    late, other = StoreReader(tmp_path / "late.hub"), StoreReader(tmp_path / "x.hub")
+    assert torch.equal(late.hidden(2, "mean").read(), other.hidden(2, "mean").read())
+
+
 def test_an_item_that_alone_does_not_fit_memory_is_named_by_its_length_with_the_remedy(tmp_path):
     model = tiny_model("llama")
 
