@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hubstore.models import Batching, MediaInputs, shapes_of
+from hubstore.models import Batching, MediaInputs, Model, length_borders, shapes_of
 
 
 def runs_of(modalities: pa.ChunkedArray) -> Iterator[tuple[str, int, int]]:
@@ -62,7 +62,7 @@ def batch_members(
         how: padded batches by default: items of like length. Items of both sides of a border share none.
     """
     how = how or Batching()
-    sides = _sides(lengths.astype(np.int64), how)
+    sides = sides_of(lengths.astype(np.int64), how)
     chosen = _packed_members if how.kind == "packed" else _padded_members
     for side in np.unique(sides)[::-1]:
         own = np.flatnonzero(sides == side)
@@ -70,7 +70,13 @@ def batch_members(
             yield own[members]
 
 
-def _sides(lengths: npt.NDArray[np.int64], how: Batching) -> npt.NDArray[np.int64]:
+def padded_batching(model: Model) -> Batching:
+    """Padded batches in which the model reads every item on its own side of the lengths at which it changes."""
+    borders = length_borders(model.trunk.config)
+    return Batching("padded", borders=borders.lengths, varies_beyond=borders.varies_beyond)
+
+
+def sides_of(lengths: npt.NDArray[np.int64], how: Batching) -> npt.NDArray[np.int64]:
     """Ascending with length: items of the same number may share a batch."""
     if how.kind == "alike":
         return lengths

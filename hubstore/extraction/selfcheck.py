@@ -13,7 +13,7 @@ from hubstore.errors import HubstoreError, ModelError, SelfCheckError
 from hubstore.extraction.capture import Capture
 from hubstore.extraction.checks import SelfCheck
 from hubstore.extraction.compiled import compiled_blocks
-from hubstore.extraction.members import batch_members, media_members
+from hubstore.extraction.members import batch_members, media_members, padded_batching
 from hubstore.extraction.sample import Sample, probe_of
 from hubstore.extraction.sampling import cut_alike, fill_batch
 from hubstore.models import (
@@ -24,7 +24,6 @@ from hubstore.models import (
     Padding,
     Restorer,
     collate,
-    length_borders,
     pack,
 )
 from hubstore.models.batch import BatchKind, Integers
@@ -83,8 +82,7 @@ def self_check(
     """
     model = capture.model
     room = packing.batch_tokens if packing is not None else batch_tokens or sum(map(len, token_ids)) * len(token_ids)
-    borders = length_borders(model.trunk.config)
-    plain = Batching("padded", padding, borders=borders.lengths, varies_beyond=borders.varies_beyond)
+    plain = replace(padded_batching(model), padding=padding)
     with _named_errors(model, "text"):
         sample = _text_sample(capture, token_ids, room, fill)
         reference = sample.compare_with_own()
@@ -124,8 +122,7 @@ def media_check(
     model = capture.model
     lengths = np.array([model.adapters[modality].length_of(item) for item in inputs], np.int64)
     room = batch_tokens or int(lengths.sum()) * len(inputs)
-    borders = length_borders(model.trunk.config)
-    plain = Batching("padded", borders=borders.lengths, varies_beyond=borders.varies_beyond)
+    plain = padded_batching(model)
 
     def make(members: Integers, how: Batching) -> HostBatch:
         return model.collate_media(modality, [inputs[i] for i in members])

@@ -20,6 +20,7 @@ from hubstore.corpus import Item
 from hubstore.errors import LensError, QueryError
 from hubstore.extraction import Capture
 from hubstore.extraction.media import Task, read_item
+from hubstore.extraction.members import padded_batching, sides_of
 from hubstore.kernels import LensSweep
 from hubstore.lens.lens import Lens, Variant
 from hubstore.lens.rows import media_rows
@@ -194,7 +195,7 @@ def read_texts(
     token_ids, _ = tokenize(model, texts, model.max_tokens)
     capture = Capture(model, list(dict.fromkeys([*names, "final"])), ("tokens",), model.dtype)
     tables = []
-    for members in _batches(token_ids):
+    for members in _batches(token_ids, model):
         batch = make_batch(model, [token_ids[i] for i in members])
         states = dict(zip(capture.layers, capture.run(batch)["tokens"], strict=True))
         own = question.own(states["final"], "final")
@@ -305,12 +306,14 @@ def _read_now(lens: Lens, texts: Sequence[str], token_ids: Sequence[Sequence[int
     )
 
 
-def _batches(token_ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Texts in order, as many as fit BATCH_TOKENS when padded."""
+def _batches(token_ids: Sequence[Sequence[int]], model: Model) -> Iterator[list[int]]:
+    """Texts in order, as many as fit BATCH_TOKENS when padded; those of both sides of a border share none."""
     members: list[int] = []
-    for i, ids in enumerate(token_ids):
-        longest = max(len(ids), *(len(token_ids[j]) for j in members)) if members else len(ids)
-        if members and longest * (len(members) + 1) > BATCH_TOKENS:
+    lengths = [len(ids) for ids in token_ids]
+    sides = sides_of(np.array(lengths, np.int64), padded_batching(model))
+    for i, length in enumerate(lengths):
+        longest = max([length, *(lengths[j] for j in members)])
+        if members and (longest * (len(members) + 1) > BATCH_TOKENS or sides[i] != sides[members[0]]):
             yield members
             members = []
         members.append(i)

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hubstore.errors import SteeringError
-from hubstore.extraction.members import batch_members
+from hubstore.extraction.members import batch_members, padded_batching
 from hubstore.files import put
 from hubstore.models import Model, make_batch, tokenize
 from hubstore.steer.restart import run_to
@@ -202,7 +202,7 @@ def _last_states(model: Model, texts: Sequence[str], layer: int) -> Tensor:
     token_ids, _ = tokenize(model, texts, model.max_tokens)
     states = torch.empty(len(texts), model.width, dtype=torch.float64)
     lengths = torch.tensor([len(ids) for ids in token_ids], dtype=torch.int32).numpy()
-    for members in batch_members(lengths, BATCH_TOKENS):
+    for members in batch_members(lengths, BATCH_TOKENS, padded_batching(model)):
         batch = make_batch(model, [token_ids[i] for i in members], explicit_positions=True)
         reached = run_to(model, layer, batch.inputs).states
         states[torch.from_numpy(members)] = reached.flatten(0, 1)[batch.last].to("cpu", torch.float64)

@@ -15,6 +15,7 @@ from hubstore.errors import ModelError, SelfCheckError
 from hubstore.extraction import Capture, Settings, Watch, append, encode, extract, self_check
 from hubstore.extraction.members import batch_members
 from hubstore.extraction.sampling import choose_texts
+from hubstore.lens.reading import read_texts
 from hubstore.models import Batching, Borders, length_borders, make_batch, tokenize, wrap_model
 from hubstore.store import StoreReader
 from tests.tiny_models import FAMILIES, VOCABULARY, tiny_model, tiny_tokenizer
@@ -155,6 +156,21 @@ def test_items_of_both_sides_of_a_border_share_no_batch(kind):
         assert len(set(np.searchsorted([20, 50, 90], lengths[batch]))) == 1
         assert lengths[batch].max() <= 90 or len(set(lengths[batch])) == 1
     assert lengths[batches[0][0]] == lengths.max()
+
+
+def test_a_lens_reads_texts_of_both_sides_of_a_border_as_it_reads_each_alone():
+    class_name, options, kind = CONFIGURATIONS["long rope"]
+    torch.manual_seed(0)
+    whole = transformers.AutoModelForCausalLM.from_config(getattr(transformers, class_name)(**options))
+    for parameter in whole.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model = wrap_model(whole.base_model, tiny_tokenizer(kind), name="long", language_model=whole)
+    texts = ["a b c", " ".join("abcdefghij" * 5)]
+    assert [len(ids) > 48 for ids in tokenize(model, texts, 128)[0]] == [False, True]
+    together = read_texts(model, texts, layers=["2"])["entropy"].to_numpy()
+    alone = np.concatenate([read_texts(model, [text], layers=["2"])["entropy"].to_numpy() for text in texts])
+    np.testing.assert_allclose(together, alone, rtol=1e-4)
 
 
 def test_the_sample_holds_the_longest_items_whole_and_both_sides_of_every_border_they_cross():
