@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hubstore.arrow import rows_as_lists
 from hubstore.corpus import Corpus, Item, open_corpus
 from hubstore.devices import resolve_device
 from hubstore.engines import check_engine, extraction_engine
-from hubstore.errors import EngineError
+from hubstore.errors import EngineError, UnfinishedStoreWarning
 from hubstore.extraction import Engine, Settings, Watch, encode, load_model_of, require_same_model
 from hubstore.extraction import append as append_items
 from hubstore.extraction import extract as extract_items
@@ -24,11 +25,20 @@ from hubstore.lens import Lens, keep_lens, lens_summary, read_store
 from hubstore.location import Location, location
 from hubstore.models import Model, devices_of, load_model
 from hubstore.query import Medium
-from hubstore.store import Problem, StoreReader, verify
+from hubstore.store import Problem, Storage, StoreReader, verify
 
 
 class Store(StoreReader):
-    """A store opened for reading, with everything that can be asked of it."""
+    """A store opened for reading, with everything that can be asked of it.
+
+    Where a corpus of it is unfinished, an `UnfinishedStoreWarning` says so; what is asked is answered from the items
+    so far.
+    """
+
+    def __init__(self, path: str | Location, storage: Storage | None = None) -> None:
+        super().__init__(path, storage)
+        if self.unfinished is not None:
+            warnings.warn(f"{self.path}: {self.unfinished}", UnfinishedStoreWarning, stacklevel=2)
 
     def model(
         self,

@@ -2,6 +2,7 @@
 
 HubstoreError
 ├── CorpusError (ValueError)            a row, column or file of the input
+│   └── CorpusUnreachableError (ConnectionError)    cannot be read now, and may be later: nothing is wrong with it
 ├── ModelError (ValueError)             a model that cannot be loaded or read
 │   └── SelfCheckError                  batched states differ from single ones
 ├── NonFiniteError (ValueError)         NaN, infinity or a value beyond the store's dtype
@@ -40,6 +41,10 @@ class HubstoreError(Exception):
 
 class CorpusError(HubstoreError, ValueError):
     """A row, column or file of the corpus cannot be used."""
+
+
+class CorpusUnreachableError(CorpusError, ConnectionError):
+    """A part of the corpus cannot be read now, through no fault of its own; it is never left out for that."""
 
 
 class ModelError(HubstoreError, ValueError):
@@ -140,3 +145,7 @@ class EngineError(HubstoreError, RuntimeError):
 
 class MissingDependencyError(HubstoreError, ImportError):
     """An optional package is needed and not installed."""
+
+
+class UnfinishedStoreWarning(UserWarning):
+    """What is read of a store is not all that its corpora have; the extraction that writes it goes on, or has to."""

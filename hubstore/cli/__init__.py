@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -30,8 +33,9 @@ from hubstore.cli import (
     trends,
     verify,
 )
+from hubstore.cli.output import note
 from hubstore.cli.spelling import command_of, spelled
-from hubstore.errors import HubstoreError, OptionError
+from hubstore.errors import HubstoreError, OptionError, UnfinishedStoreWarning
 from hubstore.version import __version__
 
 RESUMABLE = ("extract", "append")
@@ -126,6 +130,7 @@ app.add_typer(bench.bench, name="bench")
 def main() -> None:
     """Run a command; whatever it raises is one line on stderr and exit status 1."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    warnings.showwarning = functools.partial(_show, warnings.showwarning)
     try:
         app()
     except Exception as error:
@@ -142,3 +147,11 @@ def _line(error: Exception) -> str:
         return text
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"{said.rstrip('.')}; nobody expected this one: with {DEBUG}=1 before the command it shows where it happened"
+
+
+def _show(otherwise: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any) -> None:
+    """A warning of hubstore's is a note of one line; others are shown as Python does."""
+    if issubclass(category, UnfinishedStoreWarning):
+        note(str(message))
+    else:
+        otherwise(message, category, *place)

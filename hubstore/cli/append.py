@@ -18,6 +18,7 @@ def append(
     parallel: options.ParallelOption = False,
     model: options.ModelOption = None,
     device: options.DevicesOption = "auto",
+    readers: options.ReadersOption = None,
     trust_remote_code: options.TrustOption = False,
     text_column: options.TextOption = None,
     id_column: options.IdOption = None,
@@ -42,7 +43,10 @@ def append(
     address: options.AddressOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Add items to a store, read by the model and the settings that the store was made with."""
+    """Add items to a store, read by the model and the settings that the store was made with.
+
+    Killed at any moment, the same command goes on from the last committed shard.
+    """
     items = options.open_items(
         corpus,
         parallel=parallel,
@@ -78,7 +82,7 @@ def append(
     again = functools.partial(load, store=location(store).absolute(), source=loaded.identity["source"])
     dealing = extraction_engine(engine, address, again, others)
     with watching(store.name) as watch:
-        done = run(items, loaded, store, watch=watch, engine=dealing, ignore_space=ignore_space)
+        done = run(items, loaded, store, watch=watch, engine=dealing, processes=readers, ignore_space=ignore_space)
     print_extraction(done, items, as_json)
 
 

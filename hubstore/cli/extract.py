@@ -65,10 +65,7 @@ def extract(
     ] = False,
     model_dtype: Annotated[str, typer.Option(help="What to compute in: auto, float32, bfloat16 or float16.")] = "auto",
     device: options.DevicesOption = "auto",
-    readers: Annotated[
-        int | None,
-        typer.Option(help="Processes that read media beside a GPU. All spare CPUs by default."),
-    ] = None,
+    readers: options.ReadersOption = None,
     also: Annotated[
         list[str] | None,
         typer.Option("--also", help="A further model over the same language model, for another modality."),
@@ -226,6 +223,8 @@ def print_extraction(done: Any, corpus: Any, as_json: bool) -> None:
         return
     if corpus.skipped.rows:
         out.print(f"{corpus.skipped.rows:,} rows read from {corpus.name}", markup=False)
+    if done.resumed:
+        out.print(f"{done.path}: an interrupted run was gone on with, and is finished", markup=False)
     rate = progress.seconds or 1.0
     out.print(
         f"{done.path}: {done.items:,} items x {len(store.layers)} layers x {store.width} ({store.layout.dtype}), "

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hubstore.cli import options
 from hubstore.cli.output import out, print_json, size, table
+
+if TYPE_CHECKING:
+    from hubstore.store import StoreReader
 
 
 def info(store: options.StoreArgument, as_json: options.JsonOption = False) -> None:
     """Say what a store holds: model, layers, partitions, shards, indexes, the lens and kept analyses."""
     from hubstore.extraction import checks_of
-    from hubstore.extraction.plan import load_plan
     from hubstore.store import StoreReader
     from hubstore.store.layout import LENS
 
     opened = StoreReader(store)
-    plan = load_plan(opened.storage)
-    done = {commit.shard for commit in opened.commits}
-    missing = [shard.shard for shard in plan.shards if shard.shard not in done] if plan else []
+    unfinished = opened.unfinished
     keys = opened.storage.list("")
     summary: dict[str, Any] = {
         "store": str(store),
         "items": len(opened),
-        "complete": plan is None and not opened.attributes["corpora"][-1]["more"],
+        "complete": unfinished is None,
+        "unfinished": None if unfinished is None else str(unfinished),
         "shards": len(opened.commits),
-        "shards_missing": len(missing),
+        "shards_missing": 0 if unfinished is None else len(unfinished.missing),
         "bytes": sum(opened.storage.size(key) for key in keys),
         "layers": list(opened.layers),
         "poolings": list(opened.poolings),
@@ -35,7 +36,9 @@ def info(store: options.StoreArgument, as_json: options.JsonOption = False) -> N
         "model": dict(opened.attributes["model"]),
         "settings": dict(opened.attributes["settings"]),
         "self_checks": {modality: check.to_json() for modality, check in checks_of(opened.attributes).items()},
-        "corpora": [{"name": corpus["name"], "items": corpus["items"]} for corpus in opened.attributes["corpora"]],
+        "corpora": [
+            {"name": entry["name"], "items": _committed(opened, entry)} for entry in opened.attributes["corpora"]
+        ],
         "partitions": {name: partition.size for name, partition in opened.partitions.items()},
         "indexes": sorted(key.removesuffix("/index.json") for key in keys if key.endswith("/index.json")),
         "lens": LENS in keys,
@@ -45,7 +48,7 @@ def info(store: options.StoreArgument, as_json: options.JsonOption = False) -> N
         print_json(summary)
         return
     model = summary["model"]
-    state = "complete" if summary["complete"] else f"unfinished, {len(missing)} shards to go: run extract again"
+    state = "complete" if unfinished is None else str(unfinished)
     computed = f"{model['class']}, {model['kind']}, {model['blocks']} blocks, computed in {model['dtype']}"
     lines = {
         "items": f"{len(opened):,} in {len(opened.commits):,} shard{'s' * (len(opened.commits) != 1)}, {state}",
@@ -64,6 +67,12 @@ def info(store: options.StoreArgument, as_json: options.JsonOption = False) -> N
     }
     out.print(table(("", str(store)), lines.items()))
     out.print(table(("partition", "items"), summary["partitions"].items()))
+
+
+def _committed(store: StoreReader, entry: Mapping[str, Any]) -> int:
+    """Items of a corpus that are in the store."""
+    generations = {generation["generation"] for generation in entry["generations"]}
+    return sum(commit.items for commit in store.commits if commit.generation in generations)
 
 
 def _checked(check: Mapping[str, Any]) -> str:

@@ -134,7 +134,12 @@ AddressOption = Annotated[
 ]
 
 OnErrorOption = Annotated[
-    OnError, typer.Option("--on-error", help="A row that is not valid: stop there, or skip and list it.")
+    OnError, typer.Option("--on-error", help="What is broken, a row or a medium: stop there, or skip and list it.")
+]
+
+ReadersOption = Annotated[
+    int | None,
+    typer.Option("--readers", min=0, help="Processes that read media beside a GPU. All spare CPUs by default."),
 ]
 
 IgnoreSpaceOption = Annotated[

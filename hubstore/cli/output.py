@@ -43,6 +43,11 @@ def shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
+def note(message: str) -> None:
+    """One line on stderr that is no error."""
+    err.print(Text.assemble(("note: ", "yellow"), message), soft_wrap=True)
+
+
 def size(count: float) -> str:
     """Bytes for a person's eye."""
     for unit in ("B", "KB", "MB", "GB"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from hubstore.cli import options
-from hubstore.cli.output import err, out, print_json
+from hubstore.cli.output import err, note, out, print_json
 
 
 def verify(store: options.StoreArgument, as_json: options.JsonOption = False) -> None:
@@ -24,7 +24,8 @@ def verify(store: options.StoreArgument, as_json: options.JsonOption = False) ->
     files = sum(len(commit.files) for commit in opened.commits)
     if as_json:
         found, unknown = ([{"file": one.key, "problem": one.what} for one in some] for some in (problems, unverifiable))
-        counts = {"shards": len(opened.commits), "files": files}
+        state = None if opened.unfinished is None else str(opened.unfinished)
+        counts = {"shards": len(opened.commits), "files": files, "unfinished": state}
         print_json({"store": str(store), **counts, "problems": found, "unverifiable": unknown})
         if problems:
             raise typer.Exit(1)
@@ -33,6 +34,8 @@ def verify(store: options.StoreArgument, as_json: options.JsonOption = False) ->
         out.print(f"{problem.key}: {problem.what}", markup=False)
     if not problems:
         out.print(f"{store}: {files:,} files of {len(opened.commits):,} shards are as they were written")
+    if opened.unfinished is not None:
+        note(f"{store}: {opened.unfinished}")
     if problems:
         if any(problem.key.startswith(("commits/", "hidden/", "items/", "previews/")) for problem in problems):
             err.print("remove the commits/ file of each shard named above and run the extraction again to mend it")

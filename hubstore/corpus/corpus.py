@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from hubstore.corpus.item import ITEM_SCHEMA, Item, Media
 from hubstore.corpus.validate import check_item
-from hubstore.errors import CorpusError
+from hubstore.errors import CorpusError, CorpusUnreachableError
 
 BATCH_BYTES: Final = 32 << 20
 """Bytes of pictures and sounds after which a batch of items ends."""
@@ -58,7 +58,9 @@ class Refuse:
     skip_errors: bool = False
 
     def __call__(self, error: CorpusError) -> None:
-        """Take the error of a row."""
+        """Take the error of a row; what is wrong with the disk or the server, and not with the row, is raised."""
+        if isinstance(error, CorpusUnreachableError):
+            raise error
         if not self.skip_errors:
             raise CorpusError(f"{error}; correct the input, or leave such rows out with on_error='skip'") from None
         self.skipped.add(error)

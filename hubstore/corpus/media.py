@@ -13,6 +13,7 @@ import numpy.typing as npt
 from hubstore.corpus.files import POINTER, is_tar, pointer_problem
 from hubstore.corpus.item import Media
 from hubstore.corpus.remote import RemoteFile, remote_bytes, remote_file, url_of
+from hubstore.corpus.transient import is_transient, patiently, unreachable
 from hubstore.errors import CorpusError, MissingDependencyError
 from hubstore.quiet import ignored_warnings
 
@@ -31,9 +32,10 @@ def media_bytes(media: Media) -> bytes:
     """The encoded bytes of a picture or a sound: its own, its file's, or those of a member of a tar archive.
 
     Raises:
-        CorpusError: its file or member is not there, cannot be read, or is a pointer of Git LFS to another.
+        CorpusError: its file or member is not there, is none that can be read, or is a pointer of Git LFS to another.
+        CorpusUnreachableError: it may be there, and cannot be read now, after a few attempts.
     """
-    data = media.data if media.data is not None else _stored_bytes(media)
+    data = media.data if media.data is not None else patiently(lambda: _stored_bytes(media))
     if data.startswith(POINTER):
         raise CorpusError(pointer_problem(media.name))
     return data
@@ -54,6 +56,8 @@ def _stored_bytes(media: Media) -> bytes:
     except CorpusError:
         raise
     except (OSError, ValueError, EOFError, tarfile.TarError) as error:
+        if is_transient(error):
+            raise unreachable(media.name, error) from error
         raise CorpusError(f"{media.name}: cannot be read: {error}; check that it is a file and may be read") from error
 
 
@@ -79,7 +83,7 @@ def open_image(media: Media) -> Image.Image:
             return _rgb(image)
     except Image.DecompressionBombError as error:
         raise CorpusError(f"{media.name}: {_short(error)}; make the picture smaller, or leave it out") from None
-    except CorpusError:
+    except (CorpusError, MemoryError):
         raise
     except Exception as error:  # damaged pictures raise whatever their decoder trips over
         raise CorpusError(
@@ -115,6 +119,8 @@ def open_sound(media: Media, rate: int) -> npt.NDArray[np.float32]:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             announced, own_rate = file.frames, file.samplerate
             samples = file.read(dtype="float32", always_2d=True)
+    except MemoryError:
+        raise
     except Exception as error:  # damaged sounds raise whatever their decoder trips over
         raise CorpusError(
             f"{media.name}: is no sound that can be read: {_short(error)}; check that the file is whole"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 from urllib.parse import quote, unquote
 
 from hubstore.corpus.files import format_suffix, is_tar
-from hubstore.errors import CorpusError, StoreError
+from hubstore.errors import CorpusError, CorpusUnreachableError, StorageUnreachableError, StoreAccessError, StoreError
 from hubstore.location import NAMED, WEB, Url, location
 
 if TYPE_CHECKING:
@@ -180,6 +180,8 @@ def _key(url: Url) -> str:
 def _refused(url: Url) -> Iterator[None]:
     try:
         yield
+    except (StorageUnreachableError, StoreAccessError) as error:
+        raise CorpusUnreachableError(f"{url}: cannot be read now: {error}") from error
     except StoreError as error:
         raise CorpusError(f"{url}: cannot be read: {error}") from error
 

@@ -34,13 +34,13 @@ from hubstore.engines.cluster import LOOK_S, Needs, Room, connected, first_line,
 from hubstore.errors import EngineError, HubstoreError, StoreError
 from hubstore.extraction.capture import Capture
 from hubstore.extraction.pipeline import Progress, run_shards
-from hubstore.extraction.plan import PLAN, PlannedShard
+from hubstore.extraction.plan import PlannedShard
 from hubstore.extraction.prepare import Work
 from hubstore.extraction.workers import Task, sendable, summed
 from hubstore.models import Model
 from hubstore.store import Storage, open_storage
 from hubstore.store.commit import Commit
-from hubstore.store.layout import commit_key
+from hubstore.store.layout import PLAN, commit_key
 from hubstore.store.shardfile import crc32c
 from hubstore.store.verify import spoiled_file
 

@@ -219,16 +219,17 @@ class _Counting:
         if modality == "text":
             assert self._settings.max_tokens is not None
             filled = [self._settings.template.replace("{text}", text) for text in part.column("text").to_pylist()]
-            ids, cut = tokenize(self._model, filled, self._settings.max_tokens)
+            problems: dict[int, str] = {}
+            ids, cut = tokenize(self._model, filled, self._settings.max_tokens, problems=problems)
+            for number, problem in problems.items():
+                self._leave_out(part, number, problem, of)
             of.truncated += sum(cut)
-            self._texts += ids[: KEPT - len(self._texts)]
+            self._texts += [own for own in ids if own][: KEPT - len(self._texts)]
             return np.array([len(own) for own in ids], np.int32)
         lengths = []
-        for item in read_rows(self._task, part.to_pylist()):
+        for number, item in enumerate(read_rows(self._task, part.to_pylist())):
             if item.inputs is None:
-                if not self._corpus.skip_errors:
-                    raise CorpusError(f"{item.error}; or leave out what cannot be read, with --on-error skip")
-                of.unreadable += 1
+                self._leave_out(part, number, item.error, of)
                 lengths.append(0)
                 continue
             of.truncated += item.inputs.truncated
@@ -237,6 +238,12 @@ class _Counting:
                 kept.append(item.inputs)
             lengths.append(self._model.adapters[modality].length_of(item.inputs))
         return np.array(lengths, np.int32)
+
+    def _leave_out(self, part: pa.RecordBatch, number: int, problem: object, of: _OfModality) -> None:
+        if not self._corpus.skip_errors:
+            name = part.column("id")[number].as_py()
+            raise CorpusError(f"item {name!r}: {problem}; or leave out what cannot be read, with --on-error skip")
+        of.unreadable += 1
 
     def _deal(self) -> None:
         """What has come since the last time is a generation: its shards, and no more of it than those."""

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from multiprocessing.connection import wait
@@ -21,7 +22,7 @@ import torch
 from hubstore.corpus import Media
 from hubstore.corpus.media import open_image, open_sound
 from hubstore.corpus.previews import clip, thumbnail
-from hubstore.errors import CorpusError, HubstoreError
+from hubstore.errors import CorpusError, CorpusUnreachableError, HubstoreError
 from hubstore.extraction.settings import Settings
 from hubstore.extraction.sharing import Shared, Writer
 from hubstore.models import MediaInputs, MediaReader, Model
@@ -63,11 +64,15 @@ class Task:
 
 @dataclass(frozen=True)
 class ReadItem:
-    """One picture or sound, read; or the error that kept it from being read."""
+    """One picture or sound, read; or what is wrong with it.
+
+    An error here is of the item itself, which may be left out for it. What would meet other items too, or would not
+    meet this one another time, is raised instead.
+    """
 
     inputs: MediaInputs | None = None
     preview: bytes | None = None
-    error: HubstoreError | None = None
+    error: CorpusError | None = None
 
 
 def media_task(model: Model, settings: Settings) -> Task:
@@ -85,6 +90,10 @@ def read_item(task: Task, modality: str, media: Media, text: str, name: str) -> 
         media: what to decode.
         text: beside it.
         name: the item's id, for messages.
+
+    Raises:
+        CorpusUnreachableError: it cannot be read now, and may be later.
+        HubstoreError: it cannot be read here: a package is missing, or memory.
     """
     reader = task.readers[modality]
     preview = None
@@ -97,12 +106,17 @@ def read_item(task: Task, modality: str, media: Media, text: str, name: str) -> 
         preview = clip(samples, reader.rate) if task.previews else None
         return ReadItem(reader.read(samples, task.template, text), preview)
     except HubstoreError as error:
-        return ReadItem(error=error)
+        if isinstance(error, CorpusError) and not isinstance(error, CorpusUnreachableError):
+            return ReadItem(error=error)
+        raise
+    except MemoryError as error:
+        raise CorpusUnreachableError(
+            f"item {name!r}: memory did not suffice to read {media.name}; free some, or read with fewer processes "
+            "(--readers), and run the same command again: what was committed stays"
+        ) from error
     except (ValueError, RuntimeError, IndexError, TypeError) as error:  # a processor that cannot take this medium
         why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        return ReadItem(
-            error=CorpusError(f"item {name!r}: {media.name} cannot be made into the model's input: {why}; leave it out")
-        )
+        return ReadItem(error=CorpusError(f"{media.name} cannot be made into the model's input: {why}; leave it out"))
 
 
 def read_rows(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[ReadItem]:
@@ -136,8 +150,9 @@ class MediaFeed:
     def expect(self, items: int) -> None:
         """Say how many items there will be: processes for many start while the first are read here."""
         if self._processes and items > FEW and self._pool is None:
-            for _ in range(self._processes):
-                self._started().submit(_ready)
+            with contextlib.suppress(BrokenProcessPool):  # which is met again, and by its items, when they are read
+                for _ in range(self._processes):
+                    self._started().submit(_ready)
 
     def read(self, tables: Iterable[pa.Table], expected: int = 0) -> Iterator[ReadItem]:
         """Each item of the tables, in order; the tables are taken as there is room for them.
@@ -184,10 +199,13 @@ class MediaFeed:
         (rows,) = table.combine_chunks().to_batches()
         request, piece = rows.serialize(), self._shared.take()
         self._shared.send(piece, request)
-        return _Away(piece, self._started().submit(_read, piece, request.size, table.schema))
+        first = rows.column("id")[0].as_py()
+        with _killed(first):
+            return _Away(piece, self._started().submit(_read, piece, request.size, table.schema), first)
 
     def _received(self, away: _Away) -> Iterator[ReadItem]:
-        packed = away.read.result()
+        with _killed(away.first):
+            packed = away.read.result()
         memory = self._shared.received(away.piece)
         tensors = chain.from_iterable(stack.items(memory) for stack in packed.stacks)
         for item in packed.items:
@@ -200,6 +218,19 @@ class MediaFeed:
             context.set_forkserver_preload(["__main__", __name__, *_modules(self._task)])
             self._pool = ProcessPoolExecutor(self._processes, context, initializer=_begin, initargs=(self._task,))
         return self._pool
+
+
+@contextlib.contextmanager
+def _killed(first: str) -> Iterator[None]:
+    """Say what has happened where a reading process ended that was not asked to."""
+    try:
+        yield
+    except BrokenProcessPool:
+        raise CorpusUnreachableError(
+            f"items from {first!r} on: a process that read them was killed, as the system does with the largest where "
+            "memory runs out, or crashed in decoding one; free memory, or read with fewer processes (--readers 1, or 0 "
+            "for none), and run the same command again: what was committed stays"
+        ) from None
 
 
 def processes_for(device: torch.device, asked: int | None) -> int:
@@ -240,10 +271,11 @@ class _Stack:
 
 @dataclass(frozen=True)
 class _Away:
-    """A table at a process: the piece of memory that it lies in, and what will come of it."""
+    """A table at a process: the piece of memory that it lies in, what will come of it, and its first item's id."""
 
     piece: int
     read: Future[_Packed]
+    first: str
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Progress:
         tokens: tokens the model read.
         padded: tokens it was given, padding included.
         truncated: texts and sounds cut to the longest that the model takes.
-        skipped: pictures and sounds left out because they cannot be read.
+        skipped: items left out because they cannot be read.
         broken: why, the first `TOLD` of them.
         seconds: since the run began.
         model_ms: milliseconds this thread spent in the model; on a GPU, in giving it work.
@@ -263,7 +263,7 @@ class _Run:
             )
         assert isinstance(work, ShardEnd)
         self._advance(
-            truncated=self._done.truncated + pc.sum(work.items["truncated"]).as_py(),
+            truncated=self._done.truncated + (pc.sum(work.items["truncated"]).as_py() or 0),
             skipped=self._done.skipped + work.skipped,
             broken=(self._done.broken + work.broken)[:TOLD],
         )

@@ -6,12 +6,8 @@ partition and then by corpus order. What is in memory is a few bytes per item, n
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from hubstore.corpus import ITEM_SCHEMA
-from hubstore.errors import CorpusError, CorruptStoreError, StoreError
-from hubstore.store import Layout, LocalStorage, Storage
-from hubstore.store.layout import encode_json
+from hubstore.errors import CorpusError, CorruptStoreError
+from hubstore.extraction.spool import Count, Hashes, ItemStream, KnownIds, Spooled, spool, spool_path
+from hubstore.store import Layout, Storage
+from hubstore.store.dtypes import itemsize
+from hubstore.store.layout import PLAN, encode_json
 from hubstore.store.shardfile import crc32c
-from hubstore.store.storage import PARTIAL
 
-PLAN = "plan/plan.json"
 SPOOL = "plan/items.arrow"
 ORDER = "plan/order.npy"
 TOKENS = "plan/tokens.npy"
@@ -41,8 +36,17 @@ GENERATION_ITEMS = 4_000_000
 GENERATION_BYTES = 32 << 30
 """Bytes of pictures and sounds that travel with their items and are spooled at once."""
 
-Count = Callable[[pa.RecordBatch], list[int | None]]
-"""Tokens of each item; None for one that cannot be read and is left out."""
+
+class NoItemsError(CorpusError):
+    """What is left of a corpus has no item that can be read."""
+
+    def __init__(self, skipped: int) -> None:
+        super().__init__(
+            f"none of {skipped} items can be read; look at one of them"
+            if skipped
+            else "the corpus has fewer items than when its extraction was begun; run again with the corpus as it was"
+        )
+        self.skipped = skipped
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class Plan:
             "partitions": [list(partition) for partition in self.partitions],
             "single_concepts": self.single_concepts,
             "no_concept": self.no_concept,
+            "shards": [self.shards[0].shard, self.shards[-1].shard + 1],
         }
 
 
@@ -142,12 +147,23 @@ class PlannedItems:
 
 @dataclass(frozen=True)
 class PlanStart:
-    """Where a new generation begins in its store."""
+    """Where a generation begins: in its corpus and in its store.
+
+    Args:
+        generation: its number in the store.
+        corpus_offset: rows of the corpus in earlier generations.
+        shard: its first shard.
+        token_shard: where its token rows start, in Zarr shards.
+        rows: of the corpus, in a generation that was planned before and whose plan is gone; else None.
+        fingerprint: of the items that were planned then.
+    """
 
     generation: int
     corpus_offset: int
     shard: int
     token_shard: int
+    rows: int | None = None
+    fingerprint: str | None = None
 
 
 def make_plan(
@@ -157,24 +173,24 @@ def make_plan(
     start: PlanStart,
     identity: Mapping[str, Any],
     *,
-    known_ids: npt.NDArray[np.uint64],
+    known_ids: KnownIds | Hashes,
     count: Count | None = None,
     memory_budget: int,
     generation_items: int = GENERATION_ITEMS,
     generation_bytes: int = GENERATION_BYTES,
 ) -> Plan:
-    """Spool and order the next generation of a corpus, and keep the plan in the store.
+    """Spool and order the next generation of a corpus, and put the plan into the store.
 
     Args:
         storage: the store.
         layout: its shapes.
-        batches: what is left of the corpus.
+        batches: what is left of the corpus; an `ItemStream` keeps what belongs to the generation after this one.
         start: where the generation begins.
         identity: what was asked for.
-        known_ids: `id_hashes` of the items that the store has already.
+        known_ids: those that the store has already; a `KnownIds` has the plan's beside them afterwards.
         count: needed where every token becomes a row: how many each item has.
         memory_budget: bytes of one shard's token rows over all layers.
-        generation_items: most items to order at once.
+        generation_items: most rows to order at once.
         generation_bytes: most bytes of media to spool at once.
 
     Raises:
@@ -182,13 +198,21 @@ def make_plan(
             it raises.
         StoreError: the disk does not take the plan.
     """
-    with _spool_path(storage) as spool:
-        spooled = _spool(spool, storage, batches, count, generation_items, generation_bytes)
+    known = known_ids if isinstance(known_ids, KnownIds) else KnownIds(known_ids)
+    stream = batches if isinstance(batches, ItemStream) else ItemStream(batches)
+    most, most_bytes = (generation_items, generation_bytes) if start.rows is None else (start.rows, np.inf)
+    with spool_path(storage) as path:
+        spooled = spool(path, storage, stream, count, most, most_bytes)
         if not spooled.items:  # an empty corpus raises by itself
-            raise CorpusError(f"none of {spooled.skipped} items can be read; look at one of them")
-        _refuse_duplicates(spool, spooled, known_ids)
-        files = {SPOOL: crc32c(np.memmap(spool, np.uint8, mode="r").data)}
-        storage.put_file(SPOOL, spool)
+            raise NoItemsError(spooled.skipped)
+        if start.fingerprint not in (None, spooled.fingerprint):
+            raise CorpusError(
+                f"items {start.corpus_offset + 1} to {start.corpus_offset + spooled.items} of the corpus are not those "
+                f"that {storage.root} was planned with; run again with the corpus as it was, or extract it elsewhere"
+            )
+        _refuse_duplicates(path, spooled, known, start.corpus_offset)
+        files = {SPOOL: crc32c(np.memmap(path, np.uint8, mode="r").data)}
+        storage.put_file(SPOOL, path)
     order = np.argsort(spooled.codes, kind="stable").astype(np.int64)
     arrays = {ORDER: order}
     if spooled.tokens is not None:
@@ -214,6 +238,7 @@ def make_plan(
         identity=identity,
     )
     storage.write(PLAN, _encode(plan, files))
+    known.planned = spooled.ids
     return plan
 
 
@@ -225,7 +250,8 @@ def load_plan(storage: Storage) -> Plan | None:
     for key, checksum in data["files"].items():
         if crc32c(storage.map(key).data) != checksum:
             raise CorruptStoreError(
-                f"{storage.root / key} was changed after it was planned; remove {storage.root / 'plan'} and run again"
+                f"{storage.root / key} was changed after it was planned; remove {storage.root / 'plan'} and run the "
+                "same command again: what was committed stays"
             )
     content = data["plan"]
     content["partitions"] = tuple((m, language, n) for m, language, n in content["partitions"])
@@ -239,158 +265,28 @@ def discard_plan(storage: Storage) -> None:
         storage.delete(key)
 
 
-def id_hashes(ids: Any) -> npt.NDArray[np.uint64]:
-    """64-bit hashes of ids: of a hundred million different ones, two are the same with a chance of 1 in 3,700."""
-    return np.fromiter((xxhash.xxh3_64_intdigest(i.encode()) for i in ids.to_pylist()), np.uint64, len(ids))
-
-
-@dataclass(frozen=True)
-class _Spooled:
-    items: int
-    skipped: int
-    ended: bool
-    fingerprint: str
-    partitions: list[tuple[str, str]]
-    codes: npt.NDArray[np.int32]
-    ids: npt.NDArray[np.uint64]
-    concepts: npt.NDArray[np.uint64]
-    tokens: npt.NDArray[np.int32] | None
-
-
-@contextlib.contextmanager
-def _spool_path(storage: Storage) -> Iterator[Path]:
-    """Where items are spooled until they are put into the store: on its own disk, if it has one, to be renamed."""
-    if isinstance(storage, LocalStorage):
-        key = f"plan/.items.arrow{PARTIAL}"  # the store's next writer removes it, should this one be killed
-        try:
-            yield storage.local(key)
-        finally:
-            storage.delete(key)
-        return
-    try:
-        temporary = tempfile.TemporaryDirectory()
-    except OSError as error:
-        raise StoreError(
-            f"{storage.root}: no folder takes the items while they are planned ({error}); set TMPDIR to one that does"
-        ) from error
-    with temporary as folder:
-        yield Path(folder) / "items.arrow"
-
-
-@contextlib.contextmanager
-def _spool_writer(path: Path, storage: Storage) -> Iterator[Callable[[pa.RecordBatch], None]]:
-    """What writes a batch to the spool. What reading the batches raises stays as it is."""
-
-    @contextlib.contextmanager
-    def refusing() -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            elsewhere = "write the store elsewhere" if isinstance(storage, LocalStorage) else "set TMPDIR to another"
-            raise StoreError(
-                f"{path.parent}: the plan's items could not be written there "
-                f"({os.strerror(error.errno) if error.errno else error}); free space in that folder, or {elsewhere}"
-            ) from error
-
-    with refusing():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sink = pa.OSFile(str(path), "wb")
-        writer = pa.ipc.new_file(sink, ITEM_SCHEMA)
-
-    def write(batch: pa.RecordBatch) -> None:
-        with refusing():
-            writer.write_batch(batch)
-
-    try:
-        yield write
-    finally:
-        with refusing(), sink:
-            writer.close()
-
-
-def _spool(
-    path: Path,
-    storage: Storage,
-    batches: Iterator[pa.RecordBatch],
-    count: Count | None,
-    most: int,
-    most_bytes: int,
-) -> _Spooled:
-    digest = hashlib.sha256()
-    partitions: dict[tuple[str, str], int] = {}
-    codes: list[npt.NDArray[np.int32]] = []
-    ids: list[npt.NDArray[np.uint64]] = []
-    concepts: list[npt.NDArray[np.uint64]] = []
-    tokens: list[npt.NDArray[np.int32]] = []
-    read, items, size, ended = 0, 0, 0, True
-    with _spool_writer(path, storage) as write:
-        for whole in batches:
-            size += whole.column("data").nbytes
-            ended = read + len(whole) <= most and (size <= most_bytes or not read)
-            batch = whole if ended else whole.slice(0, most - read if size <= most_bytes else 0)
-            read += len(batch)
-            if count:
-                counted = count(batch)
-                batch = batch.filter(pa.array([number is not None for number in counted], pa.bool_()))
-                tokens.append(np.array([number for number in counted if number is not None], np.int32))
-            write(batch)
-            columns = {name: batch.column(name).to_pylist() for name in ITEM_SCHEMA.names}
-            for row in zip(*columns.values(), strict=True):
-                digest.update(_content(*row))
-            pairs = zip(columns["modality"], columns["language"], strict=True)
-            codes.append(
-                np.fromiter((partitions.setdefault(pair, len(partitions)) for pair in pairs), np.int32, len(batch))
-            )
-            ids.append(id_hashes(batch.column("id")))
-            concepts.append(
-                np.fromiter((xxhash.xxh3_64_intdigest(c.encode()) if c else 0 for c in columns["concept"]), np.uint64)
-            )
-            items += len(batch)
-            if not ended:
-                break
-    return _Spooled(
-        items=items,
-        skipped=read - items,
-        ended=ended,
-        fingerprint=digest.hexdigest(),
-        partitions=list(partitions),
-        codes=np.concatenate(codes) if codes else np.empty(0, np.int32),
-        ids=np.concatenate(ids) if ids else np.empty(0, np.uint64),
-        concepts=np.concatenate(concepts) if concepts else np.empty(0, np.uint64),
-        tokens=np.concatenate(tokens) if tokens else None,
-    )
-
-
-def _content(
-    name: str, concept: str | None, language: str, modality: str, text: str, media: str | None, data: bytes | None
-) -> bytes:
-    """What the fingerprint is of, for one item: a text's fields, and the name and bytes of a medium."""
-    content = "\x1f".join((name, concept or "", language, modality, text)).encode()
-    if media is not None:
-        content += b"\x1f" + media.encode() + b"\x1f" + hashlib.sha256(data or b"").digest()
-    return content + b"\x1e"
-
-
-def _refuse_duplicates(spool: Path, spooled: _Spooled, known: npt.NDArray[np.uint64]) -> None:
+def _refuse_duplicates(path: Path, spooled: Spooled, known: KnownIds, offset: int) -> None:
     order = np.argsort(spooled.ids, kind="stable")
     ascending = spooled.ids[order]
     twice = np.flatnonzero(ascending[1:] == ascending[:-1])
     if len(twice):
         first, second = sorted((int(order[twice[0]]), int(order[twice[0] + 1])))
         raise CorpusError(
-            f"id {_id_at(spool, first)!r} stands twice in the corpus, as items {first + 1} and {second + 1} "
-            f"({len(twice)} such pairs in all); give every item an id of its own"
+            f"id {_id_at(path, first)!r} stands twice in the corpus, as items {offset + first + 1} and "
+            f"{offset + second + 1} ({len(twice)} such pairs in all); give every item an id of its own"
         )
-    there = np.flatnonzero(np.isin(spooled.ids, known))
+    there = np.sort(order[known.among(ascending)])
     if len(there):
+        first = int(there[0])
+        earlier = f" or earlier in the corpus, whose item {offset + first + 1} has it again" if offset else ""
         raise CorpusError(
-            f"id {_id_at(spool, int(there[0]))!r} is in the store already ({len(there)} such items in all); "
-            "leave out what the store has, or give the new items ids of their own"
+            f"id {_id_at(path, first)!r} is in the store already{earlier} ({len(there)} such items in all); leave out "
+            "what the store has, or give the new items ids of their own"
         )
 
 
-def _id_at(spool: Path, row: int) -> str:
-    with pa.memory_map(str(spool)) as source:
+def _id_at(path: Path, row: int) -> str:
+    with pa.memory_map(str(path)) as source:
         reader = pa.ipc.open_file(source)
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
@@ -409,7 +305,7 @@ def deal(
 ) -> Iterator[PlannedShard]:
     """Shards of at most shard_rows items, and of no more token rows than the memory budget holds."""
     ends = None if tokens is None else np.cumsum(tokens[order], dtype=np.int64)
-    row_bytes = layout.width * len(layout.layers) * 4
+    row_bytes = layout.width * len(layout.layers) * itemsize(layout.dtype)
     most_tokens = max(memory_budget // row_bytes, layout.shard_rows)
     first, shard, token_shard = 0, start.shard, start.token_shard
     while first < len(order):

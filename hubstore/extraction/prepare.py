@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from hubstore.errors import CorpusError, HubstoreError
+from hubstore.errors import CorpusError
 from hubstore.extraction.media import CHUNK, MediaFeed, ReadItem, media_task, processes_for
 from hubstore.extraction.members import batch_members, media_members, runs_of
 from hubstore.extraction.plan import Plan, PlannedItems, PlannedShard
@@ -95,7 +95,7 @@ class _About:
         self.truncated = np.zeros(count, bool)
         self.media: list[list[int] | None] = [None] * count
         self.previews: list[bytes | None] = [None] * count
-        self.broken: dict[int, HubstoreError] = {}
+        self.broken: dict[int, CorpusError] = {}
         self._planned = tokens
         self._ends = None if tokens is None else np.cumsum(tokens, dtype=np.int64)
 
@@ -134,6 +134,28 @@ class _About:
 def _there(previews: pa.Table | None) -> pa.Table | None:
     """Those items that have a preview."""
     return None if previews is None else previews.filter(pc.is_valid(previews["data"]))
+
+
+def tokenized(
+    model: Model, settings: Settings, texts: Sequence[str]
+) -> tuple[list[Sequence[int]], list[bool], dict[int, str]]:
+    """What the model reads of each text, in its template; whether it was cut; and what is wrong with those of no ids.
+
+    A few texts are tokenized at a time, and their ids held as plain numbers: a tokenizer's own output is many times as
+    large.
+    """
+    assert settings.max_tokens is not None
+    token_ids: list[Sequence[int]] = []
+    cut: list[bool] = []
+    problems: dict[int, str] = {}
+    for start in range(0, len(texts), TOKENIZED):
+        part = [settings.template.replace("{text}", text) for text in texts[start : start + TOKENIZED]]
+        wrong: dict[int, str] = {}
+        ids, cut_here = tokenize(model, part, settings.max_tokens, problems=wrong)
+        token_ids += [array("i", of_text) for of_text in ids]
+        cut += cut_here
+        problems |= {start + number: problem for number, problem in wrong.items()}
+    return token_ids, cut, problems
 
 
 @dataclass
@@ -220,8 +242,6 @@ class Preparation:
                 yield from self._texts(step) if step.modality == "text" else self._media(step, last=True)
                 self._require_as_planned(step)
             case "end":
-                if len(about.broken) == count:
-                    raise CorpusError(f"none of {count} items can be read; the first: {about.broken[0]}")
                 yield about.end(shard.table, work.settings.previews)
 
     def _require_as_planned(self, step: _Step) -> None:
@@ -237,38 +257,33 @@ class Preparation:
         work, about = self._work, step.shard.about
         how = work.how["text"]
         texts = step.shard.table["text"].slice(step.start, step.stop - step.start).to_pylist()
-        token_ids, about.truncated[step.start : step.stop] = self._tokenize(texts)
+        token_ids, about.truncated[step.start : step.stop], problems = tokenized(self._model, work.settings, texts)
         lengths = np.array([len(ids) for ids in token_ids], np.int32)
         about.tokens[step.start : step.stop] = lengths
+        for number, problem in problems.items():
+            self._leave_out(step, step.start + number, CorpusError(problem))
+        (there,) = np.nonzero(lengths)
 
         def make(member: Integers) -> HostBatch:
             batch = collate(self._model, [token_ids[i] for i in member], how, work.batch_tokens)
             batch = batch.placed(*about.places(member + step.start))
             return replace(batch, part=lambda chosen: make(member[chosen]))
 
-        for member in batch_members(lengths, work.batch_tokens, how):
-            yield make(member)
+        for member in batch_members(lengths[there], work.batch_tokens, how):
+            yield make(there[member])
 
-    def _tokenize(self, texts: list[str]) -> tuple[list[Sequence[int]], list[bool]]:
-        """A few texts at a time, and their ids as plain numbers: a tokenizer's own output is many times as large."""
-        assert self._work.settings.max_tokens is not None
-        template = self._work.settings.template
-        token_ids: list[Sequence[int]] = []
-        cut: list[bool] = []
-        for start in range(0, len(texts), TOKENIZED):
-            part = [template.replace("{text}", text) for text in texts[start : start + TOKENIZED]]
-            ids, cut_here = tokenize(self._model, part, self._work.settings.max_tokens)
-            token_ids += [array("i", of_text) for of_text in ids]
-            cut += cut_here
-        return token_ids, cut
+    def _leave_out(self, step: _Step, number: int, error: CorpusError) -> None:
+        """Count an item of a shard as broken; where such stop the run, raise what says so."""
+        named = f"item {step.shard.table['id'][number].as_py()!r}: {error}"
+        if not self._work.skip_broken:
+            raise CorpusError(f"{named}; or leave out what cannot be read, with --on-error skip")
+        step.shard.about.broken[number] = CorpusError(named)
 
     def _held(self, step: _Step, read: Iterable[ReadItem]) -> Iterator[HostBatch]:
         shard, about = step.shard, step.shard.about
         for number, item in enumerate(read, start=step.start):
             if item.error is not None:
-                if not self._work.skip_broken:
-                    raise CorpusError(f"{item.error}; or leave out what cannot be read, with --on-error skip")
-                about.broken[number] = item.error
+                self._leave_out(step, number, item.error)
                 continue
             assert item.inputs is not None
             shard.held[number] = item.inputs

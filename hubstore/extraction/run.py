@@ -2,47 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 import hubstore.version
 from hubstore.corpus import Corpus
-from hubstore.errors import CorpusError, HubstoreError, ModelError, SelfCheckError, StoreError, StoreExistsError
+from hubstore.errors import CorpusError, ModelError, SelfCheckError, StoreError
 from hubstore.extraction.capture import Capture
 from hubstore.extraction.checks import SelfCheck, checks_of, described_checks
 from hubstore.extraction.compiled import COMPILE_FROM, block_parameters
-from hubstore.extraction.media import CHUNK, MediaFeed, media_task, processes_for, read_rows
-from hubstore.extraction.members import rows_by_modality
+from hubstore.extraction.generations import Generations
+from hubstore.extraction.media import MediaFeed, media_task, processes_for, read_rows
 from hubstore.extraction.pipeline import Progress, run_shards
 from hubstore.extraction.plan import (
     GENERATION_ITEMS,
+    NoItemsError,
     Plan,
     PlannedItems,
     PlannedShard,
-    PlanStart,
     discard_plan,
-    id_hashes,
-    load_plan,
     make_plan,
 )
-from hubstore.extraction.prepare import Work
+from hubstore.extraction.prepare import Work, tokenized
+from hubstore.extraction.resume import Begun, begin_append, begin_extract, is_described, refuse_other_folder
 from hubstore.extraction.room import require_room
 from hubstore.extraction.sampling import READ, choose_sample, choose_texts, largest_media, longest_texts, sampled_rows
 from hubstore.extraction.selfcheck import PackingAsked, media_check, mixes_items, self_check
 from hubstore.extraction.settings import Settings
+from hubstore.extraction.token_counts import TokenCounts
 from hubstore.extraction.workers import Engine
-from hubstore.models import Batching, Model, length_borders, tokenize
+from hubstore.models import Batching, Model, length_borders
 from hubstore.store import DTYPES, Layout, Location, Storage, StoreReader, Url, open_storage, write_metadata
-from hubstore.store.layout import ROOT
-from hubstore.store.reader import read_attributes, read_commits, read_items
+from hubstore.store.layout import ROOT, group_metadata
+from hubstore.store.reader import read_attributes, read_commits
 
 FILLED = 16
 """The share of a run's tokens, one in so many, that the self-check may spend on a full batch, unless it must."""
@@ -118,17 +115,12 @@ def extract(
     settings = (settings or Settings()).resolve(model)
     storage = open_storage(path)
     if isinstance(storage.root, Path):
-        _refuse_other_folder(storage.root)
+        refuse_other_folder(storage.root)
     layout = settings.layout(model.width)
     watching = watch or Watch()
     job = _Job(storage, corpus, model, settings, layout, watching, generation_items, engine, processes, ignore_space)
     with storage.lock():
-        plan = load_plan(storage)
-        if plan is not None:
-            _refuse_other_run(storage.root, plan.identity, job.identity)
-        elif storage.exists(ROOT):
-            _refuse_other_run(storage.root, read_attributes(storage)["corpora"][0]["identity"], job.identity)
-        return job.run(plan)
+        return job.run(begin_extract(storage, job.identity))
 
 
 def append(
@@ -144,10 +136,12 @@ def append(
 ) -> Extraction:
     """Add a corpus to a store, with the settings and the model that the store was made with.
 
+    Where an earlier run of the same corpus was interrupted, go on with it.
+
     Raises:
         StoreNotFoundError: no store is at `path`.
         ModelError: the model is not the store's.
-        StoreError: an earlier run on the store is unfinished, and is of something else.
+        StoreError: another corpus of the store is unfinished; the message names it, and what finishes it.
     """
     storage = open_storage(path)
     store = StoreReader(path, storage)
@@ -156,10 +150,7 @@ def append(
     layout, watching = store.layout, watch or Watch()
     job = _Job(storage, corpus, model, settings, layout, watching, generation_items, engine, processes, ignore_space)
     with storage.lock():
-        plan = load_plan(storage)
-        if plan is not None:
-            _refuse_other_run(storage.root, plan.identity, job.identity)
-        return job.run(plan, append=True)
+        return job.run(begin_append(storage, job.identity))
 
 
 def require_same_model(store: StoreReader, model: Model) -> None:
@@ -196,7 +187,7 @@ class _Job:
     processes: int | None
     ignore_space: bool
 
-    @property
+    @functools.cached_property
     def identity(self) -> Mapping[str, Any]:
         keys = ("id", "weights", "tokenizer", "dtype", "attention", "media", "stack")
         model = {key: self.model.identity[key] for key in keys if key in self.model.identity}
@@ -207,34 +198,41 @@ class _Job:
             "generation_items": self.generation_items,
         }
 
-    def run(self, plan: Plan | None, append: bool = False) -> Extraction:
-        resumed = plan is not None
+    def run(self, begun: Begun) -> Extraction:
+        """Extract what is left of the corpus: generation by generation, in one pass over it."""
+        job = self if begun.attributes is None else replace(self, layout=Layout.from_json(begun.attributes))
+        rows = job.layout.shard_rows
+        generations = Generations(
+            self.storage, self.corpus, begun.entry, begun.commits, rows, begun.plan, self.generation_items
+        )
+        with contextlib.closing(generations):
+            return job._run(begun, generations)
+
+    def _run(self, begun: Begun, generations: Generations) -> Extraction:
+        resumed = begun.plan is not None or (begun.entry is not None and generations.next() is not None)
+        committed = {commit.shard for commit in begun.commits}
         capture = Capture(self.model, self.layout.layers, self.layout.poolings, DTYPES[self.layout.dtype])
         check: SelfCheck | None = None
-        done = Progress()
-        while True:
-            if plan is None:
-                offset = self._next_offset(append)
-                if offset is None:
-                    break
-                resumed = resumed or offset > 0
-                plan = self._plan(offset)
-            append = False
-            committed = {commit.shard for commit in read_commits(self.storage)}
+        done, last = Progress(), None
+        plan = begun.plan or self._plan(generations, begun)
+        while plan is not None:
             left = [shard for shard in plan.shards if shard.shard not in committed]
-            self._require_room(left, begun=resumed)
+            self._require_room(left, begun=resumed or last is not None)
             self.watch.planned(plan)
             how, check = self._check(capture, plan, check)
             work = Work(self.storage, self.layout, self.settings, plan, how, self.corpus.skip_errors, self.processes)
             total = sum(shard.stop - shard.start for shard in left)
             deal_out = run_shards if self.engine is None else self.engine.run_shards
-            done = done.then(deal_out(work, capture, left, total=total, progress=self.watch.progress))
+            now = deal_out(work, capture, left, total=total, progress=self.watch.progress)
             discard_plan(self.storage)
-            if plan.last:
-                break
-            plan = None
+            whole = plan is not begun.plan and len(left) == len(plan.shards) and not now.skipped
+            generations.extracted(plan, whole=whole)
+            done, last = done.then(now), plan
+            plan = self._plan(generations, begun)
         items = sum(commit.items for commit in read_commits(self.storage))
-        return Extraction(self.storage.root, items, done.items, resumed, done, check, plan)
+        if not items:
+            raise CorpusError(f"none of {done.skipped} items can be read; the first: {next(iter(done.broken), None)}")
+        return Extraction(self.storage.root, items, done.items, resumed, done, check, last)
 
     def _require_room(self, left: Sequence[PlannedShard], *, begun: bool) -> None:
         """Refuse what cannot fit, and leave no plan of it unless an earlier run had begun."""
@@ -247,72 +245,41 @@ class _Job:
                 discard_plan(self.storage)
             raise
 
-    def _next_offset(self, append: bool) -> int | None:
-        """Where in the corpus the next generation starts; None when the store has all of it."""
-        if append or not self.storage.exists(ROOT):
-            return 0
-        entry = read_attributes(self.storage)["corpora"][-1]
-        skipped = sum(generation.get("skipped", 0) for generation in entry["generations"])
-        return int(entry["items"]) + skipped if entry["more"] else None
-
-    def _plan(self, offset: int) -> Plan:
-        commits = read_commits(self.storage)
-        per_shard = self.layout.shard_rows
-        token_shards = (commit.first_token_shard - (-commit.tokens // per_shard) for commit in commits)
-        known = [id_hashes(read_items(self.storage, commit, ["id"])["id"]) for commit in commits]
-        start = PlanStart(
-            generation=max((commit.generation for commit in commits), default=-1) + 1,
-            corpus_offset=offset,
-            shard=max((commit.shard for commit in commits), default=-1) + 1,
-            token_shard=max(token_shards, default=0),
-        )
+    def _plan(self, generations: Generations, begun: Begun) -> Plan | None:
+        """The next generation's plan; None where nothing is left."""
+        start = generations.next()
+        if start is None:
+            return None
         processes = processes_for(self.model.device, self.processes)
         with MediaFeed(media_task(self.model, self.settings), processes) as feed:
-            plan = make_plan(
-                self.storage,
-                self.layout,
-                _skip(self.corpus.batches(), offset),
-                start,
-                self.identity,
-                known_ids=np.concatenate([np.empty(0, np.uint64), *known]),
-                count=functools.partial(self._count, feed) if "tokens" in self.layout.poolings else None,
-                memory_budget=self.settings.memory_budget,
-                generation_items=self.generation_items,
-            )
+            count = TokenCounts(self.corpus, self.model, self.settings, feed)
+            try:
+                plan = make_plan(
+                    self.storage,
+                    self.layout,
+                    generations.stream(start),
+                    start,
+                    self.identity,
+                    known_ids=generations.known_ids(),
+                    count=count if "tokens" in self.layout.poolings else None,
+                    memory_budget=self.settings.memory_budget,
+                    generation_items=self.generation_items,
+                )
+            except NoItemsError as error:
+                if not start.corpus_offset or not error.skipped:
+                    raise
+                self._describe_end(begun.number)
+                return None
+        generations.planned(plan)
         for modality, _, _ in plan.partitions:
             if modality not in self.model.modalities:
                 discard_plan(self.storage)
                 self.model.require_modality(modality)
         return plan
 
-    def _count(self, feed: MediaFeed, batch: pa.RecordBatch) -> list[int | None]:
-        """Tokens of each item; None for one that cannot be read, where such are left out."""
-        counted: list[int | None] = [None] * len(batch)
-        for modality, rows in rows_by_modality(batch.column("modality")):
-            self.model.require_modality(modality)
-            if modality == "text":
-                texts = batch.column("text").take(pa.array(rows)).to_pylist()
-                for row, ids in zip(rows, self._tokenize(texts), strict=True):
-                    counted[row] = len(ids)
-                continue
-            chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
-            tables = (pa.Table.from_batches([batch.take(pa.array(chunk))]) for chunk in chunks)
-            for row, read in zip(rows, feed.read(tables), strict=True):
-                if read.error is not None:
-                    self._refuse(read.error)
-                if read.inputs is not None:
-                    counted[row] = self.model.adapters[modality].length_of(read.inputs)
-        return counted
-
-    def _refuse(self, error: HubstoreError) -> None:
-        if not self.corpus.skip_errors:
-            raise CorpusError(f"{error}; or leave out what cannot be read, with --on-error skip")
-        self.corpus.skipped.add(CorpusError(str(error)))
-
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        assert self.settings.max_tokens is not None
-        filled = [self.settings.template.replace("{text}", text) for text in texts]
-        return tokenize(self.model, filled, self.settings.max_tokens)[0]
+        """Token ids of those texts that the model can read."""
+        return [list(ids) for ids in tokenized(self.model, self.settings, texts)[0] if ids]
 
     def _check(
         self, capture: Capture, plan: Plan, check: SelfCheck | None
@@ -321,7 +288,7 @@ class _Job:
         described = read_attributes(self.storage) if self.storage.exists(ROOT) else None
         before = checks_of(described) if described else {}
         modalities = dict.fromkeys(modality for modality, _, _ in plan.partitions)
-        if described is not None and described["corpora"][-1]["generation"] == plan.generation:
+        if described is not None and is_described(described, plan.generation):
             return {modality: before[modality].how() for modality in modalities}, check
         checks: dict[str, SelfCheck] = {}
         for modality in modalities:
@@ -368,9 +335,13 @@ class _Job:
         assert self.settings.max_tokens is not None
         items = PlannedItems(self.storage)
         longest = self._tokenize(longest_texts(items, plan))
-        if known is not None and max(map(len, longest)) <= known.longest:
+        if known is not None and max(map(len, longest), default=0) <= known.longest:
             return known
-        whole = self._tokenize([row["text"] for row in sampled_rows(items, plan, "text", READ)])
+        texts = [row["text"] for row in sampled_rows(items, plan, "text", READ)]
+        whole = self._tokenize(texts) or longest
+        if not whole:
+            why = tokenized(self.model, self.settings, texts[:1])[2][0]
+            raise CorpusError(f"none of {len(texts)} texts that were tried can be read; the first: {why}")
         sample = choose_texts(whole, longest, length_borders(self.model.trunk.config))
         tokens = plan.items * sum(map(len, whole)) // len(whole)
         packing = None
@@ -414,46 +385,8 @@ class _Job:
         attributes |= described_checks(checks)
         write_metadata(self.storage, self.layout, {**attributes, "corpora": [*corpora, entry]}, rows, token_rows)
 
-
-def _skip(batches: Iterator[pa.RecordBatch], items: int) -> Iterator[pa.RecordBatch]:
-    """What is left of `batches` after the first `items` rows."""
-    for batch in batches:
-        if items >= len(batch):
-            items -= len(batch)
-            continue
-        yield batch.slice(items)
-        yield from batches
-        return
-
-
-def _refuse_other_folder(root: Path) -> None:
-    if root.is_file():
-        raise StoreExistsError(f"{root} is a file; give the store another path")
-    if not root.is_dir() or (root / ROOT).exists() or (root / "plan").exists():
-        return
-    strangers = sorted(path.name for path in itertools.islice(root.iterdir(), 5))
-    if strangers:
-        raise StoreExistsError(
-            f"{root} is not empty and no hubstore store (it holds {', '.join(strangers)}); give the store another path"
-        )
-
-
-def _refuse_other_run(root: Location, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """An unfinished or finished run may only be gone on with by the same command on the same corpus."""
-    differences = []
-    there = {**there, "settings": Settings.from_json(there["settings"]).to_json()}
-    for part in asked:
-        if there[part] == asked[part]:
-            continue
-        if isinstance(asked[part], dict) and isinstance(there[part], dict):
-            keys = sorted(k for k in {*asked[part], *there[part]} if asked[part].get(k) != there[part].get(k))
-            differences += [
-                f"{part} {k} (there {there[part].get(k)!r:.60}, asked {asked[part].get(k)!r:.60})" for k in keys
-            ]
-        else:
-            differences.append(f"{part} (there {there[part]!r}, asked {asked[part]!r})")
-    if differences:
-        raise StoreExistsError(
-            f"{root} was begun with another request: {'; '.join(differences)}. To go on with it, ask for the same; "
-            "to add another corpus to a finished store, use append; else give the new store another path"
-        )
+    def _describe_end(self, number: int) -> None:
+        """What was left of a corpus has no item that can be read: it ends with the generation before."""
+        described = read_attributes(self.storage)
+        corpora = [{**one, "more": False} if i == number else one for i, one in enumerate(described["corpora"])]
+        self.storage.write(ROOT, group_metadata({"hubstore": {**described, "corpora": corpora}}))

@@ -16,6 +16,9 @@ from hubstore.store.layout import COMPRESSORS, POOLINGS
 
 SHARD_ROWS = 8192
 CHUNK_ROWS = 256
+TOKEN_CHUNK_ROWS = 16
+"""Where every token is a row, a shard has few items: their pooled rows, one each, fill no chunk of 256."""
+
 BATCHINGS = ("auto", "packed", "padded")
 COMPILES = ("auto", "on", "off")
 MEMORY_BUDGET = 1 << 30
@@ -124,6 +127,7 @@ class Settings:
     def layout(self, width: int) -> Layout:
         """The store's shapes: as many rows to a shard as the memory budget holds, 8192 at most."""
         row_bytes = DTYPES[self.dtype].itemsize * width * len(self.layers) * len(self.poolings)
+        chunk_rows = TOKEN_CHUNK_ROWS if "tokens" in self.poolings and len(self.poolings) > 1 else CHUNK_ROWS
         rows = SHARD_ROWS
         while rows > CHUNK_ROWS and rows * row_bytes > self.memory_budget:
             rows //= 2
@@ -133,7 +137,7 @@ class Settings:
             dtype=self.dtype,
             width=width,
             shard_rows=rows,
-            chunk_rows=CHUNK_ROWS,
+            chunk_rows=chunk_rows,
             compressor=self.compressor,
         )
 

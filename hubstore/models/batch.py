@@ -201,14 +201,22 @@ def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
 
 
-def tokenize(model: Model, texts: Sequence[str], max_tokens: int) -> tuple[list[list[int]], list[bool]]:
+def tokenize(
+    model: Model, texts: Sequence[str], max_tokens: int, *, problems: dict[int, str] | None = None
+) -> tuple[list[list[int]], list[bool]]:
     """Token ids of each text with the model's special tokens, and whether it was cut to `max_tokens`.
 
     A text or template that begins or ends with the special tokens that the tokenizer adds has them once. Others are
     tokens like any.
 
+    Args:
+        model: whose tokenizer it is.
+        texts: one or more.
+        max_tokens: of a text.
+        problems: takes what is wrong with texts that the model cannot read, by their places; they have no ids then.
+
     Raises:
-        ModelError: a text has no token at all, or one that the model has no embedding for.
+        ModelError: a text has no token at all, or one that the model has no embedding for, and `problems` is None.
     """
     texts = [model.added.without(text) for text in texts]
     # A tokenizer warns of every text beyond the model's context; hubstore counts and reports them itself.
@@ -219,16 +227,27 @@ def tokenize(model: Model, texts: Sequence[str], max_tokens: int) -> tuple[list[
         long = [text for text, is_cut in zip(texts, cut, strict=True) if is_cut]
         short = iter(model.tokenizer(long, truncation=True, max_length=max_tokens, **options)["input_ids"])
         whole = [next(short) if is_cut else ids for ids, is_cut in zip(whole, cut, strict=True)]
-    for text, ids in zip(texts, whole, strict=True):
-        if len(ids) <= model.leading_special(ids):
-            raise ModelError(f"the tokenizer makes no token of {text[:80]!r}; leave the item out")
-        if model.has_tokens_beyond and max(ids) >= (model.rows or 0):
-            token = model.tokenizer.convert_ids_to_tokens(max(ids))
-            raise ModelError(
-                f"{text[:80]!r} holds the token {token!r} ({max(ids)}), beyond the {model.rows:,} embeddings of "
-                f"{model.identity['id']}; leave the item out"
-            )
+    for number, (text, ids) in enumerate(zip(texts, whole, strict=True)):
+        problem = _problem(model, text, ids)
+        if problem is None:
+            continue
+        if problems is None:
+            raise ModelError(problem)
+        problems[number], whole[number] = problem, []
     return whole, cut
+
+
+def _problem(model: Model, text: str, ids: Sequence[int]) -> str | None:
+    """Why a model cannot read a text of these ids."""
+    if len(ids) <= model.leading_special(ids):
+        return f"the tokenizer makes no token of {text[:80]!r}; leave the item out"
+    if model.has_tokens_beyond and max(ids) >= (model.rows or 0):
+        token = model.tokenizer.convert_ids_to_tokens(max(ids))
+        return (
+            f"{text[:80]!r} holds the token {token!r} ({max(ids)}), beyond the {model.rows:,} embeddings of "
+            f"{model.identity['id']}; leave the item out"
+        )
+    return None
 
 
 def make_batch(

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hubstore.errors import ModelError
+from hubstore.errors import CorpusError, ModelError
 from hubstore.models.batch import HostBatch, Integers, placed_in_order
 from hubstore.models.shortcuts import PIXELS, Levels, extract_heard
 from hubstore.models.special import NOTHING, Added
@@ -109,11 +109,16 @@ class MediaReader:
             medium: an RGB `PIL.Image`, or float32 samples at `rate`.
             template: the prompt: `{media}` stands for the medium, `{text}` for the item's text.
             text: the item's text.
+
+        Raises:
+            CorpusError: the text holds what stands for a medium in the model's prompts.
         """
+        self._check_text(text, template)
         truncated = self.samples is not None and len(medium) > self.samples
         if truncated:
             medium = medium[: self.samples]  # some processors would draw a part at random
-        prompt = self.added.without(template.replace(TEXT, text).replace(MEDIA, self.marker))
+        prompt = template.replace(MEDIA, self.marker).replace(TEXT, text)  # a text may hold "{media}" itself
+        prompt = self.added.without(prompt)
         given = dict(self._process(medium, prompt))
         for name in DROPPED:
             given.pop(name, None)
@@ -128,6 +133,21 @@ class MediaReader:
         edges = np.flatnonzero(np.diff(is_media, prepend=False, append=False)).tolist()
         media = tuple(zip(edges[::2], edges[1::2], strict=True))
         return MediaInputs(tensors, media, len(is_media), truncated)
+
+    def _check_text(self, text: str, template: str) -> None:
+        """A marker in a text would be filled in as the medium is, or its token be taken for one of the medium's."""
+        if not self.marker or not text or TEXT not in template:
+            return
+        tokenizer = self.processor.tokenizer
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        found = next((tokenizer.convert_ids_to_tokens(i) for i in ids if i in self.token_ids), None)
+        if found is None and self.marker in text:
+            found = self.marker
+        if found is not None:
+            raise CorpusError(
+                f"its text {text[:80]!r} holds {found!r}, which stands for {self.modality} input in this model's "
+                "prompts; change the text, or leave the item out"
+            )
 
     def finish(self, inputs: MediaInputs) -> MediaInputs:
         """The same with nothing left to the device: its tensors are the model's own arguments."""

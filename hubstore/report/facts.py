@@ -42,6 +42,7 @@ def facts(store: StoreReader, found: Gathered) -> dict[str, str]:
         "Store": f"{store.path.name}, content {_short(store.digest)}",
         "Corpus": ", ".join(str(corpus.get("name")) for corpus in of.get("corpora", []) if corpus.get("name")),
         "Items": f"{len(store):,} in {len(store.partitions)} partitions",
+        "State": f"unfinished: {store.unfinished}" if store.unfinished else "",
         "Layers": f"{_layers(found.layers)} ({blocks}width {store.width})",
         "Pooling": found.pooling or f"none with a row per item (kept: {', '.join(store.poolings)})",
         "Kept in": dtype_name(store.dtype),

@@ -25,7 +25,8 @@ from hubstore.serve.failures import NeedsModelError, NotThereError
 from hubstore.serve.keeping import keeping
 from hubstore.store import HiddenStates, Partition, StoreReader
 from hubstore.store.layout import LENS, previews_key
-from hubstore.store.reader import MAPPED, Positions, read_items
+from hubstore.store.partition import Positions
+from hubstore.store.reader import MAPPED, read_items
 
 if TYPE_CHECKING:
     from hubstore.engines.search import Searchers

@@ -8,7 +8,6 @@ import os
 import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -24,14 +23,14 @@ from hubstore.location import Location, Url, location, shell_word
 from hubstore.store.commit import Commit, FileRecord
 from hubstore.store.dtypes import DTYPES
 from hubstore.store.gather import gather_rows
-from hubstore.store.layout import FORMAT, ROOT, Layout, items_key, previews_key, shard_key
+from hubstore.store.layout import FORMAT, PLAN, ROOT, Layout, items_key, previews_key, shard_key
 from hubstore.store.lookup import IdLookup
 from hubstore.store.opening import open_storage
+from hubstore.store.partition import Partition, Positions
 from hubstore.store.remote import RemoteStorage
 from hubstore.store.shardfile import decode_shard
 from hubstore.store.storage import Storage
-
-Positions = npt.NDArray[np.int64]
+from hubstore.store.unfinished import Unfinished, unfinished_corpus
 
 NO_ITEMS = pa.schema(
     [
@@ -50,40 +49,6 @@ NO_ITEMS = pa.schema(
 
 MAPPED = 256
 """Zarr shards of a layer that stay mapped: two million rows by default, and far fewer than a process may open."""
-
-
-@dataclass(frozen=True)
-class Partition:
-    """All items of one (modality, language).
-
-    Args:
-        modality: "text", "image" or "audio".
-        language: BCP 47 tag.
-        ranges: (start, stop) positions, in order and not touching.
-    """
-
-    modality: str
-    language: str
-    ranges: tuple[tuple[int, int], ...]
-
-    @property
-    def name(self) -> str:
-        """ "en" for text, "image/en" for another modality."""
-        return partition_name(self.modality, self.language)
-
-    @property
-    def size(self) -> int:
-        """Items in it."""
-        return sum(stop - start for start, stop in self.ranges)
-
-    def positions(self) -> Positions:
-        """int64 [size], ascending."""
-        return np.concatenate([np.arange(start, stop, dtype=np.int64) for start, stop in self.ranges])
-
-
-def partition_name(modality: str, language: str) -> str:
-    """What a partition is called."""
-    return language if modality == "text" else f"{modality}/{language}"
 
 
 class StoreReader:
@@ -127,6 +92,11 @@ class StoreReader:
     def width(self) -> int:
         """Elements of a hidden state."""
         return self.layout.width
+
+    @cached_property
+    def unfinished(self) -> Unfinished | None:
+        """The corpus of which a run has not committed everything yet; None where all is there."""
+        return unfinished_corpus(self.attributes, self.commits, lambda: self.storage.exists(PLAN))
 
     def __len__(self) -> int:
         """Items committed."""

@@ -174,7 +174,8 @@ def _shard_files(
             check_dtype(rows, layout)
             _check_finite(rows, layer, pooling, items, layout.dtype)
             first = first_token_shard if pooling == "tokens" else shard
-            for offset, part in enumerate(rows.split(layout.shard_rows)):
+            parts = rows.split(layout.shard_rows) if len(rows) else ()  # a shard of no item has no states
+            for offset, part in enumerate(parts):
                 yield shard_key(pooling, layer, first + offset), encode_shard(part, layout)
     yield items_key(shard), [encode_items(items)]
     if previews is not None and len(previews):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import growth, remote, scale
+from benchmarks import generations, growth, remote, scale
 from tests.store.seaweed import needs_weed
 
 
@@ -55,3 +55,10 @@ def test_extraction_is_followed_while_its_corpus_grows(kept):
     for result in results.values():
         assert set(result["peers"]) == {"1,000 items"}
         assert result["ratio"] == pytest.approx(result["value"] / result["peers"]["1,000 items"], rel=0.01)
+
+
+def test_every_item_is_read_once_however_many_generations_there_are(kept):
+    reads, processor = kept(generations, "growth_generations").values()
+    assert reads["value"] == reads["peers"]["one generation"] == 1
+    assert processor["unit"] == "us"
+    assert 0 < processor["ratio"] == pytest.approx(processor["value"] / processor["peers"]["one generation"], rel=0.01)

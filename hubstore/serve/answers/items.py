@@ -21,7 +21,7 @@ from hubstore.serve.answers.about import file_names
 from hubstore.serve.failures import NotThereError, TooLargeError
 from hubstore.serve.limits import MIB
 from hubstore.serve.snapshot import Snapshot
-from hubstore.store.reader import Positions
+from hubstore.store.partition import Positions
 
 COLUMNS = ("id", "concept", "language", "modality", "text", "media", "tokens", "truncated")
 EQUIVALENTS = 200

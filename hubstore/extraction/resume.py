@@ -1,0 +1,229 @@
+"""What an earlier run left in a store, and whether this one may go on with it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hubstore.corpus import same_source
+from hubstore.errors import CorruptStoreError, StoreError, StoreExistsError
+from hubstore.extraction.plan import Plan, discard_plan, load_plan
+from hubstore.extraction.settings import Settings
+from hubstore.store import Layout, Location, Storage, write_metadata
+from hubstore.store.commit import Commit
+from hubstore.store.layout import ROOT
+from hubstore.store.reader import read_attributes, read_commits
+from hubstore.store.unfinished import Unfinished, unfinished_corpus
+
+CONTENT = ("hidden", "items", "previews", "commits", "lens", "indexes", "analyses")
+"""Folders of a store, without that of the plan."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A store as a run finds it.
+
+    Args:
+        attributes: attributes.hubstore of its root; None where nothing is described yet.
+        commits: all of them.
+        plan: of the generation to go on with; None where one is to be planned, if any is left.
+        number: of the run's corpus among the store's `corpora`.
+    """
+
+    attributes: Mapping[str, Any] | None
+    commits: tuple[Commit, ...]
+    plan: Plan | None
+    number: int
+
+    @property
+    def entry(self) -> Mapping[str, Any] | None:
+        """What the store says of the run's corpus; None where that is new to it."""
+        corpora = _corpora(self.attributes)
+        return corpora[self.number] if self.number < len(corpora) else None
+
+
+def begin_extract(storage: Storage, identity: Mapping[str, Any]) -> Begun:
+    """The store of an extraction: new, or left by an earlier run of the same.
+
+    A store of no item is begun anew where something else is asked for.
+
+    Args:
+        storage: locked by the caller.
+        identity: what is asked for.
+
+    Raises:
+        StoreExistsError: it was begun with another request.
+        StoreError: a corpus that was appended later is unfinished.
+        CorruptStoreError: commits are there, and nothing that describes them.
+    """
+    attributes, commits, plan = _found(storage)
+    corpora = _corpora(attributes)
+    unfinished = _unfinished(attributes, commits, plan)
+    requests = [entry["identity"] for entry in corpora] + ([plan.identity] if plan else [])
+    if not any(commit.items for commit in commits):
+        done = attributes is not None and unfinished is None and plan is None
+        if done or any(differences(there, identity) for there in requests):
+            _clear(storage)
+            return Begun(None, (), None, 0)
+        return Begun(attributes, commits, plan, 0)
+    _refuse_other_run(storage.root, requests[0], identity, unfinished)
+    if unfinished is not None and unfinished.number:
+        raise StoreError(f"{storage.root}: {unfinished}; what this command asks for is there")
+    return Begun(attributes, commits, _own(storage, plan, attributes, 0), 0)
+
+
+def begin_append(storage: Storage, identity: Mapping[str, Any]) -> Begun:
+    """A store to which a corpus is added, or in which an interrupted run of that corpus is finished.
+
+    An appended corpus of which nothing is committed makes room for another.
+
+    Args:
+        storage: locked by the caller.
+        identity: what is asked for.
+
+    Raises:
+        StoreError: another corpus is unfinished.
+    """
+    attributes, commits, plan = _found(storage)
+    number = len(_corpora(attributes))
+    unfinished = _unfinished(attributes, commits, plan)
+    if attributes is not None and unfinished is not None:
+        if not differences(attributes["corpora"][unfinished.number]["identity"], identity):
+            number = unfinished.number
+        elif unfinished.items or not unfinished.number:
+            raise StoreError(f"{storage.root}: {unfinished}, and then append another corpus")
+        else:
+            number = unfinished.number
+            attributes = _taken_back(storage, attributes, commits, number)
+            plan = None
+    if plan is not None and differences(plan.identity, identity):
+        discard_plan(storage)
+        plan = None
+    return Begun(attributes, commits, _own(storage, plan, attributes, number), number)
+
+
+def is_described(attributes: Mapping[str, Any], generation: int) -> bool:
+    """Whether the store's metadata tells of a generation."""
+    return any(one["generation"] == generation for entry in attributes["corpora"] for one in entry["generations"])
+
+
+def refuse_other_folder(root: Path) -> None:
+    """StoreExistsError where something is at `root` that no extraction left there."""
+    if root.is_file():
+        raise StoreExistsError(f"{root} is a file; give the store another path")
+    if not root.is_dir() or (root / ROOT).exists() or (root / "plan").exists():
+        return
+    others = sorted(path.name for path in itertools.islice(root.iterdir(), 5))
+    if others:
+        raise StoreExistsError(
+            f"{root} is not empty and no hubstore store (it holds {', '.join(others)}); give the store another path"
+        )
+
+
+def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """What differs between the request that a store was begun with and another; nothing where they agree."""
+    there = {**there, "settings": Settings.from_json(there["settings"]).to_json()}
+    found = []
+    for part, value in asked.items():
+        before = there[part]
+        if before == value or (part == "corpus" and same_source(_without_refusals(before), _without_refusals(value))):
+            continue
+        if isinstance(value, dict) and isinstance(before, dict):
+            keys = sorted(k for k in {*value, *before} if value.get(k) != before.get(k))
+            found += [f"{part} {k} (there {before.get(k)!r:.60}, asked {value.get(k)!r:.60})" for k in keys]
+        else:
+            found.append(f"{part} (there {before!r}, asked {value!r})")
+    return found
+
+
+def _without_refusals(source: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A corpus is the same whether or not what cannot be read is left out: a run that stopped there goes on so."""
+    return {key: value for key, value in source.items() if key != "on_error"}
+
+
+def _refuse_other_run(
+    root: Location, there: Mapping[str, Any], asked: Mapping[str, Any], unfinished: Unfinished | None
+) -> None:
+    """An unfinished or finished run may only be gone on with by the same command on the same corpus."""
+    found = differences(there, asked)
+    if found:
+        state = f"; {unfinished}" if unfinished else ""
+        raise StoreExistsError(
+            f"{root} was begun with another request: {'; '.join(found)}. To go on with it, ask for the same; "
+            f"to add another corpus to a finished store, use append; else give the new store another path{state}"
+        )
+
+
+def _found(storage: Storage) -> tuple[Mapping[str, Any] | None, tuple[Commit, ...], Plan | None]:
+    """What is in a store; a plan that is done, and files that belong to none, are removed."""
+    attributes = read_attributes(storage) if storage.exists(ROOT) else None
+    commits = read_commits(storage)
+    if attributes is None and commits:
+        raise CorruptStoreError(
+            f"{storage.root / ROOT} is missing, and {len(commits)} shards are committed; bring it back from a copy, or "
+            "give the new store another path"
+        )
+    plan = load_plan(storage)
+    committed = {commit.shard for commit in commits}
+    if plan is None or all(shard.shard in committed for shard in plan.shards):
+        discard_plan(storage)
+        return attributes, commits, None
+    return attributes, commits, plan
+
+
+def _unfinished(
+    attributes: Mapping[str, Any] | None, commits: Sequence[Commit], plan: Plan | None
+) -> Unfinished | None:
+    if attributes is None:
+        return None
+    return unfinished_corpus(
+        attributes, commits, lambda: plan is not None and is_described(attributes, plan.generation)
+    )
+
+
+def _own(storage: Storage, plan: Plan | None, attributes: Mapping[str, Any] | None, number: int) -> Plan | None:
+    """The plan, if it is of the corpus of that number; another's is removed, since its shards can be planned again."""
+    if plan is None:
+        return None
+    corpora = _corpora(attributes)
+    generations = [{one["generation"] for one in entry["generations"]} for entry in corpora]
+    new = len(corpora) - 1 if corpora and corpora[-1]["more"] else len(corpora)
+    owner = next((i for i, of in enumerate(generations) if plan.generation in of), new)
+    if owner == number:
+        return plan
+    discard_plan(storage)
+    return None
+
+
+def _taken_back(
+    storage: Storage, attributes: Mapping[str, Any], commits: Sequence[Commit], number: int
+) -> Mapping[str, Any]:
+    """A store's attributes without the corpus of that number, of which nothing is committed; its files are removed."""
+    discard_plan(storage)
+    known = {key for commit in commits for key in commit.files}
+    for folder in ("hidden", "items", "previews"):
+        for key in storage.list(folder):
+            if key not in known and not key.endswith(ROOT):
+                storage.delete(key)
+    left = {**attributes, "corpora": [entry for i, entry in enumerate(attributes["corpora"]) if i != number]}
+    layout = Layout.from_json(attributes)
+    rows = max(commit.shard * layout.shard_rows + commit.items for commit in commits)
+    tokens = max(commit.first_token_shard * layout.shard_rows + commit.tokens for commit in commits)
+    write_metadata(storage, layout, left, rows, tokens)
+    return left
+
+
+def _clear(storage: Storage) -> None:
+    """Remove a store of no item. Killed on the way it is still recognised, by its root or else by its plan."""
+    for folder in CONTENT:
+        for key in storage.list(folder):
+            storage.delete(key)
+    storage.delete(ROOT)
+    discard_plan(storage)
+
+
+def _corpora(attributes: Mapping[str, Any] | None) -> Sequence[Mapping[str, Any]]:
+    return [] if attributes is None else attributes["corpora"]

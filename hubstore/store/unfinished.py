@@ -1,0 +1,72 @@
+"""Whether a store's corpora are all there: what its metadata announces, against what is committed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+from hubstore.store.commit import Commit
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A corpus that a run began and did not finish.
+
+    Args:
+        name: of the corpus.
+        number: its place in the store's `corpora`; 0 is the extraction's, the others were appended.
+        items: committed of it so far.
+        missing: shards that are planned and not committed, as far as the metadata says.
+        more: whether items follow that no run has planned yet.
+    """
+
+    name: str
+    number: int
+    items: int
+    missing: tuple[int, ...]
+    more: bool
+
+    @property
+    def verb(self) -> str:
+        """The command that finishes it."""
+        return "append" if self.number else "extract"
+
+    def __str__(self) -> str:
+        return (
+            f"its corpus {self.name!r} is unfinished: {self.items:,} items of it so far; run the same "
+            f"`hubstore {self.verb}` again to finish it"
+        )
+
+
+def unfinished_corpus(
+    attributes: Mapping[str, Any], commits: Sequence[Commit], planned: Callable[[], bool]
+) -> Unfinished | None:
+    """The first corpus of a store that is not all there, or None.
+
+    Args:
+        attributes: attributes.hubstore of the root group.
+        commits: of the store.
+        planned: whether a plan is in the store; asked of stores whose metadata does not number a generation's shards.
+    """
+    committed = {commit.shard for commit in commits}
+    items: Counter[int] = Counter()
+    for commit in commits:
+        items[commit.generation] += commit.items
+    corpora = attributes.get("corpora", ())
+    for number, entry in enumerate(corpora):
+        generations = entry["generations"]
+        missing = tuple(shard for one in generations for shard in missing_shards(one, committed))
+        last = number == len(corpora) - 1
+        begun = last and "shards" not in generations[-1] and planned()
+        if missing or entry["more"] or begun:
+            so_far = sum(items[one["generation"]] for one in generations)
+            return Unfinished(entry["name"], number, so_far, missing, bool(entry["more"]))
+    return None
+
+
+def missing_shards(generation: Mapping[str, Any], committed: Set[int]) -> Iterable[int]:
+    """Shards of a generation, as the metadata describes it, that are not among the committed ones."""
+    start, stop = generation.get("shards", (0, 0))
+    return [shard for shard in range(start, stop) if shard not in committed]

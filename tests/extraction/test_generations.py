@@ -1,0 +1,285 @@
+"""A corpus of more than one generation: read in one pass, and unfinished for every verb until all of it is there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from hubstore import api, cli
+from hubstore.corpus import Corpus, Item, open_corpus
+from hubstore.errors import (
+    CorpusError,
+    CorpusUnreachableError,
+    NonFiniteError,
+    StoreError,
+    StoreExistsError,
+    UnfinishedStoreWarning,
+)
+from hubstore.extraction import Settings, append, extract
+from hubstore.extraction.spool import ItemStream, KnownIds, spool
+from hubstore.store import LocalStorage, StoreReader
+from tests.extraction.test_crash import content
+from tests.tiny_models import tiny_model
+
+SETTINGS = Settings(layers=("0",), batch_tokens=512)
+GENERATION = 20
+
+
+def items(prefix: str, count: int) -> Corpus:
+    return Corpus.from_items(
+        [Item(f"{prefix}{i}", f"item {i} of {prefix}", "en", f"c{i}") for i in range(count)], prefix
+    )
+
+
+def away_at(corpus: Corpus, number: int) -> Corpus:
+    """A corpus whose disk is away from an item on."""
+
+    def read(refuse):
+        for place, item in enumerate(corpus.read(refuse)):
+            if place == number:
+                raise CorpusUnreachableError("the disk is away")
+            yield item
+
+    return replace(corpus, read=read)
+
+
+def extracted(corpus: Corpus, path, **options):
+    return extract(corpus, tiny_model("gpt2"), path, SETTINGS, generation_items=GENERATION, **options)
+
+
+def appended(corpus: Corpus, path, **options):
+    return append(corpus, tiny_model("gpt2"), path, generation_items=GENERATION, **options)
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A store of 20 of the 50 items of a."""
+    path = tmp_path / "begun.hub"
+    with pytest.raises(CorpusUnreachableError):
+        extracted(away_at(items("a", 50), 30), path)
+    assert not (path / "plan").exists()
+    return path
+
+
+def test_every_item_is_read_once_and_every_committed_id_hashed_once(tmp_path, monkeypatch):
+    read, opened = [], []
+    whole = items("a", 95)
+
+    def counted(refuse):
+        opened.append(len(read))
+        for item in whole.read(refuse):
+            read.append(item.id)
+            yield item
+
+    monkeypatch.setattr("hubstore.extraction.generations.read_items", lambda *given: pytest.fail("ids are in memory"))
+    extracted(replace(whole, read=counted), tmp_path / "x.hub")
+    assert len(read) == 95
+    assert opened == [0]
+    assert {commit.generation for commit in StoreReader(tmp_path / "x.hub").commits} == {0, 1, 2, 3, 4}
+
+
+def test_a_resumed_run_reads_the_corpus_from_where_it_goes_on(begun):
+    asked = []
+    whole = items("a", 50)
+
+    def seek(refuse, start):
+        asked.append(start)
+        return (item for number, item in enumerate(whole.read(refuse)) if number >= start)
+
+    done = extracted(replace(whole, seek=seek), begun)
+    assert asked == [20]
+    assert (done.items, done.extracted, done.resumed) == (50, 30, True)
+
+
+def test_another_corpus_is_refused_until_the_first_is_finished(begun):
+    with pytest.raises(
+        StoreError,
+        match=r"begun\.hub: its corpus 'a' is unfinished: 20 items of it so far; run the same "
+        r"`hubstore extract` again",
+    ):
+        appended(items("b", 5), begun)
+    with pytest.raises(StoreExistsError, match="corpus 'a' is unfinished"):
+        extracted(items("b", 5), begun)
+    assert extracted(items("a", 50), begun).items == 50
+    assert appended(items("b", 5), begun).items == 55
+
+
+def test_an_append_interrupted_between_generations_is_finished_by_append_alone(tmp_path):
+    path = tmp_path / "x.hub"
+    extracted(items("a", 5), path)
+    with pytest.raises(CorpusUnreachableError):
+        appended(away_at(items("b", 50), 30), path)
+    unfinished = r"corpus 'b' is unfinished: 20 items of it so far; run the same `hubstore append`"
+    with pytest.raises(StoreError, match=unfinished):
+        appended(items("c", 5), path)
+    with pytest.raises(StoreError, match=unfinished):
+        extracted(items("a", 5), path)
+    done = appended(items("b", 50), path)
+    assert (done.items, done.extracted, done.resumed) == (55, 30, True)
+    assert extracted(items("a", 5), path).extracted == 0
+
+
+def test_a_store_that_is_read_says_that_it_is_unfinished(begun):
+    with pytest.warns(UnfinishedStoreWarning, match="corpus 'a' is unfinished: 20 items"):
+        store = api.Store(begun)
+    assert (store.unfinished.name, store.unfinished.items, store.unfinished.more) == ("a", 20, True)
+    extracted(items("a", 50), begun)
+    assert api.Store(begun).unfinished is None
+
+
+def test_info_and_verify_say_what_is_unfinished_and_reading_commands_note_it(begun, tmp_path, monkeypatch, capsys):
+    def said(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["hubstore", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+        printed = capsys.readouterr()
+        return " ".join((printed.out + printed.err).split())
+
+    unfinished = "its corpus 'a' is unfinished: 20 items of it so far; run the same `hubstore extract` again"
+    facts = json.loads(said("info", str(begun), "--json"))
+    assert (facts["complete"], facts["items"], facts["corpora"]) == (False, 20, [{"name": "a", "items": 20}])
+    assert unfinished in facts["unfinished"]
+    assert f"note: {begun}: {unfinished}" in said("verify", str(begun))
+    assert unfinished in json.loads(said("verify", str(begun), "--json"))["unfinished"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert f"note: {begun}: {unfinished}" in said("export", str(begun), "--items", "--out", str(tmp_path / "out"))
+    extracted(items("a", 50), begun)
+    assert json.loads(said("info", str(begun), "--json"))["complete"]
+    assert "note" not in said("verify", str(begun))
+
+
+def test_a_generation_whose_plan_is_gone_is_planned_again_to_the_same_bytes(tmp_path):
+    whole, path = tmp_path / "whole.hub", tmp_path / "x.hub"
+    extracted(items("a", 50), whole)
+    extracted(items("a", 50), path)
+    (path / "commits/1.json").unlink()
+    store = StoreReader(path)
+    assert store.unfinished.missing == (1,)
+    assert extracted(items("a", 50), path).extracted == 20
+    assert content(path) == content(whole)
+    (path / "commits/1.json").unlink()
+    other = items("a", 50)
+    with pytest.raises(CorpusError, match=r"items 21 to 40 of the corpus are not those that .* was planned with"):
+        extracted(replace(other, read=lambda refuse: iter(items("b", 50).read(refuse))), path)
+
+
+def test_an_id_that_an_earlier_generation_has_is_refused_whether_or_not_the_run_was_interrupted(tmp_path):
+    twice = [*items("a", 45).read(None), Item("a3", "again", "en")]
+    for path, interrupted in ((tmp_path / "x.hub", False), (tmp_path / "y.hub", True)):
+        corpus = Corpus.from_items(twice, "a")
+        if interrupted:
+            with pytest.raises(CorpusUnreachableError):
+                extracted(away_at(corpus, 30), path)
+        with pytest.raises(CorpusError, match=r"'a3' is in the store already or earlier .* item 46 has it again"):
+            extracted(corpus, path)
+
+
+def test_a_store_of_no_item_is_begun_anew_with_another_request(tmp_path):
+    loud, path, fresh = tiny_model("gpt2"), tmp_path / "x.hub", tmp_path / "fresh.hub"
+    with torch.no_grad():
+        loud.trunk.get_input_embeddings().weight[5:] *= 1e7
+    with pytest.raises(NonFiniteError):
+        extract(items("a", 5), loud, path, replace(SETTINGS, poolings=("last",), layers=("all",), dtype="float16"))
+    for store in (path, fresh):
+        extract(items("a", 5), loud, store, replace(SETTINGS, dtype="float32"))
+    assert content(path) == content(fresh)
+
+
+def test_an_append_of_which_nothing_is_committed_makes_room_for_another(tmp_path, monkeypatch):
+    path, whole = tmp_path / "x.hub", tmp_path / "whole.hub"
+    for store in (path, whole):
+        extracted(items("a", 5), store)
+
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hubstore.extraction.run.run_shards", stop)
+    with pytest.raises(KeyboardInterrupt):
+        appended(items("b", 5), path)
+    monkeypatch.undo()
+    assert StoreReader(path).unfinished.name == "b"
+    for store in (path, whole):
+        appended(items("c", 5), store)
+    assert content(path) == content(whole)
+
+
+def test_a_corpus_with_other_times_is_the_same_corpus(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps({"id": str(i), "text": f"text {i}", "language": "en"}) + "\n" for i in range(9)))
+    extracted(open_corpus(str(file)), tmp_path / "x.hub")
+    os.utime(file, (1, 1))
+    assert extracted(open_corpus(str(file), on_error="skip"), tmp_path / "x.hub").extracted == 0
+
+
+def test_a_plan_that_belongs_to_nothing_is_removed(tmp_path):
+    extracted(items("a", 5), tmp_path / "x.hub")
+    (tmp_path / "x.hub/plan").mkdir()
+    (tmp_path / "x.hub/plan/items.arrow").write_bytes(b"left by a run that was killed as it removed its plan")
+    assert extracted(items("a", 5), tmp_path / "x.hub").extracted == 0
+    assert not (tmp_path / "x.hub/plan").exists()
+
+
+def test_a_store_without_its_root_is_not_taken_for_a_new_one(tmp_path):
+    extracted(items("a", 5), tmp_path / "x.hub")
+    (tmp_path / "x.hub/zarr.json").unlink()
+    (tmp_path / "x.hub/plan").mkdir()
+    with pytest.raises(StoreError, match=r"zarr\.json is missing, and 1 shards are committed"):
+        extracted(items("a", 5), tmp_path / "x.hub")
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 64])
+def test_a_generation_ends_at_the_same_item_however_the_stream_is_cut(tmp_path, rows):
+    whole = items("a", 40)
+    storage = LocalStorage(tmp_path)
+    stream = ItemStream(whole.batches(rows))
+    found = [spool(tmp_path / "spool", storage, stream, None, 17, np.inf) for _ in range(3)]
+    assert [one.items for one in found] == [17, 17, 6]
+    assert [one.ended for one in found] == [False, False, True]
+    uncut = spool(tmp_path / "spool", storage, ItemStream(whole.batches()), None, 17, np.inf)
+    assert found[0].fingerprint == uncut.fingerprint
+
+
+def test_generations_of_which_no_item_can_be_read_hold_nothing_up(tmp_path):
+    def only_the_last(batch: pa.RecordBatch) -> list[int | None]:
+        return [1 if name == "a39" else None for name in batch.column("id").to_pylist()]
+
+    stream = ItemStream(items("a", 40).batches(4))
+    found = spool(tmp_path / "spool", LocalStorage(tmp_path), stream, only_the_last, 10, np.inf)
+    assert (found.items, found.skipped, found.ended) == (1, 39, True)
+
+
+def test_known_ids_are_few_sorted_runs():
+    rng, known, added = np.random.default_rng(0), KnownIds(), set()
+    for _ in range(33):
+        new = rng.integers(0, 1 << 63, 100).astype(np.uint64)
+        known.add(new)
+        added |= set(new.tolist())
+    assert len(known._runs) == 2
+    asked = np.array([*list(added)[:500], *range(500)], np.uint64)
+    assert known.among(asked).tolist() == [int(one) in added for one in asked]
+
+
+def test_the_fingerprint_is_that_of_earlier_versions(tmp_path):
+    given = [
+        Item("1", "one", "en", "c"),
+        Item("2", "two", "de"),
+        Item("ü", "drei", "zh-Hans", "ü"),
+    ]
+    path = tmp_path / "x.hub"
+    extracted(Corpus.from_items(given), path)
+    expected = hashlib.sha256()
+    for item in given:
+        fields = "\x1f".join((item.id, item.concept or "", item.language, item.modality, item.text))
+        expected.update(fields.encode() + b"\x1e")
+    entry = StoreReader(path).attributes["corpora"][0]["generations"][0]
+    assert entry["fingerprint"] == expected.hexdigest()
