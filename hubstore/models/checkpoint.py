@@ -42,7 +42,7 @@ PACKED = re.compile(
 )
 """Weights as quantizers pack them."""
 
-REMOTE_CODE = "--trust-remote-code (in Python trust_remote_code=True)"
+REMOTE_CODE = "trust_remote_code=True"
 
 _loading = threading.RLock()
 """While transformers loads, it changes torch's default dtype and initializers, which all threads share."""
