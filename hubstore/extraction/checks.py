@@ -18,6 +18,10 @@ It is that of any token in float32, where rounding alone gives about 1e-6; in ha
 2e-2 and may send single tokens of a mixture to other experts, the mean over an item's tokens.
 """
 
+PADDED_MEDIA = {torch.float32: 1e-5}
+"""What padding may change of images and audio: convolutions see an item's padded edge, which changes few tokens by
+little but by more than rounding, and batches of one shape cost little."""
+
 STRICT: tuple[BatchKind, ...] = ("packed", "padded", "alike", "single")
 """Ways to make batches, each of fewer items that could change one another than the one before."""
 

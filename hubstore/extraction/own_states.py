@@ -43,11 +43,13 @@ def compare_with_own(probe: Capture, batch: Batch, captured: torch.Tensor) -> st
         return "number of blocks"
     if len(run.hidden) != depth + 1:
         raise _refused(name, f"it gives {len(run.hidden)} hidden states of its own, and has {depth} blocks")
+    # Mamba's and RWKV's own begin behind the first block: their last block's is among them, what it reads is not.
+    begin = int(_is_same(run.hidden[0], run.first))
     for layer, ours in zip(probe.layers, captured, strict=True):
         if layer == "final":
             same = run.final is None or _near(_at_rows(run.final, batch, ours), ours, model)
-        elif int(layer) < depth:
-            same = _near(_at_rows(run.hidden[int(layer)], batch, ours), ours, model)
+        elif int(layer) < depth + begin:
+            same = int(layer) < begin or _near(_at_rows(run.hidden[int(layer) - begin], batch, ours), ours, model)
         else:
             same = _last_agrees(run, batch, ours, model)
         if not same:
@@ -69,6 +71,7 @@ class _OwnRun:
         calls: of blocks.
         hidden: the model's own hidden states; None where it gives none.
         final: its output.
+        first: the first block's state.
         last: the last block's state.
         readers: the modules beyond the blocks that read it, with what they gave: the final norm, if there is one.
     """
@@ -77,6 +80,7 @@ class _OwnRun:
         self.calls = 0
         self.hidden: tuple[Any, ...] | None = None
         self.final: Any = None
+        self.first: Any = None
         self.last: Any = None
         self.readers: list[tuple[nn.Module, Any]] = []
 
@@ -90,6 +94,7 @@ def _own_run(model: Model, batch: Batch) -> _OwnRun:
 
     def after(number: int, module: nn.Module, output: Any) -> None:
         run.calls, run.last = number, hidden_state(output)
+        run.first = run.last if number == 1 else run.first
 
     def reads(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if args and _is_same(args[0], run.last):

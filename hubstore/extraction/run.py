@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import hubstore.version
 from hubstore.corpus import Corpus
-from hubstore.errors import CorpusError, ModelError, SelfCheckError, StoreError
+from hubstore.errors import CorpusError, HubstoreError, ModelError, SelfCheckError
 from hubstore.extraction.capture import Capture
 from hubstore.extraction.checks import SelfCheck, checks_of, described_checks
 from hubstore.extraction.compiled import COMPILE_FROM, block_parameters
@@ -217,9 +217,10 @@ class _Job:
         plan = begun.plan or self._plan(generations, begun)
         while plan is not None:
             left = [shard for shard in plan.shards if shard.shard not in committed]
-            self._require_room(left, begun=resumed or last is not None)
-            self.watch.planned(plan)
-            how, check = self._check(capture, plan, check)
+            with self._refused_whole(begun=resumed or last is not None):
+                self._require_room(left)
+                self.watch.planned(plan)
+                how, check = self._check(capture, plan, check)
             work = Work(self.storage, self.layout, self.settings, plan, how, self.corpus.skip_errors, self.processes)
             total = sum(shard.stop - shard.start for shard in left)
             deal_out = run_shards if self.engine is None else self.engine.run_shards
@@ -234,16 +235,19 @@ class _Job:
             raise CorpusError(f"none of {done.skipped} items can be read; the first: {next(iter(done.broken), None)}")
         return Extraction(self.storage.root, items, done.items, resumed, done, check, last)
 
-    def _require_room(self, left: Sequence[PlannedShard], *, begun: bool) -> None:
-        """Refuse what cannot fit, and leave no plan of it unless an earlier run had begun."""
-        if self.ignore_space:
-            return
+    @contextlib.contextmanager
+    def _refused_whole(self, *, begun: bool) -> Iterator[None]:
+        """What is refused leaves no plan behind, unless an earlier run had begun."""
         try:
-            require_room(self.storage, self.layout, left)
-        except StoreError:
+            yield
+        except HubstoreError:
             if not begun:
                 discard_plan(self.storage)
             raise
+
+    def _require_room(self, left: Sequence[PlannedShard]) -> None:
+        if not self.ignore_space:
+            require_room(self.storage, self.layout, left)
 
     def _plan(self, generations: Generations, begun: Begun) -> Plan | None:
         """The next generation's plan; None where nothing is left."""

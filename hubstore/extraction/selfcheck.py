@@ -11,7 +11,7 @@ import numpy as np
 
 from hubstore.errors import HubstoreError, ModelError, SelfCheckError
 from hubstore.extraction.capture import Capture
-from hubstore.extraction.checks import SelfCheck
+from hubstore.extraction.checks import PADDED_MEDIA, SelfCheck
 from hubstore.extraction.compiled import compiled_blocks
 from hubstore.extraction.members import batch_members, media_members, padded_batching
 from hubstore.extraction.sample import Sample, probe_of
@@ -137,7 +137,7 @@ def media_check(
         why: list[str] = []
         try:
             padded = sample.check(plain)
-            if padded.deviation <= padded.tolerance:
+            if padded.deviation <= min(padded.tolerance, PADDED_MEDIA.get(model.dtype, 1.0)):
                 return replace(padded, reference=reference)
             why.append(f"padded states differ{_most(padded)}")
         except Exception as error:  # whatever a model's own code raises of padding it does not know

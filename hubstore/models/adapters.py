@@ -80,6 +80,11 @@ def media_modalities(loaded: Any) -> tuple[str, ...]:
 def _stacks(loaded: Any, processor: Any, name: str) -> Mapping[str, Callable[[], Stack]]:
     modalities = media_modalities(loaded)
     if not modalities:
+        if getattr(loaded.config, "is_encoder_decoder", False) and hasattr(loaded, "decoder"):
+            raise ModelError(
+                f"{name} is an encoder-decoder ({loaded.config.model_type}); hubstore reads text through encoders and "
+                "decoder-only models"
+            )
         return {"text": lambda: Stack(loaded)}
     if hasattr(loaded, "get_text_features"):
         towers = {modality: partial(_tower, loaded, processor, name, modality) for modality in modalities}
@@ -273,7 +278,13 @@ class _SeenRows:
             ones = {n: torch.ones((1, *shape), dtype=kind(dtype), device=device) for n, shape, dtype in shapes}
             self._encoder(**ones)
         except _StoppedError:
-            pass
+            return found[0]
+        except Exception as error:  # whatever a model's own code raises
+            raise self._unread(f"it cannot be run on one item ({type(error).__name__}: {error})") from error
         finally:
             handle.remove()
-        return found[0]
+        raise self._unread("its forward calls none of its blocks")
+
+    def _unread(self, why: str) -> ModelError:
+        kind = type(self._encoder).__name__
+        return ModelError(f"{kind}: {why.splitlines()[0]}; hubstore cannot read it: use another model")

@@ -125,7 +125,7 @@ class MediaReader:
         tensors = {name: _tensor(value, self.dtype) for name, value in given.items()}
         if self.decoder:
             ids = self.processor.tokenizer(self.added.without(text))["input_ids"]
-            tensors = {"input_features": tensors["input_features"], "decoder_input_ids": torch.tensor([ids])}
+            tensors["decoder_input_ids"] = torch.tensor([ids])
             return MediaInputs(tensors, length=len(ids), truncated=truncated)
         if "input_ids" not in tensors:
             return MediaInputs(tensors, truncated=truncated)
