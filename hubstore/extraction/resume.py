@@ -125,11 +125,11 @@ def refuse_other_folder(root: Path) -> None:
 
 def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """What differs between the request that a store was begun with and another; nothing where they agree."""
-    there = {**there, "settings": Settings.from_json(there["settings"]).to_json()}
+    there = {**there, "settings": _settings_of_today(there["settings"], asked["settings"])}
     found = []
     for part, value in asked.items():
         before = there[part]
-        if before == value or (part == "corpus" and same_source(_without_refusals(before), _without_refusals(value))):
+        if before == value or (part == "corpus" and _is_same_corpus(before, value)):
             continue
         if isinstance(value, dict) and isinstance(before, dict):
             keys = sorted(k for k in {*value, *before} if value.get(k) != before.get(k))
@@ -139,9 +139,19 @@ def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
     return found
 
 
-def _without_refusals(source: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A corpus is the same whether or not what cannot be read is left out: a run that stopped there goes on so."""
-    return {key: value for key, value in source.items() if key != "on_error"}
+def _is_same_corpus(there: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether a corpus is the one that was begun with; a run that stopped at what cannot be read may leave it out now."""
+    if there.get("on_error") == "stop":
+        there = {**there, "on_error": asked.get("on_error")}
+    return same_source(there, asked)
+
+
+def _settings_of_today(there: Mapping[str, Any], asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings of a store; padded batches were once of no fewer tokens than the longest item may have."""
+    settings = Settings.from_json(there).to_json()
+    if settings["batch_tokens"] == settings["max_tokens"] == max(asked["batch_tokens"], asked["max_tokens"]):
+        settings["batch_tokens"] = asked["batch_tokens"]
+    return settings
 
 
 def _refuse_other_run(

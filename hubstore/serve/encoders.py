@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ PAUSE_S = 5.0
 
 @dataclass(frozen=True)
 class _Failed:
-    """A load that failed, and when, by the monotonic clock."""
+    """A load that failed, and when, by the monotonic clock; at infinity where the model is another, which it stays."""
 
     error: HubstoreError
     at: float
@@ -97,29 +98,35 @@ class Encoders:
         key = _key(store)
         found = self._models.get(key)
         if found is None or (isinstance(found, _Failed) and not found.lately):
-            try:
-                found = self._load(store)
-            except HubstoreError as error:
-                found = _Failed(error, time.monotonic())
-            self._models[key] = found
+            found = self._models[key] = self._tried(store)
         if isinstance(found, _Failed):
             raise NeedsModelError(f"this server cannot read queries of this store: {found.error}")
         return found
 
+    def _tried(self, store: StoreReader) -> Model | _Failed:
+        from hubstore.extraction import require_same_model
+
+        try:
+            model = self._load(store)
+        except HubstoreError as error:
+            return _Failed(error, time.monotonic())
+        try:
+            require_same_model(store, model)
+        except ModelError as error:
+            return _Failed(error, math.inf)
+        return model
+
     def _load(self, store: StoreReader) -> Model:
-        from hubstore.extraction import load_model_of, require_same_model
+        from hubstore.extraction import load_model_of
 
         if self._given is None:
             raise ModelError("it was started without a model; start it with --model, or ask by id or by vector")
         if isinstance(self._given, str):
             known = [model for model in self._models.values() if not isinstance(model, _Failed)]
-            model = next((model for model in known if _is_of(store, model)), None) or load_model_of(
+            return next((model for model in known if _is_of(store, model)), None) or load_model_of(
                 store, self._given, self._device, trust_remote_code=self._trust_remote_code
             )
-        else:
-            model = self._given
-        require_same_model(store, model)
-        return model
+        return self._given
 
 
 def _is_of(store: StoreReader, model: Model) -> bool:

@@ -283,3 +283,32 @@ def test_the_fingerprint_is_that_of_earlier_versions(tmp_path):
         expected.update(fields.encode() + b"\x1e")
     entry = StoreReader(path).attributes["corpora"][0]["generations"][0]
     assert entry["fingerprint"] == expected.hexdigest()
+
+
+def test_a_run_that_leaves_out_rows_is_not_gone_on_with_by_one_that_stops_at_them(tmp_path):
+    """What is left of the corpus begins after so many items: rows that were left out before it are not among them."""
+    file = tmp_path / "rows.jsonl"
+    row = '{{"id": "{0}", "text": "text {0}", "language": "en"}}\n'
+    file.write_text("no row\n" + "".join(row.format(i) for i in range(3)))
+    extracted(open_corpus(str(file), on_error="skip"), tmp_path / "x.hub")
+    with pytest.raises(StoreExistsError, match="corpus on_error .there 'skip', asked 'stop'"):
+        extracted(open_corpus(str(file)), tmp_path / "x.hub")
+    assert extracted(open_corpus(str(file), on_error="skip"), tmp_path / "x.hub").items == 3
+
+
+def test_padded_batches_of_an_earlier_release_are_gone_on_with(tmp_path):
+    """It recorded the longest item there could be as the tokens of a batch, whatever was asked for."""
+    extracted(items("a", 5), tmp_path / "x.hub")
+    root = tmp_path / "x.hub/zarr.json"
+    described = json.loads(root.read_text())
+    for settings in (
+        described["attributes"]["hubstore"]["settings"],
+        described["attributes"]["hubstore"]["corpora"][0]["identity"]["settings"],
+    ):
+        settings["max_tokens"] = settings["batch_tokens"] = 128
+    root.write_text(json.dumps(described))
+    asked = replace(SETTINGS, batch_tokens=64)
+    done = extract(items("a", 5), tiny_model("gpt2"), tmp_path / "x.hub", asked, generation_items=GENERATION)
+    assert (done.items, done.extracted) == (5, 0)
+    with pytest.raises(StoreExistsError, match="batch_tokens"):
+        extract(items("a", 5), tiny_model("gpt2"), tmp_path / "x.hub", SETTINGS, generation_items=GENERATION)

@@ -106,6 +106,16 @@ def test_a_load_that_failed_is_tried_again_after_a_pause(store, folder, monkeypa
     assert len(loads) == 2
 
 
+def test_a_model_that_is_another_is_not_loaded_again(store, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(encoders, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    other = encoders.Encoders(tiny_model("llama", seed=9), "cpu")
+    with pytest.raises(NeedsModelError, match="use the model that the store was made with"):
+        other.load(store)
+    now[0] += 1000 * encoders.PAUSE_S
+    assert not other.reads(store)
+
+
 def test_pictures_are_uploaded_and_those_that_are_none_are_415(tmp_path):
     model = tiny_media_model("llava")
     pictures = [png(picture(n)) for n in range(4)]
