@@ -140,7 +140,7 @@ def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
 
 
 def _is_same_corpus(there: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    """Whether a corpus is the one that was begun with; a run that stopped at what cannot be read may leave it out now."""
+    """Whether it is the corpus that was begun with; a run that stopped at what cannot be read may leave it out now."""
     if there.get("on_error") == "stop":
         there = {**there, "on_error": asked.get("on_error")}
     return same_source(there, asked)

@@ -291,7 +291,7 @@ def test_a_run_that_leaves_out_rows_is_not_gone_on_with_by_one_that_stops_at_the
     row = '{{"id": "{0}", "text": "text {0}", "language": "en"}}\n'
     file.write_text("no row\n" + "".join(row.format(i) for i in range(3)))
     extracted(open_corpus(str(file), on_error="skip"), tmp_path / "x.hub")
-    with pytest.raises(StoreExistsError, match="corpus on_error .there 'skip', asked 'stop'"):
+    with pytest.raises(StoreExistsError, match=r"corpus on_error \(there 'skip', asked 'stop'\)"):
         extracted(open_corpus(str(file)), tmp_path / "x.hub")
     assert extracted(open_corpus(str(file), on_error="skip"), tmp_path / "x.hub").items == 3
 
