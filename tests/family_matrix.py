@@ -20,7 +20,8 @@ from hubstore.errors import HubstoreError
 from hubstore.extraction import Capture, Settings, extract
 from hubstore.models import Model, make_batch, wrap_model
 from hubstore.store import StoreReader
-from tests.families import BORDER, TEXT, text_model, text_tokenizer
+from tests.families import TEXT, text_model, text_tokenizer
+from tests.family_shapes import BORDER
 from tests.media_families import MEDIA
 from tests.tiny_media import picture, sound
 
