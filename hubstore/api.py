@@ -17,7 +17,7 @@ from hubstore.arrow import rows_as_lists
 from hubstore.corpus import Corpus, Item, open_corpus
 from hubstore.devices import resolve_device
 from hubstore.engines import check_engine, extraction_engine
-from hubstore.errors import EngineError, UnfinishedStoreWarning
+from hubstore.errors import EngineError, QueryError, UnfinishedStoreWarning
 from hubstore.extraction import Engine, Settings, Watch, encode, load_model_of, require_same_model
 from hubstore.extraction import append as append_items
 from hubstore.extraction import extract as extract_items
@@ -158,13 +158,19 @@ class Store(StoreReader):
 
         Returns:
             `id`, `layer` and `vector` (`width` float32), by layer and then in the order of `ids`; under "tokens"
-            `token` too.
+            `token` too. Of no ids, no rows.
+
+        Raises:
+            QueryError: an id or a layer is not there, or no layer is named.
         """
+        if layers is not None and not layers:
+            raise QueryError("no layer is named; name at least one, or leave layers out for all")
         pooled, positions = self.pooling_name(pooling), self.positions(ids)
         rows, labels, tokens = positions, pa.array(ids, pa.string()), None
         if pooled == "tokens":
             ranges = [np.arange(start, stop) for start, stop in self.token_ranges()[positions]]
-            rows, tokens = np.concatenate(ranges), np.concatenate([np.arange(len(own)) for own in ranges])
+            rows = np.concatenate([np.empty(0, np.int64), *ranges])
+            tokens = np.concatenate([np.empty(0, np.int64), *(np.arange(len(own)) for own in ranges)])
             labels = labels.take(pa.array(np.repeat(np.arange(len(ids)), [len(own) for own in ranges])))
         tables = []
         for layer in dict.fromkeys(map(self.layer_name, self.layers if layers is None else layers)):

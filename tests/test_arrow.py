@@ -14,10 +14,14 @@ import pytest
 
 import hubstore
 from hubstore.arrow import equal_lists, read_parquet, rows_as_lists
+from hubstore.corpus import Corpus, Item
+from hubstore.errors import QueryError
+from hubstore.extraction import Settings, extract
 from hubstore.lens import READING_SCHEMA
 from hubstore.serve.answers.items import hidden
 from hubstore.serve.snapshot import Snapshot
 from tests.report.stores import write_store
+from tests.tiny_models import tiny_model
 
 ROOT = Path(hubstore.__file__).parent
 READ_AHEAD = {"read_table", "read_feather", "ParquetDataset", "ListArray"}
@@ -62,6 +66,18 @@ def test_vectors_are_lists_of_one_size_here_and_from_a_server(tmp_path):
     expected = np.concatenate([store.hidden(layer).take(store.positions(ids)).float().numpy() for layer in layers])
     for table in (here, sent):
         assert np.array_equal(np.array(table["vector"].to_pylist(), np.float32), expected)
+
+
+def test_vectors_of_no_items_are_no_rows_under_tokens_too(tmp_path):
+    items = [Item(str(i), f"text {i}", "en") for i in range(3)]
+    settings = Settings(poolings=("mean", "tokens"), layers=("0", "1"))
+    extract(Corpus.from_items(items), tiny_model("gpt2"), tmp_path / "t.hub", settings)
+    store = hubstore.open(tmp_path / "t.hub")
+    for pooling in store.poolings:
+        assert store.vectors([], pooling=pooling).num_rows == 0
+        assert store.vectors([], pooling=pooling).schema == store.vectors(["1"], pooling=pooling).schema
+        with pytest.raises(QueryError, match="no layer is named"):
+            store.vectors(["1"], layers=[], pooling=pooling)
 
 
 def test_lists_hold_the_rows_that_they_are_made_of():

@@ -71,7 +71,7 @@ def info(store: options.StoreArgument, as_json: options.JsonOption = False) -> N
 
 def _committed(store: StoreReader, entry: Mapping[str, Any]) -> int:
     """Items of a corpus that are in the store."""
-    generations = {generation["generation"] for generation in entry["generations"]}
+    generations = {generation["generation"] for generation in entry.get("generations", [])}
     return sum(commit.items for commit in store.commits if commit.generation in generations)
 
 

@@ -56,13 +56,14 @@ def unfinished_corpus(
         items[commit.generation] += commit.items
     corpora = attributes.get("corpora", ())
     for number, entry in enumerate(corpora):
-        generations = entry["generations"]
+        generations = entry.get("generations", [])  # none in a store that something else wrote
         missing = tuple(shard for one in generations for shard in missing_shards(one, committed))
         last = number == len(corpora) - 1
-        begun = last and "shards" not in generations[-1] and planned()
-        if missing or entry["more"] or begun:
+        begun = last and bool(generations) and "shards" not in generations[-1] and planned()
+        more = bool(entry.get("more"))
+        if missing or more or begun:
             so_far = sum(items[one["generation"]] for one in generations)
-            return Unfinished(entry["name"], number, so_far, missing, bool(entry["more"]))
+            return Unfinished(entry["name"], number, so_far, missing, more)
     return None
 
 
