@@ -218,7 +218,7 @@ def tokenize(
     Raises:
         ModelError: a text has no token at all, or one that the model has no embedding for, and `problems` is None.
     """
-    texts = [model.added.without(text) for text in texts]
+    texts = model.added.without(texts)
     # A tokenizer warns of every text beyond the model's context; hubstore counts and reports them itself.
     options: dict[str, Any] = {"padding": False, "return_attention_mask": False, "verbose": False}
     whole = model.tokenizer(texts, truncation=False, **options)["input_ids"]
@@ -227,8 +227,11 @@ def tokenize(
         long = [text for text, is_cut in zip(texts, cut, strict=True) if is_cut]
         short = iter(model.tokenizer(long, truncation=True, max_length=max_tokens, **options)["input_ids"])
         whole = [next(short) if is_cut else ids for ids, is_cut in zip(whole, cut, strict=True)]
-    for number, (text, ids) in enumerate(zip(texts, whole, strict=True)):
-        problem = _problem(model, text, ids)
+    fewest, beyond = max(len(model.added.before), 1), model.has_tokens_beyond
+    for number, ids in enumerate(whole):
+        if len(ids) > fewest and not beyond:
+            continue
+        problem = _problem(model, texts[number], ids)
         if problem is None:
             continue
         if problems is None:
@@ -239,7 +242,7 @@ def tokenize(
 
 def _problem(model: Model, text: str, ids: Sequence[int]) -> str | None:
     """Why a model cannot read a text of these ids."""
-    if len(ids) <= model.leading_special(ids):
+    if len(ids) <= model.leading_special([ids])[0]:
         return f"the tokenizer makes no token of {text[:80]!r}; leave the item out"
     if model.has_tokens_beyond and max(ids) >= (model.rows or 0):
         token = model.tokenizer.convert_ids_to_tokens(max(ids))
@@ -292,7 +295,7 @@ def pad(
     if explicit_positions and model.takes_position_ids:
         arrays["position_ids"] = np.clip(mask.cumsum(axis=1) - 1, 0, None)
     begin = np.arange(len(lengths)) * width + start
-    first = begin + [model.leading_special(of_item) for of_item in token_ids]
+    first = begin + model.leading_special(token_ids)
     arrays |= {"first": first, "last": begin + lengths - 1, "token_rows": np.flatnonzero(mask)}
     return HostBatch(placed_in_order(arrays), None, ids.size)
 
@@ -325,7 +328,7 @@ def pack(
     arrays = {
         "input_ids": ids,
         "position_ids": positions[None],
-        "first": bounds[: len(lengths)] + [model.leading_special(of_item) for of_item in token_ids],
+        "first": bounds[: len(lengths)] + model.leading_special(token_ids),
         "last": bounds[1 : len(lengths) + 1] - 1,
         "token_rows": np.arange(tokens),
         "bounds": bounds,

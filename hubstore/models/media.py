@@ -118,13 +118,13 @@ class MediaReader:
         if truncated:
             medium = medium[: self.samples]  # some processors would draw a part at random
         prompt = template.replace(MEDIA, self.marker).replace(TEXT, text)  # a text may hold "{media}" itself
-        prompt = self.added.without(prompt)
+        (prompt,) = self.added.without([prompt])
         given = dict(self._process(medium, prompt))
         for name in DROPPED:
             given.pop(name, None)
         tensors = {name: _tensor(value, self.dtype) for name, value in given.items()}
         if self.decoder:
-            ids = self.processor.tokenizer(self.added.without(text))["input_ids"]
+            ids = self.processor.tokenizer(self.added.without([text]))["input_ids"][0]
             tensors["decoder_input_ids"] = torch.tensor([ids])
             return MediaInputs(tensors, length=len(ids), truncated=truncated)
         if "input_ids" not in tensors:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
 from hubstore.errors import ModelError
-from hubstore.models.batch import HostBatch
+from hubstore.models.batch import HostBatch, Integers
 from hubstore.models.head import Head
 from hubstore.models.media import Adapter, MediaInputs, collate_media
 from hubstore.models.special import Added, embedding_rows, position_limits
@@ -133,11 +134,17 @@ class Model:
         """The special tokens that its tokenizer puts around every text."""
         return Added.by(self.tokenizer)
 
-    def leading_special(self, ids: Sequence[int]) -> int:
-        """Special tokens before the text of a causal model (its BOS), which have one state in every item."""
+    @cached_property
+    def bos_id(self) -> int | None:
+        """The token that its tokenizer begins a sequence with; None where it has none."""
+        bos: int | None = getattr(self.tokenizer, "bos_token_id", None)
+        return bos
+
+    def leading_special(self, token_ids: Sequence[Sequence[int]]) -> Integers:
+        """int64 [items]: special tokens before the text of a causal model (its BOS), of one state in every item."""
         if self.kind != "causal" or self.tokenizer is None:
-            return 0
-        return self.added.leading(ids, self.tokenizer.bos_token_id)
+            return np.zeros(len(token_ids), np.int64)
+        return self.added.leading(token_ids, self.bos_id)
 
     @cached_property
     def takes_position_ids(self) -> bool:
@@ -146,7 +153,7 @@ class Model:
 
     def collate_media(self, modality: str, items: Sequence[MediaInputs]) -> HostBatch:
         """Pictures or sounds as one batch; see `hubstore.models.media.collate_media`."""
-        bos = getattr(self.tokenizer, "bos_token_id", None) if self.kind == "causal" else None
+        bos = self.bos_id if self.kind == "causal" else None
         return collate_media(self.adapters[modality], items, self.pad_id, bos)
 
     def require_head(self) -> Head:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from hubstore.errors import ModelError
@@ -45,23 +47,40 @@ class Added:
                 return cls(tuple(before), tuple(after), opening, closing)
         return NOTHING
 
-    def without(self, text: str) -> str:
-        """The text without what the tokenizer adds anyway: a sequence begins and ends once, whatever a template holds.
+    def without(self, texts: Sequence[str]) -> list[str]:
+        """Texts without what the tokenizer adds anyway: a sequence begins and ends once, whatever a template holds.
 
         Special tokens inside the text stay as they are.
         """
-        while self.opening and text.startswith(self.opening):
-            text = text.removeprefix(self.opening)
+        opening, closing = self.opening or UNWRITTEN, self.closing or UNWRITTEN
+        return [
+            self._stripped(text) if text.lstrip().startswith(opening) or text.endswith(closing) else text
+            for text in texts
+        ]
+
+    def _stripped(self, text: str) -> str:
+        """White space before what the tokenizer begins with is not of the text either: a template may be indented."""
+        while self.opening and text.lstrip().startswith(self.opening):
+            text = text.lstrip().removeprefix(self.opening)
         while self.closing and text.endswith(self.closing):
             text = text.removesuffix(self.closing)
         return text
 
-    def leading(self, ids: Sequence[int], bos: int | None) -> int:
-        """How many special tokens a sequence begins with; also where a template has put them there."""
-        if self.before and tuple(ids[: len(self.before)]) == self.before:
-            return len(self.before)
-        return int(bos is not None and len(ids) > 0 and ids[0] == bos)
+    def leading(self, token_ids: Sequence[Sequence[int]], bos: int | None) -> npt.NDArray[np.int64]:
+        """int64 [items]: how many special tokens each begins with; also where a template has put them there."""
+        first = np.fromiter((ids[0] if len(ids) else -1 for ids in token_ids), np.int64, len(token_ids))
+        count = (first == (-1 if bos is None else bos)).astype(np.int64) * (first >= 0)
+        if len(self.before) == 1:
+            count[first == self.before[0]] = 1
+        elif self.before:
+            for item in np.flatnonzero(first == self.before[0]):
+                if tuple(token_ids[item][: len(self.before)]) == self.before:
+                    count[item] = len(self.before)
+        return count
 
+
+UNWRITTEN = "\0"
+"""In the place of nothing, which every text begins and ends with."""
 
 NOTHING = Added()
 """Of a model that reads no text beside a medium."""
