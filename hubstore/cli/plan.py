@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hubstore.checks import check_number
 from hubstore.cli import options
 from hubstore.cli.output import err, out, print_json, size, table
 from hubstore.errors import StoreError
@@ -105,7 +106,7 @@ def plan(
         media_template=media_template,
         max_tokens=max_tokens,
         batch_tokens=batch_tokens,
-        memory_budget=int(memory * (1 << 30)),
+        memory_budget=int(check_number("memory", memory, above=0) * (1 << 30)),
         compressor=compressor,
     )
     devices = devices_of(device)

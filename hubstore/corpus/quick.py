@@ -31,8 +31,10 @@ def quick_item(columns: Columns) -> Callable[[Mapping[str, Any]], Item | None] |
             return None
         if type(name) is not str or label_problem(name) is not None or text_problem(text) is not None:
             return None
+        if type(language) is not str:
+            return None
         if language not in languages:
-            if type(language) is not str or language_problem(language) is not None:
+            if language_problem(language) is not None:
                 return None
             languages.add(language)
         return Item(name, text, language, concept)

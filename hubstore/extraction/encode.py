@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from hubstore.extraction.members import batch_members, media_members
 from hubstore.extraction.memory import run_in_halves
 from hubstore.extraction.run import require_same_model
 from hubstore.extraction.settings import Settings
-from hubstore.models import Batching, HostBatch, Model, collate, load_model, tokenize
+from hubstore.models import Batching, HostBatch, Model, collate, length_borders, load_model, tokenize
 from hubstore.models.batch import Integers
 from hubstore.models.checkpoint import REMOTE_CODE
 from hubstore.store import StoreReader
@@ -48,10 +49,17 @@ def encode(
     for modality in dict.fromkeys(item.modality for item in items):
         model.require_modality(modality)
         own = [number for number, item in enumerate(items) if item.modality == modality]
-        how = checks[modality].how() if modality in checks else Batching()
+        how = _with_borders(checks[modality].how() if modality in checks else Batching(), model)
         run = _encode_texts if modality == "text" else _encode_media
         states[:, own] = run(capture, [items[number] for number in own], settings, how)
     return dict(zip(capture.layers, states, strict=True))
+
+
+def _with_borders(how: Batching, model: Model) -> Batching:
+    """With the lengths at which the model changes, which a store of an earlier release does not say."""
+    borders = length_borders(model.trunk.config)
+    varies = borders.varies_beyond if how.varies_beyond is None else how.varies_beyond
+    return replace(how, borders=tuple(sorted({*how.borders, *borders.lengths})), varies_beyond=varies)
 
 
 def _encode_texts(capture: Capture, items: Sequence[Item], settings: Settings, how: Batching) -> torch.Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 
 from hubstore.corpus import Corpus
-from hubstore.extraction.plan import Plan, PlanStart
+from hubstore.extraction.plan import Plan, PlannedShard, PlanStart
 from hubstore.extraction.spool import ItemStream, KnownIds, id_hashes
 from hubstore.store import Storage
 from hubstore.store.commit import Commit
@@ -62,17 +63,12 @@ class Generations:
             rows = int(one["items"]) + int(one.get("skipped", 0))
             if missing_shards(one, committed) and not (plan and plan.generation == one["generation"]):
                 first = int(one["shards"][0])
-                before = (commit for commit in commits if commit.shard < first)
-                self._lacking.append(
-                    PlanStart(
-                        one["generation"], self._offset, first, self._token_shard(before), rows, one["fingerprint"]
-                    )
-                )
+                self._lacking.append(PlanStart(one["generation"], self._offset, first, 0, rows, one["fingerprint"]))
             self._offset += rows
         self._described = {one["generation"] for one in planned}
         self._generation = max((commit.generation for commit in commits), default=-1) + 1
         self._shard = max(committed, default=-1) + 1
-        self._tokens = self._token_shard(commits)
+        self._token_ends = {commit.shard: self._token_end(commit) for commit in commits}
         later = {start.generation for start in self._lacking} | ({plan.generation} if plan else set())
         self._unread = [commit for commit in commits if commit.generation not in later]
         self._known = KnownIds()
@@ -82,8 +78,11 @@ class Generations:
     def next(self) -> PlanStart | None:
         """Where the next generation begins, one that lacks shards before a new one; None after the last."""
         if self._lacking:
-            return self._lacking[0]
-        return PlanStart(self._generation, self._offset, self._shard, self._tokens) if self._more else None
+            start = self._lacking[0]  # the generation before it may have been extracted only now
+            return replace(start, token_shard=self._token_shard(start.shard))
+        if not self._more:
+            return None
+        return PlanStart(self._generation, self._offset, self._shard, self._token_shard(self._shard))
 
     def stream(self, start: PlanStart) -> ItemStream:
         """The corpus from where a generation begins; the same pass where the one before ended there."""
@@ -118,7 +117,7 @@ class Generations:
         last = plan.shards[-1]
         self._generation = max(self._generation, plan.generation + 1)
         self._shard = max(self._shard, last.shard + 1)
-        self._tokens = max(self._tokens, last.first_token_shard - (-last.tokens // self._shard_rows))
+        self._token_ends |= {shard.shard: self._token_end(shard) for shard in plan.shards}
         if whole:
             self._known.add(self._known.planned)
         elif self.next() is not None:
@@ -131,6 +130,10 @@ class Generations:
             self._stream.close()
             self._stream = None
 
-    def _token_shard(self, commits: Iterable[Commit]) -> int:
-        ends = (commit.first_token_shard - (-commit.tokens // self._shard_rows) for commit in commits)
-        return max(ends, default=0)
+    def _token_end(self, shard: Commit | PlannedShard) -> int:
+        """Where its token rows end, in Zarr shards."""
+        return shard.first_token_shard - (-shard.tokens // self._shard_rows)
+
+    def _token_shard(self, shard: int) -> int:
+        """Where the token rows of a shard begin: behind those of all before it."""
+        return max((end for before, end in self._token_ends.items() if before < shard), default=0)

@@ -21,6 +21,9 @@ from hubstore.models import Batch, HostBatch, Model
 from hubstore.models.batch import Integers
 from hubstore.store import DTYPES, Layout
 
+SIGNS = ("can't allocate memory", "DefaultCPUAllocator", "not enough memory", "out of memory", "ALLOC_FAILED")
+"""Words with which torch, CUDA and its libraries say that memory does not suffice."""
+
 SLOTS = 2
 """Shards in memory: one is assembled while the other is written."""
 
@@ -156,7 +159,7 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether a device, or torch's allocator for the CPU, had no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return any(sign in str(error) for sign in ("can't allocate memory", "DefaultCPUAllocator", "not enough memory"))
+    return any(sign in str(error) for sign in SIGNS)
 
 
 class Staging:
@@ -184,8 +187,10 @@ class Staging:
             return Sent(batch.to(self._device))
         memory, copied = self._ring.pop(0)
         copied.synchronize()
-        with torch.cuda.stream(self._stream):
-            sent = batch.to(self._device, memory if batch.elements <= self._size else None)
-            copied = self._stream.record_event()
-        self._ring.append((memory, copied))
+        try:
+            with torch.cuda.stream(self._stream):
+                sent = batch.to(self._device, memory if batch.elements <= self._size else None)
+                copied = self._stream.record_event()
+        finally:
+            self._ring.append((memory, copied))
         return Sent(sent, copied)

@@ -200,7 +200,7 @@ def _own(storage: Storage, plan: Plan | None, attributes: Mapping[str, Any] | No
         return None
     corpora = _corpora(attributes)
     generations = [{one["generation"] for one in entry["generations"]} for entry in corpora]
-    new = len(corpora) - 1 if corpora and corpora[-1]["more"] else len(corpora)
+    new = next((i for i, one in enumerate(corpora) if one["more"]), len(corpora))
     owner = next((i for i, of in enumerate(generations) if plan.generation in of), new)
     if owner == number:
         return plan
@@ -227,7 +227,17 @@ def _taken_back(
 
 
 def _clear(storage: Storage) -> None:
-    """Remove a store of no item. Killed on the way it is still recognised, by its root or else by its plan."""
+    """Remove a store of no item. Killed on the way it is still recognised, by its root or else by its plan.
+
+    Raises:
+        CorruptStoreError: it has what is only made of a store with items: its commits are missing.
+    """
+    made = [folder for folder in ("lens", "indexes", "analyses") if next(iter(storage.list(folder)), None)]
+    if made:
+        raise CorruptStoreError(
+            f"{storage.root} has {' and '.join(made)} and no committed item: its commits are missing; bring them back "
+            "from a copy, or give the new store another path"
+        )
     for folder in CONTENT:
         for key in storage.list(folder):
             storage.delete(key)

@@ -220,7 +220,7 @@ class _Job:
             with self._refused_whole(begun=resumed or last is not None):
                 self._require_room(left)
                 self.watch.planned(plan)
-                how, check = self._check(capture, plan, check)
+                how, check = self._check(capture, plan, check, begun.number)
             work = Work(self.storage, self.layout, self.settings, plan, how, self.corpus.skip_errors, self.processes)
             total = sum(shard.stop - shard.start for shard in left)
             deal_out = run_shards if self.engine is None else self.engine.run_shards
@@ -270,7 +270,7 @@ class _Job:
                     generation_items=self.generation_items,
                 )
             except NoItemsError as error:
-                if not start.corpus_offset or not error.skipped:
+                if start.rows is not None or not start.corpus_offset or not error.skipped:
                     raise
                 self._describe_end(begun.number)
                 return None
@@ -286,7 +286,7 @@ class _Job:
         return [list(ids) for ids in tokenized(self.model, self.settings, texts)[0] if ids]
 
     def _check(
-        self, capture: Capture, plan: Plan, check: SelfCheck | None
+        self, capture: Capture, plan: Plan, check: SelfCheck | None, number: int
     ) -> tuple[Mapping[str, Batching], SelfCheck | None]:
         """By modality, how to make batches: from the store, or from self-checks that then go into the store."""
         described = read_attributes(self.storage) if self.storage.exists(ROOT) else None
@@ -304,7 +304,7 @@ class _Job:
             if checked not in (check, known):
                 self.watch.checked(checked)
             checks[modality] = checked if known is None else self._as_before(known, checked)
-        self._describe(plan, described, {**before, **checks})
+        self._describe(plan, described, {**before, **checks}, number)
         return {modality: checks[modality].how() for modality in modalities}, checks.get("text", check)
 
     def _as_before(self, before: SelfCheck, check: SelfCheck) -> SelfCheck:
@@ -360,12 +360,17 @@ class _Job:
             return self.settings.compile == "on"
         return tokens * block_parameters(self.model.blocks) >= COMPILE_FROM
 
-    def _describe(self, plan: Plan, described: Mapping[str, Any] | None, checks: Mapping[str, SelfCheck]) -> None:
-        """Write the store's metadata for a new generation: everything that is known before its first shard."""
+    def _describe(
+        self, plan: Plan, described: Mapping[str, Any] | None, checks: Mapping[str, SelfCheck], number: int
+    ) -> None:
+        """Write the store's metadata for a new generation: everything that is known before its first shard.
+
+        `number` is that of its corpus, which others may have been appended to since.
+        """
         corpora = list(described["corpora"]) if described else []
         summary = plan.summary()
         if plan.corpus_offset:
-            entry = dict(corpora.pop())
+            entry = dict(corpora[number])
             entry["generations"] = [*entry["generations"], summary]
         else:
             entry = {"name": self.corpus.name, "identity": self.identity, "generations": [summary]}
@@ -374,6 +379,7 @@ class _Job:
             "generation": plan.generation,
             "more": not plan.last,
         }
+        corpora[number : number + 1] = [entry]
         last = plan.shards[-1]
         rows = last.shard * self.layout.shard_rows + last.stop - last.start
         token_rows = last.first_token_shard * self.layout.shard_rows + last.tokens
@@ -387,7 +393,7 @@ class _Job:
             }
         )
         attributes |= described_checks(checks)
-        write_metadata(self.storage, self.layout, {**attributes, "corpora": [*corpora, entry]}, rows, token_rows)
+        write_metadata(self.storage, self.layout, {**attributes, "corpora": corpora}, rows, token_rows)
 
     def _describe_end(self, number: int) -> None:
         """What was left of a corpus has no item that can be read: it ends with the generation before."""

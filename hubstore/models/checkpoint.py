@@ -34,7 +34,7 @@ POOLER = re.compile(r"(^|\.)pooler\.")
 HEAD = re.compile(r"head|pool|classif|^cls$|score|predict|^proj_out$|mask_token|^logit_")
 """Parts that hang beside a trunk's blocks, and which a trunk without them leaves in the file."""
 
-MASKS = ("masked_bias", "position_ids", "inv_freq")
+MASKS = ("masked_bias", "position_ids", "inv_freq", "cos_cached", "sin_cached")
 """Constants that older checkpoints hold, and that a model makes itself."""
 
 PACKED = re.compile(
@@ -161,13 +161,15 @@ def require_weights(name: str, model: Any, keys: Keys, read: Sequence[nn.Module]
 
 def _is_of_trunk(model: Any, key: str) -> bool:
     """Whether a weight that the model has no place for belongs inside it: in a block, or in a module without parts."""
+    if key.rsplit(".", 1)[-1] in MASKS:
+        return False
     base = getattr(model, "base_model_prefix", "")
     for start in (key, key.removeprefix(f"{base}.")):
         parts, module, inside = start.split("."), model if start == key else model.base_model, False
         while parts[1:] and parts[0] in module._modules and module._modules[parts[0]] is not None:
             module = module._modules[parts.pop(0)]
             inside = inside or isinstance(module, nn.ModuleList)
-        if len(parts) == 1 and (parts[0] in module._buffers or parts[0] in MASKS):
+        if len(parts) == 1 and parts[0] in module._buffers:
             return False
         is_root = isinstance(module, transformers.PreTrainedModel)
         if inside or not (is_root or HEAD.search(parts[0])):

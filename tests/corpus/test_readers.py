@@ -437,3 +437,46 @@ def test_the_quick_way_from_a_row_to_an_item_agrees_with_the_long_one(tmp_path, 
 
     assert outcome(True) == outcome(False)
     assert len(outcome(True)[0]) > 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("a.tsv", 'id\ttext\tlanguage\n1\t"hello\ten\n2\tworld\ten\n\n3\tfoo"\ten\n', 3),  # a blank line between
+        ("b.tsv", 'id\ttext\n1\t"hello\n2\t world\n3\tfoo"\n', 3),  # a text that begins with a space
+        ("c.csv", 'text\n"hello\nworld\nfoo"\nbar\n', 3),  # one column
+        ("d.csv", 'id,text\n1,"one\nno row\n2,two\n3,three"\n', 4),  # a short row between
+    ],
+)
+def test_rows_between_two_stray_quotation_marks_are_never_one(tmp_path, name, content, line):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CorpusError, match=f"line {line} would be a row by itself"):
+        list(open_corpus(tmp_path / name, language_tag="en").items())
+
+
+def test_a_text_of_two_lines_in_the_first_column_is_one_row(tmp_path):
+    (tmp_path / "a.csv").write_text('text,id,language\n"hello\nworld",1,en\n')
+    assert [item.text for item in open_corpus(tmp_path / "a.csv").items()] == ["hello\nworld"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"id":"1","text":"a"}]\n[{"id":"2","text":"b"}]',
+        '[{"id":"1","text":"a"}{"id":"2","text":"b"}]',
+        '[{"id":"1","text":"a"},]',
+        '[{"id":"1","text":"a"}] x',
+    ],
+)
+def test_nothing_of_an_array_is_passed_over(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(CorpusError, match=r"a\.json, element 2: "):
+        list(open_corpus(tmp_path / "a.json", language_tag="en").items())
+
+
+def test_a_language_that_is_a_list_is_named_and_may_be_left_out(tmp_path):
+    rows = '{"id":"1","text":"a","language":["en"]}\n{"id":"2","text":"b","language":"en"}\n'
+    (tmp_path / "a.jsonl").write_text(rows)
+    with pytest.raises(CorpusError, match="line 1, column 'language'"):
+        list(open_corpus(tmp_path / "a.jsonl").items())
+    assert [item.id for item in open_corpus(tmp_path / "a.jsonl", on_error="skip").items()] == ["2"]

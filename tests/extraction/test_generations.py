@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -312,3 +313,28 @@ def test_padded_batches_of_an_earlier_release_are_gone_on_with(tmp_path):
     assert (done.items, done.extracted) == (5, 0)
     with pytest.raises(StoreExistsError, match="batch_tokens"):
         extract(items("a", 5), tiny_model("gpt2"), tmp_path / "x.hub", SETTINGS, generation_items=GENERATION)
+
+
+def test_token_rows_of_two_generations_that_lack_commits_lie_behind_one_another(tmp_path):
+    """The second begins where the first ends, which is known when that has been extracted again."""
+    settings = replace(SETTINGS, poolings=("tokens",))
+    options = {"generation_items": 10}
+    extract(items("a", 40), tiny_model("gpt2"), tmp_path / "x.hub", replace(settings, memory_budget=1), **options)
+    whole = content(tmp_path / "x.hub")
+    shards = sorted(commit.shard for commit in StoreReader(tmp_path / "x.hub").commits)
+    ends = [one["shards"] for one in StoreReader(tmp_path / "x.hub").attributes["corpora"][0]["generations"]]
+    assert len(shards) > 2
+    for shard in (ends[1][1] - 1, ends[2][0]):
+        (tmp_path / f"x.hub/commits/{shard}.json").unlink()
+    extract(items("a", 40), tiny_model("gpt2"), tmp_path / "x.hub", replace(settings, memory_budget=1), **options)
+    assert content(tmp_path / "x.hub") == whole
+
+
+def test_a_store_whose_commits_are_missing_is_not_begun_anew(tmp_path):
+    extracted(items("a", 5), tmp_path / "x.hub")
+    shutil.rmtree(tmp_path / "x.hub/commits")
+    (tmp_path / "x.hub/analyses").mkdir()
+    (tmp_path / "x.hub/analyses/similarity.parquet").write_bytes(b"made of items")
+    with pytest.raises(StoreError, match="its commits are missing"):
+        extracted(items("b", 5), tmp_path / "x.hub")
+    assert (tmp_path / "x.hub/analyses/similarity.parquet").exists()

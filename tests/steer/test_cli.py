@@ -105,5 +105,5 @@ def test_no_prompt_and_no_causal_model_are_said(model, tmp_path):
         run("-m", model, "--layer", 1, *TEXTS)
     with pytest.raises(SteeringError, match="cannot be read"):
         run("-m", model, "--prompts", tmp_path / "none", "--layer", 1, *TEXTS)
-    with pytest.raises(ModelError, match="is an encoder"):
+    with pytest.raises(ModelError, match="need a causal language model that was saved with its head"):
         run("-m", save_tiny_model("bert", tmp_path / "bert"), "--prompt", "x", "--layer", 1, *TEXTS)

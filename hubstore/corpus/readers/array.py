@@ -13,7 +13,7 @@ from hubstore.corpus.rows import Row
 from hubstore.errors import CorpusError
 
 _LINES: Final = 1024  # read at once, and twice as many where an object has more
-_BETWEEN: Final = " \t\r\n,"
+_SPACE: Final = " \t\r\n"
 
 
 def is_array(file: File) -> bool:
@@ -48,17 +48,23 @@ class JsonArray:
     def _values(self) -> Iterator[object]:
         decode = json.JSONDecoder().raw_decode
         lines = enumerate(raw_lines(self._file), start=1)
-        text, at, number, size, begun = "", 0, 0, _LINES, False
+        text, at, number, size, begun, comma = "", 0, 0, _LINES, False, True
         while True:
             more = [decoded(line, self._file, line_number) for line_number, line in islice(lines, size)]
             text, at, size = text[at:] + "".join(more), 0, size * 2
             if not begun and text:
                 text, begun = text.lstrip().removeprefix("["), True
             while True:
-                while at < len(text) and text[at] in _BETWEEN:
+                while at < len(text) and text[at] in _SPACE:
                     at += 1
-                if at < len(text) and text[at] == "]":
+                if at < len(text) and text[at] == "]" and (not comma or not number):
+                    self._require_end(text[at + 1 :], lines, number)
                     return
+                if not comma and at < len(text):
+                    if text[at] != ",":
+                        raise self._error(number, "no comma is before it; check that the file is whole")
+                    at, comma = at + 1, True
+                    continue
                 try:
                     value, at = decode(text, at)
                 except RecursionError:
@@ -68,8 +74,13 @@ class JsonArray:
                         break
                     shown = getattr(error, "msg", str(error))
                     raise self._error(number, f"not valid JSON: {shown}; check that the file is whole") from None
-                number, size = number + 1, _LINES
+                number, size, comma = number + 1, _LINES, False
                 yield value
+
+    def _require_end(self, text: str, lines: Iterator[tuple[int, bytes]], number: int) -> None:
+        """Raise where anything follows the array: it would be passed over."""
+        if text.strip() or any(line.strip() for _, line in lines):
+            raise self._error(number, "it stands behind the end of the array; write one array a file, or JSON Lines")
 
     def _error(self, number: int, problem: str) -> CorpusError:
         return CorpusError(f"{self._file.name}, element {number + 1}: {problem}")

@@ -174,17 +174,24 @@ class Delimited:
 
     def _joined(self) -> str | None:
         """Say where a row of several lines joins what are rows by themselves."""
-        width = len(self._header)
-        if self._quotes or width < 2:
-            return None
-        after = [line for _, line in self._record[1:]]
-        if any(line.count(self._delimiter) != width - 1 or f"{self._delimiter} " in line for line in after):
+        if self._quotes:
             return None
         first, last = self._record[0][0], self._record[-1][0]
-        return (
-            f"a quotation mark opens a field in line {first} that ends in line {last}, and every line between would be "
-            f"a row by itself; say so with quotes=True if it is meant to have several lines; else {_REMEDY}"
-        )
+        for number, line in self._record[1:]:
+            if self._is_row(line, last=number == last):
+                return (
+                    f"a quotation mark opens a field in line {first} that ends in line {last}, and line {number} would "
+                    "be a row by itself; say so with quotes=True if the field is meant to have several lines; else "
+                    f"{_REMEDY}"
+                )
+        return None
+
+    def _is_row(self, line: str, *, last: bool) -> bool:
+        """Whether a line within a quoted field looks like a row; prose has commas too, with a space behind them."""
+        fields = line.rstrip("\r\n").split(self._delimiter)
+        prose = self._delimiter == "," and ", " in line
+        closes = last and fields[0].endswith('"') and len(fields) > 1
+        return len(fields) == len(self._header) and not prose and not closes
 
     def _problem(self, message: str) -> str:
         """What Python's reader tripped over, in our words."""
