@@ -43,6 +43,7 @@ def run(path: Path, load, **options):
     return extract(victim.corpus(), tiny_model("gpt2"), path, victim.SETTINGS, engine=engine, **options)
 
 
+@pytest.mark.slow
 def test_a_worker_that_breaks_and_one_that_is_killed_cost_their_shards_alone(cluster, tmp_path, expected):
     path, folder = tmp_path / "x.hub", tmp_path / "workers"
     folder.mkdir()
