@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +26,9 @@ SPREAD_TOKENS = 4096
 LONGEST = 16
 LONGEST_BYTES = 4 << 20
 """Texts of most bytes that are tokenized to find the longest, and their bytes at most, in all; one is in any case."""
+
+FILES = 4096
+"""Files of media whose sizes are looked up, evenly spread over those of which no bytes travel with their items."""
 
 BORDER_TOKENS = 1 << 16
 """Of items cut about borders, in all; those about the lowest border are taken in any case."""
@@ -50,9 +55,13 @@ def longest_texts(items: PlannedItems, plan: Plan) -> list[str]:
 
 
 def largest_media(items: PlannedItems, plan: Plan, modality: str, most: int) -> Iterator[Mapping[str, Any]]:
-    """The items of one modality of most bytes, as far as these travel with them: the longest sounds, mostly."""
-    sizes = items.bytes_of("data")
+    """The items of one modality of most bytes, mostly the longest audio; of local files some are looked at."""
+    sizes = items.bytes_of("data").copy()
     own = np.concatenate([np.arange(start, start + count) for start, count in _ranges(plan, modality)])
+    without = own[sizes[own] == 0]
+    for i in without[:: max(len(without) // FILES, 1)].tolist():
+        with contextlib.suppress(OSError, ValueError):  # it lies elsewhere, or is not there: whoever reads it says so
+            sizes[i] = os.stat(items.read(i, i + 1)["media"][0].as_py()).st_size
     for i in own[np.argsort(-sizes[own], kind="stable")[:most]]:
         if sizes[i]:
             yield items.read(int(i), int(i) + 1, media=True).to_pylist()[0]

@@ -4,8 +4,10 @@ which a model changes, and batches as the run makes them."""
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import transformers
@@ -14,7 +16,7 @@ from hubstore.corpus import Corpus, Item
 from hubstore.errors import ModelError, SelfCheckError
 from hubstore.extraction import Capture, Settings, Watch, append, encode, extract, self_check
 from hubstore.extraction.members import batch_members
-from hubstore.extraction.sampling import choose_texts
+from hubstore.extraction.sampling import choose_texts, largest_media
 from hubstore.lens.reading import read_texts
 from hubstore.models import Batching, Borders, length_borders, make_batch, tokenize, wrap_model
 from hubstore.store import StoreReader
@@ -397,3 +399,16 @@ def test_batch_tokens_are_what_is_asked_however_long_the_models_context():
     assert Settings(batch_tokens=64).resolve(model).batch_tokens == 64
     lengths = np.array([300, 20, 10], np.int32)
     assert [batch.tolist() for batch in batch_members(lengths, 64)] == [[0], [1, 2]], "a longer item goes alone"
+
+
+def test_the_largest_media_are_found_among_files_too(tmp_path):
+    paths = [tmp_path / f"{number}.wav" for number in range(5)]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes(100 + 50 * (number == 3)))
+    rows = pa.table({"id": [path.stem for path in paths], "media": list(map(str, paths))})
+    items = SimpleNamespace(
+        bytes_of=lambda column: np.zeros(len(paths), np.int64),
+        read=lambda start, stop, media=False: rows.slice(start, stop - start),
+    )
+    plan = SimpleNamespace(partitions=(("audio", "zxx", len(paths)),))
+    assert [row["id"] for row in largest_media(items, plan, "audio", 1)] == ["3"]
