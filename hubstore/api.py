@@ -17,7 +17,7 @@ from hubstore.arrow import rows_as_lists
 from hubstore.corpus import Corpus, Item, open_corpus
 from hubstore.devices import resolve_device
 from hubstore.engines import check_engine, extraction_engine
-from hubstore.errors import EngineError, QueryError, UnfinishedStoreWarning
+from hubstore.errors import EngineError, UnfinishedStoreWarning
 from hubstore.extraction import Engine, Settings, Watch, encode, load_model_of, require_same_model
 from hubstore.extraction import append as append_items
 from hubstore.extraction import extract as extract_items
@@ -116,7 +116,7 @@ class Store(StoreReader):
             raise EngineError("centred neighbours are searched for in one process; leave --engine ray out")
         encoder = None
         if not (texts is None and images is None and audio is None):
-            names = [self.layer_name(layer) for layer in (self.layers if layers is None else layers)]
+            names = self.layer_names(layers)
 
             def encoder(given: Sequence[Item]) -> Mapping[str, torch.Tensor]:
                 loaded = model
@@ -144,7 +144,7 @@ class Store(StoreReader):
         from hubstore.engines.search import searchers
 
         with searchers(address=address, device=device) as held:
-            return ask(indexes=held.layers(self, self.layers if layers is None else layers, pooling))
+            return ask(indexes=held.layers(self, self.layer_names(layers), pooling))
 
     def vectors(
         self, ids: Sequence[str], *, layers: Sequence[str | int] | None = None, pooling: str | None = None
@@ -163,8 +163,6 @@ class Store(StoreReader):
         Raises:
             QueryError: an id or a layer is not there, or no layer is named.
         """
-        if layers is not None and not layers:
-            raise QueryError("no layer is named; name at least one, or leave layers out for all")
         pooled, positions = self.pooling_name(pooling), self.positions(ids)
         rows, labels, tokens = positions, pa.array(ids, pa.string()), None
         if pooled == "tokens":
@@ -173,7 +171,7 @@ class Store(StoreReader):
             tokens = np.concatenate([np.empty(0, np.int64), *(np.arange(len(own)) for own in ranges)])
             labels = labels.take(pa.array(np.repeat(np.arange(len(ids)), [len(own) for own in ranges])))
         tables = []
-        for layer in dict.fromkeys(map(self.layer_name, self.layers if layers is None else layers)):
+        for layer in self.layer_names(layers):
             states = self.hidden(layer, pooled).take(rows).float().numpy()
             columns = {
                 "id": labels,

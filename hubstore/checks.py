@@ -1,4 +1,4 @@
-"""Numbers that a user gives, checked where they enter, in one wording: "name is value; what it must be".
+"""Numbers, strings and arrays that a user gives, checked where they enter: "name is value; what it must be".
 
 The command line puts its own option in the place of the name; see `hubstore.cli.spelling`.
 """
@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from hubstore.errors import HubstoreError, OptionError
 
 MOST_RESAMPLES = 1_000_000
 """An interval of more moves by less than its last digit."""
+
+Positions = npt.NDArray[np.int64]
 
 MOST_SEED = 2**32 - 1
 """All generators take it: NumPy's, PyTorch's and UMAP's."""
@@ -69,6 +75,8 @@ def check_number(
         OptionError: it is none, or not above `above` and from `least` to `most`; as the class `error`.
     """
     try:
+        if isinstance(value, bool | str | bytes):
+            raise TypeError
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
@@ -77,3 +85,53 @@ def check_number(
         bounds += [f"{most:g} at most"] * (most < math.inf)
         raise error(f"{name} is {value!r}; it must be {' and '.join(bounds or ['a finite number'])}")
     return number
+
+
+def check_strings(name: str, values: Any, *, error: type[HubstoreError] = OptionError) -> list[str]:
+    """Several strings as a list; `error` for one by itself, whose letters they would be, and for what is none."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise error(f"{name} is {values!r}; give a list of strings")
+    found = list(values)
+    for place, value in enumerate(found):
+        if not isinstance(value, str):
+            raise error(f"{name}[{place}] is {value!r}, a {type(value).__name__}; give strings")
+    return found
+
+
+def check_positions(name: str, values: Any, rows: int, *, error: type[HubstoreError] = OptionError) -> Positions:
+    """int64 [n]: positions of some of so many rows; `error` for what is no integer, or no row."""
+    try:
+        found = np.asarray(values)
+    except ValueError:
+        found = np.empty((), object)  # rows of unequal lengths
+    if found.ndim != 1 or (len(found) and found.dtype.kind not in "iu"):
+        raise error(f"{name} are {values!r}; give a list of whole numbers")
+    beyond = found[(found < 0) | (found >= rows)]
+    if len(beyond):
+        raise error(f"{name} are 0 to {rows - 1}, and {beyond[0]} is none; correct it")
+    return found.astype(np.int64, copy=False)
+
+
+def check_array(name: str, values: Any, *, error: type[HubstoreError] = OptionError) -> npt.NDArray[np.floating]:
+    """Real numbers as float64, or as float32 where that holds what they are.
+
+    Args:
+        name: of the array in the message.
+        values: an array, a tensor of any device, with or without a gradient, or a list of numbers or of these.
+        error: raised for anything else, naming its dtype.
+    """
+    if isinstance(values, list | tuple) and any(hasattr(value, "__array__") for value in values):
+        values = [check_array(name, value, error=error) for value in values]
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() and values.itemsize < 4 else values
+    try:
+        found = np.asarray(values)
+    except (TypeError, ValueError) as problem:
+        raise error(f"{name} are no array of numbers: {problem}") from problem
+    if found.dtype.name == "bfloat16":  # which NumPy takes for raw bytes
+        found = found.astype(np.float32)
+    if found.dtype.kind not in "fiu":
+        raise error(f"{name} are of {found.dtype}; give real numbers, such as float32")
+    # NumPy's wider and other-endian numbers are none that others have.
+    return np.array(found, np.float64 if found.dtype.itemsize >= 8 else np.float32)

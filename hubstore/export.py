@@ -55,7 +55,7 @@ def export(
     if states and name == "tokens":
         raise QueryError("under pooling tokens rows are no items; read them with store.hidden(layer, 'tokens')")
     positions = np.arange(len(store), dtype=np.int64) if partition is None else store.partition(partition).positions()
-    names = [store.layer_name(layer) for layer in (store.layers if layers is None else layers)] if states else []
+    names = store.layer_names(layers) if states else []
     out = out.absolute()
     targets = {"items": out / "items.parquet"} | {layer: out / f"layer-{layer}.{format}" for layer in names}
     for target in targets.values():

@@ -92,6 +92,7 @@ class MemoryStore:
     """
 
     layer_name = StoreReader.layer_name
+    layer_names = StoreReader.layer_names
     pooling_name = StoreReader.pooling_name
     partition = StoreReader.partition
     positions = StoreReader.positions

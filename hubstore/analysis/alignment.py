@@ -16,7 +16,7 @@ from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_laye
 from hubstore.analysis.neighbours import nearest_others
 from hubstore.analysis.pairs import Concepts, Matched, Pair, Selection, all_pairs, check_pairs
 from hubstore.analysis.results import Row, intervals, kept_or_made
-from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
+from hubstore.analysis.states import VARIANTS, States, item_pooling
 from hubstore.checks import check_count, check_resamples, check_seed
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
@@ -77,7 +77,7 @@ def alignment(
     """
     chosen, names, pooled = (
         check_pairs(store, pairs, with_itself=cross_layers),
-        layer_names(store, layers),
+        store.layer_names(layers),
         item_pooling(store, pooling),
     )
     if cross_layers and chosen is None and len(all_pairs(store)) > 1:

@@ -16,7 +16,7 @@ from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_laye
 from hubstore.analysis.neighbours import nearest_others
 from hubstore.analysis.pairs import Concepts, Selection, check_partitions
 from hubstore.analysis.results import Row, kept_or_made
-from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
+from hubstore.analysis.states import VARIANTS, States, item_pooling
 from hubstore.checks import check_count, check_resamples, check_seed
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
@@ -79,7 +79,7 @@ def clustering(
     """
     chosen, names, pooled = (
         check_partitions(store, partitions),
-        layer_names(store, layers),
+        store.layer_names(layers),
         item_pooling(store, pooling),
     )
 

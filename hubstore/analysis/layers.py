@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from hubstore.analysis.results import Findings, Row
+from hubstore.checks import check_count
 from hubstore.devices import current
 from hubstore.errors import AnalysisError
 from hubstore.kernels.cpu.threads import single_threads
@@ -85,8 +86,8 @@ def over_layers(store: StoreReader, parts: Parts, progress: Progress | None = No
     Raises:
         AnalysisError: fewer than one job, a process that was killed, or what the analysis refuses.
     """
-    if isinstance(jobs, int) and jobs < 1:
-        raise AnalysisError(f"{jobs} jobs cannot share the layers; ask for at least one")
+    if not callable(jobs):
+        jobs = check_count("jobs", jobs, of="processes", error=AnalysisError)
     prepared = parts.prepare(store, parts.device, parts.parameters)
     layers: Sequence[str] = parts.parameters["layers"]
     rows: list[Row] = []

@@ -17,7 +17,7 @@ from torch import Tensor
 from hubstore.analysis.layers import Progress
 from hubstore.analysis.pairs import Selection
 from hubstore.analysis.results import kept_table
-from hubstore.analysis.states import BLOCK, States, item_pooling, layer_names
+from hubstore.analysis.states import BLOCK, States, item_pooling
 from hubstore.checks import check_count, check_seed
 from hubstore.devices import current, resolve_device
 from hubstore.errors import AnalysisError, MissingDependencyError, QueryError
@@ -114,13 +114,12 @@ def projection(
         MissingDependencyError: UMAP is asked for, and umap-learn is not installed.
         NonFiniteError: an item's state holds NaN or infinity.
     """
-    names, pooled, on = layer_names(store, layers), item_pooling(store, pooling), resolve_device(device)
+    names, pooled, on = store.layer_names(layers), item_pooling(store, pooling), resolve_device(device)
     if method not in METHODS:
         raise AnalysisError(f"there is no method {method!r}; choose from {', '.join(METHODS)}")
     least = 2 if method == "pca" else 4
-    if check_count("points", points, error=AnalysisError) < least:
-        raise AnalysisError(f"points is {points}; a map by {method} needs {least} at least")
-    check_seed(seed, error=AnalysisError)
+    points = check_count("points", points, least=least, of=f"for a map by {method}", error=AnalysisError)
+    seed = check_seed(seed, error=AnalysisError)
     umap = _umap() if method == "umap" else None
     eligible = _eligible(store, languages, modalities)
     if len(eligible) < least:
@@ -149,7 +148,7 @@ def projection(
         "pooling": pooled,
         "method": method,
         "points": points,
-        "seed": check_seed(seed, error=AnalysisError),
+        "seed": seed,
         "languages": None if languages is None else sorted(set(languages)),
         "modalities": None if modalities is None else sorted(set(modalities)),
     }

@@ -15,7 +15,7 @@ from hubstore.analysis.bootstrap import Bootstrap
 from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
 from hubstore.analysis.pairs import Concepts, Matched, Pair, check_pairs
 from hubstore.analysis.results import Row, intervals, kept_or_made
-from hubstore.analysis.states import VARIANTS, States, item_pooling, layer_names
+from hubstore.analysis.states import VARIANTS, States, item_pooling
 from hubstore.checks import check_count, check_resamples, check_seed
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
@@ -66,7 +66,7 @@ def retrieval(
         QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
         AnalysisError: a number that is out of its range; a pair shares fewer than 2 concepts.
     """
-    chosen, names, pooled = check_pairs(store, pairs), layer_names(store, layers), item_pooling(store, pooling)
+    chosen, names, pooled = check_pairs(store, pairs), store.layer_names(layers), item_pooling(store, pooling)
 
     parameters = {
         "pairs": chosen,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -148,11 +148,6 @@ class States:
 
     def _centred(self, layer: str, selection: Selection) -> Tensor:
         return blocks.joined(lambda block: block.to(torch.float32), self.blocks(layer, selection, "centred"))
-
-
-def layer_names(store: StoreReader, layers: Sequence[str | int] | None) -> list[str]:
-    """The names of `layers`, or of all; QueryError for one that the store does not keep."""
-    return list(store.layers if layers is None else dict.fromkeys(store.layer_name(layer) for layer in layers))
 
 
 def item_pooling(store: StoreReader, pooling: str | None) -> str:

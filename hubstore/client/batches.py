@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hubstore.arrow import rows_as_lists
+from hubstore.checks import check_array
 from hubstore.client.connection import ARROW, JSON, Answer, Query, described, each
 from hubstore.errors import CorpusError, NonFiniteError, QueryError
 
@@ -187,13 +188,11 @@ def _by_layer(vectors: Any, layers: Sequence[str], width: int) -> dict[str | Non
 
 def _rows(vectors: Any, width: int) -> Vectors:
     """float32 [queries, width] of an array or a tensor, wherever it is."""
-    if hasattr(vectors, "detach"):
-        vectors = vectors.detach().cpu().float().numpy()
-    rows = np.atleast_2d(np.asarray(vectors, np.float32))
+    rows = np.atleast_2d(check_array("vectors", vectors, error=QueryError)).astype(np.float32)
+    if not rows.size:
+        raise QueryError("there is no query: vectors is empty")
     if rows.ndim != 2 or rows.shape[1] != width:
         raise QueryError(f"vectors have shape {list(rows.shape)}; the store needs [queries, {width}]")
-    if not len(rows):
-        raise QueryError("there is no query: vectors is empty")
     if not np.isfinite(rows).all():
         raise NonFiniteError("a query vector holds NaN or infinity")
     return rows

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from hubstore.checks import check_count
 from hubstore.corpus.item import ITEM_SCHEMA, Item, Media
 from hubstore.corpus.validate import check_item
 from hubstore.errors import CorpusError, CorpusUnreachableError
@@ -115,9 +116,14 @@ class Corpus:
             Record batches of `ITEM_SCHEMA`.
 
         Raises:
-            CorpusError: While iterating, naming the file, row and column: an item is not valid (where
-                errors are not skipped), the input cannot be read, or it holds no items at all.
+            CorpusError: `rows` is below 1, or `start` below 0; or, while iterating, naming the file, row and column:
+                an item is not valid (where errors are not skipped), the input cannot be read, or it holds no items
+                at all.
         """
+        rows = check_count("rows", rows, of="items", error=CorpusError)
+        return self._batches(rows, check_count("start", start, least=0, of="items", error=CorpusError))
+
+    def _batches(self, rows: int, start: int) -> Iterator[pa.RecordBatch]:
         self.skipped.clear()
         refuse = Refuse(self.skipped, self.skip_errors)
         left = start

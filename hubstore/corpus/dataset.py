@@ -65,7 +65,7 @@ def read_dataset(
         ...     text={"en": "translation.en", "fr": "translation.fr"},
         ... )
     """
-    check_options(limit, on_error)
+    limit = check_options(limit, on_error)
     folder = Path(os.path.abspath(path_or_id))
     if folder.is_dir() and not is_saved_dataset(folder) and (tables := table_files(folder)):
         if revision is not None:

@@ -81,7 +81,7 @@ def read_media_folder(
     Example:
         >>> read_media_folder("photographs", text="caption", language_tag="en")
     """
-    check_options(limit, on_error)
+    limit = check_options(limit, on_error)
     folder = Path(os.path.abspath(folder))
     if not folder.is_dir():
         raise CorpusError(f"{folder}: there is no such folder; check the path")

@@ -40,7 +40,7 @@ def read_parallel(
     Example:
         >>> read_parallel({"en": "news.en.txt", "zh-Hans": "news.zh.txt.gz"})
     """
-    check_options(limit, on_error)
+    limit = check_options(limit, on_error)
     paths = _checked(files)
 
     def source() -> dict[str, Any]:

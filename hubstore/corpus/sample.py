@@ -31,7 +31,7 @@ def read_sample(name: str, *, languages: Sequence[str] | None = None, limit: int
     Example:
         >>> read_sample("ntrex", languages=["en", "zh-Hans", "sw"], limit=100)
     """
-    check_options(limit, "stop")
+    limit = check_options(limit, "stop")
     if name not in sample_names():
         raise CorpusError(f"there is no sample {name!r}; the samples are {', '.join(sample_names())}")
     there = {path.stem: path for path in _samples().joinpath(name).glob("*.txt")}

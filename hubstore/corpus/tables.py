@@ -126,7 +126,7 @@ def table_corpus(
     Raises:
         CorpusError: the options contradict each other.
     """
-    check_options(limit, on_error)
+    limit = check_options(limit, on_error)
     columns = Columns(**column_options)
     kinds = {kind or kind_of(file.name) for file in files}
     if dialect not in (None, Dialect()) and "csv" not in kinds:

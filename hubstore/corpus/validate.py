@@ -8,6 +8,7 @@ import math
 import re
 from typing import Any, Final
 
+from hubstore.checks import check_count
 from hubstore.corpus.item import Item, Media
 from hubstore.errors import CorpusError
 
@@ -126,16 +127,15 @@ def _content_problems(item: Item) -> tuple[tuple[str, str | None], ...]:
     )
 
 
-def check_options(limit: int | None, on_error: str) -> None:
-    """Check what every reader takes.
+def check_options(limit: int | None, on_error: str) -> int | None:
+    """Check what every reader takes, and return the limit.
 
     Raises:
-        CorpusError: The limit is below 1, or `on_error` is neither `stop` nor `skip`.
+        CorpusError: The limit is no whole number of 1 or more, or `on_error` is neither `stop` nor `skip`.
     """
-    if limit is not None and limit < 1:
-        raise CorpusError(f"limit is {limit}; give 1 or more, or None for the whole corpus")
     if on_error not in ON_ERROR:
         raise CorpusError(f"on_error is {on_error!r}; give 'stop' or 'skip'")
+    return None if limit is None else check_count("limit", limit, of="rows", error=CorpusError)
 
 
 def _not_a_string(value: Any) -> str:

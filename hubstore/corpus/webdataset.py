@@ -62,7 +62,7 @@ def read_webdataset(
         >>> read_webdataset(["00000.tar", "00001.tar"], language_tag="en")
         >>> read_webdataset("speech.tar.gz", text={"en": "en.txt", "fr": "fr.txt"})
     """
-    check_options(limit, on_error)
+    limit = check_options(limit, on_error)
     chosen = Columns(**columns)
     chosen = replace(chosen, image=chosen.image or "image", audio=chosen.audio or "audio")
     files = files_of(paths)

@@ -49,7 +49,7 @@ def build_on_ray(
         HubstoreError: as `build`.
     """
     check_kind(kind)
-    names = [store.layer_name(layer) for layer in (store.layers if layers is None else layers)]
+    names = store.layer_names(layers)
     pooled = store.pooling_name(pooling)
     computing = resolve_device(device).type
     told = progress or (lambda layer, done, total: None)

@@ -67,10 +67,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse a number that is none, such as 0, which is not None; StoreError."""
-        for name in ("max_tokens", "batch_tokens", "media_tokens"):
+        for name in ("max_tokens", "batch_tokens", "media_tokens", "memory_budget"):
             if (value := getattr(self, name)) is not None:
-                check_count(name, value, error=StoreError)
-        check_count("memory_budget", self.memory_budget, error=StoreError)
+                object.__setattr__(self, name, check_count(name, value, error=StoreError))
 
     def resolve(self, model: Model) -> Settings:
         """These settings with every choice that depends on the model made.

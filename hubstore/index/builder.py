@@ -94,11 +94,11 @@ def build(
         NonFiniteError: a row holds NaN or infinity.
     """
     kinds.check_kind(kind)
-    check_count("seed", seed, least=0, most=2**31 - 1, error=IndexingError)  # FAISS has it as an int
+    seed = check_count("seed", seed, least=0, most=2**31 - 1, error=IndexingError)  # FAISS has it as an int
     chosen = resolve_device(device)
     return tuple(
         _build_layer(store, store.hidden(layer, pooling), kind, seed, rebuild, chosen, progress or _no_progress)
-        for layer in (store.layers if layers is None else layers)
+        for layer in store.layer_names(layers)
     )
 
 

@@ -131,7 +131,7 @@ class LayerIndex:
             QueryError: k or effort < 1, or queries of another width.
             NonFiniteError: NaN or infinity in a query.
         """
-        check_queries(queries, k, effort, self.states.layer, self.states.shape[1])
+        queries = check_queries(queries, k, effort, self.states.layer, self.states.shape[1])
         allowed_here = Allowed.everything(self.rows)
         if allowed is not None:
             allowed_here = allowed & allowed_here
@@ -184,13 +184,14 @@ class LayerIndex:
         return scores, positions
 
 
-def check_queries(queries: torch.Tensor, k: int, effort: int | None, layer: str, width: int) -> None:
-    """QueryError for a search of a layer that cannot be."""
+def check_queries(queries: torch.Tensor, k: int, effort: int | None, layer: str, width: int) -> torch.Tensor:
+    """The queries without their gradients; QueryError for a search of a layer that cannot be."""
     check_count("k", k, error=QueryError)
     if effort is not None:
         check_count("effort", effort, most=MOST_EFFORT, error=QueryError)
     if queries.ndim != 2 or queries.shape[1] != width:
         raise QueryError(f"queries have shape {list(queries.shape)}; layer {layer} needs [queries, {width}]")
+    return queries.detach()
 
 
 def route(kind: str, rows: int, allowed: Allowed, selectors: bool) -> Route:

@@ -45,7 +45,7 @@ def paired_cosine(x: Tensor, y: Tensor) -> PairedCosine:
         NonFiniteError: a row holds NaN or infinity.
     """
     with _backend(x) as backend:
-        return backend.paired_cosine(x, y)  # type: ignore[no-any-return]
+        return backend.paired_cosine(x.detach(), y.detach())  # type: ignore[no-any-return]
 
 
 def topk_cosine(
@@ -70,7 +70,8 @@ def topk_cosine(
         NonFiniteError: a query or row holds NaN or infinity; the row is named by its index.
     """
     with _backend(queries) as backend:
-        return backend.topk_cosine(queries, rows, k, dtype)  # type: ignore[no-any-return]
+        rows = rows.detach() if isinstance(rows, Tensor) else rows
+        return backend.topk_cosine(queries.detach(), rows, k, dtype)  # type: ignore[no-any-return]
 
 
 def match_rank(
@@ -95,7 +96,7 @@ def match_rank(
         NonFiniteError: a row holds NaN or infinity.
     """
     with _backend(x) as backend:
-        return backend.match_rank(x, y, bias_x=bias_x, bias_y=bias_y)  # type: ignore[no-any-return]
+        return backend.match_rank(x.detach(), y.detach(), bias_x=bias_x, bias_y=bias_y)  # type: ignore[no-any-return]
 
 
 def match_ranks(x: Tensor, y: Tensor, *, neighbours: int = 10) -> MatchRanks:
@@ -116,7 +117,7 @@ def match_ranks(x: Tensor, y: Tensor, *, neighbours: int = 10) -> MatchRanks:
         NonFiniteError: a row holds NaN or infinity.
     """
     with _backend(x) as backend:
-        return backend.match_ranks(x, y, neighbours=neighbours)  # type: ignore[no-any-return]
+        return backend.match_ranks(x.detach(), y.detach(), neighbours=neighbours)  # type: ignore[no-any-return]
 
 
 def lens_sweep(
@@ -150,7 +151,7 @@ def lens_sweep(
     """
     with _backend(hidden) as backend:
         return backend.lens_sweep(  # type: ignore[no-any-return]
-            hidden, unembedding, targets=targets, k=k, groups=groups, softcap=softcap, ranks=ranks
+            hidden.detach(), unembedding.detach(), targets=targets, k=k, groups=groups, softcap=softcap, ranks=ranks
         )
 
 

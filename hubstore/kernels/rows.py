@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hubstore.checks import check_number
-from hubstore.errors import NonFiniteError, OptionError
+from hubstore.checks import check_count, check_number
+from hubstore.errors import NonFiniteError
 
 LEAST, MOST = 2.0**-400, 2.0**400
 """Float64 rows whose largest element is within these have squares and sums that float64 holds."""
@@ -113,8 +113,7 @@ def check_lens(
         )
     check_floating(hidden=hidden, unembedding=unembedding)
     vocabulary = len(unembedding)
-    if not 0 <= k <= vocabulary:
-        raise OptionError(f"k is {k}; a vocabulary {tuple(unembedding.shape)} has 0 to {vocabulary} tokens to give")
+    check_count("k", k, least=0, most=vocabulary, of=f"tokens of a vocabulary {tuple(unembedding.shape)}")
     if targets is not None:
         _check_targets(targets, len(hidden), vocabulary)
     if groups is not None and (groups.ndim != 2 or len(groups) != vocabulary):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hubstore.arrow import equal_lists
-from hubstore.checks import check_count
+from hubstore.checks import check_count, check_strings
 from hubstore.corpus import Item
 from hubstore.errors import LensError, QueryError
 from hubstore.extraction import Capture
@@ -72,13 +72,15 @@ class Question:
 
     lens: Lens
     variant: Variant = "raw"
-    targets: tuple[str, ...] = ()
+    targets: Sequence[str] = ()
     k: int = 5
 
     def __post_init__(self) -> None:
         if self.variant not in ("raw", "normed"):
             raise LensError(f"there is no lens {self.variant!r}; use raw (no norm) or normed (the final norm first)")
-        check_count("k", self.k, most=self.lens.head.vocabulary, of="tokens", error=LensError)
+        k = check_count("k", self.k, most=self.lens.head.vocabulary, of="tokens", error=LensError)
+        object.__setattr__(self, "k", k)
+        object.__setattr__(self, "targets", tuple(check_strings("targets", self.targets, error=LensError)))
 
     @cached_property
     def target_ids(self) -> list[int]:
@@ -148,8 +150,8 @@ def read_store(
     Example:
         >>> read_store(store, Lens.of_store(store), ids=["en:12"], targets=[" shark"]).to_pandas()
     """
-    question = Question(lens, variant, tuple(targets), k)
-    names = [store.layer_name(layer) for layer in (store.layers if layers is None else layers)]
+    question = Question(lens, variant, targets, k)
+    names = store.layer_names(layers)
     pooled = store.pooling_name(pooling)
     positions = np.arange(len(store)) if ids is None else store.positions(list(ids))
     rows, states = _stored(store, lens, positions, pooled)
@@ -190,7 +192,7 @@ def read_texts(
         ModelError: the model has no head, or no such layer.
         LensError: a target that is not one token.
     """
-    question = Question(Lens.of_model(model), variant, tuple(targets), k)
+    question = Question(Lens.of_model(model), variant, targets, k)
     names = _layer_names(model, layers)
     token_ids, _ = tokenize(model, texts, model.max_tokens)
     capture = Capture(model, list(dict.fromkeys([*names, "final"])), ("tokens",), model.dtype)
@@ -231,7 +233,7 @@ def read_media(
         CorpusError: a picture or sound cannot be read.
         LensError: a target that is not one token.
     """
-    question = Question(Lens.of_model(model), variant, tuple(targets), k)
+    question = Question(Lens.of_model(model), variant, targets, k)
     names = _layer_names(model, layers)
     capture = Capture(model, list(dict.fromkeys([*names, "final"])), ("tokens",), model.dtype)
     tables = []

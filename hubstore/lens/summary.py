@@ -60,7 +60,7 @@ def lens_summary(
         QueryError: a partition, layer or pooling that the store does not have.
         LensError: a target that is not one token, or a number that is out of its range.
     """
-    names = [store.layer_name(layer) for layer in (store.layers if layers is None else layers)]
+    names = store.layer_names(layers)
     chosen = [store.partition(name).name for name in (partitions or store.partitions)]
     pooled = store.pooling_name(pooling)
     question = Question(lens, variant, tuple(targets), 1)

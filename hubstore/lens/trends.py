@@ -168,7 +168,7 @@ def language_mass(
 def _asked(
     store: StoreReader, layers: Sequence[str | int] | None, partitions: Sequence[str] | None, pooling: str | None
 ) -> tuple[list[str], list[str], str]:
-    names = list(dict.fromkeys(store.layer_name(layer) for layer in (store.layers if layers is None else layers)))
+    names = store.layer_names(layers)
     chosen = list(dict.fromkeys(store.partition(name).name for name in (partitions or store.partitions)))
     if pooling is None and "tokens" in store.poolings:
         pooling = "tokens"

@@ -140,7 +140,7 @@ class CentredLayer:
         self, queries: torch.Tensor, k: int, allowed: Allowed | None = None, *, effort: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The k nearest rows to each of `queries`, whose means are removed already; see `LayerIndex.search`."""
-        check_queries(queries, k, effort, self.layer, self.store.width)
+        queries = check_queries(queries, k, effort, self.layer, self.store.width)
         states = self.store.hidden(self.layer, self.pooling)
         scores, rows = [torch.empty(len(queries), 0, dtype=torch.float64)], [np.empty((len(queries), 0), np.int64)]
         for partition in self.store.partitions.values():

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from hubstore.checks import check_array, check_strings
 from hubstore.corpus import Item
 from hubstore.errors import NonFiniteError, QueryError
 from hubstore.query.filters import closest
@@ -109,6 +110,7 @@ def query_languages(languages: str | Sequence[str] | None, count: int) -> tuple[
     """One language for each of `count` queries, from one for all, one for each, or none."""
     if languages is None or isinstance(languages, str):
         return (languages,) * count
+    languages = check_strings("query_languages", languages, error=QueryError)
     if len(languages) != count:
         raise QueryError(f"there are {count} queries and {len(languages)} query languages; give one, or one each")
     return tuple(languages)
@@ -125,6 +127,10 @@ def _positions(store: StoreReader, ids: Sequence[str]) -> npt.NDArray[np.int64]:
 def _checked(rows: object, layer: str, count: int | None, width: int) -> torch.Tensor:
     """Floating [queries, width] of what a caller gave as vectors."""
     tensor = _as_tensor(rows, layer)
+    if not tensor.numel() and tensor.ndim in (1, 2):
+        raise QueryError(
+            f"vectors for layer {layer} have shape {list(tensor.shape)}, no query at all; give one at least"
+        )
     if tensor.ndim == 1:
         tensor = tensor[None]
     if tensor.ndim != 2 or tensor.shape[1] != width or (count is not None and len(tensor) != count):
@@ -132,8 +138,6 @@ def _checked(rows: object, layer: str, count: int | None, width: int) -> torch.T
         raise QueryError(
             f"vectors for layer {layer} have shape {list(tensor.shape)}; the store needs [{rows_wanted}, {width}]"
         )
-    if not len(tensor):
-        raise QueryError(f"vectors for layer {layer} are [0, {width}], no query at all; give one at least")
     if not torch.isfinite(tensor).all():
         raise NonFiniteError(f"a query vector for layer {layer} holds NaN or infinity; search for finite vectors")
     return tensor
@@ -142,14 +146,7 @@ def _checked(rows: object, layer: str, count: int | None, width: int) -> torch.T
 def _as_tensor(rows: object, layer: str) -> torch.Tensor:
     """Of real numbers, float32 unless they are floating already; QueryError, naming the dtype, for anything else."""
     if not isinstance(rows, torch.Tensor):
-        try:
-            array = np.asarray(rows)
-        except ValueError as error:
-            raise QueryError(f"vectors for layer {layer} are no array of numbers: {error}") from error
-        if array.dtype.kind not in "fiu":
-            raise QueryError(f"vectors for layer {layer} are of {array.dtype}; give real numbers, such as float32")
-        # NumPy's wider and other-endian numbers are none that torch has.
-        rows = torch.from_numpy(np.array(array, np.float64 if array.dtype.itemsize >= 8 else np.float32))
+        rows = torch.from_numpy(check_array(f"vectors for layer {layer}", rows, error=QueryError))
     tensor = rows.detach().cpu()
     if tensor.is_complex() or tensor.dtype == torch.bool:
         raise QueryError(f"vectors for layer {layer} are of {tensor.dtype}; give real numbers, such as float32")

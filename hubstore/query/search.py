@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from hubstore.checks import check_count
+from hubstore.checks import check_count, check_strings
 from hubstore.corpus import Item, Media
 from hubstore.corpus.remote import medium_name
 from hubstore.devices import resolve_device
@@ -127,11 +127,12 @@ def search(
     Example:
         >>> search(store, ids=["en-17"], k=3, layers=[6], exclude_same_language=True).to_pandas()
     """
-    check_count("k", k, error=QueryError)
-    names = _layer_names(store, layers)
+    k = check_count("k", k, error=QueryError)
+    names = store.layer_names(layers)
     pooled = store.pooling_name(pooling)
-    filters = Filters(_tuple(languages), _tuple(modalities), _tuple(concepts), exclude_same_language, exclude_self)
-    asked = _Asked(_tuple(ids), _tuple(texts), _media(images), _media(audio), vectors)
+    languages, modalities = _tuple("languages", languages), _tuple("modalities", modalities)
+    filters = Filters(languages, modalities, _tuple("concepts", concepts), exclude_same_language, exclude_self)
+    asked = _Asked(_tuple("ids", ids), _tuple("texts", texts), _media(images), _media(audio), vectors)
     queries = _queries(store, asked, names, pooled, query_languages, encoder, centred)
     if exclude_same_language and None in queries.languages:
         raise QueryError("to leave out the query's own language, say which it is: query_languages=...")
@@ -158,14 +159,6 @@ def search(
         "version": __version__,
     }
     return _table(store, queries, found, pooled).replace_schema_metadata({b"hubstore": json.dumps(about)})
-
-
-def _layer_names(store: StoreReader, layers: Sequence[str | int] | None) -> list[str]:
-    if layers is None:
-        return list(store.layers)
-    if not layers:
-        raise QueryError(f"no layer was asked for; {store.path} keeps {', '.join(store.layers)}")
-    return list(dict.fromkeys(store.layer_name(layer) for layer in layers))
 
 
 @dataclass(frozen=True)
@@ -311,7 +304,7 @@ def _table(store: StoreReader, queries: Queries, found: Sequence[_Hits], pooling
     return table if token is None else table.append_column("token", pa.array(token))
 
 
-def _tuple(names: Sequence[str] | None) -> tuple[str, ...] | None:
-    if isinstance(names, str):
-        return (names,)
-    return None if names is None else tuple(names)
+def _tuple(name: str, names: Sequence[str] | None) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    return tuple(check_strings(name, (names,) if isinstance(names, str) else names, error=QueryError))

@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from hubstore.analysis import ANALYSES, alignment, analyze
 from hubstore.analysis.pairs import Pair, chosen_pairs
-from hubstore.analysis.states import item_pooling, layer_names
-from hubstore.errors import AnalysisError, IndexingError, MissingDependencyError, QueryError
+from hubstore.analysis.states import item_pooling
+from hubstore.checks import check_resamples, check_seed
+from hubstore.errors import AnalysisError, IndexingError, MissingDependencyError
 from hubstore.report.examples import Example, choose_examples, find_examples
 
 if TYPE_CHECKING:
@@ -63,11 +64,11 @@ def gather(
 
     Raises:
         QueryError: a partition, layer, pooling or id that the store does not have, or both pairs and a pivot.
+        OptionError: a seed or number of resamples that it cannot be.
         AnalysisError: a pair of one partition with itself, or pooling "tokens" where there is another.
     """
-    names = tuple(layer_names(store, layers))
-    if not names:
-        raise QueryError(f"no layer was asked for; {store.path} keeps {', '.join(store.layers)}")
+    names = tuple(store.layer_names(layers))
+    seed, bootstrap = check_seed(seed), check_resamples("bootstrap", bootstrap)
     chosen = chosen_pairs(store, pairs, pivot)
     if example_ids is not None:
         store.positions(example_ids)  # an id that is not there is told before minutes of work, not after

@@ -68,6 +68,7 @@ def write_report(
     Raises:
         MissingDependencyError: Plotly or Matplotlib is not installed.
         QueryError: a partition, layer, pooling or id that the store does not have, or both pairs and pivot.
+        OptionError: a seed or number of resamples that it cannot be.
         AnalysisError: a pair of one partition with itself, or pooling "tokens" where there is another.
         HubstoreError: a file cannot be written.
 

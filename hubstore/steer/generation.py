@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from hubstore.checks import check_seed
+from hubstore.checks import check_count, check_number, check_seed
 from hubstore.errors import NonFiniteError, SteeringError
 from hubstore.extraction.members import batch_members
 from hubstore.models import Model
@@ -53,15 +53,14 @@ class Decoding:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        wrong = {
-            "max_new_tokens, which is 1 at least,": self.max_new_tokens < 1,
-            "temperature, which is 0 or above,": not 0 <= self.temperature < float("inf"),
-            "top_k, which is 1 at least,": self.top_k is not None and self.top_k < 1,
-            "top_p, which is above 0 and at most 1,": not 0 < self.top_p <= 1,
+        checked = {
+            "max_new_tokens": check_count("max_new_tokens", self.max_new_tokens, error=SteeringError),
+            "temperature": check_number("temperature", self.temperature, least=0, error=SteeringError),
+            "top_k": None if self.top_k is None else check_count("top_k", self.top_k, error=SteeringError),
+            "top_p": check_number("top_p", self.top_p, above=0, most=1, error=SteeringError),
         }
-        for name, is_wrong in wrong.items():
-            if is_wrong:
-                raise SteeringError(f"{name} is {getattr(self, name.partition(',')[0])}")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -125,9 +124,7 @@ def generate(
         NonFiniteError: steering drove the states beyond the dtype.
     """
     how, rows = decoding or Decoding(), len(prompts)
-    seeds = [0] * rows if seeds is None else list(seeds)
-    for seed in seeds:
-        check_seed(seed, error=SteeringError)
+    seeds = [0] * rows if seeds is None else [check_seed(seed, error=SteeringError) for seed in seeds]
     if len(seeds) != rows:
         raise SteeringError(f"there are {len(seeds)} seeds for {rows} prompts; give each row one")
     found: list[Continuation | None] = [None] * rows
@@ -169,11 +166,13 @@ def next_log_probabilities(
         SteeringError: see `generate`.
         NonFiniteError: see `generate`.
     """
+    most = model.require_head().vocabulary - 1
+    tokens = [check_count("a token", token, least=0, most=most, error=SteeringError) for token in tokens]
     found = torch.empty(len(prompts), len(tokens))
     for part in _parts(model, prompts, interventions, 1, batch_tokens, progress):
         with torch.inference_mode():
             logits = _logits(model, _prefill(model, part, restart).final)
-            here = (logits[:, list(tokens)] - logits.logsumexp(-1, keepdim=True)).cpu()
+            here = (logits[:, tokens] - logits.logsumexp(-1, keepdim=True)).cpu()
         for place, i in enumerate(part.members):
             _check_finite(model, prompts[i], here[place].tolist())
         found[part.members] = here
@@ -213,7 +212,9 @@ def _parts(
     placed = [one.at_media([_media_slices(prompt) for prompt in prompts]) for one in interventions]
     for intervention in placed:
         intervention.check_prompts([len(ids) for ids in token_ids])
-    budget = batch_tokens or GENERATED_TOKENS.get(model.device.type, GENERATED_TOKENS["cpu"])
+    budget = GENERATED_TOKENS.get(model.device.type, GENERATED_TOKENS["cpu"])
+    if batch_tokens is not None:
+        budget = check_count("batch_tokens", batch_tokens, error=SteeringError)
     done = 0
     for members in _batches(prompts, token_ids, new_tokens, budget):
         yield _Part(

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeGuard, get_args
 import torch
 from torch import Tensor, nn
 
+from hubstore.checks import check_number
 from hubstore.errors import SteeringError
 from hubstore.models import Model
 from hubstore.steer.directions import Direction, check_layer, check_width
@@ -54,6 +55,12 @@ class Intervention:
             raise SteeringError(
                 f"positions {self.positions!r} are not known; use all, last, media, or a list of places"
             )
+        strength: Any = self.strength.tolist() if hasattr(self.strength, "tolist") else self.strength
+        if isinstance(strength, list | tuple):
+            strength = [check_number("strength", one, error=SteeringError) for one in strength]
+        else:
+            strength = check_number("strength", strength, error=SteeringError)
+        object.__setattr__(self, "strength", strength)
         if self.vector.ndim not in (1, 2):
             raise SteeringError(f"a direction is [width] or [rows, width]; this one is {list(self.vector.shape)}")
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import torch
 
 from hubstore.arrow import read_parquet
+from hubstore.checks import check_count, check_positions, check_strings
 from hubstore.errors import CorruptStoreError, QueryError, StoreFormatError, StoreNotFoundError
 from hubstore.location import Location, Url, location, shell_word
 from hubstore.store.commit import Commit, FileRecord
@@ -170,7 +171,8 @@ class StoreReader:
         return IdLookup.of(self.items["id"])
 
     def positions(self, ids: Sequence[str]) -> Positions:
-        """int64 positions of `ids`; QueryError names the first that is not there."""
+        """int64 positions of `ids`; QueryError names the first that is not there, or is no string."""
+        ids = check_strings("ids", ids, error=QueryError)
         found = self.lookup.find(ids)
         if len(found) and found.min() < 0:
             missing = ids[int(found.argmin())]
@@ -190,6 +192,16 @@ class StoreReader:
         if name in from_last:
             return from_last[name]
         raise QueryError(f"{self.path} has no layer {name!r}; it keeps {', '.join(self.layers)}")
+
+    def layer_names(self, layers: str | int | Sequence[str | int] | None) -> list[str]:
+        """The names of one layer or several, each once, or of all; QueryError for none, or for one that is not kept."""
+        if layers is None:
+            return list(self.layers)
+        several = [layers] if isinstance(layers, str) or not isinstance(layers, Iterable) else layers
+        names = list(dict.fromkeys(self.layer_name(layer) for layer in several))
+        if not names:
+            raise QueryError(f"no layer is named; {self.path} keeps {', '.join(self.layers)}; leave layers out for all")
+        return names
 
     def pooling_name(self, pooling: str | None) -> str:
         """`pooling`, or the store's default; QueryError when the store does not keep it."""
@@ -257,7 +269,7 @@ class HiddenStates:
 
     def segments(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
         """Pieces of rows [start, stop) in order, each with its first position: [rows, width], mapped, not copied."""
-        stop = len(self) if stop is None else stop
+        start, stop = self._range(start, stop)
         piece = bisect_right(self._starts, start) - 1
         while start < stop:
             first = self._starts[piece]
@@ -267,7 +279,7 @@ class HiddenStates:
 
     def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Rows [start, stop) as a copy [rows, width] in the stored dtype."""
-        stop = len(self) if stop is None else stop
+        start, stop = self._range(start, stop)
         out = torch.empty((max(stop - start, 0), self._layout.width), dtype=self.dtype)
         for position, rows in self.segments(start, stop):
             out[position - start : position - start + len(rows)] = rows
@@ -275,12 +287,18 @@ class HiddenStates:
 
     def take(self, positions: npt.ArrayLike) -> torch.Tensor:
         """The rows at `positions` [n], in that order, as a copy [n, width] in the stored dtype."""
-        wanted = np.asarray(positions, np.int64)
-        if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
-            raise out_of_range(self, wanted)
+        wanted = check_positions(f"rows of layer {self.layer}", positions, len(self), error=QueryError)
         out = torch.empty((len(wanted), self._layout.width), dtype=self.dtype)
         gather_rows(wanted, self._starts, self._segment, out)
         return out
+
+    def _range(self, start: int, stop: int | None) -> tuple[int, int]:
+        """Rows asked for as [start, stop); QueryError where the layer has no such."""
+        of = f"rows of layer {self.layer}"
+        start = check_count("start", start, least=0, most=len(self), of=of, error=QueryError)
+        if stop is None:
+            return start, len(self)
+        return start, check_count("stop", stop, least=0, most=len(self), of=of, error=QueryError)
 
     def _segment(self, piece: int) -> torch.Tensor:
         rows = self._mapped.get(piece)
@@ -305,11 +323,6 @@ class HiddenStates:
             while len(self._mapped) >= MAPPED:  # a mapping holds a file descriptor
                 del self._mapped[next(iter(self._mapped))]
             self._mapped[piece] = rows
-
-
-def out_of_range(states: HiddenStates, wanted: Positions) -> QueryError:
-    """That rows were asked for which a layer does not have."""
-    return QueryError(f"layer {states.layer} has rows 0 to {len(states) - 1}; {wanted.max()} was asked for")
 
 
 def read_attributes(storage: Storage) -> Mapping[str, Any]:

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hubstore.errors import CorruptStoreError
+from hubstore.checks import check_positions
+from hubstore.errors import CorruptStoreError, QueryError
 from hubstore.store.commit import FileRecord
 from hubstore.store.dtypes import DTYPES, itemsize
-from hubstore.store.reader import HiddenStates, out_of_range
+from hubstore.store.reader import HiddenStates
 from hubstore.store.remote import READERS, RemoteStorage
 from hubstore.store.shardfile import chunks_of, decode_shard, index_size, read_index, used_chunks
 
@@ -39,7 +40,7 @@ class RemoteStates(HiddenStates):
 
     def segments(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
         """Pieces of rows [start, stop) in order, each with its first position; the next ones are read meanwhile."""
-        stop = len(self) if stop is None else stop
+        start, stop = self._range(start, stop)
         waiting: deque[tuple[int, int, Future[torch.Tensor]]] = deque()
         ahead = 0
         piece = bisect_right(self._starts, start) - 1
@@ -59,9 +60,7 @@ class RemoteStates(HiddenStates):
 
     def take(self, positions: npt.ArrayLike) -> torch.Tensor:
         """The rows at `positions` [n], in that order, as a copy [n, width] in the stored dtype."""
-        wanted = np.asarray(positions, np.int64)
-        if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
-            raise out_of_range(self, wanted)
+        wanted = check_positions(f"rows of layer {self.layer}", positions, len(self), error=QueryError)
         out = torch.empty((len(wanted), self._layout.width), dtype=self.dtype)
         order = np.argsort(wanted, kind="stable")
         ascending = wanted[order]

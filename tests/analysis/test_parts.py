@@ -101,11 +101,6 @@ def test_a_sum_of_blocks_depends_on_no_thread():
     assert len(sums) == 1
 
 
-def test_fewer_than_one_job_is_refused(path):
-    with pytest.raises(AnalysisError, match="0 jobs cannot share"):
-        analysis.similarity(StoreReader(path), seed=9, jobs=0)
-
-
 def killed(store, device, asked):
     if os.environ.get("HUBSTORE_TEST_PARENT") == str(os.getpid()):
         return layers.Prepared(lambda layer: [], {})

@@ -155,7 +155,7 @@ def test_what_cannot_be_mapped_is_told():
     store = parallel(["en", "zh"], related(n=12))
     with pytest.raises(AnalysisError, match="no method 'tsne'; choose from pca, umap"):
         projection(store, method="tsne")
-    with pytest.raises(AnalysisError, match="points is 1; a map by pca needs 2"):
+    with pytest.raises(AnalysisError, match="points is 1; ask for 2 at least for a map by pca"):
         projection(store, points=1)
     with pytest.raises(QueryError, match=r"memory\.hub has no language 'fr'; it has en, zh"):
         projection(store, languages=["en", "fr"])

@@ -223,7 +223,7 @@ def test_filters_over_tokens_keep_whole_items(token_store):
         ({"ids": ["item-0"], "k": 0}, "k is 0"),
         ({"ids": ["item-0", "itme-17"]}, r"'itme-17'.*closest: item-17"),
         ({"ids": ["item-0"], "layers": [9]}, r"no layer '9'; it keeps 0, 1, 2"),
-        ({"ids": ["item-0"], "layers": []}, "no layer was asked for"),
+        ({"ids": ["item-0"], "layers": []}, "no layer is named"),
         ({"ids": ["item-0"], "pooling": "last"}, r"no pooling 'last'; it keeps mean"),
         ({"ids": ["item-0"], "languages": ["de"]}, r"no language 'de'; it has en, es, zh-Hans"),
         ({"ids": ["item-0"], "modalities": ["audio"]}, r"no modality 'audio'; it has image, text"),

@@ -189,7 +189,7 @@ def test_what_cannot_be_generated_is_refused():
         generate(model, ["a"], seeds=[1, 2])
     with pytest.raises(ModelError, match="head=True"):
         generate(tiny_model("llama"), ["a"])
-    with pytest.raises(SteeringError, match="top_p, which is above 0 and at most 1, is 0"):
+    with pytest.raises(SteeringError, match="top_p is 0; it must be above 0 and 1 at most"):
         Decoding(top_p=0)
     assert generate(model, []) == []
 
