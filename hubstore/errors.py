@@ -147,5 +147,13 @@ class MissingDependencyError(HubstoreError, ImportError):
     """An optional package is needed and not installed."""
 
 
-class UnfinishedStoreWarning(UserWarning):
+class HubstoreWarning(UserWarning):
+    """Base of every warning of hubstore; the command line prints it as a note of one line."""
+
+
+class CorpusWarning(HubstoreWarning):
+    """Files that lie beside a corpus are not read."""
+
+
+class UnfinishedStoreWarning(HubstoreWarning):
     """What is read of a store is not all that its corpora have; the extraction that writes it goes on, or has to."""

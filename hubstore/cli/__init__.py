@@ -35,7 +35,7 @@ from hubstore.cli import (
 )
 from hubstore.cli.output import note
 from hubstore.cli.spelling import command_of, spelled
-from hubstore.errors import HubstoreError, OptionError, UnfinishedStoreWarning
+from hubstore.errors import HubstoreError, HubstoreWarning, OptionError
 from hubstore.version import __version__
 
 RESUMABLE = ("extract", "append")
@@ -151,7 +151,7 @@ def _line(error: Exception) -> str:
 
 def _show(otherwise: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any) -> None:
     """A warning of hubstore's is a note of one line; others are shown as Python does."""
-    if issubclass(category, UnfinishedStoreWarning):
+    if issubclass(category, HubstoreWarning):
         note(str(message))
     else:
         otherwise(message, category, *place)

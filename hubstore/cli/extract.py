@@ -223,7 +223,8 @@ def print_extraction(done: Any, corpus: Any, as_json: bool) -> None:
         out.print(f"{done.path} is complete already: {done.items:,} items")
         return
     if corpus.skipped.rows:
-        out.print(f"{corpus.skipped.rows:,} rows read from {corpus.name}", markup=False)
+        rows = corpus.skipped.rows
+        out.print(f"{rows:,} {'row' if rows == 1 else 'rows'} read from {corpus.name}", markup=False)
     if done.resumed:
         out.print(f"{done.path}: an interrupted run was gone on with, and is finished", markup=False)
     rate = progress.seconds or 1.0

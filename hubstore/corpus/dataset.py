@@ -15,7 +15,7 @@ from hubstore.corpus.item import Item
 from hubstore.corpus.readers import Dialect, kind_of
 from hubstore.corpus.rows import Row, items_of
 from hubstore.corpus.source import file_identities
-from hubstore.corpus.splits import choose_config, choose_split, configurations, table_files
+from hubstore.corpus.splits import check_others, choose_config, choose_split, configurations, tables_and_others
 from hubstore.corpus.streams import MEDIA_ROWS, ROWS, arrow_tables, first_line, quietly, scratch_cache
 from hubstore.corpus.tables import table_corpus
 from hubstore.corpus.validate import check_options
@@ -67,10 +67,13 @@ def read_dataset(
     """
     limit = check_options(limit, on_error)
     folder = Path(os.path.abspath(path_or_id))
-    if folder.is_dir() and not is_saved_dataset(folder) and (tables := table_files(folder)):
+    tables, others = tables_and_others(folder) if folder.is_dir() and not is_saved_dataset(folder) else ([], [])
+    if tables:
         if revision is not None:
             raise CorpusError(f"{folder}: a folder has no revision; leave revision= out")
         found = _of_folder(folder, tables, config, split)
+        if not configurations(folder):  # which say what is data
+            check_others(folder, others, split, with_media=bool(columns.get("image") or columns.get("audio")))
     elif not folder.is_dir():
         found = _of_hub(str(path_or_id), config, split, revision)
     else:

@@ -1,12 +1,13 @@
 """Files: what their names say, those of a folder, and what stands in the place of one."""
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal, Protocol
 
-from hubstore.errors import CorpusError
+from hubstore.errors import CorpusError, CorpusWarning
 from hubstore.location import Url
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ POINTER: Final = b"version https://git-lfs.github.com/spec/"
 
 IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 AUDIO_SUFFIXES: Final = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
+_SHOWN: Final = 5
 _LOOKED_UP: Final = 16  # files of other machines at a time
 _MODALITIES: Final = dict.fromkeys(IMAGE_SUFFIXES, "image") | dict.fromkeys(AUDIO_SUFFIXES, "audio")
 
@@ -142,6 +144,29 @@ def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
 def is_broken(entry: os.DirEntry[str]) -> bool:
     """Whether an entry of `walk` is a link to nothing."""
     return entry.is_symlink() and not os.path.exists(entry.path)
+
+
+def refuse_broken(entry: os.DirEntry[str], is_wanted: bool) -> None:
+    """Raise CorpusError for a link to nothing that is wanted, or has no suffix and may be to a folder of such files."""
+    if (is_wanted or "." not in entry.name) and is_broken(entry):
+        raise CorpusError(broken_problem(entry.path))
+
+
+def warn_of_others(folder: Path, kind: str, others: Sequence[str | os.PathLike[str]]) -> None:
+    """Warn of files of a folder that are not read where what is read is of another kind."""
+    if others:
+        warnings.warn(
+            f"{folder}: only its {kind} are read, and not {shown_names(others)}; move what is no part of the corpus "
+            "elsewhere, or name the files to read",
+            CorpusWarning,
+            stacklevel=2,
+        )
+
+
+def shown_names(names: Sequence[str | os.PathLike[str]]) -> str:
+    """The first of some names, and how many more there are."""
+    shown = ", ".join(map(str, names[:_SHOWN]))
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
 def broken_problem(path: str | os.PathLike[str]) -> str:

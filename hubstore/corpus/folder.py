@@ -19,11 +19,12 @@ from hubstore.corpus.files import (
     is_broken,
     modality_of,
     walk,
+    warn_of_others,
 )
 from hubstore.corpus.item import Item
 from hubstore.corpus.readers import Dialect, kind_of
 from hubstore.corpus.rows import Row, check_columns, checked, items_of
-from hubstore.corpus.source import file_identities
+from hubstore.corpus.source import file_identities, sampled_content
 from hubstore.corpus.tables import table_rows
 from hubstore.corpus.validate import check_options, text_problem
 from hubstore.errors import CorpusError
@@ -88,13 +89,13 @@ def read_media_folder(
     if concept_from not in CONCEPTS:
         raise CorpusError(f"concept_from is {concept_from!r}; give {', '.join(CONCEPTS)}")
     if modality not in (None, "image", "audio"):
-        raise CorpusError(f"modality is {modality!r}; give image or audio, or None for both")
+        raise CorpusError(f"modality is {modality!r}; give image or audio, or leave it out for both")
     table = _metadata(folder, metadata)
     chosen = _columns(folder, table, columns)
     dialect = Dialect(delimiter, quotes)
     if dialect != Dialect() and (table is None or kind_of(table.name) != "csv"):
         raise CorpusError(f"{folder}: has no table of delimited values; leave delimiter= and quotes= out")
-    files, broken, digest = _listing(folder, modality)
+    files, broken, digest = _listing(folder, modality, table)
 
     def read(refuse: Refuse) -> Iterator[Item]:
         rows = _Rows(folder, files, broken, table, dialect, modality, CONCEPTS[concept_from], chosen)
@@ -103,7 +104,7 @@ def read_media_folder(
     def source() -> dict[str, Any]:
         return {
             "kind": "folder",
-            "files": {"count": len(files), "names_and_sizes": digest},
+            "files": {"count": len(files), "names_and_sizes": digest, "samples": sampled_content(folder, files)},
             "metadata": file_identities([table])[0] if table else None,
             "modality": modality,
             "concept_from": concept_from,
@@ -142,9 +143,9 @@ def _columns(folder: Path, table: Path | None, options: ColumnOptions) -> Column
     return columns
 
 
-def _listing(folder: Path, modality: str | None) -> tuple[list[str], list[str], str]:
+def _listing(folder: Path, modality: str | None, table: Path | None) -> tuple[list[str], list[str], str]:
     """The paths of all files to read, links to nothing, and a digest of the files with their sizes."""
-    files, broken = [], []
+    files, broken, tables = [], [], []
     digest = hashlib.sha256()
     skip = len(f"{folder}/")
     for entry in walk(folder):
@@ -153,6 +154,8 @@ def _listing(folder: Path, modality: str | None) -> tuple[list[str], list[str], 
         if is_broken(entry) and (kind is not None or "." not in entry.name):  # to a file, or to a folder of some
             broken.append(path)
             continue
+        if kind is None and kind_of(entry.name) and entry.name not in METADATA and entry.path != str(table):
+            tables.append(path)
         if kind is None or modality not in (None, kind):
             continue
         digest.update(f"{path}\0{entry.stat().st_size}\0".encode(errors="surrogateescape"))
@@ -162,6 +165,7 @@ def _listing(folder: Path, modality: str | None) -> tuple[list[str], list[str], 
     if not files:
         sought = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES}.get(modality or "", IMAGE_SUFFIXES + AUDIO_SUFFIXES)
         raise CorpusError(f"{folder}: holds no file that ends with {', '.join(sought)}; check the path")
+    warn_of_others(folder, "images and audio", tables)
     return files, broken, digest.hexdigest()
 
 

@@ -10,7 +10,17 @@ from typing import Any, Final, Unpack, cast
 from hubstore.corpus.columns import ColumnOptions
 from hubstore.corpus.corpus import Corpus
 from hubstore.corpus.dataset import is_saved_dataset, read_dataset
-from hubstore.corpus.files import PathLike, files_of, format_suffix, is_tar, modality_of, paths_of, walk
+from hubstore.corpus.files import (
+    PathLike,
+    files_of,
+    format_suffix,
+    is_tar,
+    modality_of,
+    paths_of,
+    refuse_broken,
+    walk,
+    warn_of_others,
+)
 from hubstore.corpus.folder import METADATA, read_media_folder
 from hubstore.corpus.readers import KINDS, Dialect, kind_of
 from hubstore.corpus.remote import is_file_name, tars_below, url_of
@@ -107,9 +117,22 @@ def _open_folder(
         return read_media_folder(path, **folders, **dialect, **common)
     if kind == _TAR:
         _refuse_options(str(path), "a folder of tar archives", {**datasets, **dialect})
-        return read_webdataset([entry.path for entry in walk(path) if is_tar(entry.name)], **common)
+        return read_webdataset(_archives(path), **common)
     _refuse_options(str(path), "a dataset", folders)
     return read_dataset(path, **datasets, **dialect, **common)
+
+
+def _archives(folder: Path) -> list[str]:
+    """The tar archives of a folder, in order; CorpusError where one is a link to nothing."""
+    found, tables = [], []
+    for entry in walk(folder):
+        refuse_broken(entry, is_tar(entry.name))
+        if is_tar(entry.name):
+            found.append(entry.path)
+        elif kind_of(entry.name):
+            tables.append(os.path.relpath(entry.path, folder))
+    warn_of_others(folder, "tar archives", tables)
+    return found
 
 
 def _open_url(url: Url, dialect: Mapping[str, Any], common: Mapping[str, Any]) -> Corpus:

@@ -42,7 +42,7 @@ def read_sample(name: str, *, languages: Sequence[str] | None = None, limit: int
                 f"the sample {name!r} has no language {tag!r}; its languages are {', '.join(sorted(there))}"
             )
     if not tags:
-        raise CorpusError(f"no language of the sample {name!r} was given; give one, or None for all")
+        raise CorpusError(f"no language of the sample {name!r} was given; give one, or leave languages out for all")
     paths = {tag: there[tag] for tag in tags}
 
     def source() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a corpus is read from, as JSON can hold it, and whether two such records are of the same corpus."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 from typing import Any, Final
@@ -13,12 +13,13 @@ from hubstore.corpus.remote import RemoteFile
 from hubstore.errors import CorpusError
 
 _BLOCK: Final = 1 << 20  # bytes read at once
+_SAMPLE: Final = 1 << 14  # bytes of each of three places of a file
 _THREADS: Final = 4  # files read at once; hashing lets go of the interpreter
 
 _TIME: Final = "mtime_ns"
 """Recorded by older stores. It says nothing: a copy of a file has another."""
 
-_CONTENT: Final = {_TIME, "xxh3", "sha256", "names_and_sizes", "etag", "modified_ns"}
+_CONTENT: Final = {_TIME, "xxh3", "sha256", "names_and_sizes", "samples", "etag", "modified_ns"}
 """What tells contents apart. Compared where both records have it, since older ones have less."""
 
 
@@ -42,6 +43,32 @@ def file_identities(files: Iterable[File], folder: Path | None = None) -> list[d
 
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(describe, files))
+
+
+def sampled_content(folder: Path, names: Sequence[str]) -> str:
+    """A digest of files that are too many to be read whole: all of a small one, the ends and the middle of others.
+
+    Raises:
+        CorpusError: one of them cannot be read.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        digest = xxhash.xxh3_128()
+        for of_file in pool.map(lambda name: _sample(folder / name), names):
+            digest.update(of_file)
+        return digest.hexdigest()
+
+
+def _sample(file: Path) -> bytes:
+    try:
+        with file.open("rb", buffering=0) as opened:
+            size = os.fstat(opened.fileno()).st_size
+            digest = xxhash.xxh3_128(size.to_bytes(8, "little"))
+            for start in (0,) if size <= 3 * _SAMPLE else (0, size // 2, size - _SAMPLE):
+                opened.seek(start)
+                digest.update(opened.read(_SAMPLE if start or size > 3 * _SAMPLE else size))
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    return digest.digest()
 
 
 def same_source(one: Any, other: Any) -> bool:
@@ -73,7 +100,9 @@ def _digest(file: Path) -> tuple[int, str]:
                 digest.update(block)
                 size += len(block)
     except OSError as error:
-        raise CorpusError(
-            f"{file}: cannot be read: {error.strerror}; check that it is there and may be read"
-        ) from error
+        raise _unreadable(file, error) from error
     return size, digest.hexdigest()
+
+
+def _unreadable(file: Path, error: OSError) -> CorpusError:
+    return CorpusError(f"{file}: cannot be read: {error.strerror}; check that it is there and may be read")

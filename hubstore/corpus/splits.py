@@ -4,12 +4,27 @@ import re
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-from hubstore.corpus.files import broken_problem, is_broken, walk
+from hubstore.corpus.files import format_suffix, is_tar, modality_of, refuse_broken, shown_names, walk, warn_of_others
 from hubstore.corpus.readers import kind_of
 from hubstore.errors import CorpusError
 
 _ABOUT: Final = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Tables by their suffix, which describe a dataset."""
+
+_DOCUMENT: Final = re.compile(
+    r"^(readme|licen[cs]e|copying|notice|change(log|s)|citation|authors|contributing|requirements|makefile)\b"
+    r"|\.(md|rst|html|pdf|bib|cff|ya?ml|toml|cfg|ini|py|sh|ipynb|log|sha\d+|md5)$"
+)
+"""Names of what goes along with data and is none, in lower case."""
+
+_DATA: Final = frozenset(
+    f".{name}"
+    for name in (
+        *("arrow", "feather", "orc", "avro", "xlsx", "xls", "ods", "xml", "npy", "npz", "h5", "hdf5", "pkl", "pickle"),
+        *("pt", "sqlite", "sqlite3", "db", "tfrecord", "msgpack", "lance", "zip", "7z", "rar", "zst", "lz4", "br"),
+    )
+)
+"""Suffixes of data that no reader takes."""
 
 _SPLITS: Final = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -23,19 +38,44 @@ _NO_WORD: Final = re.compile(r"[-._ 0-9]+")
 _DEFAULT: Final = "train"
 
 
-def table_files(folder: Path) -> list[Path]:
-    """Find the tables in a folder and its folders, in order.
+def tables_and_others(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Find the tables in a folder and its folders, in order, and what is none and describes none.
 
     Raises:
-        CorpusError: One is a link to nothing.
+        CorpusError: A table, or what has no suffix and may be a folder of some, is a link to nothing.
     """
-    found = []
+    tables, others = [], []
     for entry in walk(folder):
-        if kind_of(entry.name) and entry.name not in _ABOUT:
-            if is_broken(entry):
-                raise CorpusError(broken_problem(entry.path))
-            found.append(Path(entry.path))
-    return found
+        is_table = kind_of(entry.name) is not None and entry.name not in _ABOUT
+        refuse_broken(entry, is_table or format_suffix(entry.name) in _DATA)
+        if is_table:
+            tables.append(Path(entry.path))
+        elif entry.name not in _ABOUT and not _DOCUMENT.search(entry.name.lower()):
+            others.append(Path(entry.path))
+    return tables, others
+
+
+def check_others(folder: Path, others: list[Path], split: str | None, *, with_media: bool) -> None:
+    """Say what of a folder is not read, though it is no document.
+
+    Args:
+        folder: the folder.
+        others: what is neither a table nor a document.
+        split: which is read; what is of another does not matter. None for all.
+        with_media: whether the tables name images or audio.
+
+    Raises:
+        CorpusError: Some of it is data of a format that no reader takes.
+    """
+    names = [path.relative_to(folder) for path in others if not (with_media and modality_of(path.name))]
+    names = [name for name in names if split is None or split_of(name) in (None, split)]
+    data = [name for name in names if format_suffix(name.name) in _DATA or is_tar(name.name)]
+    if data:
+        raise CorpusError(
+            f"{folder}: holds {shown_names(data)} beside its tables, which no reader of tables takes; convert it, "
+            "move it elsewhere, or name the files to read"
+        )
+    warn_of_others(folder, "tables", names)
 
 
 def configurations(folder: Path) -> list[str]:

@@ -3,17 +3,20 @@
 import csv
 import json
 import random
+import re
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hubstore.corpus import Corpus, open_corpus, read_csv, read_jsonl, read_parallel, read_parquet
+from hubstore.corpus import Corpus, open_corpus, read_csv, read_dataset, read_jsonl, read_parallel, read_parquet
 from hubstore.corpus.columns import Columns
 from hubstore.corpus.corpus import Refuse, Skipped
 from hubstore.corpus.readers import Dialect, open_table
+from hubstore.corpus.readers.parquet import ParquetTable
 from hubstore.corpus.rows import items_of
-from hubstore.errors import CorpusError
+from hubstore.errors import CorpusError, CorpusWarning
 from tests.corpus.conftest import contents
 from tests.corpus.test_tables import delimited, jsonl, parquet
 
@@ -480,3 +483,114 @@ def test_a_language_that_is_a_list_is_named_and_may_be_left_out(tmp_path):
     with pytest.raises(CorpusError, match="line 1, column 'language'"):
         list(open_corpus(tmp_path / "a.jsonl").items())
     assert [item.id for item in open_corpus(tmp_path / "a.jsonl", on_error="skip").items()] == ["2"]
+
+
+def array(elements, sep=b",\n"):
+    return b"[" + sep.join(elements) + b"]"
+
+
+@pytest.mark.parametrize("sep", [b",", b",\n"])
+def test_an_element_of_an_array_that_is_not_utf8_is_left_out_alone(tmp_path, sep):
+    path = tmp_path / "x.json"
+    path.write_bytes(
+        array([b'{"text":"a"}', b'{"text":"caf\xe9"}', b'{"text":"\xc3\xa9 \\udc00x"}', b'{"text":"b"}'], sep)
+    )
+    corpus = open_corpus(path, language_tag="en", on_error="skip")
+    assert [item.text for item in corpus.items()] == ["a", "b"]
+    assert "element 2: holds the byte 0xe9, which is not UTF-8" in corpus.skipped.messages[0]
+    assert corpus.skipped.rows == 4
+
+
+def test_an_array_on_one_line_is_read_a_block_at_a_time(tmp_path):
+    path = tmp_path / "x.json"
+    rows = [f'{{"text":"{"é" * size}{number}"}}'.encode() for number, size in enumerate([3, 200_000, 1] * 20)]
+    path.write_bytes(b"\xef\xbb\xbf " + array(rows, b", "))
+    tracemalloc.start()
+    texts = [len(item.text) for item in open_corpus(path, language_tag="en").read(Refuse(Skipped()))]
+    assert len(texts) == 60
+    assert tracemalloc.get_traced_memory()[1] < 4e6 < path.stat().st_size
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
+@pytest.mark.parametrize("row", ['{"text":"a","text":"b"}', '{"text":"a: b","about":{"c":1,"c":2}}'])
+def test_a_key_that_an_object_has_twice_is_an_error_of_its_row(tmp_path, name, row):
+    rows = ['{"text":"see: http://a"}', row, '{"text":"c"}']
+    (tmp_path / name).write_text(f"[{','.join(rows)}]" if name == "x.json" else "\n".join(rows))
+    corpus = open_corpus(tmp_path / name, language_tag="en", on_error="skip")
+    assert [item.text for item in corpus.items()] == ["see: http://a", "c"]
+    assert re.search(r"x\.jsonl?, (line|element) 2: has the key '(text|c)' twice; ", corpus.skipped.messages[0])
+
+
+@pytest.mark.parametrize("quotes", [None, False])
+def test_lines_that_end_as_on_old_macs_are_named_with_their_remedy(tmp_path, quotes):
+    (tmp_path / "x.csv").write_bytes(b"id,text,language\r1,a,en\r2,b,en\r")
+    with pytest.raises(CorpusError, match="carriage return alone, as on old Macs; convert them: tr "):
+        contents(open_corpus(tmp_path / "x.csv", quotes=quotes))
+
+
+class _Remote:
+    """A file of another machine, as Parquet is read from one."""
+
+    def __init__(self, path):
+        self.path, self.name, self.opened = path, path.name, []
+
+    def open(self, mode="rb"):
+        self.opened.append(self.path.open(mode))
+        return self.opened[-1]
+
+
+def test_parquet_of_another_machine_is_closed_when_it_was_read_or_left(tmp_path, rows):
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    for leave in (False, True):
+        file = _Remote(path)
+        table = ParquetTable(file, Columns())
+        table.seek(1)
+        read = table.rows()
+        next(read)
+        if leave:
+            read.close()
+        else:
+            list(read)
+        assert len(file.opened) == 2
+        assert all(opened.closed for opened in file.opened)
+
+
+def test_data_beside_tables_that_no_reader_takes_is_named(tmp_path):
+    for name in ("README.md", "LICENSE", "data/train.jsonl", "old/test.xlsx"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"id":"1","text":"a"}')
+    with pytest.raises(CorpusError, match=r"holds old/test\.xlsx beside its tables, which no reader of tables takes;"):
+        read_dataset(tmp_path, language_tag="en")
+    assert texts(read_dataset(tmp_path, split="train", language_tag="en")) == [("1", "a")]
+    for name in ("b.jsonl.zst", "c.tar", "d.arrow"):
+        (tmp_path / "data" / name).touch()
+    with pytest.raises(CorpusError, match=r"holds data/b\.jsonl\.zst, data/c\.tar, data/d\.arrow beside"):
+        read_dataset(tmp_path, split="train", language_tag="en")
+
+
+@pytest.mark.parametrize("link", ["more", "more.jsonl", "more.parquet.gz", "more.xlsx"])
+def test_a_link_to_nothing_beside_tables_is_named(tmp_path, link):
+    (tmp_path / "a.jsonl").write_text('{"id":"1","text":"a"}')
+    (tmp_path / link).symlink_to(tmp_path / "gone")
+    with pytest.raises(CorpusError, match=rf"{link}: is a link to .*gone, where nothing is; mend the link"):
+        open_corpus(tmp_path, language_tag="en")
+
+
+def test_files_of_another_kind_than_is_read_are_warned_of(tmp_path, recwarn):
+    (tmp_path / "a.jsonl").write_text('{"id":"1","text":"a"}')
+    (tmp_path / "README.md").touch()
+    open_corpus(tmp_path, language_tag="en")
+    assert not recwarn
+    (tmp_path / "x.dat").touch()
+    with pytest.warns(CorpusWarning, match=r"only its tables are read, and not x\.dat; "):
+        open_corpus(tmp_path, language_tag="en")
+    (tmp_path / "1.png").touch()
+    (tmp_path / "2.png").touch()
+    with pytest.warns(CorpusWarning, match=r"only its images and audio are read, and not a\.jsonl; "):
+        open_corpus(tmp_path)
+    for name in ("1.tar", "2.tar", "3.tar"):
+        (tmp_path / name).touch()
+    with pytest.warns(CorpusWarning, match=r"only its tar archives are read, and not a\.jsonl; "):
+        open_corpus(tmp_path)

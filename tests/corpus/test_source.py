@@ -74,6 +74,17 @@ def test_a_corpus_copied_anew_is_the_same_and_one_of_other_content_and_equal_siz
     assert not same_source(source_of(path), before)
 
 
+@pytest.mark.parametrize("size", [100, 1 << 16, 1 << 20])
+@pytest.mark.parametrize("place", [0, 0.5, 1])
+def test_a_folder_whose_image_was_replaced_by_one_of_its_size_is_another(tmp_path, size, place):
+    content = picture_bytes(0).ljust(size, b"\0")
+    (tmp_path / "0.png").write_bytes(content)
+    before = source_of(tmp_path)
+    at = round(place * (size - 1))
+    (tmp_path / "0.png").write_bytes(content[:at] + b"?" + content[at + 1 :])
+    assert not same_source(source_of(tmp_path), before)
+
+
 def test_a_folder_of_pictures_is_known_by_names_and_sizes(tmp_path):
     for number in range(2):
         (tmp_path / f"{number}.png").write_bytes(picture_bytes(number))

@@ -1,5 +1,6 @@
 """JSON files that are one array of objects."""
 
+import codecs
 import json
 from collections.abc import Iterator
 from itertools import islice
@@ -8,17 +9,17 @@ from typing import Final
 
 from hubstore.corpus.corpus import Refuse
 from hubstore.corpus.files import File
-from hubstore.corpus.readers.lines import decoded, raw_lines
+from hubstore.corpus.readers.jsonl import checked_object
+from hubstore.corpus.readers.lines import BLOCK, raw_blocks
 from hubstore.corpus.rows import Row
 from hubstore.errors import CorpusError
 
-_LINES: Final = 1024  # read at once, and twice as many where an object has more
 _SPACE: Final = " \t\r\n"
 
 
 def is_array(file: File) -> bool:
     """Whether a JSON file begins as an array does."""
-    first = next((line for line in raw_lines(file) if line.strip()), b"")
+    first = next((block for block in raw_blocks(file) if block.strip()), b"")
     return first.lstrip().startswith(b"[")
 
 
@@ -42,45 +43,67 @@ class JsonArray:
                 yield Row(name, "element", number, value, folder)
             else:
                 self._refuse.count()
-                problem = f"holds a JSON {type(value).__name__}, and no object"
-                self._refuse(CorpusError(f"{name}, element {number}: {problem}"))
+                self._refuse(CorpusError(f"{name}, element {number}: {value}"))
 
     def _values(self) -> Iterator[object]:
+        """The array's elements; of one that is no object, or not valid by itself, what is wrong with it."""
         decode = json.JSONDecoder().raw_decode
-        lines = enumerate(raw_lines(self._file), start=1)
-        text, at, number, size, begun, comma = "", 0, 0, _LINES, False, True
+        blocks, text, at, number, comma = self._text(), "", 0, 0, True
+        text = next(blocks, "").lstrip(_SPACE).removeprefix("[")
         while True:
-            more = [decoded(line, self._file, line_number) for line_number, line in islice(lines, size)]
-            text, at, size = text[at:] + "".join(more), 0, size * 2
-            if not begun and text:
-                text, begun = text.lstrip().removeprefix("["), True
-            while True:
-                while at < len(text) and text[at] in _SPACE:
-                    at += 1
-                if at < len(text) and text[at] == "]" and (not comma or not number):
-                    self._require_end(text[at + 1 :], lines, number)
-                    return
-                if not comma and at < len(text):
-                    if text[at] != ",":
-                        raise self._error(number, "no comma is before it; check that the file is whole")
-                    at, comma = at + 1, True
+            at = _next_place(text, at)
+            if at < len(text) and text[at] == "]" and (not comma or not number):
+                if text[at + 1 :].strip() or any(block.strip() for block in blocks):
+                    raise self._error(number, "it stands behind the end of the array; write one array a file")
+                return
+            if not comma and at < len(text):
+                if text[at] != ",":
+                    raise self._error(number, "no comma is before it; check that the file is whole")
+                at, comma = at + 1, True
+                continue
+            try:
+                value, end = decode(text, at)
+                whole = end < len(text)  # what ends with the block may be the beginning of a longer number
+            except RecursionError:
+                raise self._error(number, "the JSON is nested too deeply; flatten it") from None
+            except ValueError as error:
+                value, end, whole, problem = None, at, False, getattr(error, "msg", str(error))
+            if not whole:
+                # As much again as what is there: an object of many blocks is not parsed once for each.
+                more = "".join(islice(blocks, 1 + (len(text) - at) // BLOCK))
+                if more:
+                    text, at = text[at:] + more, 0
                     continue
-                try:
-                    value, at = decode(text, at)
-                except RecursionError:
-                    raise self._error(number, "the JSON is nested too deeply; flatten it") from None
-                except ValueError as error:
-                    if more:
-                        break
-                    shown = getattr(error, "msg", str(error))
-                    raise self._error(number, f"not valid JSON: {shown}; check that the file is whole") from None
-                number, size, comma = number + 1, _LINES, False
-                yield value
+                if end == at:
+                    raise self._error(number, f"not valid JSON: {problem}; check that the file is whole")
+            number, comma = number + 1, False
+            yield self._checked(value, text[at:end])
+            at = end
 
-    def _require_end(self, text: str, lines: Iterator[tuple[int, bytes]], number: int) -> None:
-        """Raise where anything follows the array: it would be passed over."""
-        if text.strip() or any(line.strip() for _, line in lines):
-            raise self._error(number, "it stands behind the end of the array; write one array a file, or JSON Lines")
+    def _text(self) -> Iterator[str]:
+        """The file in blocks; a byte that is not UTF-8 is half of a surrogate pair, which no text holds."""
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        yield from map(decoder.decode, raw_blocks(self._file))
+        yield decoder.decode(b"", True)
+
+    @staticmethod
+    def _checked(value: object, text: str) -> object:
+        """An element that was parsed of a text; a ValueError saying why it is no row."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            byte = ord(text[error.start]) - 0xDC00
+            return ValueError(f"holds the byte 0x{byte:02x}, which is not UTF-8; convert the file to UTF-8")
+        try:
+            return checked_object(value, text)
+        except ValueError as error:
+            return error
 
     def _error(self, number: int, problem: str) -> CorpusError:
         return CorpusError(f"{self._file.name}, element {number + 1}: {problem}")
+
+
+def _next_place(text: str, at: int) -> int:
+    while at < len(text) and text[at] in _SPACE:
+        at += 1
+    return at

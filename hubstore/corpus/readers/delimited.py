@@ -21,6 +21,9 @@ _LONGEST: Final = 1 << 26
 """Characters of a row of several lines; a quotation mark that is never closed would hold the rest of the file."""
 
 _PLAIN: Final = "or read quotation marks as they stand with quotes=False"
+_OLD_MAC: Final = (
+    "the lines end with a carriage return alone, as on old Macs; convert them: tr '\\r' '\\n' < old.csv > new.csv"
+)
 _REMEDY: Final = f"double a quotation mark inside a quoted field, {_PLAIN}"
 
 
@@ -103,6 +106,8 @@ class Delimited:
         header = next(self._records, None)
         if header is None:
             raise CorpusError(f"{self._file}: the file is empty; give a file with a header and at least one row")
+        if any("\r" in name for name in header):
+            raise CorpusError(f"{self._file}: {_OLD_MAC}")
         twice = next((name for name in header if name and header.count(name) > 1), None)
         if twice is not None:
             raise CorpusError(f"{self._file}: the header has the column {twice!r} twice; rename one")
@@ -196,6 +201,8 @@ class Delimited:
     def _problem(self, message: str) -> str:
         """What Python's reader tripped over, in our words."""
         lines = f"line {self._record[0][0]}" if self._record else "its line"
+        if "new-line character" in message and not self._header:
+            return _OLD_MAC
         if "new-line character" in message:
             return f"a carriage return stands in a field of {lines} that is not quoted; quote the field, {_PLAIN}"
         if "unexpected end" in message:

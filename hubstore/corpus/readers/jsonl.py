@@ -86,9 +86,23 @@ def json_object(text: str) -> dict[str, Any]:
         raise ValueError("the JSON is nested too deeply; flatten it, or leave the line out") from None
     except (ValueError, StopIteration):
         value = _loads(text.rstrip())
+    return checked_object(value, text)
+
+
+def checked_object(value: Any, text: str) -> dict[str, Any]:
+    """What a text was parsed to; ValueError where it is no object, or an object in it has a key twice."""
     if not isinstance(value, dict):
         raise ValueError(f"holds a JSON {type(value).__name__}, and no object")
+    if text.count(":") != len(value):  # else each key has its own, and none was lost
+        json.loads(text, object_pairs_hook=_once)
     return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"has the key {twice!r} twice; rename one, or remove it")
 
 
 def _loads(text: str) -> Any:

@@ -7,12 +7,14 @@ import lzma
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO, Final, cast
 
 from hubstore.corpus.files import File, refuse_pointer
 from hubstore.errors import CorpusError
 
 _OPENERS: Final[dict[str, Callable[..., Any]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+BLOCK: Final = 1 << 16
 
 
 def read_lines(file: File) -> Iterator[str]:
@@ -35,20 +37,37 @@ def raw_lines(file: File) -> Iterator[bytes]:
     Raises:
         CorpusError: Naming the file and the line before: it, or its compressed data, cannot be read.
     """
-    refuse_pointer(file)
     number = 0
+    with _opened(file, lambda: f"line {number}") as opened:
+        first = opened.readline().removeprefix(codecs.BOM_UTF8)
+        if first:
+            number = 1
+            yield first
+        for number, line in enumerate(opened, start=2):  # noqa: B007  # an error names it
+            yield line
+
+
+def raw_blocks(file: File) -> Iterator[bytes]:
+    """The bytes of a file in blocks, without a byte order mark.
+
+    Raises:
+        CorpusError: Naming the file and the byte before: it, or its compressed data, cannot be read.
+    """
+    read = 0
+    with _opened(file, lambda: f"byte {read}") as opened:
+        while block := opened.read(BLOCK):
+            yield block if read else block.removeprefix(codecs.BOM_UTF8)
+            read += len(block)
+
+
+@contextmanager
+def _opened(file: File, place: Callable[[], str]) -> Iterator[BinaryIO]:
+    refuse_pointer(file)
     try:
         with file.open("rb") as raw, _unpacked(raw, file.name) as opened:
-            first = opened.readline().removeprefix(codecs.BOM_UTF8)
-            if first:
-                number = 1
-                yield first
-            for number, line in enumerate(opened, start=2):  # noqa: B007  # the error below names it
-                yield line
+            yield opened
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise CorpusError(
-            f"{file}, after line {number}: cannot be read: {error}; check that the file is whole"
-        ) from error
+        raise CorpusError(f"{file}, after {place()}: cannot be read: {error}; check that the file is whole") from error
 
 
 def decoded(line: bytes, file: File, number: int) -> str:

@@ -1,6 +1,7 @@
 """Parquet: only the columns asked for are decoded."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -63,12 +64,14 @@ class ParquetTable:
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(error) from error
 
-    def _open(self) -> Any:
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
         import pyarrow.parquet as pq
 
         refuse_pointer(self._file)
-        source = self._file if isinstance(self._file, Path) else self._file.open("rb")
-        return pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER)
+        # Given a path, pyarrow would close the file; given a file, it leaves that to us.
+        with self._file.open("rb") as source, pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER) as opened:
+            yield opened
 
     def _names(self, opened: Any) -> list[str]:
         names: list[str] = opened.schema_arrow.names

@@ -62,7 +62,7 @@ def unknown(name: str, names: Collection[str]) -> InvalidError:
     """That there is no parameter or field `name`, and which of `names` it may have meant."""
     shown = name if len(name) <= SHOWN_NAME else name[:SHOWN_NAME] + "…"
     near = difflib.get_close_matches(name[:SHOWN_NAME], names, 1, 0.5)
-    there = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(names)) or 'none'}"
+    there = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(sorted(names)) or 'none'}"
     return InvalidError(f"there is no parameter {shown!r} here; {there}")
 
 
