@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from starlette.datastructures import Headers
-from starlette.middleware.gzip import GZipResponder, IdentityResponder
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hubstore.serve.formats import MEDIA_TYPES
@@ -27,19 +27,18 @@ class Compression:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._compressing = GZipMiddleware(app, SMALLEST, LEVEL, exclude_content_types=WHOLE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # Starlette's looks for the word alone, and would compress for "gzip;q=0".
         takes = takes_gzip(",".join(Headers(scope=scope).getlist("accept-encoding")))
-        responder = (
-            GZipResponder(self._app, SMALLEST, LEVEL, exclude_content_types=WHOLE)
-            if takes
-            else IdentityResponder(self._app, SMALLEST, exclude_content_types=WHOLE)
-        )
-        await responder(scope, receive, send)
+        others = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
+        scope["headers"] = [*others, (b"accept-encoding", b"gzip" if takes else b"identity")]
+        await self._compressing(scope, receive, send)
 
 
 def takes_gzip(accepted: str) -> bool:

@@ -10,7 +10,6 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 
-from starlette._utils import get_route_path
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -58,6 +57,12 @@ RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADER
 PUBLIC = ("/", "/healthz", "/api/docs", "/api/openapi.json")
 PUBLIC_FOLDER = "/static/"
 """What needs no token, as the router sees its path: it tells nothing of the stores. All else does, there or not."""
+
+
+def route_path(scope: Scope) -> str:
+    """The path of a request as the router sees it: without that under which the application is mounted."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if path == root or path.startswith(f"{root}/") else path
 
 
 VIOLATION = 1008
@@ -124,7 +129,7 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         try:
-            self._check(get_route_path(scope), headers)
+            self._check(route_path(scope), headers)
         except RequestError as error:
             await refusal(error)(scope, receive, send)
             return
@@ -134,7 +139,7 @@ class Guard:
     async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Open a websocket, where a route has one, for whom a request would be answered."""
         try:
-            self._check(get_route_path(scope), dict(scope["headers"]))
+            self._check(route_path(scope), dict(scope["headers"]))
         except RequestError as error:
             await send({"type": "websocket.close", "code": VIOLATION, "reason": str(error)})
             return

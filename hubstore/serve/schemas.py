@@ -44,6 +44,8 @@ class StoreSummary(BaseModel):
     name: str
     revision: str = Field(description="Digest of the store's commits: changes when, and only when, its content does.")
     items: int
+    complete: bool = Field(description="Whether all items of its corpora are in it.")
+    unfinished: str | None = Field(description="What is missing, and how to finish it.")
     model: str | None
     layers: list[str]
     poolings: list[str]

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,10 +15,15 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+import hubstore
 from hubstore import Corpus, Item, extract
+from hubstore.errors import CorpusUnreachableError
 from hubstore.serve import Limits, create_app
 from hubstore.serve.compression import takes_gzip
 from hubstore.serve.routes.pages import static_files
+from hubstore.store import StoreReader
+from tests.extraction.test_generations import away_at, extracted
+from tests.extraction.test_generations import items as corpus_of
 from tests.report.test_media import made_up
 from tests.serve.servers import served
 from tests.tiny_models import tiny_language_model
@@ -253,3 +260,31 @@ def test_no_two_files_of_the_pages_have_one_name():
     files = static_files()
     assert files["docs.js"].parent.name == "docs"
     assert files["api.js"].parent.name == "dashboard"
+
+
+def test_a_browser_that_has_a_preview_or_a_file_costs_no_reading_of_it(folder, monkeypatch):
+    path = "/api/stores/media"
+    with served(folder / "media.hub", originals=True) as server:
+        item = next(one for one in records(server.get(f"{path}/items", limit=1000)) if one["preview"])
+        tag = {"If-None-Match": server.get(f"{path}/preview", id=item["id"]).headers["etag"]}
+        for owner, read in ((StoreReader, "preview"), (Path, "read_bytes")):
+            monkeypatch.setattr(owner, read, lambda *arguments: pytest.fail("it is read"))
+        assert server.get(f"{path}/preview", tag, id=item["id"]).status == 304
+        assert server.get(f"{path}/media", tag, id=item["id"]).status == 304
+
+
+def test_a_store_that_is_unfinished_says_so_in_the_list_and_by_itself(folder, tmp_path):
+    begun = tmp_path / "begun.hub"
+    with pytest.raises(CorpusUnreachableError):
+        extracted(away_at(corpus_of("a", 50), 30), begun)
+    with served(begun, folder / "words.hub") as server:
+        unfinished, whole = server.get("/api/stores").json["stores"]
+        for found in (unfinished, server.get("/api/stores/begun").json):
+            assert not found["complete"]
+            assert found["unfinished"].startswith("its corpus 'a' is unfinished: 20 items of it so far; run the same")
+        assert (whole["complete"], whole["unfinished"]) == (True, None)
+
+
+def test_only_public_modules_of_the_web_framework_are_used():
+    for file in (Path(hubstore.__file__).parent / "serve").rglob("*.py"):
+        assert not re.search(r"(starlette|fastapi)\.[\w.]*\b_|Responder", file.read_text()), file

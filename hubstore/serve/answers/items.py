@@ -95,21 +95,32 @@ def one(snapshot: Snapshot, name: str) -> dict[str, Any]:
     return {**found, "equivalents": _equivalents(snapshot, found["concept"], int(positions[0]))}
 
 
+def require_preview(snapshot: Snapshot, name: str) -> None:
+    """NotThereError where an item has no thumbnail or clip, which is not read for that."""
+    if not previews(snapshot, snapshot.positions([name]))[0]:
+        raise NotThereError(f"{snapshot.name} keeps no preview of item {name!r}")
+
+
 def preview(snapshot: Snapshot, name: str) -> tuple[bytes, str]:
     """An item's thumbnail or clip, and what kind of file it is; NotThereError where there is none."""
-    data = snapshot.preview(name) if previews(snapshot, snapshot.positions([name]))[0] else None
-    if data is None:
-        raise NotThereError(f"{snapshot.name} keeps no preview of item {name!r}")
+    require_preview(snapshot, name)
+    data = snapshot.preview(name)
+    assert data is not None, name
     return data, mime_of(data)
+
+
+def require_original(snapshot: Snapshot, name: str) -> tuple[str, str]:
+    """Where the file of an image or audio is, and which it is; NotThereError for a text."""
+    row = snapshot.items.slice(int(snapshot.positions([name])[0]), 1).to_pylist()[0]
+    if row["media"] is None or row["modality"] not in ("image", "audio"):
+        raise NotThereError(f"there is no file of item {name!r} that can be given")
+    return row["media"], row["modality"]
 
 
 def original(snapshot: Snapshot, name: str, most: int) -> tuple[bytes, str]:
     """The file of a picture or a sound, and its kind; NotThereError where there is none that can be decoded."""
-    row = snapshot.items.slice(int(snapshot.positions([name])[0]), 1).to_pylist()[0]
-    path, modality = row["media"], row["modality"]
+    path, modality = require_original(snapshot, name)
     try:
-        if path is None or modality not in ("image", "audio"):
-            raise CorpusError("it is a text")
         data = media_bytes(Media(path))
         if len(data) > most:
             raise CorpusError("it is too large")

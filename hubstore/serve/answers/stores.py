@@ -15,11 +15,13 @@ from hubstore.serve.snapshot import Snapshot
 
 def summary(snapshot: Snapshot) -> dict[str, Any]:
     """A store in a list."""
-    partitions = snapshot.partitions.values()
+    partitions, unfinished = snapshot.partitions.values(), snapshot.unfinished
     return {
         "name": snapshot.name,
         "revision": snapshot.revision,
         "items": len(snapshot),
+        "complete": unfinished is None,
+        "unfinished": None if unfinished is None else str(public(str(unfinished))),
         "model": public(snapshot.attributes.get("model", {}).get("id")),
         "layers": list(snapshot.layers),
         "poolings": list(snapshot.poolings),

@@ -84,6 +84,7 @@ async function route({ view, params }) {
       plural(info.items, "item"),
       ", ",
       plural(info.layers.length, "layer"),
+      !info.complete && " · unfinished",
     );
     now.view = VIEWS[name].open({ stores, store, info });
     fill(part("view"), now.view.node);

@@ -34,7 +34,7 @@ function card(one, chosen) {
         "aria-current": one.name === chosen ? "true" : null,
       },
       h("strong", {}, bdi(one.name)),
-      h("span", {}, plural(one.items, "item")),
+      h("span", {}, plural(one.items, "item"), !one.complete && ", unfinished"),
       h("span", { class: "soft" }, bdi(modelName(one.model))),
     ),
   );
@@ -51,6 +51,7 @@ function heading(info) {
     "div",
     { class: "lead" },
     h("h1", {}, bdi(info.name)),
+    info.unfinished && h("p", { role: "note" }, bdi(info.name), ": ", info.unfinished),
     h(
       "p",
       { class: "soft" },

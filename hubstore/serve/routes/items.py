@@ -61,19 +61,25 @@ async def item(call: CallOf, id: Id) -> Response:
 async def preview(call: CallOf, id: Id, revision: Name | None = None, if_none_match: Tag = None) -> Response:
     """An item's thumbnail (WebP) or clip (MP3). With the store's `revision`, browsers keep it for good."""
     from hubstore.serve.answers.items import preview as found
+    from hubstore.serve.answers.items import require_preview
 
-    return await _media(call, lambda: found(call.snapshot, id), revision, if_none_match)
+    snapshot = call.snapshot
+    return await _media(
+        call, lambda: require_preview(snapshot, id), lambda: found(snapshot, id), revision, if_none_match
+    )
 
 
 @router.get("/media", response_class=Response, responses=MEDIA)
 async def media(call: CallOf, id: Id, revision: Name | None = None, if_none_match: Tag = None) -> Response:
     """The file of an item that is a picture or a sound, where the server was started with --originals."""
-    from hubstore.serve.answers.items import original
+    from hubstore.serve.answers.items import original, require_original
 
     if not call.service.originals:
         raise NotThereError("this server gives no files of items; it was started without --originals")
-    most = call.service.limits.upload
-    return await _media(call, lambda: original(call.snapshot, id, most), revision, if_none_match)
+    snapshot, most = call.snapshot, call.service.limits.upload
+    return await _media(
+        call, lambda: require_original(snapshot, id), lambda: original(snapshot, id, most), revision, if_none_match
+    )
 
 
 @router.get("/hidden", responses=TABLE)
@@ -93,7 +99,9 @@ async def hidden(
     return await call.table("hidden", lambda: (found(snapshot, ids, layers, pooled, most), {"pooling": pooled}))
 
 
-async def _media(call: CallOf, find: Found, revision: str | None, seen: str | None) -> Response:
+async def _media(
+    call: CallOf, require: Callable[[], object], find: Found, revision: str | None, seen: str | None
+) -> Response:
     tag = f'"{call.snapshot.revision}"'
     headers = {
         REVISION: call.snapshot.revision,
@@ -103,7 +111,8 @@ async def _media(call: CallOf, find: Found, revision: str | None, seen: str | No
         if revision == call.snapshot.revision
         else "private, no-cache",
     }
-    data, kind = await call.service.work.run(find)  # first: what is not there has no tag
     if has_tag(seen, tag):
+        await call.service.work.run(require)  # what is not there has no tag
         return Response(status_code=304, headers=headers)
+    data, kind = await call.service.work.run(find)
     return Response(data, headers=headers, media_type=kind)
