@@ -15,7 +15,8 @@ TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 """Largest relative distance ||batched - single|| / ||single|| of states at a layer, by compute dtype.
 
 It is that of any token in float32, where rounding alone gives about 1e-6; in half precision, where it gives 2e-3 and
-2e-2 and may send single tokens of a mixture to other experts, the mean over an item's tokens.
+2e-2 and may send single tokens of a mixture to other experts, the mean over an item's tokens, and no token may be
+further off than `sample.ROW` has it.
 """
 
 PADDED_MEDIA = {torch.float32: 1e-5}
@@ -104,6 +105,13 @@ def checks_of(attributes: Mapping[str, Any]) -> dict[str, SelfCheck]:
     """By modality, the self-checks that a store keeps."""
     kept = {"text": attributes.get("self_check"), **attributes.get("media_checks", {})}
     return {modality: SelfCheck.from_json(check) for modality, check in kept.items() if check is not None}
+
+
+def batching_of(attributes: Mapping[str, Any], generation: int) -> dict[str, Batching]:
+    """By modality, how the batches of a generation were made, where the store says so of each generation."""
+    every = (one for corpus in attributes["corpora"] for one in corpus["generations"])
+    kept = next(one.get("batching", {}) for one in every if one["generation"] == generation)
+    return {modality: Batching.from_json(batching) for modality, batching in kept.items()}
 
 
 def described_checks(checks: Mapping[str, SelfCheck]) -> dict[str, Any]:

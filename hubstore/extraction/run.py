@@ -12,41 +12,31 @@ from typing import Any
 
 import hubstore.version
 from hubstore.corpus import Corpus
-from hubstore.errors import CorpusError, HubstoreError, ModelError, SelfCheckError
+from hubstore.errors import CorpusError, HubstoreError, ModelError
+from hubstore.extraction.batching import BatchingChecks
 from hubstore.extraction.capture import Capture
 from hubstore.extraction.checks import SelfCheck, checks_of, described_checks
-from hubstore.extraction.compiled import COMPILE_FROM, block_parameters
 from hubstore.extraction.generations import Generations
-from hubstore.extraction.media import MediaFeed, media_task, processes_for, read_rows
+from hubstore.extraction.media import MediaFeed, media_task, processes_for
 from hubstore.extraction.pipeline import Progress, run_shards
 from hubstore.extraction.plan import (
     GENERATION_ITEMS,
     NoItemsError,
     Plan,
-    PlannedItems,
     PlannedShard,
     discard_plan,
     make_plan,
 )
-from hubstore.extraction.prepare import Work, tokenized
+from hubstore.extraction.prepare import Work
 from hubstore.extraction.resume import Begun, begin_append, begin_extract, is_described, refuse_other_folder
 from hubstore.extraction.room import require_room
-from hubstore.extraction.sampling import READ, choose_sample, choose_texts, largest_media, longest_texts, sampled_rows
-from hubstore.extraction.selfcheck import PackingAsked, media_check, mixes_items, self_check
 from hubstore.extraction.settings import Settings
 from hubstore.extraction.token_counts import TokenCounts
 from hubstore.extraction.workers import Engine
-from hubstore.models import Batching, Model, length_borders
+from hubstore.models import Batching, Model
 from hubstore.store import DTYPES, Layout, Location, Storage, StoreReader, Url, open_storage, write_metadata
 from hubstore.store.layout import ROOT, group_metadata
 from hubstore.store.reader import read_attributes, read_commits
-
-FILLED = 16
-"""The share of a run's tokens, one in so many, that the self-check may spend on a full batch, unless it must."""
-
-MEDIA_SAMPLED = 16
-MEDIA_CHECKED = 6
-"""Pictures or sounds that are read for the self-check, and those that it runs."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +202,7 @@ class _Job:
         resumed = begun.plan is not None or (begun.entry is not None and generations.next() is not None)
         committed = {commit.shard for commit in begun.commits}
         capture = Capture(self.model, self.layout.layers, self.layout.poolings, DTYPES[self.layout.dtype])
-        check: SelfCheck | None = None
+        checks = BatchingChecks(self.storage, capture, self.settings, self.watch.checked)
         done, last = Progress(), None
         plan = begun.plan or self._plan(generations, begun)
         while plan is not None:
@@ -220,7 +210,7 @@ class _Job:
             with self._refused_whole(begun=resumed or last is not None):
                 self._require_room(left)
                 self.watch.planned(plan)
-                how, check = self._check(capture, plan, check, begun.number)
+                how = self._check(checks, plan, begun.number)
             work = Work(self.storage, self.layout, self.settings, plan, how, self.corpus.skip_errors, self.processes)
             total = sum(shard.stop - shard.start for shard in left)
             deal_out = run_shards if self.engine is None else self.engine.run_shards
@@ -233,7 +223,7 @@ class _Job:
         items = sum(commit.items for commit in read_commits(self.storage))
         if not items:
             raise CorpusError(f"none of {done.skipped} items can be read; the first: {next(iter(done.broken), None)}")
-        return Extraction(self.storage.root, items, done.items, resumed, done, check, last)
+        return Extraction(self.storage.root, items, done.items, resumed, done, checks.shown.get("text"), last)
 
     @contextlib.contextmanager
     def _refused_whole(self, *, begun: bool) -> Iterator[None]:
@@ -281,84 +271,14 @@ class _Job:
                 self.model.require_modality(modality)
         return plan
 
-    def _tokenize(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of those texts that the model can read."""
-        return [list(ids) for ids in tokenized(self.model, self.settings, texts)[0] if ids]
-
-    def _check(
-        self, capture: Capture, plan: Plan, check: SelfCheck | None, number: int
-    ) -> tuple[Mapping[str, Batching], SelfCheck | None]:
+    def _check(self, checks: BatchingChecks, plan: Plan, number: int) -> Mapping[str, Batching]:
         """By modality, how to make batches: from the store, or from self-checks that then go into the store."""
         described = read_attributes(self.storage) if self.storage.exists(ROOT) else None
-        before = checks_of(described) if described else {}
-        modalities = dict.fromkeys(modality for modality, _, _ in plan.partitions)
         if described is not None and is_described(described, plan.generation):
-            return {modality: before[modality].how() for modality in modalities}, check
-        checks: dict[str, SelfCheck] = {}
-        for modality in modalities:
-            known = before.get(modality)
-            if modality == "text":
-                checked = self._self_check(capture, plan, known, check)
-            else:
-                checked = known or self._media_check(capture, plan, modality)
-            if checked not in (check, known):
-                self.watch.checked(checked)
-            checks[modality] = checked if known is None else self._as_before(known, checked)
-        self._describe(plan, described, {**before, **checks}, number)
-        return {modality: checks[modality].how() for modality in modalities}, checks.get("text", check)
-
-    def _as_before(self, before: SelfCheck, check: SelfCheck) -> SelfCheck:
-        """Batches as the store has them already, or stricter ones."""
-        if before.batching == "packed" != check.batching:
-            raise SelfCheckError(
-                f"{self.storage.root} was made with packed batches, and {self.model.identity['id']} cannot be packed "
-                f"on {self.model.device}: {check.refused}; go on where the store was made, or make a new one"
-            )
-        return before.joined(check)
-
-    def _media_check(self, capture: Capture, plan: Plan, modality: str) -> SelfCheck:
-        """Check on a sample of the plan's pictures or sounds, those that can be read."""
-        task = media_task(self.model, self.settings)
-        items = PlannedItems(self.storage)
-        largest = largest_media(items, plan, modality, MEDIA_CHECKED)
-        rows = {row["id"]: row for row in (*sampled_rows(items, plan, modality, MEDIA_SAMPLED), *largest)}
-        read = [read_rows(task, [row])[0] for row in rows.values()]
-        inputs = [item.inputs for item in read if item.inputs is not None]
-        if not inputs:
-            raise CorpusError(f"none of {len(read)} {modality} items that were tried can be read; {read[0].error}")
-        lengths = [self.model.adapters[modality].length_of(item) for item in inputs]
-        chosen = [inputs[i] for i in choose_sample(lengths, MEDIA_CHECKED)]
-        return media_check(capture, modality, chosen, self.settings.media_tokens)
-
-    def _self_check(self, capture: Capture, plan: Plan, before: SelfCheck | None, known: SelfCheck | None) -> SelfCheck:
-        """Check on a sample of the plan's texts; where the store has batches of one kind already, that kind.
-
-        What an earlier generation of this run has shown is `known`: it holds for texts that are no longer.
-        """
-        assert self.settings.batch_tokens is not None
-        assert self.settings.max_tokens is not None
-        items = PlannedItems(self.storage)
-        longest = self._tokenize(longest_texts(items, plan))
-        if known is not None and max(map(len, longest), default=0) <= known.longest:
-            return known
-        texts = [row["text"] for row in sampled_rows(items, plan, "text", READ)]
-        whole = self._tokenize(texts) or longest
-        if not whole:
-            why = tokenized(self.model, self.settings, texts[:1])[2][0]
-            raise CorpusError(f"none of {len(texts)} texts that were tried can be read; the first: {why}")
-        sample = choose_texts(whole, longest, length_borders(self.model.trunk.config))
-        tokens = plan.items * sum(map(len, whole)) // len(whole)
-        packing = None
-        if (before.batching if before else self.settings.batching) == "packed":
-            compile_them = before.compiled if before else self._compiling_pays(tokens)
-            packing = PackingAsked(self.settings.batch_tokens, self.settings.max_tokens, compile_them)
-        fill = tokens if mixes_items(self.model) else tokens // FILLED
-        return self_check(capture, sample, self.settings.padding, packing, self.settings.batch_tokens, fill)
-
-    def _compiling_pays(self, tokens: int) -> bool:
-        if self.settings.compile != "auto":
-            return self.settings.compile == "on"
-        return tokens * block_parameters(self.model.blocks) >= COMPILE_FROM
+            return checks.recorded(plan, described)
+        found = checks.check(plan, described)
+        self._describe(plan, described, found, number)
+        return {modality: check.how() for modality, check in found.items()}
 
     def _describe(
         self, plan: Plan, described: Mapping[str, Any] | None, checks: Mapping[str, SelfCheck], number: int
@@ -368,7 +288,8 @@ class _Job:
         `number` is that of its corpus, which others may have been appended to since.
         """
         corpora = list(described["corpora"]) if described else []
-        summary = plan.summary()
+        batching = {modality: check.how().to_json() for modality, check in checks.items()}
+        summary = {**plan.summary(), "batching": batching}
         if plan.corpus_offset:
             entry = dict(corpora[number])
             entry["generations"] = [*entry["generations"], summary]
@@ -392,7 +313,7 @@ class _Job:
                 "hubstore": hubstore.version.__version__,
             }
         )
-        attributes |= described_checks(checks)
+        attributes |= described_checks({**checks_of(attributes), **checks})
         write_metadata(self.storage, self.layout, {**attributes, "corpora": corpora}, rows, token_rows)
 
     def _describe_end(self, number: int) -> None:

@@ -145,11 +145,6 @@ def media_check(
         return replace(_slower(model, why, modality, {"alike": sample, "single": sample}, plain), reference=reference)
 
 
-def mixes_items(model: Model) -> bool:
-    """Whether items may compete for room in a batch: a mixture of experts, as the configuration names them."""
-    return any("expert" in name or "capacity" in name for name in model.trunk.config.to_dict())
-
-
 def _text_sample(capture: Capture, token_ids: Sequence[Sequence[int]], room: int, fill: int) -> Sample:
     model = capture.model
     lengths = np.array([len(ids) for ids in token_ids], np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -52,6 +52,15 @@ class Batching:
     borders: tuple[int, ...] = ()
     varies_beyond: int | None = None
     restores: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As kept in a store."""
+        return {**asdict(self), "borders": list(self.borders)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Batching:
+        """Back from a store."""
+        return cls(**{**data, "borders": tuple(data["borders"])})
 
 
 @dataclass(frozen=True)

@@ -224,6 +224,26 @@ def test_sounds_can_be_added_to_a_store_of_texts(tmp_path):
     assert set(store.attributes["media_checks"]) == {"audio"}
 
 
+def test_longer_sounds_than_any_checked_are_checked_whether_they_come_later_or_are_appended(tmp_path):
+    def sounds(prefix, *seconds):
+        return Corpus.from_items(
+            [
+                Item(f"{prefix}{i}", "", "zxx", None, "audio", Media(f"{i}", wav(sound(i, of))))
+                for i, of in enumerate(seconds)
+            ]
+        )
+
+    seen, path, settings = [], tmp_path / "x.hub", Settings(dtype="float32", layers=("1",))
+    watch = Watch(checked=seen.append)
+    model = tiny_media_model("wav2vec2")
+    extract(sounds("a", 0.3, 0.4, 0.2, 0.4, 0.8, 0.2), model, path, settings, watch=watch, generation_items=2)
+    assert len(seen) == 2
+    assert seen[0].longest < seen[1].longest == max(StoreReader(path).items["tokens"].to_pylist())
+    append(sounds("b", 0.3, 1.2), model, path, watch=watch)
+    longest = max(StoreReader(path).items["tokens"].to_pylist())
+    assert seen[-1].longest == StoreReader(path).attributes["media_checks"]["audio"]["longest"] == longest
+
+
 @pytest.mark.parametrize("name", ["clip", "whisper-encoder", "wav2vec2", "vit", "clap"])
 def test_encoders_and_pairs_of_towers_are_extracted(name, tmp_path):
     modality = FAMILIES[name].modality

@@ -285,6 +285,23 @@ def test_the_last_layer_is_checked_too_through_the_final_norm_where_there_is_one
         self_check(capture, ids, "right")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_one_wrong_token_of_a_long_item_fails_the_check_in_half_precision_and_rounding_passes(dtype):
+    ids = [[5 + (7 * i + j) % 300 for j in range(n)] for i, n in enumerate((120, 110, 100))]
+    model = tiny_model("llama", dtype=dtype)
+    capture = Capture(model, ("1", "3"), ("mean",), torch.float32)
+    assert self_check(capture, ids, "right").batching == "padded"
+
+    def turn_one(module, args, output):
+        if len(output) > 1:
+            output[0, 40] *= -1
+
+    model.blocks[2].register_forward_hook(turn_one)
+    check = self_check(capture, ids, "right")
+    assert check.batching == "single"
+    assert "padded states differ, most at layer 3" in check.refused
+
+
 class _NeedsMore(transformers.BertModel):
     def forward(self, input_ids=None, attention_mask=None, **options):
         if input_ids.shape[1] > 8:
