@@ -40,7 +40,7 @@ def encode(
     require_same_model(store, model)
     if pooling == "tokens":
         raise QueryError("an item is many rows under pooling tokens; query by text under last, mean or first")
-    settings = Settings.from_json(store.attributes["settings"]).resolve(model)
+    settings = Settings.of_store(store.attributes).resolve(model)
     states = torch.empty((len(layers), len(items), model.width))
     checks = checks_of(store.attributes)
     capture = Capture(model, layers, (pooling,), torch.float32)

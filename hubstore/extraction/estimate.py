@@ -200,7 +200,9 @@ def _begun(folder: Path, corpus: Corpus, model: Model, settings: Settings) -> _B
     storage = LocalStorage(folder)
     if not storage.exists(ROOT):
         return _Begun()
-    entry = read_attributes(storage)["corpora"][-1]
+    entry = next(reversed(read_attributes(storage)["corpora"]), None)
+    if entry is None or not entry["identity"]:
+        return _Begun()
     there = entry["identity"]
     asked = (settings.to_json(), model.identity["weights"])
     if (Settings.from_json(there["settings"]).to_json(), there["model"]["weights"]) != asked:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hubstore.corpus import same_source
+from hubstore.corpus import Corpus, same_source
 from hubstore.errors import CorruptStoreError, StoreError, StoreExistsError
 from hubstore.extraction.plan import Plan, discard_plan, load_plan
-from hubstore.extraction.settings import Settings
+from hubstore.extraction.settings import Settings, is_older
 from hubstore.store import Layout, Location, Storage, write_metadata
 from hubstore.store.commit import Commit
-from hubstore.store.layout import ROOT
+from hubstore.store.layout import ROOT, commit_key
 from hubstore.store.reader import read_attributes, read_commits
 from hubstore.store.unfinished import Unfinished, unfinished_corpus
 
@@ -45,7 +45,7 @@ class Begun:
         return corpora[self.number] if self.number < len(corpora) else None
 
 
-def begin_extract(storage: Storage, identity: Mapping[str, Any]) -> Begun:
+def begin_extract(storage: Storage, identity: Mapping[str, Any], corpus: Corpus) -> Begun:
     """The store of an extraction: new, or left by an earlier run of the same.
 
     A store of no item is begun anew where something else is asked for.
@@ -53,8 +53,10 @@ def begin_extract(storage: Storage, identity: Mapping[str, Any]) -> Begun:
     Args:
         storage: locked by the caller.
         identity: what is asked for.
+        corpus: what is asked for; it is opened before anything is removed to make room for it.
 
     Raises:
+        CorpusError: the corpus cannot be read, or is empty.
         StoreExistsError: it was begun with another request.
         StoreError: a corpus that was appended later is unfinished.
         CorruptStoreError: commits are there, and nothing that describes them.
@@ -62,20 +64,26 @@ def begin_extract(storage: Storage, identity: Mapping[str, Any]) -> Begun:
     attributes, commits, plan = _found(storage)
     corpora = _corpora(attributes)
     unfinished = _unfinished(attributes, commits, plan)
-    requests = [entry["identity"] for entry in corpora] + ([plan.identity] if plan else [])
+    found = [_differences(entry, identity) for entry in corpora]
     if not any(commit.items for commit in commits):
         done = attributes is not None and unfinished is None and plan is None
-        if done or any(differences(there, identity) for there in requests):
+        if done or any(found) or (plan is not None and differences(plan.identity, identity)):
+            _open(corpus)
             _clear(storage)
             return Begun(None, (), None, 0)
         return Begun(attributes, commits, plan, 0)
-    _refuse_other_run(storage.root, requests[0], identity, unfinished)
+    if not found:
+        raise StoreExistsError(
+            f"{storage.root} was not written by an extraction, so none can go on with it; give the new store another "
+            "path"
+        )
+    _refuse_other_run(storage.root, found[0], unfinished)
     if unfinished is not None and unfinished.number:
         raise StoreError(f"{storage.root}: {unfinished}; what this command asks for is there")
     return Begun(attributes, commits, _own(storage, plan, attributes, 0), 0)
 
 
-def begin_append(storage: Storage, identity: Mapping[str, Any]) -> Begun:
+def begin_append(storage: Storage, identity: Mapping[str, Any], corpus: Corpus) -> Begun:
     """A store to which a corpus is added, or in which an interrupted run of that corpus is finished.
 
     An appended corpus of which nothing is committed makes room for another.
@@ -83,23 +91,27 @@ def begin_append(storage: Storage, identity: Mapping[str, Any]) -> Begun:
     Args:
         storage: locked by the caller.
         identity: what is asked for.
+        corpus: what is asked for; it is opened before anything is removed to make room for it.
 
     Raises:
+        CorpusError: the corpus cannot be read, or is empty.
         StoreError: another corpus is unfinished.
     """
     attributes, commits, plan = _found(storage)
     number = len(_corpora(attributes))
     unfinished = _unfinished(attributes, commits, plan)
     if attributes is not None and unfinished is not None:
-        if not differences(attributes["corpora"][unfinished.number]["identity"], identity):
+        if not _differences(attributes["corpora"][unfinished.number], identity):
             number = unfinished.number
         elif unfinished.items or not unfinished.number:
             raise StoreError(f"{storage.root}: {unfinished}, and then append another corpus")
         else:
             number = unfinished.number
-            attributes = _taken_back(storage, attributes, commits, number)
+            _open(corpus)
+            attributes, commits = _taken_back(storage, attributes, commits, number)
             plan = None
-    if plan is not None and differences(plan.identity, identity):
+    described = plan is not None and attributes is not None and is_described(attributes, plan.generation)
+    if plan is not None and not described and differences(plan.identity, identity):
         discard_plan(storage)
         plan = None
     return Begun(attributes, commits, _own(storage, plan, attributes, number), number)
@@ -125,46 +137,53 @@ def refuse_other_folder(root: Path) -> None:
 
 def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """What differs between the request that a store was begun with and another; nothing where they agree."""
-    there = {**there, "settings": _settings_of_today(there["settings"], asked["settings"])}
+    there = {**there, "settings": Settings.from_json(there.get("settings", {})).to_json()}
     found = []
     for part, value in asked.items():
-        before = there[part]
+        before = there.get(part)
         if before == value or (part == "corpus" and _is_same_corpus(before, value)):
             continue
         if isinstance(value, dict) and isinstance(before, dict):
             keys = sorted(k for k in {*value, *before} if value.get(k) != before.get(k))
             found += [f"{part} {k} (there {before.get(k)!r:.60}, asked {value.get(k)!r:.60})" for k in keys]
         else:
-            found.append(f"{part} (there {before!r}, asked {value!r})")
+            found.append(f"{part} (there {before!r:.60}, asked {value!r:.60})")
     return found
 
 
-def _is_same_corpus(there: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+def _differences(entry: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """What differs between a corpus of a store and what is asked for.
+
+    Padded batches were once of no fewer tokens than the longest item may have, whatever was asked for.
+    """
+    there, settings = dict(entry["identity"]), asked["settings"]
+    before = there.get("settings", {})
+    most = before.get("batch_tokens")
+    if is_older(entry) and most == before.get("max_tokens") == max(settings["batch_tokens"], settings["max_tokens"]):
+        there["settings"] = {**before, "batch_tokens": settings["batch_tokens"]}
+    return differences(there, asked)
+
+
+def _is_same_corpus(there: Any, asked: Mapping[str, Any]) -> bool:
     """Whether it is the corpus that was begun with; a run that stopped at what cannot be read may leave it out now."""
-    if there.get("on_error") == "stop":
+    if isinstance(there, Mapping) and there.get("on_error") == "stop":
         there = {**there, "on_error": asked.get("on_error")}
     return same_source(there, asked)
 
 
-def _settings_of_today(there: Mapping[str, Any], asked: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings of a store; padded batches were once of no fewer tokens than the longest item may have."""
-    settings = Settings.from_json(there).to_json()
-    if settings["batch_tokens"] == settings["max_tokens"] == max(asked["batch_tokens"], asked["max_tokens"]):
-        settings["batch_tokens"] = asked["batch_tokens"]
-    return settings
-
-
-def _refuse_other_run(
-    root: Location, there: Mapping[str, Any], asked: Mapping[str, Any], unfinished: Unfinished | None
-) -> None:
+def _refuse_other_run(root: Location, found: Sequence[str], unfinished: Unfinished | None) -> None:
     """An unfinished or finished run may only be gone on with by the same command on the same corpus."""
-    found = differences(there, asked)
     if found:
         state = f"; {unfinished}" if unfinished else ""
         raise StoreExistsError(
             f"{root} was begun with another request: {'; '.join(found)}. To go on with it, ask for the same; "
             f"to add another corpus to a finished store, use append; else give the new store another path{state}"
         )
+
+
+def _open(corpus: Corpus) -> None:
+    """Read the first item of a corpus: one that cannot be read makes nothing else give way."""
+    next(corpus.batches(1), None)
 
 
 def _found(storage: Storage) -> tuple[Mapping[str, Any] | None, tuple[Commit, ...], Plan | None]:
@@ -210,20 +229,25 @@ def _own(storage: Storage, plan: Plan | None, attributes: Mapping[str, Any] | No
 
 def _taken_back(
     storage: Storage, attributes: Mapping[str, Any], commits: Sequence[Commit], number: int
-) -> Mapping[str, Any]:
-    """A store's attributes without the corpus of that number, of which nothing is committed; its files are removed."""
+) -> tuple[Mapping[str, Any], tuple[Commit, ...]]:
+    """A store without the corpus of that number, of which no item is committed: its attributes and commits.
+
+    Its files are removed, commits of no item among them.
+    """
     discard_plan(storage)
-    known = {key for commit in commits for key in commit.files}
-    for folder in ("hidden", "items", "previews"):
+    gone = {one["generation"] for one in attributes["corpora"][number]["generations"]}
+    left = tuple(commit for commit in commits if commit.generation not in gone)
+    known = {key for commit in left for key in (*commit.files, commit_key(commit.shard))}
+    for folder in ("commits", "hidden", "items", "previews"):
         for key in storage.list(folder):
             if key not in known and not key.endswith(ROOT):
                 storage.delete(key)
-    left = {**attributes, "corpora": [entry for i, entry in enumerate(attributes["corpora"]) if i != number]}
+    corpora = [entry for i, entry in enumerate(attributes["corpora"]) if i != number]
     layout = Layout.from_json(attributes)
-    rows = max(commit.shard * layout.shard_rows + commit.items for commit in commits)
-    tokens = max(commit.first_token_shard * layout.shard_rows + commit.tokens for commit in commits)
-    write_metadata(storage, layout, left, rows, tokens)
-    return left
+    rows = max((commit.shard * layout.shard_rows + commit.items for commit in left), default=0)
+    tokens = max((commit.first_token_shard * layout.shard_rows + commit.tokens for commit in left), default=0)
+    write_metadata(storage, layout, {**attributes, "corpora": corpora}, rows, tokens)
+    return {**attributes, "corpora": corpora}, left
 
 
 def _clear(storage: Storage) -> None:

@@ -110,7 +110,7 @@ def extract(
     watching = watch or Watch()
     job = _Job(storage, corpus, model, settings, layout, watching, generation_items, engine, processes, ignore_space)
     with storage.lock():
-        return job.run(begin_extract(storage, job.identity))
+        return job.run(begin_extract(storage, job.identity, corpus))
 
 
 def append(
@@ -136,11 +136,11 @@ def append(
     storage = open_storage(path)
     store = StoreReader(path, storage)
     require_same_model(store, model)
-    settings = Settings.from_json(store.attributes["settings"]).resolve(model)
+    settings = Settings.of_store(store.attributes).resolve(model)
     layout, watching = store.layout, watch or Watch()
     job = _Job(storage, corpus, model, settings, layout, watching, generation_items, engine, processes, ignore_space)
     with storage.lock():
-        return job.run(begin_append(storage, job.identity))
+        return job.run(begin_append(storage, job.identity, corpus))
 
 
 def require_same_model(store: StoreReader, model: Model) -> None:

@@ -153,6 +153,23 @@ class Settings:
         }
         return cls(**values)
 
+    @classmethod
+    def of_store(cls, attributes: Mapping[str, Any]) -> Settings:
+        """Those that a store was made with, for what is added to it or asked of it now."""
+        settings = cls.from_json(attributes["settings"])
+        widened = settings.batching != "packed" and settings.batch_tokens == settings.max_tokens
+        if widened and any(is_older(entry) for entry in attributes["corpora"][:1]):
+            return replace(settings, batch_tokens=None)
+        return settings
+
+
+def is_older(entry: Mapping[str, Any]) -> bool:
+    """Whether a corpus of a store was extracted when padded batches were of no fewer tokens than the longest item.
+
+    Generations then had no shards' numbers.
+    """
+    return bool(entry["generations"]) and "shards" not in entry["generations"][0]
+
 
 def _resolve_layers(layers: Sequence[str], model: Model) -> tuple[str, ...]:
     there = model.layer_names()

@@ -54,17 +54,39 @@ def unfinished_corpus(
     items: Counter[int] = Counter()
     for commit in commits:
         items[commit.generation] += commit.items
-    corpora = attributes.get("corpora", ())
+    corpora = attributes["corpora"]
     for number, entry in enumerate(corpora):
-        generations = entry.get("generations", [])  # none in a store that something else wrote
+        generations = entry["generations"]
         missing = tuple(shard for one in generations for shard in missing_shards(one, committed))
         last = number == len(corpora) - 1
         begun = last and bool(generations) and "shards" not in generations[-1] and planned()
-        more = bool(entry.get("more"))
-        if missing or more or begun:
+        if missing or entry["more"] or begun:
             so_far = sum(items[one["generation"]] for one in generations)
-            return Unfinished(entry["name"], number, so_far, missing, more)
+            return Unfinished(entry["name"], number, so_far, missing, entry["more"])
     return None
+
+
+def with_defaults(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A corpus as the metadata describes it, whole: older stores and other programs leave parts out.
+
+    Raises:
+        TypeError, ValueError: a part is of another kind.
+    """
+    whole = {"name": "", "identity": {}, "more": False, "generations": [], **entry}
+    whole["generations"] = [_generation(**one) for one in whole["generations"]]
+    for key, kind in (("name", str), ("identity", Mapping), ("more", bool)):
+        if not isinstance(whole[key], kind):
+            raise TypeError(f"{key} is {whole[key]!r:.60}")
+    return whole
+
+
+def _generation(*, generation: int, items: int = 0, fingerprint: str | None = None, **others: Any) -> dict[str, Any]:
+    start, stop = others.get("shards", (0, 0))
+    numbers = {"generation": generation, "items": items, "shards": start, "its end": stop}
+    wrong = next((name for name, number in numbers.items() if not isinstance(number, int)), None)
+    if wrong:
+        raise TypeError(f"{wrong} is {numbers[wrong]!r:.60}")
+    return {"generation": generation, "items": items, "fingerprint": fingerprint, **others}
 
 
 def missing_shards(generation: Mapping[str, Any], committed: Set[int]) -> Iterable[int]:

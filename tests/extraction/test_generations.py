@@ -19,14 +19,17 @@ from hubstore.corpus import Corpus, Item, open_corpus
 from hubstore.errors import (
     CorpusError,
     CorpusUnreachableError,
+    CorruptStoreError,
     NonFiniteError,
     StoreError,
     StoreExistsError,
+    StoreFormatError,
     UnfinishedStoreWarning,
 )
 from hubstore.extraction import Settings, append, extract
 from hubstore.extraction.spool import ItemStream, KnownIds, spool
-from hubstore.store import LocalStorage, StoreReader
+from hubstore.store import LocalStorage, StoreReader, write_shard
+from hubstore.store.reader import NO_ITEMS
 from tests.extraction.test_crash import content
 from tests.tiny_models import tiny_model
 
@@ -214,6 +217,68 @@ def test_an_append_of_which_nothing_is_committed_makes_room_for_another(tmp_path
     assert content(path) == content(whole)
 
 
+def test_an_append_of_which_no_item_is_committed_gives_way_whole_once_the_other_corpus_is_open(tmp_path, monkeypatch):
+    path, whole = tmp_path / "x.hub", tmp_path / "whole.hub"
+    for store in (path, whole):
+        extracted(items("a", 5), store)
+
+    def stop_after_a_broken_shard(work, capture, shards, **options):
+        none = {pooling: torch.zeros(1, 0, 32, dtype=torch.float16) for pooling in work.layout.poolings}
+        write_shard(work.storage, work.layout, shards[0].shard, NO_ITEMS, none, generation=work.plan.generation)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hubstore.extraction.run.run_shards", stop_after_a_broken_shard)
+    with pytest.raises(KeyboardInterrupt):
+        appended(items("b", 50), path)
+    monkeypatch.undo()
+    before = {key: data for key, data in content(path).items() if not key.startswith("plan/")}
+    assert [commit.items for commit in StoreReader(path).commits] == [5, 0]
+    for unreadable, error in ((away_at(items("c", 5), 0), CorpusUnreachableError), (items("c", 0), CorpusError)):
+        with pytest.raises(error):
+            appended(unreadable, path)
+        assert content(path) == before
+    for store in (path, whole):
+        appended(items("c", 5), store)
+    assert content(path) == content(whole)
+
+
+@pytest.mark.parametrize(
+    "corpora",
+    [
+        "a",
+        [1],
+        [{"generations": [{"items": 5}]}],
+        [{"generations": [{"generation": 0, "shards": [0]}]}],
+        [{"generations": 3}],
+        [{"identity": "x"}],
+    ],
+)
+def test_metadata_of_other_programs_that_cannot_be_read_is_named(tmp_path, corpora):
+    extracted(items("a", 5), tmp_path / "x.hub")
+    described_as(tmp_path / "x.hub", corpora=corpora)
+    for use in (StoreReader, lambda path: extracted(items("a", 5), path), lambda path: appended(items("b", 5), path)):
+        with pytest.raises(CorruptStoreError, match=r"zarr\.json: its 'corpora' are no list of corpora with numbered"):
+            use(tmp_path / "x.hub")
+
+
+def test_what_other_programs_leave_out_of_the_metadata_is_a_default_or_one_clear_line(tmp_path):
+    path = tmp_path / "x.hub"
+    extracted(items("a", 5), path)
+    described_as(path, corpora=[{}])
+    assert StoreReader(path).unfinished is None
+    with pytest.raises(StoreExistsError, match="was begun with another request: settings"):
+        extracted(items("a", 5), path)
+    assert appended(items("b", 5), path).items == 10
+    described_as(path, corpora=None, model=None)
+    with pytest.raises(StoreFormatError, match=r"zarr\.json has no 'model'"):
+        appended(items("c", 5), path)
+    with pytest.raises(StoreExistsError, match="was not written by an extraction"):
+        extracted(items("a", 5), path)
+    described_as(path, layers=None)
+    with pytest.raises(StoreFormatError, match=r"zarr\.json has no 'layers'"):
+        StoreReader(path)
+
+
 def test_a_corpus_with_other_times_is_the_same_corpus(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text("".join(json.dumps({"id": str(i), "text": f"text {i}", "language": "en"}) + "\n" for i in range(9)))
@@ -297,22 +362,54 @@ def test_a_run_that_leaves_out_rows_is_not_gone_on_with_by_one_that_stops_at_the
     assert extracted(open_corpus(str(file), on_error="skip"), tmp_path / "x.hub").items == 3
 
 
-def test_padded_batches_of_an_earlier_release_are_gone_on_with(tmp_path):
-    """It recorded the longest item there could be as the tokens of a batch, whatever was asked for."""
-    extracted(items("a", 5), tmp_path / "x.hub")
-    root = tmp_path / "x.hub/zarr.json"
+def described_as(path, **changes):
+    """Changes a store's attributes; None removes one."""
+    root = path / "zarr.json"
     described = json.loads(root.read_text())
-    for settings in (
-        described["attributes"]["hubstore"]["settings"],
-        described["attributes"]["hubstore"]["corpora"][0]["identity"]["settings"],
-    ):
-        settings["max_tokens"] = settings["batch_tokens"] = 128
+    attributes = described["attributes"]["hubstore"] | changes
+    described["attributes"]["hubstore"] = {key: value for key, value in attributes.items() if value is not None}
     root.write_text(json.dumps(described))
+
+
+def widened(path, *, older):
+    """As an earlier release left a store: it took the longest item there could be for the tokens of a batch."""
+    root = path / "zarr.json"
+    described = json.loads(root.read_text())
+    attributes = described["attributes"]["hubstore"]
+    for settings in (attributes["settings"], attributes["corpora"][0]["identity"]["settings"]):
+        settings["max_tokens"] = settings["batch_tokens"] = 128
+    if older:
+        for key in ("shards", "batching"):
+            del attributes["corpora"][0]["generations"][0][key]
+    root.write_text(json.dumps(described))
+
+
+def test_padded_batches_of_an_earlier_release_are_gone_on_with(tmp_path):
+    extracted(items("a", 5), tmp_path / "x.hub")
+    widened(tmp_path / "x.hub", older=True)
     asked = replace(SETTINGS, batch_tokens=64)
     done = extract(items("a", 5), tiny_model("gpt2"), tmp_path / "x.hub", asked, generation_items=GENERATION)
     assert (done.items, done.extracted) == (5, 0)
     with pytest.raises(StoreExistsError, match="batch_tokens"):
         extract(items("a", 5), tiny_model("gpt2"), tmp_path / "x.hub", SETTINGS, generation_items=GENERATION)
+
+
+def test_a_store_of_this_release_is_not_gone_on_with_in_smaller_batches(tmp_path):
+    extracted(items("a", 5), tmp_path / "x.hub")
+    widened(tmp_path / "x.hub", older=False)
+    asked = replace(SETTINGS, batch_tokens=64)
+    with pytest.raises(StoreExistsError, match=r"batch_tokens \(there 128, asked 64\)"):
+        extract(items("a", 5), tiny_model("gpt2"), tmp_path / "x.hub", asked, generation_items=GENERATION)
+
+
+@pytest.mark.parametrize(("older", "tokens"), [(True, 2048), (False, 128)])
+def test_what_is_appended_to_a_store_of_an_earlier_release_goes_in_batches_of_todays_size(tmp_path, older, tokens):
+    extracted(items("a", 5), tmp_path / "x.hub")
+    widened(tmp_path / "x.hub", older=older)
+    appended(items("b", 5), tmp_path / "x.hub")
+    store = StoreReader(tmp_path / "x.hub")
+    assert store.attributes["corpora"][1]["identity"]["settings"]["batch_tokens"] == tokens
+    assert Settings.of_store(store.attributes).resolve(tiny_model("gpt2")).batch_tokens == tokens
 
 
 def test_token_rows_of_two_generations_that_lack_commits_lie_behind_one_another(tmp_path):
