@@ -220,7 +220,7 @@ def test_an_append_of_which_nothing_is_committed_makes_room_for_another(tmp_path
 def test_an_append_of_which_no_item_is_committed_gives_way_whole_once_the_other_corpus_is_open(tmp_path, monkeypatch):
     path, whole = tmp_path / "x.hub", tmp_path / "whole.hub"
     for store in (path, whole):
-        extracted(items("a", 5), store)
+        extracted(items("a", 20), store)
 
     def stop_after_a_broken_shard(work, capture, shards, **options):
         none = {pooling: torch.zeros(1, 0, 32, dtype=torch.float16) for pooling in work.layout.poolings}
@@ -232,7 +232,7 @@ def test_an_append_of_which_no_item_is_committed_gives_way_whole_once_the_other_
         appended(items("b", 50), path)
     monkeypatch.undo()
     before = {key: data for key, data in content(path).items() if not key.startswith("plan/")}
-    assert [commit.items for commit in StoreReader(path).commits] == [5, 0]
+    assert [commit.items for commit in StoreReader(path).commits] == [20, 0]
     for unreadable, error in ((away_at(items("c", 5), 0), CorpusUnreachableError), (items("c", 0), CorpusError)):
         with pytest.raises(error):
             appended(unreadable, path)
