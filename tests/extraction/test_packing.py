@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hubstore.corpus import Item, read_sample
-from hubstore.errors import SelfCheckError, StoreError
+from hubstore.errors import StoreError
 from hubstore.extraction import Capture, PackingAsked, Settings, Watch, append, encode, extract, self_check
 from hubstore.extraction.compiled import compiled_blocks
 from hubstore.extraction.members import batch_members
@@ -137,16 +137,26 @@ def test_a_callers_model_is_left_as_it_was(tmp_path):
     extract(items(10), model, tmp_path / "y.hub", SETTINGS)
 
 
-def test_a_packed_store_takes_no_padded_items(tmp_path):
+def test_a_generation_that_cannot_be_packed_is_padded_in_a_packed_store_and_the_store_says_so(tmp_path):
     path = tmp_path / "x.hub"
-    extract(items(20, "first"), tiny_model("llama"), path, SETTINGS)
+    settings = replace(SETTINGS, poolings=("mean",))
+    extract(items(20, "first"), tiny_model("llama"), path, settings)
+    packed = content(path)
     model = tiny_model("llama")
     vars(model)["takes_position_ids"] = False
-    with pytest.raises(
-        SelfCheckError, match=r"x\.hub was made with packed batches, and tiny-llama cannot be packed on"
-    ):
-        append(items(10, "second"), model, path)
-    assert len(StoreReader(path)) == 20
+    append(items(10, "second"), model, path)
+    store = StoreReader(path)
+    generations = [one for corpus in store.attributes["corpora"] for one in corpus["generations"]]
+    assert [one["batching"]["text"]["kind"] for one in generations] == ["packed", "padded"]
+    check = store.attributes["self_check"]
+    assert (check["batching"], check["refused"]) == ("padded", "it cannot be told positions")
+    assert check["deviation"] <= check["tolerance"]
+    texts = [Item(text, text, "en") for text in store.items["text"].to_pylist()]
+    states = encode(store, tiny_model("llama"), texts, ("2",), "mean")["2"]
+    torch.testing.assert_close(states, store.hidden(2, "mean").read(), rtol=1e-4, atol=1e-5)
+    (path / "commits/0.json").unlink()
+    extract(items(20, "first"), tiny_model("llama"), path, settings)
+    assert all(content(path)[key] == packed[key] for key in packed if key.startswith("hidden/mean/2/c/0"))
 
 
 def test_a_store_from_before_packing_opens_is_appended_to_and_encodes(tmp_path):
