@@ -19,8 +19,9 @@ import torch
 from benchmarks.record import Result, compare
 from benchmarks.timing import Sample, Task, interleave, seconds
 from hubstore.corpus import Corpus, read_sample
-from hubstore.extraction import Settings, extract, pool
-from hubstore.extraction.members import batch_members
+from hubstore.extraction import Settings, extract
+from hubstore.forward import pool
+from hubstore.forward.members import batch_members
 from hubstore.models import Batch, Model, load_model, make_batch, tokenize
 from hubstore.store import StoreReader
 

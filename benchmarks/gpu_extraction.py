@@ -27,9 +27,10 @@ from benchmarks.record import Result, compare, gpu_machine, machine, save
 from benchmarks.table import suite_table
 from benchmarks.timing import Sample, Task, device_seconds, interleave
 from hubstore.corpus import Corpus, Item, read_sample
-from hubstore.extraction import Extraction, Progress, Settings, Watch, Workers, extract, forward
-from hubstore.extraction.compiled import block_parameters, compiled_blocks
-from hubstore.extraction.members import batch_members
+from hubstore.extraction import Extraction, Progress, Settings, Watch, Workers, extract
+from hubstore.forward import forward
+from hubstore.forward.compiled import block_parameters, compiled_blocks
+from hubstore.forward.members import batch_members
 from hubstore.models import Batch, Batching, Model, collate, pad, tokenize, wrap_model
 
 SUITE = "gpu-extraction"

@@ -28,10 +28,11 @@ from benchmarks.record import ROOT, Result, compare, gpu_machine, machine, save
 from benchmarks.table import suite_table
 from benchmarks.timing import Sample, Task, device_seconds, interleave
 from hubstore.corpus import Corpus, Item, Media
-from hubstore.corpus.media import open_image, open_sound
-from hubstore.extraction import Settings, Watch, extract, forward
-from hubstore.extraction.media import CHUNK, FEW, MediaFeed, media_task, processes_for
-from hubstore.extraction.members import media_members
+from hubstore.extraction import Settings, Watch, extract
+from hubstore.forward import forward
+from hubstore.forward.members import media_members
+from hubstore.media.decode import open_image, open_sound
+from hubstore.media.reading import CHUNK, FEW, MediaFeed, media_task, processes_for
 from hubstore.models import Batch, Batching, MediaInputs, Model, wrap_model
 
 SUITE = "gpu-media"

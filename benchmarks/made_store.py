@@ -16,7 +16,8 @@ import pyarrow as pa
 import torch
 
 from hubstore.index import build
-from hubstore.store import Layout, LocalStorage, StoreReader, write_metadata, write_shard
+from hubstore.storage import LocalStorage
+from hubstore.store import Layout, StoreReader, write_metadata, write_shard
 
 WIDTH = 384
 LANGUAGES = ("en", "es", "sw", "zh-Hans")

@@ -20,9 +20,10 @@ from benchmarks.record import RESULTS, Result, compare, machine, machine_name, s
 from benchmarks.table import SCALING, suite_table
 from benchmarks.timing import Task, interleave, seconds
 from hubstore.bench.store import made_up_items
-from hubstore.store import Layout, StoreReader, open_storage, write_metadata, write_shard
-from hubstore.store.cache import FileCache, user_cache
-from hubstore.store.remote import READERS, RemoteStorage
+from hubstore.storage import open_storage
+from hubstore.storage.cache import FileCache, user_cache
+from hubstore.storage.objects import READERS, RemoteStorage
+from hubstore.store import Layout, StoreReader, write_metadata, write_shard
 from tests.store.seaweed import AWS, BUCKET, SeaweedFS
 
 SUITE = "remote"

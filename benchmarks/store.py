@@ -17,7 +17,8 @@ import torch
 from benchmarks.record import Result, compare
 from benchmarks.timing import Task, interleave, seconds
 from hubstore.bench.store import append_raw, made_up_items, taking, total, write_store
-from hubstore.store import Layout, LocalStorage, StoreReader, write_metadata
+from hubstore.storage import LocalStorage
+from hubstore.store import Layout, StoreReader, write_metadata
 
 WIDTH = 768
 SHARD_ROWS = 8192

@@ -12,20 +12,21 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from hubstore import analysis, export, index, query
+from hubstore import analysis, index, query
 from hubstore.arrow import rows_as_lists
 from hubstore.corpus import Corpus, Item, open_corpus
 from hubstore.devices import resolve_device
-from hubstore.engines import check_engine, extraction_engine
 from hubstore.errors import EngineError, UnfinishedStoreWarning
 from hubstore.extraction import Engine, Settings, Watch, encode, load_model_of, require_same_model
 from hubstore.extraction import append as append_items
 from hubstore.extraction import extract as extract_items
+from hubstore.extraction.engines import check_engine, extraction_engine
 from hubstore.lens import Lens, keep_lens, lens_summary, read_store
-from hubstore.location import Location, location
 from hubstore.models import Model, devices_of, load_model
 from hubstore.query import Medium
-from hubstore.store import Problem, Storage, StoreReader, verify
+from hubstore.storage import Storage
+from hubstore.storage.location import Location, location
+from hubstore.store import Problem, StoreReader, export, verify
 
 
 class Store(StoreReader):
@@ -66,11 +67,11 @@ class Store(StoreReader):
     ) -> tuple[index.IndexDescription, ...]:
         """Index layers, or bring their indexes up to date; see `hubstore.index.build`.
 
-        With the engine "ray" layers are built side by side on a Ray cluster; see `hubstore.engines.indexes`.
+        With the engine "ray" layers are built side by side on a Ray cluster; see `hubstore.index.ray`.
         """
         check_engine(engine, address)
         if engine == "ray":
-            from hubstore.engines.indexes import build_on_ray
+            from hubstore.index.ray import build_on_ray
 
             return build_on_ray(self, layers, pooling, kind, address=address, **options)
         return index.build(self, layers, pooling, kind, **options)
@@ -107,7 +108,7 @@ class Store(StoreReader):
             model: a model that is loaded already, or where to load it from.
             trust_remote_code: run the code that comes with the model; see `hubstore.load_model`.
             engine: "local", or "ray": exactly, by a cluster whose actors have ranges of the rows.
-            address: of the Ray cluster; see `hubstore.engines.cluster.connected`.
+            address: of the Ray cluster; see `hubstore.extraction.cluster.connected`.
             device: where to search: "auto", "cpu" or "cuda".
             options: filters, effort, and `centred`.
         """
@@ -141,7 +142,7 @@ class Store(StoreReader):
         )
         if engine == "local":
             return ask()
-        from hubstore.engines.search import searchers
+        from hubstore.query.ray import searchers
 
         with searchers(address=address, device=device) as held:
             return ask(indexes=held.layers(self, self.layer_names(layers), pooling))
@@ -197,7 +198,7 @@ class Store(StoreReader):
         """
         check_engine(engine, address)
         if engine == "ray":
-            from hubstore.engines.analyses import OnRay
+            from hubstore.analysis.ray import OnRay
 
             options["jobs"] = OnRay(address)
         return analysis.analyze(self, names, **options)
@@ -252,7 +253,7 @@ class Store(StoreReader):
         return write_report(self, Path(folder), **options)
 
     def export(self, out: str | Path, **options: Any) -> list[Path]:
-        """Write hidden states or items for other tools; see `hubstore.export.export`."""
+        """Write hidden states or items for other tools; see `hubstore.store.export.export`."""
         return export.export(self, Path(out), **options)
 
     def verify(self) -> list[Problem]:
@@ -301,7 +302,7 @@ def extract(
         watch: called as the run goes.
         engine: "local", or "ray": the hosts of a Ray cluster share the work, each device of the first one's type with
             a model of its own; the store is the same to the byte.
-        address: of the Ray cluster; see `hubstore.engines.cluster.connected`.
+        address: of the Ray cluster; see `hubstore.extraction.cluster.connected`.
         settings: of `hubstore.Settings`: poolings, layers, dtype, template, ...
 
     Example:

@@ -68,7 +68,7 @@ def one_thread():
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """A cache of remote files of the test's own."""
-    from hubstore.store.cache import user_cache
+    from hubstore.storage.cache import user_cache
 
     monkeypatch.setenv("HUBSTORE_CACHE", str(tmp_path / "cache"))
     user_cache.cache_clear()

@@ -17,7 +17,8 @@ import torch
 
 from hubstore.corpus import Corpus, Item, Media
 from hubstore.errors import HubstoreError
-from hubstore.extraction import Capture, Settings, extract
+from hubstore.extraction import Settings, extract
+from hubstore.forward import Capture
 from hubstore.models import Model, make_batch, wrap_model
 from hubstore.store import StoreReader
 from tests.families import TEXT, text_model, text_tokenizer

@@ -18,7 +18,7 @@ from hubstore import cli
 from hubstore.cli import analyze
 from hubstore.cli.spelling import command_of, spelled
 from hubstore.errors import CorpusError, StoreExistsError
-from hubstore.export import export
+from hubstore.store.export import export
 from tests.analysis.test_similarity import related
 from tests.memory_store import parallel
 

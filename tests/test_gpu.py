@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from hubstore.corpus import read_sample
-from hubstore.extraction import Capture, PackingAsked, Settings, Workers, extract, self_check
-from hubstore.extraction.pooling import segment_mean
+from hubstore.extraction import PackingAsked, Settings, Workers, extract, self_check
+from hubstore.forward import Capture
+from hubstore.forward.pooling import segment_mean
 from hubstore.kernels import match_rank, paired_cosine, topk_cosine
 from hubstore.models import tokenize, wrap_model
 from hubstore.store import StoreReader, verify

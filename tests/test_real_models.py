@@ -10,7 +10,8 @@ from hubstore.analysis import retrieval, similarity
 from hubstore.corpus import read_sample
 from hubstore.extraction import Settings, extract
 from hubstore.models import load_model
-from hubstore.store import LocalStorage, StoreReader, write_metadata, write_shard
+from hubstore.storage import LocalStorage
+from hubstore.store import StoreReader, write_metadata, write_shard
 from hubstore.store.layout import Layout
 
 pytestmark = pytest.mark.real

@@ -11,15 +11,15 @@ import pyarrow as pa
 import torch
 
 from hubstore.analysis import cka
-from hubstore.analysis.bootstrap import Bootstrap
 from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
-from hubstore.analysis.neighbours import nearest_others
+from hubstore.analysis.neighbors import nearest_others
 from hubstore.analysis.pairs import Concepts, Matched, Pair, Selection, all_pairs, check_pairs
 from hubstore.analysis.results import Row, intervals, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling
 from hubstore.checks import check_count, check_resamples, check_seed
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
+from hubstore.stats.bootstrap import Bootstrap
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader

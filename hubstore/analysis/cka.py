@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hubstore.analysis import blocks as fixed
+from hubstore.stats import blocks as fixed
 
 Blocks = Callable[[], Iterator[Tensor]]
 FEWEST = 4  # items that the unbiased HSIC is defined for

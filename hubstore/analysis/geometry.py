@@ -11,10 +11,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from hubstore.analysis import blocks as fixed
-from hubstore.analysis.bootstrap import Bootstrap
 from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
-from hubstore.analysis.neighbours import nearest_others
+from hubstore.analysis.neighbors import nearest_others
 from hubstore.analysis.pairs import Selection, check_partitions
 from hubstore.analysis.results import Row, intervals, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling
@@ -23,6 +21,8 @@ from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
 from hubstore.kernels.cpu.threads import one_thread
 from hubstore.kernels.rows import unit_rows
+from hubstore.stats import blocks as fixed
+from hubstore.stats.bootstrap import Bootstrap
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader

@@ -22,7 +22,7 @@ from hubstore.checks import check_count
 from hubstore.devices import current
 from hubstore.errors import AnalysisError
 from hubstore.kernels.cpu.threads import single_threads
-from hubstore.location import Location
+from hubstore.storage.location import Location
 from hubstore.store import StoreReader
 
 Progress = Callable[[int, int], None]

@@ -18,9 +18,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hubstore.analysis import blocks
 from hubstore.analysis.pairs import Selection
 from hubstore.analysis.states import States
+from hubstore.stats import blocks
 
 RATIO = 40.0  # 1.96 standard errors on either side are then at most 5%: half a unit of 1.0's second digit
 

@@ -11,7 +11,6 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from hubstore.analysis.bootstrap import Bootstrap
 from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
 from hubstore.analysis.pairs import Concepts, Matched, Pair, check_pairs
 from hubstore.analysis.results import Row, intervals, kept_or_made
@@ -20,6 +19,7 @@ from hubstore.checks import check_count, check_resamples, check_seed
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
 from hubstore.kernels import match_ranks
+from hubstore.stats.bootstrap import Bootstrap
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader

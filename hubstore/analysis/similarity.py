@@ -11,8 +11,6 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from hubstore.analysis import blocks
-from hubstore.analysis.bootstrap import Bootstrap
 from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
 from hubstore.analysis.pairs import Concepts, Matched, Pair, check_pairs
 from hubstore.analysis.resolution import lost_variance, resolves, rounding_variance
@@ -21,6 +19,8 @@ from hubstore.analysis.states import VARIANTS, States, item_pooling
 from hubstore.checks import check_resamples, check_seed
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
+from hubstore.stats import blocks
+from hubstore.stats.bootstrap import Bootstrap
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader

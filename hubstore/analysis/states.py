@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from hubstore.analysis import blocks
 from hubstore.analysis.pairs import Selection
 from hubstore.errors import AnalysisError, NonFiniteError
 from hubstore.kernels.rows import unit_rows
+from hubstore.stats import blocks
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader

@@ -19,7 +19,8 @@ import torch
 
 from hubstore.bench.figure import OURS, Figure, Report, figure, machine_of
 from hubstore.bench.timing import Task, interleave, seconds
-from hubstore.store import DTYPES, HiddenStates, Layout, LocalStorage, StoreReader, write_metadata, write_shard
+from hubstore.storage import LocalStorage
+from hubstore.store import DTYPES, HiddenStates, Layout, StoreReader, write_metadata, write_shard
 
 SHARD_ROWS = 8192
 CHUNK_ROWS = 256

@@ -69,10 +69,10 @@ def append(
         split=split,
         revision=corpus_revision,
     )
-    from hubstore.engines import check_engine, extraction_engine
     from hubstore.extraction import append as run
-    from hubstore.location import location
+    from hubstore.extraction.engines import check_engine, extraction_engine
     from hubstore.models import devices_of
+    from hubstore.storage.location import location
 
     check_engine(engine, address)
     first, *others = devices_of(device)

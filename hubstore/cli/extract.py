@@ -13,7 +13,7 @@ from hubstore.cli import options
 from hubstore.cli.output import err, out, print_json, table
 from hubstore.cli.progress import watching
 from hubstore.errors import StoreError
-from hubstore.location import shell_word
+from hubstore.storage.location import shell_word
 
 
 def extract(
@@ -129,9 +129,9 @@ def extract(
         split=split,
         revision=corpus_revision,
     )
-    from hubstore.engines import check_engine, extraction_engine
     from hubstore.extraction import Settings
     from hubstore.extraction import extract as run
+    from hubstore.extraction.engines import check_engine, extraction_engine
     from hubstore.models import devices_of
 
     check_engine(engine, address)

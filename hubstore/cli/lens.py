@@ -16,7 +16,7 @@ from hubstore.cli.output import err, out, print_json, table
 from hubstore.corpus import Item, Media
 from hubstore.corpus.remote import medium_name
 from hubstore.errors import LensError, QueryError
-from hubstore.location import Location, shell_word
+from hubstore.storage.location import Location, shell_word
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -233,7 +233,7 @@ def _cell(row: dict[str, Any]) -> str:
 
 def _show(readings: pa.Table, targets: Sequence[str]) -> None:
     """Layers down, the last on top, tokens across, in as many parts as the terminal's width needs."""
-    from hubstore.lens.figures import heat_maps
+    from hubstore.plots.lens import heat_maps
 
     for shown in heat_maps(readings, targets):
         out.print(Text(shown.title, style="bold"), overflow="fold")
@@ -255,7 +255,7 @@ def _show(readings: pa.Table, targets: Sequence[str]) -> None:
 
 
 def _fitted(word: str) -> str:
-    from hubstore.report.text import visible
+    from hubstore.plots.text import visible
 
     flat = visible(word.replace("\n", "↵").strip() or "␣")
     return set_cell_size(flat if cell_len(flat) <= CELL else set_cell_size(flat, CELL - 1) + "…", CELL)
@@ -270,8 +270,8 @@ def _style(shade: float) -> str:
 def _write(readings: pa.Table, asked: _Asked, folder: Path) -> None:
     import pyarrow.parquet as pq
 
-    from hubstore.lens.figures import heat_maps, html, png
-    from hubstore.store import LocalStorage
+    from hubstore.plots.lens import heat_maps, html, png
+    from hubstore.storage import LocalStorage
 
     if folder.exists() and not folder.is_dir():
         raise LensError(f"{folder} is a file; --out names a folder")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hubstore.errors import CorpusError, HubstoreError, QueryError
-from hubstore.location import Location, location
+from hubstore.storage.location import Location, location
 
 
 def place(text: str) -> Location:

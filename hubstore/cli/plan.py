@@ -93,9 +93,9 @@ def plan(
         revision=corpus_revision,
     )
     from hubstore.extraction import Settings
-    from hubstore.location import location
     from hubstore.models import devices_of, load_model
     from hubstore.planning import plan_extraction
+    from hubstore.storage.location import location
 
     where = location(store)
     settings = Settings(

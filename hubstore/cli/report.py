@@ -10,7 +10,7 @@ import typer
 from hubstore.cli import options
 from hubstore.cli.output import out, print_json
 from hubstore.cli.progress import bar
-from hubstore.location import Location
+from hubstore.storage.location import Location
 
 
 def report(

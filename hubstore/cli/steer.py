@@ -12,7 +12,7 @@ from hubstore.cli import options
 from hubstore.cli.output import out, print_json, table
 from hubstore.cli.progress import bar
 from hubstore.errors import SteeringError
-from hubstore.location import Location
+from hubstore.storage.location import Location
 
 if TYPE_CHECKING:
     from hubstore.models import Model

@@ -128,8 +128,8 @@ def _cell(row: dict[str, Any]) -> str:
 def _write(found: Any, folder: Path) -> None:
     import pyarrow.parquet as pq
 
-    from hubstore.lens import trends_png
-    from hubstore.store import LocalStorage
+    from hubstore.plots.stacked import trends_png
+    from hubstore.storage import LocalStorage
 
     if folder.exists() and not folder.is_dir():
         raise LensError(f"{folder} is a file; --out names a folder")

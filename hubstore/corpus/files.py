@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Literal, Protocol
 
 from hubstore.errors import CorpusError, CorpusWarning
-from hubstore.location import Url
+from hubstore.storage.location import Url
 
 if TYPE_CHECKING:
     from hubstore.corpus.remote import RemoteFile

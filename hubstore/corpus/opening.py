@@ -28,7 +28,7 @@ from hubstore.corpus.sample import read_sample
 from hubstore.corpus.tables import table_corpus
 from hubstore.corpus.webdataset import read_webdataset
 from hubstore.errors import CorpusError
-from hubstore.location import Url
+from hubstore.storage.location import Url
 
 SAMPLE_PREFIX: Final = "sample:"
 

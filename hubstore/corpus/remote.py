@@ -16,10 +16,10 @@ from urllib.parse import quote, unquote
 
 from hubstore.corpus.files import format_suffix, is_tar
 from hubstore.errors import CorpusError, CorpusUnreachableError, StorageUnreachableError, StoreAccessError, StoreError
-from hubstore.location import NAMED, WEB, Url, location
+from hubstore.storage.location import NAMED, WEB, Url, location
 
 if TYPE_CHECKING:
-    from hubstore.store.remote import RemoteStorage
+    from hubstore.storage.objects import RemoteStorage
 
 ORIGIN = ".origin"
 """Beside such a link: the URL of what it links to."""
@@ -97,7 +97,7 @@ def fetched(url: Url) -> Path:
     Raises:
         CorpusError: it is not there, the cache cannot hold it, or the server refuses.
     """
-    from hubstore.store.cache import user_cache
+    from hubstore.storage.cache import user_cache
 
     storage, key = _object(url)
     with _refused(url):
@@ -192,8 +192,8 @@ def _is_missing(url: Url) -> CorpusError:
 
 @cache
 def _storage(url: Url) -> RemoteStorage:
-    from hubstore.store import open_storage
-    from hubstore.store.remote import RemoteStorage
+    from hubstore.storage import open_storage
+    from hubstore.storage.objects import RemoteStorage
 
     try:
         storage = open_storage(url)

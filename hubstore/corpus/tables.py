@@ -14,7 +14,7 @@ from hubstore.corpus.rows import ItemMaker, Row
 from hubstore.corpus.source import file_identities
 from hubstore.corpus.validate import check_options
 from hubstore.errors import CorpusError
-from hubstore.location import Url
+from hubstore.storage.location import Url
 
 
 def read_jsonl(

@@ -30,8 +30,8 @@ from hubstore.experiments.described import sounds
 from hubstore.experiments.lab import Lab
 from hubstore.experiments.outcome import Outcome, Plot, Row, make_table
 from hubstore.experiments.verdict import Peak, peak
-from hubstore.report.images import png, require_matplotlib
-from hubstore.report.plots import Curve, Grid, Panel, Section, View
+from hubstore.plots.panels import Curve, Grid, Panel, Section, View
+from hubstore.plots.static import png, require_matplotlib
 
 ENGLISH, NOTHING_SAID = "en", "zxx"
 MODALITIES = ("image", "audio")

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hubstore.analysis.bootstrap import Bootstrap
 from hubstore.api import Store, extract
 from hubstore.corpus import Corpus
 from hubstore.errors import AnalysisError, CorpusError, MissingDependencyError
@@ -23,6 +22,7 @@ from hubstore.experiments.registry import Experiment
 from hubstore.extraction import Watch
 from hubstore.lens import Lens
 from hubstore.models import MEDIA, Model, load_model
+from hubstore.stats.bootstrap import Bootstrap
 from hubstore.version import __version__
 
 T = TypeVar("T")

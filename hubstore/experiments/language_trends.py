@@ -32,8 +32,8 @@ from hubstore.errors import AnalysisError
 from hubstore.experiments.lab import Lab
 from hubstore.experiments.outcome import Outcome, Plot, Row, make_table
 from hubstore.experiments.sites import read_outcome, with_norm
-from hubstore.lens import LanguageMass, TokenLanguages, Variant, count_token_languages, language_mass, trends_png
-from hubstore.lens.areas import HUB
+from hubstore.lens import LanguageMass, TokenLanguages, Variant, count_token_languages, language_mass
+from hubstore.plots.stacked import HUB, trends_png
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hubstore.errors import HubstoreError, ModelError
-from hubstore.experiments.figure import png
 from hubstore.experiments.lab import Lab
 from hubstore.experiments.outcome import Outcome, keep, read_json, read_kept, write_json
 from hubstore.experiments.registry import Experiment, experiment
+from hubstore.plots.experiment import png
 
 SUMMARY = "summary.json"
 

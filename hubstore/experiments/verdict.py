@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from hubstore.analysis.bootstrap import Bootstrap
 from hubstore.errors import AnalysisError
 from hubstore.experiments.outcome import Row
+from hubstore.stats.bootstrap import Bootstrap
 
 if TYPE_CHECKING:
     from hubstore.experiments.lab import Lab

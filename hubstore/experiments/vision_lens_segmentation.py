@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from hubstore.corpus import Item
-from hubstore.corpus.media import open_image
 from hubstore.errors import AnalysisError
 from hubstore.experiments.described import Photograph, photographs
 from hubstore.experiments.lab import Lab
@@ -33,6 +32,7 @@ from hubstore.experiments.regions import (
 )
 from hubstore.experiments.sites import read_outcome
 from hubstore.experiments.verdict import Floats, mean_rows
+from hubstore.media.decode import open_image
 
 COVERED = 0.5
 OWN, OTHER = "category there", "another category"

@@ -1,17 +1,14 @@
 """Extraction: a plan, hooks that pool on the device, an asynchronous pipeline, a self-check, and resuming."""
 
-from hubstore.extraction.capture import Capture, forward
 from hubstore.extraction.checks import SelfCheck, checks_of
 from hubstore.extraction.encode import encode, load_model_of
 from hubstore.extraction.pipeline import Progress
-from hubstore.extraction.pooling import pool
 from hubstore.extraction.run import Extraction, Watch, append, extract, require_same_model
 from hubstore.extraction.selfcheck import PackingAsked, media_check, self_check
 from hubstore.extraction.settings import Settings
 from hubstore.extraction.workers import Engine, Workers
 
 __all__ = [
-    "Capture",
     "Engine",
     "Extraction",
     "PackingAsked",
@@ -24,10 +21,8 @@ __all__ = [
     "checks_of",
     "encode",
     "extract",
-    "forward",
     "load_model_of",
     "media_check",
-    "pool",
     "require_same_model",
     "self_check",
 ]

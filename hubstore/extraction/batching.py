@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hubstore.errors import CorpusError
-from hubstore.extraction.capture import Capture
 from hubstore.extraction.checks import SelfCheck, batching_of, checks_of
-from hubstore.extraction.compiled import COMPILE_FROM, block_parameters
-from hubstore.extraction.media import media_task, read_rows
 from hubstore.extraction.plan import Plan, PlannedItems
 from hubstore.extraction.prepare import tokenized
 from hubstore.extraction.sample import mixes_items
 from hubstore.extraction.sampling import READ, choose_sample, choose_texts, largest_media, longest_texts, sampled_rows
 from hubstore.extraction.selfcheck import PackingAsked, media_check, self_check
 from hubstore.extraction.settings import Settings
+from hubstore.forward.capture import Capture
+from hubstore.forward.compiled import COMPILE_FROM, block_parameters
+from hubstore.media.reading import media_task, read_rows
 from hubstore.models import Batching, length_borders
-from hubstore.store import Storage
+from hubstore.storage import Storage
 
 FILLED: Final = 16
 """The share of a run's tokens, one in so many, that the self-check may spend on a full batch, unless it must."""

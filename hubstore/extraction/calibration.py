@@ -21,11 +21,12 @@ import pyarrow as pa
 import torch
 
 from hubstore.errors import StoreError
-from hubstore.extraction.capture import Capture
 from hubstore.extraction.settings import Settings
-from hubstore.kept import Kept, machine
+from hubstore.forward.capture import Capture
+from hubstore.measurements import MeasurementCache, machine
 from hubstore.models import Batching, HostBatch, MediaInputs, Model, collate
-from hubstore.store import DTYPES, Layout, LocalStorage, write_shard
+from hubstore.storage import LocalStorage
+from hubstore.store import DTYPES, Layout, write_shard
 
 LENGTHS = tuple(2**n for n in range(3, 21))
 """Lengths of texts, in tokens, at which the model is measured; between them it is interpolated."""
@@ -86,7 +87,7 @@ def measured_speed(
     device_bytes = [0.0]
     run = _timer(model, settings)
     if texts:
-        cache = Kept(_model_key(model, settings), again=again)
+        cache = MeasurementCache(_model_key(model, settings), again=again)
         wanted = list(itertools.takewhile(lambda length: length < 2 * longest, LENGTHS)) or [LENGTHS[0]]
         wanted = sorted({min(length, settings.max_tokens or length) for length in wanted})
 
@@ -171,7 +172,7 @@ def _write_seconds(folder: Path, layout: Layout, again: bool) -> float | None:
     """For each byte of a shard; None where the folder takes nothing."""
     named = {"dtype": layout.dtype, "compressor": layout.compressor}
     try:
-        disk = Kept({**machine(), "disk": os.stat(folder).st_dev, **named}, again=again)
+        disk = MeasurementCache({**machine(), "disk": os.stat(folder).st_dev, **named}, again=again)
         return disk.value("write", lambda: _write_probe(folder, layout))
     except (OSError, StoreError):
         return None

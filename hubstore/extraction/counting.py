@@ -18,10 +18,10 @@ import pyarrow as pa
 
 from hubstore.corpus import Corpus
 from hubstore.errors import CorpusError
-from hubstore.extraction.media import media_task, read_rows
-from hubstore.extraction.members import rows_by_modality
 from hubstore.extraction.plan import GENERATION_ITEMS, PlanStart, deal
 from hubstore.extraction.settings import Settings
+from hubstore.forward.members import rows_by_modality
+from hubstore.media.reading import media_task, read_rows
 from hubstore.models import MediaInputs, Model, tokenize
 from hubstore.store import Layout
 from hubstore.store.writer import encode_items

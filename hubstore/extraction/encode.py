@@ -11,13 +11,13 @@ import torch
 
 from hubstore.corpus import Item
 from hubstore.errors import ModelError, QueryError
-from hubstore.extraction.capture import Capture
 from hubstore.extraction.checks import checks_of
-from hubstore.extraction.media import media_task, read_item
-from hubstore.extraction.members import batch_members, media_members
-from hubstore.extraction.memory import run_in_halves
 from hubstore.extraction.run import require_same_model
 from hubstore.extraction.settings import Settings
+from hubstore.forward.capture import Capture
+from hubstore.forward.members import batch_members, media_members
+from hubstore.forward.memory import run_in_halves
+from hubstore.media.reading import media_task, read_item
 from hubstore.models import Batching, HostBatch, Model, collate, length_borders, load_model, tokenize
 from hubstore.models.batch import Integers
 from hubstore.models.checkpoint import REMOTE_CODE

@@ -12,11 +12,12 @@ import torch
 from hubstore.corpus import Corpus, same_source
 from hubstore.extraction.calibration import Speed, measured_speed
 from hubstore.extraction.counting import Counted, count_corpus
-from hubstore.extraction.memory import SLOTS
-from hubstore.extraction.room import COMPRESSED, array_bytes, disk_free, zarr_shards
+from hubstore.extraction.disk_space import COMPRESSED, array_bytes, disk_free, zarr_shards
 from hubstore.extraction.settings import Settings
+from hubstore.forward.memory import SLOTS
 from hubstore.models import Model
-from hubstore.store import DTYPES, Layout, LocalStorage
+from hubstore.storage import LocalStorage
+from hubstore.store import DTYPES, Layout
 from hubstore.store.layout import ROOT
 from hubstore.store.reader import read_attributes, read_commits
 

@@ -11,7 +11,7 @@ import numpy as np
 from hubstore.corpus import Corpus
 from hubstore.extraction.plan import Plan, PlannedShard, PlanStart
 from hubstore.extraction.spool import ItemStream, KnownIds, id_hashes
-from hubstore.store import Storage
+from hubstore.storage import Storage
 from hubstore.store.commit import Commit
 from hubstore.store.layout import commit_key
 from hubstore.store.reader import read_items

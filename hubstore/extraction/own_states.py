@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hubstore.errors import HubstoreError, SelfCheckError
-from hubstore.extraction.capture import Capture, forward
+from hubstore.forward.capture import Capture, forward
 from hubstore.models import Batch, Model, hidden_state, on_calls
 
 NEAR = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 3e-2}

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 from hubstore.corpus import ITEM_SCHEMA
 from hubstore.errors import CorpusError, CorruptStoreError
 from hubstore.extraction.spool import Count, Hashes, ItemStream, KnownIds, Spooled, spool, spool_path
-from hubstore.store import Layout, Storage
+from hubstore.storage import Storage
+from hubstore.store import Layout
 from hubstore.store.dtypes import itemsize
 from hubstore.store.layout import PLAN, encode_json
 from hubstore.store.shardfile import crc32c

@@ -14,13 +14,14 @@ import pyarrow.compute as pc
 import torch
 
 from hubstore.errors import CorpusError
-from hubstore.extraction.media import CHUNK, MediaFeed, ReadItem, media_task, processes_for
-from hubstore.extraction.members import batch_members, media_members, runs_of
 from hubstore.extraction.plan import Plan, PlannedItems, PlannedShard
 from hubstore.extraction.settings import Settings
+from hubstore.forward.members import batch_members, media_members, runs_of
+from hubstore.media.reading import CHUNK, MediaFeed, ReadItem, media_task, processes_for
 from hubstore.models import Batching, HostBatch, MediaInputs, Model, collate, tokenize
 from hubstore.models.batch import Integers
-from hubstore.store import Layout, Storage
+from hubstore.storage import Storage
+from hubstore.store import Layout
 
 TOKENIZED: Final = 512
 """Texts given to the tokenizer at once."""

@@ -12,7 +12,8 @@ from hubstore.corpus import Corpus, same_source
 from hubstore.errors import CorruptStoreError, StoreError, StoreExistsError
 from hubstore.extraction.plan import Plan, discard_plan, load_plan
 from hubstore.extraction.settings import Settings, is_older
-from hubstore.store import Layout, Location, Storage, write_metadata
+from hubstore.storage import Location, Storage
+from hubstore.store import Layout, write_metadata
 from hubstore.store.commit import Commit
 from hubstore.store.layout import ROOT, commit_key
 from hubstore.store.reader import read_attributes, read_commits

@@ -14,10 +14,9 @@ import hubstore.version
 from hubstore.corpus import Corpus
 from hubstore.errors import CorpusError, HubstoreError, ModelError
 from hubstore.extraction.batching import BatchingChecks
-from hubstore.extraction.capture import Capture
 from hubstore.extraction.checks import SelfCheck, checks_of, described_checks
+from hubstore.extraction.disk_space import require_room
 from hubstore.extraction.generations import Generations
-from hubstore.extraction.media import MediaFeed, media_task, processes_for
 from hubstore.extraction.pipeline import Progress, run_shards
 from hubstore.extraction.plan import (
     GENERATION_ITEMS,
@@ -29,12 +28,14 @@ from hubstore.extraction.plan import (
 )
 from hubstore.extraction.prepare import Work
 from hubstore.extraction.resume import Begun, begin_append, begin_extract, is_described, refuse_other_folder
-from hubstore.extraction.room import require_room
 from hubstore.extraction.settings import Settings
 from hubstore.extraction.token_counts import TokenCounts
 from hubstore.extraction.workers import Engine
+from hubstore.forward.capture import Capture
+from hubstore.media.reading import MediaFeed, media_task, processes_for
 from hubstore.models import Batching, Model
-from hubstore.store import DTYPES, Layout, Location, Storage, StoreReader, Url, open_storage, write_metadata
+from hubstore.storage import Location, Storage, Url, open_storage
+from hubstore.store import DTYPES, Layout, StoreReader, write_metadata
 from hubstore.store.layout import ROOT, group_metadata
 from hubstore.store.reader import read_attributes, read_commits
 

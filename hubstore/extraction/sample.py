@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from hubstore.errors import NonFiniteError
-from hubstore.extraction.capture import Capture
 from hubstore.extraction.checks import TOLERANCE, SelfCheck
-from hubstore.extraction.memory import run_in_halves
 from hubstore.extraction.own_states import compare_with_own
+from hubstore.forward.capture import Capture
+from hubstore.forward.memory import run_in_halves
 from hubstore.models import Batch, Batching, HostBatch, Model, Restorer
 from hubstore.models.batch import Integers
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hubstore.errors import HubstoreError, ModelError, SelfCheckError
-from hubstore.extraction.capture import Capture
 from hubstore.extraction.checks import PADDED_MEDIA, SelfCheck
-from hubstore.extraction.compiled import compiled_blocks
-from hubstore.extraction.members import batch_members, media_members, padded_batching
 from hubstore.extraction.sample import Sample, probe_of
 from hubstore.extraction.sampling import cut_alike, fill_batch
+from hubstore.forward.capture import Capture
+from hubstore.forward.compiled import compiled_blocks
+from hubstore.forward.members import batch_members, media_members, padded_batching
 from hubstore.models import (
     Batching,
     HostBatch,

@@ -19,8 +19,8 @@ import xxhash
 
 from hubstore.corpus import ITEM_SCHEMA
 from hubstore.errors import StoreError
-from hubstore.store import LocalStorage, Storage
-from hubstore.store.storage import PARTIAL
+from hubstore.storage import LocalStorage, Storage
+from hubstore.storage.local import PARTIAL
 
 Hashes = npt.NDArray[np.uint64]
 

@@ -6,10 +6,10 @@ import pyarrow as pa
 
 from hubstore.corpus import Corpus
 from hubstore.errors import CorpusError
-from hubstore.extraction.media import CHUNK, MediaFeed
-from hubstore.extraction.members import rows_by_modality
 from hubstore.extraction.prepare import tokenized
 from hubstore.extraction.settings import Settings
+from hubstore.forward.members import rows_by_modality
+from hubstore.media.reading import CHUNK, MediaFeed
 from hubstore.models import Model
 
 

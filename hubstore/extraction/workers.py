@@ -21,10 +21,10 @@ from typing import Protocol
 import torch
 
 from hubstore.errors import HubstoreError, ModelError, StoreError
-from hubstore.extraction.capture import Capture
 from hubstore.extraction.pipeline import Progress, run_shards
 from hubstore.extraction.plan import PlannedShard
 from hubstore.extraction.prepare import Work
+from hubstore.forward.capture import Capture
 from hubstore.models import Model
 
 SECONDS_TO_END = 5.0

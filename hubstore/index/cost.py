@@ -22,8 +22,8 @@ import torch
 from hubstore.errors import MissingDependencyError
 from hubstore.index import kinds
 from hubstore.index.library import faiss
-from hubstore.kept import Kept, machine
 from hubstore.kernels import topk_cosine
+from hubstore.measurements import MeasurementCache, machine
 from hubstore.store.dtypes import itemsize
 
 BATCH = 64
@@ -148,7 +148,7 @@ def search_speed(width: int, dtype: str, folder: Path | None, *, again: bool = F
         folder: on the disk that they are on; None to leave it out.
         again: measure whatever the cache has.
     """
-    kept = Kept({**machine(), "search": [width, dtype]}, again=again)
+    kept = MeasurementCache({**machine(), "search": [width, dtype]}, again=again)
     rows = torch.randn(SAMPLE_ROWS, width, generator=torch.Generator().manual_seed(0))
     stored = rows.to(getattr(torch, dtype))
     few, many = (kept.value(f"exact {count}", _exact_measure(stored, count)) for count in (1, BATCH))
@@ -156,7 +156,7 @@ def search_speed(width: int, dtype: str, folder: Path | None, *, again: bool = F
     pair_seconds = max(many - few, 0.0) / ((BATCH - 1) * stored.numel())
     read_seconds = None
     if folder is not None:
-        disk = Kept({**machine(), "disk": os.stat(folder).st_dev}, again=again)
+        disk = MeasurementCache({**machine(), "disk": os.stat(folder).st_dev}, again=again)
         read_seconds = disk.value("read", lambda: _read_probe(folder))
     try:
         faiss()

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hubstore.errors import CorruptStoreError, IndexNotFoundError, StaleIndexError
-from hubstore.location import shell_word
-from hubstore.store import Storage, StoreReader
+from hubstore.storage import Storage
+from hubstore.storage.location import shell_word
+from hubstore.store import StoreReader
 from hubstore.store.commit import FileRecord
 from hubstore.store.layout import content_digest, encode_json
 from hubstore.store.shardfile import crc32c

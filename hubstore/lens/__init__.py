@@ -1,10 +1,9 @@
 """The logit lens: stored states, or texts given now, read through a model's unembedding."""
 
-from hubstore.lens.areas import trends_png
-from hubstore.lens.kept import keep_lens, read_lens
 from hubstore.lens.languages import TokenLanguages, count_token_languages, token_languages_of_words
 from hubstore.lens.lens import VARIANTS, Lens, Variant
 from hubstore.lens.reading import READING_SCHEMA, read_media, read_store, read_texts
+from hubstore.lens.storage import keep_lens, read_lens
 from hubstore.lens.summary import lens_summary
 from hubstore.lens.trends import LanguageMass, language_mass, language_trends
 from hubstore.lens.vocabulary import Encoded, Vocabulary
@@ -28,5 +27,4 @@ __all__ = [
     "read_store",
     "read_texts",
     "token_languages_of_words",
-    "trends_png",
 ]

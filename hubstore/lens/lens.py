@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hubstore.errors import LensError
 from hubstore.kernels import LensSweep, lens_sweep
-from hubstore.lens.kept import read_lens
+from hubstore.lens.storage import read_lens
 from hubstore.lens.vocabulary import Encoded, Vocabulary
 from hubstore.models import Head, Model
 

@@ -18,12 +18,12 @@ from hubstore.arrow import equal_lists
 from hubstore.checks import check_count, check_strings
 from hubstore.corpus import Item
 from hubstore.errors import LensError, QueryError
-from hubstore.extraction import Capture
-from hubstore.extraction.media import Task, read_item
-from hubstore.extraction.members import padded_batching, sides_of
+from hubstore.forward import Capture
+from hubstore.forward.members import padded_batching, sides_of
 from hubstore.kernels import LensSweep
 from hubstore.lens.lens import Lens, Variant
 from hubstore.lens.rows import media_rows
+from hubstore.media.reading import Task, read_item
 from hubstore.models import MEDIA, Model, make_batch, tokenize
 from hubstore.version import __version__
 

@@ -10,13 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from hubstore.analysis.bootstrap import Bootstrap
 from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
 from hubstore.checks import check_resamples, check_seed
 from hubstore.errors import LensError
 from hubstore.lens.lens import Lens, Variant
 from hubstore.lens.reading import STATES, Question, own_layer
 from hubstore.lens.rows import text_rows
+from hubstore.stats.bootstrap import Bootstrap
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader

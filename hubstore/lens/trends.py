@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from hubstore.analysis.bootstrap import Bootstrap
 from hubstore.analysis.layers import Progress
 from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
 from hubstore.checks import check_resamples, check_seed
@@ -21,6 +20,7 @@ from hubstore.errors import LensError
 from hubstore.lens.languages import TokenLanguages
 from hubstore.lens.lens import Lens, Variant
 from hubstore.lens.rows import text_rows
+from hubstore.stats.bootstrap import Bootstrap
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from hubstore.errors import ModelError
+from hubstore.media.shortcuts import framed, quickened, skips_silence, without_levels
 from hubstore.models.media import Adapter, MediaReader, processor_digest
-from hubstore.models.shortcuts import framed, quickened, skips_silence, without_levels
 from hubstore.models.special import NOTHING, Added
 
 FEATURES: Final[dict[str, str]] = {"image": "get_image_features", "audio": "get_audio_features"}

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 
 from hubstore.errors import ModelError
+from hubstore.media.shortcuts import PIXELS, Levels
 from hubstore.models.packed import Packing
-from hubstore.models.shortcuts import PIXELS, Levels
 
 if TYPE_CHECKING:
     from hubstore.models.model import Model

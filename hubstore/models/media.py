@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 
 from hubstore.errors import CorpusError, ModelError
+from hubstore.media.shortcuts import PIXELS, Levels, extract_heard
 from hubstore.models.batch import HostBatch, Integers, placed_in_order
-from hubstore.models.shortcuts import PIXELS, Levels, extract_heard
 from hubstore.models.special import NOTHING, Added
 
 MEDIA: Final = "{media}"

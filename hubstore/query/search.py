@@ -19,7 +19,7 @@ from hubstore.corpus.remote import medium_name
 from hubstore.devices import resolve_device
 from hubstore.errors import QueryError
 from hubstore.index import Allowed, SearchableLayer, load_or_exact
-from hubstore.query.centred import CentredLayer, centred_queries, origins
+from hubstore.query.centered import CentredLayer, centred_queries, origins
 from hubstore.query.filters import Filters
 from hubstore.query.queries import Encoder, Queries, Vectors, from_ids, from_items, from_vectors, query_languages
 from hubstore.store import StoreReader

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hubstore.analysis.resolution import resolves
-from hubstore.report.cube import Cube, Floats, Pair
+from hubstore.plots.cube import Cube, Floats, Pair
+from hubstore.plots.panels import Choice, Control, Curve, Grid, Panel, Section, View
+from hubstore.plots.text import layer_label, number
 from hubstore.report.gather import MATRIX, Gathered
-from hubstore.report.plots import Choice, Control, Curve, Grid, Panel, Section, View
-from hubstore.report.text import layer_label, number
 
 MOST_PAIRS = 200  # that can be chosen singly: each adds its curves to the page
 VARIANTS = {"raw": "as stored", "centred": "each language's mean removed"}

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hubstore.report.cube import Cube, Pair
+from hubstore.plots.cube import Cube, Pair
+from hubstore.plots.panels import Control, Curve, Panel, Section, View
+from hubstore.plots.text import number
 from hubstore.report.gather import Gathered
-from hubstore.report.plots import Control, Curve, Panel, Section, View
-from hubstore.report.text import number
 
 WHOLE = "*"
 VARIANTS = ("raw", "centred")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hubstore.analysis import metadata
+from hubstore.plots.text import layer_label
 from hubstore.report.gather import Gathered
-from hubstore.report.text import layer_label
 from hubstore.store import dtype_name
 from hubstore.version import __version__
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from hubstore.plots.cube import Cube, Floats, Pair
+from hubstore.plots.panels import Choice, Control, Grid, Panel, Section, View
+from hubstore.plots.text import layer_label
 from hubstore.report.by_pair import MOST_PAIRS, Pairs
-from hubstore.report.cube import Cube, Floats, Pair
 from hubstore.report.gather import Gathered
-from hubstore.report.plots import Choice, Control, Grid, Panel, Section, View
-from hubstore.report.text import layer_label
 
 MOST_CELLS = 200_000  # of all maps together: each adds to the page
 QUANTITIES = {

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from hubstore.corpus.previews import mime_of
+from hubstore.media.previews import mime_of
+from hubstore.plots.interactive import figure, plotly_js
+from hubstore.plots.panels import Control, Panel, Section, View
+from hubstore.plots.text import direction, in_html, in_script, layer_label, with_interval
 from hubstore.report.examples import TEXT, Example
-from hubstore.report.figures import figure, plotly_js
-from hubstore.report.plots import Control, Panel, Section, View
 from hubstore.report.summary import AS_PREDICTED, NOT_AS_PREDICTED, Statement
-from hubstore.report.text import direction, in_html, in_script, layer_label, with_interval
 
 LONGEST_TEXT = 400
 MARKS = {AS_PREDICTED: "yes", NOT_AS_PREDICTED: "no"}

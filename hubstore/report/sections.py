@@ -7,10 +7,10 @@ from typing import Any
 import pyarrow as pa
 
 from hubstore.analysis import metadata
+from hubstore.plots.cube import Cube
+from hubstore.plots.panels import Section
 from hubstore.report import by_pair, by_partition, maps
-from hubstore.report.cube import Cube
 from hubstore.report.gather import Gathered
-from hubstore.report.plots import Section
 
 OWN_COLUMNS = {
     "similarity": ("resolution",),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hubstore.analysis.resolution import resolves
-from hubstore.report.cube import Cube, Floats, Pair, mean_over
-from hubstore.report.text import layer_label, number, with_interval
+from hubstore.plots.cube import Cube, Floats, Pair, mean_over
+from hubstore.plots.text import layer_label, number, with_interval
 
 WHOLE = "*"
 AS_PREDICTED, NOT_AS_PREDICTED, OPEN = "as predicted", "not as predicted", "not settled"

@@ -14,11 +14,11 @@ from hubstore.analysis import ANALYSES, metadata
 from hubstore.analysis.pairs import Pair
 from hubstore.errors import HubstoreError
 from hubstore.files import put
+from hubstore.plots.interactive import plotly_js
+from hubstore.plots.static import png, require_matplotlib
 from hubstore.report.examples import Example
 from hubstore.report.facts import facts, model_name, partition_sizes
-from hubstore.report.figures import plotly_js
 from hubstore.report.gather import EXAMPLES, MATRIX, Gathered, Progress, gather
-from hubstore.report.images import png, require_matplotlib
 from hubstore.report.page import Page, html_page
 from hubstore.report.sections import SECTIONS, TITLES, cubes_of, sections_of
 from hubstore.report.summary import summarise

@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from hubstore.errors import HubstoreError
-from hubstore.location import Location
 from hubstore.serve.compression import Compression
 from hubstore.serve.failures import InvalidError, RequestError, body_of, status_of
 from hubstore.serve.formats import json_response
@@ -23,6 +22,7 @@ from hubstore.serve.routes import analyses, experiments, items, lens, neighbours
 from hubstore.serve.routes.parameters import check_names
 from hubstore.serve.safety import Guard, refusal
 from hubstore.serve.service import Service
+from hubstore.storage.location import Location
 from hubstore.version import __version__
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def create_app(
         experiment_folders: what `hubstore experiment --out` wrote.
         allow_stale: whether to search indexes that lack a store's newest rows.
         engine: "local", or "ray": actors of a cluster search, exactly, each a range of a layer's rows.
-        address: of the Ray cluster; see `hubstore.engines.cluster.connected`.
+        address: of the Ray cluster; see `hubstore.extraction.cluster.connected`.
 
     Raises:
         StoreNotFoundError: there is no store at a path.

@@ -9,10 +9,10 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from hubstore.location import WEB, Location
-from hubstore.store import LocalStorage, Storage, open_storage
-from hubstore.store.remote import RemoteStorage
-from hubstore.store.storage import Buffer
+from hubstore.storage import LocalStorage, Storage, open_storage
+from hubstore.storage.local import Buffer
+from hubstore.storage.location import WEB, Location
+from hubstore.storage.objects import RemoteStorage
 
 RESULTS = "analyses/"
 

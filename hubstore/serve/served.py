@@ -10,12 +10,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from hubstore.location import Location
 from hubstore.serve.metrics import Metrics
 from hubstore.serve.state import State, state_of
+from hubstore.storage.location import Location
 
 if TYPE_CHECKING:
-    from hubstore.engines.search import Searchers
+    from hubstore.query.ray import Searchers
     from hubstore.serve.snapshot import Snapshot
 
 log = logging.getLogger("hubstore.serve")

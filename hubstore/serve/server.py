@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hubstore.errors import MissingDependencyError, ServeError
-from hubstore.location import Location
+from hubstore.storage.location import Location
 
 if TYPE_CHECKING:
     import uvicorn

@@ -13,9 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubstore.engines import check_engine
 from hubstore.errors import HubstoreError
-from hubstore.location import Location, location
+from hubstore.extraction.engines import check_engine
 from hubstore.serve.batching import Batcher
 from hubstore.serve.computations import Computations
 from hubstore.serve.encoders import Encoders
@@ -24,10 +23,11 @@ from hubstore.serve.metrics import Metrics
 from hubstore.serve.pools import Pool
 from hubstore.serve.served import ServedStore
 from hubstore.serve.state import require_store
+from hubstore.storage.location import Location, location
 
 if TYPE_CHECKING:
-    from hubstore.engines.search import Searchers
     from hubstore.models import Model
+    from hubstore.query.ray import Searchers
 
 log = logging.getLogger("hubstore.serve")
 
@@ -157,7 +157,7 @@ class Service:
 
 
 def _searchers(address: str | None, device: str) -> contextlib.AbstractContextManager[Searchers]:
-    from hubstore.engines.search import searchers
+    from hubstore.query.ray import searchers
 
     return searchers(address=address, device=device)
 

@@ -20,17 +20,17 @@ from hubstore.arrow import read_parquet
 from hubstore.errors import CorruptStoreError, IndexNotFoundError, QueryError
 from hubstore.index import IndexDescription, LayerIndex, SearchableLayer, load_or_exact
 from hubstore.index.description import check_fresh, read_description
-from hubstore.location import Location, shell_word
 from hubstore.serve.failures import NeedsModelError, NotThereError
 from hubstore.serve.keeping import keeping
+from hubstore.storage.location import Location, shell_word
 from hubstore.store import HiddenStates, Partition, StoreReader
 from hubstore.store.layout import LENS, previews_key
 from hubstore.store.partition import Positions
 from hubstore.store.reader import MAPPED, read_items
 
 if TYPE_CHECKING:
-    from hubstore.engines.search import Searchers
     from hubstore.lens import Lens
+    from hubstore.query.ray import Searchers
 
 T = TypeVar("T")
 

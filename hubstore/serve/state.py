@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 
 from hubstore.errors import StoreNotFoundError
-from hubstore.location import Location, Url
-from hubstore.store import open_storage
-from hubstore.store.remote import RemoteStorage
+from hubstore.storage import open_storage
+from hubstore.storage.location import Location, Url
+from hubstore.storage.objects import RemoteStorage
 
 Stamp = tuple[str, int, int]
 State = tuple[Stamp, ...]

@@ -14,8 +14,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hubstore.errors import SteeringError
-from hubstore.extraction.members import batch_members, padded_batching
 from hubstore.files import put
+from hubstore.forward.members import batch_members, padded_batching
 from hubstore.models import Model, make_batch, tokenize
 from hubstore.steer.restart import run_to
 from hubstore.version import __version__

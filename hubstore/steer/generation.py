@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from hubstore.checks import check_count, check_number, check_seed
 from hubstore.errors import NonFiniteError, SteeringError
-from hubstore.extraction.members import batch_members
+from hubstore.forward.members import batch_members
 from hubstore.models import Model
 from hubstore.steer.intervention import Intervention, steering
 from hubstore.steer.prompts import MediaPrompt, Prompt, TrunkInputs, kind_of, prompt_tokens, shown, trunk_inputs

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from hubstore.errors import SteeringError
-from hubstore.extraction import Capture
-from hubstore.extraction.members import batch_members, padded_batching
+from hubstore.forward import Capture
+from hubstore.forward.members import batch_members, padded_batching
 from hubstore.kernels import paired_cosine
 from hubstore.lens import Lens
 from hubstore.models import Model, make_batch, tokenize

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hubstore.corpus import Item
 from hubstore.errors import SteeringError
-from hubstore.extraction.media import Task, read_item
+from hubstore.media.reading import Task, read_item
 from hubstore.models import MEDIA, Adapter, MediaInputs, Model, make_batch, tokenize
 from hubstore.models.media import TEXT
 from hubstore.steer.restart import run_to

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from hubstore.errors import SteeringError
-from hubstore.extraction.members import batch_members
+from hubstore.forward.members import batch_members
 from hubstore.models.checkpoint import pretrained, pretrained_config, pretrained_model, require_weights
 from hubstore.steer.directions import BATCH_TOKENS
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from hubstore.errors import CorruptStoreError
+from hubstore.storage.local import Storage
 from hubstore.store.commit import FileRecord
 from hubstore.store.layout import LENS, content_digest, encode_json
-from hubstore.store.storage import Storage
 
 
 def write_lens_record(storage: Storage, content: Mapping[str, Any], files: Mapping[str, FileRecord]) -> None:

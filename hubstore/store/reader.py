@@ -20,17 +20,17 @@ import torch
 from hubstore.arrow import read_parquet
 from hubstore.checks import check_count, check_positions, check_strings
 from hubstore.errors import CorruptStoreError, QueryError, StoreFormatError, StoreNotFoundError
-from hubstore.location import Location, Url, location, shell_word
+from hubstore.storage.local import Storage
+from hubstore.storage.location import Location, Url, location, shell_word
+from hubstore.storage.objects import RemoteStorage
+from hubstore.storage.opening import open_storage
 from hubstore.store.commit import Commit, FileRecord
 from hubstore.store.dtypes import DTYPES
 from hubstore.store.gather import gather_rows
 from hubstore.store.layout import FORMAT, PLAN, ROOT, Layout, items_key, previews_key, shard_key
 from hubstore.store.lookup import IdLookup
-from hubstore.store.opening import open_storage
 from hubstore.store.partition import Partition, Positions
-from hubstore.store.remote import RemoteStorage
 from hubstore.store.shardfile import decode_shard
-from hubstore.store.storage import Storage
 from hubstore.store.unfinished import Unfinished, unfinished_corpus, with_defaults
 
 NO_ITEMS = pa.schema(

@@ -14,10 +14,10 @@ import torch
 
 from hubstore.checks import check_positions
 from hubstore.errors import CorruptStoreError, QueryError
+from hubstore.storage.objects import READERS, RemoteStorage
 from hubstore.store.commit import FileRecord
 from hubstore.store.dtypes import DTYPES, itemsize
 from hubstore.store.reader import HiddenStates
-from hubstore.store.remote import READERS, RemoteStorage
 from hubstore.store.shardfile import chunks_of, decode_shard, index_size, read_index, used_chunks
 
 AHEAD_BYTES = 128 << 20

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hubstore.errors import CorruptStoreError
+from hubstore.storage.local import Storage
+from hubstore.storage.objects import RemoteStorage
 from hubstore.store.commit import Commit, FileRecord
 from hubstore.store.layout import LENS, ROOT, Layout, array_key, commit_key, content_digest, items_key, shard_key
 from hubstore.store.lensrecord import read_lens_record
 from hubstore.store.reader import read_attributes
-from hubstore.store.remote import RemoteStorage
 from hubstore.store.result import decode_result
 from hubstore.store.shardfile import crc32c, decode_shard
-from hubstore.store.storage import Storage
 
 BLOCK = 1 << 24
 

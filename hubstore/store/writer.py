@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import torch
 
 from hubstore.errors import NonFiniteError, StoreError, StoreLockedError
-from hubstore.location import shell_word
+from hubstore.storage.local import Buffer, Storage
+from hubstore.storage.location import shell_word
 from hubstore.store.commit import Commit, FileRecord
 from hubstore.store.layout import (
     FORMAT,
@@ -31,7 +32,6 @@ from hubstore.store.layout import (
     shard_key,
 )
 from hubstore.store.shardfile import check_dtype, crc32c, encode_shard, non_finite
-from hubstore.store.storage import Buffer, Storage
 from hubstore.store.verify import spoiled_file
 
 WRITE_THREADS = 8

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from hubstore import analysis, devices, kernels
-from hubstore.analysis import neighbours
+from hubstore.analysis import neighbors
 from hubstore.errors import QueryError
 from tests.analysis.test_similarity import related
 from tests.memory_store import parallel
@@ -110,7 +110,7 @@ def agree(found, expected, ranks=0.0):
 def test_every_analysis_stays_on_its_device_and_gives_the_same(monkeypatch, name, n):
     states, seen = related(languages=3, n=n), []
     expected = analysis.analyze(parallel("abc", states), [name], bootstrap=50, device="cpu")[name]
-    monkeypatch.setattr(neighbours, "topk_cosine", on_elsewhere(kernels.topk_cosine, seen))
+    monkeypatch.setattr(neighbors, "topk_cosine", on_elsewhere(kernels.topk_cosine, seen))
     retrieval = importlib.import_module("hubstore.analysis.retrieval")
     monkeypatch.setattr(retrieval, "match_ranks", on_elsewhere(kernels.match_ranks, seen))
     with Moving():
@@ -122,7 +122,7 @@ def test_every_analysis_stays_on_its_device_and_gives_the_same(monkeypatch, name
 def test_a_table_is_reused_whatever_device_it_was_computed_on(monkeypatch):
     store = parallel("ab", related())
     first = analysis.analyze(store, ["retrieval"], device="cpu")["retrieval"]
-    monkeypatch.setattr(neighbours, "topk_cosine", None)
+    monkeypatch.setattr(neighbors, "topk_cosine", None)
     assert analysis.analyze(store, ["retrieval"], device="meta")["retrieval"].equals(first)
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from hubstore import analysis
-from hubstore.analysis import blocks, layers, states
+from hubstore.analysis import layers, states
 from hubstore.errors import AnalysisError
 from hubstore.kernels.cpu import match
+from hubstore.stats import blocks
 from hubstore.store import StoreReader
 from tests.index.stores import LANGUAGES, by_language, hub_states, write_store
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from hubstore import analysis
-from hubstore.analysis.bootstrap import Bootstrap
 from hubstore.analysis.results import FIELDS
 from hubstore.errors import AnalysisError
+from hubstore.stats.bootstrap import Bootstrap
 from hubstore.version import __version__
 from tests.analysis.test_similarity import related
 from tests.memory_store import MemoryStore, parallel

@@ -12,8 +12,8 @@ import soundfile
 from PIL import Image
 
 from hubstore.corpus.item import Media
-from hubstore.corpus.media import media_bytes, open_image, open_sound
 from hubstore.errors import CorpusError, MissingDependencyError
+from hubstore.media.decode import media_bytes, open_image, open_sound
 
 RATE = 16_000
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -241,7 +241,7 @@ def test_a_package_that_is_not_there_is_answered_with_what_to_install(package, m
 
 
 def test_decoding_is_imported_only_where_something_is_decoded():
-    script = "import sys, hubstore.corpus.media, hubstore.corpus.previews; print({'PIL', 'soundfile'} & {*sys.modules})"
+    script = "import sys, hubstore.media.decode, hubstore.media.previews; print({'PIL', 'soundfile'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert done.stdout == "set()\n"
 

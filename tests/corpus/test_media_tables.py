@@ -10,8 +10,8 @@ from datasets import Audio, Dataset, Features, Image, Value
 
 from hubstore.corpus import Media, open_corpus, read_csv, read_dataset, read_jsonl, read_parquet
 from hubstore.corpus.corpus import Refuse, Skipped
-from hubstore.corpus.media import open_image, open_sound
 from hubstore.errors import CorpusError
+from hubstore.media.decode import open_image, open_sound
 from tests.corpus.conftest import contents, picture_bytes, sound_bytes
 
 

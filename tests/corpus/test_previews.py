@@ -8,8 +8,8 @@ import soundfile
 from PIL import Image
 
 from hubstore.corpus.item import Media
-from hubstore.corpus.media import open_image, open_sound
-from hubstore.corpus.previews import CLIP_RATE, clip, mime_of, thumbnail
+from hubstore.media.decode import open_image, open_sound
+from hubstore.media.previews import CLIP_RATE, clip, mime_of, thumbnail
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_the_same_medium_gives_the_same_bytes_in_every_process():
     script = """
 import hashlib, numpy as np
 from PIL import Image
-from hubstore.corpus.previews import clip, thumbnail
+from hubstore.media.previews import clip, thumbnail
 sound = np.random.default_rng(0).uniform(-1, 1, 40_000).astype(np.float32)
 made = thumbnail(Image.radial_gradient("L").convert("RGB")) + clip(sound, 22_050)
 print(hashlib.sha256(made).hexdigest())

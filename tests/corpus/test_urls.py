@@ -12,12 +12,12 @@ from obstore.store import MemoryStore
 
 from hubstore.corpus import Media, open_corpus, read_webdataset
 from hubstore.corpus import remote as corpora
-from hubstore.corpus.media import media_bytes
 from hubstore.corpus.remote import NAMED, fetched, origin, remote_bytes, url_of
 from hubstore.errors import CorpusError
-from hubstore.location import Url
-from hubstore.store.cache import user_cache
-from hubstore.store.remote import RemoteStorage
+from hubstore.media.decode import media_bytes
+from hubstore.storage.cache import user_cache
+from hubstore.storage.location import Url
+from hubstore.storage.objects import RemoteStorage
 from tests.corpus.conftest import contents, picture_bytes
 from tests.corpus.test_webdataset import shard
 

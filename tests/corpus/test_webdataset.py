@@ -7,8 +7,8 @@ import tarfile
 import pytest
 
 from hubstore.corpus import Media, read_webdataset
-from hubstore.corpus.media import media_bytes
 from hubstore.errors import CorpusError
+from hubstore.media.decode import media_bytes
 from tests.corpus.conftest import contents, picture_bytes, python, sound_bytes
 
 

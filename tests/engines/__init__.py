@@ -2,7 +2,7 @@
 
 import os
 
-from hubstore.engines.cluster import ENVIRONMENT
+from hubstore.extraction.cluster import ENVIRONMENT
 
 os.environ |= {
     **ENVIRONMENT,

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from hubstore.engines.cluster import QUIET
+from hubstore.extraction.cluster import QUIET
 
 OBJECT_STORE = 80 << 20
 LOOPBACK = "127.0.0.1"

@@ -8,7 +8,7 @@ import torch
 import hubstore
 from hubstore import analysis
 from hubstore.analysis.layers import Parts
-from hubstore.engines.analyses import OnRay
+from hubstore.analysis.ray import OnRay
 from hubstore.errors import EngineError
 from tests.engines.nodes import two_nodes
 from tests.index.stores import LANGUAGES, by_language, hub_states, write_store
@@ -39,7 +39,7 @@ def test_the_tasks_of_two_nodes_give_the_same_bytes_as_one_process_or_say_that_t
     assert len(here) == len(analysis.ANALYSES)
     with two_nodes(cpus=2):
         assert results(path, engine="ray") == here
-        monkeypatch.setattr("hubstore.engines.cluster.PATIENCE_S", 1.0)
+        monkeypatch.setattr("hubstore.extraction.cluster.PATIENCE_S", 1.0)
         parts = Parts(dict, {}, {}, torch.device("cuda:1"))
         room = r"room for a layer's analysis \(1 CPU and 1 GPU\) for 1 s; add one .*are kept"
         with OnRay()(hubstore.open(path), parts) as mapped, pytest.raises(EngineError, match=room):

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import hubstore
-from hubstore.engines import check_engine
 from hubstore.errors import EngineError, MissingDependencyError
+from hubstore.extraction.engines import check_engine
 from tests.extraction import victim
 from tests.tiny_models import save_tiny_model, tiny_model
 
@@ -22,7 +22,7 @@ def test_another_engine_and_an_address_that_none_needs_are_refused():
 
 
 def test_nothing_imports_ray_before_it_is_asked_for():
-    modules = "hubstore.cli, hubstore.api, hubstore.engines.ray, hubstore.engines.search, hubstore.engines.indexes"
+    modules = "hubstore.cli, hubstore.api, hubstore.extraction.ray, hubstore.query.ray, hubstore.index.ray"
     code = f"import sys, {modules}; print('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

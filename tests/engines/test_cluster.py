@@ -11,9 +11,9 @@ import time
 import pytest
 
 import hubstore
-from hubstore.engines import cluster
-from hubstore.engines.cluster import COLOURS, connected, first_line
 from hubstore.errors import EngineError
+from hubstore.extraction import cluster
+from hubstore.extraction.cluster import COLOURS, connected, first_line
 from tests.extraction import victim
 
 pytest.importorskip("ray")
@@ -86,7 +86,7 @@ def test_tasks_that_have_just_ended_are_left_alone_and_the_others_are_ended():
     code = """
         import time
         import tests.engines
-        from hubstore.engines.cluster import connected, end_tasks
+        from hubstore.extraction.cluster import connected, end_tasks
         with connected("local") as ray:
             done, slow = ray.remote(lambda: None), ray.remote(lambda: time.sleep(600))
             for _ in range(150):

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hubstore.engines import ray as engine
-from hubstore.engines.ray import Extractor, Report, _Dealing, _set_aside, _Worker
 from hubstore.errors import EngineError, ModelError
 from hubstore.extraction import extract
+from hubstore.extraction import ray as engine
 from hubstore.extraction.plan import PLAN
-from hubstore.store import LocalStorage
+from hubstore.extraction.ray import Extractor, Report, _Dealing, _set_aside, _Worker
+from hubstore.storage import LocalStorage
 from hubstore.store.commit import Commit
 from hubstore.store.layout import commit_key
 from tests.extraction import victim
@@ -154,7 +154,7 @@ def test_a_cluster_that_has_no_room_or_none_that_is_free_is_said(deal, played, m
     monkeypatch.setattr(engine, "BUSY_S", 0.0)
     with pytest.warns(UserWarning, match=r"no worker has begun .*others may hold its room; .*x\.hub goes on"):
         dealing._hire()
-    monkeypatch.setattr("hubstore.engines.cluster.PATIENCE_S", 0.0)
+    monkeypatch.setattr("hubstore.extraction.cluster.PATIENCE_S", 0.0)
     played.resources.clear()
     dealing._look = 0.0
     with pytest.raises(

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from hubstore.engines.cluster import first_line
-from hubstore.engines.ray import RayEngine, _require_plan
 from hubstore.errors import EngineError, ModelError, StoreError
 from hubstore.extraction import Watch, extract
-from hubstore.store import LocalStorage, StoreReader
+from hubstore.extraction.cluster import first_line
+from hubstore.extraction.ray import RayEngine, _require_plan
+from hubstore.storage import LocalStorage
+from hubstore.store import StoreReader
 from tests.engines import loads
 from tests.engines.nodes import two_nodes
 from tests.extraction import victim
@@ -80,7 +81,7 @@ def test_a_worker_that_is_stuck_is_overtaken(cluster, tmp_path, expected):
 def test_what_would_stop_every_worker_is_said(cluster, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="the model loaded on cpu has other weights"):
         run(tmp_path / "x.hub", functools.partial(loads.gpt2_on, seed=1))
-    monkeypatch.setattr("hubstore.engines.ray.MOST_LOSSES", 0)
+    monkeypatch.setattr("hubstore.extraction.ray.MOST_LOSSES", 0)
     with pytest.raises(EngineError, match="every worker was lost before it had its model"):
         run(tmp_path / "y.hub", loads.killed_on)
 
@@ -92,7 +93,7 @@ def test_a_node_that_does_not_see_the_store_says_what_to_do(tmp_path):
 
 @pytest.mark.slow
 def test_a_node_without_the_model_is_left_out_while_another_has_it(cluster, tmp_path, expected, monkeypatch):
-    monkeypatch.setattr("hubstore.engines.ray.MOST_LOSSES", 1)
+    monkeypatch.setattr("hubstore.extraction.ray.MOST_LOSSES", 1)
     path, folder = tmp_path / "x.hub", tmp_path / "workers"
     folder.mkdir()
     load = functools.partial(loads.missing_on, node=cluster[1].node_id, folder=folder)

@@ -13,7 +13,7 @@ pytest.importorskip("ray")
 
 STARTED = """
 import torch
-from hubstore.engines.cluster import Needs, connected
+from hubstore.extraction.cluster import Needs, connected
 from tests.engines.test_loopback import listening
 torch.set_num_threads(100)
 with connected("local") as ray:

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import hubstore
-from hubstore.engines.search import merge, searchers
 from hubstore.errors import EngineError, IndexingError, NonFiniteError, QueryError, StoreError
 from hubstore.index import Allowed, build, load_or_exact
+from hubstore.query.ray import merge, searchers
 from tests.engines.nodes import two_nodes
 from tests.index.stores import LANGUAGES, by_language, hub_states, write_store
 from tests.query.test_search import ROWS
@@ -64,8 +64,8 @@ def test_layers_are_indexed_side_by_side(cluster, path):
 
 
 def test_what_no_node_has_room_for_is_not_waited_for_without_end(cluster, path, monkeypatch):
-    monkeypatch.setattr("hubstore.engines.cluster.PATIENCE_S", 1.0)
-    monkeypatch.setattr("hubstore.engines.indexes.resolve_device", torch.device)
+    monkeypatch.setattr("hubstore.extraction.cluster.PATIENCE_S", 1.0)
+    monkeypatch.setattr("hubstore.index.ray.resolve_device", torch.device)
     with pytest.raises(EngineError, match=r"room for a layer's index \(1 CPU and 1 GPU\) for 1 s; add one .*stay, and"):
         hubstore.open(path).index([0], device="cuda", engine="ray")
 
@@ -81,7 +81,7 @@ def held(cluster):
 @pytest.fixture
 def answering(held, monkeypatch):
     """Whoever asks the cluster gets the four."""
-    monkeypatch.setattr("hubstore.engines.search.searchers", lambda **options: nullcontext(held))
+    monkeypatch.setattr("hubstore.query.ray.searchers", lambda **options: nullcontext(held))
 
 
 def test_the_engine_answers_a_query_as_one_process_does(answering, path):

@@ -9,8 +9,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from hubstore.corpus.media import open_image, open_sound
 from hubstore.experiments.vision_lens_colour import COLOURS
+from hubstore.media.decode import open_image, open_sound
 from hubstore.models import Model, wrap_model
 from tests.tiny_media import AUDIO, VISION
 

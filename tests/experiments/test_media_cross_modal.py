@@ -9,10 +9,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from hubstore.api import Store
-from hubstore.corpus.media import open_image, open_sound
 from hubstore.errors import AnalysisError, ModelError
 from hubstore.experiments import Lab, cross_modal, run_experiment
 from hubstore.experiments.outcome import make_table
+from hubstore.media.decode import open_image, open_sound
 from tests.experiments.media_readers import hearing, seeing
 from tests.experiments.readers import curve, reader
 from tests.tiny_media import picture, sound

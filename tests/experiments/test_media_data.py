@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from hubstore.corpus import Media
-from hubstore.corpus.media import open_image
 from hubstore.errors import CorpusError
 from hubstore.experiments import Lab
 from hubstore.experiments.described import Photograph, nouns, photographs, sounds
+from hubstore.media.decode import open_image
 from tests.tiny_media import picture
 
 DATA = files("hubstore.experiments.data")

@@ -10,7 +10,6 @@ from numpy.testing import assert_allclose
 from PIL import Image
 
 from hubstore.corpus import Media
-from hubstore.corpus.media import open_image
 from hubstore.errors import AnalysisError, ModelError
 from hubstore.experiments import (
     Lab,
@@ -22,6 +21,7 @@ from hubstore.experiments import (
 )
 from hubstore.experiments.described import is_noun, nouns, photographs, sounds
 from hubstore.lens import Lens
+from hubstore.media.decode import open_image
 from tests.experiments.media_readers import hearing, media_states, seeing
 from tests.experiments.readers import curve, log_probabilities
 from tests.tiny_media import picture, tiny_media_model

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from hubstore.analysis.bootstrap import Bootstrap
 from hubstore.errors import AnalysisError
 from hubstore.experiments.verdict import corrected_bound, mean_rows, peak
+from hubstore.stats.bootstrap import Bootstrap
 
 LAYERS = tuple(map(str, range(1, 18)))
 

@@ -23,7 +23,8 @@ from hubstore.corpus import read_sample
 from hubstore.errors import StoreError, StoreLockedError
 from hubstore.extraction import Settings, extract
 from hubstore.extraction.plan import PlanStart, make_plan
-from hubstore.store import Layout, LocalStorage, StoreReader, verify
+from hubstore.storage import LocalStorage
+from hubstore.store import Layout, StoreReader, verify
 from tests.extraction import victim
 from tests.tiny_models import tiny_model
 

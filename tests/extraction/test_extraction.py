@@ -11,11 +11,13 @@ import torch
 
 from hubstore.corpus import Corpus, Item, read_sample
 from hubstore.errors import CorpusError, ModelError, NonFiniteError, StoreError, StoreExistsError
-from hubstore.extraction import Capture, Settings, Watch, append, extract
-from hubstore.extraction.members import batch_members
+from hubstore.extraction import Settings, Watch, append, extract
 from hubstore.extraction.plan import load_plan
+from hubstore.forward import Capture
+from hubstore.forward.members import batch_members
 from hubstore.models import make_batch, tokenize
-from hubstore.store import LocalStorage, StoreReader, verify
+from hubstore.storage import LocalStorage
+from hubstore.store import StoreReader, verify
 from tests.tiny_models import tiny_model
 
 ALL = ("last", "mean", "first", "tokens")

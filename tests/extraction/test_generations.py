@@ -28,7 +28,8 @@ from hubstore.errors import (
 )
 from hubstore.extraction import Settings, append, extract
 from hubstore.extraction.spool import ItemStream, KnownIds, spool
-from hubstore.store import LocalStorage, StoreReader, write_shard
+from hubstore.storage import LocalStorage
+from hubstore.store import StoreReader, write_shard
 from hubstore.store.reader import NO_ITEMS
 from tests.extraction.test_crash import content
 from tests.tiny_models import tiny_model

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from hubstore.store import LocalStorage, StoreReader, verify
+from hubstore.storage import LocalStorage
+from hubstore.store import StoreReader, verify
 from hubstore.store.layout import ROOT
 from tests.extraction import interrupted
 from tests.extraction.test_crash import content

@@ -13,10 +13,12 @@ import soundfile
 import torch
 
 from hubstore.corpus import Corpus, Item, Media
-from hubstore.corpus.media import open_image, open_sound
-from hubstore.corpus.previews import mime_of
 from hubstore.errors import CorpusError, ModelError
-from hubstore.extraction import Capture, Settings, Watch, append, encode, extract, media, prepare
+from hubstore.extraction import Settings, Watch, append, encode, extract, prepare
+from hubstore.forward import Capture
+from hubstore.media import reading as media
+from hubstore.media.decode import open_image, open_sound
+from hubstore.media.previews import mime_of
 from hubstore.models import Model
 from hubstore.store import StoreReader, verify
 from tests.tiny_media import FAMILIES, picture, sound, tiny_media_model

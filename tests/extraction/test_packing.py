@@ -12,10 +12,11 @@ import torch
 
 from hubstore.corpus import Item, read_sample
 from hubstore.errors import StoreError
-from hubstore.extraction import Capture, PackingAsked, Settings, Watch, append, encode, extract, self_check
-from hubstore.extraction.compiled import compiled_blocks
-from hubstore.extraction.members import batch_members
-from hubstore.extraction.pooling import segment_mean
+from hubstore.extraction import PackingAsked, Settings, Watch, append, encode, extract, self_check
+from hubstore.forward import Capture
+from hubstore.forward.compiled import compiled_blocks
+from hubstore.forward.members import batch_members
+from hubstore.forward.pooling import segment_mean
 from hubstore.models import Batching, make_batch, pack, tokenize
 from hubstore.models.packed import plain_packed_attention
 from hubstore.store import StoreReader, verify

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hubstore.extraction.pooling import pool
+from hubstore.forward.pooling import pool
 from hubstore.models import make_batch
 from tests.tiny_models import tiny_model
 

@@ -14,9 +14,10 @@ import transformers
 
 from hubstore.corpus import Corpus, Item
 from hubstore.errors import ModelError, SelfCheckError
-from hubstore.extraction import Capture, Settings, Watch, append, encode, extract, self_check
-from hubstore.extraction.members import batch_members
+from hubstore.extraction import Settings, Watch, append, encode, extract, self_check
 from hubstore.extraction.sampling import choose_texts, largest_media
+from hubstore.forward import Capture
+from hubstore.forward.members import batch_members
 from hubstore.lens.reading import read_texts
 from hubstore.models import Batching, Borders, length_borders, make_batch, tokenize, wrap_model
 from hubstore.store import StoreReader

@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from hubstore.extraction.sharing import Shared, Writer
+from hubstore.media.shared_memory import Shared, Writer
 
 
 def placed(memory, start, tensor):

@@ -9,12 +9,14 @@ from dataclasses import replace
 
 import pytest
 
-from hubstore.corpus import Corpus, Item, Media, media, transient
+from hubstore.corpus import Corpus, Item, Media, transient
 from hubstore.errors import CorpusError, CorpusUnreachableError, MissingDependencyError, StorageUnreachableError
 from hubstore.extraction import Settings, append, extract
-from hubstore.extraction import media as reading
+from hubstore.media import decode as media
+from hubstore.media import reading
 from hubstore.query import search
-from hubstore.store import LocalStorage, StoreReader, verify
+from hubstore.storage import LocalStorage
+from hubstore.store import StoreReader, verify
 from tests.extraction.test_media import png
 from tests.tiny_media import picture, tiny_media_model
 from tests.tiny_models import tiny_model
@@ -135,7 +137,7 @@ def test_a_file_that_is_none_is_left_out(tmp_path):
 )
 def test_what_is_no_fault_of_the_item_is_never_counted_as_broken(tmp_path, monkeypatch, error):
     from hubstore.corpus import remote
-    from hubstore.location import Url
+    from hubstore.storage.location import Url
 
     given = pictures(tmp_path, 3)
     real = reading.open_image

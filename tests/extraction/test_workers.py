@@ -12,7 +12,8 @@ import pytest
 
 from hubstore.errors import ModelError, StoreError
 from hubstore.extraction import Watch, Workers, append, extract
-from hubstore.store import LocalStorage, StoreReader, verify
+from hubstore.storage import LocalStorage
+from hubstore.store import StoreReader, verify
 from tests.extraction import victim
 from tests.extraction.test_crash import content
 from tests.tiny_models import tiny_model

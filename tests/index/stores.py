@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from hubstore.store import DTYPES, Layout, LocalStorage, StoreReader, write_metadata, write_shard
+from hubstore.storage import LocalStorage
+from hubstore.store import DTYPES, Layout, StoreReader, write_metadata, write_shard
 
 LANGUAGES = ("en", "es", "zh-Hans")
 

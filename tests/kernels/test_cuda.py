@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 
 from hubstore.errors import NonFiniteError, OptionError
 from hubstore.kernels import cuda, reference
-from hubstore.kernels.cuda import candidates, few, lens, pairs, sweep, topk
+from hubstore.kernels.cuda import candidates, lens, pairs, small_batch, sweep, topk
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -33,7 +33,7 @@ def small_tiles(monkeypatch):
     if not ON_GPU:
         for name, size in {"TILE_M": 16, "TILE_N": 64, "TILE_K": 16, "WIDE_TILE_N": 64, "WIDE_TILE_K": 16}.items():
             monkeypatch.setattr(sweep, name, size)
-        monkeypatch.setattr(few, "ROWS", 4)
+        monkeypatch.setattr(small_batch, "ROWS", 4)
 
 
 def normal(n, width, seed=0, dtype=torch.float32):
@@ -146,7 +146,7 @@ def test_many_candidates_are_chosen_in_pytorch_as_few_are_in_one_kernel(monkeypa
 
 @pytest.mark.parametrize("states", [normal, massive])
 def test_few_queries_find_what_many_do(monkeypatch, states):
-    queries, rows = states(few.FEW, 40, 1), states(210, 40, 2)
+    queries, rows = states(small_batch.FEW, 40, 1), states(210, 40, 2)
     found = cuda.topk_cosine(queries, rows, 5)
     monkeypatch.setattr(topk, "FEW", 0)
     expected = cuda.topk_cosine(queries, rows, 5)

@@ -15,7 +15,7 @@ from hubstore.cli import app
 from hubstore.corpus import read_sample
 from hubstore.errors import LensError, QueryError
 from hubstore.lens import Lens, count_token_languages, language_trends, lens_summary, read_store, read_texts
-from hubstore.lens.figures import heat_maps, html, png, spelled
+from hubstore.plots.lens import heat_maps, html, png, spelled
 from tests.tiny_models import save_tiny_language_model
 
 PNG = b"\x89PNG\r\n\x1a\n"

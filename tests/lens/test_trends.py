@@ -10,9 +10,9 @@ from hubstore.analysis import metadata
 from hubstore.corpus import read_sample
 from hubstore.errors import LensError, QueryError
 from hubstore.extraction import Settings, extract
-from hubstore.lens import Lens, TokenLanguages, count_token_languages, language_mass, language_trends, trends_png
-from hubstore.lens.areas import areas
+from hubstore.lens import Lens, TokenLanguages, count_token_languages, language_mass, language_trends
 from hubstore.models import Head, load_model
+from hubstore.plots.stacked import areas, trends_png
 from hubstore.store import StoreReader
 from tests.lens import authors
 from tests.tiny_models import tiny_language_model

@@ -5,7 +5,8 @@ import torch
 import transformers
 
 from hubstore.errors import ModelError
-from hubstore.extraction import Capture, Settings, media_check
+from hubstore.extraction import Settings, media_check
+from hubstore.forward import Capture
 from hubstore.models import load_model, make_batch, tokenize, wrap_model
 from hubstore.models.media import MediaReader
 from tests.tiny_media import FAMILIES, GROUPED, media_of, picture, sound, tiny_media_model

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hubstore.models.resize import KERNELS, pixels_of, resize_rgb
+from hubstore.media.resize import KERNELS, pixels_of, resize_rgb
 
 SIDES = st.integers(1, 90)
 

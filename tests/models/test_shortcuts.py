@@ -6,7 +6,7 @@ import torch
 import transformers
 from PIL import Image
 
-from hubstore.models.shortcuts import Levels, extract_heard, quickened, skips_silence, without_levels
+from hubstore.media.shortcuts import Levels, extract_heard, quickened, skips_silence, without_levels
 from tests.tiny_media import FAMILIES, media_of, picture, sound, tiny_media_model
 
 LEFT = ("llava", "gemma3", "idefics3", "chameleon", "clip", "siglip", "vit", "dinov2")

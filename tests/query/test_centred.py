@@ -11,7 +11,7 @@ import torch
 import hubstore
 from hubstore.errors import EngineError, NonFiniteError, QueryError
 from hubstore.query import search
-from hubstore.query.centred import partition_mean
+from hubstore.query.centered import partition_mean
 from hubstore.store import StoreReader
 from tests.index.stores import write_store
 

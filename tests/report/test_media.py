@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from hubstore.corpus import Corpus, Item, Media
-from hubstore.corpus.previews import clip, thumbnail
 from hubstore.extraction import Settings, extract
+from hubstore.media.previews import clip, thumbnail
 from hubstore.report import examples, write_report
 from hubstore.report.examples import choose_examples, find_examples
-from hubstore.store import Layout, LocalStorage, StoreReader, write_metadata, write_shard
+from hubstore.storage import LocalStorage
+from hubstore.store import Layout, StoreReader, write_metadata, write_shard
 from tests.extraction.test_media import png
 from tests.report.stores import WIDTH, hub_states
 from tests.report.test_report import HOSTILE, Reader, read

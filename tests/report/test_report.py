@@ -18,8 +18,8 @@ from matplotlib.image import imread
 
 from hubstore.analysis import analyze
 from hubstore.errors import AnalysisError, HubstoreError, MissingDependencyError, QueryError
+from hubstore.plots.panels import STYLES
 from hubstore.report import write_report
-from hubstore.report.plots import STYLES
 from tests.report.stores import hub_states, write_store
 
 FIGURES = ("hub", "retrieval", "map", "clustering", "alignment", "geometry")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hubstore.corpus.media import open_image
 from hubstore.experiments import Lab
 from hubstore.experiments.described import photographs
+from hubstore.media.decode import open_image
 
 PHOTOGRAPH = {"id": 7, "file_name": "7.jpg", "width": 672, "height": 400, "license": 4, "flickr_url": "http://a/7.jpg"}
 

@@ -17,7 +17,8 @@ import torch
 from hubstore.errors import ServeError, StoreNotFoundError
 from hubstore.serve import Limits, create_app, serve
 from hubstore.serve.limits import MIB
-from hubstore.store import Layout, LocalStorage, write_metadata, write_shard
+from hubstore.storage import LocalStorage
+from hubstore.store import Layout, write_metadata, write_shard
 from tests.report.stores import write_store
 from tests.serve.servers import served
 

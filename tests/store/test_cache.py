@@ -13,11 +13,13 @@ import torch
 from obstore.store import MemoryStore
 
 from hubstore.errors import CorruptStoreError, StoreError
-from hubstore.location import Url
-from hubstore.store import StoreReader, cloud, open_storage, remote, write_metadata, write_shard
-from hubstore.store.cache import LINKED_S, FileCache
+from hubstore.storage import cloud, open_storage
+from hubstore.storage import objects as remote
+from hubstore.storage.cache import LINKED_S, FileCache
+from hubstore.storage.location import Url
+from hubstore.storage.objects import RemoteStorage
+from hubstore.store import StoreReader, write_metadata, write_shard
 from hubstore.store.commit import FileRecord
-from hubstore.store.remote import RemoteStorage
 from hubstore.store.shardfile import crc32c
 from tests.store.test_roundtrip import item_table, layout
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import hubstore
 from hubstore.corpus import open_corpus
-from hubstore.export import export
 from hubstore.serve.encoders import Encoders
-from hubstore.store import LocalStorage, open_storage
-from hubstore.store.cache import user_cache
+from hubstore.storage import LocalStorage, open_storage
+from hubstore.storage.cache import user_cache
+from hubstore.store.export import export
 from tests.report.stores import write_store
 
 

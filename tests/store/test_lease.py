@@ -16,13 +16,15 @@ import pytest
 import torch
 from obstore.store import MemoryStore
 
-from hubstore.engines.ray import _anywhere
 from hubstore.errors import StorageUnreachableError, StoreError, StoreLockedError
-from hubstore.location import Url
-from hubstore.store import LocalStorage, StoreReader, open_storage, remote, verify, write_metadata, write_shard
-from hubstore.store import lease as lease_module
-from hubstore.store.lease import LEASE, Lease, LentLease, Owner
-from hubstore.store.remote import RemoteStorage
+from hubstore.extraction.ray import _anywhere
+from hubstore.storage import LocalStorage, open_storage
+from hubstore.storage import lease as lease_module
+from hubstore.storage import objects as remote
+from hubstore.storage.lease import LEASE, Lease, LentLease, Owner
+from hubstore.storage.location import Url
+from hubstore.storage.objects import RemoteStorage
+from hubstore.store import StoreReader, verify, write_metadata, write_shard
 from tests.store.test_roundtrip import item_table, layout
 
 ROOT = Url("s3", "lab/x.hub")

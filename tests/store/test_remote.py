@@ -24,12 +24,14 @@ from hubstore.errors import (
 from hubstore.extraction.plan import PlanStart, load_plan, make_plan
 from hubstore.index.builder import build
 from hubstore.index.description import check_file
-from hubstore.location import Url, location
-from hubstore.store import DTYPES, LocalStorage, StoreReader, open_storage, remote, verify, write_metadata, write_shard
-from hubstore.store.cache import FileCache
-from hubstore.store.cloud import s3_config
-from hubstore.store.remote import RemoteStorage
-from hubstore.store.web import WebStorage
+from hubstore.storage import LocalStorage, open_storage
+from hubstore.storage import objects as remote
+from hubstore.storage.cache import FileCache
+from hubstore.storage.cloud import s3_config
+from hubstore.storage.location import Url, location
+from hubstore.storage.objects import RemoteStorage
+from hubstore.storage.web import WebStorage
+from hubstore.store import DTYPES, StoreReader, verify, write_metadata, write_shard
 from tests.index.stores import write_store
 from tests.store.test_roundtrip import item_table, layout
 

@@ -14,7 +14,8 @@ import torch
 import zarr
 
 from hubstore.errors import CorruptStoreError, NonFiniteError, StoreError, StoreFormatError, StoreNotFoundError
-from hubstore.store import DTYPES, Layout, LocalStorage, StoreReader, verify, write_metadata, write_shard
+from hubstore.storage import LocalStorage
+from hubstore.store import DTYPES, Layout, StoreReader, verify, write_metadata, write_shard
 
 WIDTH = 24
 

@@ -26,7 +26,9 @@ from typer.testing import CliRunner
 import hubstore
 from hubstore.cli import app
 from hubstore.errors import CorpusError, StorageUnreachableError, StoreAccessError, StoreError, StoreLockedError
-from hubstore.store import LocalStorage, StoreReader, open_storage, remote, verify, write_metadata, write_shard
+from hubstore.storage import LocalStorage, open_storage
+from hubstore.storage import objects as remote
+from hubstore.store import StoreReader, verify, write_metadata, write_shard
 from tests.extraction import victim
 from tests.store.seaweed import BUCKET, READER, SeaweedFS, needs_weed
 from tests.store.test_roundtrip import item_table, layout
@@ -318,8 +320,8 @@ def test_corpora_and_media_by_url_are_read_as_local_files_are(tmp_path):
     from PIL import Image
 
     from hubstore.corpus import open_corpus
-    from hubstore.corpus.media import open_image
     from hubstore.corpus.remote import medium_name
+    from hubstore.media.decode import open_image
 
     rows = [{"id": f"r{i}", "text": f"text number {i}", "language": "en"} for i in range(40)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from hubstore.errors import StoreError
-from hubstore.store import cloud, open_storage
+from hubstore.storage import cloud, open_storage
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "hush-id",

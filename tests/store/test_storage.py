@@ -9,8 +9,8 @@ import shutil
 import pytest
 
 from hubstore.errors import StoreError
-from hubstore.store import LocalStorage
-from hubstore.store.storage import ABANDONED_S
+from hubstore.storage import LocalStorage
+from hubstore.storage.local import ABANDONED_S
 
 
 def test_a_file_that_does_not_fit_is_a_clear_error_and_leaves_nothing(tmp_path, monkeypatch):

@@ -14,9 +14,9 @@ from torch import Tensor
 from hubstore.checks import check_count
 from hubstore.kernels.cuda import sweep as engine
 from hubstore.kernels.cuda.candidates import GROUP, MOST_TILES, Kept, Leading, keep_best, ordered
-from hubstore.kernels.cuda.few import FEW, few_topk
 from hubstore.kernels.cuda.pairs import best, join_crowded, pair_cosine
 from hubstore.kernels.cuda.rows import Direction, Ready, common_direction, converted, readable, ready
+from hubstore.kernels.cuda.small_batch import FEW, few_topk
 from hubstore.kernels.cuda.stream import Block, blocks
 from hubstore.kernels.rows import check_widths, in_range, refuse_non_finite
 

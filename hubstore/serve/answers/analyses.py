@@ -14,9 +14,9 @@ from hubstore.analysis import ANALYSES, analyze
 from hubstore.analysis.results import METADATA
 from hubstore.analysis.states import item_pooling
 from hubstore.errors import AnalysisError, CorruptStoreError, QueryError
-from hubstore.location import Url
 from hubstore.serve.failures import NotThereError
 from hubstore.serve.snapshot import Snapshot
+from hubstore.storage.location import Url
 from hubstore.store.result import decode_result
 
 BY_PARTITION = ("clustering", "geometry")

@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 
 from hubstore.arrow import rows_as_lists
 from hubstore.corpus import Media
-from hubstore.corpus.media import media_bytes, open_image, open_sound
-from hubstore.corpus.previews import mime_of
 from hubstore.errors import CorpusError
 from hubstore.index import Allowed
+from hubstore.media.decode import media_bytes, open_image, open_sound
+from hubstore.media.previews import mime_of
 from hubstore.serve.answers.about import file_names
 from hubstore.serve.failures import NotThereError, TooLargeError
 from hubstore.serve.limits import MIB

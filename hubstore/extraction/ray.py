@@ -1,0 +1,514 @@
+"""Extraction by a Ray cluster: actors hold one model each, and take shards as they become free.
+
+An actor reads its shards' items from the store and writes their states there; what goes through Ray is which shard is
+whose, receipts and progress. The process that runs the command holds the store's lock and deals the shards out:
+
+- There are as many actors as the cluster has room for, and one more that waits for room: a node that joins gets it,
+  and an autoscaler sees that it is wanted.
+- The shards of an actor that is lost, with its node or alone, go to the others.
+- A node where actors fail before they have their model, while others work, is left out after a few.
+- When all are dealt out, an actor that is free takes over the shard that is out the longest, if that takes far longer
+  than others did. The first commit wins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import platform
+import queue
+import statistics
+import threading
+import time
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from hubstore.errors import EngineError, HubstoreError, StoreError
+from hubstore.extraction.cluster import LOOK_S, Needs, Room, connected, first_line, ray, unanswered
+from hubstore.extraction.pipeline import Progress, run_shards
+from hubstore.extraction.plan import PlannedShard
+from hubstore.extraction.prepare import Work
+from hubstore.extraction.workers import Task, sendable, summed
+from hubstore.forward.capture import Capture
+from hubstore.models import Model
+from hubstore.storage import Storage, open_storage
+from hubstore.store.commit import Commit
+from hubstore.store.layout import PLAN, commit_key
+from hubstore.store.shardfile import crc32c
+from hubstore.store.verify import spoiled_file
+
+BEAT_S = 0.5
+"""An actor that has nothing to say says so as often."""
+
+SILENCE_S = 30.0
+"""An actor that is told nothing for so long ends itself: who took its shards over cannot end it, cut off as it is."""
+
+BUSY_S = 60.0
+"""It is said when no worker has begun for so long, since others hold the room."""
+
+HEAD_S = 20.0
+"""How long the head of a cluster may not answer: after 60 s Ray ends this process without a word."""
+
+SECONDS_TO_END = 10.0
+"""That actors have to end when they are no longer needed."""
+
+SETTLE_S = 0.2
+"""An actor is said to have ended a little before its process has."""
+
+MOST_LOSSES = 3
+"""How often one shard may be lost; before they have their model, how many actors of one node, and of all in a row."""
+
+STRAGGLING = 2.0
+"""A shard that is out for so many times as long as is usual is given to a second actor."""
+
+Order = PlannedShard | Literal["pause"] | None
+"""A shard to do; to finish what is under way, since there is no more for now; or only to tell how it goes."""
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """Deals shards out over a Ray cluster.
+
+    Args:
+        load: gives the model on "cuda" or "cpu", on whatever node; it can be pickled.
+        address: see `hubstore.extraction.cluster.connected`.
+    """
+
+    load: Callable[[str], Model]
+    address: str | None = None
+
+    def run_shards(
+        self,
+        work: Work,
+        capture: Capture,
+        shards: Sequence[PlannedShard],
+        *,
+        total: int,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Progress:
+        """As `pipeline.run_shards`, on a cluster.
+
+        The model in `capture` is the one that was checked; every actor loads its own, on a device of the same type.
+
+        Returns:
+            What all actors did. Tokens and times are of lost work too, items of commits alone.
+
+        Raises:
+            EngineError: no cluster is there, it has no room, or it loses one shard again and again.
+            MissingDependencyError: Ray is not installed.
+            HubstoreError: whatever stopped an actor that another would meet too; committed shards stay.
+        """
+        if not shards:
+            return Progress(total=total)
+        reachable = replace(work, storage=_anywhere(work.storage))
+        task = Task.of(reachable, self.load, capture)
+        device = capture.model.device
+        with _set_aside(capture.model), connected(self.address) as library:
+            return _Dealing(library, task, device, shards, total, progress).run()
+
+
+@contextlib.contextmanager
+def _set_aside(model: Model) -> Iterator[None]:
+    """Within it a model that is on a GPU leaves it to the actor that gets the same one."""
+    device = model.device
+    if device.type != "cuda":
+        yield
+        return
+    model.trunk.to("cpu")
+    torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        model.trunk.to(device)
+
+
+def _anywhere(storage: Storage) -> Storage:
+    """The storage under a name that does not depend on the folder that a process works in."""
+    return open_storage(storage.root.absolute()) if isinstance(storage.root, Path) else storage  # with its lease
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an actor tells.
+
+    Args:
+        place: its node's name.
+        node: what Ray knows its node by.
+        loaded: whether it has its model.
+        running: whether shards are under way.
+        wants: whether it waits for another one.
+        committed: shards committed since it told last.
+        progress: all that it did.
+        error: what stopped it, and would stop others.
+        failed: what stopped it, and may not stop others.
+    """
+
+    place: str = ""
+    node: str = ""
+    loaded: bool = False
+    running: bool = False
+    wants: bool = False
+    committed: tuple[int, ...] = ()
+    progress: Progress = field(default_factory=Progress)
+    error: HubstoreError | None = None
+    failed: str | None = None
+
+
+class Extractor:
+    """The actor: a thread extracts, while `turn` takes orders and tells how it goes."""
+
+    def __init__(self, task: Task, plan: int, device: str) -> None:
+        self._orders: queue.SimpleQueue[PlannedShard | Literal["pause"]] = queue.SimpleQueue()
+        self._changed = threading.Condition()
+        self._news = False
+        self._report = Report(platform.node(), _node())
+        self._under_way: deque[int] = deque()
+        self._heard = time.monotonic()
+        threading.Thread(target=self._end_when_forgotten, daemon=True).start()
+        threading.Thread(target=self._guarded, args=(task, plan, device), daemon=True).start()
+
+    def turn(self, order: Order) -> Report:
+        """Take an order, and answer when there is something new, or after a beat."""
+        self._heard = time.monotonic()
+        with self._changed:
+            if order is not None:
+                self._report = replace(self._report, wants=False)
+                self._orders.put(order)
+            self._changed.wait_for(lambda: self._news, BEAT_S)
+            self._news = False
+            told, self._report = self._report, replace(self._report, committed=())
+            return told
+
+    def _end_when_forgotten(self) -> None:
+        while time.monotonic() - self._heard < SILENCE_S:
+            time.sleep(BEAT_S)
+        os._exit(1)
+
+    def _guarded(self, task: Task, plan: int, device: str) -> None:
+        try:
+            self._work(task, plan, device)
+        except HubstoreError as error:
+            self._tell(error=sendable(error, f"the actor on {platform.node()}"))
+        except BaseException as error:  # told, and the actor is given up
+            self._tell(failed=f"{type(error).__name__}: {first_line(error)}")
+
+    def _work(self, task: Task, plan: int, device: str) -> None:
+        _require_plan(task.work.storage, plan)
+        capture = task.capture(device)
+        self._tell(loaded=True)
+        done = Progress()
+        while True:
+            self._tell(running=False, wants=True, progress=done)
+            first = self._orders.get()
+            assert first != "pause"
+            before = done
+            now = run_shards(
+                task.work,
+                capture,
+                self._shards(first),
+                total=0,
+                progress=lambda now, before=before: self._advanced(before, now),  # type: ignore[misc]
+            )
+            done = summed([before, now], 0)
+
+    def _shards(self, first: PlannedShard) -> Iterator[PlannedShard]:
+        shard: PlannedShard | Literal["pause"] = first
+        while shard != "pause":
+            with self._changed:
+                self._under_way.append(shard.shard)
+            yield shard
+            self._tell(running=True, wants=True)
+            shard = self._orders.get()
+
+    def _advanced(self, before: Progress, now: Progress) -> None:
+        with self._changed:
+            # Two threads tell of progress, and the later may be heard first: shards are only ever counted up.
+            new = before.shards + now.shards - self._report.progress.shards
+            if new < 0:
+                return
+            committed = tuple(self._under_way.popleft() for _ in range(new))
+            progress = summed([before, now], 0)
+            self._report = replace(self._report, committed=self._report.committed + committed, progress=progress)
+
+    def _tell(self, **changes: Any) -> None:
+        with self._changed:
+            self._report = replace(self._report, **changes)
+            self._news = True
+            self._changed.notify_all()
+
+
+def _node() -> str:
+    """What Ray knows this process's node by; "" outside of a cluster."""
+    library = ray()
+    return str(library.get_runtime_context().get_node_id()) if library.is_initialized() else ""
+
+
+def _require_plan(storage: Storage, plan: int) -> None:
+    """StoreError unless this node sees the store that is being written."""
+    if not storage.exists(PLAN) or crc32c(storage.read(PLAN)) != plan:
+        raise StoreError(
+            f"the node {platform.node()} does not see the store {storage.root} that is being written; put the store "
+            "where every node reaches it: an object store (s3://bucket/x.hub), or a file system that they share"
+        )
+
+
+@dataclass(eq=False)
+class _Worker:
+    """An actor as its employer knows it: what it told last, which shards it has and since when."""
+
+    actor: Any
+    call: Any
+    told: Report = field(default_factory=Report)
+    out: dict[int, float] = field(default_factory=dict)
+    committed: list[int] = field(default_factory=list)
+
+
+class _Dealing:
+    """Who has which shard."""
+
+    def __init__(
+        self,
+        library: Any,
+        task: Task,
+        device: torch.device,
+        shards: Sequence[PlannedShard],
+        total: int,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._ray = library
+        self._storage = task.work.storage
+        self._shards = {shard.shard: shard for shard in shards}
+        self._open = set(self._shards)  # not committed
+        self._left = deque(self._shards)  # dealt to nobody
+        self._total = total
+        self._tell = progress or (lambda done: None)
+        needs = Needs.of(device)
+        self._head = getattr(library.get_runtime_context(), "gcs_address", None)  # a client of ray:// knows none
+        self._nodes = Room(library, needs, "a worker")
+        self._kind = library.remote(Extractor)
+        self._options: dict[str, Any] = {**needs.options(), "max_restarts": 0}
+        self._told = library.put(task), crc32c(self._storage.read(PLAN)), device.type
+        self._workers: list[_Worker] = []
+        self._ending: list[Any] = []  # calls of workers that were lost, which may not have ended
+        self._failed: Counter[str] = Counter()  # by node, before they had their model
+        self._left_out: dict[str, str] = {}  # nodes, and why
+        self._gone: list[Progress] = []
+        self._losses: Counter[int] = Counter()
+        self._room = 1
+        self._unloaded = 0  # lost in a row before they had their model
+        self._twice: set[int] = set()  # dealt more than once
+        self._seconds: list[float] = []  # that shards were out
+        self._started = self._busy = self._answered = time.monotonic()
+        self._look = 0.0
+
+    def run(self) -> Progress:
+        """Deal out until every shard is committed."""
+        while self._open:
+            try:
+                while self._open:
+                    self._hire()
+                    self._listen()
+                    self._tell(self._sum())
+            except BaseException:
+                self._dismiss()
+                with contextlib.suppress(HubstoreError):  # what stopped the run is what is told
+                    self._take_back_spoiled()
+                raise
+            self._gone += map(self._settled, self._dismiss())
+            self._take_back_spoiled()
+            self._reopen()
+        return self._sum()
+
+    def _sum(self) -> Progress:
+        """What was done by all, as one."""
+        every = [Progress(), *self._gone, *(worker.told.progress for worker in self._workers)]
+        ready = sum(worker.told.loaded for worker in self._workers)
+        done = summed(every, self._total)
+        items = min(done.items, self._total)  # while two have the same shard
+        return replace(done, items=items, seconds=time.monotonic() - self._started, workers=ready)
+
+    def _hire(self) -> None:
+        """An actor for all the room that there is, and one that waits for more."""
+        now = time.monotonic()
+        if now < self._look:
+            return
+        self._look = now + LOOK_S
+        if not self._head_answers(now):
+            return
+        room = self._nodes.look(self._goes_on(), but=self._left_out)
+        self._room = max(room, 1)
+        for _ in range(min(room + 1, len(self._open)) - len(self._workers)):
+            actor = self._kind.options(**self._options).remote(*self._told)
+            self._workers.append(_Worker(actor, actor.turn.remote(None)))
+        if any(worker.told.place for worker in self._workers) or not room:
+            self._busy = now
+        elif now - self._busy > BUSY_S:
+            self._busy = math.inf
+            warnings.warn(
+                f"no worker has begun on the Ray cluster for {BUSY_S:.0f} s, since others may hold its room; "
+                f"{self._storage.root} goes on when there is some",
+                stacklevel=2,
+            )
+
+    def _head_answers(self, now: float) -> bool:
+        problem = self._head and unanswered(self._head)
+        if not problem:
+            self._answered = now
+        elif now - self._answered > HEAD_S:
+            raise EngineError(
+                f"the head of the Ray cluster at {self._head} has not answered for {HEAD_S:.0f} s: {problem}; start "
+                f"the cluster again. {self._goes_on()}"
+            )
+        return not problem
+
+    def _listen(self) -> None:
+        calls = {worker.call: worker for worker in self._workers}
+        self._ray.wait(list(calls), num_returns=1, timeout=BEAT_S)
+        ready, _ = self._ray.wait(list(calls), num_returns=len(calls), timeout=0)
+        for call in ready:
+            if calls[call] in self._workers:  # an earlier one's commit may have sent it away
+                self._hear(calls[call])
+
+    def _hear(self, worker: _Worker) -> None:
+        try:
+            worker.told = self._ray.get(worker.call)
+        except self._ray.exceptions.RayError as error:
+            self._lose(worker, first_line(error))
+            return
+        if worker.told.loaded:
+            self._unloaded = 0
+        for number in worker.told.committed:
+            self._commit(worker, number)
+        if worker.told.error is not None and not self._beaten(worker) and not self._alone_in_failing(worker):
+            raise worker.told.error
+        if worker.told.error is not None or worker.told.failed is not None:
+            self._lose(worker, worker.told.failed or str(worker.told.error))
+            return
+        worker.call = worker.actor.turn.remote(self._order(worker))
+
+    def _commit(self, worker: _Worker, number: int) -> None:
+        self._seconds.append(time.monotonic() - worker.out.pop(number))
+        worker.committed.append(number)
+        self._open.discard(number)
+        for other in [other for other in self._workers if number in other.out]:
+            self._lose(other, "another worker was first")
+
+    def _beaten(self, worker: _Worker) -> bool:
+        """Whether it failed because another had committed its shard, which is no failure."""
+        return any(number in self._twice and self._storage.exists(commit_key(number)) for number in worker.out)
+
+    def _alone_in_failing(self, worker: _Worker) -> bool:
+        """Whether it has failed before it had its model, while another has it: its node may be at fault."""
+        return not worker.told.loaded and any(other.told.loaded for other in self._workers)
+
+    def _order(self, worker: _Worker) -> Order:
+        if not worker.told.wants:
+            return None
+        if self._left:
+            number = self._left.popleft()
+        elif worker.told.running:
+            return "pause"
+        else:
+            late = self._straggler()
+            if late is None:
+                return None
+            number = late
+        worker.out[number] = time.monotonic()
+        return self._shards[number]
+
+    def _straggler(self) -> int | None:
+        """The shard that one worker alone has, and for far longer than is usual."""
+        since = [(when, number) for worker in self._workers for number, when in worker.out.items()]
+        copies = Counter(number for _, number in since)
+        alone = [(when, number) for when, number in since if copies[number] == 1]
+        if not alone or not self._seconds:
+            return None
+        when, number = min(alone)
+        if time.monotonic() - when < STRAGGLING * statistics.median(self._seconds) + BEAT_S:
+            return None
+        self._twice.add(number)
+        return number
+
+    def _lose(self, worker: _Worker, why: str) -> None:
+        """Give up a worker: what it has not committed goes to others."""
+        self._workers.remove(worker)
+        self._ray.kill(worker.actor)
+        self._ending.append(worker.call)
+        if self._alone_in_failing(worker):
+            self._suspect(worker.told, why)
+        self._unloaded += not worker.told.loaded
+        if self._unloaded > MOST_LOSSES * self._room:
+            raise EngineError(
+                f"every worker was lost before it had its model, the last to this: {why}. {self._goes_on()}"
+            )
+        for number in worker.out.keys() & self._open:
+            if self._storage.exists(commit_key(number)):  # committed, and lost before it could tell
+                worker.committed.append(number)
+                self._open.discard(number)
+            elif not any(number in other.out for other in self._workers):
+                self._losses[number] += 1
+                if self._losses[number] >= MOST_LOSSES:
+                    raise EngineError(
+                        f"shard {number} was lost with its worker {MOST_LOSSES} times, at last on "
+                        f"{worker.told.place or 'a node that is gone'}: {why}. {self._goes_on()}"
+                    )
+                self._twice.add(number)
+                self._left.appendleft(number)
+        self._gone.append(self._settled(worker))
+
+    def _suspect(self, told: Report, why: str) -> None:
+        """Leave a node out where workers fail again and again."""
+        self._failed[told.node] += 1
+        if told.node and self._failed[told.node] >= MOST_LOSSES and told.node not in self._left_out:
+            self._left_out[told.node] = f"the node {told.place} is left out: {why}"
+            self._options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self._left_out)})"}
+            warnings.warn(self._left_out[told.node], stacklevel=2)
+
+    def _settled(self, worker: _Worker) -> Progress:
+        """What a worker did that is gone: of shards that it had not committed, no items."""
+        done = worker.told.progress
+        if worker.out:
+            keys = map(commit_key, worker.committed)
+            items = sum(Commit.decode(self._storage.read(key), key).items for key in keys)
+            done = replace(done, items=items, shards=len(worker.committed))
+        return done
+
+    def _dismiss(self) -> Sequence[_Worker]:
+        """End all actors, and wait until none can write any more."""
+        gone, self._workers = self._workers, []
+        for worker in gone:
+            self._ray.kill(worker.actor)
+        calls = [*self._ending, *(worker.call for worker in gone)]
+        self._ending.clear()
+        if calls:
+            self._ray.wait(calls, num_returns=len(calls), timeout=SECONDS_TO_END)
+            time.sleep(SETTLE_S)
+        return gone
+
+    def _take_back_spoiled(self) -> None:
+        """Read back what two workers had, and take back the commit where one wrote over what the other committed."""
+        for number in sorted(self._twice):
+            key = commit_key(number)
+            if self._storage.exists(key) and spoiled_file(self._storage, number) is not None:
+                self._storage.delete(key)
+
+    def _reopen(self) -> None:
+        """Do again what two workers had and nobody has committed: it was taken back, here or by one of the two."""
+        again = [number for number in sorted(self._twice) if not self._storage.exists(commit_key(number))]
+        self._open.update(again)
+        self._left.extend(again)
+        self._twice.clear()
+
+    def _goes_on(self) -> str:
+        done = len(self._shards) - len(self._open)
+        return (
+            f"{done} of {len(self._shards)} shards of {self._storage.root} are committed and stay; "
+            f"the same command goes on from there{''.join(f'; {why}' for why in self._left_out.values())}"
+        )

@@ -1,0 +1,1 @@
+"""Figures: data in, Matplotlib axes or Plotly figures out. The only place that draws."""

@@ -1,0 +1,65 @@
+"""An experiment's figure: quantities over the layers, their intervals shaded, as a PNG."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hubstore.experiments.outcome import Outcome, Plot
+from hubstore.plots.interactive import ticks_of
+from hubstore.plots.panels import BLUE, GOLD, GREEN, GREY, PURPLE, RED
+from hubstore.plots.static import require_matplotlib
+from hubstore.plots.text import in_matplotlib
+
+DPI = 130
+PANEL_INCHES = (6.2, 4.4)
+MOST_ACROSS = 4
+LOOKS = tuple(zip((BLUE, GOLD, GREEN, RED, PURPLE, GREY), "osD^vX", strict=True))
+
+
+def png(outcome: Outcome, title: str) -> bytes:
+    """The outcome's plots side by side; MissingDependencyError where Matplotlib is not installed."""
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    width, height = PANEL_INCHES
+    columns = min(len(outcome.plots), MOST_ACROSS)
+    rows = -(-len(outcome.plots) // columns)
+    figure = Figure(figsize=(width * columns, height * rows), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(in_matplotlib(title), fontsize=12)
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, plot in zip(places, outcome.plots, strict=False):
+        _draw(axes, plot, outcome.table)
+    for axes in places[len(outcome.plots) :]:
+        axes.set_axis_off()
+    target = io.BytesIO()
+    figure.savefig(target, format="png", metadata={"Software": None})
+    return target.getvalue()
+
+
+def _draw(axes: Any, plot: Plot, table: pa.Table) -> None:
+    drawn = table.filter(pc.is_in(table["quantity"], pa.array(plot.quantities)))
+    across = list(dict.fromkeys(drawn[plot.x].to_pylist()))
+    for quantity, (colour, marker) in zip(plot.quantities, LOOKS, strict=False):
+        rows = [row for row in drawn.to_pylist() if row["quantity"] == quantity and row["value"] is not None]
+        places = [across.index(row[plot.x]) for row in rows]
+        values = [row["value"] for row in rows]
+        bounds = [[row["value"] if row[side] is None else row[side] for row in rows] for side in ("low", "high")]
+        axes.fill_between(places, *bounds, color=colour, alpha=0.18, linewidth=0)
+        label = in_matplotlib(quantity)
+        axes.plot(places, values, color=colour, marker=marker, markersize=4, linewidth=1.6, label=label)
+    ticks = ticks_of(tuple(map(str, across)))
+    axes.set_xticks(ticks, [in_matplotlib(str(across[place])) for place in ticks])
+    axes.set_xlabel(in_matplotlib(plot.x_label))
+    axes.set_ylabel(in_matplotlib(plot.y_label))
+    axes.set_title(in_matplotlib(plot.title), fontsize=10)
+    if axes.get_ylim()[0] < 0 < axes.get_ylim()[1]:
+        axes.axhline(0, color="black", linewidth=0.6)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)

@@ -1,0 +1,107 @@
+"""Language trends as a picture: for each input language, the languages that the lens reads, stacked over the layers."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hubstore.plots.interactive import ticks_of
+from hubstore.plots.panels import BLUE, GOLD, GREEN, PURPLE, RED
+from hubstore.plots.static import DPI, PANEL_INCHES, require_matplotlib
+from hubstore.plots.text import in_matplotlib, layer_label
+
+Floats = npt.NDArray[np.float64]
+HUB = "en"
+"""The language that the paper finds dominant; drawn next to that of the input."""
+
+OWN_LOOK, HUB_LOOK, REST_LOOK = (BLUE, ""), (GOLD, "///"), ("#d0d0d0", "")
+OTHER_LOOKS = ((GREEN, ".."), (RED, "\\\\\\"), (PURPLE, "xx"))
+OTHERS = len(OTHER_LOOKS)
+"""Further languages that are told apart in a panel; the rest is one area."""
+
+COLUMNS = 3
+
+
+def trends_png(table: pa.Table, *, hub: str = HUB) -> bytes:
+    """A panel for each input language, as a PNG; colours are told apart by colour-blind eyes, and by their hatching.
+
+    Args:
+        table: of `language_trends`.
+        hub: the language drawn next to the input's own.
+
+    Raises:
+        MissingDependencyError: Matplotlib is not installed.
+    """
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    inputs = list(dict.fromkeys(table["x"].to_pylist()))
+    columns = min(COLUMNS, len(inputs))
+    rows = -(-len(inputs) // columns)
+    width, height = PANEL_INCHES
+    figure = Figure(figsize=(width * columns, height * rows), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for place, name in zip(axes, inputs, strict=False):
+        _draw(place, table.filter(pc.equal(table["x"], name)), name, hub)
+    for place in axes[len(inputs) :]:
+        place.set_axis_off()
+    target = io.BytesIO()
+    figure.savefig(target, format="png", metadata={"Software": None})
+    return target.getvalue()
+
+
+def areas(table: pa.Table, own: str, hub: str = HUB) -> tuple[list[str], list[str], Floats]:
+    """What one panel stacks.
+
+    Args:
+        table: of `language_trends`, of one input.
+        own: the input's language.
+        hub: stacked next to it.
+
+    Returns:
+        Layers, languages from the bottom up, and float64 [languages, layers]. After the input's own language and `hub`
+        come the OTHERS of the greatest mean over the layers; what is left is the last area, "9 others".
+    """
+    layers = list(dict.fromkeys(table["layer"].to_pylist()))
+    languages = list(dict.fromkeys(table["language"].to_pylist()))
+    values = np.zeros((len(languages), len(layers)))
+    for row in table.select(["layer", "language", "value"]).to_pylist():
+        values[languages.index(row["language"]), layers.index(row["layer"])] = row["value"]
+    first = [name for name in dict.fromkeys((own, hub)) if name in languages]
+    by_mean = [languages[i] for i in np.argsort(-values.mean(1), kind="stable") if languages[i] not in first]
+    shown = first + by_mean[:OTHERS]
+    stacked = values[[languages.index(name) for name in shown]]
+    if len(shown) < len(languages):
+        stacked = np.vstack([stacked, values.sum(0) - stacked.sum(0)])
+        shown = [*shown, f"{len(languages) - len(shown)} others"]
+    return layers, shown, stacked
+
+
+def _draw(axes: Any, table: pa.Table, name: str, hub: str) -> None:
+    own = name.rpartition("/")[2]
+    layers, shown, stacked = areas(table, own, hub)
+    looks = iter(OTHER_LOOKS)
+    chosen = {hub: HUB_LOOK, own: OWN_LOOK}
+    places = np.arange(len(layers))
+    drawn = axes.stackplot(places, stacked, edgecolor="white", linewidth=0.6)
+    for area, language in zip(drawn, shown, strict=True):
+        colour, hatch = chosen.get(language) or next(looks, REST_LOOK)
+        area.set(facecolor=colour, hatch=hatch, label=in_matplotlib(language))
+    ticks = ticks_of(tuple(layers))
+    axes.set_xticks(ticks, [in_matplotlib(layer_label(layers[place])).replace(" (", "\n(") for place in ticks])
+    axes.set_xlim(0, max(len(layers) - 1, 1))
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("layer")
+    axes.set_ylabel("p(language | layer)")
+    axes.set_title(in_matplotlib(f"input: {name}"), fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
+    axes.legend(handles[::-1], labels[::-1], fontsize=9, **beside)  # from the top down, as they are stacked

@@ -1,0 +1,74 @@
+"""Bootstrap intervals: one set of resamples for all statistics of as many concepts, one product for all of them.
+
+A statistic that is a mean over concepts is resampled as it is. One that compares concepts with one another
+(a baseline, CKA) would count a concept's own duplicates as different concepts if its pairs were resampled,
+so what is resampled is its Hájek projection: each concept's first-order share in the statistic
+(van der Vaart, Asymptotic Statistics, 1998, chapters 11 and 12).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hubstore.stats.blocks import parts
+
+Floats = npt.NDArray[np.float64]
+BLOCK = 1 << 22  # resampled weights that are float64 at a time
+
+
+class Bootstrap:
+    """Percentile intervals from `replicates` resamples of the concepts; none of them where it is 0.
+
+    The same number of concepts is always resampled in the same way, so that the intervals of neighbouring
+    layers, pairs and statistics move together.
+
+    Args:
+        replicates: resamples, for instance 1000.
+        seed: of the random draws.
+        level: how often an interval should cover.
+    """
+
+    def __init__(self, replicates: int, seed: int, level: float = 0.95) -> None:
+        self.replicates = replicates
+        self._seed = seed
+        self._tails = [(1 - level) / 2, (1 + level) / 2]
+        self._drawn: dict[int, torch.Tensor] = {}
+
+    def means(self, values: Floats) -> Floats:
+        """Means of `values` [n, m] over each resample of its rows: float64 [replicates, m]."""
+        columns = torch.from_numpy(np.ascontiguousarray(values))
+        counts = torch.split(self._counts(len(values)), max(1, BLOCK // len(values)))
+        sums = parts(lambda block: block.to(torch.float64) @ columns, counts)
+        return np.asarray(torch.cat([*sums, columns[:0]]).numpy() / len(values))
+
+    def of_means(self, values: Floats) -> Floats:
+        """Low and high [2, m] of the means of `values` [n, m]."""
+        return self._interval(self.means(values))
+
+    def of_estimates(self, estimates: Floats, shares: Floats) -> Floats:
+        """Low and high [2, m] of `estimates` [m] from each concept's Hájek projection `shares` [n, m]."""
+        return self._interval(estimates + self.means(shares - shares.mean(0)))
+
+    def of_ratios(self, numerators: Floats, denominators: Floats) -> Floats:
+        """Low and high [2, m] of Σ numerators / Σ denominators, both [n, m]; NaN where a resample has none."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self._interval(self.means(numerators) / self.means(denominators))
+
+    def _interval(self, replicates: Floats) -> Floats:
+        if not self.replicates:
+            return np.full((2, replicates.shape[1]), np.nan)
+        return np.asarray(np.quantile(replicates, self._tails, axis=0))
+
+    def _counts(self, n: int) -> torch.Tensor:
+        """How often each of n concepts is in each resample: uint8 [replicates, n]; beyond 255 is out of reach."""
+        drawn = self._drawn.get(n)
+        if drawn is None:
+            rng = np.random.default_rng([self._seed, n])
+            counts = np.empty((self.replicates, n), np.uint8)
+            for row in counts:
+                row[:] = np.bincount(rng.integers(n, size=n), minlength=n)
+            drawn = torch.from_numpy(counts)
+            self._drawn = {n: drawn}
+        return drawn
