@@ -15,7 +15,7 @@ import transformers
 from hubstore.corpus import Corpus, Item
 from hubstore.errors import ModelError, SelfCheckError
 from hubstore.extraction import Settings, Watch, append, encode, extract, self_check
-from hubstore.extraction.sampling import choose_texts, largest_media
+from hubstore.extraction.sampling import choose_texts, fill_batch, largest_media
 from hubstore.forward import Capture
 from hubstore.forward.members import batch_members
 from hubstore.lens.reading import read_texts
@@ -430,3 +430,11 @@ def test_the_largest_media_are_found_among_files_too(tmp_path):
     )
     plan = SimpleNamespace(partitions=(("audio", "zxx", len(paths)),))
     assert [row["id"] for row in largest_media(items, plan, "audio", 1)] == ["3"]
+
+
+def test_a_batch_filled_for_the_check_holds_no_more_tokens_than_a_batch_of_the_run_and_room_for_no_other_item():
+    lengths = np.array([160, 5, 5])
+    for tokens in (171, 330, 331, 999, 1000, 8192):
+        packed = fill_batch(np.arange(3), lengths, tokens, packed=True)
+        assert tokens - 160 < lengths[packed].sum() <= tokens
+        assert tokens - 160 < 160 * len(fill_batch(np.arange(3), lengths, tokens, packed=False)) <= max(tokens, 480)
