@@ -26,6 +26,8 @@ little but by more than rounding, and batches of one shape cost little."""
 STRICT: tuple[BatchKind, ...] = ("packed", "padded", "alike", "single")
 """Ways to make batches, each of fewer items that could change one another than the one before."""
 
+BORDERS = ("borders", "checked_borders")
+
 
 @dataclass(frozen=True)
 class SelfCheck:
@@ -48,6 +50,7 @@ class SelfCheck:
         varies_beyond: items of more tokens share a batch with those of their own length only.
         restores: whether the model changes itself as it runs, and is put back after every batch.
         longest: tokens of the longest item that was run.
+        checked_borders: those of which items of both sides were run: higher ones would take too long.
     """
 
     items: int
@@ -65,6 +68,7 @@ class SelfCheck:
     varies_beyond: int | None = None
     restores: bool = False
     longest: int = 0
+    checked_borders: tuple[int, ...] = ()
 
     def how(self) -> Batching:
         """How the run makes its batches."""
@@ -89,16 +93,18 @@ class SelfCheck:
             varies_beyond=later.varies_beyond if self.varies_beyond is None else self.varies_beyond,
             restores=self.restores or later.restores,
             longest=max(self.longest, later.longest),
+            checked_borders=tuple(sorted({*self.checked_borders, *later.checked_borders})),
         )
 
     def to_json(self) -> dict[str, Any]:
         """As kept in the store."""
-        return {**asdict(self), "deviation": float(f"{self.deviation:.3e}"), "borders": list(self.borders)}
+        borders = {name: list(getattr(self, name)) for name in BORDERS}
+        return {**asdict(self), "deviation": float(f"{self.deviation:.3e}"), **borders}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SelfCheck:
         """Back from the store; one without later fields was made when all batches were padded, whatever the borders."""
-        return cls(**{**data, "borders": tuple(data.get("borders", ()))})
+        return cls(**{**data, **{name: tuple(data.get(name, ())) for name in BORDERS}})
 
 
 def checks_of(attributes: Mapping[str, Any]) -> dict[str, SelfCheck]:

@@ -17,12 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hubstore.corpus import Corpus
-from hubstore.errors import CorpusError
 from hubstore.extraction.plan import GENERATION_ITEMS, PlanStart, deal
+from hubstore.extraction.prepare import left_out, tokenized
 from hubstore.extraction.settings import Settings
 from hubstore.forward.members import rows_by_modality
 from hubstore.media.reading import media_task, read_rows
-from hubstore.models import MediaInputs, Model, tokenize
+from hubstore.models import MediaInputs, Model
 from hubstore.store import Layout
 from hubstore.store.writer import encode_items
 
@@ -217,10 +217,7 @@ class _Counting:
 
     def _lengths(self, modality: str, part: pa.RecordBatch, of: _OfModality) -> npt.NDArray[np.int32]:
         if modality == "text":
-            assert self._settings.max_tokens is not None
-            filled = [self._settings.template.replace("{text}", text) for text in part.column("text").to_pylist()]
-            problems: dict[int, str] = {}
-            ids, cut = tokenize(self._model, filled, self._settings.max_tokens, problems=problems)
+            ids, cut, problems = tokenized(self._model, self._settings, part.column("text").to_pylist())
             for number, problem in problems.items():
                 self._leave_out(part, number, problem, of)
             of.truncated += sum(cut)
@@ -240,9 +237,7 @@ class _Counting:
         return np.array(lengths, np.int32)
 
     def _leave_out(self, part: pa.RecordBatch, number: int, problem: object, of: _OfModality) -> None:
-        if not self._corpus.skip_errors:
-            name = part.column("id")[number].as_py()
-            raise CorpusError(f"item {name!r}: {problem}; or leave out what cannot be read, with --on-error skip")
+        left_out(part.column("id")[number].as_py(), problem, skip=self._corpus.skip_errors)
         of.unreadable += 1
 
     def _deal(self) -> None:

@@ -159,6 +159,14 @@ def tokenized(
     return token_ids, cut, problems
 
 
+def left_out(name: str, problem: object, *, skip: bool) -> CorpusError:
+    """What says that an item is left out because it cannot be read; where such stop the run, it is raised."""
+    named = f"item {name!r}: {problem}"
+    if not skip:
+        raise CorpusError(f"{named}; or leave out what cannot be read, with --on-error skip")
+    return CorpusError(named)
+
+
 @dataclass
 class _Shard:
     """A shard that is being prepared.
@@ -275,10 +283,8 @@ class Preparation:
 
     def _leave_out(self, step: _Step, number: int, error: CorpusError) -> None:
         """Count an item of a shard as broken; where such stop the run, raise what says so."""
-        named = f"item {step.shard.table['id'][number].as_py()!r}: {error}"
-        if not self._work.skip_broken:
-            raise CorpusError(f"{named}; or leave out what cannot be read, with --on-error skip")
-        step.shard.about.broken[number] = CorpusError(named)
+        name = step.shard.table["id"][number].as_py()
+        step.shard.about.broken[number] = left_out(name, error, skip=self._work.skip_broken)
 
     def _held(self, step: _Step, read: Iterable[ReadItem]) -> Iterator[HostBatch]:
         shard, about = step.shard, step.shard.about

@@ -150,7 +150,7 @@ class Sample:
     def compare(self, batched: Iterable[tuple[int, torch.Tensor]], how: Batching) -> SelfCheck:
         """The check of items run in batches."""
         worst = torch.zeros(len(self.probe.layers))
-        items = set()
+        items, lengths = set(), set(self.lengths.tolist())
         for item, states in batched:
             items.add(item)
             worst = torch.maximum(worst, self.distance(item, states).nan_to_num(nan=float("inf")).cpu())
@@ -170,6 +170,9 @@ class Sample:
             varies_beyond=how.varies_beyond,
             restores=any(self.changes),
             longest=int(self.lengths.max()),
+            checked_borders=tuple(
+                border for border in how.borders if {border, border + 1} <= set(self.lengths.tolist())
+            ),
         )
 
 

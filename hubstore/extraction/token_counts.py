@@ -5,8 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from hubstore.corpus import Corpus
-from hubstore.errors import CorpusError
-from hubstore.extraction.prepare import tokenized
+from hubstore.extraction.prepare import left_out, tokenized
 from hubstore.extraction.settings import Settings
 from hubstore.forward.members import rows_by_modality
 from hubstore.media.reading import CHUNK, MediaFeed
@@ -39,7 +38,7 @@ class TokenCounts:
                 ids, _, problems = tokenized(self._model, self._settings, texts)
                 for number, (row, of_text) in enumerate(zip(rows, ids, strict=True)):
                     if number in problems:
-                        self._refuse(batch, row, CorpusError(problems[number]))
+                        self._leave_out(batch, row, problems[number])
                     else:
                         counted[row] = len(of_text)
                 continue
@@ -47,13 +46,11 @@ class TokenCounts:
             tables = (pa.Table.from_batches([batch.take(pa.array(chunk))]) for chunk in chunks)
             for row, read in zip(rows, self._feed.read(tables), strict=True):
                 if read.error is not None:
-                    self._refuse(batch, row, read.error)
+                    self._leave_out(batch, row, read.error)
                 if read.inputs is not None:
                     counted[row] = self._model.adapters[modality].length_of(read.inputs)
         return counted
 
-    def _refuse(self, batch: pa.RecordBatch, row: int, error: CorpusError) -> None:
-        told = CorpusError(f"item {batch.column('id')[row].as_py()!r}: {error}")
-        if not self._corpus.skip_errors:
-            raise CorpusError(f"{told}; or leave out what cannot be read, with --on-error skip")
-        self._corpus.skipped.add(told)
+    def _leave_out(self, batch: pa.RecordBatch, row: int, problem: object) -> None:
+        name = batch.column("id")[row].as_py()
+        self._corpus.skipped.add(left_out(name, problem, skip=self._corpus.skip_errors))

@@ -7,7 +7,6 @@ Four kinds: a language model that pictures or sounds are projected into; a pair 
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -18,6 +17,7 @@ from torch import nn
 
 from hubstore.errors import ModelError
 from hubstore.media.shortcuts import framed, quickened, skips_silence, without_levels
+from hubstore.models.blocks import find_blocks, on_calls
 from hubstore.models.media import Adapter, MediaReader, processor_digest
 from hubstore.models.special import NOTHING, Added
 
@@ -256,15 +256,9 @@ class _SeenRows:
     @torch.inference_mode()
     def rows(self, shapes: tuple[tuple[str, torch.Size, torch.dtype], ...]) -> int:
         """Tokens in the first block for arguments of these shapes, for one item."""
-        from hubstore.models.blocks import find_blocks
-
         found: list[int] = []
-        own = threading.get_ident()
 
-        def reached(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-            if threading.get_ident() != own:  # another thread is extracting with the same blocks
-                return
-            hidden = args[0] if args else kwargs["hidden_states"]
+        def before(number: int, module: nn.Module, hidden: Any) -> None:
             found.append(int(hidden.shape[1]))
             raise _StoppedError
 
@@ -273,16 +267,14 @@ class _SeenRows:
         def kind(dtype: torch.dtype) -> torch.dtype:
             return own_dtype if dtype == torch.uint8 else dtype  # pixels that are levels until they are sent
 
-        handle = find_blocks(self._encoder)[0].register_forward_pre_hook(reached, with_kwargs=True)
+        ones = {n: torch.ones((1, *shape), dtype=kind(dtype), device=device) for n, shape, dtype in shapes}
         try:
-            ones = {n: torch.ones((1, *shape), dtype=kind(dtype), device=device) for n, shape, dtype in shapes}
-            self._encoder(**ones)
+            with on_calls(find_blocks(self._encoder)[:1], before, lambda number, module, output: None):
+                self._encoder(**ones)
         except _StoppedError:
             return found[0]
         except Exception as error:  # whatever a model's own code raises
             raise self._unread(f"it cannot be run on one item ({type(error).__name__}: {error})") from error
-        finally:
-            handle.remove()
         raise self._unread("its forward calls none of its blocks")
 
     def _unread(self, why: str) -> ModelError:

@@ -4,6 +4,8 @@ frequencies), and then read the next sequence otherwise."""
 from __future__ import annotations
 
 import logging
+import threading
+import weakref
 from typing import Any
 
 from torch import nn
@@ -14,12 +16,16 @@ PARTS = ("_buffers", "_modules", "_parameters")
 class Restorer:
     """Remembers the attributes of a module and of all modules in it, without copying a tensor.
 
+    While it lives, what the model says in this thread as it changes itself is said once, and not at every sequence.
+
     Args:
         root: the module, as it is to be put back.
     """
 
     def __init__(self, root: nn.Module) -> None:
-        logging.getLogger(type(root).__module__).addFilter(_SAID)
+        logger, once = logging.getLogger(type(root).__module__), _SayOnce()
+        logger.addFilter(once)
+        weakref.finalize(self, logger.removeFilter, once)
         live = [attributes for module in root.modules() for attributes in _attributes(module)]
         self._before = [(attributes, {k: v for k, v in attributes.items() if k != "forward"}) for attributes in live]
 
@@ -42,18 +48,18 @@ def _same(one: Any, other: Any) -> bool:
 
 
 class _SayOnce(logging.Filter):
-    """What a model says as it changes itself is said once, and not at every sequence."""
+    """Lets each line of code log once from the thread that made this; other threads are none of its business."""
 
     def __init__(self) -> None:
         super().__init__()
+        self._thread = threading.get_ident()
         self._said: set[tuple[str, int]] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether nothing was logged from this line before."""
+        if threading.get_ident() != self._thread:
+            return True
         place = (record.pathname, record.lineno)
         new = place not in self._said
         self._said.add(place)
         return new
-
-
-_SAID = _SayOnce()

@@ -29,7 +29,7 @@ from hubstore.errors import (
 from hubstore.extraction import Settings, append, extract
 from hubstore.extraction.spool import ItemStream, KnownIds, spool
 from hubstore.storage import LocalStorage
-from hubstore.store import StoreReader, write_shard
+from hubstore.store import StoreReader, verify, write_shard
 from hubstore.store.reader import NO_ITEMS
 from tests.extraction.test_crash import content
 from tests.tiny_models import tiny_model
@@ -278,6 +278,27 @@ def test_what_other_programs_leave_out_of_the_metadata_is_a_default_or_one_clear
     described_as(path, layers=None)
     with pytest.raises(StoreFormatError, match=r"zarr\.json has no 'layers'"):
         StoreReader(path)
+
+
+def test_a_corpus_that_is_finished_after_another_was_appended_is_described_at_its_own_place(begun):
+    """Earlier releases let another corpus in between two generations of one."""
+    described_as(begun, corpora=[{**StoreReader(begun).attributes["corpora"][0], "more": False}])
+    appended(items("b", 30), begun)
+    first, second = StoreReader(begun).attributes["corpora"]
+    described_as(begun, corpora=[{**first, "more": True}, second])
+    assert extracted(items("a", 50), begun).extracted == 30
+    store = StoreReader(begun)
+    finished, appended_one = store.attributes["corpora"]
+    assert appended_one == second
+    assert (finished["name"], finished["items"], finished["generation"], finished["more"]) == ("a", 50, 4, False)
+    assert [(one["generation"], one["items"], one["shards"]) for one in finished["generations"]] == [
+        (0, 20, [0, 1]),
+        (3, 20, [3, 4]),
+        (4, 10, [4, 5]),
+    ]
+    assert store.unfinished is None
+    assert len(store.hidden("0")) == len(set(store.items["id"].to_pylist())) == 80
+    assert verify(LocalStorage(begun)) == []
 
 
 def test_a_corpus_with_other_times_is_the_same_corpus(tmp_path):

@@ -3,6 +3,8 @@ which a model changes, and batches as the run makes them."""
 
 from __future__ import annotations
 
+import logging
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -19,7 +21,7 @@ from hubstore.extraction.sampling import choose_texts, fill_batch, largest_media
 from hubstore.forward import Capture
 from hubstore.forward.members import batch_members
 from hubstore.lens.reading import read_texts
-from hubstore.models import Batching, Borders, length_borders, make_batch, tokenize, wrap_model
+from hubstore.models import Batching, Borders, Restorer, length_borders, make_batch, tokenize, wrap_model
 from hubstore.store import StoreReader
 from tests.tiny_models import FAMILIES, VOCABULARY, tiny_model, tiny_tokenizer
 
@@ -120,6 +122,35 @@ def test_a_store_keeps_the_lengths_at_which_its_model_changes(tmp_path):
     check = store.attributes["self_check"]
     longest = max(store.items["tokens"].to_pylist())
     assert (check["borders"], check["longest"], check["batching"]) == ([48], longest, "padded")
+    assert check["checked_borders"] == [48]
+
+
+def test_a_store_says_which_borders_its_items_were_too_short_to_be_checked_at(tmp_path):
+    extract(corpus(3, 9), random_model("long rope"), tmp_path / "x.hub", SETTINGS)
+    check = StoreReader(tmp_path / "x.hub").attributes["self_check"]
+    assert (check["borders"], check["checked_borders"]) == ([48], [])
+
+
+def test_what_a_model_logs_as_it_changes_is_said_once_only_while_it_is_watched_and_in_that_thread(caplog):
+    logger = logging.getLogger(__name__)
+    monitor, filters = Restorer(type("Says", (torch.nn.Module,), {"__module__": __name__})()), len(logger.filters)
+
+    def say():
+        logger.error("changes itself")
+
+    thread = threading.Thread(target=lambda: [say() for _ in range(3)])
+    with caplog.at_level(logging.ERROR):
+        say()
+        say()
+        assert len(caplog.records) == 1
+        thread.start()
+        thread.join()
+        assert len(caplog.records) == 4
+        del monitor
+        assert len(logger.filters) == filters - 1
+        say()
+        say()
+    assert len(caplog.records) == 6
 
 
 def test_borders_are_found_wherever_a_configuration_names_them():
