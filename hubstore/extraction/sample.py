@@ -170,9 +170,7 @@ class Sample:
             varies_beyond=how.varies_beyond,
             restores=any(self.changes),
             longest=int(self.lengths.max()),
-            checked_borders=tuple(
-                border for border in how.borders if {border, border + 1} <= set(self.lengths.tolist())
-            ),
+            checked_borders=tuple(border for border in how.borders if {border, border + 1} <= lengths),
         )
 
 

@@ -77,6 +77,27 @@ def test_a_window_that_attention_is_not_told_of_is_not_packed():
     )
 
 
+@pytest.mark.parametrize("mixes", [False, True])
+def test_items_of_both_sides_of_a_window_share_packed_batches_where_that_gives_the_states_of_single_ones(mixes):
+    model = tiny_model("mistral")
+    token_ids = [[5 + i] * 4 for i in range(16)] + [[30, *range(5, 36)], [40, *range(5, 36)]]
+
+    def sees_both_sides(module, args, kwargs):
+        if "position_ids" in kwargs:
+            ends = [*(kwargs["position_ids"][0] == 0).nonzero().flatten().tolist(), kwargs["position_ids"].shape[1]]
+            if min(np.diff(ends)) <= 8 < max(np.diff(ends)):
+                kwargs["input_ids"] = kwargs["input_ids"] + 1
+        return args, kwargs
+
+    if mixes:
+        model.trunk.register_forward_pre_hook(sees_both_sides, with_kwargs=True)
+    capture = Capture(model, ("3",), ("mean",), torch.float32)
+    check = self_check(capture, token_ids, "right", PackingAsked(256, 128))
+    assert (check.batching, check.borders) == ("packed", (8,) if mixes else ())
+    lengths = np.array([len(ids) for ids in token_ids], np.int32)
+    assert len(list(batch_members(lengths, 256, check.how()))) == (2 if mixes else 1)
+
+
 @pytest.mark.parametrize("family", ["llama", "xlm-roberta", "mistral"])
 def test_a_packed_store_holds_the_states_of_a_padded_one(tmp_path, family):
     corpus = read_sample("ntrex", languages=["en", "zh-Hans", "ar"], limit=40)
