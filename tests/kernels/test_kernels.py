@@ -425,7 +425,7 @@ def test_lens_sweep_refuses_and_names_what_is_not_finite(bad):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"k": 31}, r"k is 31; a vocabulary \(30, 8\)"),
+        ({"k": 31}, r"k is 31; ask for 0 to 30 tokens of a vocabulary \(30, 8\)"),
         ({"targets": torch.tensor([[0, 30]]).repeat(5, 1)}, r"targets \(5, 2\) has 30 at \[0, 1\]"),
         ({"targets": torch.tensor([[-1]]).repeat(5, 1)}, r"has -1 at \[0, 0\]"),
         ({"targets": torch.zeros(4, 2, dtype=torch.int64)}, r"\[5, t\], tokens for each state: they are \(4, 2\)"),
