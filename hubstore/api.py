@@ -6,7 +6,7 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from hubstore.extraction import Engine, Settings, Watch, encode, load_model_of, 
 from hubstore.extraction import append as append_items
 from hubstore.extraction import extract as extract_items
 from hubstore.extraction.engines import check_engine, extraction_engine
+from hubstore.index import IndexCache
 from hubstore.lens import Lens, keep_lens, lens_summary, read_store
 from hubstore.models import Model, devices_of, load_model
 from hubstore.query import Medium
@@ -32,14 +33,29 @@ from hubstore.store import Problem, StoreReader, export, verify
 class Store(StoreReader):
     """A store opened for reading, with everything that can be asked of it.
 
-    Where a corpus of it is unfinished, an `UnfinishedStoreWarning` says so; what is asked is answered from the items
-    so far.
+    It has the items of the moment at which it was opened. The model, the indexes and the means that one search needs
+    are kept for the next until `close`, or the end of a `with` block; an index that is replaced is loaded anew. Where a
+    corpus of it is unfinished, an `UnfinishedStoreWarning` says so; what is asked is answered from the items so far.
     """
 
     def __init__(self, path: str | Location, storage: Storage | None = None) -> None:
         super().__init__(path, storage)
+        self._indexes = IndexCache(self)
+        self._model: tuple[tuple[str | None, str, bool, bool], Model] | None = None
         if self.unfinished is not None:
             warnings.warn(f"{self.path}: {self.unfinished}", UnfinishedStoreWarning, stacklevel=2)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model, the indexes and the means; what is asked afterwards loads them again."""
+        self._model = None
+        self._indexes.clear()
+        self.partition_means.clear()
 
     def model(
         self,
@@ -51,9 +67,15 @@ class Store(StoreReader):
     ) -> Model:
         """The store's model, loaded from where it was at extraction or from `source`; with its head where `head`.
 
-        Code that comes with it is run only where `trust_remote_code` says so, whatever was said at extraction.
+        The model that was loaded last is kept, and given again to whoever asks for the same. Code that comes with it is
+        run only where `trust_remote_code` says so, whatever was said at extraction.
         """
-        return load_model_of(self, source, device, head=head, trust_remote_code=trust_remote_code)
+        key = source, device, head, trust_remote_code
+        if self._model is None or self._model[0] != key:
+            self._model = None  # two would not always fit
+            loaded = load_model_of(self, source, device, head=head, trust_remote_code=trust_remote_code)
+            self._model = key, loaded
+        return self._model[1]
 
     def index(
         self,
@@ -92,6 +114,7 @@ class Store(StoreReader):
         engine: str = "local",
         address: str | None = None,
         device: str = "auto",
+        allow_stale: bool = False,
         **options: Any,
     ) -> pa.Table:
         """The k nearest items by cosine at each layer; see `hubstore.query.search`.
@@ -110,6 +133,7 @@ class Store(StoreReader):
             engine: "local", or "ray": exactly, by a cluster whose actors have ranges of the rows.
             address: of the Ray cluster; see `hubstore.extraction.cluster.connected`.
             device: where to search: "auto", "cpu" or "cuda".
+            allow_stale: use an index that lacks the store's newest rows.
             options: filters, effort, and `centred`.
         """
         check_engine(engine, address)
@@ -141,7 +165,8 @@ class Store(StoreReader):
             **options,
         )
         if engine == "local":
-            return ask()
+            names, pooled = self.layer_names(layers), self.pooling_name(pooling)
+            return ask(indexes=self._indexes.layers(names, pooled, device=device, allow_stale=allow_stale))
         from hubstore.query.ray import searchers
 
         with searchers(address=address, device=device) as held:

@@ -2,8 +2,19 @@
 
 from hubstore.index.allowed import Allowed
 from hubstore.index.builder import build
+from hubstore.index.cache import IndexCache
 from hubstore.index.description import IndexDescription
 from hubstore.index.kinds import KINDS
 from hubstore.index.layer import LayerIndex, SearchableLayer, load, load_or_exact
 
-__all__ = ["KINDS", "Allowed", "IndexDescription", "LayerIndex", "SearchableLayer", "build", "load", "load_or_exact"]
+__all__ = [
+    "KINDS",
+    "Allowed",
+    "IndexCache",
+    "IndexDescription",
+    "LayerIndex",
+    "SearchableLayer",
+    "build",
+    "load",
+    "load_or_exact",
+]

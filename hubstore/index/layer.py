@@ -104,6 +104,12 @@ class LayerIndex:
         """Rows searched."""
         return self.description.rows if self._loaded else self.states.shape[0]
 
+    @property
+    def gpu_bytes(self) -> int:
+        """Bytes that it takes of a GPU's memory, nearly: those of its file."""
+        moved = self._loaded is not None and self._loaded.gpu is not None
+        return self.description.file.size if moved and self.description.file else 0
+
     def search(
         self,
         queries: torch.Tensor,
@@ -281,19 +287,23 @@ def load(
         CorruptStoreError: a file of the index is missing, truncated or changed.
         MissingDependencyError: FAISS is needed and not installed.
     """
-    states = store.hidden(layer, pooling)
-    description = read_description(store, states.layer, states.pooling)
+    description = read_description(store, store.layer_name(layer), store.pooling_name(pooling))
     check_fresh(store, description, allow_stale)
-    chosen = resolve_device(device)
+    return open_index(store, description, resolve_device(device))
+
+
+def open_index(store: StoreReader, description: IndexDescription, device: torch.device) -> LayerIndex:
+    """The index of a description, whose file is opened and checked; see `load`."""
+    states = store.hidden(description.layer, description.pooling)
     if description.kind == "exact":
-        return LayerIndex(description, states, chosen)
+        return LayerIndex(description, states, device)
     check_file(store, description)
     whole = read_faiss(store, description, mapped=True)
     core, mean = unwrap(whole)
-    if description.kind == "ivf" and has_gpu(chosen):
-        gpu = Gpu(chosen)
-        return LayerIndex(description, states, chosen, _Loaded(gpu.move(core), mean, gpu, (gpu,)))
-    return LayerIndex(description, states, chosen, _Loaded(core, mean, None, (whole,)))
+    if description.kind == "ivf" and has_gpu(device):
+        gpu = Gpu(device)
+        return LayerIndex(description, states, device, _Loaded(gpu.move(core), mean, gpu, (gpu,)))
+    return LayerIndex(description, states, device, _Loaded(core, mean, None, (whole,)))
 
 
 def load_or_exact(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -22,22 +21,19 @@ from hubstore.query.filters import shown
 from hubstore.query.queries import Queries
 from hubstore.store import HiddenStates, Partition, StoreReader
 
-_MEANS: WeakKeyDictionary[StoreReader, dict[tuple[str, str, str], torch.Tensor]] = WeakKeyDictionary()
-
 
 def partition_mean(store: StoreReader, partition: str, layer: str, pooling: str) -> torch.Tensor:
     """float64 [width]: the mean of a partition's rows; read once for each open store."""
-    known = _MEANS.setdefault(store, {})
     key = (partition, layer, pooling)
-    if key not in known:
+    if key not in store.partition_means:
         states = store.hidden(layer, pooling)
         total = torch.zeros(store.width, dtype=torch.float64)
         rows = rows_of(store, store.partition(partition), pooling)
         for start, stop in rows.ranges.tolist():
             for first in range(start, stop, BLOCK_ROWS):
                 total += states.read(first, min(first + BLOCK_ROWS, stop)).double().sum(0)
-        known[key] = total / rows.size
-    return known[key]
+        store.partition_means[key] = total / rows.size
+    return store.partition_means[key]
 
 
 def rows_of(store: StoreReader, partition: Partition, pooling: str) -> Allowed:

@@ -72,6 +72,7 @@ class StoreReader:
         self.attributes: Mapping[str, Any] = read_attributes(self.storage)
         self.layout = Layout.from_json(self.attributes)
         self.commits = read_commits(self.storage)
+        self.partition_means: dict[tuple[str, str, str], torch.Tensor] = {}  # see `hubstore.query.centered`
         self._read_previews: tuple[str, pa.Table] = "", NO_ITEMS
 
     @property
