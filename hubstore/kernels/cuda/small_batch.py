@@ -44,21 +44,27 @@ def _largest_cosines(
             there = number < n
             squares = tl.zeros((ROWS, WIDTH), tl.float32)
             products = tl.zeros((ROWS, WIDTH), tl.float32)
-            filled = tl.zeros((ROWS, WIDTH), tl.int32)
             for start in range(0, width, WIDTH):
                 column = start + tl.arange(0, WIDTH)
                 inside = column < width
                 at = number[:, None] * r_stride + column[None, :]
-                y = tl.load(rows + at, there[:, None] & inside[None, :], other=0.0)
-                filled = tl.maximum(filled, (y != 0).to(tl.int32))
-                y = y.to(tl.float32)
+                y = tl.load(rows + at, there[:, None] & inside[None, :], other=0.0).to(tl.float32)
                 x = tl.load(queries + query * q_stride + column, inside, other=0.0).to(tl.float32)
                 squares += y * y
                 products += y * x[None, :]
             square = tl.sum(squares, 1)
             cosine = tl.sum(products, 1) / tl.sqrt(tl.where(square > 0, square, 1.0))
             # Infinity stands for a cosine that is none: NaN or infinity in a row, or squares that leave float32.
-            fits = (square < 1e38) & ((square > 1e-30) | (tl.max(filled, 1) == 0))
+            lost = square <= 1e-30
+            if tl.max((there & lost).to(tl.int32), 0) > 0:  # only a row of zeros has no square that float32 holds
+                filled = tl.zeros((ROWS,), tl.int32)
+                for start in range(0, width, WIDTH):
+                    column = start + tl.arange(0, WIDTH)
+                    at = number[:, None] * r_stride + column[None, :]
+                    y = tl.load(rows + at, there[:, None] & (column < width)[None, :], other=0.0)
+                    filled = tl.maximum(filled, tl.max((y != 0).to(tl.int32), 1))
+                lost = lost & (filled > 0)
+            fits = (square < 1e38) & (lost == 0)
             cosine = tl.where((cosine > -1e30) & fits, cosine, float("inf"))
             most = tl.maximum(most, tl.max(tl.where(there, cosine, -float("inf")), 0))
         tl.store(largest + query * tl.num_programs(0) + group, most)
