@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks.record import RESULTS, commit, gpu_machine, machine, versions
 from hubstore.experiments import EXPERIMENTS, Lab, run_experiments
-from hubstore.models import MEDIA
+from hubstore.media import MEDIA
 
 FOLDER = RESULTS / "experiments"
 WIDEST, COLOURS = 1600, 256

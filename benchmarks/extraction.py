@@ -20,9 +20,9 @@ from benchmarks.record import Result, compare
 from benchmarks.timing import Sample, Task, interleave, seconds
 from hubstore.corpus import Corpus, read_sample
 from hubstore.extraction import Settings, extract
-from hubstore.forward import pool
+from hubstore.forward import Batch, make_batch, pool, tokenize
 from hubstore.forward.members import batch_members
-from hubstore.models import Batch, Model, load_model, make_batch, tokenize
+from hubstore.models import Model, load_model
 from hubstore.store import StoreReader
 
 REAL_MODEL = "multilingual-e5-small"

@@ -28,10 +28,10 @@ from benchmarks.table import suite_table
 from benchmarks.timing import Sample, Task, device_seconds, interleave
 from hubstore.corpus import Corpus, Item, read_sample
 from hubstore.extraction import Extraction, Progress, Settings, Watch, Workers, extract
-from hubstore.forward import forward
+from hubstore.forward import Batch, Batching, collate, forward, pad, tokenize
 from hubstore.forward.compiled import block_parameters, compiled_blocks
 from hubstore.forward.members import batch_members
-from hubstore.models import Batch, Batching, Model, collate, pad, tokenize, wrap_model
+from hubstore.models import Model, wrap_model
 
 SUITE = "gpu-extraction"
 PLAIN_TOKENS = 8192

@@ -29,11 +29,13 @@ from benchmarks.table import suite_table
 from benchmarks.timing import Sample, Task, device_seconds, interleave
 from hubstore.corpus import Corpus, Item, Media
 from hubstore.extraction import Settings, Watch, extract
-from hubstore.forward import forward
+from hubstore.extraction.settings import media_task
+from hubstore.forward import Batch, Batching, collate_media, forward
 from hubstore.forward.members import media_members
+from hubstore.media import MediaInputs
 from hubstore.media.decode import open_image, open_sound
-from hubstore.media.reading import CHUNK, FEW, MediaFeed, media_task, processes_for
-from hubstore.models import Batch, Batching, MediaInputs, Model, wrap_model
+from hubstore.media.reading import CHUNK, FEW, MediaFeed, processes_for
+from hubstore.models import Model, wrap_model
 
 SUITE = "gpu-media"
 DATA = ROOT / "hubstore/experiments/data"
@@ -291,7 +293,7 @@ def _batches(run: Run, inputs: list[MediaInputs], how: Batching) -> list[Batch]:
     lengths = np.array([adapter.length_of(one) for one in inputs], np.int32)
     tokens = run.settings.resolve(run.model).media_tokens or 0
     return [
-        run.model.collate_media(run.case.modality, [inputs[i] for i in member]).to(run.model.device)
+        collate_media(run.model, run.case.modality, [inputs[i] for i in member]).to(run.model.device)
         for member in media_members(inputs, lengths, tokens, how)
     ]
 

@@ -18,8 +18,8 @@ import torch
 from hubstore.corpus import Corpus, Item, Media
 from hubstore.errors import HubstoreError
 from hubstore.extraction import Settings, extract
-from hubstore.forward import Capture
-from hubstore.models import Model, make_batch, wrap_model
+from hubstore.forward import Capture, collate_media, make_batch
+from hubstore.models import Model, wrap_model
 from hubstore.store import StoreReader
 from tests.families import TEXT, text_model, text_tokenizer
 from tests.family_shapes import BORDER
@@ -277,7 +277,7 @@ def _alone(model: Model, case: Case, number: int, pooling: str) -> States:
     else:
         reader = model.adapters[case.modality].reader
         medium = reader.read(media(case.modality)[number], text=case.items[number].text)
-        batch = model.collate_media(case.modality, [medium]).to(model.device)
+        batch = collate_media(model, case.modality, [medium]).to(model.device)
     capture = Capture(model, model.layer_names(), (pooling,), torch.float32)
     capture.isolate_batches()
     return list(capture.run(batch)[pooling])

@@ -9,10 +9,10 @@ import torch
 
 from hubstore.corpus import read_sample
 from hubstore.extraction import PackingAsked, Settings, Workers, extract, self_check
-from hubstore.forward import Capture
+from hubstore.forward import Capture, tokenize
 from hubstore.forward.pooling import segment_mean
 from hubstore.kernels import match_rank, paired_cosine, topk_cosine
-from hubstore.models import tokenize, wrap_model
+from hubstore.models import wrap_model
 from hubstore.store import StoreReader, verify
 from tests.devices import DEVICES, ON_GPU, on_devices
 from tests.tiny_models import FAMILIES, tiny_model

@@ -18,7 +18,8 @@ from hubstore.bench.figure import OURS, Report, figure, machine_of
 from hubstore.bench.timing import device_seconds, interleave
 from hubstore.corpus import read_sample
 from hubstore.extraction import Settings, extract
-from hubstore.models import Model, load_model, tokenize, wrap_model
+from hubstore.forward import tokenize
+from hubstore.models import Model, load_model, wrap_model
 from hubstore.store import StoreReader
 
 SAMPLE = "ntrex"

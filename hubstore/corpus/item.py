@@ -17,6 +17,9 @@ ITEM_SCHEMA: pa.Schema = pa.schema(
 )
 """The columns of every batch of items. `concept` may be null; `media` is for text, and `data` where a file has it."""
 
+MEMBER = "!"
+"""Between the path of an archive and the name of a member of it, in a `Media.name`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Media:

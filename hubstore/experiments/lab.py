@@ -21,7 +21,8 @@ from hubstore.experiments.data import shipped_bytes
 from hubstore.experiments.registry import Experiment
 from hubstore.extraction import Watch
 from hubstore.lens import Lens
-from hubstore.models import MEDIA, Model, load_model
+from hubstore.media import MEDIA
+from hubstore.models import Model, load_model
 from hubstore.stats.bootstrap import Bootstrap
 from hubstore.version import __version__
 

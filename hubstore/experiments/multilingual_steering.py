@@ -44,7 +44,8 @@ from hubstore.experiments.steered import (
     random_directions,
 )
 from hubstore.experiments.verdict import Floats, Ints, mean_rows
-from hubstore.models import Model, load_model, tokenize
+from hubstore.forward import tokenize
+from hubstore.models import Model, load_model
 from hubstore.steer import Continuation, Decoding, Direction, Lexicon, difference_of_texts, perplexity, relevance
 
 

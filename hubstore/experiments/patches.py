@@ -16,7 +16,7 @@ from torch import Tensor
 from hubstore.errors import ModelError
 from hubstore.experiments.described import Bools
 from hubstore.experiments.verdict import Floats
-from hubstore.models import MediaReader
+from hubstore.media import MediaReader
 
 PIXELS = "pixel_values"
 

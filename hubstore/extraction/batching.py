@@ -13,11 +13,12 @@ from hubstore.extraction.prepare import tokenized
 from hubstore.extraction.sample import mixes_items
 from hubstore.extraction.sampling import READ, choose_sample, choose_texts, largest_media, longest_texts, sampled_rows
 from hubstore.extraction.selfcheck import PackingAsked, media_check, self_check
-from hubstore.extraction.settings import Settings
+from hubstore.extraction.settings import Settings, media_task
+from hubstore.forward import Batching
 from hubstore.forward.capture import Capture
 from hubstore.forward.compiled import COMPILE_FROM, block_parameters
-from hubstore.media.reading import media_task, read_rows
-from hubstore.models import Batching, length_borders
+from hubstore.media.reading import read_rows
+from hubstore.models import length_borders
 from hubstore.storage import Storage
 
 FILLED: Final = 16

@@ -22,9 +22,11 @@ import torch
 
 from hubstore.errors import StoreError
 from hubstore.extraction.settings import Settings
+from hubstore.forward import Batching, HostBatch, collate, collate_media
 from hubstore.forward.capture import Capture
 from hubstore.measurements import MeasurementCache, machine
-from hubstore.models import Batching, HostBatch, MediaInputs, Model, collate
+from hubstore.media import MediaInputs
+from hubstore.models import Model
 from hubstore.storage import LocalStorage
 from hubstore.store import DTYPES, Layout, write_shard
 
@@ -165,7 +167,7 @@ def _media_batch(model: Model, settings: Settings, modality: str, items: Sequenc
     assert settings.media_tokens is not None
     lengths = [model.adapters[modality].length_of(item) for item in items]
     alike = [item for item, length in zip(items, lengths, strict=True) if length == lengths[0]]
-    return model.collate_media(modality, alike[: max(1, settings.media_tokens // lengths[0])])
+    return collate_media(model, modality, alike[: max(1, settings.media_tokens // lengths[0])])
 
 
 def _write_seconds(folder: Path, layout: Layout, again: bool) -> float | None:

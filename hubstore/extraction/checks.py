@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from hubstore.models import Batching, Padding
-from hubstore.models.batch import BatchKind
+from hubstore.forward import Batching, Padding
+from hubstore.forward.batch import BatchKind
 
 TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 """Largest relative distance ||batched - single|| / ||single|| of states at a layer, by compute dtype.

@@ -19,10 +19,11 @@ import pyarrow as pa
 from hubstore.corpus import Corpus
 from hubstore.extraction.plan import GENERATION_ITEMS, PlanStart, deal
 from hubstore.extraction.prepare import left_out, tokenized
-from hubstore.extraction.settings import Settings
+from hubstore.extraction.settings import Settings, media_task
 from hubstore.forward.members import rows_by_modality
-from hubstore.media.reading import media_task, read_rows
-from hubstore.models import MediaInputs, Model
+from hubstore.media import MediaInputs
+from hubstore.media.reading import read_rows
+from hubstore.models import Model
 from hubstore.store import Layout
 from hubstore.store.writer import encode_items
 

@@ -13,13 +13,14 @@ from hubstore.corpus import Item
 from hubstore.errors import ModelError, QueryError
 from hubstore.extraction.checks import checks_of
 from hubstore.extraction.run import require_same_model
-from hubstore.extraction.settings import Settings
+from hubstore.extraction.settings import Settings, media_task
+from hubstore.forward import Batching, HostBatch, collate, collate_media, tokenize
+from hubstore.forward.batch import Integers
 from hubstore.forward.capture import Capture
 from hubstore.forward.members import batch_members, media_members
 from hubstore.forward.memory import run_in_halves
-from hubstore.media.reading import media_task, read_item
-from hubstore.models import Batching, HostBatch, Model, collate, length_borders, load_model, tokenize
-from hubstore.models.batch import Integers
+from hubstore.media.reading import read_item
+from hubstore.models import Model, length_borders, load_model
 from hubstore.models.checkpoint import REMOTE_CODE
 from hubstore.store import StoreReader
 
@@ -94,7 +95,7 @@ def _encode_media(capture: Capture, items: Sequence[Item], settings: Settings, h
     lengths = np.array([model.adapters[modality].length_of(item) for item in inputs], np.int32)
     members = media_members(inputs, lengths, settings.media_tokens, how)
     return _collected(
-        capture, lengths, members, lambda chosen: model.collate_media(modality, [inputs[i] for i in chosen])
+        capture, lengths, members, lambda chosen: collate_media(model, modality, [inputs[i] for i in chosen])
     )
 
 

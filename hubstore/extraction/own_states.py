@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from hubstore.errors import HubstoreError, SelfCheckError
+from hubstore.forward import Batch
 from hubstore.forward.capture import Capture, forward
-from hubstore.models import Batch, Model, hidden_state, on_calls
+from hubstore.models import Model, hidden_state, on_calls
 
 NEAR = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 """Greatest relative distance of two states that are one but for the order of their arithmetic."""

@@ -25,11 +25,11 @@ import torch
 
 from hubstore.extraction.plan import PlannedShard
 from hubstore.extraction.prepare import TOLD, Preparation, ShardEnd, ShardStart, Work
+from hubstore.forward import HostBatch
+from hubstore.forward.batch import Integers
 from hubstore.forward.capture import Capture, States
 from hubstore.forward.compiled import compiled_blocks
 from hubstore.forward.memory import Sent, ShardMemory, Slot, Staging, is_out_of_memory, run_in_halves
-from hubstore.models import HostBatch
-from hubstore.models.batch import Integers
 from hubstore.store import write_shard
 
 T = TypeVar("T")

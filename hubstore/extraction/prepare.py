@@ -15,11 +15,13 @@ import torch
 
 from hubstore.errors import CorpusError
 from hubstore.extraction.plan import Plan, PlannedItems, PlannedShard
-from hubstore.extraction.settings import Settings
+from hubstore.extraction.settings import Settings, media_task
+from hubstore.forward import Batching, HostBatch, collate, collate_media, tokenize
+from hubstore.forward.batch import Integers
 from hubstore.forward.members import batch_members, media_members, runs_of
-from hubstore.media.reading import CHUNK, MediaFeed, ReadItem, media_task, processes_for
-from hubstore.models import Batching, HostBatch, MediaInputs, Model, collate, tokenize
-from hubstore.models.batch import Integers
+from hubstore.media import MediaInputs
+from hubstore.media.reading import CHUNK, MediaFeed, ReadItem, processes_for
+from hubstore.models import Model
 from hubstore.storage import Storage
 from hubstore.store import Layout
 
@@ -320,7 +322,7 @@ class Preparation:
         step.shard.held_bytes = sum(held[number].nbytes for number in left)
 
         def make(member: Integers) -> HostBatch:
-            batch = self._model.collate_media(step.modality, [inputs[i] for i in member])
+            batch = collate_media(self._model, step.modality, [inputs[i] for i in member])
             batch = batch.placed(*about.places(numbers[member]))
             return replace(batch, part=lambda chosen: make(member[chosen]))
 

@@ -28,12 +28,13 @@ from hubstore.extraction.plan import (
 )
 from hubstore.extraction.prepare import Work
 from hubstore.extraction.resume import Begun, begin_append, begin_extract, is_described, refuse_other_folder
-from hubstore.extraction.settings import Settings
+from hubstore.extraction.settings import Settings, media_task
 from hubstore.extraction.token_counts import TokenCounts
 from hubstore.extraction.workers import Engine
+from hubstore.forward import Batching
 from hubstore.forward.capture import Capture
-from hubstore.media.reading import MediaFeed, media_task, processes_for
-from hubstore.models import Batching, Model
+from hubstore.media.reading import MediaFeed, processes_for
+from hubstore.models import Model
 from hubstore.storage import Location, Storage, Url, open_storage
 from hubstore.store import DTYPES, Layout, StoreReader, write_metadata
 from hubstore.store.layout import ROOT, group_metadata

@@ -13,10 +13,11 @@ import torch
 from hubstore.errors import NonFiniteError
 from hubstore.extraction.checks import TOLERANCE, SelfCheck
 from hubstore.extraction.own_states import compare_with_own
+from hubstore.forward import Batch, Batching, HostBatch
+from hubstore.forward.batch import Integers
 from hubstore.forward.capture import Capture
 from hubstore.forward.memory import run_in_halves
-from hubstore.models import Batch, Batching, HostBatch, Model, Restorer
-from hubstore.models.batch import Integers
+from hubstore.models import Model, Restorer
 
 CHECKED_TOKENS = 128
 """Tokens of an item that are compared, evenly spread, its first and its last among them."""

@@ -13,20 +13,13 @@ from hubstore.errors import HubstoreError, ModelError, SelfCheckError
 from hubstore.extraction.checks import PADDED_MEDIA, SelfCheck
 from hubstore.extraction.sample import Sample, probe_of
 from hubstore.extraction.sampling import cut_alike, fill_batch
+from hubstore.forward import Batching, HostBatch, Padding, collate, collate_media, pack
+from hubstore.forward.batch import BatchKind, Integers
 from hubstore.forward.capture import Capture
 from hubstore.forward.compiled import compiled_blocks
 from hubstore.forward.members import batch_members, media_members, padded_batching
-from hubstore.models import (
-    Batching,
-    HostBatch,
-    MediaInputs,
-    Model,
-    Padding,
-    Restorer,
-    collate,
-    pack,
-)
-from hubstore.models.batch import BatchKind, Integers
+from hubstore.media import MediaInputs
+from hubstore.models import Model, Restorer
 
 ALIKE = 4
 """Items of one length in a batch, where batches of one length are tried."""
@@ -125,7 +118,7 @@ def media_check(
     plain = padded_batching(model)
 
     def make(members: Integers, how: Batching) -> HostBatch:
-        return model.collate_media(modality, [inputs[i] for i in members])
+        return collate_media(model, modality, [inputs[i] for i in members])
 
     def members(how: Batching) -> Iterable[Integers]:
         return media_members(inputs, lengths.astype(np.int32), room, how)

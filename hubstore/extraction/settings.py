@@ -10,7 +10,10 @@ import torch
 
 from hubstore.checks import check_count
 from hubstore.errors import ModelError, StoreError
-from hubstore.models import MEDIA, Model, Padding
+from hubstore.forward import Padding
+from hubstore.media import MEDIA
+from hubstore.media.reading import Task
+from hubstore.models import Model
 from hubstore.store import DTYPES, Layout
 from hubstore.store.layout import COMPRESSORS, POOLINGS
 
@@ -191,3 +194,9 @@ def _resolve_dtype(dtype: str, computed: torch.dtype) -> str:
     if dtype != "auto":
         return dtype
     return "bfloat16" if computed is torch.bfloat16 else "float16"
+
+
+def media_task(model: Model, settings: Settings) -> Task:
+    """How the model's images and audio are read."""
+    readers = {modality: adapter.reader for modality, adapter in model.adapters.items()}
+    return Task(readers, settings.media_template, settings.previews)

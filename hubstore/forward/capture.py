@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from hubstore.errors import ModelError
+from hubstore.forward.batch import Batch, make_batch
+from hubstore.forward.packed import packed_attention
 from hubstore.forward.pooling import pool
-from hubstore.models import Batch, Model, Restorer, hidden_state, make_batch, on_calls, packed_attention
+from hubstore.models import Model, Restorer, hidden_state, on_calls
 
 States = Mapping[str, torch.Tensor]
 """For each pooling, [layers, rows, width]; rows are items, or tokens under "tokens"."""

@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hubstore.models import Batching, MediaInputs, Model, length_borders, shapes_of
+from hubstore.forward.batch import Batching
+from hubstore.media import MediaInputs, shapes_of
+from hubstore.models import Model, length_borders
 
 
 def runs_of(modalities: pa.ChunkedArray) -> Iterator[tuple[str, int, int]]:

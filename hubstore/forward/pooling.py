@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import torch
 
-from hubstore.models import Batch
+from hubstore.forward.batch import Batch
 
 
 def pool(hidden: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:

@@ -18,13 +18,14 @@ from hubstore.arrow import equal_lists
 from hubstore.checks import check_count, check_strings
 from hubstore.corpus import Item
 from hubstore.errors import LensError, QueryError
-from hubstore.forward import Capture
+from hubstore.forward import Capture, collate_media, make_batch, tokenize
 from hubstore.forward.members import padded_batching, sides_of
 from hubstore.kernels import LensSweep
 from hubstore.lens.lens import Lens, Variant
 from hubstore.lens.rows import media_rows
+from hubstore.media import MEDIA
 from hubstore.media.reading import Task, read_item
-from hubstore.models import MEDIA, Model, make_batch, tokenize
+from hubstore.models import Model
 from hubstore.version import __version__
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ def read_media(
         read = read_item(Task({item.modality: reader}, template), item.modality, item.media, item.text, item.id)
         if read.inputs is None:
             raise read.error or QueryError(f"{item.media.name} gave nothing to read")
-        batch = model.collate_media(item.modality, [read.inputs]).to(model.device)
+        batch = collate_media(model, item.modality, [read.inputs]).to(model.device)
         states = dict(zip(capture.layers, capture.run(batch)["tokens"], strict=True))
         own = question.own(states["final"], "final")
         count = len(batch.token_rows)

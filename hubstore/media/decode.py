@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubstore.corpus.files import POINTER, is_tar, pointer_problem
-from hubstore.corpus.item import Media
+from hubstore.corpus.item import MEMBER, Media
 from hubstore.corpus.remote import RemoteFile, remote_bytes, remote_file, url_of
 from hubstore.corpus.transient import is_transient, patiently, unreachable
 from hubstore.errors import CorpusError, MissingDependencyError
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 NEEDED: Final = "pictures and sounds need Pillow, soundfile and soxr: pip install 'hubstore[media]'"
-MEMBER: Final = "!"
-"""Between the path of an archive and the name of a member of it, in a `Media.name`."""
 
 _WHOLE: Final = 0.9  # of what a header announces: that of an MP3 may be an estimate
 _ENDLESS: Final = 0x7F000000  # sizes from here on, and 0, stand in the headers of sounds written as a stream

@@ -21,11 +21,10 @@ import torch
 
 from hubstore.corpus import Media
 from hubstore.errors import CorpusError, CorpusUnreachableError, HubstoreError
-from hubstore.extraction.settings import Settings
 from hubstore.media.decode import open_image, open_sound
 from hubstore.media.previews import clip, thumbnail
+from hubstore.media.processor import MediaInputs, MediaReader
 from hubstore.media.shared_memory import Shared, Writer
-from hubstore.models import MediaInputs, MediaReader, Model
 
 T = TypeVar("T")
 
@@ -73,12 +72,6 @@ class ReadItem:
     inputs: MediaInputs | None = None
     preview: bytes | None = None
     error: CorpusError | None = None
-
-
-def media_task(model: Model, settings: Settings) -> Task:
-    """How the model's pictures and sounds are read."""
-    readers = {modality: adapter.reader for modality, adapter in model.adapters.items()}
-    return Task(readers, settings.media_template, settings.previews)
 
 
 def read_item(task: Task, modality: str, media: Media, text: str, name: str) -> ReadItem:

@@ -7,6 +7,7 @@ Four kinds: a language model that pictures or sounds are projected into; a pair 
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -16,13 +17,43 @@ import torch
 from torch import nn
 
 from hubstore.errors import ModelError
+from hubstore.media.processor import MediaInputs, MediaReader, processor_digest
 from hubstore.media.shortcuts import framed, quickened, skips_silence, without_levels
 from hubstore.models.blocks import find_blocks, on_calls
-from hubstore.models.media import Adapter, MediaReader, processor_digest
 from hubstore.models.special import NOTHING, Added
 
 FEATURES: Final[dict[str, str]] = {"image": "get_image_features", "audio": "get_audio_features"}
 INPUTS: Final[dict[str, str]] = {"pixel_values": "image", "input_features": "audio", "input_values": "audio"}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """How a model reads one modality.
+
+    Args:
+        reader: makes its arguments.
+        whole: the module that takes them; the model's blocks are inside it.
+        identity: digests of processor and weights, as kept in the store.
+        rows: of an item's arguments, how many tokens its blocks see and how many of them are the item's; None
+            where a prompt's length says it.
+    """
+
+    reader: MediaReader
+    whole: Any
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    rows: Callable[[Mapping[str, torch.Tensor]], tuple[int, int]] | None = None
+
+    @property
+    def pinned(self) -> bool:
+        """Whether batches are laid in pinned memory, from which a GPU takes them without another copy."""
+        return any(parameter.is_cuda for parameter in itertools.islice(self.whole.parameters(), 1))
+
+    def length_of(self, inputs: MediaInputs) -> int:
+        """Tokens of one item."""
+        if inputs.length is not None:
+            return inputs.length
+        assert self.rows is not None
+        return self.rows(inputs.tensors)[1]
 
 
 @dataclass(frozen=True)
@@ -167,21 +198,21 @@ def _reader(
     decoder: bool = False,
 ) -> MediaReader:
     dtype = next(parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
-    added = Added.by(processor.tokenizer) if marker or decoder else NOTHING
+    strip = (Added.by(processor.tokenizer) if marker or decoder else NOTHING).without
     if modality == "image":
         quick, levels = quickened(processor), None
         left = without_levels(quick, dtype)
         if left is not None:
             quick, levels = framed(left[0]), left[1]
         return MediaReader(
-            modality, processor, marker, token_ids, dtype, decoder=decoder, quick=quick, levels=levels, added=added
+            modality, processor, marker, token_ids, dtype, decoder=decoder, quick=quick, levels=levels, strip=strip
         )
     extractor = getattr(processor, "feature_extractor", processor)
     samples, heard = None, False
     if modality == "audio" and not marker and "input_features" in getattr(extractor, "model_input_names", ()):
         samples = getattr(extractor, "n_samples", None) or getattr(extractor, "nb_max_samples", None)
         heard = skips_silence(extractor)
-    return MediaReader(modality, processor, marker, token_ids, dtype, samples, decoder, heard=heard, added=added)
+    return MediaReader(modality, processor, marker, token_ids, dtype, samples, decoder, heard=heard, strip=strip)
 
 
 def _adapter(

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from hubstore.errors import ModelError
-from hubstore.models.batch import HostBatch, Integers
+from hubstore.forward.batch import Integers
+from hubstore.models.adapters import Adapter
 from hubstore.models.head import Head
-from hubstore.models.media import Adapter, MediaInputs, collate_media
 from hubstore.models.special import Added, embedding_rows, position_limits
 
 Kind = Literal["encoder", "causal"]
@@ -150,11 +150,6 @@ class Model:
     def takes_position_ids(self) -> bool:
         """Whether positions can be given to its forward."""
         return "position_ids" in inspect.signature(self.trunk.forward).parameters
-
-    def collate_media(self, modality: str, items: Sequence[MediaInputs]) -> HostBatch:
-        """Pictures or sounds as one batch; see `hubstore.models.media.collate_media`."""
-        bos = self.bos_id if self.kind == "causal" else None
-        return collate_media(self.adapters[modality], items, self.pad_id, bos)
 
     def require_head(self) -> Head:
         """Its head; ModelError, saying how to have one, where it was loaded without."""

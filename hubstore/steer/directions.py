@@ -15,8 +15,9 @@ from torch import Tensor
 
 from hubstore.errors import SteeringError
 from hubstore.files import put
+from hubstore.forward import make_batch, tokenize
 from hubstore.forward.members import batch_members, padded_batching
-from hubstore.models import Model, make_batch, tokenize
+from hubstore.models import Model
 from hubstore.steer.restart import run_to
 from hubstore.version import __version__
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from hubstore.errors import SteeringError
-from hubstore.forward import Capture
+from hubstore.forward import Capture, make_batch, tokenize
 from hubstore.forward.members import batch_members, padded_batching
 from hubstore.kernels import paired_cosine
 from hubstore.lens import Lens
-from hubstore.models import Model, make_batch, tokenize
+from hubstore.models import Model
 from hubstore.steer.directions import BATCH_TOKENS
 
 

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from hubstore.corpus import Item
 from hubstore.errors import SteeringError
+from hubstore.forward import collate_media, make_batch, tokenize
+from hubstore.media import MEDIA, MediaInputs
+from hubstore.media.processor import TEXT
 from hubstore.media.reading import Task, read_item
-from hubstore.models import MEDIA, Adapter, MediaInputs, Model, make_batch, tokenize
-from hubstore.models.media import TEXT
+from hubstore.models import Adapter, Model
 from hubstore.steer.restart import run_to
 
 TOKEN_ARGUMENTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
@@ -187,7 +189,7 @@ def trunk_inputs(model: Model, prompts: Sequence[Prompt], token_ids: Sequence[Se
 
 def _of_media(model: Model, prompts: Sequence[MediaPrompt]) -> TrunkInputs:
     adapter = model.adapters[prompts[0].modality]
-    host = model.collate_media(prompts[0].modality, [prompt.inputs for prompt in prompts])
+    host = collate_media(model, prompts[0].modality, [prompt.inputs for prompt in prompts])
     lengths = torch.tensor([len(prompt.token_ids) for prompt in prompts])
     tensors = _padded_left(host.tensors, lengths)
     mask = tensors["attention_mask"]

@@ -13,9 +13,8 @@ from hubstore.corpus import Corpus, Item, read_sample
 from hubstore.errors import CorpusError, ModelError, NonFiniteError, StoreError, StoreExistsError
 from hubstore.extraction import Settings, Watch, append, extract
 from hubstore.extraction.plan import load_plan
-from hubstore.forward import Capture
+from hubstore.forward import Capture, make_batch, tokenize
 from hubstore.forward.members import batch_members
-from hubstore.models import make_batch, tokenize
 from hubstore.storage import LocalStorage
 from hubstore.store import StoreReader, verify
 from tests.tiny_models import tiny_model

@@ -15,7 +15,7 @@ import torch
 from hubstore.corpus import Corpus, Item, Media
 from hubstore.errors import CorpusError, ModelError
 from hubstore.extraction import Settings, Watch, append, encode, extract, prepare
-from hubstore.forward import Capture
+from hubstore.forward import Capture, collate_media
 from hubstore.media import reading as media
 from hubstore.media.decode import open_image, open_sound
 from hubstore.media.previews import mime_of
@@ -57,7 +57,7 @@ def alone(model, item, settings, layer, pooling):
     """An item's state, from a batch of its own."""
     reader = model.adapters[item.modality].reader
     medium = open_image(item.media) if item.modality == "image" else open_sound(item.media, reader.rate)
-    batch = model.collate_media(item.modality, [reader.read(medium, settings.media_template, item.text)])
+    batch = collate_media(model, item.modality, [reader.read(medium, settings.media_template, item.text)])
     return Capture(model, (layer,), (pooling,), torch.float32).run(batch.to(model.device))[pooling][0, 0]
 
 

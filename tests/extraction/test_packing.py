@@ -13,12 +13,11 @@ import torch
 from hubstore.corpus import Item, read_sample
 from hubstore.errors import StoreError
 from hubstore.extraction import PackingAsked, Settings, Watch, append, encode, extract, self_check
-from hubstore.forward import Capture
+from hubstore.forward import Batching, Capture, make_batch, pack, tokenize
 from hubstore.forward.compiled import compiled_blocks
 from hubstore.forward.members import batch_members
+from hubstore.forward.packed import plain_packed_attention
 from hubstore.forward.pooling import segment_mean
-from hubstore.models import Batching, make_batch, pack, tokenize
-from hubstore.models.packed import plain_packed_attention
 from hubstore.store import StoreReader, verify
 from tests.extraction.test_crash import content
 from tests.extraction.test_extraction import ALL, items, sample

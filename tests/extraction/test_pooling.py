@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from hubstore.forward import make_batch
 from hubstore.forward.pooling import pool
-from hubstore.models import make_batch
 from tests.tiny_models import tiny_model
 
 

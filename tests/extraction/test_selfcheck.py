@@ -18,10 +18,10 @@ from hubstore.corpus import Corpus, Item
 from hubstore.errors import ModelError, SelfCheckError
 from hubstore.extraction import Settings, Watch, append, encode, extract, self_check
 from hubstore.extraction.sampling import choose_texts, fill_batch, largest_media
-from hubstore.forward import Capture
+from hubstore.forward import Batching, Capture, make_batch, tokenize
 from hubstore.forward.members import batch_members
 from hubstore.lens.reading import read_texts
-from hubstore.models import Batching, Borders, Restorer, length_borders, make_batch, tokenize, wrap_model
+from hubstore.models import Borders, Restorer, length_borders, wrap_model
 from hubstore.store import StoreReader
 from tests.tiny_models import FAMILIES, VOCABULARY, tiny_model, tiny_tokenizer
 

@@ -10,8 +10,8 @@ import transformers
 
 from hubstore.errors import ModelError, SelfCheckError
 from hubstore.extraction import self_check
-from hubstore.forward import Capture
-from hubstore.models import find_blocks, load_model, make_batch, tokenize, wrap_model
+from hubstore.forward import Capture, make_batch, tokenize
+from hubstore.models import find_blocks, load_model, wrap_model
 from tests.tiny_models import FAMILIES, save_tiny_model, tiny_model, tiny_tokenizer
 
 TEXTS = [

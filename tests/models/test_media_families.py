@@ -6,9 +6,9 @@ import transformers
 
 from hubstore.errors import ModelError
 from hubstore.extraction import Settings, media_check
-from hubstore.forward import Capture
-from hubstore.models import load_model, make_batch, tokenize, wrap_model
-from hubstore.models.media import MediaReader
+from hubstore.forward import Capture, collate_media, make_batch, tokenize
+from hubstore.media.processor import MediaReader
+from hubstore.models import load_model, wrap_model
 from tests.tiny_media import FAMILIES, GROUPED, media_of, picture, sound, tiny_media_model
 
 PROMPTED = ("llava", "qwen2-vl", "qwen2.5-vl", "gemma3", "idefics3", "chameleon", "qwen2-audio", "audioflamingo3")
@@ -31,8 +31,8 @@ def test_batched_states_are_those_of_single_items(name):
     if check.batching == "alike":
         assert "padded states differ" in check.refused
         inputs = [inputs[0], inputs[0]]
-    alone = [capture.run(model.collate_media(modality, [item]).to(model.device)) for item in inputs]
-    together = capture.run(model.collate_media(modality, inputs).to(model.device))
+    alone = [capture.run(collate_media(model, modality, [item]).to(model.device)) for item in inputs]
+    together = capture.run(collate_media(model, modality, inputs).to(model.device))
     for pooling in poolings:
         single = torch.cat([states[pooling] for states in alone], dim=1)
         assert together[pooling].shape == (len(capture.layers), len(inputs), model.width)
@@ -62,7 +62,7 @@ def test_a_prompt_goes_with_the_medium_and_its_tokens_are_known(name):
     assert bare.media == prompted.media  # the medium comes first in both
     assert prompted.length > bare.length
     capture = Capture(model, ("1",), ("media", "text", "tokens"), torch.float32)
-    batch = model.collate_media(modality, [prompted]).to(model.device)
+    batch = collate_media(model, modality, [prompted]).to(model.device)
     states = {pooling: of_pooling[0] for pooling, of_pooling in capture.run(batch).items()}
     inside = torch.zeros(prompted.length, dtype=torch.bool)
     for start, stop in prompted.media:
@@ -79,7 +79,7 @@ def test_another_medium_moves_the_last_token(name):
     other = picture(7) if modality == "image" else sound(7)
     reader = model.adapters[modality].reader
     capture = Capture(model, model.layer_names()[1:], ("last",), torch.float32)
-    batches = [model.collate_media(modality, [reader.read(m, "{media} so")]) for m in (media_of(name)[0], other)]
+    batches = [collate_media(model, modality, [reader.read(m, "{media} so")]) for m in (media_of(name)[0], other)]
     ours, theirs = (capture.run(batch.to(model.device))["last"][:, 0] for batch in batches)
     assert ((ours - theirs).norm(dim=1) / ours.norm(dim=1) > 1e-4).all()
 
@@ -106,7 +106,7 @@ def test_a_pair_of_towers_meets_in_one_vector(name):
     together = capture.run(make_batch(model, token_ids))["last"][0]
     alone = torch.cat([capture.run(make_batch(model, [ids]))["last"][0] for ids in token_ids])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    medium = capture.run(model.collate_media(modality, reads(name, model)).to(model.device))["last"][0]
+    medium = capture.run(collate_media(model, modality, reads(name, model)).to(model.device))["last"][0]
     assert medium.shape[1] == together.shape[1] == model.width
 
 
@@ -172,7 +172,7 @@ def test_a_folder_loads_and_two_models_over_one_language_model_are_one(tmp_path)
     reader: MediaReader = alone.adapters["audio"].reader
     inputs = [reader.read(sound(3))]
     states = [
-        Capture(one, ("3",), ("last",), torch.float32).run(one.collate_media("audio", inputs).to(one.device))["last"]
+        Capture(one, ("3",), ("last",), torch.float32).run(collate_media(one, "audio", inputs).to(one.device))["last"]
         for one in (model, alone)
     ]
     assert torch.equal(*states)

@@ -6,6 +6,7 @@ import torch
 import transformers
 from PIL import Image
 
+from hubstore.forward import collate_media
 from hubstore.media.shortcuts import Levels, extract_heard, quickened, skips_silence, without_levels
 from tests.tiny_media import FAMILIES, media_of, picture, sound, tiny_media_model
 
@@ -27,7 +28,7 @@ def test_pixels_sent_as_bytes_become_the_processors_own_bit_for_bit(name, dtype)
     for seed, medium in enumerate([*media_of(name), picture(5, 200, 31), Image.new("RGB", (50, 50), (255, 0, 128))]):
         inputs = model.adapters["image"].reader.read(medium, "{media}")
         assert inputs.tensors["pixel_values"].dtype == torch.uint8
-        given = model.collate_media("image", [inputs]).to(model.device).inputs["pixel_values"]
+        given = collate_media(model, "image", [inputs]).to(model.device).inputs["pixel_values"]
         assert torch.equal(given, own_pixels(name, medium).to(dtype)), seed
 
 
@@ -36,7 +37,7 @@ def test_pictures_of_several_sizes_are_padded_after_they_are_normalised():
     reader = model.adapters["image"].reader
     inputs = [reader.read(medium, "{media}") for medium in media_of("idefics3")]
     assert len({one.tensors["pixel_values"].shape for one in inputs}) > 1
-    given = model.collate_media("image", inputs).to(model.device).inputs["pixel_values"]
+    given = collate_media(model, "image", inputs).to(model.device).inputs["pixel_values"]
     for row, medium in zip(given, media_of("idefics3"), strict=True):
         own = own_pixels("idefics3", medium)[0]
         assert torch.equal(row[: len(own)], own)

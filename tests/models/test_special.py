@@ -9,8 +9,8 @@ import torch
 import transformers
 
 from hubstore.errors import ModelError
-from hubstore.forward import Capture
-from hubstore.models import load_model, make_batch, pack, tokenize, wrap_model
+from hubstore.forward import Capture, make_batch, pack, tokenize
+from hubstore.models import load_model, wrap_model
 from tests.tiny_models import FAMILIES, VOCABULARY, save_tiny_model, tiny_model, tiny_tokenizer
 
 

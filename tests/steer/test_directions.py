@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from hubstore.corpus import read_sample
 from hubstore.errors import LensError, ModelError, QueryError, SteeringError
 from hubstore.extraction import Settings, extract
-from hubstore.models import make_batch, tokenize
+from hubstore.forward import make_batch, tokenize
 from hubstore.steer import (
     Direction,
     difference_of_partitions,

@@ -7,7 +7,8 @@ import torch
 import transformers
 
 from hubstore.errors import ModelError, SteeringError
-from hubstore.models import load_model, tokenize
+from hubstore.forward import tokenize
+from hubstore.models import load_model
 from hubstore.steer import Decoding, Intervention, difference_of_texts, generate
 from hubstore.steer import generation as module
 from tests.tiny_models import FAMILIES, save_tiny_language_model, tiny_language_model, tiny_model

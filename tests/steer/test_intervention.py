@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hubstore.errors import SteeringError
-from hubstore.models import make_batch, tokenize
+from hubstore.forward import make_batch, tokenize
 from hubstore.steer import Direction, Intervention, steering
 from tests.tiny_models import FAMILIES, tiny_language_model, tiny_model
 

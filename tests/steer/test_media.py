@@ -12,6 +12,7 @@ import transformers
 
 from hubstore.corpus import Item, Media
 from hubstore.errors import CorpusError, ModelError, SteeringError
+from hubstore.forward import collate_media
 from hubstore.models import wrap_model
 from hubstore.steer import (
     Decoding,
@@ -133,7 +134,7 @@ def after(model, layer, run):
 def test_replaced_states_are_those_named_of_each_row(family):
     model, _ = speaker(family)
     first, other = read(family)[0], read(family, TEXTS[::-1])[0]
-    batch = model.collate_media(first.modality, [first.inputs, other.inputs]).to(model.device)
+    batch = collate_media(model, first.modality, [first.inputs, other.inputs]).to(model.device)
     whole = model.adapters[first.modality].whole
     half = [first.places[::2], other.places[1:3]]
     before = after(model, 2, lambda: whole(**batch.inputs))

@@ -10,7 +10,8 @@ import torch
 import transformers
 
 from hubstore.errors import ModelError, SteeringError
-from hubstore.models import load_model, tokenize
+from hubstore.forward import tokenize
+from hubstore.models import load_model
 from hubstore.steer import Classifier, Decoding, Lexicon, generate, perplexity, relevance, success_share
 from tests.tiny_models import FAMILIES, VOCABULARY, tiny_language_model, tiny_model, tiny_tokenizer
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 
 from hubstore.errors import ModelError
+from hubstore.forward.packed import Packing
 from hubstore.media.shortcuts import PIXELS, Levels
-from hubstore.models.packed import Packing
 
 if TYPE_CHECKING:
     from hubstore.models.model import Model
