@@ -503,3 +503,13 @@ def test_what_is_read_of_a_state_does_not_depend_on_the_states_beside_it(monkeyp
         part = kernels.lens_sweep(hidden[some], unembedding, targets=targets[some], k=5, groups=groups)
         for name, value in vars(part).items():
             assert torch.equal(value, getattr(whole, name)[some]), name
+
+
+def test_of_sparse_states_only_what_is_far_above_their_other_elements_is_massive():
+    sparse = (normal(50, 96) - 0.5).relu()
+    sparse[3, 7] = 900
+    sparse[4] = 0
+    columns, elements, rest = lens._split(sparse)
+    assert columns.tolist() == [7]
+    assert elements[:, 0].nonzero()[:, 0].tolist() == [3]
+    assert torch.equal(rest[:50, 8:], sparse[:, 8:])

@@ -30,7 +30,7 @@ TOKENS = 1024
 """Tokens of a tile, whose logits stay in the cache with their exponentials."""
 
 MASSIVE = 16.0
-"""Times the median of a state's elements: of a Gaussian state, none in 10^26 is as large."""
+"""Times the median of a state's elements but zeros: of a Gaussian state, none in 10^26 is as large."""
 
 ROUNDING = 2.0**-24
 """The relative error of float32's."""
@@ -114,7 +114,8 @@ def _split(states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         has none of its own; and the rest, float32 [n, width] in whole panels.
     """
     sizes = states.abs()
-    is_massive = sizes > MASSIVE * sizes.median(1, keepdim=True).values
+    typical = sizes.masked_fill(sizes == 0, torch.nan).nanmedian(1, keepdim=True).values  # most of a ReLU's are zero
+    is_massive = sizes > MASSIVE * typical
     columns = is_massive.any(0).nonzero()[:, 0]
     rest = torch.zeros(tiles.panelled(len(states)), states.shape[1])
     rest[: len(states)] = states.masked_fill(is_massive, 0.0)
