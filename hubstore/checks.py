@@ -1,6 +1,6 @@
 """Numbers, strings and arrays that a user gives, checked where they enter: "name is value; what it must be".
 
-The command line puts its own option in the place of the name; see `hubstore.cli.spelling`.
+The command line puts its own option in the place of a parameter's name; see `hubstore.cli.spelling`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hubstore.errors import HubstoreError, OptionError
+from hubstore.errors import HubstoreError, OptionError, Parameter
 
 MOST_RESAMPLES = 1_000_000
 """An interval of more moves by less than its last digit."""
@@ -46,7 +46,7 @@ def check_count(
         number = None
     if number is None or number < least or (most is not None and number > most):
         allowed = f"{least} at least" if most is None else f"{least} to {most}"
-        raise error(f"{name} is {value!r}; ask for {allowed}{of and f' {of}'}")
+        raise error(Parameter(name), f" is {value!r}; ask for {allowed}{of and f' {of}'}")
     return number
 
 
@@ -83,18 +83,18 @@ def check_number(
     if not (math.isfinite(number) and least <= number <= most and number > above):
         bounds = [f"above {above:g}"] * (above > -math.inf) + [f"{least:g} at least"] * (least > -math.inf)
         bounds += [f"{most:g} at most"] * (most < math.inf)
-        raise error(f"{name} is {value!r}; it must be {' and '.join(bounds or ['a finite number'])}")
+        raise error(Parameter(name), f" is {value!r}; it must be {' and '.join(bounds or ['a finite number'])}")
     return number
 
 
 def check_strings(name: str, values: Any, *, error: type[HubstoreError] = OptionError) -> list[str]:
     """Several strings as a list; `error` for one by itself, whose letters they would be, and for what is none."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise error(f"{name} is {values!r}; give a list of strings")
+        raise error(Parameter(name), f" is {values!r}; give a list of strings")
     found = list(values)
     for place, value in enumerate(found):
         if not isinstance(value, str):
-            raise error(f"{name}[{place}] is {value!r}, a {type(value).__name__}; give strings")
+            raise error(Parameter(name), f"[{place}] is {value!r}, a {type(value).__name__}; give strings")
     return found
 
 
@@ -105,10 +105,10 @@ def check_positions(name: str, values: Any, rows: int, *, error: type[HubstoreEr
     except ValueError:
         found = np.empty((), object)  # rows of unequal lengths
     if found.ndim != 1 or (len(found) and found.dtype.kind not in "iu"):
-        raise error(f"{name} are {values!r}; give a list of whole numbers")
+        raise error(Parameter(name), f" are {values!r}; give a list of whole numbers")
     beyond = found[(found < 0) | (found >= rows)]
     if len(beyond):
-        raise error(f"{name} are 0 to {rows - 1}, and {beyond[0]} is none; correct it")
+        raise error(Parameter(name), f" are 0 to {rows - 1}, and {beyond[0]} is none; correct it")
     return found.astype(np.int64, copy=False)
 
 
@@ -128,10 +128,10 @@ def check_array(name: str, values: Any, *, error: type[HubstoreError] = OptionEr
     try:
         found = np.asarray(values)
     except (TypeError, ValueError) as problem:
-        raise error(f"{name} are no array of numbers: {problem}") from problem
+        raise error(Parameter(name), f" are no array of numbers: {problem}") from problem
     if found.dtype.name == "bfloat16":  # which NumPy takes for raw bytes
         found = found.astype(np.float32)
     if found.dtype.kind not in "fiu":
-        raise error(f"{name} are of {found.dtype}; give real numbers, such as float32")
+        raise error(Parameter(name), f" are of {found.dtype}; give real numbers, such as float32")
     # NumPy's wider and other-endian numbers are none that others have.
     return np.array(found, np.float64 if found.dtype.itemsize >= 8 else np.float32)

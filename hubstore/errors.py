@@ -33,10 +33,37 @@ the builtin a caller would expect. The command line prints the message and exits
 """
 
 import errno
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a function as a message names it; the command line writes its own option in its place.
+
+    Args:
+        name: of the parameter.
+        value: to give it, such as "skip" for `on_error='skip'`; "..." for any, `on_error=`; None for the name alone.
+    """
+
+    name: str
+    value: str | bool | None = None
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return self.name
+        return f"{self.name}={'' if self.value == '...' else repr(self.value)}"
 
 
 class HubstoreError(Exception):
-    """Base of every error hubstore raises on purpose."""
+    """Base of every error hubstore raises on purpose.
+
+    Args:
+        parts: of the message, of which a `Parameter` is one; all else is text, whatever it looks like.
+    """
+
+    def __init__(self, *parts: str | Parameter) -> None:
+        super().__init__("".join(map(str, parts)))
+        self.parts = parts
 
 
 class CorpusError(HubstoreError, ValueError):

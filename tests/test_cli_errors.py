@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import itertools
+import pickle
 import re
 import sys
 from pathlib import Path
@@ -17,7 +17,8 @@ import hubstore
 from hubstore import cli
 from hubstore.cli import analyze
 from hubstore.cli.spelling import command_of, spelled
-from hubstore.errors import CorpusError, StoreExistsError
+from hubstore.corpus import open_corpus
+from hubstore.errors import CorpusError, CorpusUnreachableError, HubstoreError, Parameter, StoreExistsError
 from hubstore.store.export import export
 from tests.analysis.test_similarity import related
 from tests.memory_store import parallel
@@ -44,53 +45,87 @@ def typed(monkeypatch, capsys):
     return run
 
 
+def refused(ask):
+    with pytest.raises(HubstoreError) as raised:
+        ask()
+    return raised.value
+
+
 @pytest.mark.parametrize(
-    ("name", "message", "expected"),
+    ("name", "parts", "expected"),
     [
-        ("extract", "leave such rows out with on_error='skip'", "leave such rows out with --on-error skip"),
-        ("extract", "on_error is 'no'; give 'stop' or 'skip'", "--on-error is 'no'; give 'stop' or 'skip'"),
-        ("extract", "max_tokens 600: m takes 1 to 512 tokens", "--max-tokens 600: m takes 1 to 512 tokens"),
-        ("extract", "name its column: text='caption line'", "name its column: --text-column 'caption line'"),
-        ("analyze", "choose partitions of one corpus with pairs=", "choose partitions of one corpus with --pair"),
-        ("analyze", "bootstrap is -1; ask for 0 at least", "--bootstrap is -1; ask for 0 at least"),
-        ("query", "say which with query_languages=...", "say which with --query-language"),
-        ("query", "k is 0; ask for 1 at least", "-k is 0; ask for 1 at least"),
-        ("steer", "temperature is -1; it must be above 0", "--temperature is -1; it must be above 0"),
-        ("query", "https://h/x?k=5&layers=1: no answer", "https://h/x?k=5&layers=1: no answer"),
-        ("query", "item 'k=5' is not there", "item 'k=5' is not there"),
-        ("info", "k is 0; ask for 1 at least", "k is 0; ask for 1 at least"),
-        (["bench", "search"], "k is 0; ask for 1 at least", "-k is 0; ask for 1 at least"),
+        ("extract", ["leave them out with ", Parameter("on_error", "skip")], "leave them out with --on-error skip"),
+        ("extract", [Parameter("max_tokens"), " 600: m takes 1 to 512"], "--max-tokens 600: m takes 1 to 512"),
+        ("extract", [Parameter("text", "caption line")], "--text-column 'caption line'"),
+        ("extract", [Parameter("quotes", True), " or ", Parameter("quotes", False)], "--quotes or --no-quotes"),
+        ("analyze", ["choose with ", Parameter("pairs", "...")], "choose with --pair"),
+        ("query", ["say which with ", Parameter("query_languages", "...")], "say which with --query-language"),
+        ("query", [Parameter("k"), " is 0"], "-k is 0"),
+        ("info", [Parameter("k"), " is 0"], "k is 0"),
+        (["bench", "search"], [Parameter("k"), " is 0"], "-k is 0"),
     ],
 )
-def test_options_are_named_as_they_are_typed(name, message, expected):
+def test_parameters_are_named_as_they_are_typed(name, parts, expected):
     found = command_of(COMMANDS, [name] if isinstance(name, str) else name)
-    assert spelled(message, found) == expected
+    error = CorpusError(*parts)
+    assert spelled(error, found) == expected
+    assert spelled(pickle.loads(pickle.dumps(error)), found) == expected
 
 
-def messages():
-    """(file, line, text) of every error that the package raises, with {} for what is filled in."""
+NAMES = ["on_error='skip'", "text=", "limit is 3", "max_tokens", "k is 0; text_column", "--limit"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", [CorpusError, StoreExistsError, CorpusUnreachableError])
+def test_what_a_user_calls_a_file_or_a_column_stays_as_it_is(name, kind):
+    error = kind(f"{name}: no column {name!r}; name it with ", Parameter("text", "..."), " or ", Parameter("limit"))
+    assert str(error) == f"{name}: no column {name!r}; name it with text= or limit"
+    assert spelled(error, command("extract")) == f"{name}: no column {name!r}; name it with --text-column or --limit"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "-" not in name])
+def test_a_reader_names_the_files_and_columns_of_users_as_they_are(name, tmp_path):
+    path = tmp_path / f"{name}.csv"
+    path.write_text(f"id,{name},x\n1,a,b\n2,a\n")
+    missing = refused(lambda: list(open_corpus(path).items()))
+    shown = spelled(missing, command("extract"))
+    assert f"{name}.csv: there is no column 'text'; the columns are id, {name}, x; name another with --text" in shown
+    short = refused(lambda: list(open_corpus(path, text=name, language_tag="en").items()))
+    assert f"{name}.csv, row 2: 2 fields" in spelled(short, command("extract"))
+    assert spelled(short, command("extract")).endswith("leave such rows out with --on-error skip")
+
+
+def parameters_of_errors():
+    """(file, line, name) of every `Parameter` that the package names."""
+    for path in sorted(Path(hubstore.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            named = isinstance(node, ast.Call) and ast.unparse(node.func) == "Parameter"
+            if named and isinstance(node.args[0], ast.Constant):
+                yield f"{path.name}:{node.lineno}", node.args[0].value
+
+
+def test_every_parameter_that_an_error_names_is_typed_by_a_command():
+    every = [COMMANDS.commands[name] for name in COMMANDS.commands]
+    named = list(parameters_of_errors())
+    assert len(named) > 20
+    for place, name in named:
+        if name not in NOT_TYPED:
+            assert any(spelled(CorpusError(Parameter(name)), one) != name for one in every), (place, name)
+
+
+def test_no_error_names_a_parameter_but_as_one():
     for path in sorted(Path(hubstore.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             raised = isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2].endswith("Error")
             for argument in node.args if raised else ():
-                parts = (part for part in ast.walk(argument) if isinstance(part, (ast.Constant, ast.FormattedValue)))
-                text = "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in parts)
-                yield f"{path.name}:{node.lineno}", text
-
-
-def test_every_message_that_names_an_option_of_python_is_spelled_by_a_command():
-    every = [COMMANDS.commands[name] for name in COMMANDS.commands]
-    every += itertools.chain.from_iterable(getattr(one, "commands", {}).values() for one in every)
-    named = [(place, text, name) for place, text in messages() for name in re.findall(r"(?<![\w/?&.])([a-z_]+)=", text)]
-    assert len(named) > 5
-    for place, text, name in named:
-        if name not in NOT_TYPED:
-            assert any(f"{name}=" not in spelled(text, one) for one in every), (place, text)
+                parts = (part.value for part in ast.walk(argument) if isinstance(part, ast.Constant))
+                found = re.findall(r"(?<![\w/?&.])([a-z_]+)=", " ".join(map(str, parts)))
+                assert set(found) <= NOT_TYPED, (path.name, node.lineno, found)
 
 
 def test_an_error_of_the_library_reaches_the_terminal_as_it_is_typed(typed, monkeypatch):
     def refuse(*arguments, **options):
-        raise CorpusError("row 3: correct it,\nor leave such rows out with on_error='skip'")
+        raise CorpusError("row 3: correct it,\nor leave such rows out with ", Parameter("on_error", "skip"))
 
     monkeypatch.setattr(cli.extract.options, "open_items", refuse)
     code, said = typed("extract", "x.jsonl", "--model", "m", "--out", "x.hub")

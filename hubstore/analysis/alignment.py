@@ -18,7 +18,7 @@ from hubstore.analysis.results import Row, intervals, kept_or_made
 from hubstore.analysis.states import VARIANTS, States, item_pooling
 from hubstore.checks import check_count, check_resamples, check_seed
 from hubstore.devices import resolve_device
-from hubstore.errors import AnalysisError
+from hubstore.errors import AnalysisError, Parameter
 from hubstore.stats.bootstrap import Bootstrap
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def alignment(
     )
     if cross_layers and chosen is None and len(all_pairs(store)) > 1:
         raise AnalysisError(
-            f"cross_layers compares {len(names)} x {len(names)} layers for each pair; name the pairs with pairs="
+            f"cross_layers compares {len(names)} x {len(names)} layers for each pair; name the pairs with ",
+            Parameter("pairs", "..."),
         )
 
     parameters = {

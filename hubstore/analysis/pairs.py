@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hubstore.errors import AnalysisError, QueryError
+from hubstore.errors import AnalysisError, Parameter, QueryError
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader
@@ -107,7 +107,8 @@ class Concepts:
             raise AnalysisError(
                 f"partitions {x!r} and {y!r} of {self._store.path} share {len(shared)} concepts, at least "
                 f"{at_least} are needed; items match where their `concept` is the same: choose partitions of one "
-                "parallel corpus with pairs="
+                "parallel corpus with ",
+                Parameter("pairs", "..."),
             )
         left_out = [self._store.partition(name).size - len(shared) for name in (x, y)]
         return Matched(Selection.of(x, first_x[in_x]), Selection.of(y, first_y[in_y]), left_out[0], left_out[1])

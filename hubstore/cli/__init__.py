@@ -64,7 +64,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except HubstoreError as error:
-            error.args = (spelled(str(error), command_of(self, ctx.meta[_ARGUMENTS])),)
+            error.args = (spelled(error, command_of(self, ctx.meta[_ARGUMENTS])),)
             raise
         except KeyboardInterrupt:
             kept = "; what was committed is kept, and the same command goes on from there"

@@ -1,15 +1,15 @@
-"""Options as they are typed, in the place of Python's in the messages of the library.
+"""Options as they are typed, in the place of Python's parameters in the messages of the library.
 
-The library names an option `name=value`, or "name is value; ..." where it is a number. What a command calls it is read
-from the command itself; PYTHON_NAMES has those that it has under another name.
+What a command calls a parameter is read from the command itself; PYTHON_NAMES has those that it has under another name.
 """
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from hubstore.errors import HubstoreError, Parameter
 
 PYTHON_NAMES = {
     "text": "text_column",
@@ -29,41 +29,30 @@ PYTHON_NAMES = {
 }
 """Names of the library, and of the commands' parameters that stand for them."""
 
-FLAGS = {"True", "False", "None", "..."}
-_OUTSIDE = r"(?<![\w?&/.'\"=-])"
-_VALUE = r"'[^']*'|\"[^\"]*\"|\.\.\.|[\w.-]*\w"
 
-
-def spelled(message: str, command: Any) -> str:
-    """The message with a command's own options in the place of Python's.
+def spelled(error: HubstoreError, command: Any) -> str:
+    """The message of an error with a command's own options in the place of Python's parameters.
 
     Args:
-        message: of an error.
+        error: what was raised; only what it says to be a `Parameter` is replaced.
         command: the click command that raised it.
 
     Example:
-        >>> spelled("leave such rows out with on_error='skip'", extract)
+        >>> spelled(CorpusError("leave such rows out with ", Parameter("on_error", "skip")), extract)
         "leave such rows out with --on-error skip"
     """
     flags = _flags(command)
-    if not flags:
-        return message
-    names = "|".join(sorted(map(re.escape, flags), key=len, reverse=True))
+    return "".join(_typed(part, flags) if isinstance(part, Parameter) else part for part in error.parts)
 
-    def assigned(found: re.Match[str]) -> str:
-        name, value = found[1], found[2] or ""
-        plain = value.strip("'\"")
-        flag, negated = flags[name]
-        if value == "False" and negated:
-            return negated
-        return flag if plain in FLAGS or not plain else f"{flag} {shlex.quote(plain)}"
 
-    message = re.sub(rf"{_OUTSIDE}({names})=({_VALUE})?", assigned, message)
-    message = re.sub(rf"^({names})(?= is )", lambda found: flags[found[1]][0], message)
-    underscored = [name for name in flags if "_" in name]
-    if not underscored:
-        return message
-    return re.sub(rf"{_OUTSIDE}({'|'.join(underscored)})(?!\w)", lambda found: flags[found[1]][0], message)
+def _typed(parameter: Parameter, flags: Mapping[str, tuple[str, str]]) -> str:
+    flag, negated = flags.get(parameter.name, (None, ""))
+    if flag is None:
+        return str(parameter)
+    if parameter.value is False and negated:
+        return negated
+    plain = parameter.value is None or isinstance(parameter.value, bool) or parameter.value == "..."
+    return flag if plain else f"{flag} {shlex.quote(str(parameter.value))}"
 
 
 def _flags(command: Any) -> Mapping[str, tuple[str, str]]:

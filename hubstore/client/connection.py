@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, urlencode, urlsplit
 import pyarrow as pa
 
 from hubstore import errors
-from hubstore.errors import HubstoreError, QueryError, ServerError, TokenError
+from hubstore.errors import HubstoreError, Parameter, QueryError, ServerError, TokenError
 from hubstore.version import __version__
 
 ARROW = "application/vnd.apache.arrow.stream"
@@ -87,8 +87,9 @@ class Answer:
             raise known(message)
         if self.status == 401:
             raise TokenError(
-                f"{self.place}: {message}; give the token that the server was started with: connect(..., token=...), "
-                "or HUBSTORE_TOKEN in the environment"
+                f"{self.place}: {message}; give the token that the server was started with as ",
+                Parameter("token", "..."),
+                ", or as HUBSTORE_TOKEN in the environment",
             )
         raise (QueryError if self.status in REFUSED else ServerError)(f"{self.place} answered {self.status}: {message}")
 
@@ -224,7 +225,10 @@ def _parts(url: str) -> SplitResult:
     if not usable:
         raise QueryError(f"{url!r} is not the address of a server; write it as http://127.0.0.1:8000")
     if parts.username or parts.query or parts.fragment:
-        raise QueryError(f"the address of a server has no user, query or fragment: {parts.hostname}; a token is token=")
+        raise QueryError(
+            f"the address of a server has no user, query or fragment: {parts.hostname}; a token is ",
+            Parameter("token", "..."),
+        )
     return parts
 
 

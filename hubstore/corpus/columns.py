@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, TypedDict
 
 from hubstore.corpus.validate import language_problem
-from hubstore.errors import CorpusError
+from hubstore.errors import CorpusError, Parameter
 
 _TEXT: Final = "text"
 
@@ -62,13 +62,22 @@ class Columns:
     def __post_init__(self) -> None:
         if self.wide:
             if not self.text:
-                raise CorpusError("text is an empty mapping; give a column for each language")
+                raise CorpusError(Parameter("text"), " is an empty mapping; give a column for each language")
             if self.language is not None or self.language_tag is not None:
-                raise CorpusError("text names the languages already; leave language and language_tag out")
+                raise CorpusError(
+                    *(Parameter("text"), " names the languages already; leave ", Parameter("language")),
+                    *(" and ", Parameter("language_tag"), " out"),
+                )
             if self.speech:
-                raise CorpusError("speech is in one language, but text names several; leave speech or all but one out")
+                raise CorpusError(
+                    *(Parameter("speech"), " is in one language, but ", Parameter("text"), " names several; "),
+                    "leave it or all but one out",
+                )
         elif self.language is not None and self.language_tag is not None:
-            raise CorpusError("give language (a column) or language_tag (one tag for all items), not both")
+            raise CorpusError(
+                *("give ", Parameter("language"), " (a column) or ", Parameter("language_tag")),
+                " (one tag for all items), not both",
+            )
         for tag in self.tags():
             if problem := language_problem(tag):
                 raise CorpusError(f"the language of the corpus {problem}")

@@ -12,7 +12,7 @@ import pyarrow as pa
 from hubstore.checks import check_count
 from hubstore.corpus.item import ITEM_SCHEMA, Item, Media
 from hubstore.corpus.validate import check_item
-from hubstore.errors import CorpusError, CorpusUnreachableError
+from hubstore.errors import CorpusError, CorpusUnreachableError, Parameter
 
 BATCH_BYTES: Final = 32 << 20
 """Bytes of pictures and sounds after which a batch of items ends."""
@@ -63,7 +63,8 @@ class Refuse:
         if isinstance(error, CorpusUnreachableError):
             raise error
         if not self.skip_errors:
-            raise CorpusError(f"{error}; correct the input, or leave such rows out with on_error='skip'") from None
+            remedy = "; correct the input, or leave such rows out with "
+            raise CorpusError(*error.parts, remedy, Parameter("on_error", "skip")) from None
         self.skipped.add(error)
 
     def count(self, rows: int = 1) -> None:

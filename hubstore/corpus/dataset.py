@@ -12,14 +12,14 @@ from hubstore.corpus.columns import ColumnOptions, Columns
 from hubstore.corpus.corpus import Corpus, Refuse
 from hubstore.corpus.files import File, PathLike
 from hubstore.corpus.item import Item
-from hubstore.corpus.readers import Dialect, kind_of
+from hubstore.corpus.readers import DIALECT_OUT, Dialect, kind_of
 from hubstore.corpus.rows import Row, items_of
 from hubstore.corpus.source import file_identities
 from hubstore.corpus.splits import check_others, choose_config, choose_split, configurations, tables_and_others
 from hubstore.corpus.streams import MEDIA_ROWS, ROWS, arrow_tables, first_line, quietly, scratch_cache
 from hubstore.corpus.tables import table_corpus
 from hubstore.corpus.validate import check_options
-from hubstore.errors import CorpusError
+from hubstore.errors import CorpusError, Parameter
 
 _SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves in a folder
 
@@ -70,7 +70,7 @@ def read_dataset(
     tables, others = tables_and_others(folder) if folder.is_dir() and not is_saved_dataset(folder) else ([], [])
     if tables:
         if revision is not None:
-            raise CorpusError(f"{folder}: a folder has no revision; leave revision= out")
+            raise CorpusError(f"{folder}: a folder has no revision; leave ", Parameter("revision", "..."), " out")
         found = _of_folder(folder, tables, config, split)
         if not configurations(folder):  # which say what is data
             check_others(folder, others, split, with_media=bool(columns.get("image") or columns.get("audio")))
@@ -84,7 +84,7 @@ def read_dataset(
         corpus = table_corpus(found.files, None, dialect, limit, on_error, called, columns, found.identity)
         return corpus if folder.is_dir() else _connected(corpus)
     if delimiter is not None or quotes is not None:
-        raise CorpusError(f"{path_or_id}: is no folder of delimited values; leave delimiter= and quotes= out")
+        raise CorpusError(f"{path_or_id}: is no folder of delimited values; leave ", *DIALECT_OUT)
     chosen = Columns(**columns)
     if is_saved_dataset(folder):
         if config is not None or revision is not None:
@@ -197,7 +197,11 @@ def _of_folder(folder: Path, files: list[Path], config: str | None, split: str |
         chosen = [Path(file) for file in found[0]] if found else []
         return found and _in_folder(folder, chosen, split, found[1])
     if config is not None:
-        raise CorpusError(f"{folder}: has no configuration {config!r}, as its README.md names none; leave config= out")
+        raise CorpusError(
+            f"{folder}: has no configuration {config!r}, as its README.md names none; leave ",
+            Parameter("config", "..."),
+            " out",
+        )
     return _in_folder(folder, *choose_split(folder, files, split))
 
 

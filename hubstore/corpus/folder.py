@@ -22,12 +22,12 @@ from hubstore.corpus.files import (
     warn_of_others,
 )
 from hubstore.corpus.item import Item
-from hubstore.corpus.readers import Dialect, kind_of
+from hubstore.corpus.readers import DIALECT_OUT, Dialect, kind_of
 from hubstore.corpus.rows import Row, check_columns, checked, items_of
 from hubstore.corpus.source import file_identities, sampled_content
 from hubstore.corpus.tables import table_rows
 from hubstore.corpus.validate import check_options, text_problem
-from hubstore.errors import CorpusError
+from hubstore.errors import CorpusError, Parameter
 
 METADATA: Final = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")
 FILE_COLUMN: Final = "file_name"
@@ -87,14 +87,14 @@ def read_media_folder(
     if not folder.is_dir():
         raise CorpusError(f"{folder}: there is no such folder; check the path")
     if concept_from not in CONCEPTS:
-        raise CorpusError(f"concept_from is {concept_from!r}; give {', '.join(CONCEPTS)}")
+        raise CorpusError(Parameter("concept_from"), f" is {concept_from!r}; give {', '.join(CONCEPTS)}")
     if modality not in (None, "image", "audio"):
-        raise CorpusError(f"modality is {modality!r}; give image or audio, or leave it out for both")
+        raise CorpusError(Parameter("modality"), f" is {modality!r}; give image or audio, or leave it out for both")
     table = _metadata(folder, metadata)
     chosen = _columns(folder, table, columns)
     dialect = Dialect(delimiter, quotes)
     if dialect != Dialect() and (table is None or kind_of(table.name) != "csv"):
-        raise CorpusError(f"{folder}: has no table of delimited values; leave delimiter= and quotes= out")
+        raise CorpusError(f"{folder}: has no table of delimited values; leave ", *DIALECT_OUT)
     files, broken, digest = _listing(folder, modality, table)
 
     def read(refuse: Refuse) -> Iterator[Item]:
@@ -123,7 +123,8 @@ def _metadata(folder: Path, given: PathLike | None) -> Path | None:
     found = [folder / name for name in METADATA if (folder / name).is_file()]
     if len(found) > 1:
         raise CorpusError(
-            f"{folder}: has {' and '.join(path.name for path in found)}; say which to read with metadata="
+            f"{folder}: has {' and '.join(path.name for path in found)}; say which to read with ",
+            Parameter("metadata", "..."),
         )
     return found[0] if found else None
 
@@ -131,7 +132,9 @@ def _metadata(folder: Path, given: PathLike | None) -> Path | None:
 def _columns(folder: Path, table: Path | None, options: ColumnOptions) -> Columns:
     columns = Columns(**options)
     if columns.id != "id":
-        raise CorpusError(f"{folder}: the ids of files are their paths in the folder; leave id= out")
+        raise CorpusError(
+            f"{folder}: the ids of files are their paths in the folder; leave ", Parameter("id", "..."), " out"
+        )
     if len(set(columns.media.values())) > 1:
         raise CorpusError(f"{folder}: one column names pictures and sounds alike; give image or audio")
     file = columns.image or columns.audio or FILE_COLUMN
@@ -139,7 +142,9 @@ def _columns(folder: Path, table: Path | None, options: ColumnOptions) -> Column
     surplus = columns.required(lambda _: False)[2:]
     if table is None and surplus and not (columns.speech and surplus == [("language", "language")]):
         named = ", ".join(repr(column) for _, column in surplus)
-        raise CorpusError(f"{folder}: has no table with the columns {named}; give it with metadata=")
+        raise CorpusError(
+            f"{folder}: has no table with the columns {named}; give it with ", Parameter("metadata", "...")
+        )
     return columns
 
 

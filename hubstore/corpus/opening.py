@@ -27,7 +27,7 @@ from hubstore.corpus.remote import is_file_name, tars_below, url_of
 from hubstore.corpus.sample import read_sample
 from hubstore.corpus.tables import table_corpus
 from hubstore.corpus.webdataset import read_webdataset
-from hubstore.errors import CorpusError
+from hubstore.errors import CorpusError, Parameter
 from hubstore.storage.location import Url
 
 SAMPLE_PREFIX: Final = "sample:"
@@ -203,6 +203,6 @@ def _no_reader(file: PathLike | Url, name: str, *, several: bool) -> CorpusError
 
 def _refuse_options(corpus: str, kind: str, options: Mapping[str, Any]) -> None:
     if options:
-        raise CorpusError(
-            f"{corpus} is {kind}, which has no {' or '.join(f'{option}=' for option in options)}; leave the option out"
-        )
+        first, *others = (Parameter(option, "...") for option in options)
+        also = [part for option in others for part in (" or ", option)]
+        raise CorpusError(f"{corpus} is {kind}, which has no ", first, *also, "; leave the option out")

@@ -22,7 +22,7 @@ from hubstore.corpus.validate import (
     media_problem,
     text_problem,
 )
-from hubstore.errors import CorpusError
+from hubstore.errors import CorpusError, Parameter
 
 _MISSING: Final = object()
 _SHOWN_COLUMNS: Final = 20
@@ -149,11 +149,12 @@ def check_columns(row: Row, required: Iterable[tuple[str, str]]) -> None:
     """
     for option, column in required:
         if not row.has(column):
+            named = {name: Parameter(name, "...") for name in (option, "language_tag", "image", "audio")}
             also = {
-                "language": "; or give language_tag= for a corpus of one language",
-                "text": "; or name that of pictures or sounds with image= or audio=",
-            }.get(option, "")
-            raise CorpusError(f"{row.file}: {_not_there(row, column)}; name another with {option}={also}")
+                "language": ("; or give ", named["language_tag"], " for a corpus of one language"),
+                "text": ("; or name that of images or audio with ", named["image"], " or ", named["audio"]),
+            }.get(option, ())
+            raise CorpusError(f"{row.file}: {_not_there(row, column)}; name another with ", named[option], *also)
 
 
 def checked(row: Row, column: str, problem_of: Callable[[Any], str | None]) -> Any:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from hubstore.corpus.files import format_suffix, is_tar, modality_of, refuse_broken, shown_names, walk, warn_of_others
 from hubstore.corpus.readers import kind_of
-from hubstore.errors import CorpusError
+from hubstore.errors import CorpusError, Parameter
 
 _ABOUT: Final = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 """Tables by their suffix, which describe a dataset."""
@@ -134,4 +134,4 @@ def choose_config(folder: Path, names: list[str], config: str | None) -> str:
     if config in names:
         return str(config)
     problem = "has several configurations" if config is None else f"has no configuration {config!r}"
-    raise CorpusError(f"{folder}: {problem}; choose one of {', '.join(names)} with config=")
+    raise CorpusError(f"{folder}: {problem}; choose one of {', '.join(names)} with ", Parameter("config", "..."))

@@ -9,7 +9,7 @@ from hubstore.corpus.columns import ColumnOptions, Columns
 from hubstore.corpus.corpus import Corpus, Refuse
 from hubstore.corpus.files import File, PathLike, paths_of
 from hubstore.corpus.item import Item
-from hubstore.corpus.readers import Dialect, TableReader, kind_of, open_table
+from hubstore.corpus.readers import DIALECT_OUT, Dialect, TableReader, kind_of, open_table
 from hubstore.corpus.rows import ItemMaker, Row
 from hubstore.corpus.source import file_identities
 from hubstore.corpus.validate import check_options
@@ -130,7 +130,7 @@ def table_corpus(
     columns = Columns(**column_options)
     kinds = {kind or kind_of(file.name) for file in files}
     if dialect not in (None, Dialect()) and "csv" not in kinds:
-        raise CorpusError(f"{files[0]}: is no table of delimited values; leave delimiter= and quotes= out")
+        raise CorpusError(f"{files[0]}: is no table of delimited values; leave ", *DIALECT_OUT)
     chosen = dialect or Dialect()
 
     def tables(refuse: Refuse) -> Iterator[TableReader]:

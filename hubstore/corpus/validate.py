@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from hubstore.checks import check_count
 from hubstore.corpus.item import Item, Media
-from hubstore.errors import CorpusError
+from hubstore.errors import CorpusError, Parameter
 
 TEXT: Final = "text"
 MODALITIES: Final = (TEXT, "image", "audio")
@@ -134,7 +134,7 @@ def check_options(limit: int | None, on_error: str) -> int | None:
         CorpusError: The limit is no whole number of 1 or more, or `on_error` is neither `stop` nor `skip`.
     """
     if on_error not in ON_ERROR:
-        raise CorpusError(f"on_error is {on_error!r}; give 'stop' or 'skip'")
+        raise CorpusError(Parameter("on_error"), f" is {on_error!r}; give 'stop' or 'skip'")
     return None if limit is None else check_count("limit", limit, of="rows", error=CorpusError)
 
 

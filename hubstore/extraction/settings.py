@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hubstore.checks import check_count
-from hubstore.errors import ModelError, StoreError
+from hubstore.errors import ModelError, Parameter, StoreError
 from hubstore.forward import Padding
 from hubstore.media import MEDIA
 from hubstore.media.reading import Task
@@ -100,7 +100,9 @@ class Settings:
         self._check_media(model)
         limit = self.max_tokens or model.max_tokens
         if not 0 < limit <= model.max_tokens:
-            raise ModelError(f"max_tokens {limit}: {model.identity['id']} takes 1 to {model.max_tokens} tokens")
+            raise ModelError(
+                Parameter("max_tokens"), f" {limit}: {model.identity['id']} takes 1 to {model.max_tokens} tokens"
+            )
         gpu = model.device.type == "cuda"
         # In float32 there is no FlashAttention: items of every length would be attended to one after the other.
         fast = gpu and model.dtype in (torch.float16, torch.bfloat16)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hubstore.errors import QueryError
+from hubstore.errors import Parameter, QueryError
 from hubstore.index import Allowed, IndexDescription
 from hubstore.index.exact import BLOCK_ROWS, exact_search
 from hubstore.index.layer import check_queries, exact_description
@@ -63,7 +63,9 @@ def origins(store: StoreReader, modality: str | None, language: str | None) -> t
     if modality is None:
         return ()
     if modality == "text" and language is None:
-        raise QueryError("to remove the mean of a text's language, say which it is: query_languages=...")
+        raise QueryError(
+            "to remove the mean of a text's language, say which it is: ", Parameter("query_languages", "...")
+        )
     same = [one for one in store.partitions.values() if one.modality == modality]
     names = tuple(one.name for one in same if language in (None, one.language))
     if not names:

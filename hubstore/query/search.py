@@ -17,7 +17,7 @@ from hubstore.checks import check_count, check_strings
 from hubstore.corpus import Item, Media
 from hubstore.corpus.remote import medium_name
 from hubstore.devices import resolve_device
-from hubstore.errors import QueryError
+from hubstore.errors import Parameter, QueryError
 from hubstore.index import Allowed, SearchableLayer, load_or_exact
 from hubstore.query.centered import CentredLayer, centred_queries, origins
 from hubstore.query.filters import Filters
@@ -135,7 +135,9 @@ def search(
     asked = _Asked(_tuple("ids", ids), _tuple("texts", texts), _media(images), _media(audio), vectors)
     queries = _queries(store, asked, names, pooled, query_languages, encoder, centred)
     if exclude_same_language and None in queries.languages:
-        raise QueryError("to leave out the query's own language, say which it is: query_languages=...")
+        raise QueryError(
+            "to leave out the query's own language, say which it is: ", Parameter("query_languages", "...")
+        )
     groups = _groups(store, queries, filters, pooled)
     if centred:
         queries = centred_queries(store, queries, pooled)

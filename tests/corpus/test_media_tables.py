@@ -180,7 +180,7 @@ def test_captions_need_a_language(table):
 
 
 def test_a_table_without_text_is_answered_with_the_columns_of_media(table):
-    with pytest.raises(CorpusError, match=r"no column 'text'; .*or name that of pictures or sounds with image="):
+    with pytest.raises(CorpusError, match=r"no column 'text'; .*or name that of images or audio with image="):
         contents(table([{"image": "dog.png"}]))
 
 

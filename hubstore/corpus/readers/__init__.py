@@ -7,13 +7,13 @@ from hubstore.corpus.columns import Columns
 from hubstore.corpus.corpus import Refuse
 from hubstore.corpus.files import File, format_suffix
 from hubstore.corpus.readers.array import JsonArray, is_array
-from hubstore.corpus.readers.delimited import Delimited, Dialect
+from hubstore.corpus.readers.delimited import DIALECT_OUT, Delimited, Dialect
 from hubstore.corpus.readers.jsonl import JsonLines
 from hubstore.corpus.readers.parquet import ParquetTable
 from hubstore.corpus.rows import Row
 from hubstore.errors import CorpusError
 
-__all__ = ["KINDS", "Dialect", "TableReader", "kind_of", "open_table"]
+__all__ = ["DIALECT_OUT", "KINDS", "Dialect", "TableReader", "kind_of", "open_table"]
 
 
 class TableReader(Protocol):

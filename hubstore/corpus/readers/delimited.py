@@ -12,7 +12,10 @@ from hubstore.corpus.corpus import Refuse
 from hubstore.corpus.files import File, format_suffix
 from hubstore.corpus.readers.lines import NotUtf8Error, decoded, raw_lines
 from hubstore.corpus.rows import Row
-from hubstore.errors import CorpusError
+from hubstore.errors import CorpusError, Parameter
+
+Parts = tuple[str | Parameter, ...]
+"""Of a message."""
 
 _TAB_SUFFIXES: Final = (".tsv", ".tab")
 _DELIMITERS: Final = ";\t|,"
@@ -20,11 +23,15 @@ _NAMED_DELIMITERS: Final = {"\\t": "\t", "tab": "\t"}  # how a tab is written on
 _LONGEST: Final = 1 << 26
 """Characters of a row of several lines; a quotation mark that is never closed would hold the rest of the file."""
 
-_PLAIN: Final = "or read quotation marks as they stand with quotes=False"
+_PLAIN: Final = ("or read quotation marks as they stand with ", Parameter("quotes", False))
 _OLD_MAC: Final = (
     "the lines end with a carriage return alone, as on old Macs; convert them: tr '\\r' '\\n' < old.csv > new.csv"
 )
-_REMEDY: Final = f"double a quotation mark inside a quoted field, {_PLAIN}"
+_REMEDY: Final = ("double a quotation mark inside a quoted field, ", *_PLAIN)
+
+
+DIALECT_OUT: Final = (Parameter("delimiter", "..."), " and ", Parameter("quotes", "..."), " out")
+"""How an error ends that tells to leave these options out."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +105,11 @@ class Delimited:
             if len(fields) == width:
                 yield Row(name, "row", self._number, dict(zip(header, fields, strict=True)), folder)
             else:
-                remedy = "quote fields that hold the delimiter, or name another with delimiter="
+                remedy = "; quote fields that hold the delimiter, or name another with "
                 count = f"{len(fields)} fields" if len(fields) > 1 else "1 field"
-                self._refuse_row(self._error(f"{count}, but the header has {width}; {remedy}"))
+                self._refuse_row(
+                    self._error(f"{count}, but the header has {width}", remedy, Parameter("delimiter", "..."))
+                )
 
     def _read_header(self) -> list[str]:
         header = next(self._records, None)
@@ -116,7 +125,8 @@ class Delimited:
             shown = "tab" if likely == "\t" else likely
             raise CorpusError(
                 f"{self._file}: the header is one column, {header[0]!r}, whose names seem to be separated by "
-                f"{likely!r}; say so with delimiter='{shown}'"
+                f"{likely!r}; say so with ",
+                Parameter("delimiter", shown),
             )
         return header
 
@@ -137,19 +147,23 @@ class Delimited:
         reader = csv.reader(self._feed(), delimiter=self._delimiter, strict=True)
         record = self._record
         while True:
-            problem, refused = None, None
+            problem: Parts | None = None
+            refused: CorpusError | None = None
             try:
                 fields = next(reader, None)
                 problem = self._joined() if len(record) > 1 and fields else None
             except csv.Error as error:
                 problem = self._problem(str(error))
             except _TooLongError:
-                problem = f"a quotation mark opens a field that does not end within {_LONGEST:,} characters; {_REMEDY}"
+                problem = (
+                    f"a quotation mark opens a field that does not end within {_LONGEST:,} characters; ",
+                    *_REMEDY,
+                )
             except NotUtf8Error as error:
                 refused = error
             if problem is not None or refused is not None:
                 self._number += 1
-                self._refuse_row(refused or self._error(str(problem)))
+                self._refuse_row(refused or self._error(*(problem or ())))
                 self._again.extendleft(reversed(record[1:]))
                 record.clear()
                 reader = csv.reader(self._feed(), delimiter=self._delimiter, strict=True)
@@ -177,7 +191,7 @@ class Delimited:
                 raise _TooLongError
             yield line
 
-    def _joined(self) -> str | None:
+    def _joined(self) -> Parts | None:
         """Say where a row of several lines joins what are rows by themselves."""
         if self._quotes:
             return None
@@ -186,8 +200,8 @@ class Delimited:
             if self._is_row(line, last=number == last):
                 return (
                     f"a quotation mark opens a field in line {first} that ends in line {last}, and line {number} would "
-                    "be a row by itself; say so with quotes=True if the field is meant to have several lines; else "
-                    f"{_REMEDY}"
+                    "be a row by itself; say so with ",
+                    *(Parameter("quotes", True), " if the field is meant to have several lines; else ", *_REMEDY),
                 )
         return None
 
@@ -198,23 +212,23 @@ class Delimited:
         closes = last and fields[0].endswith('"') and len(fields) > 1
         return len(fields) == len(self._header) and not prose and not closes
 
-    def _problem(self, message: str) -> str:
+    def _problem(self, message: str) -> Parts:
         """What Python's reader tripped over, in our words."""
         lines = f"line {self._record[0][0]}" if self._record else "its line"
         if "new-line character" in message and not self._header:
-            return _OLD_MAC
+            return (_OLD_MAC,)
         if "new-line character" in message:
-            return f"a carriage return stands in a field of {lines} that is not quoted; quote the field, {_PLAIN}"
+            return f"a carriage return stands in a field of {lines} that is not quoted; quote the field, ", *_PLAIN
         if "unexpected end" in message:
-            return f"a quotation mark opens a field in {lines} that no other closes; {_REMEDY}"
+            return f"a quotation mark opens a field in {lines} that no other closes; ", *_REMEDY
         if "expected after" in message:
-            return f"a quotation mark opens a field in {lines}, and text follows the one that closes it; {_REMEDY}"
-        return f"{lines} cannot be read: {message}; {_REMEDY}"
+            return f"a quotation mark opens a field in {lines}, and text follows the one that closes it; ", *_REMEDY
+        return f"{lines} cannot be read: {message}; ", *_REMEDY
 
-    def _error(self, problem: str) -> CorpusError:
+    def _error(self, *problem: str | Parameter) -> CorpusError:
         if not self._header:
-            return CorpusError(f"{self._file}: the header cannot be read: {problem}")
-        return CorpusError(f"{self._file.name}, row {self._number}: {problem}")
+            return CorpusError(f"{self._file}: the header cannot be read: ", *problem)
+        return CorpusError(f"{self._file.name}, row {self._number}: ", *problem)
 
     def _refuse_row(self, error: CorpusError) -> None:
         if not self._header:
