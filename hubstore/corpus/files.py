@@ -1,29 +1,23 @@
-"""Files: what their names say, those of a folder, and what stands in the place of one."""
+"""Files: those that are named, those of a folder, and what stands in the place of one."""
 
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Literal, Protocol
+from typing import BinaryIO, Final, Literal, Protocol
 
+from hubstore.corpus.remote import RemoteFile, fetched, remote_file, url_of
 from hubstore.errors import CorpusError, CorpusWarning
 from hubstore.storage.location import Url
 
-if TYPE_CHECKING:
-    from hubstore.corpus.remote import RemoteFile
-
 PathLike = str | os.PathLike[str]
 
-COMPRESSED: Final = (".gz", ".bz2", ".xz")
 POINTER: Final = b"version https://git-lfs.github.com/spec/"
 """How a file begins that Git LFS left in the place of another."""
 
-IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-AUDIO_SUFFIXES: Final = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
 _SHOWN: Final = 5
 _LOOKED_UP: Final = 16  # files of other machines at a time
-_MODALITIES: Final = dict.fromkeys(IMAGE_SUFFIXES, "image") | dict.fromkeys(AUDIO_SUFFIXES, "audio")
 
 
 class File(Protocol):
@@ -37,11 +31,6 @@ class File(Protocol):
         """Its bytes."""
 
 
-def modality_of(name: str) -> str | None:
-    """Say by a file's suffix whether it is an `image` or `audio`; None for neither."""
-    return _MODALITIES.get(os.path.splitext(name)[1].lower())
-
-
 def paths_of(paths: PathLike | Url | Sequence[PathLike | Url]) -> tuple[Path, ...]:
     """Turn one path or URL or several into existing files; what is elsewhere is fetched.
 
@@ -51,15 +40,14 @@ def paths_of(paths: PathLike | Url | Sequence[PathLike | Url]) -> tuple[Path, ..
     return tuple(existing_file(path) for path in _several(paths))
 
 
-def files_of(paths: PathLike | Url | Sequence[PathLike | Url]) -> "tuple[Path | RemoteFile, ...]":
+def files_of(paths: PathLike | Url | Sequence[PathLike | Url]) -> tuple[Path | RemoteFile, ...]:
     """As `paths_of`, but what is elsewhere is looked up only, and fetched when it is opened.
 
     Raises:
         CorpusError: There is none, or one of them is not a file.
     """
-    from hubstore.corpus.remote import remote_file, url_of
 
-    def file(path: PathLike | Url) -> "Path | RemoteFile":
+    def file(path: PathLike | Url) -> Path | RemoteFile:
         url = url_of(path)
         return existing_file(path) if url is None else remote_file(url)
 
@@ -80,8 +68,6 @@ def existing_file(path: PathLike | Url) -> Path:
     Raises:
         CorpusError: Nothing is there, or a folder.
     """
-    from hubstore.corpus.remote import fetched, url_of
-
     url = url_of(path)
     if url is not None:
         return fetched(url)
@@ -94,17 +80,6 @@ def existing_file(path: PathLike | Url) -> Path:
     if not path.exists():
         raise CorpusError(f"{path}: there is no such file; check the path")
     return path.absolute()  # a process may change its folder before it is read
-
-
-def format_suffix(name: str) -> str:
-    """Return the suffix that says the format, `.jsonl` of `x.jsonl` and of `x.jsonl.gz`."""
-    stem, suffix = os.path.splitext(name.lower())
-    return os.path.splitext(stem)[1] if suffix in COMPRESSED else suffix
-
-
-def is_tar(name: str) -> bool:
-    """Whether a file is a tar archive by its name, compressed or not."""
-    return format_suffix(name) == ".tar" or name.lower().endswith(".tgz")
 
 
 def refuse_pointer(file: File) -> None:

@@ -10,21 +10,12 @@ from typing import Any, Final, Unpack
 
 from hubstore.corpus.columns import ColumnOptions, Columns
 from hubstore.corpus.corpus import Corpus, Refuse
-from hubstore.corpus.files import (
-    AUDIO_SUFFIXES,
-    IMAGE_SUFFIXES,
-    PathLike,
-    broken_problem,
-    existing_file,
-    is_broken,
-    modality_of,
-    walk,
-    warn_of_others,
-)
+from hubstore.corpus.files import PathLike, broken_problem, existing_file, is_broken, walk, warn_of_others
 from hubstore.corpus.item import Item
 from hubstore.corpus.readers import DIALECT_OUT, Dialect, kind_of
 from hubstore.corpus.rows import Row, check_columns, checked, items_of
 from hubstore.corpus.source import file_identities, sampled_content
+from hubstore.corpus.suffixes import AUDIO_SUFFIXES, IMAGE_SUFFIXES, modality_of
 from hubstore.corpus.tables import table_rows
 from hubstore.corpus.validate import check_options, text_problem
 from hubstore.errors import CorpusError, Parameter

@@ -10,21 +10,12 @@ from typing import Any, Final, Unpack, cast
 from hubstore.corpus.columns import ColumnOptions
 from hubstore.corpus.corpus import Corpus
 from hubstore.corpus.dataset import is_saved_dataset, read_dataset
-from hubstore.corpus.files import (
-    PathLike,
-    files_of,
-    format_suffix,
-    is_tar,
-    modality_of,
-    paths_of,
-    refuse_broken,
-    walk,
-    warn_of_others,
-)
+from hubstore.corpus.files import PathLike, files_of, paths_of, refuse_broken, walk, warn_of_others
 from hubstore.corpus.folder import METADATA, read_media_folder
 from hubstore.corpus.readers import KINDS, Dialect, kind_of
 from hubstore.corpus.remote import is_file_name, tars_below, url_of
 from hubstore.corpus.sample import read_sample
+from hubstore.corpus.suffixes import format_suffix, is_tar, modality_of
 from hubstore.corpus.tables import table_corpus
 from hubstore.corpus.webdataset import read_webdataset
 from hubstore.errors import CorpusError, Parameter

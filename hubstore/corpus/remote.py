@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 from urllib.parse import quote, unquote
 
-from hubstore.corpus.files import format_suffix, is_tar
+from hubstore.corpus.suffixes import format_suffix, is_tar
 from hubstore.errors import CorpusError, CorpusUnreachableError, StorageUnreachableError, StoreAccessError, StoreError
 from hubstore.storage.location import NAMED, WEB, Url, location
 

@@ -9,10 +9,10 @@ from typing import Any, Final, NamedTuple
 
 from hubstore.corpus.columns import Columns
 from hubstore.corpus.corpus import Refuse
-from hubstore.corpus.files import modality_of
 from hubstore.corpus.item import Item, Media
 from hubstore.corpus.quick import quick_item
 from hubstore.corpus.remote import beside, url_of
+from hubstore.corpus.suffixes import modality_of
 from hubstore.corpus.validate import (
     NO_LANGUAGE,
     TEXT,

@@ -4,8 +4,9 @@ import re
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-from hubstore.corpus.files import format_suffix, is_tar, modality_of, refuse_broken, shown_names, walk, warn_of_others
+from hubstore.corpus.files import refuse_broken, shown_names, walk, warn_of_others
 from hubstore.corpus.readers import kind_of
+from hubstore.corpus.suffixes import format_suffix, is_tar, modality_of
 from hubstore.errors import CorpusError, Parameter
 
 _ABOUT: Final = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")

@@ -12,13 +12,14 @@ from typing import Any, Final, NamedTuple, Unpack
 
 from hubstore.corpus.columns import ColumnOptions, Columns
 from hubstore.corpus.corpus import Corpus, Refuse
-from hubstore.corpus.files import PathLike, files_of, modality_of, refuse_pointer
+from hubstore.corpus.files import PathLike, files_of, refuse_pointer
 from hubstore.corpus.item import MEMBER, Item, Media
 from hubstore.corpus.readers.jsonl import json_object
 from hubstore.corpus.remote import RemoteFile, medium_name
 from hubstore.corpus.rows import Row, items_of
 from hubstore.corpus.source import file_identities
 from hubstore.corpus.streams import first_line
+from hubstore.corpus.suffixes import modality_of
 from hubstore.corpus.validate import check_options
 from hubstore.errors import CorpusError
 from hubstore.storage.location import Url

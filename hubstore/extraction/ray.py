@@ -15,27 +15,24 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import platform
-import queue
 import statistics
-import threading
 import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from hubstore.errors import EngineError, HubstoreError, StoreError
-from hubstore.extraction.cluster import LOOK_S, Needs, Room, connected, first_line, ray, unanswered
-from hubstore.extraction.pipeline import Progress, run_shards
+from hubstore.errors import EngineError, HubstoreError
+from hubstore.extraction.cluster import LOOK_S, Needs, Room, connected, first_line, unanswered
+from hubstore.extraction.pipeline import Progress
 from hubstore.extraction.plan import PlannedShard
 from hubstore.extraction.prepare import Work
-from hubstore.extraction.workers import Task, sendable, summed
+from hubstore.extraction.ray_actor import BEAT_S, Extractor, Order, Report
+from hubstore.extraction.workers import Task, summed
 from hubstore.forward.capture import Capture
 from hubstore.models import Model
 from hubstore.storage import Storage, open_storage
@@ -43,12 +40,6 @@ from hubstore.store.commit import Commit
 from hubstore.store.layout import PLAN, commit_key
 from hubstore.store.shardfile import crc32c
 from hubstore.store.verify import spoiled_file
-
-BEAT_S = 0.5
-"""An actor that has nothing to say says so as often."""
-
-SILENCE_S = 30.0
-"""An actor that is told nothing for so long ends itself: who took its shards over cannot end it, cut off as it is."""
 
 BUSY_S = 60.0
 """It is said when no worker has begun for so long, since others hold the room."""
@@ -67,9 +58,6 @@ MOST_LOSSES = 3
 
 STRAGGLING = 2.0
 """A shard that is out for so many times as long as is usual is given to a second actor."""
-
-Order = PlannedShard | Literal["pause"] | None
-"""A shard to do; to finish what is under way, since there is no more for now; or only to tell how it goes."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +99,7 @@ class RayEngine:
         task = Task.of(reachable, self.load, capture)
         device = capture.model.device
         with _set_aside(capture.model), connected(self.address) as library:
-            return _Dealing(library, task, device, shards, total, progress).run()
+            return _Scheduler(library, task, device, shards, total, progress).run()
 
 
 @contextlib.contextmanager
@@ -134,131 +122,6 @@ def _anywhere(storage: Storage) -> Storage:
     return open_storage(storage.root.absolute()) if isinstance(storage.root, Path) else storage  # with its lease
 
 
-@dataclass(frozen=True)
-class Report:
-    """What an actor tells.
-
-    Args:
-        place: its node's name.
-        node: what Ray knows its node by.
-        loaded: whether it has its model.
-        running: whether shards are under way.
-        wants: whether it waits for another one.
-        committed: shards committed since it told last.
-        progress: all that it did.
-        error: what stopped it, and would stop others.
-        failed: what stopped it, and may not stop others.
-    """
-
-    place: str = ""
-    node: str = ""
-    loaded: bool = False
-    running: bool = False
-    wants: bool = False
-    committed: tuple[int, ...] = ()
-    progress: Progress = field(default_factory=Progress)
-    error: HubstoreError | None = None
-    failed: str | None = None
-
-
-class Extractor:
-    """The actor: a thread extracts, while `turn` takes orders and tells how it goes."""
-
-    def __init__(self, task: Task, plan: int, device: str) -> None:
-        self._orders: queue.SimpleQueue[PlannedShard | Literal["pause"]] = queue.SimpleQueue()
-        self._changed = threading.Condition()
-        self._news = False
-        self._report = Report(platform.node(), _node())
-        self._under_way: deque[int] = deque()
-        self._heard = time.monotonic()
-        threading.Thread(target=self._end_when_forgotten, daemon=True).start()
-        threading.Thread(target=self._guarded, args=(task, plan, device), daemon=True).start()
-
-    def turn(self, order: Order) -> Report:
-        """Take an order, and answer when there is something new, or after a beat."""
-        self._heard = time.monotonic()
-        with self._changed:
-            if order is not None:
-                self._report = replace(self._report, wants=False)
-                self._orders.put(order)
-            self._changed.wait_for(lambda: self._news, BEAT_S)
-            self._news = False
-            told, self._report = self._report, replace(self._report, committed=())
-            return told
-
-    def _end_when_forgotten(self) -> None:
-        while time.monotonic() - self._heard < SILENCE_S:
-            time.sleep(BEAT_S)
-        os._exit(1)
-
-    def _guarded(self, task: Task, plan: int, device: str) -> None:
-        try:
-            self._work(task, plan, device)
-        except HubstoreError as error:
-            self._tell(error=sendable(error, f"the actor on {platform.node()}"))
-        except BaseException as error:  # told, and the actor is given up
-            self._tell(failed=f"{type(error).__name__}: {first_line(error)}")
-
-    def _work(self, task: Task, plan: int, device: str) -> None:
-        _require_plan(task.work.storage, plan)
-        capture = task.capture(device)
-        self._tell(loaded=True)
-        done = Progress()
-        while True:
-            self._tell(running=False, wants=True, progress=done)
-            first = self._orders.get()
-            assert first != "pause"
-            before = done
-            now = run_shards(
-                task.work,
-                capture,
-                self._shards(first),
-                total=0,
-                progress=lambda now, before=before: self._advanced(before, now),  # type: ignore[misc]
-            )
-            done = summed([before, now], 0)
-
-    def _shards(self, first: PlannedShard) -> Iterator[PlannedShard]:
-        shard: PlannedShard | Literal["pause"] = first
-        while shard != "pause":
-            with self._changed:
-                self._under_way.append(shard.shard)
-            yield shard
-            self._tell(running=True, wants=True)
-            shard = self._orders.get()
-
-    def _advanced(self, before: Progress, now: Progress) -> None:
-        with self._changed:
-            # Two threads tell of progress, and the later may be heard first: shards are only ever counted up.
-            new = before.shards + now.shards - self._report.progress.shards
-            if new < 0:
-                return
-            committed = tuple(self._under_way.popleft() for _ in range(new))
-            progress = summed([before, now], 0)
-            self._report = replace(self._report, committed=self._report.committed + committed, progress=progress)
-
-    def _tell(self, **changes: Any) -> None:
-        with self._changed:
-            self._report = replace(self._report, **changes)
-            self._news = True
-            self._changed.notify_all()
-
-
-def _node() -> str:
-    """What Ray knows this process's node by; "" outside of a cluster."""
-    library = ray()
-    return str(library.get_runtime_context().get_node_id()) if library.is_initialized() else ""
-
-
-def _require_plan(storage: Storage, plan: int) -> None:
-    """StoreError unless this node sees the store that is being written."""
-    if not storage.exists(PLAN) or crc32c(storage.read(PLAN)) != plan:
-        raise StoreError(
-            f"the node {platform.node()} does not see the store {storage.root} that is being written; put the store "
-            "where every node reaches it: an object store (s3://bucket/x.hub), or a file system that they share"
-        )
-
-
 @dataclass(eq=False)
 class _Worker:
     """An actor as its employer knows it: what it told last, which shards it has and since when."""
@@ -270,8 +133,8 @@ class _Worker:
     committed: list[int] = field(default_factory=list)
 
 
-class _Dealing:
-    """Who has which shard."""
+class _Scheduler:
+    """Assigns shards to workers, and those of lost workers to others."""
 
     def __init__(
         self,
@@ -319,10 +182,10 @@ class _Dealing:
             except BaseException:
                 self._dismiss()
                 with contextlib.suppress(HubstoreError):  # what stopped the run is what is told
-                    self._take_back_spoiled()
+                    self._revoke_corrupt_commits()
                 raise
             self._gone += map(self._settled, self._dismiss())
-            self._take_back_spoiled()
+            self._revoke_corrupt_commits()
             self._reopen()
         return self._sum()
 
@@ -492,7 +355,7 @@ class _Dealing:
             time.sleep(SETTLE_S)
         return gone
 
-    def _take_back_spoiled(self) -> None:
+    def _revoke_corrupt_commits(self) -> None:
         """Read back what two workers had, and take back the commit where one wrote over what the other committed."""
         for number in sorted(self._twice):
             key = commit_key(number)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from hubstore.corpus.files import POINTER, is_tar, pointer_problem
+from hubstore.corpus.files import POINTER, pointer_problem
 from hubstore.corpus.item import MEMBER, Media
 from hubstore.corpus.remote import RemoteFile, remote_bytes, remote_file, url_of
+from hubstore.corpus.suffixes import is_tar
 from hubstore.corpus.transient import is_transient, patiently, unreachable
 from hubstore.errors import CorpusError, MissingDependencyError
 from hubstore.quiet import ignored_warnings

@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from hubstore.errors import ModelError
-from hubstore.forward.batch import Integers
 from hubstore.models.adapters import Adapter
 from hubstore.models.head import Head
 from hubstore.models.special import Added, embedding_rows, position_limits
@@ -140,7 +140,7 @@ class Model:
         bos: int | None = getattr(self.tokenizer, "bos_token_id", None)
         return bos
 
-    def leading_special(self, token_ids: Sequence[Sequence[int]]) -> Integers:
+    def leading_special(self, token_ids: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:
         """int64 [items]: special tokens before the text of a causal model (its BOS), of one state in every item."""
         if self.kind != "causal" or self.tokenizer is None:
             return np.zeros(len(token_ids), np.int64)

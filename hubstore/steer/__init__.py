@@ -1,5 +1,6 @@
 """Steering: directions of the residual stream, interventions along them, what a model says then, and what that is."""
 
+from hubstore.steer.decoding import Decoding
 from hubstore.steer.directions import (
     Direction,
     difference_of_partitions,
@@ -7,7 +8,7 @@ from hubstore.steer.directions import (
     difference_of_tokens,
     load_direction,
 )
-from hubstore.steer.generation import Continuation, Decoding, generate, next_log_probabilities
+from hubstore.steer.generation import Continuation, generate, next_log_probabilities
 from hubstore.steer.intervention import Intervention, steering
 from hubstore.steer.metrics import Share, perplexity, relevance, success_share
 from hubstore.steer.prompts import MediaPrompt, media_prompt

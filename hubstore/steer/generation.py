@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,49 +17,17 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from hubstore.checks import check_count, check_number, check_seed
+from hubstore.checks import check_count, check_seed
 from hubstore.errors import NonFiniteError, SteeringError
 from hubstore.forward.members import batch_members
 from hubstore.models import Model
+from hubstore.steer.decoding import Decoding, Prefilled, decode, stop_tokens, token_logits
 from hubstore.steer.intervention import Intervention, steering
 from hubstore.steer.prompts import MediaPrompt, Prompt, TrunkInputs, kind_of, prompt_tokens, shown, trunk_inputs
 from hubstore.steer.restart import resumed_at, run_to
 
 GENERATED_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Of a batch by default, prompts with padding and continuations together."""
-
-NUCLEUS = 1024
-"""Most probable tokens that are looked at first for `top_p`; sorting a whole vocabulary costs as much as a step."""
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How a next token is chosen.
-
-    Args:
-        max_new_tokens: of a continuation, its end-of-sequence token included.
-        temperature: 0 takes the most probable token; else logits are divided by it and a token is drawn.
-        top_k: draw among so many most probable tokens only; None for all.
-        top_p: draw among the fewest most probable tokens that have this probability together.
-
-    Raises:
-        SteeringError: a number that it cannot be.
-    """
-
-    max_new_tokens: int = 32
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        checked = {
-            "max_new_tokens": check_count("max_new_tokens", self.max_new_tokens, error=SteeringError),
-            "temperature": check_number("temperature", self.temperature, least=0, error=SteeringError),
-            "top_k": None if self.top_k is None else check_count("top_k", self.top_k, error=SteeringError),
-            "top_p": check_number("top_p", self.top_p, above=0, most=1, error=SteeringError),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -130,7 +97,7 @@ def generate(
     found: list[Continuation | None] = [None] * rows
     for part in _parts(model, prompts, interventions, how.max_new_tokens, batch_tokens, progress):
         draws = _draws(part, [seeds[i] for i in part.members], how)
-        tokens, log_probabilities = _decode(model, _prefill(model, part, restart), part.interventions, how, draws)
+        tokens, log_probabilities = decode(model, _prefill(model, part, restart), part.interventions, how, draws)
         for place, i in enumerate(part.members):
             ids = part.token_ids[place]
             found[i] = _continuation(model, prompts[i], ids, tokens[place], log_probabilities[place], seeds[i])
@@ -171,7 +138,7 @@ def next_log_probabilities(
     found = torch.empty(len(prompts), len(tokens))
     for part in _parts(model, prompts, interventions, 1, batch_tokens, progress):
         with torch.inference_mode():
-            logits = _logits(model, _prefill(model, part, restart).final)
+            logits = token_logits(model, _prefill(model, part, restart).final)
             here = (logits[:, tokens] - logits.logsumexp(-1, keepdim=True)).cpu()
         for place, i in enumerate(part.members):
             _check_finite(model, prompts[i], here[place].tolist())
@@ -273,24 +240,7 @@ def _draws(part: _Part, seeds: Sequence[int], how: Decoding) -> Tensor:
     return torch.stack(rows)
 
 
-@dataclass(frozen=True)
-class _Prefilled:
-    """A batch after its prompts.
-
-    Args:
-        cache: keys and values of all blocks.
-        final: [rows, width], last states after the final norm.
-        mask: int64 [rows, length], 1 where a prompt's token is; padding is on the left.
-        next_positions: int64 [rows], of the token that comes.
-    """
-
-    cache: Any
-    final: Tensor
-    mask: Tensor
-    next_positions: Tensor
-
-
-def _prefill(model: Model, part: _Part, restart: bool) -> _Prefilled:
+def _prefill(model: Model, part: _Part, restart: bool) -> Prefilled:
     firsts, prompt_of = _distinct(part.prompts, part.token_ids)
     to_rows = torch.tensor(prompt_of, device=model.device)
     once = trunk_inputs(model, [part.prompts[row] for row in firsts], [part.token_ids[row] for row in firsts])
@@ -318,111 +268,15 @@ def _prefill(model: Model, part: _Part, restart: bool) -> _Prefilled:
     return prefilled
 
 
-def _prefilled(model: Model, cache: DynamicCache, inputs: TrunkInputs) -> _Prefilled:
+def _prefilled(model: Model, cache: DynamicCache, inputs: TrunkInputs) -> Prefilled:
     output = model.trunk(**inputs.arguments, past_key_values=cache, use_cache=True)
-    return _Prefilled(cache, output.last_hidden_state[:, -1], inputs.mask, inputs.next_positions)
+    return Prefilled(cache, output.last_hidden_state[:, -1], inputs.mask, inputs.next_positions)
 
 
 def _is_per_block(cache: DynamicCache, model: Model) -> bool:
     """Whether each block has keys and values of its own, so that the lower ones' can be had alone."""
     own = all(isinstance(layer, DynamicLayer) for layer in cache.layers)
     return own and len(cache.layers) in (0, model.depth)  # 0: they are made as the blocks run
-
-
-@torch.inference_mode()
-def _decode(
-    model: Model, prefilled: _Prefilled, interventions: Sequence[Intervention], how: Decoding, draws: Tensor
-) -> tuple[list[list[int]], list[list[float]]]:
-    """Tokens and log-probabilities of each row, up to its end-of-sequence token where there is one."""
-    every_step = [one for one in interventions if one.when == "every step"]
-    rows, steps, device = len(prefilled.mask), how.max_new_tokens, model.device
-    stops = torch.tensor(_stop_tokens(model), device=device)
-    draws = draws.to(device)
-    tokens = torch.zeros(rows, steps, dtype=torch.int64, device=device)
-    log_probabilities = torch.zeros(rows, steps, device=device)
-    alive = torch.arange(rows, device=device)
-    is_done = torch.zeros(rows, dtype=torch.bool, device=device)
-    positions = prefilled.next_positions
-    mask = torch.cat([prefilled.mask, prefilled.mask.new_ones(rows, steps)], dim=1)
-    cache, final, filled = prefilled.cache, prefilled.final, prefilled.mask.shape[1]
-    with ExitStack() as steered:
-        steered.enter_context(steering(model, every_step))
-        for step in range(steps):
-            logits = _logits(model, final)
-            token = _choose(logits, how, draws[alive, step] if how.temperature else None)
-            tokens[alive, step] = token
-            log_probabilities[alive, step] = logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(-1)
-            is_done |= torch.isin(token, stops)
-            left = len(alive) - int(is_done.sum())
-            if not left or step + 1 == steps:
-                break
-            if 2 * left <= len(alive):  # rows that are done are dropped when they are half of the batch
-                kept = (~is_done).nonzero()[:, 0]
-                cache.batch_select_indices(kept)
-                alive, token, mask, positions, is_done = (x[kept] for x in (alive, token, mask, positions, is_done))
-                steered.close()
-                rows_left = alive.tolist()
-                steered.enter_context(steering(model, [one.for_rows(rows_left) for one in every_step]))
-            inputs = {"input_ids": token[:, None], "attention_mask": mask[:, : filled + step + 1]}
-            if model.takes_position_ids:
-                inputs["position_ids"] = (positions + step)[:, None]
-            output = model.trunk(**inputs, past_key_values=cache, use_cache=True)
-            final = output.last_hidden_state[:, -1]
-    return _until_stop(tokens.tolist(), log_probabilities.tolist(), set(stops.tolist()))
-
-
-def _logits(model: Model, final: Tensor) -> Tensor:
-    """float32 [rows, vocabulary]; a token that stands for a piece of a picture is never said."""
-    logits = model.require_head().logits(final)
-    pieces = getattr(getattr(model.trunk, "vocabulary_mapping", None), "image_tokens", None)
-    if pieces is not None:  # Chameleon bars them in its own forward
-        logits[:, pieces] = torch.finfo(logits.dtype).min
-    return logits
-
-
-def _choose(logits: Tensor, how: Decoding, draws: Tensor | None) -> Tensor:
-    """int64 [rows]: the most probable tokens, or for draws [rows] those where the cumulated probability passes them."""
-    if draws is None:
-        return logits.argmax(-1)
-    probabilities, ids = (logits.to(torch.float64) / how.temperature).softmax(-1), None
-    if how.top_k is not None and how.top_k < probabilities.shape[1]:
-        probabilities, ids = probabilities.topk(how.top_k)
-        probabilities = probabilities / probabilities.sum(-1, keepdim=True)
-    elif how.top_p < 1:
-        probabilities, ids = _most_probable(probabilities, how.top_p)
-    if how.top_p < 1:
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= how.top_p, 0.0)
-    cumulated = probabilities.cumsum(-1)
-    place = torch.searchsorted(cumulated, draws[:, None] * cumulated[:, -1:], right=True)
-    place = place.clamp_max(probabilities.shape[1] - 1)
-    return (place if ids is None else ids.gather(1, place))[:, 0]
-
-
-def _most_probable(probabilities: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Descending probabilities and their tokens, as many as make up the share in every row."""
-    few, ids = probabilities.topk(min(NUCLEUS, probabilities.shape[1]))
-    if bool((few.sum(-1) >= share).all()):
-        return few, ids
-    ordered, all_ids = probabilities.sort(descending=True)
-    return ordered, all_ids
-
-
-def _until_stop(
-    tokens: list[list[int]], log_probabilities: list[list[float]], stops: set[int]
-) -> tuple[list[list[int]], list[list[float]]]:
-    ends = [next((i + 1 for i, token in enumerate(row) if token in stops), len(row)) for row in tokens]
-    return (
-        [row[:end] for row, end in zip(tokens, ends, strict=True)],
-        [row[:end] for row, end in zip(log_probabilities, ends, strict=True)],
-    )
-
-
-def _stop_tokens(model: Model) -> list[int]:
-    """End-of-sequence tokens, by the configuration and by the tokenizer."""
-    of_config = getattr(model.trunk.config, "eos_token_id", None)
-    named = [*(of_config if isinstance(of_config, list) else [of_config]), model.tokenizer.eos_token_id]
-    return sorted({int(token) for token in named if token is not None})
 
 
 def _check_finite(model: Model, prompt: Prompt, log_probabilities: Sequence[float]) -> None:
@@ -442,7 +296,7 @@ def _continuation(
     seed: int,
 ) -> Continuation:
     _check_finite(model, prompt, log_probabilities)
-    is_complete = tokens[-1] in _stop_tokens(model)
+    is_complete = tokens[-1] in stop_tokens(model)
     text = _text_after(model, prompt_ids, tokens)
     return Continuation(shown(prompt), text, tuple(tokens), tuple(log_probabilities), seed, is_complete)
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from hubstore.analysis.results import METADATA
 from hubstore.errors import SteeringError
 from hubstore.models import Model
+from hubstore.steer.decoding import Decoding
 from hubstore.steer.directions import Direction
-from hubstore.steer.generation import Continuation, Decoding, generate
+from hubstore.steer.generation import Continuation, generate
 from hubstore.steer.intervention import Intervention, Kind, Positions, When
 from hubstore.steer.prompts import MediaPrompt, Prompt
 from hubstore.version import __version__

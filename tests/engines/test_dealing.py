@@ -14,7 +14,8 @@ from hubstore.errors import EngineError, ModelError
 from hubstore.extraction import extract
 from hubstore.extraction import ray as engine
 from hubstore.extraction.plan import PLAN
-from hubstore.extraction.ray import Extractor, Report, _Dealing, _set_aside, _Worker
+from hubstore.extraction.ray import _Scheduler, _set_aside, _Worker
+from hubstore.extraction.ray_actor import Extractor, Report
 from hubstore.storage import LocalStorage
 from hubstore.store.commit import Commit
 from hubstore.store.layout import commit_key
@@ -25,7 +26,7 @@ pytest.importorskip("ray")
 
 
 class Played:
-    """What `_Dealing` asks of Ray. Its actors answer nothing."""
+    """What `_Scheduler` asks of Ray. Its actors answer nothing."""
 
     exceptions = SimpleNamespace(RayError=LookupError)
 
@@ -87,7 +88,7 @@ def deal(played, written):
     def made(progress=None):
         task = SimpleNamespace(work=SimpleNamespace(storage=LocalStorage(written)))
         shards = [SimpleNamespace(shard=number) for number in (0, 1)]
-        return _Dealing(played, task, torch.device("cpu"), shards, 100, progress)
+        return _Scheduler(played, task, torch.device("cpu"), shards, 100, progress)
 
     return made
 

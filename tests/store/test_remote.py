@@ -102,7 +102,7 @@ def test_rows_read_from_ranges_are_those_of_mapped_files(both, tmp_path, storage
         for start, stop in ((0, len(here)), (3, 10), (60, 70), (128, 178), (0, 0), (177, 178), (10, 170)):
             assert torch.equal(here.read(start, stop), there.read(start, stop))
             assert [at for at, _ in here.segments(start, stop)] == [at for at, _ in there.segments(start, stop)]
-        with pytest.raises(QueryError, match="rows of layer .* are 0 to "):
+        with pytest.raises(QueryError, match=r"rows of layer .* are 0 to "):
             there.take([len(here)])
 
 

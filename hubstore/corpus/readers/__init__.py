@@ -5,12 +5,13 @@ from typing import Final, Protocol
 
 from hubstore.corpus.columns import Columns
 from hubstore.corpus.corpus import Refuse
-from hubstore.corpus.files import File, format_suffix
+from hubstore.corpus.files import File
 from hubstore.corpus.readers.array import JsonArray, is_array
 from hubstore.corpus.readers.delimited import DIALECT_OUT, Delimited, Dialect
 from hubstore.corpus.readers.jsonl import JsonLines
 from hubstore.corpus.readers.parquet import ParquetTable
 from hubstore.corpus.rows import Row
+from hubstore.corpus.suffixes import format_suffix
 from hubstore.errors import CorpusError
 
 __all__ = ["DIALECT_OUT", "KINDS", "Dialect", "TableReader", "kind_of", "open_table"]

@@ -9,9 +9,10 @@ from typing import Any, Final
 
 from hubstore.corpus.columns import Columns
 from hubstore.corpus.corpus import Refuse
-from hubstore.corpus.files import File, format_suffix
+from hubstore.corpus.files import File
 from hubstore.corpus.readers.lines import NotUtf8Error, decoded, raw_lines
 from hubstore.corpus.rows import Row
+from hubstore.corpus.suffixes import format_suffix
 from hubstore.errors import CorpusError, Parameter
 
 Parts = tuple[str | Parameter, ...]
