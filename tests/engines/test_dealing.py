@@ -13,6 +13,7 @@ import torch
 from hubstore.errors import EngineError, ModelError
 from hubstore.extraction import extract
 from hubstore.extraction import ray as engine
+from hubstore.extraction import ray_actor
 from hubstore.extraction.plan import PLAN
 from hubstore.extraction.ray import _Scheduler, _set_aside, _Worker
 from hubstore.extraction.ray_actor import Extractor, Report
@@ -184,8 +185,8 @@ def test_a_cluster_without_its_head_is_given_up_before_ray_ends_the_process(deal
 def test_an_actor_that_is_told_nothing_ends_itself(written, monkeypatch):
     ended = threading.Event()
 
-    monkeypatch.setattr(engine, "SILENCE_S", 1.0)
-    monkeypatch.setattr(engine, "BEAT_S", 0.05)
+    monkeypatch.setattr(ray_actor, "SILENCE_S", 1.0)
+    monkeypatch.setattr(ray_actor, "BEAT_S", 0.05)
     monkeypatch.setattr("os._exit", lambda code: ended.set())
     task = SimpleNamespace(work=SimpleNamespace(storage=LocalStorage(written)))
     actor = Extractor(task, plan=-1, device="cpu")
