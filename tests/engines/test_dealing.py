@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from hubstore.errors import EngineError, ModelError
-from hubstore.extraction import extract
+from hubstore.extraction import extract, ray_actor
 from hubstore.extraction import ray as engine
-from hubstore.extraction import ray_actor
 from hubstore.extraction.plan import PLAN
 from hubstore.extraction.ray import _Scheduler, _set_aside, _Worker
 from hubstore.extraction.ray_actor import Extractor, Report
