@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.record import RESULTS, commit, gpu_machine, machine, versions
-from hubstore.experiments import EXPERIMENTS, Lab, run_experiments
+from hubstore.experiments import EXPERIMENTS, ExperimentContext, run_experiments
 from hubstore.media import MEDIA
 
 FOLDER = RESULTS / "experiments"
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.experiments", description=__doc__)
     parser.add_argument("--model", required=True, help="a causal model's folder or hub id")
     parser.add_argument("--also", action="append", default=[], help="a further model over the same language model")
-    parser.add_argument("--media-template", default=MEDIA, help="what goes with a picture or a sound")
+    parser.add_argument("--media-template", default=MEDIA, help="what goes with an image or an audio clip")
     parser.add_argument("--work", required=True, type=Path, help="folder for stores and results; reused")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder for the record and the figures")
     parser.add_argument("--data", type=Path, help="folder with files in place of what ships")
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--commit", help="what was measured, where the code at hand has no history to ask")
     options = parser.parse_args(arguments)
-    lab = Lab(
+    context = ExperimentContext(
         options.model,
         options.work,
         options.data,
@@ -50,31 +50,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         also=tuple(options.also),
         media_template=options.media_template,
     )
-    names = options.only or [one.name for one in EXPERIMENTS if one.fits(lab.model)]
-    path = options.out / f"{lab.model.identity['id']}.json"
+    names = options.only or [one.name for one in EXPERIMENTS if one.fits(context.model)]
+    path = options.out / f"{context.model.identity['id']}.json"
     kept = json.loads(path.read_text()) if path.exists() else {"experiments": []}
     lines = {line["experiment"]: line for line in kept["experiments"]}
     options.out.mkdir(parents=True, exist_ok=True)
     failed = False
     for name in names:
         started = time.perf_counter()
-        (done,) = run_experiments([name], lab)
+        (done,) = run_experiments([name], context)
         took = round(time.perf_counter() - started, 1)
         failed = failed or done.error is not None
-        print(f"{name}: {took:.0f} s, {done.outcome.figure if done.outcome else done.error}", flush=True)
-        notes = [] if done.outcome is None else list(done.outcome.notes)
+        print(f"{name}: {took:.0f} s, {done.result.figure if done.result else done.error}", flush=True)
+        notes = [] if done.result is None else list(done.result.notes)
         lines[name] = {**done.to_json(), "notes": notes, "seconds": took, "date": _today()}
-        for picture in sorted((options.work / name).glob("*.png")) if done.outcome is not None else ():
-            kind = "" if picture.stem == "figure" else f"-{picture.stem}"
-            (options.out / f"{path.stem}-{name}{kind}.png").write_bytes(_small(picture))
+        for image_file in sorted((options.work / name).glob("*.png")) if done.result is not None else ():
+            kind = "" if image_file.stem == "figure" else f"-{image_file.stem}"
+            (options.out / f"{path.stem}-{name}{kind}.png").write_bytes(_small(image_file))
         record = {
-            "model": lab.model_record(),
+            "model": context.model_record(),
             "data": options.data_note,
             "media_template": options.media_template,
             "limit": options.limit,
-            "seed": lab.seed,
-            "bootstrap": lab.bootstrap,
-            "machine": gpu_machine() if lab.model.device.type == "cuda" else machine(options.work),
+            "seed": context.seed,
+            "bootstrap": context.bootstrap,
+            "machine": gpu_machine() if context.model.device.type == "cuda" else machine(options.work),
             "commit": options.commit or commit(),
             "versions": versions(),
             "experiments": [lines[one.name] for one in EXPERIMENTS if one.name in lines],
@@ -83,9 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(failed)
 
 
-def _small(picture: Path) -> bytes:
+def _small(image_file: Path) -> bytes:
     """A figure no wider than a page shows and in few colours, all of the lines' own among them: half its bytes."""
-    with Image.open(picture) as opened:
+    with Image.open(image_file) as opened:
         image = opened.convert("RGB")
     image.thumbnail((WIDEST, image.height))
     small = io.BytesIO()

@@ -38,7 +38,7 @@ from hubstore.media.reading import CHUNK, FEW, MediaFeed, processes_for
 from hubstore.models import Model, wrap_model
 
 SUITE = "gpu-media"
-DATA = ROOT / "hubstore/experiments/data"
+DATA = ROOT / "hubstore/experiments/materials"
 WIDTH, HEIGHT = 640, 480
 """Of the pictures: most of COCO's have them. The photographs that ship are smaller, and are scaled to it."""
 

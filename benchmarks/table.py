@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.bridge import bridge_tables
 from benchmarks.record import RESULTS, ROOT, Result
-from hubstore.experiments.sites import NORMED
+from hubstore.experiments.recipes.lens import NORMED
 
 SUMMARY, BENCHMARKS, EXPERIMENTS, BRIDGE, SCALING = "summary", "benchmarks", "experiments", "bridge", "scaling"
 

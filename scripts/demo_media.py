@@ -20,7 +20,7 @@ from rich.table import Table
 import hubstore
 from hubstore.corpus import Corpus, Item, Media
 
-DATA = Path(__file__).parents[1] / "hubstore/experiments/data"
+DATA = Path(__file__).parents[1] / "hubstore/experiments/materials"
 LANGUAGES = ("es", "fr", "de", "pt", "ru", "zh", "ja", "ko", "hi", "sw")
 """None of them was ever trained with a picture or a sound."""
 

@@ -14,7 +14,7 @@ from hubstore.cli.progress import bar
 from hubstore.errors import QueryError
 
 if TYPE_CHECKING:
-    from hubstore.experiments import Done, Experiment, Outcome
+    from hubstore.experiments import Experiment, Result, Run
 
 ALL = "all"
 
@@ -44,7 +44,7 @@ def experiment(
         typer.Option("--also", help="A further model over the same language model, for another modality."),
     ] = None,
     media_template: Annotated[
-        str, typer.Option(help="What goes with a picture or a sound, which {media} stands for.")
+        str, typer.Option(help="What goes with an image or an audio clip, which {media} stands for.")
     ] = "{media}",
     list_all: Annotated[bool, typer.Option("--list", help="List experiments, claims and data.")] = False,
     as_json: options.JsonOption = False,
@@ -53,7 +53,7 @@ def experiment(
 
     Stores and results are kept in the folder and reused while nothing changes.
     """
-    from hubstore.experiments import EXPERIMENTS, Lab, run_experiments
+    from hubstore.experiments import EXPERIMENTS, ExperimentContext, run_experiments
 
     if list_all:
         _list(EXPERIMENTS, as_json)
@@ -68,7 +68,7 @@ def experiment(
         def advanced(what: str, done: int, total: int) -> None:
             progress.update(task, description=what, completed=done, total=total)
 
-        lab = Lab(
+        context = ExperimentContext(
             model,
             folder,
             data,
@@ -82,14 +82,14 @@ def experiment(
             media_template,
             trust_remote_code,
         )
-        chosen = [one.name for one in EXPERIMENTS if one.fits(lab.model)] if names == [ALL] else names
-        done = run_experiments(chosen, lab)
+        chosen = [one.name for one in EXPERIMENTS if one.fits(context.model)] if names == [ALL] else names
+        done = run_experiments(chosen, context)
     if as_json:
-        print_json([{**one.to_json(), **_rows(one.outcome)} for one in done])
+        print_json([{**one.to_json(), **_rows(one.result)} for one in done])
     else:
         for one in done:
             _show(one, folder)
-        _summarise(done)
+        _summarize(done)
     if any(one.error is not None for one in done):
         raise typer.Exit(1)
 
@@ -104,26 +104,26 @@ def _list(experiments: Sequence[Experiment], as_json: bool) -> None:
             out.print(f"  {label}: {words}", markup=False)
 
 
-def _rows(outcome: Outcome | None) -> dict[str, Any]:
-    return {} if outcome is None else {"notes": outcome.notes, "rows": outcome.table.to_pylist()}
+def _rows(result: Result | None) -> dict[str, Any]:
+    return {} if result is None else {"notes": result.notes, "rows": result.table.to_pylist()}
 
 
-def _show(done: Done, folder: Path) -> None:
+def _show(done: Run, folder: Path) -> None:
     """The plotted quantities by layer, beside the claim."""
-    if done.outcome is None:
+    if done.result is None:
         err.print(f"[bold red]{done.experiment.name}:[/] ", end="")
         err.print(str(done.error), markup=False)
         return
-    rows = done.outcome.table.to_pylist()
-    for plot in done.outcome.plots:
+    rows = done.result.table.to_pylist()
+    for plot in done.result.plots:
         cells = {(str(row[plot.x]), row["quantity"]): row for row in rows}
         across = list(dict.fromkeys(str(row[plot.x]) for row in rows if row["quantity"] in plot.quantities))
         lines = [[place, *(_cell(cells.get((place, name))) for name in plot.quantities)] for place in across]
         title = f"{done.experiment.name}: {plot.title} ({plot.y_label}; 95 % intervals)"
         out.print(table((plot.x_label, *plot.quantities), lines, title=title))
     out.print(f"claim: {done.experiment.claim}", markup=False)
-    out.print(f"here: {done.outcome.figure}", markup=False)
-    for note in done.outcome.notes:
+    out.print(f"here: {done.result.figure}", markup=False)
+    for note in done.result.notes:
         out.print(note, style="dim", markup=False)
     out.print(f"{folder / done.experiment.name}\n", style="dim", markup=False)
 
@@ -136,11 +136,11 @@ def _cell(row: dict[str, Any] | None) -> str | None:
     return f"{row['value']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
 
 
-def _summarise(done: Sequence[Done]) -> None:
+def _summarize(done: Sequence[Run]) -> None:
     lines = [
         (one.experiment.name, "not done", str(one.error), None)
-        if one.outcome is None
-        else (one.experiment.name, "yes" if one.outcome.shown else "no", one.outcome.figure, one.outcome.n)
+        if one.result is None
+        else (one.experiment.name, "yes" if one.result.shown else "no", one.result.figure, one.result.n)
         for one in done
     ]
     out.print(table(("experiment", "shown", "figure", "n"), lines, title="does this model show it?"))

@@ -1,4 +1,4 @@
-"""Experiments done in a lab, kept in its folder and done again only where something changed."""
+"""Experiments are run, their results written, and run again only where something changed."""
 
 from __future__ import annotations
 
@@ -7,31 +7,36 @@ from dataclasses import dataclass
 from typing import Any
 
 from hubstore.errors import HubstoreError, ModelError
-from hubstore.experiments.lab import Lab
-from hubstore.experiments.outcome import Outcome, keep, read_json, read_kept, write_json
-from hubstore.experiments.registry import Experiment, experiment
-from hubstore.plots.experiment import png
+from hubstore.experiments.context import ExperimentContext
+from hubstore.experiments.registry import Experiment, find_experiment
+from hubstore.experiments.result import Result, read_json, read_result, write_json, write_result
+from hubstore.plots.experiment import experiment_png
 
 SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True)
-class Done:
+class Run:
     """An experiment and what came of it.
 
     Args:
         experiment: which.
-        outcome: what it found; None where it could not be done.
+        result: what it found; None where it could not be done.
         error: why not.
     """
 
     experiment: Experiment
-    outcome: Outcome | None
+    result: Result | None
     error: HubstoreError | None = None
+
+    @property
+    def outcome(self) -> Result | None:
+        """Deprecated: `result`; goes with the next release."""
+        return self.result
 
     def to_json(self) -> dict[str, Any]:
         """A line of the summary."""
-        found = self.outcome
+        found = self.result
         return {
             "experiment": self.experiment.name,
             "claim": self.experiment.claim,
@@ -42,66 +47,67 @@ class Done:
         }
 
 
-def run_experiment(name: str, lab: Lab) -> Outcome:
-    """One experiment by name: from <out>/<name>/ where it was made from the same, else done and kept there.
+def run_experiment(name: str, context: ExperimentContext) -> Result:
+    """One experiment by name: from <out>/<name>/ where it was made from the same, else done and written there.
 
     Raises:
         QueryError: there is no such experiment.
         MissingDependencyError: it needs a package that is not installed.
-        ModelError: it is done on pictures or sounds, and the model reads none.
+        ModelError: it is done on images or audio, and the model reads none.
         HubstoreError: what the experiment itself refuses: a model without a head, words that are not one token.
     """
-    chosen = experiment(name)
+    chosen = find_experiment(name)
     if chosen.head:
-        lab.language_model.require_head()
-    if not chosen.fits(lab.model):
-        model = lab.model.identity["id"]
+        context.language_model.require_head()
+    if not chosen.fits(context.model):
+        model = context.model.identity["id"]
         raise ModelError(
-            f"{name} needs a model that reads {' or '.join(chosen.modalities)} items, and {model} reads "
-            f"{' and '.join(lab.model.modalities)}; give one, or one over the same language model too (also)"
+            f"{chosen.name} needs a model that reads {' or '.join(chosen.modalities)} items, and {model} reads "
+            f"{' and '.join(context.model.modalities)}; give one, or one over the same language model too (also)"
         )
-    made_from = lab.record(chosen)
-    folder = lab.out / name
-    kept = read_kept(folder, made_from)
-    if kept is not None:
-        return kept
-    lab.stores.clear()
-    outcome = chosen.run(lab)
-    model = str(lab.model.identity["id"])
+    made_from = context.record(chosen)
+    folder = context.out / chosen.name
+    found = read_result(folder, made_from)
+    if found is not None:
+        return found
+    context.stores.clear()
+    result = chosen.run(context)
+    model = str(context.model.identity["id"])
     description = {
-        "name": name,
+        "name": chosen.name,
         "title": chosen.title,
         "claim": chosen.claim,
         "made_from": made_from,
-        "stores": dict(lab.stores),
+        "stores": dict(context.stores),
     }
-    keep(folder, outcome, description, png(outcome, f"{chosen.title} ({model})"))
-    return outcome
+    figure = experiment_png(result.table, result.plots, f"{chosen.title} ({model})")
+    write_result(folder, result, description, figure)
+    return result
 
 
-def run_experiments(names: Sequence[str], lab: Lab) -> list[Done]:
-    """Several experiments; one that cannot be done does not keep the others from being done.
+def run_experiments(names: Sequence[str], context: ExperimentContext) -> list[Run]:
+    """Several experiments; one that cannot be done does not stop the others.
 
     <out>/summary.json says after each what was found so far, by earlier runs too.
 
     Raises:
         QueryError: there is no such experiment; nothing is done then.
     """
-    done: list[Done] = []
-    for chosen in [experiment(name) for name in dict.fromkeys(names)]:
-        lab.progress(chosen.name, len(done), len(names))
+    runs: list[Run] = []
+    for chosen in dict.fromkeys(map(find_experiment, names)):
+        context.progress(chosen.name, len(runs), len(names))
         try:
-            done.append(Done(chosen, run_experiment(chosen.name, lab)))
+            runs.append(Run(chosen, run_experiment(chosen.name, context)))
         except HubstoreError as error:
-            done.append(Done(chosen, None, error))
-        _summarise(lab, done)
-    return done
+            runs.append(Run(chosen, None, error))
+        _summarize(context, runs)
+    return runs
 
 
-def _summarise(lab: Lab, done: Sequence[Done]) -> None:
-    """Put what was done now in the place of what an earlier run with this model said of the same experiments."""
-    path, model = lab.out / SUMMARY, lab.model_record()
-    found = {one.experiment.name: one.to_json() for one in done}
+def _summarize(context: ExperimentContext, runs: Sequence[Run]) -> None:
+    """Put these runs in the place of what the summary says of the same experiments with this model."""
+    path, model = context.out / SUMMARY, context.model_record()
+    found = {one.experiment.name: one.to_json() for one in runs}
     earlier = read_json(path) or {}
     if earlier.get("model") == model:
         found = {line["experiment"]: line for line in earlier["experiments"]} | found

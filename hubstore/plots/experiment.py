@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hubstore.experiments.outcome import Outcome, Plot
 from hubstore.plots.interactive import ticks_of
 from hubstore.plots.panels import BLUE, GOLD, GREEN, GREY, PURPLE, RED
 from hubstore.plots.static import require_matplotlib
@@ -20,22 +21,41 @@ MOST_ACROSS = 4
 LOOKS = tuple(zip((BLUE, GOLD, GREEN, RED, PURPLE, GREY), "osD^vX", strict=True))
 
 
-def png(outcome: Outcome, title: str) -> bytes:
-    """The outcome's plots side by side; MissingDependencyError where Matplotlib is not installed."""
+@dataclass(frozen=True)
+class Plot:
+    """A panel of the figure: some quantities of the table.
+
+    Args:
+        title: above it.
+        y_label: quantity and unit.
+        quantities: those drawn, in order.
+        x: the column across.
+        x_label: what that is.
+    """
+
+    title: str
+    y_label: str
+    quantities: tuple[str, ...]
+    x: str = "layer"
+    x_label: str = "layer"
+
+
+def experiment_png(table: pa.Table, plots: Sequence[Plot], title: str) -> bytes:
+    """Plots of an experiment's table side by side; MissingDependencyError where Matplotlib is not installed."""
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     width, height = PANEL_INCHES
-    columns = min(len(outcome.plots), MOST_ACROSS)
-    rows = -(-len(outcome.plots) // columns)
+    columns = min(len(plots), MOST_ACROSS)
+    rows = -(-len(plots) // columns)
     figure = Figure(figsize=(width * columns, height * rows), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(in_matplotlib(title), fontsize=12)
     places = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, plot in zip(places, outcome.plots, strict=False):
-        _draw(axes, plot, outcome.table)
-    for axes in places[len(outcome.plots) :]:
+    for axes, plot in zip(places, plots, strict=False):
+        _draw(axes, plot, table)
+    for axes in places[len(plots) :]:
         axes.set_axis_off()
     target = io.BytesIO()
     figure.savefig(target, format="png", metadata={"Software": None})
@@ -45,14 +65,14 @@ def png(outcome: Outcome, title: str) -> bytes:
 def _draw(axes: Any, plot: Plot, table: pa.Table) -> None:
     drawn = table.filter(pc.is_in(table["quantity"], pa.array(plot.quantities)))
     across = list(dict.fromkeys(drawn[plot.x].to_pylist()))
-    for quantity, (colour, marker) in zip(plot.quantities, LOOKS, strict=False):
+    for quantity, (color, marker) in zip(plot.quantities, LOOKS, strict=False):
         rows = [row for row in drawn.to_pylist() if row["quantity"] == quantity and row["value"] is not None]
         places = [across.index(row[plot.x]) for row in rows]
         values = [row["value"] for row in rows]
         bounds = [[row["value"] if row[side] is None else row[side] for row in rows] for side in ("low", "high")]
-        axes.fill_between(places, *bounds, color=colour, alpha=0.18, linewidth=0)
+        axes.fill_between(places, *bounds, color=color, alpha=0.18, linewidth=0)
         label = in_matplotlib(quantity)
-        axes.plot(places, values, color=colour, marker=marker, markersize=4, linewidth=1.6, label=label)
+        axes.plot(places, values, color=color, marker=marker, markersize=4, linewidth=1.6, label=label)
     ticks = ticks_of(tuple(map(str, across)))
     axes.set_xticks(ticks, [in_matplotlib(str(across[place])) for place in ticks])
     axes.set_xlabel(in_matplotlib(plot.x_label))

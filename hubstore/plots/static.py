@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,15 @@ def require_matplotlib() -> None:
 
 
 def png(section: Section) -> bytes:
-    """A section as it is shown at first, all of its panels in one picture."""
+    """A section as it is shown at first, all of its panels in one image."""
+    return panels_png([view.first for view in section.views])
+
+
+def panels_png(shown: Sequence[Panel | Grid]) -> bytes:
+    """Panels and grids in one image."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = [view.first for view in section.views]
     columns = 1 if len(shown) == 1 else 3 if len(shown) > 4 else 2
     rows = -(-len(shown) // columns)
     width, height = _inches(shown)
@@ -54,7 +59,7 @@ def png(section: Section) -> bytes:
     return target.getvalue()
 
 
-def _inches(shown: list[Panel | Grid]) -> tuple[float, float]:
+def _inches(shown: Sequence[Panel | Grid]) -> tuple[float, float]:
     width, height = PANEL_INCHES
     for panel in shown:
         if isinstance(panel, Grid):

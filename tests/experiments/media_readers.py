@@ -1,4 +1,4 @@
-"""Tiny random models that read pictures or sounds, whose tokenizer knows words, and plain oracles."""
+"""Tiny random models that read images or audio, whose tokenizer knows words, and plain oracles."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from hubstore.experiments.vision_lens_colour import COLOURS
+from hubstore.experiments.materials.media import BASIC_COLORS
 from hubstore.media.decode import open_image, open_sound
 from hubstore.models import Model, wrap_model
 from tests.tiny_media import AUDIO, VISION
 
 WORDS = (
-    *COLOURS, *(colour.capitalize() for colour in COLOURS), "man", "table", "laptop", "street", "kitchen", "mirror",
+    *BASIC_COLORS, *(color.capitalize() for color in BASIC_COLORS),
+    "man", "table", "laptop", "street", "kitchen", "mirror",
     "people", "desk", "food", "beach", "bus", "road", "bowl", "cat", "horses", "book", "pizza", "person", "cake", "car",
     "plates", "chair", "cup", "fork", "bottle", "knife", "sink", "truck", "broccoli", "bench", "dog", "bird", "bark",
     "rain", "sea", "waves", "baby", "cry", "clock", "tick", "sneeze", "helicopter", "rooster", "fire",
@@ -53,7 +54,7 @@ def _tokenizer():
 
 @cache
 def seeing() -> Model:
-    """A LLaVA of 4 x 4 picture tokens, float32, with a head."""
+    """A LLaVA of 4 x 4 image tokens, float32, with a head."""
     return _wrapped(*_llava())
 
 
@@ -73,11 +74,11 @@ def _llava():
         image_token_index=words.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-1,
     )
-    pictures = transformers.CLIPImageProcessorPil(
+    images = transformers.CLIPImageProcessorPil(
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, do_center_crop=True
     )
     processor = transformers.LlavaProcessor(
-        pictures, words, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1
+        images, words, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1
     )
     return _random(transformers.LlavaForConditionalGeneration(config)), processor
 

@@ -10,8 +10,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from hubstore.experiments.arithmetic import DIGITS, number_word
-from hubstore.experiments.data import meanings, programs
+from hubstore.experiments.materials.arithmetic import DIGITS, number_word
+from hubstore.experiments.materials.logical_forms import meanings
+from hubstore.experiments.materials.programs import programs
 from hubstore.models import Model, wrap_model
 from tests.tiny_models import SAMPLE
 
@@ -85,7 +86,7 @@ def log_probabilities(model: Model, hidden: np.ndarray) -> np.ndarray:
     return torch.log_softmax(logits, -1).numpy()
 
 
-def curve(outcome, quantity, layers):
+def curve(result, quantity, layers):
     """The values of a quantity, [layers]."""
-    cells = {(row["layer"], row["quantity"]): row["value"] for row in outcome.table.to_pylist()}
+    cells = {(row["layer"], row["quantity"]): row["value"] for row in result.table.to_pylist()}
     return np.array([cells[layer, quantity] for layer in layers])

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from hubstore.errors import CorpusError
-from hubstore.experiments import cogs
-from hubstore.experiments.arithmetic import expressions, number_word
-from hubstore.experiments.data import meanings, programs
-from hubstore.experiments.dictionary import parse
-from hubstore.experiments.programs import Source
+from hubstore.experiments import ExperimentContext
+from hubstore.experiments.materials import logical_forms
+from hubstore.experiments.materials.arithmetic import expressions, number_word, sums
+from hubstore.experiments.materials.chinese import glosses, parse_dictionary
+from hubstore.experiments.materials.logical_forms import meanings
+from hubstore.experiments.materials.programs import Source, programs
 
 
 def test_there_are_846_sums_and_277_products_below_100():
-    sums = [one for one in expressions() if one.operator == "+"]
     products = [one for one in expressions() if one.operator == "*"]
-    assert (len(sums), len(products)) == (846, 277)
-    assert all(one.result == one.left + one.right < 100 and 1 <= one.right <= 9 for one in sums)
+    assert (len(sums()), len(products)) == (846, 277)
+    assert all(one.result == one.left + one.right < 100 and 1 <= one.right <= 9 for one in sums())
     assert all(one.result == one.left * one.right < 100 and 1 <= one.right <= 9 for one in products)
     assert len({one.symbols for one in expressions()}) == 1123
 
@@ -43,27 +43,31 @@ def test_all_974_programs_and_their_tests_are_python():
 def test_2233_forms_have_exactly_two_names_and_every_name_a_role():
     everything = meanings()
     assert len(everything) == 24012
-    assert sum(len(cogs.names(one.form)) == 2 for one in everything) == 2233
-    assert all(set(cogs.roles(one.form)) == set(cogs.names(one.form)) for one in everything)
-    assert {role for one in everything for role in cogs.roles(one.form).values()} == {"agent", "theme", "recipient"}
+    assert sum(len(logical_forms.names(one.form)) == 2 for one in everything) == 2233
+    assert all(set(logical_forms.roles(one.form)) == set(logical_forms.names(one.form)) for one in everything)
+    assert {role for one in everything for role in logical_forms.roles(one.form).values()} == {
+        "agent",
+        "theme",
+        "recipient",
+    }
 
 
-def test_licence_and_origin_are_beside_the_data():
+def test_license_and_origin_are_beside_the_data():
     for name in ("mbpp", "cogs"):
-        readme = (files("hubstore.experiments.data") / name / "README.md").read_text()
+        readme = (files("hubstore.experiments.materials") / name / "README.md").read_text()
         assert "Licence" in readme
         assert "Source" in readme
 
 
 def test_swapped_names_change_places_and_twice_swapped_is_the_same():
     form = "give . agent ( x _ 1 , Liam ) AND give . recipient ( x _ 1 , Li ) AND give . theme ( x _ 1 , x _ 3 )"
-    assert cogs.swapped(form).startswith("give . agent ( x _ 1 , Li ) AND give . recipient ( x _ 1 , Liam )")
-    assert cogs.swapped(cogs.swapped(form)) == form
+    assert logical_forms.swapped(form).startswith("give . agent ( x _ 1 , Li ) AND give . recipient ( x _ 1 , Liam )")
+    assert logical_forms.swapped(logical_forms.swapped(form)) == form
 
 
 def test_shuffled_forms_keep_their_conjuncts_and_what_stands_before_the_semicolon():
     form = "* boy ( x _ 1 ) ; see . agent ( x _ 2 , x _ 1 ) AND see . theme ( x _ 2 , Emma ) AND old ( x _ 1 )"
-    found = {cogs.shuffled(form, np.random.default_rng(seed)) for seed in range(20)}
+    found = {logical_forms.shuffled(form, np.random.default_rng(seed)) for seed in range(20)}
     assert len(found) > 1
     assert all(one.startswith("* boy ( x _ 1 ) ; ") for one in found)
     assert {frozenset(one.partition(" ; ")[2].split(" AND ")) for one in found} == {
@@ -80,13 +84,10 @@ def test_glosses_are_the_first_of_each_entry_without_brackets_and_surnames():
         "王 王 [wang4] /to rule (over)/",
         "狗 狗 [gou3] /(animal)/",
     ]
-    assert parse(lines) == {"猫": ("cat",), "王": ("king or monarch", "to rule")}
+    assert parse_dictionary(lines) == {"猫": ("cat",), "王": ("king or monarch", "to rule")}
 
 
 def test_a_dictionary_without_entries_is_refused(tmp_path):
-    from hubstore.experiments import Lab
-    from hubstore.experiments.dictionary import glosses
-
     (tmp_path / "cedict.txt").write_text("no entry\n")
     with pytest.raises(CorpusError, match="has no entry of CC-CEDICT"):
-        glosses(Lab("model", tmp_path / "out", data=tmp_path))
+        glosses(ExperimentContext("model", tmp_path / "out", data=tmp_path))

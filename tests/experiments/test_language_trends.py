@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from hubstore.errors import AnalysisError
-from hubstore.experiments import Lab, language_trends, run_experiment
+from hubstore.experiments import ExperimentContext, run_experiment
+from hubstore.experiments.recipes import trends
 from hubstore.lens import LanguageMass
 from tests.lens import authors
 from tests.tiny_models import tiny_language_model
@@ -14,11 +15,11 @@ from tests.tiny_models import tiny_language_model
 
 @pytest.fixture
 def here(tmp_path):
-    return Lab(tiny_language_model("llama"), tmp_path / "out", limit=3, bootstrap=200, device="cpu")
+    return ExperimentContext(tiny_language_model("llama"), tmp_path / "out", limit=3, bootstrap=200, device="cpu")
 
 
-def values(outcome, quantity):
-    return {row["layer"]: row["value"] for row in outcome.table.to_pylist() if row["quantity"] == quantity}
+def values(result, quantity):
+    return {row["layer"]: row["value"] for row in result.table.to_pylist() if row["quantity"] == quantity}
 
 
 def rigged(monkeypatch, middle):
@@ -34,7 +35,7 @@ def rigged(monkeypatch, middle):
         sums = {layer: (at_last if layer == "final" else between * noise) for layer in layers}
         return LanguageMass(positions, np.full(len(own), 10), sums)
 
-    monkeypatch.setattr(language_trends, "language_mass", read)
+    monkeypatch.setattr(trends, "language_mass", read)
 
 
 def english(own, languages):
@@ -52,27 +53,27 @@ def english_and_german(own, languages):
 @pytest.mark.parametrize(("middle", "shown"), [(english, True), (nothing_counted, False), (english_and_german, False)])
 def test_only_english_itself_counts_as_shown(here, monkeypatch, middle, shown):
     rigged(monkeypatch, middle)
-    outcome = run_experiment("language-trends", here)
-    assert outcome.shown is shown
-    assert outcome.n == 3 * 13
-    assert values(outcome, language_trends.OVER_LAST)["1"] > 0
+    result = run_experiment("language-trends", here)
+    assert result.shown is shown
+    assert result.n == 3 * 13
+    assert values(result, trends.OVER_LAST)["1"] > 0
 
 
-def test_a_real_reading_sums_to_1_and_is_kept_with_its_picture(here):
-    outcome = run_experiment("language-trends", here)
-    rows = [row for row in outcome.table.to_pylist() if row["quantity"] == language_trends.EACH]
+def test_a_real_reading_sums_to_1_and_is_kept_with_its_figure(here):
+    result = run_experiment("language-trends", here)
+    rows = [row for row in result.table.to_pylist() if row["quantity"] == trends.EACH]
     assert len(rows) == 3 * 14 * 14
     for layer in ("1", "2", "final"):
         sums = [sum(r["value"] for r in rows if (r["layer"], r["x"]) == (layer, x)) for x in {r["x"] for r in rows}]
         np.testing.assert_allclose(sums, 1, atol=1e-5)
     folder = here.out / "language-trends"
-    for name in language_trends.AREAS.values():
+    for name in trends.AREAS.values():
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
-    assert json.loads((folder / "result.json").read_text())["shown"] is outcome.shown
+    assert json.loads((folder / "result.json").read_text())["shown"] is result.shown
 
 
 def test_nothing_is_counted_on_what_is_read(here):
-    sides = language_trends.sources(here)
+    sides = trends.trend_sources(here)
     read, counted = ({row["text"] for b in side.batches() for row in b.to_pylist()} for side in sides)
     assert len(read) == 3 * 14
     assert len(counted) > 14 * 100
@@ -91,17 +92,19 @@ def test_texts_of_the_user_are_read_and_counted(tmp_path):
     write("counted.jsonl", [("es", "que la que el"), ("en", "the house of the")])
     model = tiny_language_model("llama")
     with pytest.raises(AnalysisError, match="counted in es and en; count them in a third language"):
-        run_experiment("language-trends", Lab(model, tmp_path / "out", data, bootstrap=100, device="cpu"))
+        run_experiment("language-trends", ExperimentContext(model, tmp_path / "out", data, bootstrap=100, device="cpu"))
     write("counted.jsonl", [("es", "que la que el"), ("en", "the house of the"), ("de", "der die das")])
-    outcome = run_experiment("language-trends", Lab(model, tmp_path / "out", data, bootstrap=100, device="cpu"))
-    assert outcome.n == 2
-    lab = Lab(model, tmp_path, data)
-    weights = language_trends.count_token_languages(language_trends.sources(lab)[1], lab.lens).weights
+    result = run_experiment(
+        "language-trends", ExperimentContext(model, tmp_path / "out", data, bootstrap=100, device="cpu")
+    )
+    assert result.n == 2
+    context = ExperimentContext(model, tmp_path, data)
+    weights = trends.count_token_languages(trends.trend_sources(context)[1], context.lens).weights
     wanted = authors.trends(model, ["el gato", "la casa"], weights)
-    rows = [r for r in outcome.table.to_pylist() if r["x"] == "es" and r["quantity"] == language_trends.EACH]
+    rows = [r for r in result.table.to_pylist() if r["x"] == "es" and r["quantity"] == trends.EACH]
     found = [[row["value"] for row in rows if row["layer"] == layer] for layer in ("1", "2", "final")]
     np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
-    assert {row["language"] for row in outcome.table.to_pylist() if row["language"]} == {"es", "en", "de"}
+    assert {row["language"] for row in result.table.to_pylist() if row["language"]} == {"es", "en", "de"}
     write("read.jsonl", [("en", "the cat"), ("en", "the house")])
     with pytest.raises(AnalysisError, match="all texts are in 'en'"):
-        run_experiment("language-trends", Lab(model, tmp_path / "out", data, bootstrap=100, device="cpu"))
+        run_experiment("language-trends", ExperimentContext(model, tmp_path / "out", data, bootstrap=100, device="cpu"))

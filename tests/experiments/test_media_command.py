@@ -1,4 +1,4 @@
-"""The command does the experiments on pictures and sounds that a model reads."""
+"""The command does the experiments on images and audio that a model reads."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hubstore.cli import app
-from hubstore.experiments import EXPERIMENTS, Lab, experiment
+from hubstore.experiments import EXPERIMENTS, ExperimentContext, find_experiment
 from tests.experiments.media_readers import hearing, save_seeing, seeing
 from tests.experiments.readers import reader
 
@@ -15,7 +15,7 @@ runner = CliRunner()
 
 def test_a_folder_of_a_vision_language_model_is_experimented_on(tmp_path):
     model, out = str(save_seeing(tmp_path / "llava")), tmp_path / "out"
-    names = ["vision-similarity", "vision-lens-colour"]
+    names = ["vision-similarity", "vision-lens-color"]
     given = ["--model", model, "--out", str(out), "--limit", "4", "--bootstrap", "100", "--device", "cpu"]
     result = runner.invoke(app, ["experiment", *names, *given, "--media-template", "{media} is", "--json"])
     assert result.exit_code == 0, result.output
@@ -34,7 +34,7 @@ def test_what_fits_a_model_is_what_it_reads(model, kinds):
     assert {one.name for one in EXPERIMENTS if one.fits(model())} - media == {
         one.name for one in EXPERIMENTS if not one.modalities
     }
-    assert {name for name in media if experiment(name).fits(model())} == {n for n in media if n.startswith(kinds)}
+    assert {name for name in media if find_experiment(name).fits(model())} == {n for n in media if n.startswith(kinds)}
 
 
 def test_a_second_model_over_the_same_language_model_is_read_with(tmp_path):
@@ -42,4 +42,4 @@ def test_a_second_model_over_the_same_language_model_is_read_with(tmp_path):
     trunk = str(tmp_path / "trunk")
     seeing().trunk.save_pretrained(trunk)
     seeing().tokenizer.save_pretrained(trunk)
-    assert Lab(trunk, tmp_path, device="cpu", also=(folder,)).model.modalities == ("text", "image")
+    assert ExperimentContext(trunk, tmp_path, device="cpu", also=(folder,)).model.modalities == ("text", "image")

@@ -1,7 +1,6 @@
-"""Recall between modalities and languages is what nearest neighbours, found one by one, say."""
+"""Recall between modalities and languages is what nearest neighbors, found one by one, say."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,8 +9,9 @@ from numpy.testing import assert_allclose
 
 from hubstore.api import Store
 from hubstore.errors import AnalysisError, ModelError
-from hubstore.experiments import Lab, cross_modal, run_experiment
-from hubstore.experiments.outcome import make_table
+from hubstore.experiments import ExperimentContext, make_table, run_experiment
+from hubstore.experiments.recipes import cross_modal
+from hubstore.experiments.significance import best_layer
 from hubstore.media.decode import open_image, open_sound
 from tests.experiments.media_readers import hearing, seeing
 from tests.experiments.readers import curve, reader
@@ -49,17 +49,17 @@ def recall_by_hand(x, y, k):
     return float(np.mean([row in found for row, found in enumerate(nearest)]))
 
 
-def test_recall_is_that_of_neighbours_found_one_by_one(given, tmp_path):
-    lab = Lab(seeing(), tmp_path / "out", data=given, bootstrap=100, device="cpu")
-    outcome = run_experiment("cross-modal", lab)
-    assert "audio items are left out: the model reads none" in outcome.notes
-    items, _ = cross_modal.readable(lab, list(cross_modal.source(lab)))
+def test_recall_is_that_of_neighbors_found_one_by_one(given, tmp_path):
+    context = ExperimentContext(seeing(), tmp_path / "out", data=given, bootstrap=100, device="cpu")
+    result = run_experiment("cross-modal", context)
+    assert "audio items are left out: the model reads none" in result.notes
+    items, _ = cross_modal.readable(context, list(cross_modal.concept_items(context)))
     assert len(items) == 12
-    (name,) = lab.stores
-    store = Store(lab.out / "stores" / name)
-    rows = outcome.table.to_pylist()
+    (name,) = context.stores
+    store = Store(context.out / "stores" / name)
+    rows = result.table.to_pylist()
     for x, y in (("image/zxx", "es"), ("es", "image/zxx"), ("en", "zh")):
-        for layer in lab.layers:
+        for layer in context.layers:
             where = [store.partition(side).positions() for side in (x, y)]
             sides = [store.hidden(layer).take(positions).double().numpy() for positions in where]
             (row,) = [
@@ -81,19 +81,19 @@ def test_recall_is_that_of_neighbours_found_one_by_one(given, tmp_path):
         for y in ("es", "zh")
     )
     assert_allclose(
-        curve(outcome, "image/zxx to other languages - chance", lab.layers),
+        curve(result, "image/zxx to other languages - chance", context.layers),
         (np.array(of_spanish) + of_chinese) / 2 - 1 / 3,
     )
-    folder = lab.out / "cross-modal"
+    folder = context.out / "cross-modal"
     assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in ("pairs.png", "languages.png"))
 
 
 def test_sounds_are_read_by_a_model_of_sounds(given, tmp_path):
-    lab = Lab(hearing(), tmp_path / "out", data=given, bootstrap=100, device="cpu")
-    outcome = cross_modal.run(lab)
-    assert "image items are left out: the model reads none" in outcome.notes
-    assert curve(outcome, "audio/zxx: chance", lab.layers).tolist() == [0.5] * len(lab.layers)
-    assert outcome.n == 2
+    context = ExperimentContext(hearing(), tmp_path / "out", data=given, bootstrap=100, device="cpu")
+    result = cross_modal.cross_modal(context)
+    assert "image items are left out: the model reads none" in result.notes
+    assert curve(result, "audio/zxx: chance", context.layers).tolist() == [0.5] * len(context.layers)
+    assert result.n == 2
 
 
 def test_a_folder_with_a_table_of_names_is_read(given, tmp_path):
@@ -106,7 +106,7 @@ def test_a_folder_with_a_table_of_names_is_read(given, tmp_path):
         lines += [{"file_name": f"{name}.png", "language": language, "text": text}
                   for language, text in (("en", name), ("es", spanish))]  # fmt: skip
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    items = list(cross_modal.source(Lab(seeing(), tmp_path / "out", data=given)))
+    items = list(cross_modal.concept_items(ExperimentContext(seeing(), tmp_path / "out", data=given)))
     assert {(item.modality, item.language, item.concept) for item in items} == {
         (modality, language, concept)
         for modality, language in (("image", "zxx"), ("text", "en"), ("text", "es"))
@@ -115,7 +115,7 @@ def test_a_folder_with_a_table_of_names_is_read(given, tmp_path):
 
 
 def test_what_ships_has_names_in_20_languages_and_sounds_of_ten_concepts(tmp_path):
-    items = list(cross_modal.source(Lab(seeing(), tmp_path)))
+    items = list(cross_modal.concept_items(ExperimentContext(seeing(), tmp_path)))
     pictures, heard = ([one for one in items if one.modality == kind] for kind in ("image", "audio"))
     languages = {one.language for one in items if one.modality == "text"}
     assert (len(pictures), len(heard), len(languages)) == (200, 80, 20)
@@ -134,48 +134,37 @@ def test_pictures_that_find_their_names_are_shown_to(tmp_path):
          "value": value, "low": value - 0.1, "high": min(1.0, value + 0.1), "n": 20, "chance": 0.05}
         for layer in ("1", "2", "final") for y, value in (("en", 0.9), ("es", 0.6), ("zh", 0.4))
     ]  # fmt: skip
-    lab = Lab(seeing(), tmp_path, bootstrap=100, device="cpu")
-    store = _Partitions({"image/zxx": "image", "en": "text", "es": "text", "zh": "text"})
-    found = cross_modal.summary(lab, rows, store, "image/zxx")
-    assert cross_modal.peak(found, cross_modal.headlines("image/zxx"), lab.intermediate).shown
+    context = ExperimentContext(seeing(), tmp_path, bootstrap=100, device="cpu")
+    found = cross_modal.names_found(rows, ("en", "es", "zh"), "image/zxx", context.layers)
+    assert best_layer(found, cross_modal.headlines("image/zxx"), context.intermediate).shown
     table = make_table(found, cross_modal.COLUMNS).to_pylist()
     (mean,) = [r for r in table if r["layer"] == "1" and r["quantity"] == "image/zxx to other languages - chance"]
     assert (mean["value"], mean["low"]) == (pytest.approx(0.45), pytest.approx(0.35))
     for row in rows:
         row.update(value=0.05, low=0.0, high=0.2)
-    found = cross_modal.summary(lab, rows, store, "image/zxx")
-    assert not cross_modal.peak(found, cross_modal.headlines("image/zxx"), lab.intermediate).shown
+    found = cross_modal.names_found(rows, ("en", "es", "zh"), "image/zxx", context.layers)
+    assert not best_layer(found, cross_modal.headlines("image/zxx"), context.intermediate).shown
 
 
-class _Partitions:
-    def __init__(self, modalities):
-        self.partitions = modalities
-
-    def partition(self, name):
-        return SimpleNamespace(modality=self.partitions[name])
-
-
-def test_names_in_english_alone_are_refused(tmp_path):
-    lab = Lab(seeing(), tmp_path, bootstrap=100, device="cpu")
-    store = _Partitions({"image/zxx": "image", "en": "text"})
+def test_names_in_english_alone_are_refused():
     with pytest.raises(AnalysisError, match="give names in 'en' and in another language"):
-        cross_modal.summary(lab, [], store, "image/zxx")
+        cross_modal.names_found([], ("en",), "image/zxx", ("1", "final"))
 
 
 def test_a_model_that_reads_none_of_the_media_is_refused(given, tmp_path):
     with pytest.raises(ModelError, match="reads text items, and there are audio and image items to compare"):
-        cross_modal.run(Lab(reader(), tmp_path / "out", data=given, bootstrap=100, device="cpu"))
+        cross_modal.cross_modal(ExperimentContext(reader(), tmp_path / "out", data=given, bootstrap=100, device="cpu"))
 
 
 def test_names_without_media_are_refused(given, tmp_path):
     (given / "cross-modal.jsonl").write_text('{"concept": "a", "language": "en", "text": "cat", "media": null}\n')
-    with pytest.raises(AnalysisError, match="none is a picture or a sound"):
-        cross_modal.run(Lab(seeing(), tmp_path / "out", data=given, bootstrap=100, device="cpu"))
+    with pytest.raises(AnalysisError, match="none is an image or audio"):
+        cross_modal.cross_modal(ExperimentContext(seeing(), tmp_path / "out", data=given, bootstrap=100, device="cpu"))
 
 
 def test_the_table_is_kept_with_what_it_is_made_from(given, tmp_path):
-    lab = Lab(seeing(), tmp_path / "out", data=given, bootstrap=100, device="cpu")
-    run_experiment("cross-modal", lab)
-    made = json.loads(pq.read_table(lab.out / "cross-modal" / "table.parquet").schema.metadata[b"hubstore"])
+    context = ExperimentContext(seeing(), tmp_path / "out", data=given, bootstrap=100, device="cpu")
+    run_experiment("cross-modal", context)
+    made = json.loads(pq.read_table(context.out / "cross-modal" / "table.parquet").schema.metadata[b"hubstore"])
     assert set(made["data"]) == {"emoji/concepts.parquet", "esc10/sounds.parquet", "cross-modal.jsonl"}
     assert made["model"]["media"]["image"]["weights"]

@@ -1,4 +1,4 @@
-"""Pictures and sounds ship with their words, masks and licences, and the user's take their place."""
+"""Images and audio ship with their words, masks and licenses, and the user's take their place."""
 
 from importlib.resources import files
 
@@ -9,21 +9,21 @@ import pytest
 
 from hubstore.corpus import Media
 from hubstore.errors import CorpusError
-from hubstore.experiments import Lab
-from hubstore.experiments.described import Photograph, nouns, photographs, sounds
+from hubstore.experiments import ExperimentContext
+from hubstore.experiments.materials.media import Photograph, nouns, photographs, recordings
 from hubstore.media.decode import open_image
 from tests.tiny_media import picture
 
-DATA = files("hubstore.experiments.data")
+DATA = files("hubstore.experiments.materials")
 
 
 @pytest.fixture
-def lab(tmp_path):
-    return Lab("model", tmp_path / "out", data=tmp_path)
+def context(tmp_path):
+    return ExperimentContext("model", tmp_path / "out", data=tmp_path)
 
 
-def test_51_photographs_have_five_captions_each_and_masks_of_their_size(lab):
-    found = photographs(lab)
+def test_51_photographs_have_five_captions_each_and_masks_of_their_size(context):
+    found = photographs(context)
     assert len(found) == 51
     assert sum(len(one.captions) for one in found) == 255
     for one in found:
@@ -42,8 +42,8 @@ def test_every_photograph_may_be_shipped_and_is_attributed():
         assert f"- {row['id']}: {row['source']} ({kind})" in readme
 
 
-def test_80_sounds_of_ten_labels_are_credited(lab):
-    found = sounds(lab)
+def test_80_recordings_of_ten_labels_are_credited(context):
+    found = recordings(context)
     labels = [one.label for one in found]
     assert {label: labels.count(label) for label in labels} == dict.fromkeys(labels, 8)
     assert len(set(labels)) == 10
@@ -52,15 +52,15 @@ def test_80_sounds_of_ten_labels_are_credited(lab):
 
 
 @pytest.mark.parametrize("name", ["coco", "esc10", "emoji", "wordnet"])
-def test_licence_and_origin_are_beside_the_data(name):
+def test_license_and_origin_are_beside_the_data(name):
     readme = (DATA / name / "README.md").read_text()
     assert "**Licence.**" in readme
     assert "**Source.**" in readme
 
 
-def test_masks_are_where_things_are_seen(lab):
+def test_masks_are_where_things_are_seen(context):
     """In one photograph a cat stands at the left; in another cats stand on a toilet."""
-    known = {one.id: one for one in photographs(lab)}
+    known = {one.id: one for one in photographs(context)}
 
     def centre(number, category):
         width, height = open_image(known[number].image).size
@@ -81,11 +81,11 @@ def test_runs_go_along_the_rows():
         one.mask("cat", 4, 4)
 
 
-def test_the_users_photographs_are_read_by_path_from_their_folder(lab, tmp_path):
+def test_the_users_photographs_are_read_by_path_from_their_folder(context, tmp_path):
     picture(0).save(tmp_path / "a.png")
     rows = [{"id": "1", "image": "a.png", "captions": ["a cat", " "]}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "photographs.parquet")
-    (one,) = photographs(lab)
+    (one,) = photographs(context)
     assert (one.captions, one.masks) == (("a cat",), {})
     assert open_image(one.image).size == (40, 32)
 
@@ -98,20 +98,20 @@ def test_the_users_photographs_are_read_by_path_from_their_folder(lab, tmp_path)
         ({"id": "1", "image": 3, "captions": ["a"]}, "row 1: has neither bytes nor a path"),
     ],
 )
-def test_photographs_that_lack_something_are_named(lab, tmp_path, row, message):
+def test_photographs_that_lack_something_are_named(context, tmp_path, row, message):
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "photographs.parquet")
     with pytest.raises(CorpusError, match=message):
-        photographs(lab)
+        photographs(context)
 
 
-def test_what_is_no_table_is_refused(lab, tmp_path):
+def test_what_is_no_table_is_refused(context, tmp_path):
     (tmp_path / "sounds.parquet").write_text("no table")
     with pytest.raises(CorpusError, match="is no Parquet file"):
-        sounds(lab)
+        recordings(context)
 
 
-def test_nouns_are_wordnets_or_the_users(lab, tmp_path):
-    assert {"dog", "table", "skateboard", "building", "children"} <= nouns(lab)
-    assert not {"sitting", "while", "the", "next", "white"} & nouns(lab)
+def test_nouns_are_wordnets_or_the_users(context, tmp_path):
+    assert {"dog", "table", "skateboard", "building", "children"} <= nouns(context)
+    assert not {"sitting", "while", "the", "next", "white"} & nouns(context)
     (tmp_path / "nouns.txt").write_text("Cat\n\n")
-    assert nouns(lab) == {"cat"}
+    assert nouns(context) == {"cat"}

@@ -1,4 +1,4 @@
-"""Lenses read at the tokens of pictures and sounds what all logits of one item at a time say."""
+"""Lenses read at the tokens of images and audio what all logits of one item at a time say."""
 
 import io
 from dataclasses import replace
@@ -11,15 +11,17 @@ from PIL import Image
 
 from hubstore.corpus import Media
 from hubstore.errors import AnalysisError, ModelError
-from hubstore.experiments import (
-    Lab,
-    audio_lens,
-    patches,
-    vision_lens_caption,
-    vision_lens_colour,
-    vision_lens_segmentation,
+from hubstore.experiments import ExperimentContext
+from hubstore.experiments.materials.media import (
+    BASIC_COLORS,
+    is_noun,
+    nouns,
+    photographs,
+    recordings,
+    solid_image,
 )
-from hubstore.experiments.described import is_noun, nouns, photographs, sounds
+from hubstore.experiments.recipes import coverage, lens_media
+from hubstore.experiments.recipes.lens import least_overlapping, other_labels
 from hubstore.lens import Lens
 from hubstore.media.decode import open_image
 from tests.experiments.media_readers import hearing, media_states, seeing
@@ -29,12 +31,12 @@ from tests.tiny_media import picture, tiny_media_model
 
 @pytest.fixture
 def eyes(tmp_path):
-    return Lab(seeing(), tmp_path, limit=12, bootstrap=100, device="cpu")
+    return ExperimentContext(seeing(), tmp_path, limit=12, bootstrap=100, device="cpu")
 
 
 @pytest.fixture
 def ears(tmp_path):
-    return Lab(hearing(), tmp_path, limit=12, bootstrap=100, device="cpu")
+    return ExperimentContext(hearing(), tmp_path, limit=12, bootstrap=100, device="cpu")
 
 
 def read(model, modality, medium):
@@ -47,51 +49,51 @@ def token(model, word):
     return Lens.of_model(model).token_or_none(word)
 
 
-def spelled(model, colour):
-    names = (f" {colour}", f" {colour.capitalize()}", colour, colour.capitalize())
+def spelled(model, color):
+    names = (f" {color}", f" {color.capitalize()}", color, color.capitalize())
     return {found for name in names if (found := token(model, name)) is not None}
 
 
-def test_colours_are_the_most_probable_tokens_of_pictures_of_them(eyes):
-    outcome = vision_lens_colour.run(eyes)
-    colours = eyes.sample(vision_lens_colour.COLOURS)
-    assert 0 < len(colours) == len([one for one in colours if spelled(seeing(), one)])
+def test_colors_are_the_most_probable_tokens_of_pictures_of_them(eyes):
+    result = lens_media.vision_lens_color(eyes)
+    colors = eyes.sample(BASIC_COLORS)
+    assert 0 < len(colors) == len([one for one in colors if spelled(seeing(), one)])
     own, other = [], []
-    for colour in colours:
-        best = read(seeing(), "image", Media("c", vision_lens_colour.solid(colour))).argmax(-1)
-        own.append(np.isin(best, list(spelled(seeing(), colour))).mean(1))
-        others = set().union(*(spelled(seeing(), one) for one in colours if one != colour))
-        other.append(np.isin(best, list(others)).mean(1) / (len(colours) - 1))
-    assert_allclose(curve(outcome, "own colour", eyes.layers), np.mean(own, 0), atol=1e-9)
-    assert_allclose(curve(outcome, "another colour", eyes.layers), np.mean(other, 0), atol=1e-9)
+    for color in colors:
+        best = read(seeing(), "image", Media("c", solid_image(color))).argmax(-1)
+        own.append(np.isin(best, list(spelled(seeing(), color))).mean(1))
+        others = set().union(*(spelled(seeing(), one) for one in colors if one != color))
+        other.append(np.isin(best, list(others)).mean(1) / (len(colors) - 1))
+    assert_allclose(curve(result, "own color", eyes.layers), np.mean(own, 0), atol=1e-9)
+    assert_allclose(curve(result, "another color", eyes.layers), np.mean(other, 0), atol=1e-9)
 
 
-def test_a_model_that_says_the_colours_is_shown_to(eyes, monkeypatch):
+def test_a_model_that_says_the_colors_is_shown_to(eyes, monkeypatch):
     """The unembeddings of names are turned toward the states of their pictures."""
     model = seeing()
     rows = model.head.unembedding.clone()
-    for colour in vision_lens_colour.COLOURS:
-        hidden, own = media_states(model, "image", Media("c", vision_lens_colour.solid(colour)))
+    for color in BASIC_COLORS:
+        hidden, own = media_states(model, "image", Media("c", solid_image(color)))
         state = torch.from_numpy(hidden[1, own].mean(0)).float()
-        rows[token(model, f" {colour}")] = state * 1e3 / state.norm()
+        rows[token(model, f" {color}")] = state * 1e3 / state.norm()
     said = replace(model, head=replace(model.head, unembedding=rows))
-    outcome = vision_lens_colour.run(Lab(said, eyes.out, limit=None, bootstrap=200, device="cpu"))
-    at = Lab(said, eyes.out, device="cpu", bootstrap=100).layers.index("2")
-    assert curve(outcome, "own colour", eyes.layers)[at] > curve(outcome, "another colour", eyes.layers)[at]
-    assert outcome.shown
+    result = lens_media.vision_lens_color(ExperimentContext(said, eyes.out, limit=None, bootstrap=200, device="cpu"))
+    at = ExperimentContext(said, eyes.out, device="cpu", bootstrap=100).layers.index("2")
+    assert curve(result, "own color", eyes.layers)[at] > curve(result, "another color", eyes.layers)[at]
+    assert result.shown
 
 
 def test_nouns_of_captions_are_those_of_all_logits(eyes):
-    outcome = vision_lens_caption.run(eyes)
+    result = lens_media.vision_lens_caption(eyes)
     chosen, known, model = eyes.sample(photographs(eyes)), nouns(eyes), seeing()
     captions = []
     for number, one in enumerate(chosen):
         for text in one.captions:
-            words = [word for word in vision_lens_caption.WORD.findall(text.lower()) if is_noun(word, known)]
+            words = [word for word in lens_media.WORD.findall(text.lower()) if is_noun(word, known)]
             found = {token(model, f" {word}") for word in words} - {None}
             if found:
                 captions.append((number, found))
-    others = vision_lens_caption.least_overlapping(
+    others = least_overlapping(
         [sorted(found) for _, found in captions], np.array([number for number, _ in captions]), eyes.seed
     )
     read_once = [read(model, "image", one.image) for one in chosen]
@@ -104,15 +106,15 @@ def test_nouns_of_captions_are_those_of_all_logits(eyes):
         values["own caption, log"].append(logs[:, :, sorted(found)].mean((1, 2)))
     for quantity, of_captions in values.items():
         tolerance = 1e-3 if "log" in quantity else 1e-4
-        assert_allclose(curve(outcome, quantity, eyes.layers), np.mean(of_captions, 0), atol=tolerance)
-    assert outcome.n == len(captions)
+        assert_allclose(curve(result, quantity, eyes.layers), np.mean(of_captions, 0), atol=tolerance)
+    assert result.n == len(captions)
 
 
 def test_the_least_overlapping_caption_is_of_another_picture_and_shares_least_with_all_of_this_ones():
     captions = [[1, 2], [3], [1], [3, 4], [5, 1]]
     pictures = np.array([0, 0, 1, 2, 2])
     for seed in range(5):
-        chosen = vision_lens_caption.least_overlapping(captions, pictures, seed)
+        chosen = least_overlapping(captions, pictures, seed)
         assert [pictures[other] for other in chosen] != list(pictures)
         assert set(chosen[:2]) <= {2, 3, 4}  # each shares one noun with {1, 2, 3}
         assert chosen[2] in (1, 3)  # share none with {1}
@@ -122,7 +124,7 @@ def test_the_least_overlapping_caption_is_of_another_picture_and_shares_least_wi
 
 
 def test_names_are_read_where_the_masks_are(eyes):
-    outcome = vision_lens_segmentation.run(eyes)
+    result = lens_media.vision_lens_segmentation(eyes)
     chosen, model = eyes.sample([one for one in photographs(eyes) if one.masks]), seeing()
     names = sorted({name for one in chosen for name in one.masks if token(model, f" {name}") is not None})
     rng = np.random.default_rng(eyes.seed)
@@ -138,8 +140,8 @@ def test_names_are_read_where_the_masks_are(eyes):
                 absent = others[int(rng.integers(len(others)))]
                 other.append(logs[:, places, token(model, f" {absent}")].mean(1))
     assert len(own) > 3
-    assert_allclose(curve(outcome, "category there", eyes.layers), np.mean(own, 0), atol=1e-3)
-    assert_allclose(curve(outcome, "another category", eyes.layers), np.mean(other, 0), atol=1e-3)
+    assert_allclose(curve(result, "category there", eyes.layers), np.mean(own, 0), atol=1e-3)
+    assert_allclose(curve(result, "another category", eyes.layers), np.mean(other, 0), atol=1e-3)
 
 
 def covered_by_hand(mask):
@@ -159,7 +161,7 @@ def test_parts_of_a_picture_fall_on_the_tokens_of_their_patches(family):
     read_by = model.adapters["image"].reader
     left, top = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
     left[:, :32], top[:32] = True, True
-    shares = patches.coverage(read_by, [left, top, left | True], "{media}")
+    shares = coverage.coverage(read_by, [left, top, left | True], "{media}")
     side = int(shares.shape[1] ** 0.5)
     left_tokens, top_tokens, all_tokens = shares.reshape(3, side, side)
     assert_allclose(all_tokens, 1)
@@ -173,7 +175,7 @@ def test_parts_of_a_picture_that_is_cut_up_fall_on_the_pieces():
     """Idefics takes four pieces of 2 x 2 tokens, row after row, and the whole."""
     left = np.zeros((64, 64), bool)
     left[:, :32] = True
-    (shares,) = patches.coverage(tiny_media_model("idefics3").adapters["image"].reader, [left], "{media}")
+    (shares,) = coverage.coverage(tiny_media_model("idefics3").adapters["image"].reader, [left], "{media}")
     assert_allclose(shares.reshape(5, 2, 2)[:4].mean((1, 2)), [1, 0, 1, 0], atol=0.05)
     assert_allclose(shares.reshape(5, 2, 2)[4], [[1, 0], [1, 0]], atol=0.05)
 
@@ -185,7 +187,7 @@ def test_the_token_of_a_patch_is_the_one_that_moves_with_it(corner):
     mask = np.zeros((32, 32), bool)
     mask[8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = True
     model = seeing()
-    token_of_mask = patches.coverage(model.adapters["image"].reader, [mask], "{media}")[0]
+    token_of_mask = coverage.coverage(model.adapters["image"].reader, [mask], "{media}")[0]
     assert token_of_mask.argmax() == 4 * row + column
     before = picture(0, 32, 32)
     changed = np.array(before)
@@ -207,17 +209,17 @@ def media_embeddings(model, image):
 def test_what_is_cut_off_a_wide_picture_is_under_no_token(eyes):
     mask = np.zeros((32, 96), bool)
     mask[:, :32] = True  # the middle third is what the model sees
-    assert_allclose(patches.coverage(seeing().adapters["image"].reader, [mask], "{media}"), 0, atol=0.05)
+    assert_allclose(coverage.coverage(seeing().adapters["image"].reader, [mask], "{media}"), 0, atol=0.05)
 
 
 def test_tokens_that_are_no_grid_are_refused():
     with pytest.raises(ModelError, match="no grid over pixels of shape 1 x 3 x 32 x 32"):
-        patches._by_token(torch.zeros(1, 3, 32, 32), 17)
+        coverage._by_token(torch.zeros(1, 3, 32, 32), 17)
 
 
 def test_words_of_labels_are_those_of_all_logits(ears):
-    outcome = audio_lens.run(ears)
-    model, drawn = hearing(), ears.sample(sounds(ears))
+    result = lens_media.audio_lens(ears)
+    model, drawn = hearing(), ears.sample(recordings(ears))
     tokens = {
         label: [t for word in label.split() if (t := token(model, f" {word}")) is not None]
         for label in dict.fromkeys(one.label for one in drawn)
@@ -225,24 +227,22 @@ def test_words_of_labels_are_those_of_all_logits(ears):
     tokens = {label: found for label, found in tokens.items() if found}
     chosen = [one for one in drawn if one.label in tokens]
     assert len(chosen) < len(drawn)  # "chainsaw" is several tokens
-    others = audio_lens.other_labels([one.label for one in chosen], tokens, ears.seed)
+    others = other_labels([one.label for one in chosen], tokens, ears.seed)
     own, other = [], []
     for one, label in zip(chosen, others, strict=True):
         assert not set(label.split()) & set(one.label.split())
         logs = read(model, "audio", one.audio)
         own.append(logs[:, :, tokens[one.label]].mean((1, 2)))
         other.append(logs[:, :, tokens[label]].mean((1, 2)))
-    assert_allclose(curve(outcome, "own label", ears.layers), np.mean(own, 0), atol=1e-3)
-    assert_allclose(
-        curve(outcome, "own label - another label", ears.layers), np.subtract(own, other).mean(0), atol=1e-3
-    )
+    assert_allclose(curve(result, "own label", ears.layers), np.mean(own, 0), atol=1e-3)
+    assert_allclose(curve(result, "own label - another label", ears.layers), np.subtract(own, other).mean(0), atol=1e-3)
 
 
 def test_labels_that_all_share_a_word_are_refused():
     with pytest.raises(AnalysisError, match="shares a word with 'dog bark'"):
-        audio_lens.other_labels(["dog bark"], {"dog bark": [1], "dog howl": [2]}, 0)
+        other_labels(["dog bark"], {"dog bark": [1], "dog howl": [2]}, 0)
 
 
-def test_solid_pictures_are_of_their_colour():
-    image = Image.open(io.BytesIO(vision_lens_colour.solid("red")))
+def test_solid_pictures_are_of_their_color():
+    image = Image.open(io.BytesIO(solid_image("red")))
     assert image.getcolors() == [(336 * 336, (255, 0, 0))]

@@ -1,4 +1,4 @@
-"""Pictures and sounds are compared with what is said of them as one item at a time and all cosines say."""
+"""Images and audio are compared with what is said of them as one item at a time and all cosines say."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,14 @@ from numpy.testing import assert_allclose
 from hubstore.analysis import similarity
 from hubstore.corpus import Corpus, Item
 from hubstore.errors import AnalysisError, ModelError
-from hubstore.experiments import Lab, audio_similarity, run_experiment, vision_similarity
-from hubstore.experiments.described import photographs, sounds
-from hubstore.experiments.groups import compare_descriptions, compare_groups
+from hubstore.experiments import ExperimentContext, run_experiment
+from hubstore.experiments.materials.media import photographs, recordings
+from hubstore.experiments.recipes.similarity import (
+    audio_similarity,
+    compare_descriptions,
+    compare_groups,
+    vision_similarity,
+)
 from tests.experiments.media_readers import hearing, media_states, seeing
 from tests.experiments.readers import curve, reader, states
 
@@ -28,18 +33,18 @@ def by_loop(media, texts, same):
     return np.mean(matched, 0), np.mean(other, 0)
 
 
-def test_a_picture_is_compared_with_all_its_captions_and_with_those_of_other_pictures(tmp_path):
-    lab = Lab(seeing(), tmp_path, limit=4, bootstrap=100, device="cpu", media_template="{media} is")
-    outcome = vision_similarity.run(lab)
-    chosen = lab.sample(photographs(lab))
+def test_an_image_is_compared_with_all_its_captions_and_with_those_of_other_images(tmp_path):
+    context = ExperimentContext(seeing(), tmp_path, limit=4, bootstrap=100, device="cpu", media_template="{media} is")
+    result = vision_similarity(context)
+    chosen = context.sample(photographs(context))
     media = np.stack([media_states(seeing(), "image", one.image, "{media} is")[0][:, -1] for one in chosen])
     owners = [number for number, one in enumerate(chosen) for _ in one.captions]
     texts = np.stack([states_of(text)[:, -1] for one in chosen for text in one.captions])
     assert len(texts) == 20
     matched, other = by_loop(media, texts, lambda i, j: owners[j] == i)
-    assert_allclose(curve(outcome, "matched", lab.layers), matched, atol=1e-4)
-    assert_allclose(curve(outcome, "baseline", lab.layers), other, atol=1e-4)
-    assert_allclose(curve(outcome, "matched - baseline", lab.layers), matched - other, atol=1e-4)
+    assert_allclose(curve(result, "matched", context.layers), matched, atol=1e-4)
+    assert_allclose(curve(result, "baseline", context.layers), other, atol=1e-4)
+    assert_allclose(curve(result, "matched - baseline", context.layers), matched - other, atol=1e-4)
 
 
 def states_of(text):
@@ -50,28 +55,28 @@ def states_of(text):
     return torch.stack([one[0] for one in hidden]).double().numpy()
 
 
-def test_sounds_are_compared_with_every_other_label(tmp_path):
-    lab = Lab(hearing(), tmp_path, limit=8, bootstrap=100, device="cpu")
-    outcome = audio_similarity.run(lab)
-    chosen = lab.sample(sounds(lab))
+def test_audio_is_compared_with_every_other_label(tmp_path):
+    context = ExperimentContext(hearing(), tmp_path, limit=8, bootstrap=100, device="cpu")
+    result = audio_similarity(context)
+    chosen = context.sample(recordings(context))
     labels = list(dict.fromkeys(one.label for one in chosen))
     assert len(labels) < len(chosen)
     media = np.stack([media_states(hearing(), "audio", one.audio)[0][:, -1] for one in chosen])
     texts = np.stack([states(hearing(), label)[:, -1] for label in labels])
     matched, other = by_loop(media, texts, lambda i, j: chosen[i].label == labels[j])
-    assert_allclose(curve(outcome, "matched - baseline", lab.layers), matched - other, atol=1e-4)
+    assert_allclose(curve(result, "matched - baseline", context.layers), matched - other, atol=1e-4)
 
 
 def test_with_one_text_for_each_it_is_the_similarity_of_the_analysis(tmp_path):
-    lab = Lab(seeing(), tmp_path, bootstrap=200, device="cpu")
+    context = ExperimentContext(seeing(), tmp_path, bootstrap=200, device="cpu")
     items = []
-    for one in photographs(lab)[:6]:
+    for one in photographs(context)[:6]:
         items.append(Item(f"image:{one.id}", "", "zxx", one.id, "image", one.image))
         items.append(Item(f"en:{one.id}", one.captions[0], "en", one.id))
-    outcome = compare_descriptions(lab, "pairs", "image", items)
-    store = lab.store("pairs", Corpus.from_items(items, "pairs"), media_template="{media}")
-    table = similarity(store, [("image/zxx", "en")], layers=lab.layers, bootstrap=200, device="cpu").to_pylist()
-    for row in outcome.table.to_pylist():
+    result = compare_descriptions(context, "pairs", "image", items)
+    store = context.store("pairs", Corpus.from_items(items, "pairs"), media_template="{media}")
+    table = similarity(store, [("image/zxx", "en")], layers=context.layers, bootstrap=200, device="cpu").to_pylist()
+    for row in result.table.to_pylist():
         variant = "centred" if row["quantity"].endswith("means removed") else "raw"
         metric = {"matched": "matched", "baseline": "baseline"}.get(row["quantity"], "difference")
         (found,) = [r for r in table if (r["layer"], r["variant"], r["metric"]) == (row["layer"], variant, metric)]
@@ -82,12 +87,12 @@ def test_with_one_text_for_each_it_is_the_similarity_of_the_analysis(tmp_path):
 def test_intervals_are_those_of_concepts_resampled_whole():
     rng = np.random.default_rng(0)
     concepts, width = 40, 12
-    centres = rng.normal(size=(concepts, width))
+    centers = rng.normal(size=(concepts, width))
     group_x = np.repeat(np.arange(concepts), rng.integers(1, 4, concepts))
     group_y = np.repeat(np.arange(concepts), rng.integers(1, 6, concepts))
-    x, y = (centres[group] + rng.normal(size=(len(group), width)) for group in (group_x, group_y))
-    lab = Lab("model", None, bootstrap=3000)
-    rows = compare_groups(lab, "1", *map(torch.from_numpy, (x, y, group_x, group_y)))
+    x, y = (centers[group] + rng.normal(size=(len(group), width)) for group in (group_x, group_y))
+    context = ExperimentContext("model", None, bootstrap=3000)
+    rows = compare_groups(context, "1", *map(torch.from_numpy, (x, y, group_x, group_y)))
     cosines = unit(x) @ unit(y).T
     same = group_x[:, None] == group_y
     drawn = []
@@ -102,24 +107,24 @@ def test_intervals_are_those_of_concepts_resampled_whole():
 
 
 def test_one_concept_has_nothing_to_be_compared_with(tmp_path):
-    lab = Lab(seeing(), tmp_path, bootstrap=100, device="cpu")
-    one = photographs(lab)[0]
+    context = ExperimentContext(seeing(), tmp_path, bootstrap=100, device="cpu")
+    one = photographs(context)[0]
     items = [Item("a", "", "zxx", "a", "image", one.image), Item("b", "a cat", "en", "a")]
     with pytest.raises(AnalysisError, match="nothing mismatched"):
-        compare_descriptions(lab, "one", "image", items)
+        compare_descriptions(context, "one", "image", items)
 
 
-@pytest.mark.parametrize("name", ["vision-similarity", "vision-lens-colour", "audio-lens", "cross-modal"])
+@pytest.mark.parametrize("name", ["vision-similarity", "vision-lens-color", "audio-lens", "cross-modal"])
 def test_a_model_of_texts_is_refused_by_name(tmp_path, name):
     with pytest.raises(ModelError, match=f"{name} needs a model that reads (image|audio|image or audio) items"):
-        run_experiment(name, Lab(reader(), tmp_path, limit=4, bootstrap=100, device="cpu"))
+        run_experiment(name, ExperimentContext(reader(), tmp_path, limit=4, bootstrap=100, device="cpu"))
 
 
 def test_a_change_of_the_prompt_does_it_again(tmp_path):
     made = [
         run_experiment(
             "audio-similarity",
-            Lab(hearing(), tmp_path, limit=6, bootstrap=100, device="cpu", media_template=template),
+            ExperimentContext(hearing(), tmp_path, limit=6, bootstrap=100, device="cpu", media_template=template),
         )
         for template in ("{media}", "{media}\nThis is")
     ]

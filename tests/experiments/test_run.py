@@ -1,26 +1,25 @@
-"""Experiments are kept, reused while nothing changes, and one that fails does not take the others with it."""
+"""Results are reused while nothing changes, and one that fails does not take the others with it."""
 
-import inspect
 import json
-from importlib import import_module
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from hubstore import experiments
 from hubstore.api import Store
 from hubstore.cli import app
 from hubstore.errors import AnalysisError, CorpusError, MissingDependencyError, ModelError, QueryError
 from hubstore.experiments import (
     EXPERIMENTS,
-    Lab,
-    arithmetic_lens,
-    arithmetic_similarity,
-    experiment,
-    lab,
+    ExperimentContext,
+    find_experiment,
+    registry,
     run_experiment,
     run_experiments,
 )
+from hubstore.experiments.context import package_version
 from tests.experiments.readers import reader, save_reader
 from tests.tiny_models import save_tiny_model, tiny_model
 
@@ -29,26 +28,36 @@ runner = CliRunner()
 
 @pytest.fixture
 def here(tmp_path):
-    return Lab(reader(), tmp_path / "out", limit=6, bootstrap=100, device="cpu")
+    return ExperimentContext(reader(), tmp_path / "out", limit=6, bootstrap=100, device="cpu")
 
 
 @pytest.fixture
 def runs(monkeypatch):
     """How often the experiment is done."""
     counted = []
-    run = arithmetic_similarity.run
-    monkeypatch.setattr(arithmetic_similarity, "run", lambda lab: counted.append(1) or run(lab))
+    run = find_experiment("arithmetic-similarity").run
+    instead(monkeypatch, "arithmetic-similarity", lambda context: counted.append(1) or run(context))
     return counted
 
 
+def instead(monkeypatch, name, run):
+    monkeypatch.setitem(registry.REGISTERED, name, replace(find_experiment(name), run=run))
+
+
 @pytest.mark.parametrize("one", EXPERIMENTS, ids=lambda one: one.name)
-def test_every_experiment_has_a_module_that_says_when_its_claim_is_shown(one):
-    module = import_module(f"hubstore.experiments.{one.name.replace('-', '_')}")
-    assert next(iter(inspect.signature(module.run).parameters)) == "lab"
-    assert "Shown:" in module.__doc__
+def test_every_experiment_is_a_function_that_says_when_its_claim_is_shown(one):
+    assert one.run.__name__ == one.name.replace("-", "_")
+    assert "Shown:" in one.run.__doc__
 
 
-def test_an_outcome_is_kept_with_all_that_it_was_made_from_and_comes_back_the_same(here, runs):
+def test_a_name_of_an_earlier_release_is_found_with_a_warning():
+    with pytest.warns(FutureWarning, match="vision-lens-colour is called vision-lens-color now"):
+        assert find_experiment("vision-lens-colour").name == "vision-lens-color"
+    with pytest.warns(DeprecationWarning, match="Lab is called ExperimentContext now"):
+        assert experiments.Lab is ExperimentContext
+
+
+def test_a_result_is_kept_with_all_that_it_was_made_from_and_comes_back_the_same(here, runs):
     first = run_experiment("arithmetic-similarity", here)
     again = run_experiment("arithmetic-similarity", here)
     assert len(runs) == 1
@@ -73,7 +82,7 @@ def test_an_outcome_is_kept_with_all_that_it_was_made_from_and_comes_back_the_sa
 def test_a_change_does_it_again(here, runs, change):
     run_experiment("arithmetic-similarity", here)
     given = {"limit": 6, "bootstrap": 100, "seed": 0, **change}
-    run_experiment("arithmetic-similarity", Lab(reader(), here.out, device="cpu", **given))
+    run_experiment("arithmetic-similarity", ExperimentContext(reader(), here.out, device="cpu", **given))
     assert len(runs) == 2
 
 
@@ -89,7 +98,7 @@ def test_what_is_damaged_is_made_again(here, runs, name):
 def test_changed_files_of_the_user_do_it_again(tmp_path):
     (tmp_path / "en.txt").write_text("A cat.\nA dog.\nA bird.\n")
     (tmp_path / "zh-Hans.txt").write_text("猫。\n狗。\n鸟。\n", encoding="utf-8")
-    there = Lab(reader(), tmp_path / "out", data=tmp_path, bootstrap=100, device="cpu")
+    there = ExperimentContext(reader(), tmp_path / "out", data=tmp_path, bootstrap=100, device="cpu")
     first = run_experiment("multilingual-similarity", there)
     (tmp_path / "en.txt").write_text("A cat.\nA dog.\nTwo birds.\n")
     assert not run_experiment("multilingual-similarity", there).table.equals(first.table)
@@ -110,21 +119,21 @@ def test_a_store_is_extracted_once_and_another_corpus_gets_another(here):
 
 
 def test_a_sample_is_the_seeds_and_in_order(tmp_path):
-    drawn = [Lab("m", tmp_path, limit=10, seed=seed).sample(range(100)) for seed in (0, 0, 1)]
+    drawn = [ExperimentContext("m", tmp_path, limit=10, seed=seed).sample(range(100)) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert drawn[0] == sorted(set(drawn[0]))
     assert len(drawn[0]) == 10
-    assert Lab("m", tmp_path).sample(range(3)) == [0, 1, 2]
+    assert ExperimentContext("m", tmp_path).sample(range(3)) == [0, 1, 2]
 
 
 def test_the_summary_keeps_what_earlier_runs_found_and_an_error_stops_nothing(here, monkeypatch):
-    def refuse(lab):
+    def refuse(context):
         raise AnalysisError("nothing to compare")
 
     run_experiments(["arithmetic-pca"], here)
-    monkeypatch.setattr(arithmetic_lens, "run", refuse)
+    instead(monkeypatch, "arithmetic-lens", refuse)
     done = run_experiments(["arithmetic-lens", "arithmetic-similarity"], here)
-    assert [one.outcome is None for one in done] == [True, False]
+    assert [one.result is None for one in done] == [True, False]
     summary = json.loads((here.out / "summary.json").read_text())["experiments"]
     assert [one["experiment"] for one in summary] == ["arithmetic-pca", "arithmetic-lens", "arithmetic-similarity"]
     assert [one["error"] for one in summary] == [None, "nothing to compare", None]
@@ -132,29 +141,30 @@ def test_the_summary_keeps_what_earlier_runs_found_and_an_error_stops_nothing(he
 
 
 def test_what_cannot_be_done_is_refused(tmp_path):
-    with pytest.raises(QueryError, match="there is no experiment 'arithmetic'; there are multilingual-similarity"):
-        experiment("arithmetic")
+    with pytest.raises(QueryError, match="there is no experiment 'arithmetic'; there are cross-modal, "):
+        find_experiment("arithmetic")
     with pytest.raises(AnalysisError, match="use 100 or more"):
-        Lab("m", tmp_path, bootstrap=0)
+        ExperimentContext("m", tmp_path, bootstrap=0)
     with pytest.raises(AnalysisError, match="use 2 or more"):
-        Lab("m", tmp_path, limit=1)
+        ExperimentContext("m", tmp_path, limit=1)
     with pytest.raises(CorpusError, match="is no folder"):
-        Lab("m", tmp_path, data=tmp_path / "nothing")
+        ExperimentContext("m", tmp_path, data=tmp_path / "nothing")
     with pytest.raises(ModelError, match="without its head"):
-        run_experiment("arithmetic-lens", Lab(tiny_model("llama"), tmp_path, device="cpu"))
+        run_experiment("arithmetic-lens", ExperimentContext(tiny_model("llama"), tmp_path, device="cpu"))
 
 
 def test_a_package_that_is_not_installed_is_named_with_what_to_type():
     with pytest.raises(MissingDependencyError, match=r'pip install "hubstore\[experiments\]"'):
-        lab.package_version("no_such_package_of_words")
+        package_version("no_such_package_of_words")
 
 
 def test_an_encoder_has_similarities_and_no_lens(tmp_path):
     model = str(save_tiny_model("bert", tmp_path / "bert"))
     done = run_experiments(
-        ["arithmetic-similarity", "arithmetic-lens"], Lab(model, tmp_path / "out", limit=6, bootstrap=100, device="cpu")
+        ["arithmetic-similarity", "arithmetic-lens"],
+        ExperimentContext(model, tmp_path / "out", limit=6, bootstrap=100, device="cpu"),
     )
-    assert done[0].outcome is not None
+    assert done[0].result is not None
     assert isinstance(done[1].error, ModelError)
 
 
@@ -182,7 +192,7 @@ def test_the_command_without_a_model_says_what_to_type():
 @pytest.mark.real
 def test_gemma_reads_the_experiments(real_model, tmp_path):
     """Translations and words of numbers are matched by a pretrained model, as by no random one."""
-    there = Lab(real_model("gemma-3-270m"), tmp_path, limit=30, bootstrap=200, device="cpu")
+    there = ExperimentContext(real_model("gemma-3-270m"), tmp_path, limit=30, bootstrap=200, device="cpu")
     for name in ("multilingual-similarity", "arithmetic-similarity"):
         rows = run_experiment(name, there).table.to_pylist()
         quantity = {"multilingual-similarity": "matched - baseline", "arithmetic-similarity": "exact match - all pairs"}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hubstore.experiments import Lab
-from hubstore.experiments.described import photographs
+from hubstore.experiments import ExperimentContext
+from hubstore.experiments.materials.media import photographs
 from hubstore.media.decode import open_image
 
 PHOTOGRAPH = {"id": 7, "file_name": "7.jpg", "width": 672, "height": 400, "license": 4, "flickr_url": "http://a/7.jpg"}
@@ -37,7 +37,7 @@ def coco(tmp_path):
 
 def test_photographs_are_shrunk_with_their_masks(coco, tmp_path):
     assert experiment_data.main(["photographs", str(coco), str(tmp_path / "photographs.parquet")]) == 0
-    (one,) = photographs(Lab("model", tmp_path / "out", data=tmp_path))
+    (one,) = photographs(ExperimentContext("model", tmp_path / "out", data=tmp_path))
     assert (one.id, one.captions) == ("7", ("A cat.", "Two cats."))
     assert open_image(one.image).size == (336, 200)
     cat, crowd = (one.mask(category, 336, 200) for category in ("cat", "person"))

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import hubstore
 from hubstore.corpus import Corpus, Item, Media, read_sample
-from hubstore.experiments.outcome import Outcome, Plot, keep, make_table
+from hubstore.experiments.result import Result, make_table, write_result
+from hubstore.plots.experiment import Plot
 from tests.extraction.test_media import png
 from tests.tiny_media import picture
 
@@ -60,7 +61,7 @@ def experiment_folder(folder: Path) -> Path:
         for layer in range(4)
         for name, value in (("matched", 0.5 + layer / 10), ("baseline", 0.4))
     ]
-    outcome = Outcome(
+    outcome = Result(
         True,
         "matched - baseline 0.4 [0.3, 0.5] at layer 3",
         10,
@@ -74,7 +75,7 @@ def experiment_folder(folder: Path) -> Path:
         "claim": "They are nearer than others.",
         "stores": {},
     }
-    keep(folder / "tiny", outcome, {**described, "made_from": {"model": {"id": "tiny"}}}, png(picture(0)))
+    write_result(folder / "tiny", outcome, {**described, "made_from": {"model": {"id": "tiny"}}}, png(picture(0)))
     return folder
 
 

@@ -338,9 +338,10 @@ def test_answers_beyond_the_limits_are_413(store):
 
 
 def test_experiments_are_listed_with_verdict_table_and_figure(store, tmp_path):
-    from hubstore.experiments.outcome import Outcome, Plot, keep, make_table
+    from hubstore.experiments.result import Result, make_table, write_result
+    from hubstore.plots.experiment import Plot
 
-    outcome = Outcome(
+    outcome = Result(
         True,
         "0.31 at layer 9",
         12,
@@ -350,7 +351,7 @@ def test_experiments_are_listed_with_verdict_table_and_figure(store, tmp_path):
     )
     about = {"name": "multilingual-similarity", "title": "t", "claim": "c", "made_from": {"model": {"id": "/models/m"}}}
     for folder in ("one", "two"):
-        keep(tmp_path / folder / "multilingual-similarity", outcome, {**about, "stores": {}}, b"\x89PNG")
+        write_result(tmp_path / folder / "multilingual-similarity", outcome, {**about, "stores": {}}, b"\x89PNG")
     with served(store.path, experiment_folders=[tmp_path / "one", tmp_path / "two"]) as running:
         first, second = running.get("/api/experiments").json["experiments"]
         assert (first["name"], second["name"]) == ("multilingual-similarity", "multilingual-similarity-2")

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from hubstore.arrow import read_parquet
-from hubstore.experiments.outcome import FIGURE, RESULT, TABLE, read_json
+from hubstore.experiments.result import FIGURE, RESULT, TABLE, read_json
 from hubstore.serve.answers.about import public
 from hubstore.serve.failures import NotThereError
 

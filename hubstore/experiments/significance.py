@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from hubstore.errors import AnalysisError
-from hubstore.experiments.outcome import Row
+from hubstore.experiments.context import ExperimentContext
+from hubstore.experiments.result import Result, Row, make_table
+from hubstore.plots.experiment import Plot
 from hubstore.stats.bootstrap import Bootstrap
-
-if TYPE_CHECKING:
-    from hubstore.experiments.lab import Lab
 
 LEVEL = 0.95
 Floats = npt.NDArray[np.float64]
@@ -23,12 +22,12 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Peak:
+class BestLayer:
     """The layer where some differences are most clearly above zero, all of them at once.
 
     Args:
         rows: of the table, one for each difference, at that layer: value, low and high (95 %, of this layer alone), n.
-        bound: of the least clear of them, corrected for picking the best of all layers; see `peak`.
+        bound: of the least clear of them, corrected for picking the best of all layers; see `best_layer`.
     """
 
     rows: tuple[Row, ...]
@@ -44,13 +43,14 @@ class Peak:
         """Items that the first difference is over."""
         return int(self.rows[0]["n"])
 
-    def words(self, lab: Lab) -> str:
-        """The differences and their intervals as a headline."""
+    def words(self, depth: int | None = None) -> str:
+        """The differences and their intervals as a headline, with the model's depth beside the layer where given."""
         found = "; ".join(f"{r['quantity']} {r['value']:.3g} [{r['low']:.3g}, {r['high']:.3g}]" for r in self.rows)
-        return f"{found} at layer {self.rows[0]['layer']} of {lab.model.depth}, n = {self.n:,}"
+        of_depth = "" if depth is None else f" of {depth}"
+        return f"{found} at layer {self.rows[0]['layer']}{of_depth}, n = {self.n:,}"
 
 
-def peak(rows: Sequence[Row], quantities: Sequence[str], layers: Sequence[str]) -> Peak:
+def best_layer(rows: Sequence[Row], quantities: Sequence[str], layers: Sequence[str]) -> BestLayer:
     """Where among `layers` some differences are all most clearly above zero.
 
     A 95 % interval of a mean is 1.96 standard errors to either side. Over m layers the lower bound is taken at as many
@@ -70,7 +70,7 @@ def peak(rows: Sequence[Row], quantities: Sequence[str], layers: Sequence[str]) 
     found = [tuple(cells[layer, quantity] for quantity in quantities) for layer in among]
     # In standard errors: cosines and log-probabilities spread more at some layers than at others.
     best = max(found, key=lambda at_layer: min(map(standard_errors, at_layer)))
-    return Peak(best, min(corrected_bound(row, len(among)) for row in best))
+    return BestLayer(best, min(corrected_bound(row, len(among)) for row in best))
 
 
 def corrected_bound(row: Row, places: int) -> float:
@@ -88,6 +88,26 @@ def standard_errors(row: Row) -> float:
     return float(np.copysign(np.inf, row["value"])) if row["value"] else 0.0  # a share may be 0 in every resample
 
 
+def judge(
+    context: ExperimentContext,
+    rows: Sequence[Row],
+    headlines: Sequence[str],
+    plots: Sequence[Plot],
+    notes: Sequence[str] = (),
+    columns: Mapping[str, pa.DataType] | None = None,
+) -> Result:
+    """The result of a claim that is shown where all headlines are above zero at one intermediate layer."""
+    best = best_layer(rows, headlines, context.intermediate)
+    words = best.words(context.model.depth)
+    return Result(best.shown, words, best.n, make_table(rows, columns), tuple(plots), tuple(notes))
+
+
+def with_differences(values: Mapping[str, Floats], headlines: Sequence[str]) -> dict[str, Floats]:
+    """The values, and under each headline "a - b" the difference of those two."""
+    pairs = {headline: headline.split(" - ") for headline in headlines}
+    return {**values, **{headline: values[more] - values[less] for headline, (more, less) in pairs.items()}}
+
+
 def mean_rows(layer: str, values: Mapping[str, Floats], resampling: Bootstrap, groups: Ints | None = None) -> list[Row]:
     """Rows of means over items with their intervals.
 
@@ -96,18 +116,36 @@ def mean_rows(layer: str, values: Mapping[str, Floats], resampling: Bootstrap, g
         values: quantity to float64 [n].
         resampling: of the items.
         groups: int [n], the text or program that each item is from; whole groups are resampled, since positions of
-            one text are alike. None where items are independent.
+            one text resemble one another. None where items are independent.
     """
     columns = np.stack(list(values.values()), axis=1)
     if groups is None:
-        low, high = resampling.of_means(columns)
+        bounds = resampling.of_means(columns)
     else:
         _, group = np.unique(groups, return_inverse=True)
         sums = np.zeros((int(group.max()) + 1, columns.shape[1]))
         np.add.at(sums, group, columns)
         counts = np.repeat(np.bincount(group)[:, None], columns.shape[1], axis=1).astype(np.float64)
-        low, high = resampling.of_ratios(sums, counts)
+        bounds = resampling.of_ratios(sums, counts)
+    return interval_rows(layer, list(values), columns.mean(0), bounds, len(columns))
+
+
+def interval_rows(
+    layer: str, quantities: Sequence[str], values: Floats, bounds: Floats, n: int | Sequence[int]
+) -> list[Row]:
+    """Rows of a layer's m quantities.
+
+    Args:
+        layer: its name.
+        quantities: m names.
+        values: float64 [m].
+        bounds: float64 [2, m], low and high.
+        n: items that each is over.
+    """
+    counts = [n] * len(quantities) if isinstance(n, int) else n
     return [
-        {"layer": layer, "quantity": name, "value": float(mean), "low": float(below), "high": float(above), "n": len(v)}
-        for (name, v), mean, below, above in zip(values.items(), columns.mean(0), low, high, strict=True)
+        {"layer": layer, "quantity": name, "value": value, "low": low, "high": high, "n": count}
+        for name, value, low, high, count in zip(
+            quantities, values.tolist(), *np.asarray(bounds).tolist(), counts, strict=True
+        )
     ]

@@ -1,4 +1,4 @@
-"""What an experiment found: its verdict, its table, its figure, and how they are kept."""
+"""What an experiment found: its verdict, its table, its figure, and the files that hold them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from hubstore.arrow import read_parquet
 from hubstore.files import put
+from hubstore.plots.experiment import Plot
 
 METADATA = b"hubstore"
 COLUMNS = {
@@ -29,26 +30,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Plot:
-    """A panel of the figure: some quantities of the table.
-
-    Args:
-        title: above it.
-        y_label: quantity and unit.
-        quantities: those drawn, in order.
-        x: the column across.
-        x_label: what that is.
-    """
-
-    title: str
-    y_label: str
-    quantities: tuple[str, ...]
-    x: str = "layer"
-    x_label: str = "layer"
-
-
-@dataclass(frozen=True)
-class Outcome:
+class Result:
     """What an experiment found.
 
     Args:
@@ -76,51 +58,51 @@ def make_table(rows: Iterable[Row], columns: Mapping[str, pa.DataType] | None = 
         columns: further columns and their types.
     """
     fields = {**COLUMNS, **(columns or {})}
-    kept = list(rows)
-    arrays = [pa.array([row.get(name) for row in kept], kind, from_pandas=True) for name, kind in fields.items()]
+    every = list(rows)
+    arrays = [pa.array([row.get(name) for row in every], kind, from_pandas=True) for name, kind in fields.items()]
     return pa.table(dict(zip(fields, arrays, strict=True)))
 
 
-def keep(folder: Path, outcome: Outcome, description: Mapping[str, Any], picture: bytes) -> None:
+def write_result(folder: Path, result: Result, description: Mapping[str, Any], image: bytes) -> None:
     """Write result.json, table.parquet and figure.png; the first last, so that it stands for all three.
 
     Args:
         folder: the experiment's.
-        outcome: what it found.
-        description: JSON-able: what the experiment is, under "made_from" all that it was asked with, under "stores"
+        result: what it found.
+        description: JSON-able: what the experiment is, under "made_from" all that decides the result, under "stores"
             what it read.
-        picture: a PNG.
+        image: the figure, a PNG.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT).unlink(missing_ok=True)
-    record = {**description["made_from"], "stores": description["stores"], "notes": outcome.notes}
+    record = {**description["made_from"], "stores": description["stores"], "notes": result.notes}
     described = {METADATA: json.dumps(record).encode()}
     sink = pa.BufferOutputStream()
-    pq.write_table(outcome.table.replace_schema_metadata(described), sink)
+    pq.write_table(result.table.replace_schema_metadata(described), sink)
     put(folder / TABLE, sink.getvalue().to_pybytes())
-    put(folder / FIGURE, picture)
-    result = {
+    put(folder / FIGURE, image)
+    found = {
         **description,
-        "shown": outcome.shown,
-        "figure": outcome.figure,
-        "n": outcome.n,
-        "notes": outcome.notes,
-        "plots": [vars(plot) for plot in outcome.plots],
+        "shown": result.shown,
+        "figure": result.figure,
+        "n": result.n,
+        "notes": result.notes,
+        "plots": [vars(plot) for plot in result.plots],
     }
-    put(folder / RESULT, to_json(result))
+    put(folder / RESULT, to_json(found))
 
 
-def read_kept(folder: Path, made_from: Mapping[str, Any]) -> Outcome | None:
-    """The outcome kept in `folder`, where it was made from the same and is whole."""
-    result = read_json(folder / RESULT)
+def read_result(folder: Path, made_from: Mapping[str, Any]) -> Result | None:
+    """The result in `folder`; None where it was made from anything else or is not whole."""
+    found = read_json(folder / RESULT)
     try:
         table = read_parquet(folder / TABLE)
     except (OSError, pa.ArrowException):
         return None  # what is damaged is made again
-    if result is None or result["made_from"] != json.loads(json.dumps(made_from)) or not (folder / FIGURE).is_file():
+    if found is None or found["made_from"] != json.loads(json.dumps(made_from)) or not (folder / FIGURE).is_file():
         return None
-    plots = tuple(Plot(**{**plot, "quantities": tuple(plot["quantities"])}) for plot in result["plots"])
-    return Outcome(result["shown"], result["figure"], result["n"], table, plots, tuple(result["notes"]))
+    plots = tuple(Plot(**{**plot, "quantities": tuple(plot["quantities"])}) for plot in found["plots"])
+    return Result(found["shown"], found["figure"], found["n"], table, plots, tuple(found["notes"]))
 
 
 def to_json(value: Any) -> bytes:

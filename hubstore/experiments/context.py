@@ -1,4 +1,4 @@
-"""Where experiments are done: a model, loaded when it is first needed, and a folder that keeps what came of it."""
+"""What experiments are done with: a model, loaded when it is first needed, and the folder of stores and results."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from hubstore.api import Store, extract
 from hubstore.corpus import Corpus
 from hubstore.errors import AnalysisError, CorpusError, MissingDependencyError
-from hubstore.experiments.data import shipped_bytes
-from hubstore.experiments.registry import Experiment
-from hubstore.extraction import Watch
+from hubstore.experiments.materials import shipped_bytes
+from hubstore.extraction import Settings, Watch, extract
 from hubstore.lens import Lens
 from hubstore.media import MEDIA
 from hubstore.models import Model, load_model
 from hubstore.stats.bootstrap import Bootstrap
+from hubstore.store import StoreReader
 from hubstore.version import __version__
+
+if TYPE_CHECKING:
+    from hubstore.experiments.registry import Experiment
+    from hubstore.experiments.result import Row
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
@@ -34,7 +37,7 @@ LEAST_BOOTSTRAP = 100
 
 
 @dataclass(frozen=True)
-class Lab:
+class ExperimentContext:
     """A model and how it is experimented on.
 
     Args:
@@ -48,7 +51,7 @@ class Lab:
         dtype: what the model computes in; stores keep the same, so that nothing is lost. The paper's is float32.
         progress: called with what is done now, how much of it is done, and how much there is.
         also: further models over the same language model, for other modalities; see `hubstore.load_model`.
-        media_template: what goes with a picture or a sound, which `{media}` stands for.
+        media_template: what goes with an image or an audio clip, which `{media}` stands for.
         trust_remote_code: run the code that comes with the model; see `hubstore.load_model`.
     """
 
@@ -125,7 +128,7 @@ class Lab:
         """The layers that a claim about intermediate layers is judged on: every block but the last."""
         return self.model.layer_names()[1:-2]
 
-    def store(self, name: str, corpus: Corpus, **settings: Any) -> Store:
+    def store(self, name: str, corpus: Corpus, **settings: Any) -> StoreReader:
         """The store of a corpus, extracted once: another corpus, model or setting gets another store.
 
         Args:
@@ -145,17 +148,26 @@ class Lab:
         what = {"corpus": {"name": corpus.name, **corpus.source}, "settings": chosen, "model": self.model_record()}
         path = self.out / "stores" / f"{name}-{_digest(what)[:12]}.hub"
         watch = Watch(progress=lambda done: self.progress(f"extracting {name}", done.items, done.total))
-        made = extract(corpus, self.model, path, watch=watch, **chosen)
-        self.stores[path.name] = {**what, "commits": made.digest}
-        return made
+        extract(corpus, self.model, path, Settings(**chosen), watch=watch)
+        store = StoreReader(path)
+        self.stores[path.name] = {**what, "commits": store.digest}
+        return store
 
     def file(self, name: str) -> Path | None:
         """The user's file of that name, where there is one."""
         path = None if self.data is None else self.data / name
         return path if path is not None and path.is_file() else None
 
+    def over_layers(self, what: str, find: Callable[[str], Sequence[Row]]) -> list[Row]:
+        """The rows that `find` finds at each layer of the paper's curves; `what` names the work for progress."""
+        rows: list[Row] = []
+        for number, layer in enumerate(self.layers, 1):
+            rows += find(layer)
+            self.progress(what, number, len(self.layers))
+        return rows
+
     def sample(self, items: Sequence[T]) -> list[T]:
-        """`limit` of the items, drawn without replacement by the seed and kept in order; all where they are no more."""
+        """`limit` of the items, drawn without replacement by the seed, in their order; all where they are no more."""
         if self.limit is None or self.limit >= len(items):
             return list(items)
         drawn = np.random.default_rng(self.seed).choice(len(items), self.limit, replace=False)
@@ -164,18 +176,18 @@ class Lab:
     def model_record(self) -> dict[str, Any]:
         """What of the model decides a result."""
         identity = self.model.identity
-        kept = {key: identity[key] for key in ("id", "weights", "tokenizer", "dtype", "attention")}
-        return {**kept, **{key: identity[key] for key in ("media", "stack") if key in identity}}
+        decisive = ("id", "weights", "tokenizer", "dtype", "attention")
+        return {key: identity[key] for key in (*decisive, *(key for key in ("media", "stack") if key in identity))}
 
     def record(self, experiment: Experiment) -> dict[str, Any]:
         """All that an experiment's result is computed from; MissingDependencyError where a package is not installed."""
-        given = {name: path for name in experiment.files if (path := self.file(name)) is not None}
+        own = {name: path for name in experiment.files if (path := self.file(name)) is not None}
         return {
             "experiment": experiment.name,
             "model": self.model_record(),
             "data": {
                 **{name: _sha256(shipped_bytes(name)) for name in experiment.shipped},
-                **{name: _sha256(path.read_bytes()) for name, path in given.items()},
+                **{name: _sha256(path.read_bytes()) for name, path in own.items()},
             },
             "packages": {name: package_version(name) for name in experiment.packages},
             "limit": self.limit,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hubstore.errors import AnalysisError
-from hubstore.experiments.verdict import corrected_bound, mean_rows, peak
+from hubstore.experiments.significance import best_layer, corrected_bound, mean_rows
 from hubstore.stats.bootstrap import Bootstrap
 
 LAYERS = tuple(map(str, range(1, 18)))
@@ -19,7 +19,7 @@ def rows_of(rng, mean, quantity="difference", n=100):
 def test_a_real_difference_at_one_layer_is_shown_there():
     mean = np.zeros(len(LAYERS))
     mean[8] = 1.0
-    found = peak(rows_of(np.random.default_rng(0), mean), ("difference",), LAYERS)
+    found = best_layer(rows_of(np.random.default_rng(0), mean), ("difference",), LAYERS)
     assert found.shown
     assert found.rows[0]["layer"] == "9"
     assert found.n == 100
@@ -27,13 +27,13 @@ def test_a_real_difference_at_one_layer_is_shown_there():
 
 def test_no_difference_and_a_negative_one_are_not_shown():
     for mean in (0.0, -1.0):
-        assert not peak(rows_of(np.random.default_rng(1), mean), ("difference",), LAYERS).shown
+        assert not best_layer(rows_of(np.random.default_rng(1), mean), ("difference",), LAYERS).shown
 
 
 def test_the_best_of_many_layers_is_seldom_above_zero_by_chance():
     rng = np.random.default_rng(2)
     runs = [rows_of(rng, 0.0, n=60) for _ in range(120)]
-    corrected = np.mean([peak(rows, ("difference",), LAYERS).shown for rows in runs])
+    corrected = np.mean([best_layer(rows, ("difference",), LAYERS).shown for rows in runs])
     uncorrected = np.mean([any(row["low"] > 0 for row in rows) for rows in runs])
     assert corrected < 0.1  # 2.5 % and what an interval of 60 items falls short of
     assert uncorrected > 0.2
@@ -44,9 +44,9 @@ def test_all_differences_must_be_above_zero_at_one_layer():
     early[2], late[12] = 1.0, 1.0
     rng = np.random.default_rng(3)
     apart = rows_of(rng, early, "one") + rows_of(rng, late, "other")
-    assert not peak(apart, ("one", "other"), LAYERS).shown
+    assert not best_layer(apart, ("one", "other"), LAYERS).shown
     together = rows_of(rng, early, "one") + rows_of(rng, early, "other")
-    found = peak(together, ("one", "other"), LAYERS)
+    found = best_layer(together, ("one", "other"), LAYERS)
     assert found.shown
     assert [row["layer"] for row in found.rows] == ["3", "3"]
 
@@ -59,7 +59,7 @@ def test_one_place_needs_no_correction():
 
 def test_a_model_without_intermediate_blocks_is_refused():
     with pytest.raises(AnalysisError, match="two blocks or more"):
-        peak(rows_of(np.random.default_rng(0), 0.0), ("difference",), ())
+        best_layer(rows_of(np.random.default_rng(0), 0.0), ("difference",), ())
 
 
 def test_intervals_over_texts_are_those_of_whole_texts_resampled():

@@ -44,16 +44,20 @@ class Expression:
         return f"{self.result}={self.left}{self.operator}"
 
 
+def sums() -> list[Expression]:
+    """The 846 sums of a number and a digit from 1 to 9 that are below 100."""
+    return [Expression("+", left, right, left + right) for right in DIGITS for left in range(1, BELOW - right)]
+
+
 def expressions() -> list[Expression]:
-    """The 846 sums and 277 products of a number and a digit from 1 to 9 that are below 100."""
-    sums = [Expression("+", left, right, left + right) for right in DIGITS for left in range(1, BELOW - right)]
+    """The sums, and the 277 products of a number and a digit that are below 100."""
     products = [
         Expression("*", left, right, left * right)
         for right in DIGITS
         for left in range(1, BELOW)
         if left * right < BELOW
     ]
-    return sums + products
+    return sums() + products
 
 
 def number_word(number: int) -> str:
