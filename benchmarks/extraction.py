@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from benchmarks.record import Result, compare
-from benchmarks.timing import Sample, Task, interleave, seconds
+from hubstore.bench.extract import TINY, random_model
+from hubstore.bench.timing import Sample, Task, interleave, seconds
 from hubstore.corpus import Corpus, read_sample
 from hubstore.extraction import Settings, extract
 from hubstore.forward import Batch, make_batch, pool, tokenize
@@ -112,9 +113,10 @@ def _model_folder(scratch: Path) -> tuple[Path, bool]:
     real = Path(os.environ.get("HUBSTORE_TEST_MODELS", "")) / REAL_MODEL
     if "HUBSTORE_TEST_MODELS" in os.environ and real.is_dir():
         return real, True
-    from tests.tiny_models import save_tiny_model
-
-    return save_tiny_model("bert", scratch / "tiny-random-bert"), False
+    model, folder = random_model(TINY, "cpu"), scratch / "tiny-random-llama"
+    model.trunk.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return folder, False
 
 
 def _setting(where: Path, corpus: Corpus, model: Model, scratch: Path) -> Setting:

@@ -13,9 +13,9 @@ from benchmarks import gpu_peers as peers
 from benchmarks import gpu_truth as truth
 from benchmarks.gpu_contest import Bench, Contest, MakeReady, contest, peak_memory
 from benchmarks.record import Result, compare
-from benchmarks.timing import Task, interleave
 from hubstore.bench import ceilings
 from hubstore.bench.states import crowded_states, unit_states
+from hubstore.bench.timing import Task, interleave
 from hubstore.kernels import LensSweep, lens_sweep, match_rank, paired_cosine, topk_cosine
 
 Case = Callable[[Bench], list[Result]]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.record import reason
-from benchmarks.timing import Sample, device_seconds, interleave
+from hubstore.bench.timing import Sample, device_seconds, interleave
 
 Work = Callable[[], Any]
 """Does the work once, on the current stream of the device."""

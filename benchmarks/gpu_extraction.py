@@ -25,7 +25,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from benchmarks.record import Result, compare, gpu_machine, machine, save
 from benchmarks.table import suite_table
-from benchmarks.timing import Sample, Task, device_seconds, interleave
+from hubstore.bench.timing import Sample, Task, device_seconds, interleave
 from hubstore.corpus import Corpus, Item, read_sample
 from hubstore.extraction import Extraction, Progress, Settings, Watch, Workers, extract
 from hubstore.forward import Batch, Batching, collate, forward, pad, tokenize

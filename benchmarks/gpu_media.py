@@ -26,7 +26,7 @@ import transformers
 from benchmarks.gpu_extraction import Timeline, sample_tokenizer
 from benchmarks.record import ROOT, Result, compare, gpu_machine, machine, save
 from benchmarks.table import suite_table
-from benchmarks.timing import Sample, Task, device_seconds, interleave
+from hubstore.bench.timing import Sample, Task, device_seconds, interleave
 from hubstore.corpus import Corpus, Item, Media
 from hubstore.extraction import Settings, Watch, extract
 from hubstore.extraction.settings import media_task

@@ -21,11 +21,11 @@ from typing import Any
 
 from benchmarks.record import RESULTS, ROOT, Result, machine, machine_name, save
 from benchmarks.table import SCALING, suite_table
-from benchmarks.timing import Sample
+from hubstore.bench.timing import Sample
 
 PARTS = ("extraction", "search")
-ITEMS, SMALL_ITEMS = (10_000, 100_000, 1_000_000), (1_000, 4_000)
-ROWS, SMALL_ROWS = 10_000_000, 40_000
+ITEMS, SMALL_ITEMS = (10_000, 100_000, 1_000_000), (1_000, 2_000)
+ROWS, SMALL_ROWS = 10_000_000, 12_000
 QUERIES = 64
 K = 10
 LIMIT = 4_000_000_000
@@ -313,11 +313,11 @@ def _processor() -> float:
 
 def _extract(corpus: str, store: str) -> dict[str, Any]:
     """Extract, in this process."""
+    from hubstore.bench.extract import TINY, random_model
     from hubstore.corpus import read_jsonl
     from hubstore.extraction import Settings, Watch, extract
-    from tests.tiny_models import tiny_model
 
-    model, items = tiny_model("bert"), read_jsonl(corpus)
+    model, items = random_model(TINY, "cpu"), read_jsonl(corpus)
     before = memory()
     at: dict[str, float] = {}
 

@@ -11,10 +11,11 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.record import Result, compare
-from benchmarks.timing import Task, interleave, seconds
+from hubstore.bench.states import hub_states
+from hubstore.bench.store import StoreSizes, made_up_items, write_store
+from hubstore.bench.timing import Task, interleave, seconds
 from hubstore.index import KINDS, LayerIndex, build, load
 from hubstore.store import StoreReader
-from tests.index.stores import hub_states, write_store
 
 WIDTH = 384
 QUERIES = 256
@@ -25,14 +26,18 @@ SEED = 0
 def run(scratch: Path, *, small: bool) -> list[Result]:
     """The suite."""
     torch.set_num_threads(1)
-    rows = 5_000 if small else 50_000
+    rows = 2_000 if small else 50_000
     states = hub_states(rows + QUERIES, WIDTH, seed=SEED)
     drawn = np.random.default_rng(SEED).permutation(rows + QUERIES)
     queries = states[drawn[:QUERIES]]
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        kept = states[np.sort(drawn[QUERIES:])]
-        store = write_store(Path(folder) / "x.hub", kept[None], dtype="float16", shard_rows=8192)
-        return _measure(store, queries, small)
+        path, layout = Path(folder) / "x.hub", StoreSizes(rows, WIDTH, layers=1).layout
+        kept = states[np.sort(drawn[QUERIES:])].half()[None]
+        shards = kept.split(layout.shard_rows, dim=1)
+        items = made_up_items(rows)
+        tables = [items[first : first + layout.shard_rows] for first in range(0, rows, layout.shard_rows)]
+        write_store(path, layout, shards, tables)
+        return _measure(StoreReader(path), queries, small)
 
 
 def _measure(store: StoreReader, queries: torch.Tensor, small: bool) -> list[Result]:
@@ -51,7 +56,7 @@ def _measure(store: StoreReader, queries: torch.Tensor, small: bool) -> list[Res
         index = indexes[kind] = load(store, 0, device="cpu")
         found[kind] = index.search(queries, K)[1].numpy()
         tasks[kind] = _rate(lambda index=index: index.search(queries, K))
-    samples = interleave(tasks, runs=3 if small else 7)
+    samples = interleave(tasks, runs=1 if small else 7)
     rows = store.hidden(0).shape[0]
     return [
         compare(

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.record import Result, compare
-from benchmarks.timing import interleave, seconds
+from hubstore.bench.states import hub_states
+from hubstore.bench.timing import interleave, seconds
 from hubstore.kernels import lens_sweep, match_rank, topk_cosine
-from tests.index.stores import hub_states
 
 THREADS = 2
 K = 10
@@ -28,8 +28,8 @@ def run(scratch: Path, *, small: bool) -> list[Result]:
     """The suite."""
     del scratch
     torch.set_num_threads(THREADS)
-    runs = 3 if small else 7
-    scale = 50 if small else 1
+    runs = 1 if small else 7
+    scale = 100 if small else 1
     return [
         _search(99_000 // scale, 768, 1000 // scale, runs, target=3.0),
         _search(100_000 // scale, 384, 1, runs),

@@ -189,7 +189,7 @@ def disagreement(work: Work, path: Path) -> tuple[float, float]:
 def measure(work: Work, runs: int, name: str) -> list[Result]:
     """Texts a second from texts, from a store and by the loop, in turns; and how far they are apart."""
     from benchmarks.record import Result, compare
-    from benchmarks.timing import interleave, seconds
+    from hubstore.bench.timing import interleave, seconds
 
     kept = extracted(work, work.scratch / "kept.hub")
     trends, lens = disagreement(work, kept)

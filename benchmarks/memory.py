@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import ROOT, Result
-from benchmarks.timing import Sample
+from hubstore.bench.timing import Sample
 
 SIZES = (10_000, 50_000, 200_000)
 SMALL_SIZES = (1_000, 4_000)
@@ -79,11 +79,11 @@ def write_corpus(path: Path, items: int) -> None:
 
 def _extract(corpus: str, store: str) -> None:
     """In the process of its own: extract, and print the peak."""
+    from hubstore.bench.extract import TINY, random_model
     from hubstore.corpus import read_jsonl
     from hubstore.extraction import Settings, extract
-    from tests.tiny_models import tiny_model
 
-    model, items = tiny_model("bert"), read_jsonl(corpus)
+    model, items = random_model(TINY, "cpu"), read_jsonl(corpus)
     before = _memory_mb("VmRSS")
     # Loading peaks higher than a small extraction: the kernel's high-water mark starts anew here.
     Path("/proc/self/clear_refs").write_text("5")

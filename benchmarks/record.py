@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.timing import Sample
+from hubstore.bench.timing import Sample
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"

@@ -17,21 +17,21 @@ import numpy as np
 import torch
 
 from benchmarks.record import RESULTS, Result, compare, machine, machine_name, save
+from benchmarks.seaweed import AWS, BUCKET, SeaweedFS
 from benchmarks.table import SCALING, suite_table
-from benchmarks.timing import Task, interleave, seconds
 from hubstore.bench.store import made_up_items
+from hubstore.bench.timing import Task, interleave, seconds
 from hubstore.storage import open_storage
 from hubstore.storage.cache import FileCache, user_cache
 from hubstore.storage.objects import READERS, RemoteStorage
 from hubstore.store import Layout, StoreReader, write_metadata, write_shard
-from tests.store.seaweed import AWS, BUCKET, SeaweedFS
 
 SUITE = "remote"
 WIDTH = 768
 SHARD_ROWS = 8192
-SHARDS, SMALL_SHARDS = 32, 4
+SHARDS, SMALL_SHARDS = 32, 2
 TAKEN = (10, 1000)
-RUNS, SMALL_RUNS = 11, 2
+RUNS, SMALL_RUNS = 11, 1
 SCAN_TARGET = 0.8
 SEED = 0
 LAYER = "0"

@@ -26,7 +26,7 @@ from benchmarks.made_store import LAYERS, WIDTH, item_id, made_store
 from benchmarks.record import RESULTS, ROOT, Result, compare, machine, machine_name, save
 from benchmarks.serve_load import Load, Seen, run_load
 from benchmarks.table import suite_table
-from benchmarks.timing import Sample
+from hubstore.bench.timing import Sample
 from hubstore.index import LayerIndex, load
 from hubstore.query import search
 

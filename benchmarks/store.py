@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.record import Result, compare
-from benchmarks.timing import Task, interleave, seconds
 from hubstore.bench.store import append_raw, made_up_items, taking, total, write_store
+from hubstore.bench.timing import Task, interleave, seconds
 from hubstore.storage import LocalStorage
 from hubstore.store import Layout, StoreReader, write_metadata
 
@@ -33,7 +33,7 @@ def run(scratch: Path, *, small: bool) -> list[Result]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         written = _writing(Path(folder) / "writing", layers=2 if small else 8, shards=2 if small else 3, small=small)
-        return [written, *_reading(Path(folder) / "reading", rows=20_000 if small else 100_000, small=small)]
+        return [written, *_reading(Path(folder) / "reading", rows=9_000 if small else 100_000, small=small)]
 
 
 def _layout(layers: int) -> Layout:
@@ -71,7 +71,7 @@ def _writing(scratch: Path, *, layers: int, shards: int, small: bool) -> Result:
         "store",
         f"write {shards} shards of {layers} layers x {SHARD_ROWS} x {WIDTH} float16 ({megabytes:.0f} MB)",
         "MB/s",
-        interleave(tasks, runs=2 if small else 7),
+        interleave(tasks, runs=1 if small else 7),
         against="raw append",
         target=WRITE_TARGET,
         notes=(
@@ -138,7 +138,7 @@ def _reading(scratch: Path, *, rows: int, small: bool) -> list[Result]:
     scan = _scans(plain, hidden, array, tensor, rows)
     take = _takes(plain, hidden, array, tensor, drawn)
     _same(plain, hidden, drawn[0])
-    runs = 3 if small else 7
+    runs = 1 if small else 7
     return [
         compare(
             "store",

@@ -9,12 +9,13 @@ import torch
 
 import hubstore
 from hubstore import analysis, kernels
+from hubstore.bench.states import hub_states
 from hubstore.corpus import Corpus, Item, open_corpus, read_csv, read_jsonl, read_parallel, read_parquet, read_sample
 from hubstore.errors import AnalysisError, CorpusError, HubstoreError, SteeringError, StoreError
 from hubstore.index import load_or_exact
 from hubstore.steer import Decoding, Intervention, generate, next_log_probabilities
 from tests.analysis.test_similarity import related
-from tests.index.stores import hub_states, write_store
+from tests.index.stores import write_store
 from tests.memory_store import parallel
 from tests.tiny_models import tiny_language_model
 

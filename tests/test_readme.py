@@ -13,12 +13,13 @@ import transformers
 import typer
 from typer.testing import CliRunner
 
+from benchmarks.seaweed import SeaweedFS
 from hubstore.cli import app
 from hubstore.corpus import read_sample
 from hubstore.extraction import Settings, extract
 from hubstore.models import load_model
 from tests.serve.servers import served
-from tests.store.seaweed import SeaweedFS, needs_weed
+from tests.store.seaweed import enter, needs_weed
 from tests.tiny_media import FAMILIES, picture
 from tests.tiny_models import VOCABULARY, save_tiny_language_model, tiny_tokenizer
 
@@ -82,7 +83,7 @@ def save_tiny_llava(folder):
 def bucket(tmp_path, own_cache, monkeypatch):
     """An S3 server with the bucket that the README writes to."""
     server = SeaweedFS(tmp_path / "seaweed").start()
-    server.enter(monkeypatch)
+    enter(server, monkeypatch)
     yield
     server.kill()
 
@@ -96,6 +97,7 @@ def test_every_command_of_the_pages_is_one_that_the_command_line_takes(command):
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 @needs_weed
 def test_every_command_of_the_readme_runs_as_printed(folder, bucket, monkeypatch):
     monkeypatch.chdir(folder)

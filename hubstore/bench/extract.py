@@ -37,6 +37,7 @@ class Shape:
     dtype: torch.dtype
 
 
+TINY = Shape(32, 3, 4, torch.float32)
 SMALL = Shape(384, 6, 6, torch.float32)
 LARGE = Shape(2048, 16, 16, torch.bfloat16)
 """About a billion parameters: a GPU is busy with it."""
@@ -107,7 +108,7 @@ def measure_extract(
     return Report("extract", machine_of(device), sizes, figures, notes)
 
 
-def random_model(shape: Shape, device: torch.device) -> Model:
+def random_model(shape: Shape, device: torch.device | str) -> Model:
     """A random Llama with a tokenizer trained on the sample: as fast as a trained one of its shape."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(

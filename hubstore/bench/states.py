@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -14,6 +15,9 @@ DRAWN = 1 << 26
 LARGE_DIMENSIONS = 4
 LARGE = 1000.0
 LARGE_DEVIATION = 0.005
+
+LANGUAGES = 3
+"""In which `hub_states` has every concept."""
 
 
 def unit_states(rows: int, width: int, *, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Tensor:
@@ -35,6 +39,26 @@ def crowded_states(rows: int, width: int, *, dtype: torch.dtype, device: torch.d
         large.mul_(LARGE_DEVIATION).add_(1.0).mul_(LARGE)
         into.copy_(drawn)
     return made
+
+
+def hub_states(rows: int, width: int, seed: int = 0, crowded: bool = False) -> Tensor:
+    """Float32 [rows, width] clustered as hidden states are: every third row is the same concept in another language.
+
+    `crowded` moves all by a few huge dimensions, until the mean cosine is within 1e-5 of 1.
+    """
+    rng = np.random.default_rng(seed)
+    spectrum = np.arange(1, width + 1) ** -0.5
+    concepts = -(-rows // LANGUAGES)
+    topics = rng.standard_normal((max(1, concepts // 25), width)) * spectrum
+    meaning = topics[rng.integers(0, len(topics), concepts)] + rng.standard_normal((concepts, width)) * spectrum
+    tongue = rng.standard_normal((LANGUAGES, width)) * spectrum * 0.7
+    states = np.repeat(meaning, LANGUAGES, 0)[:rows] + np.tile(tongue, (concepts, 1))[:rows]
+    states += rng.standard_normal((rows, width)) * spectrum * 0.6
+    if crowded:
+        offset = rng.standard_normal(width) * 5
+        offset[width // 2] = 1000
+        states += offset
+    return torch.from_numpy(states).float()
 
 
 def _draws(made: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -11,11 +11,12 @@ import torch
 
 from hubstore import analysis
 from hubstore.analysis import layers, states
+from hubstore.bench.states import hub_states
 from hubstore.errors import AnalysisError
 from hubstore.kernels.cpu import match
 from hubstore.stats import blocks
 from hubstore.store import StoreReader
-from tests.index.stores import LANGUAGES, by_language, hub_states, write_store
+from tests.index.stores import LANGUAGES, by_language, write_store
 
 WIDTH = 48
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import pytest
 
 from benchmarks import experiments, table
 from benchmarks.record import ROOT, Result, compare, machine, machine_name, save
-from benchmarks.timing import Sample, interleave
+from hubstore.bench.timing import Sample, interleave
 from tests.tiny_models import save_tiny_language_model
 
 
@@ -174,11 +175,16 @@ def test_a_suite_may_be_pinned_to_two_cpus_after_another_had_one():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize("suite", ["store", "index", "kernels_cpu"])
-def test_a_suite_runs_small_and_every_reader_agrees(tmp_path, suite):
-    out = tmp_path / "m.json"
-    command = [sys.executable, "-m", "benchmarks.cpu", suite, "--small", "--scratch", str(tmp_path), "--out", str(out)]
+def test_suites_run_small_and_every_reader_agrees(tmp_path):
+    out, suites = tmp_path / "m.json", ("store", "index", "kernels_cpu")
+    command = [sys.executable, "-m", "benchmarks.cpu", *suites, "--small", "--scratch", tmp_path, "--out", out]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    results = json.loads(out.read_text())["suites"][suite]["results"]
-    assert len(results) >= 3
-    assert all(result["runs"] and result["ratio"] > 0 for result in results)
+    for suite in suites:
+        results = json.loads(out.read_text())["suites"][suite]["results"]
+        assert len(results) >= 3
+        assert all(result["runs"] and result["ratio"] > 0 for result in results)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_imports_nothing_of_the_tests(path):
+    assert not re.findall(r"^ *(?:from|import) tests\b", path.read_text(), re.MULTILINE)

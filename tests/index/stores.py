@@ -8,31 +8,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from hubstore.bench.states import hub_states
 from hubstore.storage import LocalStorage
 from hubstore.store import DTYPES, Layout, StoreReader, write_metadata, write_shard
 
+__all__ = ["LANGUAGES", "brute_force", "by_language", "hub_states", "recall", "write_store"]
+
 LANGUAGES = ("en", "es", "zh-Hans")
-
-
-def hub_states(rows: int, width: int, seed: int = 0, crowded: bool = False) -> torch.Tensor:
-    """Float32 [rows, width] clustered as hidden states are: every third row is the same concept in another language.
-
-    `crowded` moves all by a few huge dimensions, until the mean cosine is within 1e-5 of 1.
-    """
-    rng = np.random.default_rng(seed)
-    spectrum = np.arange(1, width + 1) ** -0.5
-    languages = len(LANGUAGES)
-    concepts = -(-rows // languages)
-    topics = rng.standard_normal((max(1, concepts // 25), width)) * spectrum
-    meaning = topics[rng.integers(0, len(topics), concepts)] + rng.standard_normal((concepts, width)) * spectrum
-    tongue = rng.standard_normal((languages, width)) * spectrum * 0.7
-    states = np.repeat(meaning, languages, 0)[:rows] + np.tile(tongue, (concepts, 1))[:rows]
-    states += rng.standard_normal((rows, width)) * spectrum * 0.6
-    if crowded:
-        offset = rng.standard_normal(width) * 5
-        offset[width // 2] = 1000
-        states += offset
-    return torch.from_numpy(states).float()
 
 
 def by_language(states: torch.Tensor) -> tuple[torch.Tensor, list[int]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hubstore.bench.states import hub_states
 from hubstore.index import build, cost, kinds
 from hubstore.index.cost import SearchSpeed, index_bytes, index_costs
-from tests.index.stores import hub_states, write_store
+from tests.index.stores import write_store
 
 pytest.importorskip("faiss")
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import hubstore.index.exact as exact_module
+from hubstore.bench.states import hub_states
 from hubstore.index import Allowed, load_or_exact
 from tests.devices import DEVICES
-from tests.index.stores import hub_states, write_store
+from tests.index.stores import write_store
 
 
 def test_segments_reach_the_kernel_as_they_are_mapped(tmp_path, monkeypatch):

@@ -13,8 +13,9 @@ import torch
 
 import hubstore.index.builder as builder_module
 import hubstore.index.layer as layer_module
+from hubstore.bench.states import hub_states
 from hubstore.index import Allowed, build, load
-from tests.index.stores import brute_force, hub_states, recall, write_store
+from tests.index.stores import brute_force, recall, write_store
 
 HAS_GPU = torch.cuda.is_available() and faiss.get_num_gpus() > 0
 

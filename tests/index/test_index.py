@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import hubstore.index.layer as layer_module
+from hubstore.bench.states import hub_states
 from hubstore.errors import (
     CorruptStoreError,
     IndexingError,
@@ -25,7 +26,7 @@ from hubstore.errors import (
 from hubstore.index import KINDS, Allowed, build, kinds, load, load_or_exact
 from hubstore.index.layer import route
 from hubstore.store import StoreReader
-from tests.index.stores import brute_force, hub_states, recall, write_store
+from tests.index.stores import brute_force, recall, write_store
 
 ROWS, WIDTH = 6000, 64
 APPROXIMATE = ("hnsw", "ivf", "ivfpq")

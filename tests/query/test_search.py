@@ -10,12 +10,13 @@ import pyarrow as pa
 import pytest
 import torch
 
+from hubstore.bench.states import hub_states
 from hubstore.corpus import Item
 from hubstore.errors import NonFiniteError, QueryError, StaleIndexError
 from hubstore.index import build, load_or_exact
 from hubstore.query import RESULT_SCHEMA, search
 from hubstore.store import StoreReader
-from tests.index.stores import LANGUAGES, brute_force, by_language, hub_states, write_store
+from tests.index.stores import LANGUAGES, brute_force, by_language, write_store
 
 ROWS, WIDTH, LAYERS = 600, 32, 3
 

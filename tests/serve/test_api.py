@@ -308,7 +308,7 @@ def test_what_needs_a_model_or_a_lens_says_so(server):
 def test_a_stale_index_is_409_unless_that_is_allowed(tmp_path):
     import torch
 
-    from tests.index.stores import hub_states
+    from hubstore.bench.states import hub_states
     from tests.index.stores import write_store as write_rows
 
     states = hub_states(600, 16)[None]
