@@ -48,14 +48,19 @@ def interleave(tasks: Mapping[str, Task], runs: int, warm: int = 1, *, disk: boo
         disk: wait before each task until what others left to be written is on the disk.
     """
     values: dict[str, list[float]] = {name: [] for name in tasks}
-    for turn in range(-warm, runs):
-        for name, task in tasks.items():
-            gc.collect()
-            if disk:
-                os.sync()
-            value = task()
-            if turn >= 0:
-                values[name].append(value)
+    gc.collect()
+    gc.freeze()  # what is there already is not looked through again before every task
+    try:
+        for turn in range(-warm, runs):
+            for name, task in tasks.items():
+                gc.collect()
+                if disk:
+                    os.sync()
+                value = task()
+                if turn >= 0:
+                    values[name].append(value)
+    finally:
+        gc.unfreeze()
     return {name: Sample(tuple(measured)) for name, measured in values.items()}
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from hubstore.bench import ceilings, states, store
+from hubstore.bench import ceilings, extract, states, store
 from hubstore.bench.figure import OURS, figure
 from hubstore.bench.timing import Sample, device_seconds
 from hubstore.cli import app
 from hubstore.store import StoreReader, verify
+from tests.command_line import typed
 from tests.tiny_models import save_tiny_model
 
 CPU = torch.device("cpu")
@@ -34,8 +33,13 @@ def run(*arguments: str, code: int = 0) -> str:
 
 
 @pytest.mark.parametrize("what", SMALL)
-def test_every_figure_has_its_unit_runs_spread_and_share_of_a_ceiling(what):
-    report = json.loads(run(what, *SMALL[what], "--runs", "2", "--json"))
+def test_every_figure_has_its_unit_runs_spread_and_share_of_a_ceiling_and_leaves_nothing_behind(
+    what, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(extract, "SMALL", extract.TINY)
+    monkeypatch.setattr(extract, "VOCABULARY", 500)
+    scratch = ["--scratch", str(tmp_path)] if what in ("store", "extract") else []
+    report = json.loads(run(what, *SMALL[what], *scratch, "--runs", "2", "--json"))
     assert report["of"] == what
     assert report["machine"]["device"].startswith("CPU")
     assert report["settings"]
@@ -47,26 +51,16 @@ def test_every_figure_has_its_unit_runs_spread_and_share_of_a_ceiling(what):
         assert one["ceiling"]
         assert one["ceiling_value"] > 0
         assert one["share"] > 0
-
-
-def test_the_table_says_the_share_of_the_ceiling(monkeypatch):
-    monkeypatch.setattr("hubstore.cli.output.out.width", 200, raising=False)
-    text = run("search", *SMALL["search"], "--runs", "1")
-    assert "search on CPU" in text
-    assert "%" in text
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_states_of_every_dtype_can_be_measured(dtype):
-    for what in ("search", "lens", "store"):
-        report = json.loads(run(what, *SMALL[what], "--dtype", dtype, "--runs", "1", "--json"))
-        assert report["settings"]["dtype"] == dtype
-
-
-def test_what_is_written_is_beside_scratch_and_is_gone_afterwards(tmp_path):
-    run("store", *SMALL["store"], "--runs", "1", "--scratch", str(tmp_path))
-    run("extract", *SMALL["extract"], "--runs", "1", "--scratch", str(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("what", "dtype"), [("search", "float32"), ("lens", "float16"), ("store", "bfloat16")])
+def test_the_table_of_another_dtype_than_the_usual_says_the_share_of_the_ceiling(what, dtype, monkeypatch):
+    monkeypatch.setattr("hubstore.cli.output.out.width", 200, raising=False)
+    text = run(what, *SMALL[what], "--dtype", dtype, "--runs", "1")
+    assert f"{what} on CPU" in text
+    assert dtype in text
+    assert "%" in text
 
 
 def test_a_model_of_one_s_own_is_measured(tmp_path):
@@ -79,13 +73,11 @@ def test_a_model_of_one_s_own_is_measured(tmp_path):
     assert tokens["value"] == pytest.approx(sentences["value"] * per_sentence)
 
 
-def test_a_gpu_that_is_not_there_is_an_error_of_one_line():
-    if torch.cuda.is_available():
-        pytest.skip("there is one")
-    command = [sys.executable, "-m", "hubstore", "bench", "search", "--device", "cuda"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert found.returncode == 1
-    assert "no CUDA device; use --device cpu" in " ".join(found.stderr.split())
+def test_a_gpu_that_is_not_there_is_an_error_of_one_line(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, _, said = typed("bench", "search", "--device", "cuda")
+    assert (status, said.count("\n")) == (1, 1)
+    assert "no CUDA device; use --device cpu" in said
 
 
 def test_a_share_is_of_speed_whether_speeds_or_times_were_measured():
