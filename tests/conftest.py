@@ -43,19 +43,41 @@ def pytest_configure(config):
         config.pluginmanager.register(ToldAtOnce(config))
 
 
-STARTS_RAY = ("tests/engines/", "tests/test_readme.py")
+LONG = ("ray", "browser", "real")
+"""Markers of files that take minutes; they come first, so that no process is left with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items):
+    """Files of the longest tests come first; all that use a Ray cluster, which finds others', share one process."""
+    rank = {}
+    for item in items:
+        marked = [LONG.index(name) for name in LONG if item.get_closest_marker(name)]
+        rank[item.path] = min([rank.get(item.path, len(LONG)), *marked])
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+    items.sort(key=lambda item: rank[item.path])
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Where tests run side by side, those of a file stay together, and so do all that start Ray: it finds others'."""
-    from xdist.scheduler import LoadFileScheduling
+    """Tests that run side by side stay together by file, or by the group that they are marked with."""
+    from xdist.scheduler import LoadGroupScheduling
 
-    class Files(LoadFileScheduling):
+    class Files(LoadGroupScheduling):
         def _split_scope(self, nodeid):
-            return "Ray" if nodeid.startswith(STARTS_RAY) else super()._split_scope(nodeid)
+            scope = super()._split_scope(nodeid)
+            return nodeid.partition("::")[0] if scope == nodeid else scope
 
-    return Files(config, log) if config.getvalue("dist") == "loadfile" else None
+    return Files(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+@pytest.fixture(autouse=True, scope="session")
+def unwaited_disk():
+    """Files are written as ever, and nobody waits until the disk has them: no test takes its power away."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        patch.setattr(os, "sync", lambda: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +105,14 @@ def web(own_cache):
 
     with web_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def gemma(real_model):
+    """Gemma 3 270M with its head; for tests that leave it as it is."""
+    from hubstore.models import load_model
+
+    return load_model(real_model("gemma-3-270m"), device="cpu", dtype="float32", head=True)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import hubstore
 from hubstore.cli import app
+from tests.command_line import fail
 from tests.tiny_models import SAMPLE, save_tiny_model
 
 runner = CliRunner()
@@ -42,15 +43,6 @@ def run(*arguments, code=0):
         raise result.exception
     assert result.exit_code == code, result.output
     return result.stdout
-
-
-def fail(*arguments):
-    """A command in a process of its own: what it prints on stderr when it fails."""
-    command = [sys.executable, "-m", "hubstore", *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    return result.stderr
 
 
 def test_extract_from_parallel_files_says_what_it_did_and_what_to_type_next(tmp_path, model):

@@ -32,7 +32,7 @@ def recalls_at_1(store, languages, layers):
 @pytest.fixture(scope="module")
 def e5(real_model, tmp_path_factory):
     path = tmp_path_factory.mktemp("real") / "e5.hub"
-    corpus = read_sample("ntrex", languages=["en", "es", "zh-Hans", "ru", "sw"], limit=200)
+    corpus = read_sample("ntrex", languages=["en", "es", "zh-Hans"], limit=200)
     settings = Settings(poolings=("mean", "last"), dtype="float32", template="query: {text}")
     done = extract(corpus, load_model(real_model("multilingual-e5-small"), device="cpu"), path, settings)
     assert done.self_check.deviation < 1e-5
@@ -42,7 +42,7 @@ def e5(real_model, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("language", "raw", "centred"),
-    [("es", 0.99, 0.99), ("zh-Hans", 0.945, 0.975), ("ru", 0.975, 0.985), ("sw", 0.965, 0.96)],
+    [("es", 0.99, 0.99), ("zh-Hans", 0.945, 0.975)],
 )
 def test_e5_retrieves_translations_as_an_independent_run_does(e5, language, raw, centred):
     found = recalls_at_1(e5, [language], ["12"])
@@ -50,6 +50,7 @@ def test_e5_retrieves_translations_as_an_independent_run_does(e5, language, raw,
     assert found[language, "12", "centred"] == pytest.approx(centred, abs=0.02)
 
 
+@pytest.mark.slow
 def test_gemmas_middle_layers_retrieve_translations_and_its_embeddings_do_not(real_model, tmp_path):
     corpus = read_sample("ntrex", languages=["en", "es", "zh-Hans"], limit=100)
     model = load_model(real_model("gemma-3-270m"), device="cpu")

@@ -16,25 +16,43 @@ SYSTEM = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, 
 
 
 class Nodes:
-    """Nodes of `cpus` CPUs each."""
+    """A head without room for work, and nodes of one CPU each."""
 
-    def __init__(self, cluster: Any, cpus: int) -> None:
+    def __init__(self, cluster: Any) -> None:
         self._cluster = cluster
-        self._cpus = cpus
+        self._nodes: list[Any] = []
 
-    def add(self) -> Any:
+    def add(self) -> None:
         """One more node."""
-        return self._cluster.add_node(num_cpus=self._cpus, object_store_memory=OBJECT_STORE, node_ip_address=LOOPBACK)
+        node = self._cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE, node_ip_address=LOOPBACK)
+        self._nodes.append(node)
 
-    def kill(self, node: Any) -> None:
-        """End a node and all that runs on it, at once."""
-        self._cluster.remove_node(node, allow_graceful=False)
+    @property
+    def last(self) -> Any:
+        """The node that was added last."""
+        return self._nodes[-1]
+
+    def kill(self) -> None:
+        """End the last node and all that runs on it, at once."""
+        self._cluster.remove_node(self._nodes.pop(), allow_graceful=False)
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[Nodes]:
+        """This process is part of the cluster, which has two nodes whatever was done to it before."""
+        import ray
+
+        while len(self._nodes) < 2:
+            self.add()
+        ray.init(address=self._cluster.address, **QUIET)
+        try:
+            yield self
+        finally:
+            ray.shutdown()
 
 
 @contextlib.contextmanager
-def two_nodes(cpus: int = 1) -> Iterator[tuple[Nodes, Any]]:
-    """A head without room for work and two nodes, the second of which is given; this process has joined them."""
-    import ray
+def started() -> Iterator[Nodes]:
+    """The cluster, while it runs."""
     from ray.cluster_utils import Cluster
 
     head = {
@@ -46,11 +64,6 @@ def two_nodes(cpus: int = 1) -> Iterator[tuple[Nodes, Any]]:
     }
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        nodes = Nodes(cluster, cpus)
-        nodes.add()
-        second = nodes.add()
-        ray.init(address=cluster.address, **QUIET)
-        yield nodes, second
+        yield Nodes(cluster)
     finally:
-        ray.shutdown()
         cluster.shutdown()

@@ -9,11 +9,12 @@ import hubstore
 from hubstore import analysis
 from hubstore.analysis.layers import Parts
 from hubstore.analysis.ray import OnRay
+from hubstore.bench.states import hub_states
 from hubstore.errors import EngineError
-from tests.engines.nodes import two_nodes
-from tests.index.stores import LANGUAGES, by_language, hub_states, write_store
+from tests.index.stores import LANGUAGES, by_language, write_store
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +35,14 @@ def results(path, **options):
     return {key: store.storage.read(key) for key in store.storage.list("analyses")}
 
 
-def test_the_tasks_of_two_nodes_give_the_same_bytes_as_one_process_or_say_that_there_is_no_room(path, monkeypatch):
+def test_the_tasks_of_two_nodes_give_the_same_bytes_as_one_process_or_say_that_there_is_no_room(
+    cluster, path, monkeypatch
+):
     here = results(path)
     assert len(here) == len(analysis.ANALYSES)
-    with two_nodes(cpus=2):
-        assert results(path, engine="ray") == here
-        monkeypatch.setattr("hubstore.extraction.cluster.PATIENCE_S", 1.0)
-        parts = Parts(dict, {}, {}, torch.device("cuda:1"))
-        room = r"room for a layer's analysis \(1 CPU and 1 GPU\) for 1 s; add one .*are kept"
-        with OnRay()(hubstore.open(path), parts) as mapped, pytest.raises(EngineError, match=room):
-            next(mapped(["0"]))
+    assert results(path, engine="ray") == here
+    monkeypatch.setattr("hubstore.extraction.cluster.PATIENCE_S", 1.0)
+    parts = Parts(dict, {}, {}, torch.device("cuda:1"))
+    room = r"room for a layer's analysis \(1 CPU and 1 GPU\) for 1 s; add one .*are kept"
+    with OnRay()(hubstore.open(path), parts) as mapped, pytest.raises(EngineError, match=room):
+        next(mapped(["0"]))

@@ -14,16 +14,17 @@ import pytest
 from hubstore.errors import EngineError, ModelError, StoreError
 from hubstore.extraction import Watch, extract
 from hubstore.extraction.cluster import first_line
-from hubstore.extraction.ray import RayEngine, _require_plan
+from hubstore.extraction.ray import RayEngine
+from hubstore.extraction.ray_actor import _require_plan
 from hubstore.storage import LocalStorage
 from hubstore.store import StoreReader
 from tests.engines import loads
-from tests.engines.nodes import two_nodes
 from tests.extraction import victim
 from tests.extraction.test_crash import content
 from tests.tiny_models import tiny_model
 
 ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +32,6 @@ def expected(tmp_path_factory):
     path = tmp_path_factory.mktemp("local") / "x.hub"
     extract(victim.corpus(), tiny_model("gpt2"), path, victim.SETTINGS)
     return content(path)
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with two_nodes() as nodes:
-        yield nodes
 
 
 def run(path: Path, load, **options):
@@ -96,7 +91,7 @@ def test_a_node_without_the_model_is_left_out_while_another_has_it(cluster, tmp_
     monkeypatch.setattr("hubstore.extraction.ray.MOST_LOSSES", 1)
     path, folder = tmp_path / "x.hub", tmp_path / "workers"
     folder.mkdir()
-    load = functools.partial(loads.missing_on, node=cluster[1].node_id, folder=folder)
+    load = functools.partial(loads.missing_on, node=cluster.last.node_id, folder=folder)
     with pytest.warns(UserWarning, match="the node .* is left out: there is no model folder"):
         run(path, load)
     assert content(path) == expected
@@ -119,8 +114,6 @@ def test_what_a_task_or_an_actor_failed_with_is_said(cluster, monkeypatch):
 
 
 def test_a_node_is_killed_in_the_middle_of_a_run_and_another_joins(tmp_path, expected, cluster):
-    """Last of this module: the cluster has other nodes afterwards."""
-    nodes, second = cluster
     path, folder = tmp_path / "x.hub", tmp_path / "workers"
     folder.mkdir()
     workers, changed = [], []
@@ -128,10 +121,10 @@ def test_a_node_is_killed_in_the_middle_of_a_run_and_another_joins(tmp_path, exp
     def change(done):
         workers.append(done.workers)
         if not changed and done.workers == 2 and done.shards >= 1:
-            nodes.kill(second)
+            cluster.kill()
             changed.append("left")
         if changed == ["left"] and done.workers == 1:
-            nodes.add()
+            cluster.add()
             changed.append("joined")
         if changed == ["left", "joined"] and done.workers == 2:
             (folder / "enough").touch()

@@ -1,7 +1,8 @@
-"""A cluster that hubstore starts itself listens to nobody else, and has room for an actor."""
+"""A cluster that hubstore starts itself listens to nobody else, has room for an actor, and ends what it is to end."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,31 +11,59 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.ray
 
 STARTED = """
+import json, time
 import torch
-from hubstore.extraction.cluster import Needs, connected
+import tests.engines
+from hubstore.extraction.cluster import Needs, connected, end_tasks
 from tests.engines.test_loopback import listening
+
 torch.set_num_threads(100)
 with connected("local") as ray:
     ray.get(ray.remote(lambda: None).options(**Needs.of(torch.device("cpu")).options()).remote())
-    print(*listening())
+    addresses = listening()
+    done, slow = ray.remote(lambda: None), ray.remote(lambda: time.sleep(600))
+    for _ in range(150):
+        calls = [done.remote() for _ in range(3)]
+        ray.get(calls)
+        end_tasks(ray, calls)
+    end_tasks(ray, [])
+    call = slow.remote()
+    assert not ray.wait([call], timeout=1)[0]
+    end_tasks(ray, [call])
+    try:
+        ray.get(call, timeout=60)
+    except (ray.exceptions.TaskCancelledError, ray.exceptions.WorkerCrashedError) as ended:
+        print(json.dumps({"addresses": addresses, "ended": type(ended).__name__}))
 """
 
 
-def test_a_cluster_that_is_started_here_has_room_and_listens_on_the_loopback_address_alone():
+@pytest.fixture(scope="module")
+def said():
+    """What a process says that starts a cluster of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-c", STARTED],
         env=environment,
         cwd=Path(__file__).parents[2],
-        stdout=subprocess.PIPE,
+        capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
-    addresses = done.stdout.split()
-    assert len(addresses) >= 4  # the control service, the node, this process and a worker
-    assert set(addresses) == {"127.0.0.1"}
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def test_a_cluster_that_is_started_here_has_room_and_listens_on_the_loopback_address_alone(said):
+    assert len(said["addresses"]) >= 4  # the control service, the node, this process and a worker
+    assert set(said["addresses"]) == {"127.0.0.1"}
+
+
+def test_tasks_that_have_just_ended_are_left_alone_and_the_others_are_ended(said):
+    """Ray ends a process that cancels a task which ends at that moment: one of some 90 did."""
+    assert said["ended"] in ("TaskCancelledError", "WorkerCrashedError")
 
 
 def listening() -> list[str]:

@@ -12,15 +12,16 @@ import pytest
 import torch
 
 import hubstore
+from hubstore.bench.states import hub_states
 from hubstore.errors import EngineError, IndexingError, NonFiniteError, QueryError, StoreError
 from hubstore.index import Allowed, build, load_or_exact
 from hubstore.query.ray import merge, searchers
-from tests.engines.nodes import two_nodes
-from tests.index.stores import LANGUAGES, by_language, hub_states, write_store
+from tests.index.stores import LANGUAGES, by_language, write_store
 from tests.query.test_search import ROWS
 from tests.serve.servers import served
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.ray
 
 LAYERS, WIDTH = 3, 32
 
@@ -45,12 +46,6 @@ def path(states, tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    with two_nodes(cpus=2) as nodes:
-        yield nodes
-
-
 def test_layers_are_indexed_side_by_side(cluster, path):
     """First of this module: the actors of the others leave no room."""
     store = hubstore.open(path)
@@ -72,15 +67,17 @@ def test_what_no_node_has_room_for_is_not_waited_for_without_end(cluster, path, 
 
 @pytest.fixture(scope="module")
 def held(cluster):
-    """Four actors."""
-    with searchers(device="cpu", actors=4) as four:
-        assert len(four.actors) == 4
-        yield four
+    """Two actors, which import what they need however busy the machine is."""
+    with pytest.MonkeyPatch.context() as patient:
+        patient.setattr("hubstore.query.ray.PATIENCE_S", 500.0)
+        with searchers(device="cpu", actors=2) as two:
+            assert len(two.actors) == 2
+            yield two
 
 
 @pytest.fixture
 def answering(held, monkeypatch):
-    """Whoever asks the cluster gets the four."""
+    """Whoever asks the cluster gets the two."""
     monkeypatch.setattr("hubstore.query.ray.searchers", lambda **options: nullcontext(held))
 
 
@@ -99,7 +96,7 @@ def test_a_server_answers_from_the_cluster(answering, path):
     assert answers[0] == answers[1]
 
 
-@pytest.mark.parametrize("actors", [1, 2, 4])
+@pytest.mark.parametrize("actors", [1, 2])
 def test_actors_answer_as_one_process_to_the_last_digit(held, path, states, actors):
     store = hubstore.open(path)
     queries = states[0, ::37]
@@ -166,12 +163,11 @@ def test_an_actor_that_fails_is_said_with_what_it_failed_with(held, path):
     with pytest.raises(EngineError, match=r"could not be searched: AttributeError: 'NoneType' .*; ask again") as raised:
         layer._found(held.actors[0], held.actors[0].search.remote(None, None, 1, None))
     assert "\x1b" not in str(raised.value)
-    assert len(held.actors) == 4
+    assert len(held.actors) == 2
 
 
 def test_what_a_lost_node_had_is_asked_of_the_others_and_another_node_takes_its_place(cluster, held, path, states):
-    """Last of this module: the cluster has other nodes afterwards."""
-    nodes, second = cluster
+    """Last of this module: the actors are others afterwards."""
     store = hubstore.open(path)
     (layer,) = held.layers(store, ["0"]).values()
     expected = load_or_exact(store, "0", device="cpu").search(states[0, ::37], 10)
@@ -180,16 +176,16 @@ def test_what_a_lost_node_had_is_asked_of_the_others_and_another_node_takes_its_
         return all(map(torch.equal, layer.search(states[0, ::37], 10), expected))
 
     assert answers()
-    nodes.kill(second)
+    cluster.kill()
     began = time.monotonic()
     assert answers()
-    assert time.monotonic() - began < 20
-    assert len(held.actors) == 2
-    nodes.add()
-    while len(held.actors) < 4 and time.monotonic() - began < 120:
+    assert time.monotonic() - began < 100
+    assert len(held.actors) == 1
+    cluster.add()
+    while len(held.actors) < 2 and time.monotonic() - began < 400:
         assert answers()
         time.sleep(0.2)
-    assert len(held.actors) == 4
+    assert len(held.actors) == 2
     for actor in list(held.actors):
         held.lose(actor, "the power is off")
     with pytest.raises(EngineError, match=r"layer 0 of .*x\.hub could not be searched: .* the power is off; ask again"):

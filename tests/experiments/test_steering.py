@@ -313,7 +313,9 @@ def test_a_share_of_zero_in_every_resample_is_no_standard_error_above_zero():
 
 
 @pytest.mark.real
-def test_gemma_writes_starts_when_it_is_steered_toward_start(real_model, tmp_path):
+def test_gemma_writes_starts_when_it_is_steered_toward_start(real_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(steering_text, "LENGTHS", (0.25,))
+    monkeypatch.setattr(steering_text, "MULTIPLES", (10.0,))
     context = ExperimentContext(real_model("gemma-3-270m"), tmp_path, limit=4, bootstrap=100, device="cpu")
     result = steering_text.code_steering(context)
     assert cell(result, "toward start", 0.0) == 0

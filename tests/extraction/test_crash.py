@@ -28,8 +28,6 @@ from hubstore.store import Layout, StoreReader, verify
 from tests.extraction import victim
 from tests.tiny_models import tiny_model
 
-KILLS = 20
-
 
 @pytest.fixture(scope="module")
 def processes():
@@ -49,7 +47,8 @@ def content(path: Path) -> dict[str, bytes]:
     return files
 
 
-def test_killed_at_twenty_random_moments_the_store_ends_byte_identical(tmp_path, processes):
+@pytest.mark.parametrize("wanted", [6, pytest.param(30, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_the_store_ends_byte_identical(tmp_path, processes, wanted):
     whole = tmp_path / "whole.hub"
     process = processes.Process(target=victim.run, args=(whole,))
     process.start()
@@ -67,10 +66,10 @@ def test_killed_at_twenty_random_moments_the_store_ends_byte_identical(tmp_path,
     kills = completed = 0
     committed_when_killed = set()
     path = tmp_path / "killed.hub"
-    while kills < KILLS or path.exists():
+    while kills < wanted or path.exists():
         process = processes.Process(target=victim.run, args=(path,))
         process.start()
-        if kills < KILLS:
+        if kills < wanted:
             process.join(rng.uniform(0, 0.9 * seconds))
         else:
             process.join()
@@ -85,9 +84,9 @@ def test_killed_at_twenty_random_moments_the_store_ends_byte_identical(tmp_path,
         assert content(path) == expected
         completed += 1
         shutil.rmtree(path)
-    assert kills == KILLS
+    assert kills == wanted
     assert completed >= 1
-    assert len(committed_when_killed) > 2, "kills should fall before, between and after commits"
+    assert len(committed_when_killed) > (2 if wanted > 20 else 1), "kills should fall before, between and after commits"
 
 
 def test_two_extractions_racing_for_one_store_one_is_refused(tmp_path, processes):

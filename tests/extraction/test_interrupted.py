@@ -20,7 +20,7 @@ from hubstore.store.layout import ROOT
 from tests.extraction import interrupted
 from tests.extraction.test_crash import content
 
-EXAMPLES = int(os.environ.get("HUBSTORE_INTERRUPTIONS", "4"))
+EXAMPLES = int(os.environ.get("HUBSTORE_INTERRUPTIONS", "2"))
 """Histories that are tried; each is of some ten runs."""
 
 KILLED = "killed"

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from hubstore.analysis import metadata
-from hubstore.corpus import read_sample
+from hubstore.corpus import Corpus, Item, read_sample
 from hubstore.errors import LensError, QueryError
 from hubstore.extraction import Settings, extract
 from hubstore.lens import Lens, TokenLanguages, count_token_languages, language_mass, language_trends
-from hubstore.models import Head, load_model
+from hubstore.models import Head
 from hubstore.plots.stacked import areas, trends_png
 from hubstore.store import StoreReader
 from tests.lens import authors
@@ -21,8 +21,8 @@ LANGUAGES = ["en", "zh-Hans", "es"]
 PAPERS = ("1", "2", "final")
 
 
-def extracted(model, path, limit=5, **settings):
-    corpus = read_sample("ntrex", languages=LANGUAGES, limit=limit)
+def extracted(model, path, corpus=None, **settings):
+    corpus = corpus or read_sample("ntrex", languages=LANGUAGES, limit=5)
     extract(corpus, model, path, Settings(poolings=("tokens",), layers=("all", "final"), dtype="float32", **settings))
     return StoreReader(path)
 
@@ -178,15 +178,16 @@ def test_the_picture_stacks_the_inputs_language_then_english_then_the_greatest(l
 
 
 @pytest.mark.real
-def test_gemmas_trends_and_words_are_the_papers_loop(real_model, tmp_path):
-    model = load_model(real_model("gemma-3-270m"), device="cpu", dtype="float32", head=True)
-    lens = Lens.of_model(model)
-    tokens = count_token_languages(read_sample("ntrex"), lens)
-    store = extracted(model, tmp_path / "gemma.hub", limit=1)
+def test_gemmas_trends_and_words_are_the_papers_loop(gemma, tmp_path):
+    model, lens = gemma, Lens.of_model(gemma)
+    tokens = count_token_languages(read_sample("ntrex", languages=LANGUAGES, limit=60), lens)
+    short = {"en": "An old fish swims.", "es": "Un viejo pez nada."}
+    corpus = Corpus.from_items(Item(language, text, language) for language, text in short.items())
+    store = extracted(model, tmp_path / "gemma.hub", corpus)
     layers = [*map(str, range(1, model.depth)), "final"]
     table = language_trends(store, lens, tokens, layers=layers, bootstrap=0)
     word, gloss, place = lens.token(" fish"), lens.token("鱼"), 3
-    for language in LANGUAGES:
+    for language in short:
         own = texts(store, language)
         wanted = authors.trends(model, own, tokens.weights)
         np.testing.assert_allclose(by_layer(table, language, layers), wanted.numpy(), atol=1e-4)

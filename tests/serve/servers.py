@@ -146,7 +146,7 @@ def process(*arguments: str | Path, **environment: str) -> Iterator[Process]:
         running.wait(30)
 
 
-def wait_for(server: Server, running: subprocess.Popen[bytes], seconds: float = 60) -> None:
+def wait_for(server: Server, running: subprocess.Popen[bytes], seconds: float = 300) -> None:
     """Until the server says that it is well."""
     until = time.monotonic() + seconds
     while True:

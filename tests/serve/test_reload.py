@@ -59,7 +59,10 @@ def test_a_store_that_is_extended_while_it_is_served_never_gives_a_torn_answer(t
         writer.start()
         writer.join(300)
         assert writer.exitcode == 0
-        time.sleep(1)
+        until = time.monotonic() + 60
+        while server.get("/api/stores/grows/items").json["about"]["total"] < BATCH * BATCHES:
+            assert time.monotonic() < until
+            time.sleep(0.05)
         done.set()
         for one in asking:
             one.result()
@@ -141,7 +144,7 @@ def test_a_store_whose_newest_commit_is_damaged_is_served_as_it_was(tmp_path):
 
 @pytest.fixture(scope="module")
 def indexed(tmp_path_factory):
-    from tests.index.stores import hub_states
+    from hubstore.bench.states import hub_states
     from tests.index.stores import write_store as write_rows
 
     states = hub_states(4000, 32)[None]
@@ -202,13 +205,15 @@ def _imported_s(*modules: str) -> float:
 
 def test_it_starts_within_two_seconds(indexed):
     """On a machine that imports its libraries within one: what a machine takes for these says how fast it is."""
-    started, imported = [], []
-    for _ in range(3):  # the best: what else the machine does is no fault of the server's
-        imported.append(_imported_s("fastapi", "numba", "pyarrow", "torch", "uvicorn"))
+    seen = []
+    for _ in range(5):  # the best: what else the machine does is no fault of the server's
+        imported = _imported_s("fastapi", "numba", "pyarrow", "torch", "uvicorn")
         with process(indexed.path) as running:
-            started.append(running.started_s)
             assert json.loads(running.server.get("/healthz").body)["status"] == "ok"
-    assert min(started) < 2.0 * max(1.0, min(imported))
+        if running.started_s < 2.0 * max(1.0, imported):
+            return
+        seen.append((running.started_s, imported))
+    pytest.fail(f"it starts in, and the libraries are imported in: {seen}")
 
 
 def test_it_starts_without_what_only_a_model_needs():

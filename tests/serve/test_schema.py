@@ -3,6 +3,7 @@ status, a type and a form that the description gives."""
 
 from __future__ import annotations
 
+import os
 import zlib
 
 import pytest
@@ -22,6 +23,9 @@ from tests.serve.servers import served
 from tests.tiny_models import tiny_language_model
 
 CONFORMING = [status_code_conformance, content_type_conformance, response_schema_conformance]
+EXAMPLES = int(os.environ.get("HUBSTORE_REQUESTS", "10"))
+"""Requests of each operation that are tried."""
+
 OWN_FAULT = {501, 503, 504}
 """Statuses from 500 on that the description has: no model, busy, too slow."""
 
@@ -100,7 +104,7 @@ def test_no_request_that_the_description_allows_or_forbids_breaks_the_server(ser
     every = [operation.as_strategy(generation_mode=mode) for mode in schemathesis.GenerationMode]
 
     @settings(
-        max_examples=30,
+        max_examples=EXAMPLES,
         deadline=None,
         derandomize=True,
         database=None,

@@ -196,14 +196,13 @@ def test_what_cannot_be_generated_is_refused():
 
 
 @pytest.mark.real
-def test_gemma_says_the_same_in_a_batch_alone_restarted_and_in_transformers(real_model):
-    folder = real_model("gemma-3-270m")
-    model = load_model(folder, device="cpu", head=True)
-    prompts = ["The capital of France is", "I think the new restaurant in town is", "接下来的文字全部是中文的。"]
+def test_gemma_says_the_same_in_a_batch_alone_restarted_and_in_transformers(gemma, real_model):
+    folder, model = real_model("gemma-3-270m"), gemma
+    prompts = ["The capital of France is", "接下来的文字全部是中文的。"]
     direction = difference_of_texts(model, "Good", "Bad", 9)
     rows = [prompt for prompt in prompts for _ in range(2)]
-    steered = [Intervention(direction, [9], strength=[0.0, 3.0] * 3, positions=[1])]
-    decoding = Decoding(max_new_tokens=10)
+    steered = [Intervention(direction, [9], strength=[0.0, 3.0] * 2, positions=[1])]
+    decoding = Decoding(max_new_tokens=5)
     together = generate(model, rows, steered, decoding=decoding)
     assert_same(together, generate(model, rows, steered, decoding=decoding, restart=False))
     alone = [
@@ -214,5 +213,5 @@ def test_gemma_says_the_same_in_a_batch_alone_restarted_and_in_transformers(real
     whole = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     for prompt, found in zip(prompts, together[::2], strict=True):
         ids = torch.tensor([model.tokenizer(prompt)["input_ids"]])
-        wanted = whole.generate(ids, max_new_tokens=10, do_sample=False)
+        wanted = whole.generate(ids, max_new_tokens=5, do_sample=False)
         assert tuple(wanted[0, ids.shape[1] :].tolist()) == found.token_ids

@@ -140,13 +140,12 @@ def test_relevance_is_the_cosine_of_mean_states():
 
 
 @pytest.mark.real
-def test_real_models_tell_a_fitting_continuation_from_another(real_model):
-    gemma = load_model(real_model("gemma-3-270m"), device="cpu", head=True)
+def test_real_models_tell_a_fitting_continuation_from_another(gemma, real_model):
     prompts = ["The cat sat on the"] * 2
     fitting, other = perplexity(gemma, prompts, [" floor and looked at me.", " democracy seventeen of violin."])
     assert fitting < 50
     assert other > 1000
-    own = generate(gemma, prompts[:1], decoding=Decoding(max_new_tokens=8))[0]
+    own = generate(gemma, prompts[:1], decoding=Decoding(max_new_tokens=5))[0]
     assert perplexity(gemma, prompts[:1], [own.text])[0] == pytest.approx(
         math.exp(-own.log_probability / len(own.token_ids)), rel=1e-3
     )

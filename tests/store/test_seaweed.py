@@ -9,8 +9,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from datetime import timedelta
@@ -24,13 +22,15 @@ import torch
 from typer.testing import CliRunner
 
 import hubstore
+from benchmarks.seaweed import BUCKET, READER, SeaweedFS
 from hubstore.cli import app
 from hubstore.errors import CorpusError, StorageUnreachableError, StoreAccessError, StoreError, StoreLockedError
 from hubstore.storage import LocalStorage, open_storage
 from hubstore.storage import objects as remote
 from hubstore.store import StoreReader, verify, write_metadata, write_shard
+from tests.command_line import fail
 from tests.extraction import victim
-from tests.store.seaweed import BUCKET, READER, SeaweedFS, needs_weed
+from tests.store.seaweed import enter, needs_weed
 from tests.store.test_roundtrip import item_table, layout
 from tests.tiny_models import SAMPLE, save_tiny_language_model, tiny_model
 
@@ -47,7 +47,7 @@ def server(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def client(server, own_cache, monkeypatch):
     """The environment of a writer, and a cache of the test's own."""
-    server.enter(monkeypatch)
+    enter(server, monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -76,16 +76,6 @@ def run(*arguments):
     if result.exception:
         raise result.exception
     return result.stdout
-
-
-def fail(*arguments):
-    """A command in a process of its own: the line that it prints when it fails."""
-    command = [sys.executable, "-m", "hubstore", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "300"})
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    return done.stderr
 
 
 def test_every_verb_of_the_command_line_works_on_a_url_as_on_a_folder(tmp_path, url, model):
@@ -235,6 +225,7 @@ def test_credentials_that_are_wrong_or_missing_are_one_clear_line(server, monkey
         monkeypatch.setenv(name, value)
     printed = fail("info", "s3://lab/x.hub")
     assert said in printed
+    assert printed.count("\n") == 1
     assert not any(secret in printed for secret in secrets({**server.environment(), **changed}) if secret)
 
 
