@@ -12,13 +12,14 @@ from hubstore.version import __version__
 
 if TYPE_CHECKING:
     from hubstore.api import Store, append, extract, open
-    from hubstore.client import RemoteStore, connect
+    from hubstore.client import AsyncRemoteStore, RemoteStore, StoreProtocol, connect, connect_async
     from hubstore.corpus import Corpus, Item, open_corpus
     from hubstore.extraction import Settings, Watch
     from hubstore.models import Model, load_model
     from hubstore.planning import plan
 
 __all__ = [
+    "AsyncRemoteStore",
     "Corpus",
     "HubstoreError",
     "Item",
@@ -26,10 +27,12 @@ __all__ = [
     "RemoteStore",
     "Settings",
     "Store",
+    "StoreProtocol",
     "Watch",
     "__version__",
     "append",
     "connect",
+    "connect_async",
     "extract",
     "load_model",
     "open",
@@ -39,7 +42,7 @@ __all__ = [
 
 _HOMES = {
     "hubstore.api": ("Store", "append", "extract", "open"),
-    "hubstore.client": ("RemoteStore", "connect"),
+    "hubstore.client": ("AsyncRemoteStore", "RemoteStore", "StoreProtocol", "connect", "connect_async"),
     "hubstore.corpus": ("Corpus", "Item", "open_corpus"),
     "hubstore.extraction": ("Settings", "Watch"),
     "hubstore.models": ("Model", "load_model"),

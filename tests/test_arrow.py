@@ -18,7 +18,7 @@ from hubstore.corpus import Corpus, Item
 from hubstore.errors import QueryError
 from hubstore.extraction import Settings, extract
 from hubstore.lens import READING_SCHEMA
-from hubstore.serve.answers.items import hidden
+from hubstore.serve.resources.items import states
 from hubstore.serve.snapshot import Snapshot
 from tests.report.stores import write_store
 from tests.tiny_models import tiny_model
@@ -61,7 +61,7 @@ def test_vectors_are_lists_of_one_size_here_and_from_a_server(tmp_path):
     layers = store.layers[:2]
     kind = pa.list_(pa.float32(), store.width)
     here = store.vectors(ids, layers=layers)
-    sent = hidden(Snapshot(store.path, "s"), ids, layers, store.poolings[0], 1 << 30)
+    sent = states(Snapshot(store.path, "s"), ids, layers, store.poolings[0])
     assert here.schema.field("vector").type == sent.schema.field("vector").type == kind
     expected = np.concatenate([store.hidden(layer).take(store.positions(ids)).float().numpy() for layer in layers])
     for table in (here, sent):

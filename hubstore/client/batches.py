@@ -1,11 +1,11 @@
-"""One search as the requests that a server takes: so many queries at once, a picture or a sound at a time."""
+"""One search as the requests that a server takes: so many queries at once, an image or a recording at a time."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from hubstore.arrow import rows_as_lists
 from hubstore.checks import check_array
-from hubstore.client.connection import ARROW, JSON, Answer, Query, described, each
+from hubstore.client.connection import ARROW, Answer, Request
 from hubstore.errors import CorpusError, NonFiniteError, QueryError
 
 if TYPE_CHECKING:
@@ -28,50 +28,22 @@ BYTES = 1 << 24
 """Of a request's vectors."""
 
 NAMED = ("ids", "texts")
-"""What a server answers once, however often a request has it."""
+"""Queries that a server answers once, however often a request has them."""
 
 MEDIA = {"images": "image", "audio": "audio"}
 OCTETS = "application/octet-stream"
 Vectors = npt.NDArray[np.float32]
-Request = tuple[str, bytes, str, Query]
-"""Path, body, its media type and parameters."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a search is asked beside its queries; see `hubstore.query.search`."""
-
-    k: int
-    layers: Sequence[str] | None
-    pooling: str | None
-    languages: Sequence[str] | None
-    modalities: Sequence[str] | None
-    concepts: Sequence[str] | None
-    exclude_same_language: bool
-    exclude_self: bool
-    centred: bool
-    effort: int | None
-
-    def body(self) -> dict[str, Any]:
-        """As a request's JSON has it."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-    def query(self) -> list[tuple[str, object]]:
-        """As parameters."""
-        singular = {"layers": "layer", "languages": "language", "modalities": "modality", "concepts": "concept"}
-        found: list[tuple[str, object]] = []
-        for name, value in self.body().items():
-            found += each(singular[name], value) if name in singular else [(name, value)]
-        return found
+SINGULAR = {"layers": "layer", "languages": "language", "modalities": "modality", "concepts": "concept"}
+"""What an option of a body is called as a parameter."""
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Queries that one request asks.
+    """Queries of one request.
 
     Args:
         what: "ids", "texts", "images", "audio" or "vectors".
-        values: ids, texts, one picture or sound, or vectors [queries, width].
+        values: ids, texts, one image or recording, or vectors [queries, width].
         first: the number of the first among all queries.
         language: of all of them.
         layer: the one layer that vectors are for; None for every layer.
@@ -83,16 +55,18 @@ class Batch:
     language: str | None
     layer: str | None = None
 
-    def request(self, options: Options) -> Request:
-        """What to send."""
-        told = options if self.layer is None else Options(**{**vars(options), "layers": [self.layer]})
-        if self.what in MEDIA:
-            query = [*told.query(), ("query_language", self.language)]
-            return f"/neighbours/{MEDIA[self.what]}", _bytes_of(self.values), OCTETS, query
+    def request(self, store: str, options: Mapping[str, Any]) -> Request:
+        """What to send to the server's `store`, a path."""
+        options = {**options, "query_language": self.language}
+        if self.layer is not None:
+            options["layers"] = [self.layer]
+        if self.what not in MEDIA and self.what != "vectors":
+            return Request(f"{store}/neighbors", body=json.dumps({**options, self.what: self.values}).encode())
+        lists = [(name, value) for field, name in SINGULAR.items() for value in options.pop(field, ())]
+        query = [*lists, *options.items()]
         if self.what == "vectors":
-            return "/neighbours", _stream(self.values), ARROW, [*told.query(), ("query_language", self.language)]
-        body = {**told.body(), self.what: self.values, "query_language": self.language}
-        return "/neighbours", json.dumps(body).encode(), JSON, ()
+            return Request(f"{store}/neighbors", query, _stream(self.values), ARROW)
+        return Request(f"{store}/neighbors/{MEDIA[self.what]}", query, _bytes_of(self.values), OCTETS)
 
     def table(self, answer: Answer) -> pa.Table:
         """The answer as `search` would have given it as part of a larger one."""
@@ -133,8 +107,8 @@ def joined(batches: Sequence[Batch], answers: Sequence[Answer]) -> pa.Table:
     tables = [batch.table(answer) for batch, answer in zip(batches, answers, strict=True)]
     if len(tables) == 1:
         return tables[0]
-    about = described(tables[0])
-    kinds = {layer: kind for table in tables for layer, kind in described(table)["indexes"].items()}
+    about = provenance(tables[0])
+    kinds = {layer: kind for table in tables for layer, kind in provenance(table)["indexes"].items()}
     found = pa.concat_tables(table.replace_schema_metadata() for table in tables)
     if batches[0].layer is not None:
         place = {layer: number for number, layer in enumerate(kinds)}
@@ -145,14 +119,20 @@ def joined(batches: Sequence[Batch], answers: Sequence[Answer]) -> pa.Table:
     return found.replace_schema_metadata({b"hubstore": json.dumps(about)}).combine_chunks()
 
 
+def provenance(table: pa.Table) -> dict[str, Any]:
+    """How a table was made, from its metadata."""
+    found: dict[str, Any] = json.loads(table.schema.metadata[b"hubstore"])
+    return found
+
+
 def _parts(
     what: str, values: Any, languages: Sequence[str | None], most: int, layer: str | None = None
 ) -> Iterator[Batch]:
     """Batches of at most `most` queries, each in one language; an id or a text that comes again is in another one."""
     start, seen = 0, set[str]()
     for number, language in enumerate(languages):
-        again = what in NAMED and values[number] in seen
-        if number - start == most or again or language != languages[start]:
+        repeated = what in NAMED and values[number] in seen
+        if number - start == most or repeated or language != languages[start]:
             yield _batch(what, values, slice(start, number), languages, layer)
             start, seen = number, set()
         if what in NAMED:
@@ -208,7 +188,7 @@ def _stream(rows: Vectors) -> bytes:
 
 
 def _bytes_of(medium: Medium) -> bytes:
-    """The encoded bytes of a picture or a sound."""
+    """The encoded bytes of an image or a recording."""
     if isinstance(medium, bytes):
         return medium
     name, data = _label(medium), getattr(medium, "data", None)
@@ -217,7 +197,9 @@ def _bytes_of(medium: Medium) -> bytes:
     try:
         return Path(name).read_bytes()
     except OSError as error:
-        raise CorpusError(f"{name} cannot be read: {error.strerror}; give the path of a picture or a sound") from error
+        raise CorpusError(
+            f"{name} cannot be read: {error.strerror}; give the path of an image or a recording"
+        ) from error
 
 
 def _label(medium: Medium) -> str:

@@ -1,4 +1,4 @@
-"""Dynamic batching: requests that ask alike while a search runs are answered together by the next one."""
+"""Dynamic batching: requests of one kind that come while a search runs are answered together by the next one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hubstore.serve.metrics import Metrics
-from hubstore.serve.pools import busy, in_time, on
+from hubstore.serve.pools import busy, call_on, in_time
 
 Answer = Callable[[Sequence[Any]], Sequence[Any]]
-"""Questions to their answers, in order; an exception in the place of an answer is raised for its asker."""
+"""Questions to their answers, in order; an exception in the place of an answer is raised where it was asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Batcher:
         most: the most queries of a batch.
         waiting: requests that may wait; beyond them BusyError.
         timeout_s: seconds until TimedOutError.
-        metrics: told of each batch's size.
+        metrics: counts each batch's size.
     """
 
     def __init__(self, lanes: int, most: int, waiting: int, timeout_s: float, metrics: Metrics) -> None:
@@ -95,10 +95,10 @@ class Batcher:
     def _run(self, key: Hashable, answering: Answer, batch: Sequence[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
         future = self._threads.submit(answering, [one.question for one in batch])
-        future.add_done_callback(lambda done: on(loop, lambda: self._end(key, batch, done)))
+        future.add_done_callback(lambda done: call_on(loop, lambda: self._end(key, batch, done)))
 
     def _drawn(self, queue: _Queue) -> list[_Waiting]:
-        """The next batch of a queue; those whose askers have gone are left out."""
+        """The next batch of a queue; requests that were given up are left out."""
         batch: list[_Waiting] = []
         size = 0
         while queue.waiting and (not batch or size + queue.waiting[0].size <= self._most):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from starlette.datastructures import Headers
-from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hubstore.serve.formats import MEDIA_TYPES
+from hubstore.serve.responses import MEDIA_TYPES, weighted
 
 SMALLEST = 1024
 """Bytes of an answer below which compression does not pay."""
@@ -14,20 +14,19 @@ SMALLEST = 1024
 LEVEL = 3
 """Of gzip: tables of JSON become nearly as small as at 9, in a fifth of the time."""
 
-WHOLE = (
-    *(media for name, media in MEDIA_TYPES.items() if name in ("arrow", "parquet")),
-    *("application/octet-stream", "image/gif", "image/jpeg", "image/png", "image/webp", "image/x-icon"),
-    *("audio/*", "video/*", "font/*"),
+UNCOMPRESSED = (
+    *DEFAULT_EXCLUDED_CONTENT_TYPES,
+    *(MEDIA_TYPES["arrow"], MEDIA_TYPES["parquet"], "application/octet-stream", "image/x-icon", "font/*"),
 )
 """Media types that are sent as they are."""
 
 
-class Compression:
-    """Compresses what `app` answers, and says in `Vary` that it depends on what a client takes."""
+class CompressionMiddleware:
+    """Starlette's compression, with the weights of Accept-Encoding counted."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._compressing = GZipMiddleware(app, SMALLEST, LEVEL, exclude_content_types=WHOLE)
+        self._compressing = GZipMiddleware(app, SMALLEST, LEVEL, exclude_content_types=UNCOMPRESSED)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -43,12 +42,5 @@ class Compression:
 
 def takes_gzip(accepted: str) -> bool:
     """Whether an Accept-Encoding header names gzip, or anything, with a weight above 0."""
-    weights: dict[str, float] = {}
-    for part in accepted.lower().split(","):
-        coding, *parameters = (piece.strip() for piece in part.split(";"))
-        weight = next((one[2:] for one in parameters if one.startswith("q=")), "1")
-        try:
-            weights[coding] = float(weight)
-        except ValueError:
-            weights[coding] = 0.0
+    weights = weighted(accepted)
     return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0

@@ -1,4 +1,4 @@
-"""The model that texts, pictures and sounds are read with: loaded once, used by one batch at a time."""
+"""The model that texts, images and audio are read with: loaded once, used by one batch at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubstore.errors import HubstoreError, ModelError
-from hubstore.serve.failures import NeedsModelError
+from hubstore.serve.http_errors import NeedsModelError
 
 if TYPE_CHECKING:
     import torch

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hubstore.serve.http_errors import TooLargeError
+
 MIB = 1 << 20
 
 
@@ -13,9 +15,9 @@ class Limits:
 
     Args:
         body: bytes of a request's JSON; more is 413.
-        upload: bytes of a picture, a sound or an Arrow stream; more is 413.
+        upload: bytes of an image, a recording or an Arrow stream; more is 413.
         answer: bytes of an answer before it is written as JSON, Arrow, CSV or Parquet; more is 413.
-        k: neighbours of a query at a layer.
+        k: neighbors of a query at a layer.
         page: items of a page.
         ids: ids, texts or vectors of one request.
         points: points of a projection.
@@ -44,3 +46,11 @@ class Limits:
     waiting: int = 256
     batch: int = 256
     check_s: float = 0.25
+
+    def check_answer(self, size: int) -> None:
+        """TooLargeError for an answer of `size` bytes, where that is too many."""
+        if size > self.answer:
+            raise TooLargeError(
+                f"the answer would have {size / MIB:.0f} MiB, and this server sends {self.answer / MIB:.0f} at most; "
+                "ask for fewer items or layers"
+            )

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from hubstore.serve.failures import BusyError, TimedOutError
+from hubstore.serve.http_errors import BusyError, TimedOutError
+from hubstore.serve.limits import MIB
+from hubstore.serve.lru import LRUCache
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 T = TypeVar("T")
+
+CACHED = 64 * MIB
+"""Bytes of the tables that were computed last."""
 
 
 class Pool:
@@ -36,7 +44,7 @@ class Pool:
         future = self._threads.submit(work)
         self.taken += 1
         loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: on(loop, self._release))
+        future.add_done_callback(lambda _: call_on(loop, self._release))
         return await in_time(asyncio.wrap_future(future), future, self._timeout)
 
     def close(self) -> None:
@@ -47,31 +55,63 @@ class Pool:
         self.taken -= 1
 
 
+class Computations:
+    """Tables that take long: each computed once, whoever asks, and kept for a while where the store cannot keep it.
+
+    A request that runs out of time leaves its computation running; asked again, it waits for the same one.
+
+    Args:
+        pool: where they are made; it has no time limit of its own.
+        timeout_s: seconds that a request waits.
+    """
+
+    def __init__(self, pool: Pool, timeout_s: float) -> None:
+        self._pool = pool
+        self._timeout = timeout_s
+        self._running: dict[Hashable, asyncio.Task[pa.Table]] = {}
+        self._cache: LRUCache[Hashable, pa.Table] = LRUCache(CACHED, lambda table: int(table.nbytes))
+
+    async def table(self, key: Hashable, make: Callable[[], pa.Table]) -> pa.Table:
+        """What `make` returns or raises; `key` is all that it depends on, the snapshot's revision among it."""
+        cached = self._cache.get(key)
+        if cached is not None:
+            return cached
+        if key not in self._running:
+            self._running[key] = asyncio.create_task(self._made(key, make))
+        return await in_time(asyncio.shield(self._running[key]), None, self._timeout)
+
+    async def _made(self, key: Hashable, make: Callable[[], pa.Table]) -> pa.Table:
+        try:
+            return self._cache.put(key, await self._pool.run(make))
+        finally:
+            del self._running[key]
+
+
 async def in_time(answer: asyncio.Future[T], work: Future[Any] | None, seconds: float | None) -> T:
     """The answer, or TimedOutError; `work` is then not started any more, if it has not been."""
     done, _ = await asyncio.wait({answer}, timeout=seconds)
     if not done:
         if work is None or work.cancel():
             answer.cancel()
-        answer.add_done_callback(_heard)
+        answer.add_done_callback(_retrieve)
         raise TimedOutError(
-            f"the answer took longer than {seconds:g} s; ask for less, or again: it may be kept by then"
+            f"the answer took longer than {seconds:g} s; ask for less, or again: it may be ready by then"
         )
     return answer.result()
 
 
 def busy(name: str, count: int) -> BusyError:
-    """What is said of a full queue."""
+    """The error of a full queue."""
     return BusyError(f"{count} requests are before this one ({name}); try again in a second")
 
 
-def on(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+def call_on(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
     """Call from another thread on the event loop, unless that has ended."""
     if not loop.is_closed():
         loop.call_soon_threadsafe(call)
 
 
-def _heard(answer: asyncio.Future[Any]) -> None:
-    """An error that nobody waits for any more is not worth a warning."""
+def _retrieve(answer: asyncio.Future[Any]) -> None:
+    """Take an error that nobody waits for any more: it is not worth a warning."""
     if not answer.cancelled():
         answer.exception()

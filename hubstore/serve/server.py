@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
 
-    from hubstore.serve.limits import Limits
-
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 BACKLOG = 2048
 
@@ -29,23 +27,21 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str | None = None,
-    limits: Limits | None = None,
     ready: Callable[[str], None] | None = None,
     **options: Any,
 ) -> bool:
-    """Serve stores until the process is told to stop (SIGINT, SIGTERM); requests in work are answered first.
+    """Serve stores until SIGINT or SIGTERM; requests in work are answered first.
 
     Args:
         stores: the stores' folders.
         host: where to listen; another than this machine's loopback needs a token.
         port: 0 takes a free one.
         token: what clients must send.
-        limits: what the server takes on.
         ready: called with the server's URL when it listens.
         options: of `create_app`.
 
     Returns:
-        Whether work is left, such as a long computation that its asker no longer waited for; it keeps the process from
+        Whether work is left, such as a long computation that no request waits for any more; it keeps the process from
         ending. What it writes, it writes whole or not at all.
 
     Raises:
@@ -62,7 +58,7 @@ def serve(
     listening = listen(host, port)
     url = f"http://{_shown(host)}:{listening.getsockname()[1]}"
     try:
-        app = _application(stores, token, limits, None if public else (*LOOPBACK, host), options)
+        app = _application(stores, token=token, hosts=None if public else (*LOOPBACK, host), **options)
         allow_many_files()
         if ready is not None:
             ready(url)
@@ -103,18 +99,14 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _application(
-    stores: Sequence[str | Location],
-    token: str | None,
-    limits: Limits | None,
-    hosts: Sequence[str] | None,
-    options: dict[str, Any],
-) -> FastAPI:
+def _application(stores: Sequence[str | Location], **options: Any) -> FastAPI:
     try:
         from hubstore.serve.app import create_app
     except ImportError as error:
-        raise MissingDependencyError("serving needs FastAPI and uvicorn: pip install 'hubstore[serve]'") from error
-    return create_app(stores, limits=limits, token=token, hosts=hosts, **options)
+        raise MissingDependencyError(
+            "serving needs FastAPI, uvicorn and prometheus-client: pip install 'hubstore[serve]'"
+        ) from error
+    return create_app(stores, **options)
 
 
 def _run(app: FastAPI, listening: socket.socket) -> None:
@@ -132,7 +124,7 @@ def _run(app: FastAPI, listening: socket.socket) -> None:
 
 
 def _quiet_server(config: uvicorn.Config) -> uvicorn.Server:
-    """A server that ends well when it is told to: uvicorn's own raises the signal once more at its end."""
+    """A server that ends well at a signal: uvicorn's own raises the signal once more at its end."""
     import uvicorn
 
     class Quiet(uvicorn.Server):

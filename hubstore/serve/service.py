@@ -1,9 +1,10 @@
-"""All that a running server has: its stores, its threads, its model, its limits and its counters."""
+"""What a running server has: its stores, threads, model, limits and counters."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,115 +17,112 @@ from typing import TYPE_CHECKING
 from hubstore.errors import HubstoreError
 from hubstore.extraction.engines import check_engine
 from hubstore.serve.batching import Batcher
-from hubstore.serve.computations import Computations
 from hubstore.serve.encoders import Encoders
+from hubstore.serve.fingerprint import require_store
+from hubstore.serve.handle import StoreHandle
 from hubstore.serve.limits import Limits
 from hubstore.serve.metrics import Metrics
-from hubstore.serve.pools import Pool
-from hubstore.serve.served import ServedStore
-from hubstore.serve.state import require_store
+from hubstore.serve.pools import Computations, Pool
 from hubstore.storage.location import Location, location
 
 if TYPE_CHECKING:
     from hubstore.models import Model
     from hubstore.query.ray import Searchers
+    from hubstore.serve.snapshot import Snapshot
 
 log = logging.getLogger("hubstore.serve")
 
 
-@dataclass(frozen=True, eq=False)
-class Service:
-    """What requests are answered with.
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """How stores are served.
 
     Args:
-        stores: by the name that clients call them.
-        experiments: folders that `hubstore experiment --out` wrote.
-        originals: whether items' own files are given.
-        limits: what it takes on.
-        metrics: what it has done.
-        encoders: the model, if any.
-        work: short work.
-        computing: long work.
-        searches: batched searches.
-        opener: the thread that opens stores and loads the model.
-        held: what is let go of at the end: actors of a cluster.
+        model: reads queries of texts, images and audio: loaded already, or where to load it from.
+        trust_remote_code: run the code that comes with the model; only where you trust its authors.
+        device: where searches compute and the model is loaded: "auto", "cpu", "cuda" or "cuda:1".
+        limits: what the server takes on; None for the defaults.
+        originals: whether items' own files are given, beside their previews.
+        experiment_folders: folders that `hubstore experiment --out` wrote.
+        allow_stale: whether to search indexes that lack a store's newest rows.
+        engine: "local", or "ray": actors of a cluster search, exactly, each a range of a layer's rows.
+        address: of the Ray cluster; see `hubstore.extraction.cluster.connected`.
     """
 
-    stores: Mapping[str, ServedStore]
-    experiments: Sequence[Path]
-    originals: bool
-    limits: Limits
-    metrics: Metrics
-    encoders: Encoders
-    work: Pool
-    computing: Pool
-    computations: Computations
-    searches: Batcher
-    opener: ThreadPoolExecutor
-    held: contextlib.ExitStack
+    model: Model | str | None = None
+    trust_remote_code: bool = False
+    device: str = "auto"
+    limits: Limits | None = None
+    originals: bool = False
+    experiment_folders: Sequence[str | Path] = ()
+    allow_stale: bool = False
+    engine: str = "local"
+    address: str | None = None
 
-    @classmethod
-    def of(
-        cls,
-        stores: Sequence[str | Location],
-        *,
-        model: Model | str | None,
-        trust_remote_code: bool,
-        device: str,
-        limits: Limits,
-        experiments: Sequence[str | Path],
-        originals: bool,
-        allow_stale: bool,
-        engine: str,
-        address: str | None,
-    ) -> Service:
-        """A service that has opened nothing yet; StoreNotFoundError where there is no store."""
-        check_engine(engine, address)
-        metrics = Metrics()
-        opener = ThreadPoolExecutor(1, thread_name_prefix="hubstore-open")
-        served: dict[str, ServedStore] = {}
+
+class Service:
+    """What requests are answered with; it has opened nothing yet.
+
+    Args:
+        stores: the stores' folders or URLs.
+        options: how to serve them.
+
+    Raises:
+        StoreNotFoundError: there is no store at a path.
+    """
+
+    def __init__(self, stores: Sequence[str | Location], options: ServeOptions) -> None:
+        check_engine(options.engine, options.address)
         places = [location(store).absolute() for store in stores]
         for path in places:
             require_store(path)
-        held = contextlib.ExitStack()
-        searchers = None if engine == "local" else held.enter_context(_searchers(address, device))
+        limits = options.limits or Limits()
+        self.options = options
+        self.limits = limits
+        self.metrics = Metrics()
+        self.experiments = [Path(folder).absolute() for folder in options.experiment_folders]
+        self.encoders = Encoders(options.model, options.device, options.trust_remote_code)
+        self.work = Pool("requests", limits.threads, limits.waiting, limits.timeout_s)
+        self.computing = Pool("computations", limits.computations, limits.waiting, None)
+        self.computations = Computations(self.computing, limits.timeout_s)
+        self.searches = Batcher(limits.searches, limits.batch, limits.waiting, limits.timeout_s, self.metrics)
+        self.opener = ThreadPoolExecutor(1, thread_name_prefix="hubstore-open")
+        self._resources = contextlib.ExitStack()
+        self._searchers = None if options.engine == "local" else self._resources.enter_context(_searchers(options))
+        self.stores: dict[str, StoreHandle] = {}
         for path in places:
-            name = _free_name(path, served)
-            served[name] = ServedStore(
+            name = _free_name(path, self.stores)
+            self.stores[name] = StoreHandle(
                 path,
                 name,
-                device=device,
-                allow_stale=allow_stale,
-                results=limits.results,
-                searchers=searchers,
+                functools.partial(self._snapshot, path, name),
                 check_s=limits.check_s,
-                metrics=metrics,
-                opener=opener,
+                metrics=self.metrics,
+                opener=self.opener,
             )
-        computing = Pool("computations", limits.computations, limits.waiting, None)
-        return cls(
-            stores=served,
-            experiments=tuple(Path(folder).absolute() for folder in experiments),
-            originals=originals,
-            limits=limits,
-            metrics=metrics,
-            encoders=Encoders(model, device, trust_remote_code),
-            work=Pool("requests", limits.threads, limits.waiting, limits.timeout_s),
-            computing=computing,
-            computations=Computations(computing, limits.timeout_s),
-            searches=Batcher(limits.searches, limits.batch, limits.waiting, limits.timeout_s, metrics),
-            opener=opener,
-            held=held,
+
+    def _snapshot(self, path: Location, name: str, previous: Snapshot | None) -> Snapshot:
+        from hubstore.serve.snapshot import Snapshot
+
+        return Snapshot(
+            path,
+            name,
+            device=self.options.device,
+            allow_stale=self.options.allow_stale,
+            results=self.limits.results,
+            searchers=self._searchers,
+            previous=previous,
         )
 
     @property
     def names(self) -> Mapping[str, str]:
         """Paths that no client need see, and what to say in their place."""
-        shown = {str(store.path): name for name, store in self.stores.items()}
-        shown |= {str(store.path.absolute()): name for name, store in self.stores.items()}
-        shown |= {str(store.path.resolve()): name for name, store in self.stores.items()}
-        folders = {str(form): folder.name for folder in self.experiments for form in (folder, folder.absolute())}
-        return {**shown, **folders, **self.encoders.names}
+        shown = {
+            str(form): name
+            for name, store in self.stores.items()
+            for form in (store.path, store.path.absolute(), store.path.resolve())
+        }
+        return {**shown, **{str(folder): folder.name for folder in self.experiments}, **self.encoders.names}
 
     @property
     def working(self) -> bool:
@@ -142,7 +140,7 @@ class Service:
             if snapshot.keeps_lens:
                 await asyncio.get_running_loop().run_in_executor(self.opener, import_module, "hubstore.lens")
             if self.encoders.given:
-                with contextlib.suppress(HubstoreError):  # said to whoever asks
+                with contextlib.suppress(HubstoreError):  # each request that needs it raises it again
                     await asyncio.get_running_loop().run_in_executor(self.opener, self.encoders.load, snapshot)
         await asyncio.get_running_loop().run_in_executor(self.opener, _settle)
 
@@ -152,24 +150,24 @@ class Service:
         self.computing.close()
         self.searches.close()
         self.opener.shutdown(wait=False, cancel_futures=True)
-        self.held.close()
+        self._resources.close()
         gc.unfreeze()
 
 
-def _searchers(address: str | None, device: str) -> contextlib.AbstractContextManager[Searchers]:
+def _searchers(options: ServeOptions) -> contextlib.AbstractContextManager[Searchers]:
     from hubstore.query.ray import searchers
 
-    return searchers(address=address, device=device)
+    return searchers(address=options.address, device=options.device)
 
 
 def _settle() -> None:
-    """Leave what was imported and loaded out of the garbage collector's rounds: one of all of it takes 0.2 s, in which
-    nothing is answered."""
+    """Leave what was imported and loaded out of the garbage collector's rounds: a round over all of it stops every
+    answer for 0.2 s."""
     gc.collect()
     gc.freeze()
 
 
-def _free_name(path: Location, taken: Mapping[str, ServedStore]) -> str:
+def _free_name(path: Location, taken: Mapping[str, StoreHandle]) -> str:
     """The folder's name without ".hub", with -2 or more behind it where another store has it."""
     name = path.absolute().name.removesuffix(".hub") or "store"
     numbered = (f"{name}-{number}" for number in range(2, len(taken) + 2))

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import resource
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,8 +19,9 @@ from hubstore.arrow import read_parquet
 from hubstore.errors import CorruptStoreError, IndexNotFoundError, QueryError
 from hubstore.index import IndexDescription, LayerIndex, SearchableLayer, load_or_exact
 from hubstore.index.description import check_fresh, read_description
-from hubstore.serve.failures import NeedsModelError, NotThereError
-from hubstore.serve.keeping import keeping
+from hubstore.serve.http_errors import NeedsModelError, NotFoundError
+from hubstore.serve.lru import LRUCache
+from hubstore.serve.quota import quota_storage
 from hubstore.storage.location import Location, shell_word
 from hubstore.store import HiddenStates, Partition, StoreReader
 from hubstore.store.layout import LENS, previews_key
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-KEPT = 8
-"""Answers of one kind that are kept for the next page or the same question again."""
+CACHED = 8
+"""Results that are cached for the next page, or the same request again."""
 
 PREVIEWS = 256 << 20
 """Bytes of the shards of previews that stay in memory."""
@@ -68,20 +68,21 @@ class Snapshot(StoreReader):
         searchers: Searchers | None = None,
         previous: Snapshot | None = None,
     ) -> None:
-        super().__init__(path, keeping(path, results))
+        super().__init__(path, quota_storage(path, results))
         self.name = name
         self.device = device
         self.revision = self.digest
         self._allow_stale = allow_stale
         self._searchers = searchers
-        self._reading, self._mapping, self._loading, self._keeping = (threading.RLock() for _ in range(4))
-        self._hidden: OrderedDict[tuple[str, str], HiddenStates] = OrderedDict()
+        self._reading, self._mapping, self._loading, self._caching = (threading.RLock() for _ in range(4))
+        open_at_once = _files_allowed() // 2 // min(MAPPED, max(1, len(self.commits)))
+        self._hidden: LRUCache[tuple[str, str], HiddenStates] = LRUCache(max(1, open_at_once))
         self._indexes: dict[tuple[str, str], SearchableLayer] = {}
         self._older_indexes: Mapping[tuple[str, str], SearchableLayer] = {}
         self._lens: tuple[bytes, Lens] | None = None
-        self._kept: OrderedDict[Any, Any] = OrderedDict()
+        self._cache: LRUCache[Any, Any] = LRUCache(CACHED)
         self._files: dict[str, tuple[int, Any]] = {}
-        self._shown: OrderedDict[str, pa.Table] = OrderedDict()
+        self._shown: LRUCache[str, pa.Table] = LRUCache(PREVIEWS, lambda table: min(int(table.nbytes), PREVIEWS))
         if previous is not None:
             self._take_over(previous)
 
@@ -94,38 +95,37 @@ class Snapshot(StoreReader):
         with self._reading:
             return super().items
 
-    # What a client names and the store does not have is 404, and without the closest names: finding those takes long.
+    # A name of a client's that the store does not have is 404, without the closest names: finding those takes long.
 
     def positions(self, ids: Sequence[str]) -> Positions:
-        """As `StoreReader.positions`; NotThereError for an id that is not there."""
-        with _not_there():
+        """As `StoreReader.positions`; NotFoundError for an id that is not there."""
+        with _translate_errors():
             return super().positions(ids)
 
     def layer_name(self, layer: str | int) -> str:
-        """As `StoreReader.layer_name`; NotThereError for a layer that is not kept."""
-        with _not_there():
+        """As `StoreReader.layer_name`; NotFoundError for a layer that is not kept."""
+        with _translate_errors():
             return super().layer_name(layer)
 
+    def layer_names(self, layers: Sequence[str | int] | None) -> tuple[str, ...]:
+        """Each of `layers` once, by its name; all of them where there are none."""
+        return tuple(dict.fromkeys(map(self.layer_name, self.layers if layers is None else layers)))
+
     def pooling_name(self, pooling: str | None) -> str:
-        """As `StoreReader.pooling_name`; NotThereError for a pooling that is not kept."""
-        with _not_there():
+        """As `StoreReader.pooling_name`; NotFoundError for a pooling that is not kept."""
+        with _translate_errors():
             return super().pooling_name(pooling)
 
     def partition(self, name: str) -> Partition:
-        """As `StoreReader.partition`; NotThereError for one that is not there."""
-        with _not_there():
+        """As `StoreReader.partition`; NotFoundError for one that is not there."""
+        with _translate_errors():
             return super().partition(name)
 
     def hidden(self, layer: str | int, pooling: str | None = None) -> HiddenStates:
         """As `StoreReader.hidden`, with the shards that were mapped for earlier requests."""
         key = self.layer_name(layer), self.pooling_name(pooling)
         with self._mapping:
-            if key not in self._hidden:
-                self._hidden[key] = super().hidden(*key)
-                while len(self._hidden) > max(1, _files_allowed() // 2 // min(MAPPED, max(1, len(self.commits)))):
-                    self._hidden.popitem(last=False)
-            self._hidden.move_to_end(key)
-            return self._hidden[key]
+            return self._hidden.get(key) or self._hidden.put(key, super().hidden(*key))
 
     def indexes(self, layers: Sequence[str], pooling: str) -> dict[str, SearchableLayer]:
         """The loaded index of each layer.
@@ -144,11 +144,11 @@ class Snapshot(StoreReader):
 
         with self._loading:
             if not self.keeps_lens:
-                here = shell_word(self.path)
-                raise NeedsModelError(f"{self.path} keeps no lens; `hubstore lens {here} --keep` adds it")
-            record = self.storage.read(LENS)
-            if self._lens is None or self._lens[0] != record:
-                self._lens = record, Lens.of_store(self, resolve_device(self.device))
+                command = f"hubstore lens {shell_word(self.path)} --keep"
+                raise NeedsModelError(f"{self.path} keeps no lens; `{command}` adds it")
+            description = self.storage.read(LENS)
+            if self._lens is None or self._lens[0] != description:
+                self._lens = description, Lens.of_store(self, resolve_device(self.device))
             return self._lens[1]
 
     def rows_of(self, positions: Positions, pooling: str) -> int:
@@ -182,22 +182,18 @@ class Snapshot(StoreReader):
             start += commit.items
         return found
 
-    def kept(self, key: Any, make: Callable[[], T]) -> T:
-        """What `make` returned for `key` lately, or returns now."""
-        with self._keeping:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                found: T = self._kept[key]
-                return found
-        made = make()
-        with self._keeping:
-            self._kept[key] = made
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
-        return made
+    def cached(self, key: Any, make: Callable[[], T]) -> T:
+        """The value that `make` has returned for `key` lately, or returns now; it is never None."""
+        with self._caching:
+            found: T | None = self._cache.get(key)
+        if found is None:
+            found = make()
+            with self._caching:
+                self._cache.put(key, found)
+        return found
 
-    def described(self, key: str, stamp: int, read: Callable[[], T]) -> T:
-        """What `read` found in a file that has changed when its `stamp` has."""
+    def read_once(self, key: str, stamp: int, read: Callable[[], T]) -> T:
+        """What `read` returned of a file, until the file's `stamp` changes."""
         known = self._files.get(key)
         if known is None or known[0] != stamp:
             known = self._files[key] = stamp, read()
@@ -206,12 +202,8 @@ class Snapshot(StoreReader):
 
     def _previews(self, key: str) -> pa.Table:
         with self._reading:
-            if key not in self._shown:
-                self._shown[key] = read_parquet(self.storage.read(key))
-                while len(self._shown) > 1 and sum(table.nbytes for table in self._shown.values()) > PREVIEWS:
-                    self._shown.popitem(last=False)
-            self._shown.move_to_end(key)
-            return self._shown[key]
+            found = self._shown.get(key)
+            return self._shown.put(key, read_parquet(self.storage.read(key))) if found is None else found
 
     def _index(self, layer: str, pooling: str) -> SearchableLayer:
         key = layer, pooling
@@ -270,11 +262,11 @@ class Snapshot(StoreReader):
 
 
 @contextlib.contextmanager
-def _not_there() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except QueryError as error:
-        raise NotThereError(str(error)) from None
+        raise NotFoundError(str(error)) from None
 
 
 def _files_allowed() -> int:

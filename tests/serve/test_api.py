@@ -97,9 +97,9 @@ def test_an_item_has_its_equivalents(server):
     assert item["equivalents"] == ["en:4", "zh-Hans:4"]
 
 
-def test_neighbours_are_those_of_a_search(server, store):
+def test_neighbors_are_those_of_a_search(server, store):
     asked = {"layer": ["1", "-1"], "k": 4, "exclude_same_language": "true", "language": ["he", "zh-Hans"]}
-    answer = server.get("/api/stores/sentences/neighbours", ARROW, id=["en:3", "he:8"], **asked)
+    answer = server.get("/api/stores/sentences/neighbors", ARROW, id=["en:3", "he:8"], **asked)
     expected = search(
         store, ids=["en:3", "he:8"], k=4, layers=["1", "-1"], languages=["he", "zh-Hans"], exclude_same_language=True
     )
@@ -112,7 +112,7 @@ def test_neighbours_are_those_of_a_search(server, store):
 
 def test_vectors_may_be_json_or_arrow(server, store):
     rows = store.hidden(2).take([5, 40]).float().numpy()
-    path = "/api/stores/sentences/neighbours"
+    path = "/api/stores/sentences/neighbors"
     expected = search(store, vectors=rows, k=3, layers=[2])
     by_json = server.post(path, {"vectors": rows.tolist(), "k": 3, "layers": [2]})
     assert by_json.columns["id"] == expected["id"].to_pylist()
@@ -212,11 +212,11 @@ def test_previews_are_the_stores_bytes_and_browsers_may_keep_them(media_server, 
     assert media_server.get(path, id="text/en:3").status == 404
 
 
-def test_items_and_neighbours_say_which_have_previews_and_name_files_alone(media_server):
+def test_items_and_neighbors_say_which_have_previews_and_name_files_alone(media_server):
     items = media_server.get("/api/stores/media/items", partition=["en", "image/zxx"], limit=100).columns
     assert items["preview"] == [modality == "image" for modality in items["modality"]]
     assert items["media"][-1] == "image-11.bin"
-    hits = media_server.get("/api/stores/media/neighbours", id="image/zxx:1", layer="1", k=20).columns
+    hits = media_server.get("/api/stores/media/neighbors", id="image/zxx:1", layer="1", k=20).columns
     assert hits["preview"] == [modality != "text" for modality in hits["modality"]]
     assert all("/" not in name for name in hits["media"] if name)
 
@@ -258,9 +258,9 @@ def test_what_is_not_there_is_404_and_what_is_wrong_400(server):
         ("/api/stores/other", {}),
         ("/api/nothing", {}),
         (f"{store}/item", {"id": "x"}),
-        (f"{store}/neighbours", {"id": "x"}),
-        (f"{store}/neighbours", {"id": "en:1", "layer": "9"}),
-        (f"{store}/neighbours", {"id": "en:1", "pooling": "last"}),
+        (f"{store}/neighbors", {"id": "x"}),
+        (f"{store}/neighbors", {"id": "en:1", "layer": "9"}),
+        (f"{store}/neighbors", {"id": "en:1", "pooling": "last"}),
         (f"{store}/items", {"partition": "x"}),
         (f"{store}/preview", {"id": "en:1"}),
         (f"{store}/analyses/similarity/{'0' * 32}", {}),
@@ -271,7 +271,7 @@ def test_what_is_not_there_is_404_and_what_is_wrong_400(server):
         assert (answer.status, bool(answer.error)) == (404, True), path
     for path, query in (
         (f"{store}/items", {"limit": 5000}),
-        (f"{store}/neighbours", {"id": "en:1", "language": "xx"}),
+        (f"{store}/neighbors", {"id": "en:1", "language": "xx"}),
         (f"{store}/curves", {"analysis": "astrology"}),
         (f"{store}/curves", {"analysis": "similarity", "pair": "en"}),
         (f"{store}/curves", {"analysis": "geometry", "pair": "en:he"}),
@@ -280,25 +280,25 @@ def test_what_is_not_there_is_404_and_what_is_wrong_400(server):
     ):
         answer = server.get(path, **query)
         assert (answer.status, bool(answer.error)) == (400, True), path
-    assert server.post(f"{store}/neighbours", {"ids": ["en:1"], "texts": ["x"]}).status == 400
-    assert server.post(f"{store}/neighbours", {"vectors": [1.0, 2.0]}).status == 400
-    assert server.post(f"{store}/neighbours", {"vectors": [[1.0], [1.0, 2.0]]}).status == 400
-    assert server.post(f"{store}/neighbours", {"vectors": [1e300] * 16}).status == 400
-    assert server.get(f"{store}/neighbours", id="en:1", k=0).status == 422
-    assert server.post(f"{store}/neighbours", {"idz": ["en:1"]}).status == 422
-    assert server.post(f"{store}/neighbours", b"{").status == 422
-    assert server.post(f"{store}/neighbours", b"[NaN]").status == 422
-    assert server.post(f"{store}/neighbours", b"x", kind="text/plain").status == 415
-    assert server.post(f"{store}/neighbours", b"x", kind=ARROW["Accept"]).status == 415
+    assert server.post(f"{store}/neighbors", {"ids": ["en:1"], "texts": ["x"]}).status == 400
+    assert server.post(f"{store}/neighbors", {"vectors": [1.0, 2.0]}).status == 400
+    assert server.post(f"{store}/neighbors", {"vectors": [[1.0], [1.0, 2.0]]}).status == 400
+    assert server.post(f"{store}/neighbors", {"vectors": [1e300] * 16}).status == 400
+    assert server.get(f"{store}/neighbors", id="en:1", k=0).status == 422
+    assert server.post(f"{store}/neighbors", {"idz": ["en:1"]}).status == 422
+    assert server.post(f"{store}/neighbors", b"{").status == 422
+    assert server.post(f"{store}/neighbors", b"[NaN]").status == 422
+    assert server.post(f"{store}/neighbors", b"x", kind="text/plain").status == 415
+    assert server.post(f"{store}/neighbors", b"x", kind=ARROW["Accept"]).status == 415
     assert server.ask("DELETE", store).status == 405
 
 
 def test_what_needs_a_model_or_a_lens_says_so(server):
     store = "/api/stores/sentences"
     for answer in (
-        server.post(f"{store}/neighbours", {"texts": ["hello"]}),
-        server.post(f"{store}/neighbours/image", b"x", kind="image/png"),
-        server.post(f"{store}/neighbours/audio", b"x", kind="audio/wav"),
+        server.post(f"{store}/neighbors", {"texts": ["hello"]}),
+        server.post(f"{store}/neighbors/image", b"x", kind="image/png"),
+        server.post(f"{store}/neighbors/audio", b"x", kind="audio/wav"),
         server.get(f"{store}/lens", id="en:1"),
         server.get(f"{store}/lens/summary"),
     ):
@@ -315,7 +315,7 @@ def test_a_stale_index_is_409_unless_that_is_allowed(tmp_path):
     store = write_rows(tmp_path / "s.hub", states[:, :512], shard_rows=512)
     build(store, kind="hnsw")
     with served(store.path) as strict, served(store.path, allow_stale=True) as lenient:
-        path = "/api/stores/s/neighbours"
+        path = "/api/stores/s/neighbors"
         before = strict.get(path, id="item-3").columns
         write_rows(tmp_path / "s.hub", torch.as_tensor(states[:, 512:]), first_shard=1, shard_rows=512)
         until = time.monotonic() + 20
@@ -365,14 +365,14 @@ def test_experiments_are_listed_with_verdict_table_and_figure(store, tmp_path):
 def test_metrics_count_what_was_answered(store):
     with served(store.path) as running:
         for _ in range(3):
-            running.get("/api/stores/sentences/neighbours", id="en:1")
-        running.get("/api/stores/sentences/neighbours", id="nobody")
+            running.get("/api/stores/sentences/neighbors", id="en:1")
+        running.get("/api/stores/sentences/neighbors", id="nobody")
         lines = running.get("/metrics").body.decode().splitlines()
-        route = 'method="GET",route="/api/stores/{store}/neighbours"'
-        assert f'hubstore_requests_total{{{route},status="200"}} 3' in lines
-        assert f'hubstore_requests_total{{{route},status="404"}} 1' in lines
-        assert 'hubstore_store_items{store="sentences"} 72' in lines
-        assert 'hubstore_batch_requests_bucket{le="1"} 4' in lines
+        route = 'method="GET",route="/api/stores/{store}/neighbors"'
+        assert f'hubstore_requests_total{{{route},status="200"}} 3.0' in lines
+        assert f'hubstore_requests_total{{{route},status="404"}} 1.0' in lines
+        assert 'hubstore_store_items{store="sentences"} 72.0' in lines
+        assert 'hubstore_batch_requests_bucket{le="1.0"} 4.0' in lines
 
 
 def test_the_pages_load_nothing_from_elsewhere(server):
@@ -385,6 +385,6 @@ def test_the_pages_load_nothing_from_elsewhere(server):
         if name != "plotly.min.js":
             assert b"http" not in answer.body
     assert b"http" not in page.body
-    for name in ("../app.py", "%2e%2e/app.py", "..%2fapp.py", "/etc/passwd", "docs.html/"):
+    for name in ("../app.py", "%2e%2e/app.py", "..%2fapp.py", "/etc/passwd", "docs.html/x"):
         assert server.get(f"/static/{name}").status == 404
     assert server.get("/api/openapi.json").json["openapi"].startswith("3.")

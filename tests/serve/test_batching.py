@@ -8,10 +8,9 @@ import threading
 import pytest
 
 from hubstore.serve.batching import Batcher
-from hubstore.serve.computations import Computations
-from hubstore.serve.failures import BusyError, TimedOutError
+from hubstore.serve.http_errors import BusyError, TimedOutError
 from hubstore.serve.metrics import Metrics
-from hubstore.serve.pools import Pool
+from hubstore.serve.pools import Computations, Pool
 
 
 def batcher(**options) -> Batcher:

@@ -13,7 +13,7 @@ from hubstore.corpus import Corpus, Item, Media
 from hubstore.errors import ModelError
 from hubstore.extraction import Settings, extract
 from hubstore.serve import Limits, encoders
-from hubstore.serve.failures import NeedsModelError
+from hubstore.serve.http_errors import NeedsModelError
 from tests.extraction.test_media import png
 from tests.report.stores import write_store
 from tests.serve.servers import served
@@ -42,7 +42,7 @@ def server(store, folder):
 
 
 def test_texts_are_read_as_the_store_was(server, store):
-    found = server.post("/api/stores/texts/neighbours", {"texts": ["Nine ships", "It rained"], "k": 3, "layers": [2]})
+    found = server.post("/api/stores/texts/neighbors", {"texts": ["Nine ships", "It rained"], "k": 3, "layers": [2]})
     expected = store.search(texts=["Nine ships", "It rained"], k=3, layers=[2])
     assert found.columns["query"] == expected["query"].to_pylist()
     assert found.columns["id"] == expected["id"].to_pylist()
@@ -51,13 +51,13 @@ def test_texts_are_read_as_the_store_was(server, store):
 
 
 def test_the_models_folder_is_named_nowhere(server, folder):
-    bodies = [server.get("/api/stores/texts").body, server.get("/api/stores/texts/neighbours", id="1").body]
-    bodies.append(server.post("/api/stores/texts/neighbours/image", b"x", kind="image/png").body)
+    bodies = [server.get("/api/stores/texts").body, server.get("/api/stores/texts/neighbors", id="1").body]
+    bodies.append(server.post("/api/stores/texts/neighbors/image", b"x", kind="image/png").body)
     assert not any(str(folder.parent).encode() in body for body in bodies)
 
 
-def test_tokens_are_neighbours_too_and_requests_of_one_item_are_not_mixed_up(server, store):
-    path = "/api/stores/texts/neighbours"
+def test_tokens_are_neighbors_too_and_requests_of_one_item_are_not_mixed_up(server, store):
+    path = "/api/stores/texts/neighbors"
     expected = {n: store.search(ids=[str(n)], k=2, layers=[1], pooling="tokens") for n in range(4)}
     with ThreadPoolExecutor(8) as clients:
         asked = [(n, clients.submit(server.get, path, id=n, k=2, layer=1, pooling="tokens")) for n in [*range(4)] * 3]
@@ -74,11 +74,11 @@ def test_tokens_are_neighbours_too_and_requests_of_one_item_are_not_mixed_up(ser
 def test_a_model_that_is_not_the_stores_reads_no_query_of_it(tmp_path):
     store = write_store(tmp_path / "other.hub")
     with served(store.path, model=tiny_model("llama")) as running:
-        answer = running.post("/api/stores/other/neighbours", {"texts": ["x"]})
+        answer = running.post("/api/stores/other/neighbors", {"texts": ["x"]})
         assert answer.status == 501
         assert "use the model that the store was made with" in answer.error
         assert not running.get("/api/stores/other").json["encoder"]
-        assert running.get("/api/stores/other/neighbours", id="en:1").status == 200
+        assert running.get("/api/stores/other/neighbors", id="en:1").status == 200
 
 
 def test_a_load_that_failed_is_tried_again_after_a_pause(store, folder, monkeypatch):
@@ -122,20 +122,20 @@ def test_pictures_are_uploaded_and_those_that_are_none_are_415(tmp_path):
     items = [Item(f"{n}", "", "zxx", f"{n}", "image", Media(f"{n}.png", data)) for n, data in enumerate(pictures)]
     extract(Corpus.from_items(items), model, tmp_path / "p.hub", Settings(dtype="float32", poolings=("mean",)))
     with served(tmp_path / "p.hub", model=model) as running, ThreadPoolExecutor(4) as clients:
-        path = "/api/stores/p/neighbours/image"
+        path = "/api/stores/p/neighbors/image"
         asked = [clients.submit(running.post, path, data, kind="image/png", k=1, layer=2) for data in pictures]
         bad = clients.submit(running.post, path, b"no picture", kind="image/png", k=1, layer=2)
         assert [answer.result().columns["id"] for answer in asked] == [["0"], ["1"], ["2"], ["3"]]
         assert all(answer.result().columns["query"] == ["image 0"] for answer in asked)
         assert bad.result().status == 415
-        assert running.post("/api/stores/p/neighbours/audio", b"x", kind="audio/wav", layer=2).status == 501
+        assert running.post("/api/stores/p/neighbors/audio", b"x", kind="audio/wav", layer=2).status == 501
 
 
 def test_requests_that_come_while_a_search_runs_are_answered_by_one(tmp_path, monkeypatch):
-    from hubstore.serve.answers import neighbours
+    from hubstore import query
 
     store = write_store(tmp_path / "b.hub")
-    real, begun, go, sizes = neighbours.search, threading.Semaphore(0), threading.Event(), []
+    real, begun, go, sizes = query.search, threading.Semaphore(0), threading.Event(), []
 
     def search(*arguments, ids=None, vectors=None, **options):
         sizes.append(len(ids if ids is not None else vectors))
@@ -143,8 +143,8 @@ def test_requests_that_come_while_a_search_runs_are_answered_by_one(tmp_path, mo
         assert go.wait(30)
         return real(*arguments, ids=ids, vectors=vectors, **options)
 
-    monkeypatch.setattr(neighbours, "search", search)
-    path = "/api/stores/b/neighbours"
+    monkeypatch.setattr(query, "search", search)
+    path = "/api/stores/b/neighbors"
     with served(store.path, limits=Limits(searches=1)) as running, ThreadPoolExecutor(16) as clients:
         first = clients.submit(running.get, path, id="en:0")
         assert begun.acquire(timeout=30)
@@ -152,7 +152,7 @@ def test_requests_that_come_while_a_search_runs_are_answered_by_one(tmp_path, mo
         together = [clients.submit(running.get, path, id=ids, k=3) for ids in asked]
         rows = [store.hidden(1).take([n]).float().tolist() for n in range(3)]
         vectors = [clients.submit(running.post, path, {"vectors": row, "k": 2, "layers": [1]}) for row in rows]
-        waiting = b'work="searches waiting"} %d' % (len(asked) + len(rows))
+        waiting = b'work="searches waiting"} %d.0' % (len(asked) + len(rows))
         while waiting not in running.get("/metrics").body:
             pass
         go.set()

@@ -50,7 +50,7 @@ def test_a_store_that_is_extended_while_it_is_served_never_gives_a_torn_answer(t
             asked = f"0:{rng.integers(BATCH)}"
             items = server.get("/api/stores/grows/items", limit=1000)
             answers.append(("items", items))
-            answers.append((asked, server.get("/api/stores/grows/neighbours", id=asked, k=500, layer="1")))
+            answers.append((asked, server.get("/api/stores/grows/neighbors", id=asked, k=500, layer="1")))
 
     with served(path) as server, ThreadPoolExecutor(3) as clients:
         server.get("/api/stores/grows/items")
@@ -96,10 +96,10 @@ def _digest(store: StoreReader, commits: int) -> str:
 
 
 def test_what_a_request_began_with_it_ends_with(tmp_path, monkeypatch):
-    from hubstore.serve.answers import neighbours
+    from hubstore import query
 
     store = write_store(tmp_path / "s.hub", concepts=5)
-    begun, go, real = threading.Event(), threading.Event(), neighbours.search
+    begun, go, real = threading.Event(), threading.Event(), query.search
 
     def slowly(*arguments, **options):
         begun.set()
@@ -108,8 +108,8 @@ def test_what_a_request_began_with_it_ends_with(tmp_path, monkeypatch):
 
     with served(store.path) as server, ThreadPoolExecutor(1) as client:
         before = server.get("/api/stores/s").json["revision"]
-        monkeypatch.setattr(neighbours, "search", slowly)
-        asked = client.submit(server.get, "/api/stores/s/neighbours", id="en:1", k=500, layer="0")
+        monkeypatch.setattr(query, "search", slowly)
+        asked = client.submit(server.get, "/api/stores/s/neighbors", id="en:1", k=500, layer="0")
         assert begun.wait(30)
         bigger = write_store(tmp_path / "other.hub", concepts=9)
         for file in sorted(bigger.path.rglob("*")):  # the commit last, as a writer does
@@ -132,12 +132,12 @@ def test_what_a_request_began_with_it_ends_with(tmp_path, monkeypatch):
 def test_a_store_whose_newest_commit_is_damaged_is_served_as_it_was(tmp_path):
     store = write_store(tmp_path / "s.hub")
     with served(store.path) as server:
-        before = server.get("/api/stores/s/neighbours", id="en:1").columns
+        before = server.get("/api/stores/s/neighbors", id="en:1").columns
         time.sleep(0.3)
         (store.path / "commits/1.json").write_text("{}")
         time.sleep(0.3)
         for _ in range(3):
-            assert server.get("/api/stores/s/neighbours", id="en:1").columns == before
+            assert server.get("/api/stores/s/neighbors", id="en:1").columns == before
             time.sleep(0.3)
         assert b'hubstore_reloads_total{store="s",outcome="failed"}' in server.get("/metrics").body
 
@@ -157,7 +157,7 @@ def test_killed_and_started_again_the_answers_are_the_same(indexed):
     asked = [f"item-{n}" for n in range(0, 4000, 211)]
 
     def answers(server) -> list[bytes]:
-        return [server.get("/api/stores/indexed/neighbours", ARROW, id=name).body for name in asked]
+        return [server.get("/api/stores/indexed/neighbors", ARROW, id=name).body for name in asked]
 
     with process(indexed.path) as first:
         before = answers(first.server)
@@ -179,14 +179,14 @@ def test_killed_and_started_again_the_answers_are_the_same(indexed):
 def _ask_on(server, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
-            server.get("/api/stores/indexed/neighbours", id="item-3")
+            server.get("/api/stores/indexed/neighbors", id="item-3")
         except OSError:
             return
 
 
 def test_told_to_stop_it_answers_what_it_has_begun_and_then_ends(indexed):
     with process(indexed.path) as running, ThreadPoolExecutor(8) as clients:
-        running.server.get("/api/stores/indexed/neighbours", id="item-1")
+        running.server.get("/api/stores/indexed/neighbors", id="item-1")
         asked = [
             clients.submit(running.server.get, "/api/stores/indexed/projection", points=4000, seed=seed)
             for seed in range(3)

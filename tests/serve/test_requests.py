@@ -20,7 +20,6 @@ from hubstore import Corpus, Item, extract
 from hubstore.errors import CorpusUnreachableError
 from hubstore.serve import Limits, create_app
 from hubstore.serve.compression import takes_gzip
-from hubstore.serve.routes.pages import static_files
 from hubstore.store import StoreReader
 from tests.extraction.test_generations import away_at, extracted
 from tests.extraction.test_generations import items as corpus_of
@@ -207,8 +206,8 @@ def test_gzip_is_taken_where_its_weight_is_above_zero():
     [
         ("/items", "langauge", "language"),
         ("/items", "ofset", "offset"),
-        ("/neighbours", "exclude_same_langauge", "exclude_same_language"),
-        ("/neighbours", "layers", "layer"),
+        ("/neighbors", "exclude_same_langauge", "exclude_same_language"),
+        ("/neighbors", "layers", "layer"),
         ("/hidden", "poolings", "pooling"),
         ("/lens", "varient", "variant"),
         ("/projection", "point", "points"),
@@ -226,7 +225,7 @@ def test_a_misspelt_parameter_is_named_with_the_one_that_it_is_near(running, pat
 
 
 def test_a_misspelt_field_of_a_body_and_a_parameter_beside_a_body_are_refused(running):
-    path = "/api/stores/words/neighbours"
+    path = "/api/stores/words/neighbors"
     answer = running.post(path, {"ids": ["en:1"], "exclude_selves": True})
     assert answer.status == 422
     assert "'exclude_self'" in answer.error
@@ -245,21 +244,15 @@ def test_tokens_are_counted_before_they_are_read(folder):
         assert running.get(f"{path}/hidden", id=ids, pooling="tokens").status == 413
         assert running.get(f"{path}/hidden", id=ids, pooling="mean", layer="0").status == 200
         assert running.get(f"{path}/lens", id=ids, pooling="tokens", k=50).status == 413
-        assert running.get(f"{path}/neighbours", id=ids, pooling="tokens", k=100).status == 413
-        assert running.get(f"{path}/neighbours", id=ids[:1], pooling="tokens", k=1).status == 200
+        assert running.get(f"{path}/neighbors", id=ids, pooling="tokens", k=100).status == 413
+        assert running.get(f"{path}/neighbors", id=ids[:1], pooling="tokens", k=1).status == 200
 
 
 def test_a_layer_that_is_no_number_is_not_there(running):
     for layer in ("-²", "-" + "9" * 4000, "--1", "-0", "-", "-99", "\u0661"):
-        for path in ("neighbours", "hidden", "lens"):
+        for path in ("neighbors", "hidden", "lens"):
             assert running.get(f"/api/stores/words/{path}", id="en:1", layer=layer).status == 404, layer
     assert running.get("/api/stores/words/hidden", id="en:1", layer="-1").status == 200
-
-
-def test_no_two_files_of_the_pages_have_one_name():
-    files = static_files()
-    assert files["docs.js"].parent.name == "docs"
-    assert files["api.js"].parent.name == "dashboard"
 
 
 def test_a_browser_that_has_a_preview_or_a_file_costs_no_reading_of_it(folder, monkeypatch):
@@ -288,3 +281,42 @@ def test_a_store_that_is_unfinished_says_so_in_the_list_and_by_itself(folder, tm
 def test_only_public_modules_of_the_web_framework_are_used():
     for file in (Path(hubstore.__file__).parent / "serve").rglob("*.py"):
         assert not re.search(r"(starlette|fastapi)\.[\w.]*\b_|Responder", file.read_text()), file
+
+
+def test_no_two_files_of_the_pages_have_one_name(running):
+    folders = [Path(hubstore.serve.__path__[0]) / name for name in ("dashboard", "docs")]
+    dashboard, docs = ({path.name for path in folder.iterdir()} for folder in folders)
+    assert {"index.html", "api.js"} <= dashboard
+    assert not dashboard & docs
+    assert running.get("/static/docs.js").body == (folders[1] / "docs.js").read_bytes()
+    assert running.get("/static/%00").status == 404
+
+
+def test_an_earlier_releases_spellings_are_still_answered_and_named_as_deprecated(running):
+    store, asked = "/api/stores/words", {"id": ["en:1", "en:2"], "layer": "1", "k": 3}
+    centered = running.get(f"{store}/neighbors", centered="true", **asked).json
+    assert centered != running.get(f"{store}/neighbors", **asked).json
+    assert running.get(f"{store}/neighbours", centred="true", **asked).json == centered
+    body = {"ids": ["en:1", "en:2"], "layers": [1], "k": 3}
+    assert running.post(f"{store}/neighbors", {**body, "centered": True}).json == centered
+    assert running.post(f"{store}/neighbours", {**body, "centred": True}).json == centered
+    assert running.get(f"{store}/neighbors", centered="1", centred="1", **asked).status == 422
+    paths = running.get("/api/openapi.json").json["paths"]
+    prefix = "/api/stores/{store}"
+    assert {path: "deprecated" in paths[f"{prefix}{path}"]["get"] for path in ("/neighbors", "/neighbours")} == {
+        "/neighbors": False,
+        "/neighbours": True,
+    }
+    names = [one["name"] for one in paths[f"{prefix}/neighbors"]["get"]["parameters"]]
+    assert "centered" in names
+    assert "centred" not in names
+
+
+def test_a_misspelt_parameter_is_an_error_wherever_parameters_are_taken(running):
+    paths = running.get("/api/openapi.json").json["paths"]
+    for path in paths:
+        asked = path.replace("{store}", "words").replace("{name}", "x").replace("{analysis}", "x").replace("{key}", "x")
+        if path.startswith("/api/") and "get" in paths[path]:
+            answer = running.get(asked, formatt="json")
+            assert answer.status == 422, path
+            assert "formatt" in answer.error or "Field required" in answer.error

@@ -76,7 +76,7 @@ def test_hostile_text_is_returned_as_it_is_and_only_as_json(hostile):
         assert answer.headers["x-content-type-options"] == "nosniff"
         for name, text in HOSTILE.items():
             assert running.get("/api/stores/hostile/item", id=name).json["text"] == text
-            found = running.get("/api/stores/hostile/neighbours", id=name, k=20)
+            found = running.get("/api/stores/hostile/neighbors", id=name, k=20)
             assert set(found.columns["query"]) == {name}
             assert {*found.columns["id"], name} == set(HOSTILE)
         assert running.get("/api/stores/hostile/items", q="<SCRIPT>").columns["id"] == ["script"]
@@ -123,11 +123,11 @@ def test_no_folder_of_the_server_is_in_any_answer(hostile):
                 (store, {}),
                 (f"{store}/items", {"limit": 3}),
                 (f"{store}/items", {"partition": "x"}),
-                (f"{store}/neighbours", {"id": "script", "layer": "9"}),
-                (f"{store}/neighbours", {"id": "nobody"}),
-                (f"{store}/neighbours", {"id": "script", "concept": "x"}),
-                (f"{store}/neighbours", {"id": "script", "pooling": "x"}),
-                (f"{store}/neighbours", {"id": "script"}),
+                (f"{store}/neighbors", {"id": "script", "layer": "9"}),
+                (f"{store}/neighbors", {"id": "nobody"}),
+                (f"{store}/neighbors", {"id": "script", "concept": "x"}),
+                (f"{store}/neighbors", {"id": "script", "pooling": "x"}),
+                (f"{store}/neighbors", {"id": "script"}),
                 (f"{store}/lens", {"id": "script"}),
                 (f"{store}/media", {"id": "script"}),
                 (f"{store}/curves", {"analysis": "similarity"}),
@@ -160,7 +160,7 @@ def test_a_token_is_asked_for_wherever_there_is_data(store):
                 assert answer.error
         assert running.get("/api/stores", BEARER).status == 200
         assert running.get("/metrics", BEARER).status == 200
-        assert running.ask("POST", "/api/stores/plain/neighbours", b"{}", {}).status == 401
+        assert running.ask("POST", "/api/stores/plain/neighbors", b"{}", {}).status == 401
 
 
 def test_a_public_host_without_a_token_is_refused_before_anything_is_opened(store):
@@ -186,7 +186,7 @@ def test_pages_that_point_their_name_at_this_machine_get_nothing(store):
 
 def test_bodies_beyond_the_limits_are_413_however_they_come(store):
     with served(store.path, limits=Limits(body=10_000, upload=20_000)) as running:
-        path = "/api/stores/plain/neighbours"
+        path = "/api/stores/plain/neighbors"
         assert running.post(path, b"x" * 10_001).status == 413
         assert running.post(path, b" " * 9_000 + b'{"ids":["en:1"]}').status == 200
         assert running.post(f"{path}/image", b"x" * 20_001, kind="image/png").status == 413
@@ -204,7 +204,7 @@ def test_a_body_that_does_not_come_is_given_up(store):
         socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection,
     ):
         connection.sendall(
-            b"POST /api/stores/plain/neighbours HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"POST /api/stores/plain/neighbors HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: 100\r\n\r\n{"
         )
         assert connection.recv(4096).startswith(b"HTTP/1.1 408")
@@ -214,29 +214,29 @@ class Stalled:
     """Searches that wait until they are let go."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from hubstore.serve.answers import neighbours
+        from hubstore import query
 
         self.go, self.begun = threading.Event(), threading.Semaphore(0)
-        real = neighbours.search
+        real = query.search
 
         def search(*arguments, **options):
             self.begun.release()
             assert self.go.wait(30)
             return real(*arguments, **options)
 
-        monkeypatch.setattr(neighbours, "search", search)
+        monkeypatch.setattr(query, "search", search)
 
 
 def test_a_full_server_says_503_and_when_to_come_back(store, monkeypatch):
     stalled = Stalled(monkeypatch)
     limits = Limits(searches=1, waiting=2)
     with served(store.path, limits=limits) as running, ThreadPoolExecutor(3) as clients:
-        path = "/api/stores/plain/neighbours"
+        path = "/api/stores/plain/neighbors"
         first = clients.submit(running.get, path, id="en:0")
         assert stalled.begun.acquire(timeout=30)
         others = [clients.submit(running.get, path, id=f"en:{n}") for n in (1, 2)]
         until = time.monotonic() + 20
-        while b'work="searches waiting"} 2' not in running.get("/metrics").body and time.monotonic() < until:
+        while b'work="searches waiting"} 2.0' not in running.get("/metrics").body and time.monotonic() < until:
             time.sleep(0.01)
         refused = running.get(path, id="en:3")
         assert (refused.status, refused.headers["retry-after"]) == (503, "1")
@@ -250,7 +250,7 @@ def test_a_full_server_says_503_and_when_to_come_back(store, monkeypatch):
 def test_what_takes_too_long_is_504_and_the_next_is_answered(store, monkeypatch):
     stalled = Stalled(monkeypatch)
     with served(store.path, limits=Limits(searches=1, timeout_s=0.3)) as running:
-        path = "/api/stores/plain/neighbours"
+        path = "/api/stores/plain/neighbors"
         assert running.get(path, id="en:0").status == 504
         assert running.get(path, id="en:1").status == 504, "it waited in vain"
         stalled.go.set()
@@ -260,12 +260,12 @@ def test_what_takes_too_long_is_504_and_the_next_is_answered(store, monkeypatch)
 
 
 def test_an_error_of_the_servers_own_is_told_to_the_log_and_not_to_the_client(store, monkeypatch, caplog):
-    from hubstore.serve.answers import items
+    from hubstore.serve.resources import items
 
     def fail(*_):
         raise RuntimeError("at /secret/place")
 
-    monkeypatch.setattr(items, "page", fail)
+    monkeypatch.setattr(items, "table_of", fail)
     with served(store.path) as running, caplog.at_level(logging.ERROR, "hubstore.serve"):
         answer = running.get("/api/stores/plain/items")
         assert answer.status == 500
@@ -291,7 +291,7 @@ def test_a_damaged_store_is_an_internal_error_that_names_no_file(tmp_path):
     store = write_store(tmp_path / "broken.hub")
     (store.path / "hidden/mean/1/c/0/0").write_bytes(b"short")
     with served(store.path) as running:
-        answer = running.get("/api/stores/broken/neighbours", id="en:1")
+        answer = running.get("/api/stores/broken/neighbors", id="en:1")
         assert answer.status == 500
         assert str(tmp_path) not in answer.error
         assert "hidden" not in answer.error
@@ -299,7 +299,7 @@ def test_a_damaged_store_is_an_internal_error_that_names_no_file(tmp_path):
 
 def test_unreadable_uploads_are_415_and_other_requests_of_the_batch_are_answered(store):
     with served(store.path) as running:
-        path = "/api/stores/plain/neighbours"
+        path = "/api/stores/plain/neighbors"
         assert running.post(f"{path}/image", b"", kind="image/png").status == 415
         for body in (b"", b"ARROW1", b"\xff" * 100, b"\x00" * MIB):
             assert running.post(path, body, kind="application/vnd.apache.arrow.stream").status == 415

@@ -1,7 +1,7 @@
 """What a server may write into a store: results of analyses, and not without end.
 
 Clients choose seeds and samples, each of which is another result, so that without a bound they would fill the disk.
-Beyond it a store is like one that may not be written to: results are given, and not kept.
+Beyond it a store is like one that may not be written to: results are answered, and not stored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hubstore.storage.objects import RemoteStorage
 RESULTS = "analyses/"
 
 
-class KeepingFolder(LocalStorage):
+class QuotaStorage(LocalStorage):
     """A store's folder that takes results of analyses until it has `most` of a kind, and nothing else."""
 
     def __init__(self, root: Path, most: int) -> None:
@@ -30,7 +30,7 @@ class KeepingFolder(LocalStorage):
         super().write(key, *buffers)
 
 
-class KeepingObjects(RemoteStorage):
+class RemoteQuotaStorage(RemoteStorage):
     """A store in an object store, likewise."""
 
     most = 0
@@ -41,17 +41,17 @@ class KeepingObjects(RemoteStorage):
         super().write(key, *buffers)
 
 
-def keeping(where: Location, most: int) -> Storage:
+def quota_storage(where: Location, most: int) -> Storage:
     """The storage at `where`, which takes `most` results of a kind."""
     if isinstance(where, Path):
-        return KeepingFolder(where, most)
+        return QuotaStorage(where, most)
     if where.scheme in WEB:  # takes none
         return open_storage(where)
-    storage = KeepingObjects.at(where)
+    storage = RemoteQuotaStorage.at(where)
     storage.most = most
     return storage
 
 
 def _refuse_beyond(storage: Storage, key: str, most: int) -> None:
     if not key.startswith(RESULTS) or len(storage.list(key.rpartition("/")[0])) >= most:
-        raise OSError(errno.EROFS, "this server keeps no more results of this kind", key)
+        raise OSError(errno.EROFS, "this server stores no more results of this kind", key)

@@ -1,5 +1,5 @@
 """Around every request: host, token, size and time of the body, security headers, and errors that tell no more than
-they should. HEAD is answered as GET is, without the body."""
+they should."""
 
 from __future__ import annotations
 
@@ -11,24 +11,19 @@ import time
 from collections.abc import Mapping, Sequence
 
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hubstore.errors import HubstoreError
-from hubstore.serve.failures import (
+from hubstore.serve.http_errors import (
     HostError,
     RequestError,
     SlowBodyError,
     TokenError,
     TooLargeError,
-    body_of,
-    kind_of,
-    status_of,
-    without_paths,
+    error_body,
 )
-from hubstore.serve.formats import MEDIA_TYPES, json_response
 from hubstore.serve.limits import MIB, Limits
 from hubstore.serve.metrics import Metrics
+from hubstore.serve.responses import MEDIA_TYPES, error_response, json_response
 
 log = logging.getLogger("hubstore.serve")
 
@@ -56,7 +51,7 @@ RAW_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADER
 
 PUBLIC = ("/", "/healthz", "/api/docs", "/api/openapi.json")
 PUBLIC_FOLDER = "/static/"
-"""What needs no token, as the router sees its path: it tells nothing of the stores. All else does, there or not."""
+"""Paths that need no token, as the router sees them: they hold nothing of the stores. All others do, there or not."""
 
 
 def route_path(scope: Scope) -> str:
@@ -69,8 +64,8 @@ VIOLATION = 1008
 """The code with which a websocket is closed that is not allowed."""
 
 
-class Guard:
-    """The outermost layer of the application.
+class AuthMiddleware:
+    """The outermost layer of the application. HEAD is answered as GET is, without the body.
 
     Args:
         app: the rest.
@@ -78,7 +73,7 @@ class Guard:
         hosts: names that the server may be called by; None for any. A page of elsewhere whose name was pointed at this
             machine (DNS rebinding) would call it by that name.
         limits: of bodies.
-        metrics: told of every request.
+        metrics: counts every request.
     """
 
     def __init__(
@@ -111,7 +106,7 @@ class Guard:
                 message = {**message, "body": b""}
             await send(message)
 
-        self._metrics.in_flight += 1
+        self._metrics.in_flight.inc()
         try:
             await self._answer(scope, receive, send_safely)
         except Exception:
@@ -120,9 +115,9 @@ class Guard:
             if status:
                 raise  # the answer has begun: all that is left is to break it off
             message = f"internal error; the server's log tells more under {number}"
-            await json_response(body_of("InternalError", message), status=500)(scope, receive, send_safely)
+            await json_response(error_body("InternalError", message), status=500)(scope, receive, send_safely)
         finally:
-            self._metrics.in_flight -= 1
+            self._metrics.in_flight.dec()
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.request(method, route, status or 500, time.perf_counter() - started)
 
@@ -131,7 +126,7 @@ class Guard:
         try:
             self._check(route_path(scope), headers)
         except RequestError as error:
-            await refusal(error)(scope, receive, send)
+            await error_response(error)(scope, receive, send)
             return
         most = self._limits.upload if _is_upload(scope["path"], headers) else self._limits.body
         await self._app(scope, _bounded(receive, most, self._limits.timeout_s), send)
@@ -147,11 +142,11 @@ class Guard:
 
     def _check(self, path: str, headers: Mapping[bytes, bytes]) -> None:
         if self._hosts is not None and _host(headers) not in self._hosts:
-            raise HostError(f"this server is called {' or '.join(self._hosts)}, and was asked by another name")
+            raise HostError(f"this server is called {' or '.join(self._hosts)}, and the request names another")
         public = path in PUBLIC or path.startswith(PUBLIC_FOLDER)
         if self._token is not None and not public:
-            given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._token):
+            shown = headers.get(b"authorization", b"")
+            if not hmac.compare_digest(shown, self._token):
                 raise TokenError("this server needs its token, as a header: Authorization: Bearer TOKEN")
 
 
@@ -161,17 +156,9 @@ def _host(headers: Mapping[bytes, bytes]) -> str:
     return (name if colon and port.isdigit() else name + colon + port).strip("[]").lower()
 
 
-def refusal(error: HubstoreError, names: Mapping[str, str] | None = None) -> Response:
-    """The answer that an error is."""
-    response = json_response(body_of(kind_of(error), without_paths(str(error), names or {})), status=status_of(error))
-    if isinstance(error, RequestError):
-        response.headers.update(error.headers)
-    return response
-
-
 def _is_upload(path: str, headers: Mapping[bytes, bytes]) -> bool:
     kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-    return path.endswith(("/neighbours/image", "/neighbours/audio")) or kind == MEDIA_TYPES["arrow"].encode()
+    return path.endswith(("/image", "/audio")) or kind == MEDIA_TYPES["arrow"].encode()
 
 
 def _bounded(receive: Receive, most: int, seconds: float) -> Receive:
@@ -186,11 +173,11 @@ def _bounded(receive: Receive, most: int, seconds: float) -> Receive:
         try:
             message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
         except TimeoutError:
-            raise _Raised(SlowBodyError(f"the body did not arrive within {seconds:g} s")) from None
+            raise BodyError(SlowBodyError(f"the body did not arrive within {seconds:g} s")) from None
         if message["type"] == "http.request":
             taken += len(message.get("body", b""))
             if taken > most:
-                raise _Raised(TooLargeError(f"the body has more than the {most / MIB:g} MiB that this server takes"))
+                raise BodyError(TooLargeError(f"the body has more than the {most / MIB:g} MiB that this server takes"))
             if not message.get("more_body", False):
                 taken = -1
         return message
@@ -198,8 +185,8 @@ def _bounded(receive: Receive, most: int, seconds: float) -> Receive:
     return receive_some
 
 
-class _Raised(HTTPException):
-    """A refusal from inside of the reading of a body: of all errors there, FastAPI hands on only this kind."""
+class BodyError(HTTPException):
+    """An error of the reading of a body: of all that is raised there, FastAPI hands on only this kind."""
 
     def __init__(self, error: RequestError) -> None:
         super().__init__(error.status, str(error))

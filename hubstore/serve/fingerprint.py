@@ -1,4 +1,4 @@
-"""The state of a store, to see cheaply whether it has changed since it was opened."""
+"""The fingerprint of a store, to see cheaply whether it has changed since it was opened."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hubstore.storage.location import Location, Url
 from hubstore.storage.objects import RemoteStorage
 
 Stamp = tuple[str, int, int]
-State = tuple[Stamp, ...]
+Fingerprint = tuple[Stamp, ...]
 
 
-def state_of(path: Location) -> State:
+def fingerprint(path: Location) -> Fingerprint:
     """Name, time and size of the root, of every commit and index, and of the lens.
 
     Files of a store are put there whole, by a rename, so a file that is read later is this one or a newer one.

@@ -1,9 +1,10 @@
-"""What goes wrong with a request: its status, and words that show a client nothing of the server's disk."""
+"""What goes wrong with a request: the status of each error, and what it is called in an answer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar
 
 from hubstore.errors import (
     AnalysisError,
@@ -17,6 +18,12 @@ from hubstore.errors import (
     StaleIndexError,
 )
 
+SHOWN = 5
+"""Mistakes that an answer names."""
+
+SHOWN_NAME = 64
+"""Characters of an unknown name that an answer repeats."""
+
 
 class RequestError(HubstoreError, ValueError):
     """A request that cannot be answered, whatever the stores hold."""
@@ -25,7 +32,7 @@ class RequestError(HubstoreError, ValueError):
     headers: ClassVar[Mapping[str, str]] = {}
 
 
-class NotThereError(QueryError):
+class NotFoundError(QueryError):
     """No such store, item, layer, partition, pooling, table or preview."""
 
 
@@ -67,7 +74,7 @@ class InvalidError(RequestError):
 
 
 class NeedsModelError(RequestError):
-    """What was asked needs a model, a lens or a package that this server does not have."""
+    """A model, a lens or a package is needed that this server does not have."""
 
     status = 501
 
@@ -86,7 +93,7 @@ class TimedOutError(RequestError):
 
 
 _STATUSES: Sequence[tuple[type[HubstoreError], int]] = (
-    (NotThereError, 404),
+    (NotFoundError, 404),
     (StaleIndexError, 409),
     (CorpusError, 415),
     (MissingDependencyError, 501),
@@ -105,20 +112,29 @@ def status_of(error: HubstoreError) -> int:
     return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
 
 
-def kind_of(error: HubstoreError) -> str:
-    """What the error is called in an answer."""
-    if isinstance(error, RequestError):
-        return "RequestError"
-    return "QueryError" if isinstance(error, NotThereError) else type(error).__name__
-
-
-def body_of(kind: str, message: str) -> dict[str, dict[str, str]]:
+def error_body(kind: str, message: str) -> dict[str, dict[str, str]]:
     """The form of every error's answer."""
     return {"error": {"kind": kind, "message": message}}
 
 
-def without_paths(message: str, names: Mapping[str, str]) -> str:
-    """`message` with the server's folders called by their `names`, the longest path first."""
-    for path in sorted(names, key=len, reverse=True):
-        message = message.replace(path, names[path])
-    return message
+def kind_of(error: HubstoreError) -> str:
+    """What an error is called in an answer: by the class that a client knows."""
+    if isinstance(error, RequestError):
+        return RequestError.__name__
+    return QueryError.__name__ if isinstance(error, NotFoundError) else type(error).__name__
+
+
+def invalid_error(mistakes: Sequence[Any], names: Collection[str]) -> InvalidError:
+    """Where a request differs from its schema, without what it held there.
+
+    Args:
+        mistakes: as pydantic lists them.
+        names: the parameters or fields that there are; one that is not there may have meant one of them.
+    """
+    extra = next((str(one["loc"][-1]) for one in mistakes if one["type"] == "extra_forbidden"), None)
+    if extra is None:
+        return InvalidError("; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in mistakes[:SHOWN]))
+    shown = extra if len(extra) <= SHOWN_NAME else extra[:SHOWN_NAME] + "…"
+    near = difflib.get_close_matches(extra[:SHOWN_NAME], names, 1, 0.5)
+    there = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(sorted(names)) or 'none'}"
+    return InvalidError(f"there is no parameter {shown!r} here; {there}")

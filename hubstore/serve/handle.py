@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from hubstore.serve.fingerprint import Fingerprint, fingerprint
 from hubstore.serve.metrics import Metrics
-from hubstore.serve.state import State, state_of
 from hubstore.storage.location import Location
 
 if TYPE_CHECKING:
-    from hubstore.query.ray import Searchers
     from hubstore.serve.snapshot import Snapshot
 
 log = logging.getLogger("hubstore.serve")
@@ -24,7 +22,7 @@ PATIENCE_S = 0.5
 """A request that finds a store changed waits so long for the new snapshot before it is answered from the old one."""
 
 
-class ServedStore:
+class StoreHandle:
     """One store and its newest snapshot.
 
     An answer keeps the snapshot that it is computed from; an old one is gone when its last answer is.
@@ -32,9 +30,9 @@ class ServedStore:
     Args:
         path: the store's folder or URL.
         name: what clients call it.
-        device, allow_stale, results, searchers: of `Snapshot`.
+        open_snapshot: opens the store, with what has not changed since the snapshot before, if any.
         check_s: seconds between two looks at the store, which are taken when a request comes.
-        metrics: told of reloads.
+        metrics: counts reloads.
         opener: the thread that opens snapshots, shared by all stores.
     """
 
@@ -42,11 +40,8 @@ class ServedStore:
         self,
         path: Location,
         name: str,
+        open_snapshot: Callable[[Snapshot | None], Snapshot],
         *,
-        device: str,
-        allow_stale: bool,
-        results: int,
-        searchers: Searchers | None,
         check_s: float,
         metrics: Metrics,
         opener: ThreadPoolExecutor,
@@ -54,11 +49,11 @@ class ServedStore:
         self.path = path
         self.name = name
         self.current: Snapshot | None = None
-        self._options = {"device": device, "allow_stale": allow_stale, "results": results, "searchers": searchers}
+        self._open_snapshot = open_snapshot
         self._check_s = check_s
         self._metrics = metrics
         self._opener = opener
-        self._state: State = ()
+        self._fingerprint: Fingerprint = ()
         self._checked = 0.0
         self._task: asyncio.Task[None] | None = None
 
@@ -81,11 +76,11 @@ class ServedStore:
     async def _refresh(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            opened = await loop.run_in_executor(self._opener, self._newer())
+            opened = await loop.run_in_executor(self._opener, self._newer)
             if opened is not None:
                 if self.current is not None:
                     self._metrics.reload(self.name, "done")
-                self._state, self.current = opened
+                self._fingerprint, self.current = opened
         except Exception:
             if self.current is None:
                 raise
@@ -95,17 +90,9 @@ class ServedStore:
             self._checked = time.monotonic()
             self._task = None
 
-    def _newer(self) -> Callable[[], tuple[State, Snapshot] | None]:
-        return functools.partial(_newer, self.path, self.name, self._state, self.current, self._options)
-
-
-def _newer(
-    path: Location, name: str, state: State, current: Snapshot | None, options: dict[str, object]
-) -> tuple[State, Snapshot] | None:
-    """The folder's state, and the snapshot to go with it; None where the state is the old one."""
-    found = state_of(path)
-    if current is not None and found == state:
-        return None
-    from hubstore.serve.snapshot import Snapshot
-
-    return found, Snapshot(path, name, previous=current, **options)  # type: ignore[arg-type]
+    def _newer(self) -> tuple[Fingerprint, Snapshot] | None:
+        """The store's fingerprint, and the snapshot to go with it; None where it has not changed."""
+        found = fingerprint(self.path)
+        if self.current is not None and found == self._fingerprint:
+            return None
+        return found, self._open_snapshot(self.current)

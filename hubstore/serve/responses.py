@@ -1,4 +1,4 @@
-"""Tables as JSON, Arrow, CSV or Parquet, as a request would have them."""
+"""Answers: JSON, and tables as JSON, Arrow, CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import numpy as np
+import pyarrow as pa
 from starlette.responses import Response
 
-from hubstore.serve.failures import TooLargeError
-from hubstore.serve.limits import MIB
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from hubstore.errors import HubstoreError
+from hubstore.serve.http_errors import RequestError, error_body, kind_of, status_of
+from hubstore.serve.limits import Limits
+from hubstore.serve.redaction import redact_message
 
 FormatName = Literal["json", "arrow", "csv", "parquet"]
 
@@ -43,43 +44,40 @@ class Format:
     attached: bool = False
 
     @classmethod
-    def wanted(cls, accept: str, asked: FormatName | None) -> Format:
-        """What `?format=` asks for, else the best that the Accept header names, else JSON."""
-        if asked is not None:
-            return cls(asked, attached=True)
-        return cls(_best(accept))
+    def negotiated(cls, accept: str, chosen: str | None) -> Format:
+        """The format that `?format=` has chosen, else the best of the Accept header, else JSON."""
+        names = {media: name for name, media in MEDIA_TYPES.items()}
+        for name in names.values():
+            if name == chosen:
+                return cls(name, attached=True)
+        weights = {names[kind]: weight for kind, weight in weighted(accept).items() if kind in names and weight > 0}
+        return cls(max(weights, key=weights.__getitem__, default="json"))
 
 
-def _best(accept: str) -> FormatName:
-    found: list[tuple[float, int, FormatName]] = []
-    for place, part in enumerate(accept.split(",")):
-        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        name = next((name for name, media in MEDIA_TYPES.items() if media == kind), None)
-        weight = next((_weight(one[2:]) for one in parameters if one.startswith("q=")), 1.0)
-        if name is not None and weight > 0:
-            found.append((-weight, place, name))
-    return min(found)[2] if found else "json"
-
-
-def _weight(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
+def weighted(header: str) -> dict[str, float]:
+    """What an Accept or Accept-Encoding header names, in lower case, with its weights (RFC 9110, 12.4.2)."""
+    weights: dict[str, float] = {}
+    for part in header.lower().split(","):
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        try:
+            weights[name] = float(next((one[2:] for one in parameters if one.startswith("q=")), "1"))
+        except ValueError:
+            weights[name] = 0.0
+    return weights
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """A table whose rows are one answer, or several.
+class TableResponse:
+    """A table to answer one request, or several, each with some of its rows.
 
     Args:
         table: the rows.
-        about: JSON-able, what is to be known of them; beside the columns in JSON, in the schema's metadata under
-            b"hubstore" elsewhere.
+        about: JSON-able, where they are from and how they were made; beside the columns in JSON, in the schema's
+            metadata under b"hubstore" elsewhere.
         form: how to write them.
         name: of the file that a browser saves, without its suffix.
         revision: the snapshot that they were computed from, where it is a store's.
-        most: the most bytes that an answer may have in memory.
+        limits: with the most bytes that an answer may have.
     """
 
     table: pa.Table
@@ -87,26 +85,23 @@ class Answers:
     form: Format
     name: str
     revision: str | None
-    most: int
+    limits: Limits
 
     def whole(self) -> Response:
         """All rows; TooLargeError where they are too many."""
-        return self._response(self.table)
+        return self._written(self.table)
 
     def rows(self, ranges: Sequence[tuple[int, int]], first: Sequence[str] | None = None) -> Response:
         """The rows of some ranges, in their order, perhaps with other values in the first column."""
-        if self.form.name == "json" and self.table.nbytes <= self.most:
+        if self.form.name == "json" and self.table.nbytes <= self.limits.answer:
             columns = {name: _sliced(values, ranges) for name, values in self._values.items()}
             if first is not None:
                 columns[self.table.column_names[0]] = list(first)
-            return self._sent(self._json(columns))
-        import numpy as np
-        import pyarrow as pa
-
+            return self._response(self._json(columns))
         part = self.table.take(pa.array(np.concatenate([np.arange(*bounds) for bounds in [(0, 0), *ranges]])))
         if first is not None:
             part = part.set_column(0, part.column_names[0], pa.array(first, pa.string()))
-        return self._response(part)
+        return self._written(part)
 
     @cached_property
     def _values(self) -> dict[str, list[Any]]:
@@ -117,23 +112,17 @@ class Answers:
     def _about(self) -> str:
         return json_text(self.about)
 
-    def _response(self, part: pa.Table) -> Response:
-        if part.nbytes > self.most:
-            raise TooLargeError(
-                f"the answer would have {part.nbytes / MIB:.0f} MiB, and this server sends {self.most / MIB:.0f} at "
-                "most; ask for fewer rows or layers"
-            )
-        return self._sent(self._json(_values(part)) if self.form.name == "json" else self._encoded(part))
+    def _written(self, part: pa.Table) -> Response:
+        self.limits.check_answer(part.nbytes)
+        return self._response(self._json(_values(part)) if self.form.name == "json" else self._encoded(part))
 
     def _json(self, columns: Mapping[str, Sequence[Any]]) -> bytes:
         rows = len(next(iter(columns.values()), ()))
-        return encoded(f'{{"about":{self._about},"columns":{json_text(columns)},"rows":{rows}}}')
+        return utf8(f'{{"about":{self._about},"columns":{json_text(columns)},"rows":{rows}}}')
 
     def _encoded(self, part: pa.Table) -> bytes:
-        import pyarrow as pa
-
         sink = pa.BufferOutputStream()
-        described = part.replace_schema_metadata({b"hubstore": encoded(self._about)})
+        described = part.replace_schema_metadata({b"hubstore": utf8(self._about)})
         if self.form.name == "arrow":
             with pa.ipc.new_stream(sink, described.schema) as writer:
                 writer.write_table(described)
@@ -148,11 +137,11 @@ class Answers:
         written: bytes = sink.getvalue().to_pybytes()
         return written
 
-    def _sent(self, body: bytes) -> Response:
+    def _response(self, body: bytes) -> Response:
         headers = _headers(self.revision) | {"Vary": "Accept"}
         if self.form.attached:
-            file = f"{_file_name(self.name)}.{SUFFIXES[self.form.name]}"
-            headers["Content-Disposition"] = f'attachment; filename="{file}"'
+            stem = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name).strip("-.") or "hubstore"
+            headers["Content-Disposition"] = f'attachment; filename="{stem}.{SUFFIXES[self.form.name]}"'
         return Response(body, headers=headers, media_type=MEDIA_TYPES[self.form.name])
 
 
@@ -168,8 +157,6 @@ def _sliced(values: list[Any], ranges: Sequence[tuple[int, int]]) -> list[Any]:
 
 def _flat(table: pa.Table) -> pa.Table:
     """Lists as JSON in a string: CSV has none."""
-    import pyarrow as pa
-
     for number, field in enumerate(table.schema):
         if pa.types.is_nested(field.type):
             cells = [None if cell is None else json_text(cell) for cell in table.column(number).to_pylist()]
@@ -185,7 +172,7 @@ def json_text(value: Any) -> str:
         return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def encoded(text: str) -> bytes:
+def utf8(text: str) -> bytes:
     """UTF-8; what a client sent of half a surrogate pair is a question mark."""
     return text.encode("utf-8", "replace")
 
@@ -200,7 +187,17 @@ def _finite(value: Any) -> Any:
 
 def json_response(value: Any, *, revision: str | None = None, status: int = 200) -> Response:
     """An answer that is no table."""
-    return Response(encoded(json_text(value)), status, _headers(revision), MEDIA_TYPES["json"])
+    return Response(utf8(json_text(value)), status, _headers(revision), MEDIA_TYPES["json"])
+
+
+def error_response(error: HubstoreError, names: Mapping[str, str] | None = None) -> Response:
+    """The answer to a request that fails with `error`; the server's folders are called by their `names`."""
+    response = json_response(
+        error_body(kind_of(error), redact_message(str(error), names or {})), status=status_of(error)
+    )
+    if isinstance(error, RequestError):
+        response.headers.update(error.headers)
+    return response
 
 
 def _headers(revision: str | None) -> dict[str, str]:
@@ -211,7 +208,3 @@ def has_tag(seen: str | None, tag: str) -> bool:
     """Whether an If-None-Match header names an answer's entity tag; compared weakly (RFC 9110, 13.1.2)."""
     named = {one.strip().removeprefix("W/") for one in (seen or "").split(",")}
     return "*" in named or tag.removeprefix("W/") in named
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "hubstore"

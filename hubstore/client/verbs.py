@@ -1,0 +1,395 @@
+"""What can be asked of a store on a server, without I/O: each verb yields the requests of a step and gets the answers.
+
+`RemoteStore` sends them one after another, `AsyncRemoteStore` at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+
+from hubstore.client.batches import batches_of, joined, provenance
+from hubstore.client.connection import ARROW, JSON, Answer, Endpoint, Request, Steps
+from hubstore.errors import QueryError, ServerError
+
+if TYPE_CHECKING:
+    import torch
+
+    from hubstore.query import Medium
+
+PAGE = 1000
+"""Items of a request: the most that a server gives."""
+
+SNAPSHOTS = 5
+"""Times that the requests of a verb are sent anew where the store changes between them."""
+
+IDS = 64
+"""Items of one request for what is read of each."""
+
+LINE = 4000
+"""Characters of the ids of one request; some proxies allow 8000 in all."""
+
+PAIRED = ("similarity", "retrieval", "alignment")
+ANALYSES = ("similarity", "retrieval", "clustering", "alignment", "geometry")
+
+Layers = Sequence[str | int]
+
+
+@dataclass(frozen=True)
+class RemotePartition:
+    """All items of one (modality, language) of a store on a server.
+
+    Args:
+        name: "en" for text, "image/en" for another modality.
+        modality: "text", "image" or "audio".
+        language: BCP 47 tag.
+        size: items in it.
+    """
+
+    name: str
+    modality: str
+    language: str
+    size: int
+
+
+class ServedStore:
+    """A store on a server: its name, and what no commit changes of it."""
+
+    def __init__(self, endpoint: Endpoint, name: str, info: Mapping[str, Any]) -> None:
+        self.name = name
+        self._endpoint = endpoint
+        self.path = f"/api/stores/{quote(name, safe='')}"
+        self._info = info
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} of {self.url}>"
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return self._endpoint.url
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers kept: "0" is the embedding output, "final" is after the final norm."""
+        return tuple(self._info["layers"])
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """The poolings kept; the first is the default."""
+        return tuple(self._info["poolings"])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of every hidden state in the store; answers are float32."""
+        from hubstore.store import DTYPES
+
+        return DTYPES[self._info["dtype"]]
+
+    @property
+    def width(self) -> int:
+        """Elements of a hidden state."""
+        return int(self._info["width"])
+
+    def get(self, path: str, *query: tuple[str, object], accept: str = ARROW) -> Request:
+        """The request of something of the store."""
+        return Request(self.path + path, query, accept=accept)
+
+
+def connect(endpoint: Endpoint, store: str | None) -> Steps[tuple[str, dict[str, Any]]]:
+    """The name of the server's store, or its only one, and what the server says of it."""
+    [health] = yield [Request("/healthz", accept=JSON)]
+    said = health.json()
+    if not (isinstance(said, dict) and {"status", "version", "stores"} <= set(said)):
+        raise ServerError(
+            f"{health.place} does not answer as a hubstore server does; check the address. `hubstore serve STORE` "
+            "starts a server"
+        )
+    [listed] = yield [Request("/api/stores", accept=JSON)]
+    names = [one["name"] for one in listed.json()["stores"]]
+    there = ", ".join(names) or "none"
+    if store is None and len(names) != 1:
+        raise QueryError(f"{endpoint.url} serves {len(names)} stores; name one of them: {there}")
+    if store is not None and store not in names:
+        raise QueryError(f"{endpoint.url} has no store {store!r}; it has {there}")
+    name = names[0] if store is None else store
+    return name, (yield from info(ServedStore(endpoint, name, {})))
+
+
+def info(store: ServedStore) -> Steps[dict[str, Any]]:
+    """What the server says of the store now: items, model, partitions, indexes, analyses, provenance, ..."""
+    [answer] = yield [store.get("", accept=JSON)]
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def partitions(store: ServedStore) -> Steps[Mapping[str, RemotePartition]]:
+    """Every partition by name, in the store's order, now."""
+    found = yield from info(store)
+    return {
+        one["name"]: RemotePartition(one["name"], one["modality"], one["language"], one["items"])
+        for one in found["partitions"]
+    }
+
+
+def items(store: ServedStore) -> Steps[pa.Table]:
+    """One row per item, in position order: all of them, in pages of a thousand; `find_items` gives some."""
+
+    def pages() -> Steps[list[Answer]]:
+        first = yield [store.get("/items", ("offset", 0), ("limit", PAGE))]
+        offsets = range(PAGE, int(provenance(first[0].table())["total"]), PAGE)
+        return first + (yield [store.get("/items", ("offset", offset), ("limit", PAGE)) for offset in offsets])
+
+    tables = [answer.table() for answer in (yield from _of_one_revision(store, pages))]
+    found, total = pa.concat_tables(tables), int(provenance(tables[0])["total"])
+    if len(found) != total:
+        raise ServerError(f"{store.url} gave {len(found)} of the {total} items of {store.name}")
+    return found.combine_chunks().replace_schema_metadata()
+
+
+def find_items(
+    store: ServedStore,
+    text: str | None = None,
+    *,
+    languages: Sequence[str] | None = None,
+    modalities: Sequence[str] | None = None,
+    concepts: Sequence[str] | None = None,
+    partitions: Sequence[str] | None = None,
+    offset: int = 0,
+    limit: int = 50,
+) -> Steps[pa.Table]:
+    """Items in position order, some of those that match; `total` in the metadata says of how many.
+
+    Args:
+        store: where to look.
+        text: part of an item's text or id, in whatever case.
+        languages: only in one of these.
+        modalities: only of one of these.
+        concepts: only of one of these.
+        partitions: only in one of these.
+        offset: matches to leave out.
+        limit: the most to give; the server gives at most a thousand.
+    """
+    filters = {"language": languages, "modality": modalities, "concept": concepts, "partition": partitions}
+    return (yield from _table(store, "/items", ("q", text), *_each(**filters), ("offset", offset), ("limit", limit)))
+
+
+def preview(store: ServedStore, item: str) -> Steps[bytes | None]:
+    """The thumbnail (WebP) or clip of an item; None where there is none. QueryError when there is no such item."""
+    [found] = yield [store.get("/item", ("id", item), accept=JSON)]
+    if not found.json()["preview"]:
+        return None
+    [answer] = yield [store.get("/preview", ("id", item), accept="*/*")]
+    return answer.body
+
+
+def search(
+    store: ServedStore,
+    *,
+    ids: Sequence[str] | None = None,
+    texts: Sequence[str] | None = None,
+    images: Sequence[Medium] | None = None,
+    audio: Sequence[Medium] | None = None,
+    vectors: Any = None,
+    k: int = 10,
+    layers: Layers | None = None,
+    pooling: str | None = None,
+    languages: Sequence[str] | None = None,
+    modalities: Sequence[str] | None = None,
+    concepts: Sequence[str] | None = None,
+    exclude_same_language: bool = False,
+    exclude_self: bool = True,
+    centered: bool = False,
+    query_languages: str | Sequence[str] | None = None,
+    effort: int | None = None,
+    centred: bool | None = None,
+) -> Steps[pa.Table]:
+    """The k nearest items by cosine at each layer; as `hubstore.Store.search`, with the server's model and indexes.
+
+    Vectors travel as float32. `media` in the answer is a file's name: where it is, the server does not say. `centred`
+    is `centered`, as an earlier release spelled it: deprecated.
+    """
+    given = {"ids": ids, "texts": texts, "images": images, "audio": audio, "vectors": vectors}
+    queries = {name: value for name, value in given.items() if value is not None}
+    if len(queries) != 1:
+        raise QueryError("give exactly one of ids, texts, images, audio and vectors")
+    named = store.layers if layers is None else [str(layer) for layer in layers]
+    options = {
+        "k": k,
+        "layers": None if layers is None else named,
+        "pooling": pooling,
+        "languages": _listed(languages),
+        "modalities": _listed(modalities),
+        "concepts": _listed(concepts),
+        "exclude_same_language": exclude_same_language,
+        "exclude_self": exclude_self,
+        "centered": centered or bool(centred),
+        "effort": effort,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    ((what, values),) = queries.items()
+    batches = batches_of(what, values, query_languages, named, store.width)
+    requests = [batch.request(store.path, options) for batch in batches]
+    return joined(batches, (yield from _of_one_revision(store, requests)))
+
+
+def vectors(
+    store: ServedStore, ids: Sequence[str], *, layers: Layers | None = None, pooling: str | None = None
+) -> Steps[pa.Table]:
+    """Hidden states of items: id, layer and vector; see `hubstore.Store.vectors`."""
+    return (yield from _by_ids(store, "/hidden", ids, layers, ("pooling", pooling)))
+
+
+def analyze(
+    store: ServedStore,
+    names: Sequence[str] | None = None,
+    *,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    layers: Layers | None = None,
+    pooling: str | None = None,
+) -> Steps[dict[str, pa.Table]]:
+    """The tables of several analyses, with their defaults; see `hubstore.analysis.analyze`.
+
+    The server takes them from what the store keeps, or computes and keeps them.
+
+    Args:
+        store: which store.
+        names: some of similarity, retrieval, clustering, alignment and geometry; None is all.
+        pairs: partitions to compare, whichever is named first. Clustering and geometry are of all partitions; of
+            their rows, those of the partitions named are given. None is all.
+        layers: None is all.
+        pooling: None is the store's first that has a row per item.
+    """
+    common = [*_each(layer=layers), ("pooling", pooling)]
+    partitions = _each(partition=dict.fromkeys(itertools.chain.from_iterable(pairs or ())))
+    compared = _each(pair=[f"{x}:{y}" for x, y in pairs or ()])
+    wanted = list(dict.fromkeys(names or ANALYSES))
+    answers = yield [
+        store.get("/curves", ("analysis", name), *common, *(compared if name in PAIRED else partitions))
+        for name in wanted
+    ]
+    return {name: answer.table() for name, answer in zip(wanted, answers, strict=True)}
+
+
+def analyses(store: ServedStore) -> Steps[list[dict[str, Any]]]:
+    """The tables that the store keeps: analysis, key, parameters, seed, rows, and whether they are of its content."""
+    [answer] = yield [store.get("/analyses", accept=JSON)]
+    found: list[dict[str, Any]] = answer.json()["analyses"]
+    return found
+
+
+def analysis(store: ServedStore, name: str, key: str) -> Steps[pa.Table]:
+    """A table that the store keeps."""
+    return (yield from _table(store, f"/analyses/{quote(name, safe='')}/{quote(key, safe='')}"))
+
+
+def lens(
+    store: ServedStore,
+    ids: Sequence[str],
+    *,
+    layers: Layers | None = None,
+    pooling: str | None = None,
+    variant: str = "raw",
+    targets: Sequence[str] = (),
+    k: int = 5,
+) -> Steps[pa.Table]:
+    """What the logit lens reads in stored states, with the lens that the store keeps; see `hubstore.Store.lens`."""
+    options = [("pooling", pooling), ("variant", variant), *_each(target=targets), ("k", k)]
+    return (yield from _by_ids(store, "/lens", ids, layers, *options))
+
+
+def lens_summary(
+    store: ServedStore,
+    *,
+    partitions: Sequence[str] | None = None,
+    layers: Layers | None = None,
+    pooling: str | None = None,
+    variant: str = "raw",
+    targets: Sequence[str] = (),
+) -> Steps[pa.Table]:
+    """Entropy, agreement and targets of every partition; see `hubstore.lens.lens_summary`."""
+    lists = _each(partition=partitions, layer=layers, target=targets)
+    return (yield from _table(store, "/lens/summary", *lists, ("pooling", pooling), ("variant", variant)))
+
+
+def projection(
+    store: ServedStore,
+    *,
+    layers: Layers | None = None,
+    pooling: str | None = None,
+    method: str = "pca",
+    points: int = 20_000,
+    seed: int = 0,
+    languages: Sequence[str] | None = None,
+    modalities: Sequence[str] | None = None,
+) -> Steps[pa.Table]:
+    """A map of a sample of items at each layer, by PCA or UMAP; see `hubstore.analysis.projection`."""
+    lists = _each(layer=store.layers if layers is None else layers, language=languages, modality=modalities)
+    options = [("pooling", pooling), ("method", method), ("points", points), ("seed", seed)]
+    return (yield from _table(store, "/projection", *lists, *options))
+
+
+def _table(store: ServedStore, path: str, *query: tuple[str, object]) -> Steps[pa.Table]:
+    [answer] = yield [store.get(path, *query)]
+    return answer.table()
+
+
+def _by_ids(
+    store: ServedStore, path: str, ids: Sequence[str], layers: Layers | None, *options: tuple[str, object]
+) -> Steps[pa.Table]:
+    """A table by layer and item, some items to a request: its line has an end."""
+    names = dict.fromkeys(map(str, store.layers if layers is None else layers))
+    requests = [store.get(path, *_each(id=part, layer=names), *options) for part in _that_fit(ids)]
+    tables = [answer.table() for answer in (yield from _of_one_revision(store, requests))]
+    if len(tables) == 1:
+        return tables[0]
+    found = pa.concat_tables(tables)
+    place = {name: number for number, name in enumerate(dict.fromkeys(found["layer"].to_pylist()))}
+    numbers = np.array([place[name] for name in found["layer"].to_pylist()])
+    return found.take(pa.array(np.argsort(numbers, kind="stable"))).combine_chunks()
+
+
+def _of_one_revision(
+    store: ServedStore, requests: Sequence[Request] | Callable[[], Steps[list[Answer]]]
+) -> Steps[list[Answer]]:
+    """Several answers about one state of the store: all are asked for again where it changed between them."""
+    for _ in range(SNAPSHOTS):
+        answers = (yield from requests()) if callable(requests) else (yield requests)
+        if len({answer.revision for answer in answers}) == 1:
+            return answers
+    raise ServerError(
+        f"{store.name} of {store.url} changed each of the {SNAPSHOTS} times that it was read; it is being extended: "
+        "ask for less at once, or later"
+    )
+
+
+def _each(**lists: Iterable[object] | None) -> list[tuple[str, object]]:
+    """A parameter for each value of some lists, by the parameters' names."""
+    return [(name, value) for name, values in lists.items() for value in values or ()]
+
+
+def _listed(names: Sequence[str] | None) -> list[str] | None:
+    """Names as a list, one alone too."""
+    return None if names is None else [names] if isinstance(names, str) else list(names)
+
+
+def _that_fit(ids: Sequence[str]) -> Iterator[list[str]]:
+    """Runs of distinct ids, IDS at most, whose parameters have LINE characters at most where they are several."""
+    if not ids:
+        raise QueryError("there is no query: ids is empty")
+    run: list[str] = []
+    length = 0
+    for name in ids:
+        own = len("&id=") + len(quote(name, safe=""))
+        if run and (length + own > LINE or len(run) == IDS or name in run):
+            yield run
+            run, length = [], 0
+        run.append(name)
+        length += own
+    yield run

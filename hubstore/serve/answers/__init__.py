@@ -1,1 +1,0 @@
-"""The answers: from a snapshot and a question to a table or a record; they know nothing of HTTP."""

@@ -1,0 +1,294 @@
+"""Items: pages of them, one of them, and its preview, file and states."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from fastapi import APIRouter, Header, Query
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from hubstore.arrow import rows_as_lists
+from hubstore.errors import CorpusError, QueryError
+from hubstore.serve.context import ERRORS, TABLE, Context, Name, Names, RequestContext, StoreParams
+from hubstore.serve.http_errors import NotFoundError
+from hubstore.serve.redaction import file_names
+from hubstore.serve.responses import REVISION, has_tag
+
+if TYPE_CHECKING:
+    from hubstore.serve.snapshot import Snapshot
+    from hubstore.store.partition import Positions
+
+router = APIRouter(prefix="/api/stores/{store}", tags=["items"])
+
+COLUMNS = ("id", "concept", "language", "modality", "text", "media", "tokens", "truncated")
+EQUIVALENTS = 200
+RATE = 16_000
+
+MEDIA: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The bytes.", "content": {"image/*": {}, "audio/*": {}, "application/octet-stream": {}}},
+    304: {"description": "As the browser has it."},
+    **ERRORS,
+}
+
+Id = Annotated[str, Field(max_length=1_000_000, description="The item's id.")]
+
+
+class ItemInfo(BaseModel):
+    """One item."""
+
+    id: str
+    concept: str | None
+    language: str
+    modality: str
+    text: str
+    media: str | None = Field(description="Name of the image's or audio's file.")
+    tokens: int | None
+    truncated: bool | None
+    preview: bool = Field(description="Whether there is a thumbnail or a clip of it.")
+    position: int
+    equivalents: list[str] = Field(description="Other items of its concept, 200 at most.")
+
+
+class ItemFilter(StoreParams):
+    """Which items; None and "" are no restriction."""
+
+    q: str = Field("", description="Part of the text or the id, in any case.", max_length=1000)
+    languages: Names | None = Field(None, alias="language")
+    modalities: Names | None = Field(None, alias="modality")
+    concepts: Names | None = Field(None, alias="concept")
+    partitions: Names | None = Field(None, alias="partition")
+
+    def positions(self, snapshot: Snapshot) -> Positions:
+        """int64, ascending; NotFoundError for a partition that is not there."""
+        from hubstore.index import Allowed
+
+        named = None if self.partitions is None else [snapshot.partition(name).name for name in self.partitions]
+        parts = [
+            part
+            for part in snapshot.partitions.values()
+            if (named is None or part.name in named)
+            and (self.languages is None or part.language in self.languages)
+            and (self.modalities is None or part.modality in self.modalities)
+        ]
+        found = Allowed.from_ranges([bounds for part in parts for bounds in part.ranges]).positions()
+        if self.concepts is not None:
+            chosen = pc.is_in(snapshot.items["concept"], value_set=pa.array(self.concepts, pa.string()))
+            found = found[_bools(chosen)[found]]
+        if self.q:
+            texts, ids = (pc.match_substring(snapshot.items[name], self.q, ignore_case=True) for name in ("text", "id"))
+            found = found[(_bools(texts) | _bools(ids))[found]]
+        return found
+
+
+class PageParams(ItemFilter):
+    """Which page of them."""
+
+    offset: int = Field(0, ge=0, le=2**53)
+    limit: int = Field(50, ge=1)
+
+
+class ItemParams(StoreParams):
+    """Which item."""
+
+    id: Id
+
+
+class MediaParams(ItemParams):
+    """Which item's media."""
+
+    revision: Name | None = None
+
+
+class HiddenParams(StoreParams):
+    """Which states."""
+
+    ids: Names = Field(alias="id")
+    layers: Names | None = Field(None, alias="layer")
+    pooling: Name | None = None
+
+
+@router.get("/items", responses=TABLE)
+async def items(context: Context, params: Annotated[PageParams, Query()]) -> Response:
+    """A page of the items that pass the filters, in the store's order; `about.total` says how many there are."""
+    snapshot, most = context.snapshot, context.service.limits.page
+    if params.limit > most:
+        raise QueryError(f"limit is {params.limit}; this server gives pages of {most} at most")
+
+    def page() -> tuple[pa.Table, dict[str, Any]]:
+        key = ("items", *params.options("offset", "limit").items())
+        found = snapshot.cached(key, lambda: params.positions(snapshot).astype(np.uint32))
+        shown = found[params.offset : params.offset + params.limit].astype(np.int64)
+        return table_of(snapshot, shown), {"total": len(found), "offset": params.offset, "limit": params.limit}
+
+    return await context.table("items", page)
+
+
+@router.get("/item", response_model=ItemInfo, responses=ERRORS)
+async def item(context: Context, params: Annotated[ItemParams, Query()]) -> Response:
+    """One item, and the ids of the others of its concept."""
+    snapshot = context.snapshot
+
+    def found() -> ItemInfo:
+        positions = snapshot.positions([params.id])
+        fields: dict[str, Any] = table_of(snapshot, positions).to_pylist()[0]
+        return ItemInfo(**fields, equivalents=_equivalents(snapshot, fields["concept"], int(positions[0])))
+
+    return await context.record(found)
+
+
+@router.get("/preview", response_class=Response, responses=MEDIA)
+async def preview(
+    context: Context, params: Annotated[MediaParams, Query()], if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
+    """An item's thumbnail (WebP) or clip (MP3). With the store's `revision`, browsers keep it for good."""
+    snapshot = context.snapshot
+    require = functools.partial(_require_preview, snapshot, params.id)
+    return await _media(context, params, if_none_match, require, lambda: _preview(snapshot, params.id))
+
+
+@router.get("/media", response_class=Response, responses=MEDIA)
+async def media(
+    context: Context, params: Annotated[MediaParams, Query()], if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
+    """The file of an item that is an image or audio, where the server was started with --originals."""
+    snapshot, service = context.snapshot, context.service
+    if not service.options.originals:
+        raise NotFoundError("this server gives no files of items; it was started without --originals")
+    require = functools.partial(_require_original, snapshot, params.id)
+    most = service.limits.upload
+    return await _media(context, params, if_none_match, require, lambda: _original(snapshot, params.id, most))
+
+
+@router.get("/hidden", responses=TABLE)
+async def hidden(context: Context, params: Annotated[HiddenParams, Query()]) -> Response:
+    """Stored states as float32: a row for each item and layer (under "tokens" pooling, each token)."""
+    snapshot = context.snapshot
+    pooling, layers = snapshot.pooling_name(params.pooling), snapshot.layer_names(params.layers)
+
+    def found() -> tuple[pa.Table, dict[str, Any]]:
+        rows = snapshot.rows_of(snapshot.positions(params.ids), pooling) * len(layers)
+        context.service.limits.check_answer(rows * snapshot.width * 4)
+        return states(snapshot, params.ids, layers, pooling), {"pooling": pooling}
+
+    return await context.table("hidden", found)
+
+
+async def _media(
+    context: RequestContext,
+    params: MediaParams,
+    seen: str | None,
+    require: Callable[[], object],
+    read: Callable[[], tuple[bytes, str]],
+) -> Response:
+    revision = context.snapshot.revision
+    headers = {
+        REVISION: revision,
+        "ETag": f'"{revision}"',
+        "Content-Disposition": "inline",
+        "Cache-Control": "private, max-age=31536000, immutable" if params.revision == revision else "private, no-cache",
+    }
+    if has_tag(seen, headers["ETag"]):
+        await context.service.work.run(require)  # a medium that is not there has no tag
+        return Response(status_code=304, headers=headers)
+    data, kind = await context.service.work.run(read)
+    return Response(data, headers=headers, media_type=kind)
+
+
+def table_of(snapshot: Snapshot, positions: Positions) -> pa.Table:
+    """The items at `positions`, with their previews' being and their positions."""
+    table = snapshot.items.select(list(COLUMNS)).take(pa.array(positions))
+    table = table.set_column(COLUMNS.index("media"), "media", file_names(table["media"]))
+    table = table.append_column("preview", pa.array(previews(snapshot, positions)))
+    return table.append_column("position", pa.array(positions))
+
+
+def previews(snapshot: Snapshot, positions: Positions) -> npt.NDArray[np.bool_]:
+    """bool [positions]: whether there is a preview."""
+    if not snapshot.keeps_previews:
+        return np.zeros(len(positions), np.bool_)
+    return snapshot.has_preview[positions]
+
+
+def _require_preview(snapshot: Snapshot, name: str) -> None:
+    """NotFoundError where an item has no thumbnail or clip, which is not read for that."""
+    if not previews(snapshot, snapshot.positions([name]))[0]:
+        raise NotFoundError(f"{snapshot.name} keeps no preview of item {name!r}")
+
+
+def _preview(snapshot: Snapshot, name: str) -> tuple[bytes, str]:
+    """An item's thumbnail or clip, and its media type; NotFoundError where there is none."""
+    from hubstore.media.previews import mime_of
+
+    _require_preview(snapshot, name)
+    data = snapshot.preview(name)
+    assert data is not None, name
+    return data, mime_of(data)
+
+
+def _require_original(snapshot: Snapshot, name: str) -> tuple[str, str]:
+    """Where the file of an image or audio is, and which it is; NotFoundError for a text."""
+    row = snapshot.items.slice(int(snapshot.positions([name])[0]), 1).to_pylist()[0]
+    if row["media"] is None or row["modality"] not in ("image", "audio"):
+        raise NotFoundError(f"there is no file of item {name!r} that can be given")
+    return row["media"], row["modality"]
+
+
+def _original(snapshot: Snapshot, name: str, most: int) -> tuple[bytes, str]:
+    """The file of an image or audio, and its media type; NotFoundError where there is none that can be decoded."""
+    from hubstore.corpus import Media
+    from hubstore.media.decode import media_bytes, open_image, open_sound
+    from hubstore.media.previews import mime_of
+
+    path, modality = _require_original(snapshot, name)
+    try:
+        data = media_bytes(Media(path))
+        if len(data) > most:
+            raise CorpusError("it is too large")
+        if modality == "image":
+            open_image(Media("the file", data))
+        else:
+            open_sound(Media("the file", data), RATE)
+    except CorpusError:
+        raise NotFoundError(f"there is no file of item {name!r} that can be given") from None
+    return data, mime_of(data)
+
+
+def states(snapshot: Snapshot, ids: Sequence[str], layers: Sequence[str], pooling: str) -> pa.Table:
+    """Stored states as float32: id, layer and vector; under "tokens", token too."""
+    rows, names = snapshot.positions(ids), list(ids)
+    tokens: list[int] | None = None
+    if pooling == "tokens":
+        ranges = snapshot.token_ranges()[rows].tolist()
+        rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
+        names = [name for name, (start, stop) in zip(ids, ranges, strict=True) for _ in range(start, stop)]
+        tokens = [token for start, stop in ranges for token in range(stop - start)]
+    parts = [snapshot.hidden(layer, pooling).take(rows).float().numpy() for layer in layers]
+    columns = {
+        "id": pa.array(names * len(layers), pa.string()),
+        "layer": pa.array([layer for layer in layers for _ in rows], pa.string()),
+        "vector": rows_as_lists(np.concatenate(parts)),
+    }
+    if tokens is not None:
+        columns["token"] = pa.array(tokens * len(layers), pa.int32())
+    return pa.table(columns)
+
+
+def _equivalents(snapshot: Snapshot, concept: str | None, position: int) -> list[str]:
+    if concept is None:
+        return []
+    mask = pc.equal(snapshot.items["concept"], concept)
+    others = np.flatnonzero(_bools(mask))
+    others = others[others != position][:EQUIVALENTS]
+    ids: list[str] = snapshot.items["id"].take(pa.array(others)).to_pylist()
+    return ids
+
+
+def _bools(mask: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    return np.asarray(pc.fill_null(mask, False).to_numpy(), np.bool_)

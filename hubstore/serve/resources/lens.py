@@ -1,0 +1,81 @@
+"""What the logit lens reads in stored states."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+from starlette.responses import Response
+
+from hubstore.serve.context import TABLE, Context, FewNames, Name, Names, RequestContext, StoreParams
+from hubstore.serve.http_errors import NeedsModelError
+
+if TYPE_CHECKING:
+    from hubstore.serve.snapshot import Snapshot
+
+router = APIRouter(prefix="/api/stores/{store}/lens", tags=["lens"])
+
+TOKEN_BYTES = 12
+"""Of one of the most probable tokens: its number, its log-probability and where its text ends."""
+
+TARGET_BYTES = 12
+"""Of a target: its log-probability and rank."""
+
+
+class LensParams(StoreParams):
+    """What to read."""
+
+    layers: Names | None = Field(None, alias="layer")
+    variant: Literal["raw", "normed"] = Field("raw", description="Without the final norm (the paper's), or with it.")
+    pooling: Name | None = None
+    targets: FewNames = Field((), alias="target", description="Words to look up, each one token.")
+
+
+class ItemLensParams(LensParams):
+    """What to read in items."""
+
+    ids: FewNames = Field(alias="id")
+    k: int = Field(5, ge=1, le=100, description="Most probable tokens of each state.")
+
+
+class PartitionLensParams(LensParams):
+    """What to read in partitions."""
+
+    partitions: Names | None = Field(None, alias="partition")
+
+
+@router.get("", responses=TABLE)
+async def lens(context: Context, params: Annotated[ItemLensParams, Query()]) -> Response:
+    """The most probable tokens at each layer of some items; the store must keep a lens."""
+    snapshot, options = _with_lens(context), params.options()
+
+    def made() -> Any:
+        from hubstore.lens import read_store
+
+        rows = snapshot.rows_of(snapshot.positions(params.ids), snapshot.pooling_name(params.pooling))
+        row_bytes = TOKEN_BYTES * params.k + TARGET_BYTES * len(params.targets)
+        context.service.limits.check_answer(rows * len(params.layers or snapshot.layers) * row_bytes)
+        return read_store(snapshot, snapshot.lens(), **options)
+
+    return await context.computed("lens", tuple(options.items()), made)
+
+
+@router.get("/summary", responses=TABLE)
+async def summary(context: Context, params: Annotated[PartitionLensParams, Query()]) -> Response:
+    """Entropy, agreement with the model and targets, by partition and layer; computed once and kept."""
+    snapshot, options = _with_lens(context), params.options()
+
+    def made() -> Any:
+        from hubstore.lens import lens_summary
+
+        return lens_summary(snapshot, snapshot.lens(), **options)
+
+    return await context.computed("lens-summary", tuple(options.items()), made)
+
+
+def _with_lens(context: RequestContext) -> Snapshot:
+    if not context.snapshot.keeps_lens:
+        name = context.snapshot.name
+        raise NeedsModelError(f"{name} keeps no lens; `hubstore lens {name} --keep` adds it")
+    return context.snapshot

@@ -1,0 +1,347 @@
+"""Neighbors of items, texts, vectors, images and audio, layer by layer: many requests' queries through one search."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from fastapi import APIRouter, Query, Request
+from pydantic import Field, FiniteFloat, ValidationError
+from starlette.responses import Response
+
+from hubstore.errors import HubstoreError, QueryError
+from hubstore.serve.context import (
+    TABLE,
+    Context,
+    Name,
+    Names,
+    Once,
+    Params,
+    RequestContext,
+    StoreParams,
+)
+from hubstore.serve.deprecated import CENTERED
+from hubstore.serve.http_errors import InvalidError, NeedsModelError, UnreadableError, invalid_error
+from hubstore.serve.redaction import file_names
+from hubstore.serve.resources.items import previews
+from hubstore.serve.responses import MEDIA_TYPES, TableResponse
+
+if TYPE_CHECKING:
+    from hubstore.serve.encoders import Encoders
+    from hubstore.serve.limits import Limits
+    from hubstore.serve.snapshot import Snapshot
+
+router = APIRouter(prefix="/api/stores/{store}/neighbors", tags=["neighbors"])
+
+HIT_BYTES = 40
+"""Of a neighbor in a table, at least: its rank and score, and where each of its eight texts ends."""
+
+Vectors = npt.NDArray[np.float32]
+Text = Annotated[str, Field(max_length=1_000_000)]
+Texts = Annotated[tuple[Text, ...], Field(min_length=1, max_length=1024), Once]
+
+
+class SearchOptions(Params):
+    """How to search, as query parameters and bodies say it alike."""
+
+    k: int = Field(10, ge=1, le=1000, description="Neighbors of each query at each layer.")
+    pooling: Name | None = None
+    exclude_same_language: bool = False
+    exclude_self: bool = True
+    centered: bool = Field(
+        False, validation_alias=CENTERED, description="Remove each partition's mean, and the query's, first."
+    )
+    query_language: Name | None = Field(
+        None, description="Of a query that is no item; needed to leave its language out, or to remove its mean."
+    )
+    effort: int | None = Field(None, ge=1, le=1_000_000, description="HNSW's efSearch or IVF's nprobe.")
+
+
+class SearchParams(SearchOptions, StoreParams):
+    """How to search, as query parameters."""
+
+    layers: Names | None = Field(None, alias="layer")
+    languages: Names | None = Field(None, alias="language")
+    modalities: Names | None = Field(None, alias="modality")
+    concepts: Names | None = Field(None, alias="concept")
+
+
+class ItemSearchParams(SearchParams):
+    """Which items' neighbors."""
+
+    ids: Names = Field(alias="id")
+
+
+class NeighborsQuery(SearchOptions):
+    """What to look for, and how, as a body: exactly one of ids, texts and vectors."""
+
+    ids: Texts | None = None
+    texts: Texts | None = Field(None, description="Need the server's model.")
+    vectors: list[FiniteFloat] | list[list[FiniteFloat]] | None = Field(
+        None, min_length=1, description="[width] or [queries, width], for every layer alike."
+    )
+    layers: Annotated[tuple[str | int, ...], Field(min_length=1, max_length=1024)] | None = Field(
+        None, description="All by default."
+    )
+    languages: Names | None = None
+    modalities: Names | None = None
+    concepts: Names | None = None
+
+
+def _body(*kinds: str, **schemas: Any) -> dict[str, Any]:
+    """A body, for OpenAPI: bytes of some kinds, or JSON."""
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    return {"requestBody": {"required": True, "content": {**dict.fromkeys(kinds, binary), **schemas}}}
+
+
+JSON_BODY = {MEDIA_TYPES["json"]: {"schema": NeighborsQuery.model_json_schema()}}
+
+
+@router.get("", responses=TABLE)
+async def by_id(context: Context, params: Annotated[ItemSearchParams, Query()]) -> Response:
+    """The nearest items to items of the store."""
+    return await _answered(context, params, Question("ids", params.ids))
+
+
+@router.post("", responses=TABLE, openapi_extra=_body(MEDIA_TYPES["arrow"], **JSON_BODY))
+async def by_body(request: Request, context: Context, params: Annotated[SearchParams, Query()]) -> Response:
+    """The nearest items to items, texts or vectors in JSON; or to a column `vector` of an Arrow stream, with the rest
+    as query parameters."""
+    body, limits = await request.body(), context.service.limits
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind == MEDIA_TYPES["arrow"]:
+        vectors = await context.service.work.run(lambda: _streamed(body, limits.ids))
+        return await _answered(context, params, Question("vectors", vectors))
+    if kind != MEDIA_TYPES["json"]:
+        raise UnreadableError(f"a body is application/json or {MEDIA_TYPES['arrow']}, and this one {kind or 'nothing'}")
+    if beside := params.model_fields_set - {"format"}:
+        raise InvalidError(f"{', '.join(sorted(beside))}: with a body of JSON this belongs into the body")
+    query, question = await context.service.work.run(lambda: _read(body))
+    return await _answered(context, query, question)
+
+
+@router.post("/image", responses=TABLE, openapi_extra=_body("image/*"))
+async def by_image(request: Request, context: Context, params: Annotated[SearchParams, Query()]) -> Response:
+    """The nearest items to an image, whose file is the body. Needs the server's model."""
+    return await _uploaded(request, context, params, "images")
+
+
+@router.post("/audio", responses=TABLE, openapi_extra=_body("audio/*"))
+async def by_audio(request: Request, context: Context, params: Annotated[SearchParams, Query()]) -> Response:
+    """The nearest items to audio, whose file is the body. Needs the server's model."""
+    return await _uploaded(request, context, params, "audio")
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to search, checked against the store; questions of one search are answered together.
+
+    Args:
+        layers: by the store's names.
+        pooling: likewise.
+        options: the other ones of `hubstore.query.search`, by name.
+    """
+
+    layers: tuple[str, ...]
+    pooling: str
+    options: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What one request looks for.
+
+    Args:
+        kind: "ids", "texts", "vectors", "images" or "audio".
+        queries: ids or texts, each once; or float32 [queries, width]; or the media's bytes.
+    """
+
+    kind: str
+    queries: Any
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+
+async def _uploaded(request: Request, context: RequestContext, params: SearchParams, kind: str) -> Response:
+    body = await request.body()
+    if not body:
+        raise UnreadableError("the body is empty; send the file's bytes")
+    return await _answered(context, params, Question(kind, [body]))
+
+
+async def _answered(context: RequestContext, params: SearchParams | NeighborsQuery, question: Question) -> Response:
+    service, snapshot, limits = context.service, context.snapshot, context.service.limits
+    if params.k > limits.k or len(question) > limits.ids:
+        raise QueryError(f"this server gives {limits.k} neighbors and takes {limits.ids} queries at most")
+    if question.kind == "vectors" and question.queries.shape[1] != snapshot.width:
+        raise QueryError(f"vectors have {question.queries.shape[1]} elements; the store's have {snapshot.width}")
+    if question.kind not in ("ids", "vectors") and not service.encoders.given:
+        raise NeedsModelError(
+            f"{question.kind} need the store's model; start the server with --model, or ask by id or vector"
+        )
+    layers, pooling = snapshot.layer_names(params.layers), snapshot.pooling_name(params.pooling)
+    options = params.options("layers", "pooling", "ids", "texts", "vectors")
+    options["centred"], options["query_languages"] = options.pop("centered"), options.pop("query_language")
+    search = Search(layers, pooling, tuple(options.items()))
+    alone = object() if pooling == "tokens" else None  # whose queries are tokens, with names of their own
+    response: Response = await service.searches.ask(
+        (snapshot, context.form, question.kind, search, alone),
+        question,
+        len(question),
+        functools.partial(answer_batch, snapshot, search, service.encoders, limits, context.response),
+    )
+    return response
+
+
+def answer_batch(
+    snapshot: Snapshot,
+    search: Search,
+    encoders: Encoders,
+    limits: Limits,
+    respond: Callable[[str, pa.Table, Mapping[str, Any]], TableResponse],
+    questions: Sequence[Question],
+) -> list[Any]:
+    """The answer to each question, all of one kind; an error in the place of one that has none."""
+    try:
+        found = _found(snapshot, search, encoders, limits, questions)
+    except HubstoreError as error:
+        if len(questions) == 1:
+            return [error]
+        # One of them is wrong: each is searched for alone, so that it costs no other its answer.
+        alone = functools.partial(answer_batch, snapshot, search, encoders, limits, respond)
+        return [alone([question])[0] for question in questions]
+    about = json.loads(found.schema.metadata[b"hubstore"])
+    response = respond("neighbors", _shown(snapshot, found), about)
+    if len(questions) == 1:
+        return [_or_error(response.whole)]
+    return _split(found["query"], response, questions)
+
+
+def _found(
+    snapshot: Snapshot, search: Search, encoders: Encoders, limits: Limits, questions: Sequence[Question]
+) -> pa.Table:
+    import torch
+
+    from hubstore import query
+    from hubstore.corpus import Media
+
+    kind, options = questions[0].kind, dict(search.options)
+    queries: Any
+    if kind == "vectors":
+        queries = torch.from_numpy(np.concatenate([question.queries for question in questions]))
+    elif kind in ("images", "audio"):
+        media = [data for question in questions for data in question.queries]
+        queries = [Media(name, data) for name, data in zip(_numbered(kind, 0, len(media)), media, strict=True)]
+    else:
+        queries = list(dict.fromkeys(name for question in questions for name in question.queries))
+    if kind == "ids":
+        positions = snapshot.positions(queries)  # says so where one is not there, without looking for the closest
+        hits = min(options["k"], snapshot.hidden(search.layers[0], search.pooling).shape[0])
+        limits.check_answer(snapshot.rows_of(positions, search.pooling) * len(search.layers) * hits * HIT_BYTES)
+    encoder = None if kind in ("ids", "vectors") else encoders.encoder(snapshot, search.layers, search.pooling)
+    return query.search(
+        snapshot,
+        **{kind: queries},
+        layers=search.layers,
+        pooling=search.pooling,
+        encoder=encoder,
+        indexes=None if options["centred"] else snapshot.indexes(search.layers, search.pooling),
+        device=snapshot.device,
+        **options,
+    )
+
+
+def _shown(snapshot: Snapshot, found: pa.Table) -> pa.Table:
+    """With the names of files alone, and whether there are previews."""
+    found = found.set_column(found.column_names.index("media"), "media", file_names(found["media"]))
+    there = np.zeros(len(found), np.bool_)
+    if snapshot.keeps_previews:
+        there = previews(snapshot, snapshot.positions(found["id"].to_pylist()))
+    return found.append_column("preview", pa.array(there))
+
+
+def _split(labels: pa.ChunkedArray, response: TableResponse, questions: Sequence[Question]) -> list[Any]:
+    """Each question's rows; those of one query are together, under its label."""
+    names = labels.to_pylist()
+    starts = [place for place, name in enumerate(names) if place == 0 or name != names[place - 1]]
+    ranges = {names[start]: (start, stop) for start, stop in zip(starts, [*starts[1:], len(names)], strict=True)}
+    found, first = [], 0
+    for question in questions:
+        if question.kind in ("ids", "texts"):
+            own = [ranges[name] for name in question.queries if name in ranges]
+            found.append(_or_error(functools.partial(response.rows, own)))
+            continue
+        # Vectors, images and audio have numbers for names, and each request's are counted from 0.
+        batch_names = _numbered(question.kind, first, len(question))
+        own_names = _numbered(question.kind, 0, len(question))
+        own = [ranges[name] for name in batch_names if name in ranges]
+        column = [
+            own_name
+            for own_name, name in zip(own_names, batch_names, strict=True)
+            for _ in range(*ranges.get(name, (0, 0)))
+        ]
+        found.append(_or_error(functools.partial(response.rows, own, column)))
+        first += len(question)
+    return found
+
+
+def _or_error(answer: Callable[[], Any]) -> Any:
+    try:
+        return answer()
+    except HubstoreError as error:
+        return error
+
+
+def _numbered(kind: str, first: int, count: int) -> list[str]:
+    """The names of queries that have none: "vector 0", "image 0", "audio 0"."""
+    return [f"{kind.removesuffix('s')} {number}" for number in range(first, first + count)]
+
+
+def _read(body: bytes) -> tuple[NeighborsQuery, Question]:
+    """A body of JSON."""
+    try:
+        query = NeighborsQuery.model_validate_json(body)
+    except ValidationError as error:
+        mistakes = error.errors(include_url=False, include_input=False)
+        raise invalid_error(mistakes, NeighborsQuery.model_fields) from None
+    given = {name: getattr(query, name) for name in ("ids", "texts", "vectors") if getattr(query, name) is not None}
+    if len(given) != 1:
+        raise QueryError("give exactly one of ids, texts and vectors")
+    ((kind, queries),) = given.items()
+    return query, Question(kind, _vectors(queries) if kind == "vectors" else queries)
+
+
+def _vectors(given: Sequence[Any]) -> Vectors:
+    """float32 [queries, width] of one vector or several."""
+    rows = given if isinstance(given[0], list) else [given]
+    widths = {len(row) for row in rows}
+    if len(widths) != 1 or widths == {0}:
+        raise QueryError("vectors must be of one width, and not empty")
+    with np.errstate(over="ignore"):  # infinity is refused by the search
+        return np.asarray(rows, np.float32)
+
+
+def _streamed(body: bytes, most: int) -> Vectors:
+    """float32 [queries, width] of the column `vector` of an Arrow stream."""
+    try:
+        with pa.ipc.open_stream(body) as reader:
+            table = reader.read_all()
+            table.validate(full=True)
+        column = table["vector"].combine_chunks()
+    except (pa.ArrowException, KeyError, OSError, ValueError, TypeError):
+        raise UnreadableError("the body is no Arrow stream with a column `vector` of fixed-size lists") from None
+    if not pa.types.is_fixed_size_list(column.type) or not pa.types.is_floating(column.type.value_type):
+        raise UnreadableError(f"column vector is {column.type}; it must be a fixed-size list of floats")
+    if column.null_count or column.flatten().null_count:
+        raise UnreadableError("column vector has nulls")
+    if not 1 <= len(column) <= most or not column.type.list_size:
+        raise QueryError(f"there are {len(column)} vectors; give 1 to {most}")
+    with np.errstate(over="ignore"):
+        return np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(len(column), -1)

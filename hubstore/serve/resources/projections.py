@@ -1,0 +1,44 @@
+"""Maps of items: points in two or three dimensions, layer by layer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+from starlette.responses import Response
+
+from hubstore.errors import QueryError
+from hubstore.serve.context import TABLE, Context, FewNames, Name, Names, StoreParams
+
+router = APIRouter(prefix="/api/stores/{store}/projection", tags=["projections"])
+
+
+class ProjectionParams(StoreParams):
+    """Which map."""
+
+    layers: Names | None = Field(None, alias="layer")
+    pooling: Name | None = None
+    method: Literal["pca", "umap"] = "pca"
+    points: int = Field(20_000, ge=2, description="The most items to show; whole concepts are drawn.")
+    seed: int = Field(0, ge=0, le=2**32 - 1)
+    languages: Names | None = Field(None, alias="language")
+    modalities: Names | None = Field(None, alias="modality")
+    columns: FewNames | None = Field(None, alias="fields", description="Only these columns, and layer.")
+
+
+@router.get("", responses=TABLE)
+async def projection(context: Context, params: Annotated[ProjectionParams, Query()]) -> Response:
+    """The same sample of items at each layer, each layer turned to lie near the one before; computed once and kept."""
+    snapshot, most = context.snapshot, context.service.limits.points
+    if params.points > most:
+        raise QueryError(f"points is {params.points}; this server gives {most} at most")
+    options = params.options("columns")
+
+    def made() -> Any:
+        from hubstore.analysis import projection as project
+
+        return project(snapshot, **options, device=snapshot.device)
+
+    shown = None if params.columns is None else ["layer", *params.columns]
+    return await context.computed("projection", tuple(options.items()), made, shown)
