@@ -107,10 +107,6 @@ class Snapshot(StoreReader):
         with _translate_errors():
             return super().layer_name(layer)
 
-    def layer_names(self, layers: Sequence[str | int] | None) -> tuple[str, ...]:
-        """Each of `layers` once, by its name; all of them where there are none."""
-        return tuple(dict.fromkeys(map(self.layer_name, self.layers if layers is None else layers)))
-
     def pooling_name(self, pooling: str | None) -> str:
         """As `StoreReader.pooling_name`; NotFoundError for a pooling that is not kept."""
         with _translate_errors():

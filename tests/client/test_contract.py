@@ -87,7 +87,7 @@ def test_it_describes_itself(store):
     assert {name: part.size for name, part in store.partitions.items()} == dict.fromkeys(LANGUAGES, COUNT)
     assert len(store) == store.items.num_rows == COUNT * len(LANGUAGES)
     assert store.items["id"].to_pylist()[:2] == ["en:1", "en:2"]
-    assert len(store.digest) == 32
+    assert len(store.digest) == 64
 
 
 def test_neighbors_are_ranked_by_cosine_and_leave_the_query_out(store):

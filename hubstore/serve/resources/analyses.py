@@ -162,7 +162,7 @@ class Curves:
             analysis,
             tuple(dict.fromkeys(_pair(snapshot, pair) for pair in pairs)),
             tuple(dict.fromkeys(snapshot.partition(name).name for name in partitions)),
-            None if params.layers is None else snapshot.layer_names(params.layers),
+            None if params.layers is None else tuple(snapshot.layer_names(params.layers)),
             None if params.pooling is None else snapshot.pooling_name(params.pooling),
         )
 

@@ -186,7 +186,7 @@ async def _answered(context: RequestContext, params: SearchParams | NeighborsQue
         raise NeedsModelError(
             f"{question.kind} need the store's model; start the server with --model, or ask by id or vector"
         )
-    layers, pooling = snapshot.layer_names(params.layers), snapshot.pooling_name(params.pooling)
+    layers, pooling = tuple(snapshot.layer_names(params.layers)), snapshot.pooling_name(params.pooling)
     options = params.options("layers", "pooling", "ids", "texts", "vectors")
     options["centred"], options["query_languages"] = options.pop("centered"), options.pop("query_language")
     search = Search(layers, pooling, tuple(options.items()))
