@@ -118,7 +118,7 @@ class Server:
 
     def neighbours(self, kind: str, item: str) -> str:
         """The path that asks for an item's neighbours."""
-        return self.path(f"/neighbours?id={quote(item, safe='')}&layer={LAYERS[kind]}&k={K}")
+        return self.path(f"/neighbors?id={quote(item, safe='')}&layer={LAYERS[kind]}&k={K}")
 
     def memory(self) -> dict[str, float]:
         """Megabytes that are resident: all, and what is of no file."""
@@ -313,7 +313,7 @@ def _mixed_paths(server: Server, bare: Bare) -> tuple[dict[str, list[str]], dict
         "neighbours, HNSW": [server.neighbours("hnsw", item) for item in bare.ids],
         "neighbours, exact": [server.neighbours("exact", item) for item in bare.ids],
         "neighbours, in a language": [
-            server.path(f"/neighbours?id={item}&layer={hnsw}&k={K}&language={language[i % 4]}")
+            server.path(f"/neighbors?id={item}&layer={hnsw}&k={K}&language={language[i % 4]}")
             for i, item in enumerate(some[:200])
         ],
         "item": [server.path(f"/item?id={item}") for item in some],

@@ -47,11 +47,11 @@ def shots(demo: str, lens: str | None, media: str | None) -> list[Shot]:
         Shot("map-layer-11", f"map?store={demo}&layer=11&item=en:44"),
         Shot(
             "neighbors",
-            f"neighbours?store={demo}&by=text&in=en&others=1&layer=0&layer=6&layer=11&layer=12&text={TEXT}",
+            f"neighbors?store={demo}&by=text&in=en&others=1&layer=0&layer=6&layer=11&layer=12&text={TEXT}",
         ),
         Shot("clustering-dark", f"curves?store={demo}&analysis=clustering&partition=*", scheme="dark"),
         Shot("map-phone", f"map?store={demo}&layer=2&item=en:44", PHONE),
-        Shot("neighbors-phone-dark", f"neighbours?store={demo}&item=he:44&others=1&layer=11&layer=12", PHONE, "dark"),
+        Shot("neighbors-phone-dark", f"neighbors?store={demo}&item=he:44&others=1&layer=11&layer=12", PHONE, "dark"),
     ]
     if lens is not None:
         made.append(Shot("lens", f"lens?store={lens}&item=de:2&variant=normed", cell="3,7"))
@@ -59,7 +59,7 @@ def shots(demo: str, lens: str | None, media: str | None) -> list[Shot]:
         made.append(
             Shot(
                 "neighbors-pictures",
-                f"neighbours?store={media}&item=picture/house&layer=12&layer=14&layer=16&layer=18",
+                f"neighbors?store={media}&item=picture/house&layer=12&layer=14&layer=16&layer=18",
             )
         )
     return made

@@ -23,45 +23,36 @@ class StoreProtocol(Protocol):
     @property
     def layers(self) -> tuple[str, ...]:
         """The layers kept."""
-        ...
 
     @property
     def poolings(self) -> tuple[str, ...]:
         """The poolings kept; the first is the default."""
-        ...
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of every hidden state."""
-        ...
 
     @property
     def width(self) -> int:
         """Elements of a hidden state."""
-        ...
 
     @property
     def digest(self) -> str:
         """Of the store's content."""
-        ...
 
     @property
     def partitions(self) -> Mapping[str, Any]:
         """Every partition by name: its modality, language and size."""
-        ...
 
     @property
     def items(self) -> pa.Table:
         """One row per item, in position order."""
-        ...
 
     def __len__(self) -> int:
         """Items committed."""
-        ...
 
     def preview(self, item: str, /) -> bytes | None:
         """The thumbnail or clip of an item; None where there is none."""
-        ...
 
     def search(
         self,
@@ -83,11 +74,9 @@ class StoreProtocol(Protocol):
         effort: int | None = None,
     ) -> pa.Table:
         """The k nearest items by cosine at each layer; see `hubstore.query.search`."""
-        ...
 
     def vectors(self, ids: Names, *, layers: Layers | None = None, pooling: str | None = None) -> pa.Table:
         """Hidden states of items."""
-        ...
 
     def analyze(
         self,
@@ -98,7 +87,6 @@ class StoreProtocol(Protocol):
         pooling: str | None = None,
     ) -> dict[str, pa.Table]:
         """The tables of several analyses; see `hubstore.analysis.analyze`."""
-        ...
 
     def lens(
         self,
@@ -111,7 +99,6 @@ class StoreProtocol(Protocol):
         k: int = 5,
     ) -> pa.Table:
         """What the logit lens reads in stored states; see `hubstore.lens.read_store`."""
-        ...
 
     def lens_summary(
         self,
@@ -123,7 +110,6 @@ class StoreProtocol(Protocol):
         targets: Names = (),
     ) -> pa.Table:
         """Entropy, agreement and targets of every partition; see `hubstore.lens.lens_summary`."""
-        ...
 
     def projection(
         self,
@@ -137,4 +123,3 @@ class StoreProtocol(Protocol):
         modalities: Names | None = None,
     ) -> pa.Table:
         """A map of a sample of items at each layer; see `hubstore.analysis.projection`."""
-        ...

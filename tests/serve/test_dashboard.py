@@ -46,7 +46,7 @@ if CHROMIUM is None:
 
 pytestmark = pytest.mark.browser
 LAPTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-VIEWS = ("overview", "curves", "map", "neighbours", "lens", "experiments")
+VIEWS = ("overview", "curves", "map", "neighbors", "lens", "experiments")
 ITEMS = SENTENCES * len(LANGUAGES) + len(HOSTILE)
 
 
@@ -269,8 +269,8 @@ def points_of(page, box):
             yield place if tip.is_visible() and "x:" not in tip.text_content() else None
 
 
-def test_the_map_plays_lights_up_what_is_sought_and_shows_one_colour_alone(page, url):
-    show(page, url, "map?store=words&layer=0&colour=language")
+def test_the_map_plays_lights_up_what_is_sought_and_shows_one_color_alone(page, url):
+    show(page, url, "map?store=words&layer=0&color=language")
     page.get_by_role("button", name="Play").click()
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
     expect(page.get_by_role("slider", name="Layer")).to_have_attribute("aria-valuetext", "layer 3")
@@ -299,8 +299,8 @@ def test_the_map_is_moved_and_zoomed_by_keyboard(page, url):
     assert "at" not in asked(page)
 
 
-def test_neighbours_of_an_item_that_is_found_by_typing(page, url):
-    show(page, url, "neighbours?store=words")
+def test_neighbors_of_an_item_that_is_found_by_typing(page, url):
+    show(page, url, "neighbors?store=words")
     expect(page.get_by_text("Choose an item.")).to_be_visible()
     field = page.get_by_role("combobox", name="Find an item")
     field.press_sequentially("en:2")
@@ -320,7 +320,7 @@ def test_neighbours_of_an_item_that_is_found_by_typing(page, url):
     settle(page)
     expect(page.get_by_text("without the mean of each language and modality")).to_be_visible()
     assert columns.first.locator(".hit").all_inner_texts() != raw
-    until(page, lambda: asked(page).get("centred") == ["1"])
+    until(page, lambda: asked(page).get("centered") == ["1"])
     page.get_by_role("combobox", name="Layers side by side").fill("1")
     page.get_by_role("combobox", name="Layers side by side").press("ArrowDown")
     page.get_by_role("combobox", name="Layers side by side").press("Enter")
@@ -328,7 +328,7 @@ def test_neighbours_of_an_item_that_is_found_by_typing(page, url):
     expect(columns).to_have_count(4)
     page.get_by_role("button", name="Language", exact=True).click()
     settle(page)
-    expect(columns.first.locator("h3").first).to_contain_text("neighbour")
+    expect(columns.first.locator("h3").first).to_contain_text("neighbor")
     columns.first.locator(".hit-text").first.click()
     settle(page)
     until(page, lambda: asked(page).get("item") != ["en:2"])
@@ -339,8 +339,8 @@ def test_neighbours_of_an_item_that_is_found_by_typing(page, url):
     assert pq.read_table(downloaded(page, "Parquet")).num_rows == 40
 
 
-def test_neighbours_of_a_text_that_is_typed(page, url):
-    show(page, url, "neighbours?store=words")
+def test_neighbors_of_a_text_that_is_typed(page, url):
+    show(page, url, "neighbors?store=words")
     page.get_by_role("button", name="A text").click()
     page.get_by_label("Text", exact=True).fill("A vote on Wales")
     page.get_by_label("Text", exact=True).press("Enter")
@@ -354,13 +354,13 @@ def test_neighbours_of_a_text_that_is_typed(page, url):
     expect(page.locator(".hit .chip").filter(has_text="English")).to_have_count(0)
 
 
-def test_neighbours_of_a_picture_that_is_dropped_with_thumbnails_of_those_found(new_page, folder):
+def test_neighbors_of_a_picture_that_is_dropped_with_thumbnails_of_those_found(new_page, folder):
     with serving([folder / "pictures.hub"], "--model", str(folder / "llava")) as url:
         page = new_page()
-        show(page, url, "neighbours?by=file&group=modality")
-        expect(page.get_by_text("Give a picture or a sound.")).to_be_visible()
+        show(page, url, "neighbors?by=file&group=modality")
+        expect(page.get_by_text("Give an image or audio.")).to_be_visible()
         page.locator("input[type=file]").set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"no"})
-        expect(page.locator(".drop")).to_contain_text("neither a picture nor a sound")
+        expect(page.locator(".drop")).to_contain_text("neither an image nor audio")
         page.locator("input[type=file]").set_input_files(
             {"name": "a.png", "mimeType": "image/png", "buffer": png(picture(3, 160, 128))}
         )
@@ -373,7 +373,7 @@ def test_neighbours_of_a_picture_that_is_dropped_with_thumbnails_of_those_found(
 
 
 def test_what_a_server_without_the_model_cannot_do_is_said_in_place(page, url):
-    show(page, url, "neighbours?store=pictures&by=text&text=a")
+    show(page, url, "neighbors?store=pictures&by=text&text=a")
     expect(page.get_by_text("This server reads no new texts")).to_be_visible()
     show(page, url, "lens?store=pictures")
     expect(page.get_by_text("This store keeps no lens.")).to_be_visible()
@@ -409,7 +409,7 @@ def test_experiments_are_listed_with_their_verdicts_and_opened(page, url):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_texts_are_shown_as_text(page, url, name):
-    for view in ("neighbours", "map", "lens"):
+    for view in ("neighbors", "map", "lens"):
         show(page, url, f"{view}?store=words&item=x:{name}&layer=0")
         shown = page.locator(".item-card .passage").text_content()
         assert shown.startswith(HOSTILE[name][:5])
@@ -424,7 +424,7 @@ def test_hostile_texts_are_shown_as_text(page, url, name):
 def test_a_token_is_asked_for_once_and_serves_thumbnails_and_downloads_too(new_page, folder):
     with serving([folder / "pictures.hub"], token="correct horse") as url:
         page = new_page(refused=["401"])
-        page.goto(f"{url}/#/neighbours?item=image:1")
+        page.goto(f"{url}/#/neighbors?item=image:1")
         page.get_by_label("Token", exact=True).fill("wrong")
         page.get_by_role("button", name="Continue").click()
         expect(page.get_by_role("alert")).to_contain_text("did not accept")
@@ -442,7 +442,7 @@ def test_a_store_that_has_changed_is_noticed(new_page, folder, tmp_path):
     shutil.copytree(folder / "words.hub", tmp_path / "words.hub")
     with serving([tmp_path / "words.hub"]) as url:
         page = new_page()
-        show(page, url, "neighbours?item=en:1")
+        show(page, url, "neighbors?item=en:1")
         more = Corpus.from_items([Item("more", "One more", "en", "more")], name="more")
         hubstore.append(more, tmp_path / "words.hub", model=str(folder / "model"), device="cpu")
         notice = page.get_by_text("The store has changed")
@@ -461,7 +461,7 @@ def test_a_store_that_has_changed_is_noticed(new_page, folder, tmp_path):
 
 def test_errors_are_shown_in_place_with_the_servers_message_and_tried_again(new_page, url):
     page = new_page(refused=["404", "500", "ERR_FAILED"])
-    show(page, url, "neighbours?store=words&item=nobody")
+    show(page, url, "neighbors?store=words&item=nobody")
     expect(page.get_by_role("alert").first).to_contain_text("nobody")
     show(page, url, "curves?store=words&pair=en:xx")
     expect(page.get_by_role("alert")).to_contain_text("xx")
@@ -529,7 +529,7 @@ def test_a_map_without_webgl_and_without_motion(new_page, url):
 
 def test_the_page_of_the_api_shows_every_operation(page, url):
     page.goto(f"{url}/api/docs")
-    expect(page.get_by_role("heading", name="neighbours")).to_be_visible()
+    expect(page.get_by_role("heading", name="neighbors")).to_be_visible()
     paths = page.evaluate("fetch('openapi.json').then(answer => answer.json()).then(api => Object.keys(api.paths))")
     assert len(paths) > 10
     shown = page.locator("summary code").all_text_contents()
@@ -541,10 +541,10 @@ def test_the_page_of_the_api_shows_every_operation(page, url):
 def test_the_pages_work_below_a_path_of_another_application(page, folder):
     with served(folder / "words.hub", mounted="/hub") as running:
         page.goto(f"{running.url}/hub/api/docs")
-        expect(page.get_by_role("heading", name="neighbours")).to_be_visible()
+        expect(page.get_by_role("heading", name="neighbors")).to_be_visible()
         show(page, f"{running.url}/hub", "overview?store=words")
         expect(page.get_by_role("heading", level=1)).to_be_visible()
-        page.goto(f"{running.url}/hub/#/neighbours?store=words&item=en:1")
+        page.goto(f"{running.url}/hub/#/neighbors?store=words&item=en:1")
         expect(page.locator("body")).to_contain_text("en:1")
         page.goto("about:blank")
 
@@ -554,9 +554,9 @@ def test_the_scheme_is_chosen_and_kept(page, url):
     ground = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(ground)
     for words in ("light", "dark"):
-        page.get_by_role("button", name="Colour scheme").click()
-        expect(page.get_by_role("button", name="Colour scheme")).to_have_attribute(
-            "aria-label", f"Colour scheme: {words}"
+        page.get_by_role("button", name="Color scheme").click()
+        expect(page.get_by_role("button", name="Color scheme")).to_have_attribute(
+            "aria-label", f"Color scheme: {words}"
         )
     dark = page.evaluate(ground)
     assert dark != light
@@ -566,7 +566,7 @@ def test_the_scheme_is_chosen_and_kept(page, url):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_of_text_contrast_as_wcag_aa_asks(new_page, url, scheme):
+def test_colors_of_text_contrast_as_wcag_aa_asks(new_page, url, scheme):
     page = new_page(color_scheme=scheme)
     show(page, url, "overview?store=words")
     value = "name => getComputedStyle(document.documentElement).getPropertyValue(name).trim()"

@@ -32,9 +32,9 @@ export const ANALYSES = {
     ],
     variants: [
       ["raw", "cosine, raw"],
-      ["centred", "cosine, centred"],
+      ["centred", "cosine, centered"],
       ["csls_raw", "CSLS, raw"],
-      ["csls_centred", "CSLS, centred"],
+      ["csls_centred", "CSLS, centered"],
     ],
   },
   alignment: {
@@ -43,7 +43,7 @@ export const ANALYSES = {
     axis: "alignment",
     says: "Whether equivalent items lie alike among themselves in both languages.",
     quantities: [
-      ["mutual_knn", "mutual nearest neighbours", ["mutual_knn"]],
+      ["mutual_knn", "mutual nearest neighbors", ["mutual_knn"]],
       ["cka", "CKA", ["cka"]],
     ],
     variants: [
@@ -54,8 +54,8 @@ export const ANALYSES = {
   clustering: {
     label: "Clustering",
     over: "partition",
-    axis: "share of nearest neighbours",
-    says: "Of an item's nearest neighbours among all languages, the share with its concept and with its language.",
+    axis: "share of nearest neighbors",
+    says: "Of an item's nearest neighbors among all languages, the share with its concept and with its language.",
     quantities: [
       ["concept+language", "concept and language", ["concept_purity", "language_purity"]],
       ["concept_purity", "same concept", ["concept_purity"]],

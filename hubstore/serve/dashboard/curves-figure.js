@@ -1,6 +1,6 @@
 /** Curves by layer as a Plotly figure, each with the band of its interval. */
 
-import { faint, style } from "./colours.js";
+import { faint, style } from "./colors.js";
 import { byChance } from "./curves-data.js";
 import { inPlotly, partitionName, withInterval } from "./words.js";
 
@@ -47,7 +47,7 @@ export function curveFigure(curves, layers, axis) {
 }
 
 function traces(curve, layers) {
-  const { colour, dash } = style(curve.place);
+  const { color, dash } = style(curve.place);
   const rows = layers.map((layer) => curve.points.get(layer) ?? null);
   const x = rows.map((_, place) => place);
   const of = (name) => rows.map((row) => (row && Number.isFinite(row[name]) ? row[name] : null));
@@ -64,10 +64,10 @@ function traces(curve, layers) {
   const chance = rows.map(byChance);
   const found = [];
   if (of("low").some((value) => value !== null)) {
-    found.push({ ...edge, y: of("low") }, { ...edge, y: of("high"), fill: "tonexty", fillcolor: faint(colour, 0.16) });
+    found.push({ ...edge, y: of("low") }, { ...edge, y: of("high"), fill: "tonexty", fillcolor: faint(color, 0.16) });
   }
   if (chance.some((value) => value !== null)) {
-    found.push({ ...edge, y: chance, line: { width: 1, color: colour, dash: "dot" }, opacity: 0.7 });
+    found.push({ ...edge, y: chance, line: { width: 1, color: color, dash: "dot" }, opacity: 0.7 });
   }
   found.push({
     type: "scatter",
@@ -76,9 +76,9 @@ function traces(curve, layers) {
     y: of("value"),
     name,
     legendgroup: name,
-    line: { color: colour, width: 2, dash: curve.second ? "dash" : dash },
+    line: { color: color, width: 2, dash: curve.second ? "dash" : dash },
     marker: {
-      color: colour,
+      color: color,
       size: 6,
       symbol: rows.map((row) => `${curve.second ? "square" : "circle"}${row?.resolved === false ? "-open" : ""}`),
     },

@@ -7,9 +7,9 @@ import { h, say } from "./dom.js";
  * Links that download a table.
  * @param {string} path of a table of the server.
  * @param {string} name of the file, without its ending.
- * @param {(() => Promise<Blob>)|null} picture makes a PNG of what is shown.
+ * @param {(() => Promise<Blob>)|null} image makes a PNG of what is shown.
  */
-export function downloads(path, query, name, picture = null) {
+export function downloads(path, query, name, image = null) {
   const tables = [
     ["csv", "CSV"],
     ["parquet", "Parquet"],
@@ -23,7 +23,7 @@ export function downloads(path, query, name, picture = null) {
     { class: "downloads" },
     h("span", {}, "Download "),
     tables,
-    picture && downloadLink("PNG", null, `${name}.png`, picture),
+    image && downloadLink("PNG", null, `${name}.png`, image),
   );
 }
 

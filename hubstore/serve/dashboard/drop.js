@@ -1,11 +1,11 @@
-/** A place to drop a picture or a sound, or to choose one. */
+/** A place to drop an image or audio, or to choose one. */
 
 import { fill, fresh, h, say } from "./dom.js";
 import { bdi } from "./words.js";
 
 /** @param {(file: File) => void} onfile */
 export function dropZone(onfile) {
-  const words = h("span", {}, "Drop a picture or a sound here, or choose one");
+  const words = h("span", {}, "Drop an image or audio here, or choose one");
   const input = h("input", {
     type: "file",
     accept: "image/*,audio/*",
@@ -34,8 +34,8 @@ export function dropZone(onfile) {
   const take = (file) => {
     if (!file) return;
     if (!/^(image|audio)\//.test(file.type)) {
-      say("That is neither a picture nor a sound");
-      fill(words, bdi(file.name), " is neither a picture nor a sound; choose another");
+      say("That is neither an image nor audio");
+      fill(words, bdi(file.name), " is neither an image nor audio; choose another");
       return;
     }
     fill(words, bdi(file.name), ` (${Math.ceil(file.size / 1024)} KiB)`);

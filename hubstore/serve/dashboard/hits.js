@@ -1,4 +1,4 @@
-/** Neighbours in columns, one for each layer. */
+/** Neighbors in columns, one for each layer. */
 
 import { h } from "./dom.js";
 import { preview } from "./media.js";
@@ -14,7 +14,7 @@ import { bdi, kindChips, languageName, layerLabel, passage, plural } from "./wor
 export function columns(info, hits, ways) {
   return h(
     "div",
-    { class: "layers", role: "region", "aria-label": "Neighbours by layer", tabindex: "0" },
+    { class: "layers", role: "region", "aria-label": "Neighbors by layer", tabindex: "0" },
     ways.layers.map((layer) =>
       column(
         info,
@@ -45,11 +45,11 @@ function column(info, layer, hits, ways) {
       ),
     ),
     groups(hits, ways.group).map(([title, members]) => [
-      title && h("h3", {}, title, " ", h("small", {}, plural(members.length, "neighbour"))),
+      title && h("h3", {}, title, " ", h("small", {}, plural(members.length, "neighbor"))),
       h(
         "ol",
         {},
-        members.map((hit) => neighbour(info, hit, ways)),
+        members.map((hit) => neighbor(info, hit, ways)),
       ),
     ]),
   );
@@ -70,7 +70,7 @@ function groups(hits, by) {
   return [...found];
 }
 
-function neighbour(info, hit, { concept, layers }) {
+function neighbor(info, hit, { concept, layers }) {
   const same = concept !== null && hit.concept === concept;
   return h(
     "li",
@@ -91,7 +91,7 @@ function neighbour(info, hit, { concept, layers }) {
     preview(info, hit),
     h(
       "a",
-      { class: "hit-text", href: sibling("neighbours", { item: hit.id, layer: layers }), title: "Its own neighbours" },
+      { class: "hit-text", href: sibling("neighbors", { item: hit.id, layer: layers }), title: "Its own neighbors" },
       hit.text ? passage(hit.text, hit.language) : bdi(hit.id),
     ),
     h("small", { class: "soft" }, bdi(hit.id, 60)),

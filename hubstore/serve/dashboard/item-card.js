@@ -48,7 +48,7 @@ export function itemCard(info, item, { view = "", toItem = null } = {}) {
     h(
       "p",
       { class: "further" },
-      view !== "neighbours" && h("a", { href: sibling("neighbours", { item: item.id }) }, "Neighbours"),
+      view !== "neighbors" && h("a", { href: sibling("neighbors", { item: item.id }) }, "Neighbors"),
       view !== "map" && h("a", { href: sibling("map", { item: item.id }) }, "On the map"),
       view !== "lens" && info.lens && h("a", { href: sibling("lens", { item: item.id }) }, "Lens"),
     ),

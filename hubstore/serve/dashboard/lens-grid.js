@@ -1,6 +1,6 @@
 /** Layers by tokens as a table whose cells are the lens's first words: the ARIA grid pattern. */
 
-import { onScheme, scale, shade } from "./colours.js";
+import { onScheme, scale, shade } from "./colors.js";
 import { fill, h } from "./dom.js";
 import { inPlotly, layerLabel, number, tokenText } from "./words.js";
 
@@ -41,7 +41,7 @@ export class LensGrid {
     return this.cells.get(`${layer}\n${token}`);
   }
 
-  /** A value's place between the ends of the colours, 0 to 1. */
+  /** A value's place between the ends of the colors, 0 to 1. */
   share(value) {
     return this.high > this.low ? (value - this.low) / (this.high - this.low) : 1;
   }
@@ -183,7 +183,7 @@ export function lensFigure(grid) {
         texttemplate: "%{text}",
         zmin: grid.low,
         zmax: grid.high,
-        colorscale: scale().map((colour, place) => [place, colour]),
+        colorscale: scale().map((color, place) => [place, color]),
         xgap: 1,
         ygap: 1,
         colorbar: { title: { text: "log-probability" }, thickness: 12, outlinewidth: 0 },

@@ -1,7 +1,7 @@
 /** The page around the views: which store, which view, the token, the scheme, and whether the store has changed. */
 
 import { get, onRevision, storePath, tokensFrom } from "./api.js";
-import { dark, schemeChanged } from "./colours.js";
+import { dark, schemeChanged } from "./colors.js";
 import { empty, fill, h } from "./dom.js";
 import { failure } from "./pane.js";
 import { address, read, watch } from "./state.js";
@@ -9,11 +9,11 @@ import { bdi, plural } from "./words.js";
 import * as overview from "./view-overview.js";
 import * as curves from "./view-curves.js";
 import * as map from "./view-map.js";
-import * as neighbours from "./view-neighbours.js";
+import * as neighbors from "./view-neighbors.js";
 import * as lens from "./view-lens.js";
 import * as experiments from "./view-experiments.js";
 
-const VIEWS = { overview, curves, map, neighbours, lens, experiments };
+const VIEWS = { overview, curves, map, neighbors, lens, experiments };
 const LOOK_AGAIN = 30_000; // milliseconds between looks at whether the store has changed
 const KEPT_BY_SIBLINGS = ["store", "item"];
 const SCHEMES = { "": ["◐", "as the system"], light: ["☀", "light"], dark: ["☾", "dark"] };
@@ -172,7 +172,7 @@ function nextScheme() {
 function drawScheme() {
   const [sign, words] = SCHEMES[document.documentElement.dataset.theme ?? ""];
   part("theme").textContent = sign;
-  part("theme").setAttribute("aria-label", `Colour scheme: ${words}`);
-  part("theme").title = `Colour scheme: ${words}`;
+  part("theme").setAttribute("aria-label", `Color scheme: ${words}`);
+  part("theme").title = `Color scheme: ${words}`;
   document.documentElement.style.colorScheme = dark() ? "dark" : "light";
 }

@@ -2,7 +2,7 @@
 
 import { arrowLong, getLong, storePath } from "./api.js";
 import { floatColumns } from "./arrow.js";
-import { rgb, SHAPES, style } from "./colours.js";
+import { rgb, SHAPES, style } from "./colors.js";
 
 const MOST_NUMBERS = 1_500_000; // points times layers that are fetched at once
 const ITEM_FIELDS = ["id", "concept", "language", "modality", "text"];
@@ -82,8 +82,8 @@ export function categories(values) {
 /** Red, green, blue and shape of each point, from its category. */
 export function looks({ of, names }) {
   const styles = names.map((_, place) => {
-    const { colour, shape } = style(place);
-    return [...rgb(colour), SHAPES.indexOf(shape)];
+    const { color, shape } = style(place);
+    return [...rgb(color), SHAPES.indexOf(shape)];
   });
   const out = new Uint8Array(4 * of.length);
   for (let i = 0; i < of.length; i += 1) out.set(styles[of[i]], 4 * i);

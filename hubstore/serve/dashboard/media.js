@@ -1,4 +1,4 @@
-/** Thumbnails and players of a store's pictures and sounds, fetched with the token once they come into sight. */
+/** Thumbnails and players of a store's images and audio, fetched with the token once they come into sight. */
 
 import { blob, storePath } from "./api.js";
 import { fill, h } from "./dom.js";

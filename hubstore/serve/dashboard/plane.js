@@ -64,7 +64,7 @@ export class Plane {
     this.draw();
   }
 
-  /** Shows points in other colours: see PointsGL.paint. */
+  /** Shows points in other colors: see PointsGL.paint. */
   paint(look, state) {
     this.state = state;
     this.renderer.paint(look, state);

@@ -1,6 +1,6 @@
-/** Plotly, loaded when the first figure is drawn, in the page's colours. */
+/** Plotly, loaded when the first figure is drawn, in the page's colors. */
 
-import { onScheme, ours } from "./colours.js";
+import { onScheme, ours } from "./colors.js";
 import { h } from "./dom.js";
 
 const CONFIG = { displayModeBar: false };
@@ -51,7 +51,7 @@ export class Figure {
   async png() {
     const Plotly = await plotly();
     const { data, layout } = this.make();
-    return picture(Plotly, data, layout, this.node.clientWidth, layout.height);
+    return image(Plotly, data, layout, this.node.clientWidth, layout.height);
   }
 
   close() {
@@ -63,10 +63,10 @@ export class Figure {
 
 /** A figure as a PNG without showing it. */
 export async function png(data, layout, width, height) {
-  return picture(await plotly(), data, layout, width, height);
+  return image(await plotly(), data, layout, width, height);
 }
 
-async function picture(Plotly, data, layout, width, height) {
+async function image(Plotly, data, layout, width, height) {
   const paper = ours("--paper");
   const whole = { ...themed(layout), paper_bgcolor: paper, plot_bgcolor: paper };
   const url = await Plotly.toImage({ data, layout: whole }, { format: "png", width, height, scale: 2 });

@@ -1,6 +1,6 @@
 /** Points drawn by the processor, with the verbs of PointsGL, where there is no WebGL: stamps into an image. */
 
-import { SHAPES } from "./colours.js";
+import { SHAPES } from "./colors.js";
 
 const OPACITY = [0, 0.12, 0.78, 1];
 const LIT = 3;
@@ -46,8 +46,8 @@ export class Points2D {
   close() {}
 }
 
-/** Lays a stamp of one colour over the pixels around a place. */
-function press(pixels, width, height, left, top, { cover, reach }, look, colour, opacity) {
+/** Lays a stamp of one color over the pixels around a place. */
+function press(pixels, width, height, left, top, { cover, reach }, look, color, opacity) {
   if (left < reach || top < reach || left >= width - reach || top >= height - reach) return;
   const side = 2 * reach + 1;
   for (let row = 0; row < side; row += 1) {
@@ -57,9 +57,9 @@ function press(pixels, width, height, left, top, { cover, reach }, look, colour,
       if (ink === 0) continue;
       const under = (pixels[at + 3] / 255) * (1 - ink);
       const whole = ink + under;
-      pixels[at] = (look[colour] * ink + pixels[at] * under) / whole;
-      pixels[at + 1] = (look[colour + 1] * ink + pixels[at + 1] * under) / whole;
-      pixels[at + 2] = (look[colour + 2] * ink + pixels[at + 2] * under) / whole;
+      pixels[at] = (look[color] * ink + pixels[at] * under) / whole;
+      pixels[at + 1] = (look[color + 1] * ink + pixels[at + 1] * under) / whole;
+      pixels[at + 2] = (look[color + 2] * ink + pixels[at + 2] * under) / whole;
       pixels[at + 3] = 255 * whole;
     }
   }

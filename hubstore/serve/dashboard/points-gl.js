@@ -3,23 +3,23 @@
 const VERTEX = `#version 300 es
 in vec2 a_from; in vec2 a_to; in vec4 a_look; in float a_state;
 uniform float u_time, u_size, u_pass; uniform vec2 u_centre, u_zoom;
-out vec3 v_colour; out float v_alpha; flat out int v_shape;
+out vec3 v_color; out float v_alpha; flat out int v_shape;
 void main() {
   bool lit = a_state > 2.5;
   bool now = a_state > 0.5 && (lit == (u_pass > 0.5));
   vec2 place = (mix(a_from, a_to, u_time) - u_centre) * u_zoom;
   gl_Position = now ? vec4(place, 0.0, 1.0) : vec4(2.0, 2.0, 2.0, 1.0);
   gl_PointSize = u_size * (lit ? 1.7 : 1.0);
-  v_colour = a_look.rgb;
+  v_color = a_look.rgb;
   v_alpha = lit ? 1.0 : (a_state > 1.5 ? 0.78 : 0.12);
   v_shape = int(a_look.a * 255.0 + 0.5);
 }`;
 
 const FRAGMENT = `#version 300 es
 precision mediump float;
-in vec3 v_colour; in float v_alpha; flat in int v_shape;
+in vec3 v_color; in float v_alpha; flat in int v_shape;
 uniform highp float u_size;
-out vec4 colour;
+out vec4 color;
 void main() {
   vec2 p = gl_PointCoord * 2.0 - 1.0;
   float far = length(p);
@@ -27,7 +27,7 @@ void main() {
   else if (v_shape == 2) far = max(p.y * 1.15, abs(p.x) * 1.0 - p.y * 0.55 + 0.12);
   else if (v_shape == 3) far = abs(p.x) + abs(p.y);
   float edge = clamp((1.0 - far) * u_size * 0.5, 0.0, 1.0) * v_alpha;
-  colour = vec4(v_colour * edge, edge);
+  color = vec4(v_color * edge, edge);
 }`;
 
 export class PointsGL {

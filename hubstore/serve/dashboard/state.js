@@ -1,12 +1,17 @@
 /** What is shown, as the page's address: #/view?name=value&… Every state can be linked, and back goes back. */
 
+/** Words of addresses of the release before, which still lead there: deprecated. */
+const OLDER = { neighbours: "neighbors", centred: "centered", colour: "color" };
+
 const watchers = new Set();
 let shown = null;
 
 /** The view and its parameters. */
 export function read() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?", 2);
-  return { view: path || "overview", params: new URLSearchParams(query) };
+  const params = new URLSearchParams();
+  for (const [name, value] of new URLSearchParams(query)) params.append(OLDER[name] ?? name, value);
+  return { view: OLDER[path] ?? (path || "overview"), params };
 }
 
 /**

@@ -5,7 +5,7 @@ import { chooseMany } from "./choose-many.js";
 import { choice, segmented } from "./controls.js";
 import { ANALYSES, byChance, curvesOf, pairsOf, peak, pivotOf, spread } from "./curves-data.js";
 import { curveFigure, curveName } from "./curves-figure.js";
-import { style } from "./colours.js";
+import { style } from "./colors.js";
 import { empty, h, refill, say } from "./dom.js";
 import { downloads, fileName } from "./download.js";
 import { Pane } from "./pane.js";
@@ -173,12 +173,12 @@ function wanted(curve, { analysis, over }) {
   return over.includes(`${curve.x}:${curve.y}`) || over.includes(`${curve.y}:${curve.x}`);
 }
 
-/** What curves of one colour have in common. */
+/** What curves of one color have in common. */
 function groupOf(curve, { analysis }) {
   return ANALYSES[analysis].directed ? [curve.x, curve.y].sort().join("\n") : `${curve.x}\n${curve.y}`;
 }
 
-/** Whether a curve is the second of its colour, and what tells it from the first. */
+/** Whether a curve is the second of its color, and what tells it from the first. */
 function second(curve, asked) {
   const quantities = asked.metrics.length > 1;
   const back = ANALYSES[asked.analysis].directed && !asked.over.includes(`${curve.x}:${curve.y}`);
@@ -191,7 +191,7 @@ function second(curve, asked) {
 
 function swatch(curve) {
   const node = h("span", { class: curve.second ? "swatch second" : "swatch", "aria-hidden": "true" });
-  node.style.setProperty("--colour", style(curve.place).colour);
+  node.style.setProperty("--color", style(curve.place).color);
   return node;
 }
 

@@ -1,7 +1,7 @@
 /** Experiments: the paper's claims, whether a model shows them, and the numbers behind each verdict. */
 
 import { get, records } from "./api.js";
-import { faint, style } from "./colours.js";
+import { faint, style } from "./colors.js";
 import { empty, h } from "./dom.js";
 import { downloads, fileName } from "./download.js";
 import { modelName } from "./view-overview.js";
@@ -144,7 +144,7 @@ async function panel(plot, rows, figures) {
 }
 
 function lines(quantity, place, across, x, rows) {
-  const { colour, dash } = style(place);
+  const { color, dash } = style(place);
   const found = new Map(rows.filter((row) => row.quantity === quantity).map((row) => [row[across], row]));
   const of = (name) => x.map((one) => found.get(one)?.[name] ?? null);
   const labels = x.map((one) => inPlotly(String(one)));
@@ -155,7 +155,7 @@ function lines(quantity, place, across, x, rows) {
     x: labels,
     y: of("value"),
     name: inPlotly(quantity),
-    line: { color: colour, dash, width: 2 },
+    line: { color: color, dash, width: 2 },
     marker: { size: 5 },
     text: x.map((one) => {
       const row = found.get(one);
@@ -164,6 +164,6 @@ function lines(quantity, place, across, x, rows) {
     hovertemplate: "%{text}<extra></extra>",
   };
   return of("low").some((low) => low !== null)
-    ? [{ ...edge, y: of("low") }, { ...edge, y: of("high"), fill: "tonexty", fillcolor: faint(colour, 0.16) }, line]
+    ? [{ ...edge, y: of("low") }, { ...edge, y: of("high"), fill: "tonexty", fillcolor: faint(color, 0.16) }, line]
     : [line];
 }

@@ -2,7 +2,7 @@
 
 import { get, records, storePath } from "./api.js";
 import { chooseItem } from "./choose-item.js";
-import { shade } from "./colours.js";
+import { shade } from "./colors.js";
 import { choice, segmented } from "./controls.js";
 import { empty, fill, h, say } from "./dom.js";
 import { downloads, fileName } from "./download.js";
@@ -144,7 +144,7 @@ function draw(info, asked, answer) {
       h(
         "p",
         { class: "legend-line soft" },
-        "Colour: log-probability of the word shown, ",
+        "Color: log-probability of the word shown, ",
         number(grid.low),
         " ",
         ramp(),

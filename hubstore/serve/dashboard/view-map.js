@@ -2,7 +2,7 @@
 
 import { storePath } from "./api.js";
 import { chooseMany } from "./choose-many.js";
-import { DISTINCT, onScheme, ours, style } from "./colours.js";
+import { DISTINCT, onScheme, ours, style } from "./colors.js";
 import { choice, segmented } from "./controls.js";
 import { debounced, empty, fill, fresh, h, say } from "./dom.js";
 import { downloads, fileName } from "./download.js";
@@ -16,7 +16,7 @@ import { bdi, count, languageName, plural, visible } from "./words.js";
 
 export const title = "Map";
 
-const COLOURS = [
+const COLORS = [
   ["language", "Language"],
   ["modality", "Modality"],
   ["concept", "Concept"],
@@ -39,8 +39,8 @@ class MapView {
     this.store = store;
     this.info = info;
     this.map = null;
-    this.kin = []; // the picked item and its equivalents
-    this.near = []; // the hovered one and its
+    this.equivalents = []; // the picked item and its equivalents
+    this.hovered = []; // the hovered one and its
     this.plane = new Plane("Map of the items", {
       onhover: (i) => this.#hover(i),
       onpick: (i) => change({ item: this.map.items.id[i] }),
@@ -62,7 +62,7 @@ class MapView {
       h(
         "details",
         { class: "filters", open: innerWidth > 700 },
-        h("summary", {}, "Colours and filters"),
+        h("summary", {}, "Colors and filters"),
         h("div", { class: "controls" }, this.controls.nodes),
       ),
       h(
@@ -89,7 +89,7 @@ class MapView {
           async (signal) => {
             this.map = await fetchMap(this.store, asked.layers, asked.query, signal);
             if (!this.map.count) return empty("No item passes these filters.", "Choose fewer of them.");
-            this.kinds = Object.fromEntries(COLOURS.map(([name]) => [name, categories(this.map.items[name])]));
+            this.equivalentsds = Object.fromEntries(COLORS.map(([name]) => [name, categories(this.map.items[name])]));
             this.places = new Map(this.map.items.id.map((id, i) => [id, i]));
             this.painted = null;
             this.#draw(false);
@@ -131,8 +131,8 @@ class MapView {
       layer: wanted,
       layers: layersShown(info.layers, Math.min(Number(points), info.items), wanted),
       query,
-      colour: COLOURS.some(([name]) => name === params.get("colour"))
-        ? params.get("colour")
+      color: COLORS.some(([name]) => name === params.get("color"))
+        ? params.get("color")
         : info.modalities.length > 1
           ? "modality"
           : "language",
@@ -145,7 +145,7 @@ class MapView {
 
   #controls() {
     const { info } = this;
-    const colour = segmented("Colour", COLOURS, (value) => change({ colour: value, only: null }));
+    const color = segmented("Color", COLORS, (value) => change({ color: value, only: null }));
     const method = choice(
       "Projection",
       [
@@ -182,7 +182,7 @@ class MapView {
         h(
           "div",
           { class: "row" },
-          colour.node,
+          color.node,
           method.node,
           points.node,
           pooling && pooling.node,
@@ -196,7 +196,7 @@ class MapView {
         ),
       ],
       set: (asked) => {
-        colour.set(asked.colour);
+        color.set(asked.color);
         method.set(asked.query.method);
         points.set(asked.query.points);
         if (pooling) pooling.set(asked.query.pooling);
@@ -207,7 +207,7 @@ class MapView {
     };
   }
 
-  /** Shows the asked layer, colours and lit points. */
+  /** Shows the asked layer, colors and lit points. */
   #draw(glide) {
     this.#paint();
     this.plane.place(this.map.places.get(this.asked.layer), glide && !still.matches);
@@ -220,7 +220,7 @@ class MapView {
 
   #paint() {
     const { asked, map } = this;
-    const kinds = this.kinds[asked.colour];
+    const kinds = this.equivalentsds[asked.color];
     const only = new Set(asked.only);
     const found = asked.q ? holding(map.items, asked.q) : [];
     const usual = asked.q ? DIM : PLAIN;
@@ -228,8 +228,8 @@ class MapView {
     for (let i = 0; i < map.count; i += 1) state[i] = only.size && !only.has(kinds.names[kinds.of[i]]) ? DIM : usual;
     for (const i of found) state[i] = LIT;
     const picked = this.places.get(asked.item);
-    this.kin = picked === undefined ? [] : equivalents(this.kinds.concept, picked);
-    for (const i of this.kin) state[i] = LIT;
+    this.equivalents = picked === undefined ? [] : equivalents(this.equivalentsds.concept, picked);
+    for (const i of this.equivalents) state[i] = LIT;
     this.plane.paint(looks(kinds), state);
     this.#drawLegend(kinds, only);
     const sought = asked.q && `${plural(found.length, "point")} of ${count(map.count)} hold “${asked.q}”`;
@@ -238,9 +238,9 @@ class MapView {
   }
 
   #drawLegend(kinds, only) {
-    const { colour } = this.asked;
+    const { color } = this.asked;
     const key = JSON.stringify([
-      colour,
+      color,
       [...only],
       kinds.names.length,
       this.key,
@@ -250,7 +250,7 @@ class MapView {
     if (key === this.legendKey) return;
     this.legendKey = key;
     const called = (name) =>
-      name === null ? "none" : colour === "language" ? `${name} · ${languageName(name)}` : name;
+      name === null ? "none" : color === "language" ? `${name} · ${languageName(name)}` : name;
     const toggle = (name) => {
       const next = new Set(only);
       if (!next.delete(name)) next.add(name);
@@ -259,13 +259,13 @@ class MapView {
     const focused = document.activeElement?.dataset?.kind;
     fill(
       this.legend,
-      h("h2", {}, COLOURS.find(([name]) => name === colour)[1]),
+      h("h2", {}, COLORS.find(([name]) => name === color)[1]),
       h(
         "ul",
         { class: "keys" },
         kinds.names.slice(0, LEGEND).map((name, place) => {
           const mark = h("span", { class: `mark ${style(place).shape}`, "aria-hidden": "true" });
-          mark.style.setProperty("--colour", style(place).colour);
+          mark.style.setProperty("--color", style(place).color);
           return h(
             "li",
             {},
@@ -287,7 +287,7 @@ class MapView {
         }),
       ),
       kinds.names.length > LEGEND && h("p", { class: "soft" }, `and ${count(kinds.names.length - LEGEND)} more`),
-      kinds.names.length > DISTINCT && h("p", { class: "soft" }, "Colours and shapes repeat."),
+      kinds.names.length > DISTINCT && h("p", { class: "soft" }, "Colors and shapes repeat."),
     );
     if (focused !== undefined)
       [...this.legend.querySelectorAll("[data-kind]")].find((one) => one.dataset.kind === focused)?.focus();
@@ -353,7 +353,7 @@ class MapView {
   }
 
   #hover(i) {
-    this.near = i < 0 ? [] : equivalents(this.kinds.concept, i);
+    this.hovered = i < 0 ? [] : equivalents(this.equivalentsds.concept, i);
     const { tip } = this;
     tip.hidden = i < 0;
     if (i >= 0) {
@@ -381,9 +381,9 @@ class MapView {
   #overlay(context) {
     if (!this.map?.count) return;
     const ink = ours("--ink");
-    this.#star(context, this.kin, ink, 1.4, 0.7);
-    if (this.kin.length <= NAMED) this.#names(context, this.kin, ink);
-    this.#star(context, this.near, ink, 1, 0.45);
+    this.#star(context, this.equivalents, ink, 1.4, 0.7);
+    if (this.equivalents.length <= NAMED) this.#names(context, this.equivalents, ink);
+    this.#star(context, this.hovered, ink, 1, 0.45);
   }
 
   /** The languages of some points beside them. */
@@ -406,9 +406,9 @@ class MapView {
     }
   }
 
-  #star(context, members, colour, width, opacity) {
+  #star(context, members, color, width, opacity) {
     if (!members.length) return;
-    context.strokeStyle = colour;
+    context.strokeStyle = color;
     context.lineWidth = width;
     context.globalAlpha = opacity;
     const [x, y] = this.plane.at(members[0]);

@@ -76,11 +76,11 @@ function heading(info) {
     ),
     h(
       "p",
-      { class: "doors" },
-      door("curves", "Hub curves", "where translations meet, layer by layer"),
-      door("map", "Map", "the items as points, moving through the layers"),
-      door("neighbours", "Neighbours", "what lies near an item, side by side"),
-      info.lens && door("lens", "Lens", "what the model would say at each layer"),
+      { class: "nav-cards" },
+      navCard("curves", "Hub curves", "where translations meet, layer by layer"),
+      navCard("map", "Map", "the items as points, moving through the layers"),
+      navCard("neighbors", "Neighbors", "what lies near an item, side by side"),
+      info.lens && navCard("lens", "Lens", "what the model would say at each layer"),
     ),
   );
 }
@@ -89,8 +89,8 @@ function figure(name, value) {
   return h("div", {}, h("dt", {}, name), h("dd", {}, value));
 }
 
-function door(view, name, words) {
-  return h("a", { class: "door", href: sibling(view) }, h("strong", {}, name), h("span", {}, words));
+function navCard(view, name, words) {
+  return h("a", { class: "nav-card", href: sibling(view) }, h("strong", {}, name), h("span", {}, words));
 }
 
 function holdings(info) {
@@ -164,11 +164,11 @@ function abilities(info) {
   return h(
     "ul",
     { class: "abilities" },
-    line(true, "Neighbours of any item, by id or by vector"),
+    line(true, "Neighbors of any item, by id or by vector"),
     line(
       info.encoder,
-      "Neighbours of a text, picture or sound that you give",
-      "Neighbours of a text that you give: start the server with --model",
+      "Neighbors of a text, image or audio that you give",
+      "Neighbors of a text that you give: start the server with --model",
     ),
     line(info.lens, "The logit lens", [
       "The logit lens: keep one with ",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -148,9 +147,7 @@ async def preview(
     context: Context, params: Annotated[MediaParams, Query()], if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
     """An item's thumbnail (WebP) or clip (MP3). With the store's `revision`, browsers keep it for good."""
-    snapshot = context.snapshot
-    require = functools.partial(_require_preview, snapshot, params.id)
-    return await _media(context, params, if_none_match, require, lambda: _preview(snapshot, params.id))
+    return await _media(context, params, if_none_match, _preview)
 
 
 @router.get("/media", response_class=Response, responses=MEDIA)
@@ -158,12 +155,9 @@ async def media(
     context: Context, params: Annotated[MediaParams, Query()], if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
     """The file of an item that is an image or audio, where the server was started with --originals."""
-    snapshot, service = context.snapshot, context.service
-    if not service.options.originals:
+    if not context.service.options.originals:
         raise NotFoundError("this server gives no files of items; it was started without --originals")
-    require = functools.partial(_require_original, snapshot, params.id)
-    most = service.limits.upload
-    return await _media(context, params, if_none_match, require, lambda: _original(snapshot, params.id, most))
+    return await _media(context, params, if_none_match, _original)
 
 
 @router.get("/hidden", responses=TABLE)
@@ -184,9 +178,9 @@ async def _media(
     context: RequestContext,
     params: MediaParams,
     seen: str | None,
-    require: Callable[[], object],
-    read: Callable[[], tuple[bytes, str]],
+    find: Callable[[RequestContext, str], Callable[[], bytes]],
 ) -> Response:
+    """The bytes that `find` can read of an item, or that a browser has them; NotFoundError where there are none."""
     revision = context.snapshot.revision
     headers = {
         REVISION: revision,
@@ -194,11 +188,57 @@ async def _media(
         "Content-Disposition": "inline",
         "Cache-Control": "private, max-age=31536000, immutable" if params.revision == revision else "private, no-cache",
     }
-    if has_tag(seen, headers["ETag"]):
-        await context.service.work.run(require)  # a medium that is not there has no tag
-        return Response(status_code=304, headers=headers)
-    data, kind = await context.service.work.run(read)
-    return Response(data, headers=headers, media_type=kind)
+
+    def answer() -> Response:
+        from hubstore.media.previews import mime_of
+
+        read = find(context, params.id)  # an item that has no media has no tag
+        if has_tag(seen, headers["ETag"]):
+            return Response(status_code=304, headers=headers)
+        data = read()
+        return Response(data, headers=headers, media_type=mime_of(data))
+
+    return await context.service.work.run(answer)
+
+
+def _preview(context: RequestContext, name: str) -> Callable[[], bytes]:
+    """What reads an item's thumbnail or clip."""
+    snapshot = context.snapshot
+    if not previews(snapshot, snapshot.positions([name]))[0]:
+        raise NotFoundError(f"{snapshot.name} keeps no preview of item {name!r}")
+
+    def read() -> bytes:
+        data = snapshot.preview(name)
+        assert data is not None, name
+        return data
+
+    return read
+
+
+def _original(context: RequestContext, name: str) -> Callable[[], bytes]:
+    """What reads the file of an image or audio, which must be one that can be decoded."""
+    from hubstore.corpus import Media
+    from hubstore.media.decode import media_bytes, open_image, open_sound
+
+    item = context.snapshot.items.slice(int(context.snapshot.positions([name])[0]), 1).to_pylist()[0]
+    missing = NotFoundError(f"there is no file of item {name!r} that can be given")
+    if item["media"] is None or item["modality"] not in ("image", "audio"):
+        raise missing
+
+    def read() -> bytes:
+        try:
+            data = media_bytes(Media(item["media"]))
+            if len(data) > context.service.limits.upload:
+                raise missing
+            if item["modality"] == "image":
+                open_image(Media("the file", data))
+            else:
+                open_sound(Media("the file", data), RATE)
+        except CorpusError:
+            raise missing from None
+        return data
+
+    return read
 
 
 def table_of(snapshot: Snapshot, positions: Positions) -> pa.Table:
@@ -214,50 +254,6 @@ def previews(snapshot: Snapshot, positions: Positions) -> npt.NDArray[np.bool_]:
     if not snapshot.keeps_previews:
         return np.zeros(len(positions), np.bool_)
     return snapshot.has_preview[positions]
-
-
-def _require_preview(snapshot: Snapshot, name: str) -> None:
-    """NotFoundError where an item has no thumbnail or clip, which is not read for that."""
-    if not previews(snapshot, snapshot.positions([name]))[0]:
-        raise NotFoundError(f"{snapshot.name} keeps no preview of item {name!r}")
-
-
-def _preview(snapshot: Snapshot, name: str) -> tuple[bytes, str]:
-    """An item's thumbnail or clip, and its media type; NotFoundError where there is none."""
-    from hubstore.media.previews import mime_of
-
-    _require_preview(snapshot, name)
-    data = snapshot.preview(name)
-    assert data is not None, name
-    return data, mime_of(data)
-
-
-def _require_original(snapshot: Snapshot, name: str) -> tuple[str, str]:
-    """Where the file of an image or audio is, and which it is; NotFoundError for a text."""
-    row = snapshot.items.slice(int(snapshot.positions([name])[0]), 1).to_pylist()[0]
-    if row["media"] is None or row["modality"] not in ("image", "audio"):
-        raise NotFoundError(f"there is no file of item {name!r} that can be given")
-    return row["media"], row["modality"]
-
-
-def _original(snapshot: Snapshot, name: str, most: int) -> tuple[bytes, str]:
-    """The file of an image or audio, and its media type; NotFoundError where there is none that can be decoded."""
-    from hubstore.corpus import Media
-    from hubstore.media.decode import media_bytes, open_image, open_sound
-    from hubstore.media.previews import mime_of
-
-    path, modality = _require_original(snapshot, name)
-    try:
-        data = media_bytes(Media(path))
-        if len(data) > most:
-            raise CorpusError("it is too large")
-        if modality == "image":
-            open_image(Media("the file", data))
-        else:
-            open_sound(Media("the file", data), RATE)
-    except CorpusError:
-        raise NotFoundError(f"there is no file of item {name!r} that can be given") from None
-    return data, mime_of(data)
 
 
 def states(snapshot: Snapshot, ids: Sequence[str], layers: Sequence[str], pooling: str) -> pa.Table:

@@ -1,4 +1,4 @@
-/** Neighbours of an item, a text, a picture or a sound, layer by layer side by side. */
+/** Neighbors of an item, a text, an image or audio, layer by layer side by side. */
 
 import { get, post, postFile, records, storePath } from "./api.js";
 import { chooseItem } from "./choose-item.js";
@@ -14,31 +14,31 @@ import { spread } from "./curves-data.js";
 import { change, sibling } from "./state.js";
 import { languageName, layerLabel, partitionName, plural } from "./words.js";
 
-export const title = "Neighbours";
+export const title = "Neighbors";
 
 const AT_FIRST = 3; // layers
 const MOST_LAYERS = 12;
-const MOST = 200; // neighbours
+const MOST = 200; // neighbors
 
 /** Opens the view. */
 export function open(context) {
-  const view = new NeighboursView(context);
+  const view = new NeighborsView(context);
   return { node: view.node, show: (params) => view.show(params), close: () => view.close() };
 }
 
-class NeighboursView {
+class NeighborsView {
   constructor({ store, info }) {
     this.store = store;
     this.info = info;
     this.file = null;
     this.asking = h("div", { class: "asking" });
     this.about = new Pane("What is asked", { class: "asked" });
-    this.found = new Pane("Neighbours", { class: "found" });
+    this.found = new Pane("Neighbors", { class: "found" });
     this.controls = this.#controls();
     this.node = h(
       "div",
-      { class: "neighbours" },
-      h("h1", {}, "Neighbours"),
+      { class: "neighbors" },
+      h("h1", {}, "Neighbors"),
       this.asking,
       h(
         "details",
@@ -76,9 +76,9 @@ class NeighboursView {
     const ways = [
       ["item", "An item"],
       ["text", "A text"],
-      ["file", "A picture or sound"],
+      ["file", "An image or audio"],
     ];
-    const kinds = segmented("Neighbours of", ways, (value) => change({ by: value === "item" ? null : value }));
+    const kinds = segmented("Neighbors of", ways, (value) => change({ by: value === "item" ? null : value }));
     kinds.set(asked.by);
     const field =
       asked.by === "item"
@@ -95,7 +95,7 @@ class NeighboursView {
       h("div", { class: "row" }, kinds.node, asked.by === "item" || this.info.encoder ? field : null),
       asked.by !== "item" &&
         !this.info.encoder &&
-        empty("This server reads no new texts, pictures or sounds.", [
+        empty("This server reads no new texts, images or audio.", [
           "Start it with the store's model: ",
           h("code", {}, `hubstore serve ${this.info.name}.hub --model MODEL`),
           ". Items of the store can be looked for without one.",
@@ -147,7 +147,7 @@ class NeighboursView {
       (chosen) => change({ language: chosen }),
       { none: "all; type to choose", tagged: true },
     );
-    const k = wholeNumber("Neighbours", 1, MOST, (value) => change({ k: value }));
+    const k = wholeNumber("Neighbors", 1, MOST, (value) => change({ k: value }));
     const modality =
       info.modalities.length > 1 &&
       choice("Modality", [["", "all"], ...info.modalities], (value) => change({ modality: value || null }));
@@ -164,7 +164,7 @@ class NeighboursView {
       (value) => change({ in: value || null }),
     );
     const others = tick("Other languages only", (value) => change({ others: value ? "1" : null }));
-    const centred = tick("Means removed", (value) => change({ centred: value ? "1" : null }));
+    const centered = tick("Means removed", (value) => change({ centered: value ? "1" : null }));
     return {
       nodes: [
         h("div", { class: "row" }, layers.node, languages.node),
@@ -177,7 +177,7 @@ class NeighboursView {
           group.node,
           spoken.node,
           others.node,
-          centred.node,
+          centered.node,
         ),
       ],
       set(asked) {
@@ -190,7 +190,7 @@ class NeighboursView {
         spoken.node.hidden = asked.by !== "text";
         spoken.set(asked.spoken ?? "");
         others.set(asked.others);
-        centred.set(asked.centred);
+        centered.set(asked.centered);
       },
     };
   }
@@ -202,7 +202,7 @@ class NeighboursView {
     }
     this.about.fill(async (signal) => {
       const found = await fetchItem(this.store, item, signal);
-      return itemCard(this.info, found, { view: "neighbours" });
+      return itemCard(this.info, found, { view: "neighbors" });
     });
   }
 
@@ -221,13 +221,13 @@ class NeighboursView {
       const hits = records(answer);
       if (!hits.length) return empty("Nothing passes these filters.", "Choose other languages, or a larger number.");
       const concept = asked.by === "item" ? (await fetchItem(this.store, asked.item, signal)).concept : null;
-      say(`${plural(asked.layers.length, "layer")}, ${plural(hits.length, "neighbour")} in all`);
+      say(`${plural(asked.layers.length, "layer")}, ${plural(hits.length, "neighbor")} in all`);
       return [columns(this.info, hits, { ...asked, concept, kinds: answer.about?.indexes ?? {} }), this.#foot(asked)];
     }, "Searching…");
   }
 
   #ask(asked, signal) {
-    const path = storePath(this.store, "neighbours");
+    const path = storePath(this.store, "neighbors");
     if (asked.by === "item") return get(path, { id: asked.item, ...options(asked) }, signal);
     if (asked.by === "text") {
       return post(
@@ -240,7 +240,7 @@ class NeighboursView {
           languages: asked.languages.length ? asked.languages : null,
           modalities: asked.modality ? [asked.modality] : null,
           exclude_same_language: asked.others,
-          centred: asked.centred,
+          centered: asked.centered,
           query_language: asked.spoken,
         },
         signal,
@@ -251,7 +251,7 @@ class NeighboursView {
   }
 
   #foot(asked) {
-    const of = asked.centred ? " without the mean of each language and modality" : "";
+    const of = asked.centered ? " without the mean of each language and modality" : "";
     const words = `Scores are cosines${of}. A tick marks an item of the same concept.`;
     return h(
       "div",
@@ -259,9 +259,9 @@ class NeighboursView {
       h("p", { class: "soft" }, words),
       asked.by === "item" &&
         downloads(
-          storePath(this.store, "neighbours"),
+          storePath(this.store, "neighbors"),
           { id: asked.item, ...options(asked) },
-          fileName(this.store, "neighbours", asked.item),
+          fileName(this.store, "neighbors", asked.item),
         ),
     );
   }
@@ -282,19 +282,19 @@ function question(info, params) {
     modality: params.get("modality"),
     pooling: poolings.includes(params.get("pooling")) ? params.get("pooling") : poolings[0],
     others: params.get("others") === "1",
-    centred: params.get("centred") === "1",
+    centered: params.get("centered") === "1",
     spoken: params.get("in"),
     group: ["language", "modality"].includes(params.get("group")) ? params.get("group") : "",
   };
 }
 
-function options({ layers, k, pooling, languages, modality, others, centred }) {
+function options({ layers, k, pooling, languages, modality, others, centered }) {
   const limits = { language: languages, modality, exclude_same_language: others || null };
-  return { layer: layers, k, pooling, ...limits, centred: centred || null };
+  return { layer: layers, k, pooling, ...limits, centered: centered || null };
 }
 
 /** What to say where there is no query yet, or null. */
-function missing({ by, item, text, others, centred, spoken }, file) {
+function missing({ by, item, text, others, centered, spoken }, file) {
   if (by === "item" && !item) {
     return ({ info }) =>
       empty(
@@ -315,8 +315,8 @@ function missing({ by, item, text, others, centred, spoken }, file) {
         ),
       );
   }
-  if (by === "text" && !text) return () => empty("Type a text.", "Enter looks for its neighbours.");
-  if (by === "text" && (others || centred) && !spoken) {
+  if (by === "text" && !text) return () => empty("Type a text.", "Enter looks for its neighbors.");
+  if (by === "text" && (others || centered) && !spoken) {
     const what = others ? "be left out" : "have its mean removed";
     return () =>
       empty("Which language is the text in?", `Say it above, so that ${languageName("en")} or another can ${what}.`);
@@ -324,7 +324,7 @@ function missing({ by, item, text, others, centred, spoken }, file) {
   if (by === "file" && !file)
     return () =>
       empty(
-        "Give a picture or a sound.",
+        "Give an image or audio.",
         "It is sent to this server and kept nowhere; a link to this page does not hold it.",
       );
   return null;
@@ -333,5 +333,5 @@ function missing({ by, item, text, others, centred, spoken }, file) {
 /** Goes to the first item of a partition. */
 async function first(store, { name }) {
   const found = await get(storePath(store, "items"), { partition: name, limit: 1 });
-  if (found.rows) location.hash = sibling("neighbours", { item: found.columns.id[0] });
+  if (found.rows) location.hash = sibling("neighbors", { item: found.columns.id[0] });
 }

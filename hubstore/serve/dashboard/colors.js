@@ -1,10 +1,10 @@
-/** Colours of categories and of values: told apart by colour-blind eyes, readable on light and on dark. */
+/** Colors of categories and of values: told apart by color-blind eyes, readable on light and on dark. */
 
 const LIGHT = ["#0072b2", "#d55e00", "#00856a", "#b0508a", "#946c00", "#2b8cbe", "#5b3a9c", "#5f656d"];
 const DARK = ["#4ea8e8", "#f0833c", "#3cc79c", "#e093c4", "#dfb545", "#9adcff", "#a793f0", "#a9b1ba"];
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 
-/** Shapes of points, as the renderers know them; with the colours they tell 32 categories apart. */
+/** Shapes of points, as the renderers know them; with the colors they tell 32 categories apart. */
 export const SHAPES = ["circle", "square", "triangle", "diamond"];
 
 const watchers = new Set();
@@ -29,17 +29,17 @@ export function schemeChanged() {
 
 system.addEventListener("change", schemeChanged);
 
-/** The colours of categories, in the present scheme. */
+/** The colors of categories, in the present scheme. */
 export function palette() {
   return dark() ? DARK : LIGHT;
 }
 
-/** How the category at a place is drawn: its colour, its points' shape, its line's dash. */
+/** How the category at a place is drawn: its color, its points' shape, its line's dash. */
 export function style(place) {
-  const colours = palette();
-  const round = Math.floor(place / colours.length);
+  const colors = palette();
+  const round = Math.floor(place / colors.length);
   return {
-    colour: colours[place % colours.length],
+    color: colors[place % colors.length],
     shape: SHAPES[round % SHAPES.length],
     dash: DASHES[round % DASHES.length],
   };
@@ -48,19 +48,19 @@ export function style(place) {
 /** How many categories look different from each other. */
 export const DISTINCT = LIGHT.length * SHAPES.length;
 
-/** A colour of the page's own, such as "--ink". */
+/** A color of the page's own, such as "--ink". */
 export function ours(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-/** A colour of six hexadecimal digits with transparency. */
-export function faint(colour, opacity) {
-  return `rgba(${rgb(colour).join(",")},${opacity})`;
+/** A color of six hexadecimal digits with transparency. */
+export function faint(color, opacity) {
+  return `rgba(${rgb(color).join(",")},${opacity})`;
 }
 
-/** Red, green and blue of a colour of six hexadecimal digits, 0 to 255. */
-export function rgb(colour) {
-  return [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+/** Red, green and blue of a color of six hexadecimal digits, 0 to 255. */
+export function rgb(color) {
+  return [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
 }
 
 /** The ends of the scale of values: what little is, and what much is. */
