@@ -22,7 +22,7 @@ UNCOMPRESSED = (
 
 
 class CompressionMiddleware:
-    """Starlette's compression, with the weights of Accept-Encoding counted."""
+    """Starlette's compression, with the weights of Accept-Encoding counted; `Vary` is added around it, to all answers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -30,13 +30,13 @@ class CompressionMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http":
+        # Starlette's looks for the word alone, and would compress for "gzip;q=0".
+        accepted = Headers(scope=scope).getlist("accept-encoding") if scope["type"] == "http" else []
+        if not accepted or not takes_gzip(",".join(accepted)):
             await self._app(scope, receive, send)
             return
-        # Starlette's looks for the word alone, and would compress for "gzip;q=0".
-        takes = takes_gzip(",".join(Headers(scope=scope).getlist("accept-encoding")))
         others = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
-        scope["headers"] = [*others, (b"accept-encoding", b"gzip" if takes else b"identity")]
+        scope["headers"] = [*others, (b"accept-encoding", b"gzip")]
         await self._compressing(scope, receive, send)
 
 

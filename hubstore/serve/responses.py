@@ -50,6 +50,8 @@ class Format:
         for name in names.values():
             if name == chosen:
                 return cls(name, attached=True)
+        if not accept:
+            return cls("json")
         weights = {names[kind]: weight for kind, weight in weighted(accept).items() if kind in names and weight > 0}
         return cls(max(weights, key=weights.__getitem__, default="json"))
 
