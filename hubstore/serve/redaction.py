@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 _FOLDERS = r"(?s)^.*[/\\!]"
+
+_ABSOLUTE = re.compile(r"/|\\\\|[A-Za-z]:[/\\]")
+"""How an absolute path begins, POSIX's or Windows'."""
 
 
 def redact(value: Any) -> Any:
@@ -19,7 +21,9 @@ def redact(value: Any) -> Any:
         return {str(key): redact(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [redact(part) for part in value]
-    return re.sub(_FOLDERS, "", value) if isinstance(value, str) and _is_path(value) else value
+    if isinstance(value, str) and len(value) < 4096 and "\n" not in value and _ABSOLUTE.match(value):
+        return re.sub(_FOLDERS, "", value)
+    return value
 
 
 def redact_message(message: str, names: Mapping[str, str]) -> str:
@@ -32,8 +36,3 @@ def redact_message(message: str, names: Mapping[str, str]) -> str:
 def file_names(paths: pa.ChunkedArray) -> pa.ChunkedArray:
     """Paths, and members of archives, as the names of the files alone."""
     return pc.replace_substring_regex(paths, pattern=_FOLDERS, replacement="")
-
-
-def _is_path(text: str) -> bool:
-    short = len(text) < 4096 and "\n" not in text
-    return short and (PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute())
