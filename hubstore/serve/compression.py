@@ -22,7 +22,7 @@ UNCOMPRESSED = (
 
 
 class CompressionMiddleware:
-    """Starlette's compression, with the weights of Accept-Encoding counted; `Vary` is added around it, to all answers."""
+    """Starlette's compression, with the weights of Accept-Encoding counted; the layer around it adds `Vary`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
