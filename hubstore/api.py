@@ -20,11 +20,12 @@ from hubstore.errors import EngineError, UnfinishedStoreWarning
 from hubstore.extraction import Engine, Settings, Watch, encode, load_model_of, require_same_model
 from hubstore.extraction import append as append_items
 from hubstore.extraction import extract as extract_items
-from hubstore.extraction.engines import check_engine, extraction_engine
+from hubstore.extraction.engines import Compute, check_engine, extraction_engine
 from hubstore.index import IndexCache
 from hubstore.lens import Lens, keep_lens, lens_summary, read_store
 from hubstore.models import Model, devices_of, load_model
-from hubstore.query import Medium
+from hubstore.options import CompareOptions, SearchOptions, refuse_others, take
+from hubstore.query import Medium, QueryInputs
 from hubstore.storage import Storage
 from hubstore.storage.location import Location, location
 from hubstore.store import Problem, StoreReader, export, verify
@@ -82,20 +83,18 @@ class Store(StoreReader):
         layers: Sequence[str | int] | None = None,
         pooling: str | None = None,
         kind: str = "auto",
-        *,
-        engine: str = "local",
-        address: str | None = None,
         **options: Any,
     ) -> tuple[index.IndexDescription, ...]:
-        """Index layers, or bring their indexes up to date; see `hubstore.index.build`.
+        """Index layers, or bring their indexes up to date; see `hubstore.index.build` and `Compute`.
 
         With the engine "ray" layers are built side by side on a Ray cluster; see `hubstore.index.ray`.
         """
-        check_engine(engine, address)
-        if engine == "ray":
+        compute = take(Compute, options)
+        options["device"] = compute.one_device
+        if compute.engine == "ray":
             from hubstore.index.ray import build_on_ray
 
-            return build_on_ray(self, layers, pooling, kind, address=address, **options)
+            return build_on_ray(self, layers, pooling, kind, address=compute.address, **options)
         return index.build(self, layers, pooling, kind, **options)
 
     def search(
@@ -106,71 +105,44 @@ class Store(StoreReader):
         images: Sequence[Medium] | None = None,
         audio: Sequence[Medium] | None = None,
         vectors: Any = None,
-        k: int = 10,
-        layers: Sequence[str | int] | None = None,
-        pooling: str | None = None,
+        options: SearchOptions | None = None,
         model: Model | str | None = None,
         trust_remote_code: bool = False,
-        engine: str = "local",
-        address: str | None = None,
-        device: str = "auto",
-        allow_stale: bool = False,
-        **options: Any,
+        **named: Any,
     ) -> pa.Table:
         """The k nearest items by cosine at each layer; see `hubstore.query.search`.
 
         Args:
-            ids: items of the store.
-            texts: read by the store's model, which is loaded from `model` or from where it was at extraction.
-            images: pictures, as paths or encoded bytes; read by the model too.
-            audio: sounds, likewise.
-            vectors: [width] or [queries, width].
-            k: neighbours for each query and layer.
-            layers: all by default.
-            pooling: the store's first by default.
-            model: a model that is loaded already, or where to load it from.
+            ids, texts, images, audio, vectors: what is looked for, one of them; see `QueryInputs`.
+            options: how to search.
+            model: a model that is loaded already, or where to load it from; by default from where it was at
+                extraction.
             trust_remote_code: run the code that comes with the model; see `hubstore.load_model`.
-            engine: "local", or "ray": exactly, by a cluster whose actors have ranges of the rows.
-            address: of the Ray cluster; see `hubstore.extraction.cluster.connected`.
-            device: where to search: "auto", "cpu" or "cuda".
-            allow_stale: use an index that lacks the store's newest rows.
-            options: filters, effort, and `centred`.
+            named: fields of `SearchOptions` (k, layers, pooling, languages, ...) and of `Compute`; a cluster searches
+                exactly.
         """
-        check_engine(engine, address)
-        if engine != "local" and options.get("centred"):
+        compute, options = take(Compute, named), take(SearchOptions, named, options)
+        refuse_others("search", named)
+        if compute.engine != "local" and options.centered:
             raise EngineError("centred neighbours are searched for in one process; leave --engine ray out")
-        encoder = None
-        if not (texts is None and images is None and audio is None):
-            names = self.layer_names(layers)
+        inputs = QueryInputs(ids=ids, texts=texts, images=images, audio=audio, vectors=vectors)
+        names, pooled = self.layer_names(options.layers), self.pooling_name(options.pooling)
 
-            def encoder(given: Sequence[Item]) -> Mapping[str, torch.Tensor]:
-                loaded = model
-                if not isinstance(loaded, Model):
-                    loaded = self.model(loaded, trust_remote_code=trust_remote_code)
-                return encode(self, loaded, given, names, self.pooling_name(pooling))
+        def encoder(items: Sequence[Item]) -> Mapping[str, torch.Tensor]:
+            loaded = model
+            if not isinstance(loaded, Model):
+                loaded = self.model(loaded, trust_remote_code=trust_remote_code)
+            return encode(self, loaded, items, names, pooled)
 
-        ask = functools.partial(
-            query.search,
-            self,
-            ids=ids,
-            texts=texts,
-            images=images,
-            audio=audio,
-            vectors=vectors,
-            k=k,
-            layers=layers,
-            pooling=pooling,
-            encoder=encoder,
-            device=device,
-            **options,
-        )
-        if engine == "local":
-            names, pooled = self.layer_names(layers), self.pooling_name(pooling)
-            return ask(indexes=self._indexes.layers(names, pooled, device=device, allow_stale=allow_stale))
+        device = compute.one_device
+        ask = functools.partial(query.search, self, inputs, options, encoder=encoder, device=device)
+        if compute.engine == "local":
+            stale = options.allow_stale
+            return ask(indexes=self._indexes.layers(names, pooled, device=device, allow_stale=stale))
         from hubstore.query.ray import searchers
 
-        with searchers(address=address, device=device) as held:
-            return ask(indexes=held.layers(self, self.layer_names(layers), pooling))
+        with searchers(address=compute.address, device=device) as held:
+            return ask(indexes=held.layers(self, names, pooled))
 
     def vectors(
         self, ids: Sequence[str], *, layers: Sequence[str | int] | None = None, pooling: str | None = None
@@ -210,23 +182,19 @@ class Store(StoreReader):
         return pa.concat_tables(tables).combine_chunks()
 
     def analyze(
-        self,
-        names: Sequence[str] | None = None,
-        *,
-        engine: str = "local",
-        address: str | None = None,
-        **options: Any,
+        self, names: Sequence[str] | None = None, options: CompareOptions | None = None, **named: Any
     ) -> dict[str, pa.Table]:
-        """Similarity, retrieval, clustering, alignment and geometry; see `hubstore.analysis.analyze`.
+        """Similarity, retrieval, clustering, alignment and geometry; see `hubstore.analysis.analyze` and `Compute`.
 
         With the engine "ray" layers are shared out over a Ray cluster; the tables are the same.
         """
-        check_engine(engine, address)
-        if engine == "ray":
+        compute = take(Compute, named)
+        named["device"] = compute.one_device
+        if compute.engine == "ray":
             from hubstore.analysis.ray import OnRay
 
-            options["jobs"] = OnRay(address)
-        return analysis.analyze(self, names, **options)
+            named["jobs"] = OnRay(compute.address)
+        return analysis.analyze(self, names, options, **named)
 
     def projection(self, **options: Any) -> pa.Table:
         """A map of a sample of items at each layer, by PCA or UMAP; see `hubstore.analysis.projection`."""

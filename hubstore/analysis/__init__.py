@@ -6,22 +6,24 @@ of its own), `projection` one of points; each is computed once for its parameter
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from hubstore.analysis.alignment import alignment
 from hubstore.analysis.clustering import clustering
+from hubstore.analysis.comparing import compare_options
 from hubstore.analysis.geometry import geometry
 from hubstore.analysis.layers import Share
-from hubstore.analysis.pairs import Pair, chosen_pairs
+from hubstore.analysis.pairs import chosen_pairs
 from hubstore.analysis.projection import PROJECTION_SCHEMA, projection
 from hubstore.analysis.results import metadata
 from hubstore.analysis.retrieval import retrieval
 from hubstore.analysis.similarity import similarity, unresolved
 from hubstore.errors import AnalysisError
+from hubstore.options import CompareOptions
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ANALYSES",
     "PROJECTION_SCHEMA",
+    "CompareOptions",
     "alignment",
     "analyze",
     "clustering",
@@ -46,33 +49,26 @@ ANALYSES = ("similarity", "retrieval", "clustering", "alignment", "geometry")
 def analyze(
     store: StoreReader,
     names: Sequence[str] | None = None,
+    options: CompareOptions | None = None,
     *,
-    pairs: Sequence[Pair] | None = None,
-    pivot: str | None = None,
-    layers: Sequence[str | int] | None = None,
-    pooling: str | None = None,
-    seed: int = 0,
-    bootstrap: int = 1000,
     device: str = "auto",
     progress: Callable[[str, int, int], None] | None = None,
     jobs: int | Share = 1,
+    **named: Any,
 ) -> dict[str, pa.Table]:
     """Run several analyses with their defaults.
 
     Args:
         store: an opened store.
         names: some of `ANALYSES`; None is all.
-        pairs: partitions to compare; clustering and geometry take the partitions named in them. None is all.
-        pivot: a partition to compare with every other that shares concepts with it, in place of `pairs`.
-        layers: None is all.
-        pooling: None is the store's first that has a row per item.
-        seed: of all random draws.
-        bootstrap: resamples for the intervals; 0 gives none.
+        options: what to compare, and how to draw; its fields (pairs, pivot, layers, pooling, seed, bootstrap) may be
+            given by name too. Clustering and geometry take the partitions that the pairs name.
         device: where to compute: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1". Tables that are
             kept are reused wherever they were computed.
         progress: called with the analysis, its layers done and its layers in all.
         jobs: processes of this host that share the layers, or who else does; the tables are the same. A script that
             asks for several guards its entry with `if __name__ == "__main__":`, since those processes import it.
+        named: fields of `CompareOptions`.
 
     Returns:
         The tables by analysis.
@@ -82,29 +78,23 @@ def analyze(
         AnalysisError: a name that is no analysis, or what the analysis itself refuses.
     """
     chosen = list(dict.fromkeys(names)) if names else list(ANALYSES)
-    pairs = chosen_pairs(store, pairs, pivot)
-    partitions = None if pairs is None else list(dict.fromkeys(itertools.chain.from_iterable(pairs)))
-    tables = {}
+    options = compare_options("analyze", options, named)
+    pairs = chosen_pairs(store, options.pairs, options.pivot)  # once for all of them
+    options = replace(options, pairs=None if pairs is None else tuple(pairs), pivot=None)
     for name in chosen:
         if name not in ANALYSES:
             raise AnalysisError(f"there is no analysis {name!r}; choose from {', '.join(ANALYSES)}")
-    for name in chosen:
-        options: Any = {
-            "layers": layers,
-            "pooling": pooling,
-            "seed": seed,
-            "bootstrap": bootstrap,
-            "device": device,
-            "progress": _reporter(name, progress),
-            "jobs": jobs,
-        }
-        if name in ("clustering", "geometry"):
-            by_partition = clustering if name == "clustering" else geometry
-            tables[name] = by_partition(store, partitions, **options)
-        else:
-            by_pair = {"similarity": similarity, "retrieval": retrieval, "alignment": alignment}[name]
-            tables[name] = by_pair(store, pairs, **options)
-    return tables
+    runs: dict[str, Any] = {
+        "similarity": similarity,
+        "retrieval": retrieval,
+        "clustering": clustering,
+        "alignment": alignment,
+        "geometry": geometry,
+    }
+    return {
+        name: runs[name](store, None, options, device=device, progress=_reporter(name, progress), jobs=jobs)
+        for name in chosen
+    }
 
 
 def _reporter(name: str, progress: Callable[[str, int, int], None] | None) -> Callable[[int, int], None] | None:

@@ -11,14 +11,16 @@ import pyarrow as pa
 import torch
 
 from hubstore.analysis import cka
+from hubstore.analysis.comparing import by_pair, compare_options
 from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
 from hubstore.analysis.neighbors import nearest_others
-from hubstore.analysis.pairs import Concepts, Matched, Pair, Selection, all_pairs, check_pairs
+from hubstore.analysis.pairs import Concepts, Matched, Pair, Selection, all_pairs
 from hubstore.analysis.results import Row, intervals, kept_or_made
-from hubstore.analysis.states import VARIANTS, States, item_pooling
-from hubstore.checks import check_count, check_resamples, check_seed
+from hubstore.analysis.states import VARIANTS, States
+from hubstore.checks import check_count
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError, Parameter
+from hubstore.options import CompareOptions
 from hubstore.stats.bootstrap import Bootstrap
 
 if TYPE_CHECKING:
@@ -36,26 +38,22 @@ BLOCK = 1 << 22  # comparisons of neighbours at a time
 def alignment(
     store: StoreReader,
     pairs: Sequence[Pair] | None = None,
+    options: CompareOptions | None = None,
     *,
-    layers: Sequence[str | int] | None = None,
-    pooling: str | None = None,
-    seed: int = 0,
-    bootstrap: int = 1000,
     k: int = 10,
     cross_layers: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
     jobs: int | Share = 1,
+    **named: Any,
 ) -> pa.Table:
     """Whether matched items lie alike among themselves in two partitions.
 
     Args:
         store: an opened store.
         pairs: partitions to compare; None compares all that share concepts.
-        layers: None is all.
-        pooling: None is the store's first that has a row per item.
-        seed: of the bootstrap.
-        bootstrap: resamples of the concepts; 0 gives no intervals.
+        options: what to compare, and how to draw; its fields (layers, pooling, seed, bootstrap, ...) may be given by
+            name too. The bootstrap takes resamples of the concepts.
         k: neighbours of mutual kNN; n - 1 where there are fewer.
         cross_layers: compare every layer of x with every layer of y, for the pairs that are named; a partition
             may then be paired with itself.
@@ -75,26 +73,17 @@ def alignment(
         AnalysisError: a number that is out of its range; a pair shares fewer than 4 concepts, or cross_layers names
             no pair of many.
     """
-    chosen, names, pooled = (
-        check_pairs(store, pairs, with_itself=cross_layers),
-        store.layer_names(layers),
-        item_pooling(store, pooling),
-    )
-    if cross_layers and chosen is None and len(all_pairs(store)) > 1:
-        raise AnalysisError(
-            f"cross_layers compares {len(names)} x {len(names)} layers for each pair; name the pairs with ",
-            Parameter("pairs", "..."),
-        )
-
     parameters = {
-        "pairs": chosen,
-        "layers": names,
-        "pooling": pooled,
-        "seed": check_seed(seed, error=AnalysisError),
-        "bootstrap": check_resamples("bootstrap", bootstrap, error=AnalysisError),
+        **by_pair(store, compare_options("alignment", options, named, pairs=pairs), with_itself=cross_layers),
         "k": check_count("k", k, error=AnalysisError),
         "cross_layers": cross_layers,
     }
+    if cross_layers and parameters["pairs"] is None and len(all_pairs(store)) > 1:
+        count = len(parameters["layers"])
+        raise AnalysisError(
+            f"cross_layers compares {count} x {count} layers for each pair; name the pairs with ",
+            Parameter("pairs", "..."),
+        )
     parts = Parts(_prepared, parameters, COLUMNS, resolve_device(device))
     return kept_or_made(store, "alignment", parameters, lambda: over_layers(store, parts, progress, jobs))
 

@@ -11,14 +11,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from hubstore.analysis.comparing import by_partition, compare_options
 from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
 from hubstore.analysis.neighbors import nearest_others
-from hubstore.analysis.pairs import Concepts, Selection, check_partitions
+from hubstore.analysis.pairs import Concepts, Selection
 from hubstore.analysis.results import Row, kept_or_made
-from hubstore.analysis.states import VARIANTS, States, item_pooling
-from hubstore.checks import check_count, check_resamples, check_seed
+from hubstore.analysis.states import VARIANTS, States
+from hubstore.checks import check_count, check_resamples
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
+from hubstore.options import CompareOptions
 from hubstore.stats.bootstrap import Bootstrap
 
 if TYPE_CHECKING:
@@ -36,16 +38,14 @@ BLOCK = 1 << 22  # comparisons of permuted labels at a time
 def clustering(
     store: StoreReader,
     partitions: Sequence[str] | None = None,
+    options: CompareOptions | None = None,
     *,
-    layers: Sequence[str | int] | None = None,
-    pooling: str | None = None,
-    seed: int = 0,
-    bootstrap: int = 1000,
     permutations: int = 1000,
     k: int | None = None,
     device: str = "auto",
     progress: Progress | None = None,
     jobs: int | Share = 1,
+    **named: Any,
 ) -> pa.Table:
     """Whether an item's nearest neighbours, of all partitions together, share its concept or its language.
 
@@ -54,10 +54,8 @@ def clustering(
     Args:
         store: an opened store.
         partitions: at least two; None is all.
-        layers: None is all.
-        pooling: None is the store's first that has a row per item.
-        seed: of the bootstrap and the permutations.
-        bootstrap: resamples of the concepts, their items' neighbours kept; 0 gives no intervals.
+        options: what to compare, and how to draw; its fields (layers, pooling, seed, bootstrap, ...) may be given by
+            name too. The bootstrap takes resamples of the concepts, their items' neighbours kept.
         permutations: of the concept labels within each partition, the neighbours kept.
         k: neighbours by cosine, the item itself excluded. None is one for each other partition, so that a
             perfect hub has a purity of 1, but at most 10.
@@ -77,18 +75,8 @@ def clustering(
         QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
         AnalysisError: a number that is out of its range; fewer than 2 concepts are shared by two partitions.
     """
-    chosen, names, pooled = (
-        check_partitions(store, partitions),
-        store.layer_names(layers),
-        item_pooling(store, pooling),
-    )
-
     parameters = {
-        "partitions": chosen,
-        "layers": names,
-        "pooling": pooled,
-        "seed": check_seed(seed, error=AnalysisError),
-        "bootstrap": check_resamples("bootstrap", bootstrap, error=AnalysisError),
+        **by_partition(store, compare_options("clustering", options, named, partitions=partitions)),
         "permutations": check_resamples("permutations", permutations, error=AnalysisError),
         "k": None if k is None else check_count("k", k, error=AnalysisError),
     }

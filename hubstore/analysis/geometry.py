@@ -11,16 +11,18 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from hubstore.analysis.comparing import by_partition, compare_options
 from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
 from hubstore.analysis.neighbors import nearest_others
-from hubstore.analysis.pairs import Selection, check_partitions
+from hubstore.analysis.pairs import Selection
 from hubstore.analysis.results import Row, intervals, kept_or_made
-from hubstore.analysis.states import VARIANTS, States, item_pooling
-from hubstore.checks import check_count, check_resamples, check_seed
+from hubstore.analysis.states import VARIANTS, States
+from hubstore.checks import check_count
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
 from hubstore.kernels.cpu.threads import one_thread
 from hubstore.kernels.rows import unit_rows
+from hubstore.options import CompareOptions
 from hubstore.stats import blocks as fixed
 from hubstore.stats.bootstrap import Bootstrap
 
@@ -36,26 +38,22 @@ TOP = 10
 def geometry(
     store: StoreReader,
     partitions: Sequence[str] | None = None,
+    options: CompareOptions | None = None,
     *,
-    layers: Sequence[str | int] | None = None,
-    pooling: str | None = None,
-    seed: int = 0,
-    bootstrap: int = 1000,
     k: int = 10,
     sample: int = 2048,
     device: str = "auto",
     progress: Progress | None = None,
     jobs: int | Share = 1,
+    **named: Any,
 ) -> pa.Table:
     """How the states of each partition, and of all together, fill their space.
 
     Args:
         store: an opened store; its items need no concepts.
         partitions: None is all.
-        layers: None is all.
-        pooling: None is the store's first that has a row per item.
-        seed: of the bootstrap and the sample.
-        bootstrap: resamples of the items; 0 gives no intervals.
+        options: what to compare, and how to draw; its fields (layers, pooling, seed, bootstrap, ...) may be given by
+            name too. The bootstrap takes resamples of the items.
         k: neighbours of the hubness; n - 1 where there are fewer.
         sample: items, drawn at random, that the hubness is computed among where there are more.
         device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
@@ -76,18 +74,8 @@ def geometry(
         QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
         AnalysisError: a number that is out of its range; no partition has 2 items.
     """
-    chosen, names, pooled = (
-        check_partitions(store, partitions),
-        store.layer_names(layers),
-        item_pooling(store, pooling),
-    )
-
     parameters = {
-        "partitions": chosen,
-        "layers": names,
-        "pooling": pooled,
-        "seed": check_seed(seed, error=AnalysisError),
-        "bootstrap": check_resamples("bootstrap", bootstrap, error=AnalysisError),
+        **by_partition(store, compare_options("geometry", options, named, partitions=partitions)),
         "k": check_count("k", k, error=AnalysisError),
         "sample": check_count("sample", sample, least=2, error=AnalysisError),
     }

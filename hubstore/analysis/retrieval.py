@@ -11,14 +11,16 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from hubstore.analysis.comparing import by_pair, compare_options
 from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
-from hubstore.analysis.pairs import Concepts, Matched, Pair, check_pairs
+from hubstore.analysis.pairs import Concepts, Matched, Pair
 from hubstore.analysis.results import Row, intervals, kept_or_made
-from hubstore.analysis.states import VARIANTS, States, item_pooling
-from hubstore.checks import check_count, check_resamples, check_seed
+from hubstore.analysis.states import VARIANTS, States
+from hubstore.checks import check_count
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
 from hubstore.kernels import match_ranks
+from hubstore.options import CompareOptions
 from hubstore.stats.bootstrap import Bootstrap
 
 if TYPE_CHECKING:
@@ -32,25 +34,21 @@ COLUMNS = {"left_out_x": pa.int64(), "left_out_y": pa.int64()}
 def retrieval(
     store: StoreReader,
     pairs: Sequence[Pair] | None = None,
+    options: CompareOptions | None = None,
     *,
-    layers: Sequence[str | int] | None = None,
-    pooling: str | None = None,
-    seed: int = 0,
-    bootstrap: int = 1000,
     k: int = 10,
     device: str = "auto",
     progress: Progress | None = None,
     jobs: int | Share = 1,
+    **named: Any,
 ) -> pa.Table:
     """Where each item's match stands among all paired items of the other partition.
 
     Args:
         store: an opened store.
         pairs: partitions to compare, each in both directions; None compares all that share concepts.
-        layers: None is all.
-        pooling: None is the store's first that has a row per item.
-        seed: of the bootstrap.
-        bootstrap: resamples of the concepts that ask, among candidates that stay; 0 gives no intervals.
+        options: what to compare, and how to draw; its fields (layers, pooling, seed, bootstrap, ...) may be given by
+            name too. The bootstrap takes resamples of the concepts that ask, among candidates that stay.
         k: neighbours of CSLS (Conneau et al., 2018, use 10).
         device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
@@ -66,14 +64,8 @@ def retrieval(
         QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
         AnalysisError: a number that is out of its range; a pair shares fewer than 2 concepts.
     """
-    chosen, names, pooled = check_pairs(store, pairs), store.layer_names(layers), item_pooling(store, pooling)
-
     parameters = {
-        "pairs": chosen,
-        "layers": names,
-        "pooling": pooled,
-        "seed": check_seed(seed, error=AnalysisError),
-        "bootstrap": check_resamples("bootstrap", bootstrap, error=AnalysisError),
+        **by_pair(store, compare_options("retrieval", options, named, pairs=pairs)),
         "k": check_count("k", k, error=AnalysisError),
     }
     parts = Parts(_prepared, parameters, COLUMNS, resolve_device(device))

@@ -11,14 +11,14 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from hubstore.analysis.comparing import by_pair, compare_options
 from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
-from hubstore.analysis.pairs import Concepts, Matched, Pair, check_pairs
+from hubstore.analysis.pairs import Concepts, Matched, Pair
 from hubstore.analysis.resolution import lost_variance, resolves, rounding_variance
 from hubstore.analysis.results import Row, intervals, kept_or_made
-from hubstore.analysis.states import VARIANTS, States, item_pooling
-from hubstore.checks import check_resamples, check_seed
+from hubstore.analysis.states import VARIANTS, States
 from hubstore.devices import resolve_device
-from hubstore.errors import AnalysisError
+from hubstore.options import CompareOptions
 from hubstore.stats import blocks
 from hubstore.stats.bootstrap import Bootstrap
 
@@ -37,24 +37,20 @@ COLUMNS = {
 def similarity(
     store: StoreReader,
     pairs: Sequence[Pair] | None = None,
+    options: CompareOptions | None = None,
     *,
-    layers: Sequence[str | int] | None = None,
-    pooling: str | None = None,
-    seed: int = 0,
-    bootstrap: int = 1000,
     device: str = "auto",
     progress: Progress | None = None,
     jobs: int | Share = 1,
+    **named: Any,
 ) -> pa.Table:
     """Cosine of matched items against the mean over mismatched ones, and their difference.
 
     Args:
         store: an opened store.
         pairs: partitions to compare; None compares all that share concepts.
-        layers: None is all.
-        pooling: None is the store's first that has a row per item.
-        seed: of the bootstrap.
-        bootstrap: resamples of the concepts; 0 gives no intervals.
+        options: what to compare, and how to draw; its fields (layers, pooling, seed, bootstrap, ...) may be given by
+            name too. The bootstrap takes resamples of the concepts.
         device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
         jobs: processes that share the layers, or who else does; the table is the same.
@@ -70,15 +66,7 @@ def similarity(
         QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
         AnalysisError: a number that is out of its range; a pair shares fewer than 2 concepts.
     """
-    chosen, names, pooled = check_pairs(store, pairs), store.layer_names(layers), item_pooling(store, pooling)
-
-    parameters = {
-        "pairs": chosen,
-        "layers": names,
-        "pooling": pooled,
-        "seed": check_seed(seed, error=AnalysisError),
-        "bootstrap": check_resamples("bootstrap", bootstrap, error=AnalysisError),
-    }
+    parameters = by_pair(store, compare_options("similarity", options, named, pairs=pairs))
     parts = Parts(_prepared, parameters, COLUMNS, resolve_device(device))
     return kept_or_made(store, "similarity", parameters, lambda: over_layers(store, parts, progress, jobs))
 

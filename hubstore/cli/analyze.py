@@ -10,6 +10,7 @@ import typer
 from hubstore.cli import options
 from hubstore.cli.output import err, out, print_json, table
 from hubstore.cli.progress import bar
+from hubstore.options import CompareOptions
 
 CURVES = {"similarity": "difference", "retrieval": "recall@1", "clustering": "concept_purity"}
 """The metric of each analysis whose course over the layers is drawn beside its numbers."""
@@ -21,6 +22,7 @@ BAR = 24
 """Characters of the longest bar."""
 
 
+@options.with_options
 def analyze(
     store: options.StoreArgument,
     names: Annotated[
@@ -29,12 +31,8 @@ def analyze(
             metavar="[ANALYSIS]...", help="similarity, retrieval, clustering, alignment, geometry; all by default."
         ),
     ] = None,
-    pairs: Annotated[list[str] | None, typer.Option("--pair", help="Two partitions, such as en:zh-Hans.")] = None,
-    pivot: Annotated[str | None, typer.Option(help="One partition against all others.")] = None,
-    layers: options.LayersOption = None,
-    pool: options.PoolOption = None,
-    bootstrap: Annotated[int, typer.Option(help="Resamples for the 95 % intervals; 0 for none.")] = 1000,
-    seed: options.SeedOption = 0,
+    *,
+    compare: CompareOptions,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that share the layers; the results are the same.")] = 1,
     engine: options.EngineOption = options.Engine.local,
     address: options.AddressOption = None,
@@ -56,12 +54,7 @@ def analyze(
 
         tables = opened.analyze(
             names or None,
-            pairs=options.split_pairs(pairs),
-            pivot=pivot,
-            layers=options.split_list(layers),
-            pooling=pool,
-            seed=seed,
-            bootstrap=bootstrap,
+            compare,
             device=device,
             jobs=jobs,
             engine=engine,

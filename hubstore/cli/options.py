@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -147,6 +150,51 @@ IgnoreSpaceOption = Annotated[
 ]
 
 
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with an option for each field of the options classes that its parameters are annotated with.
+
+    A class of the library says in a field's metadata how it is spelled and what it means (`hubstore.options`); a
+    field of a class of the command line is annotated as typer has it.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in inspect.signature(command).parameters.values():
+        kind = hints[parameter.name]
+        if not dataclasses.is_dataclass(kind):
+            parameters.append(parameter.replace(annotation=kind, kind=parameter.KEYWORD_ONLY))
+            continue
+        groups[parameter.name] = kind
+        of_fields = get_type_hints(kind, include_extras=True)
+        for one in dataclasses.fields(kind):
+            annotation = _annotation(one, of_fields[one.name])
+            if annotation is not None:
+                parameters.append(
+                    inspect.Parameter(one.name, parameter.KEYWORD_ONLY, default=one.default, annotation=annotation)
+                )
+
+    @functools.wraps(command)
+    def expanded(**given: Any) -> None:
+        for name, kind in groups.items():
+            own = {one.name: given.pop(one.name) for one in dataclasses.fields(kind) if one.name in given}
+            given[name] = kind(**{one: READ[one](value) if one in READ else value for one, value in own.items()})
+        command(**given)
+
+    expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {one.name: one.annotation for one in parameters}
+    return expanded
+
+
+def _annotation(field: dataclasses.Field[Any], hint: Any) -> Any:
+    """As typer has an option; None of a field that a command line has no option of."""
+    if "help" not in field.metadata:
+        return hint
+    if (flags := field.metadata["flags"]) is None:
+        return None
+    typed = field.metadata["typed"] or (hint if field.name not in READ else str | None)
+    return Annotated[typed, typer.Option(*flags, help=field.metadata["help"])]
+
+
 def split_list(value: str | None) -> list[str] | None:
     """ "0, 6" to ["0", "6"]; None stays None."""
     if value is None or value == "all":
@@ -189,6 +237,16 @@ def open_items(
         if "=" not in "".join(text) and len(text) > 1:
             raise CorpusError("give one --text-column, or LANGUAGE=COLUMN for each language")
     return open_corpus(corpus, limit=limit, on_error=on_error.value, **given)
+
+
+READ: Mapping[str, Callable[[Any], Any]] = {
+    "layers": split_list,
+    "pairs": split_pairs,
+    "languages": lambda values: values or None,
+    "modalities": lambda values: values or None,
+    "concepts": lambda values: values or None,
+}
+"""How the text of an option of the library's classes is read."""
 
 
 def _by_language(values: Sequence[str], option: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ import typer
 from hubstore.cli import options
 from hubstore.cli.output import out, print_json, shown, table
 from hubstore.errors import QueryError
+from hubstore.options import SearchOptions, http_options
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 SHOWN_CHARACTERS = 90
 
 
+@options.with_options
 def query(
     store: Annotated[
         str | None,
@@ -27,26 +29,10 @@ def query(
     images: Annotated[list[Path] | None, typer.Option("--image", help="Neighbours of a picture: its file.")] = None,
     audio: Annotated[list[Path] | None, typer.Option("--audio", help="Neighbours of a sound: its file.")] = None,
     vector: Annotated[Path | None, typer.Option(help="Neighbours of a .npy file's vector or rows.")] = None,
-    k: Annotated[int, typer.Option("-k", help="Neighbours for each query and layer.")] = 10,
-    layers: options.LayersOption = None,
-    pool: options.PoolOption = None,
-    languages: Annotated[list[str] | None, typer.Option("--language", help="Only items in this language.")] = None,
-    modalities: Annotated[list[str] | None, typer.Option("--modality", help="Only items of this modality.")] = None,
-    concepts: Annotated[list[str] | None, typer.Option("--concept", help="Only items of this concept.")] = None,
-    exclude_same_language: Annotated[
-        bool, typer.Option("--exclude-same-language", help="No items in the query's own language.")
-    ] = False,
-    centred: Annotated[
-        bool,
-        typer.Option("--centred", help="Remove each modality's and language's mean first; across them, finds more."),
-    ] = False,
-    query_language: Annotated[
-        str | None, typer.Option(help="Language of what is asked, needed to exclude it or to remove its mean.")
-    ] = None,
+    *,
+    search: SearchOptions,
     model: options.ModelOption = None,
     trust_remote_code: options.TrustOption = False,
-    effort: Annotated[int | None, typer.Option(help="HNSW's efSearch or IVF's nprobe: recall against time.")] = None,
-    allow_stale: Annotated[bool, typer.Option("--allow-stale", help="Use an index older than its store.")] = False,
     device: options.DeviceOption = "auto",
     engine: options.EngineOption = options.Engine.local,
     address: options.AddressOption = None,
@@ -64,36 +50,30 @@ def query(
 
     With --url, in a store on a server, which reads texts, pictures and sounds with its own model.
     """
-    asked: dict[str, Any] = {
+    inputs: dict[str, Any] = {
         "ids": ids or None,
         "texts": texts or None,
         "images": images or None,
         "audio": audio or None,
         "vectors": None if vector is None else _load_vectors(vector),
-        "k": k,
-        "layers": options.split_list(layers),
-        "pooling": pool,
-        "languages": languages or None,
-        "modalities": modalities or None,
-        "concepts": concepts or None,
-        "exclude_same_language": exclude_same_language,
-        "centred": centred,
-        "query_languages": query_language,
-        "effort": effort,
     }
     here: dict[str, Any] = {
         "model": model,
         "trust_remote_code": trust_remote_code,
-        "allow_stale": allow_stale,
         "device": device,
         "engine": engine,
         "address": address,
     }
-    _show(_searched(store, url, token_file, asked, here), as_json)
+    _show(_searched(store, url, token_file, inputs, search, here), as_json)
 
 
 def _searched(
-    store: str | None, url: str | None, token_file: Path | None, asked: dict[str, Any], here: dict[str, Any]
+    store: str | None,
+    url: str | None,
+    token_file: Path | None,
+    inputs: dict[str, Any],
+    search: SearchOptions,
+    here: dict[str, Any],
 ) -> pa.Table:
     """What a local store answers, or one on a server."""
     if url is None:
@@ -103,13 +83,13 @@ def _searched(
             raise QueryError("--token-file is for a server; name it with --url http://127.0.0.1:8000")
         if store is None:
             raise QueryError("which store? Give its folder, such as ntrex.hub, or a server's address with --url")
-        return Store(store).search(**asked, **here)
+        return Store(store).search(**inputs, options=search, **here)
     from hubstore.client import connect
 
     of_the_server = {
         "--model": here["model"],
         "--trust-remote-code": here["trust_remote_code"],
-        "--allow-stale": here["allow_stale"],
+        "--allow-stale": search.allow_stale,
         "--device": here["device"] != "auto",
         "--engine": here["engine"] != "local",
         "--address": here["address"],
@@ -117,7 +97,8 @@ def _searched(
     for option, given in of_the_server.items():
         if given:
             raise QueryError(f"{option} is the server's to choose: give it to `hubstore serve`, not beside --url")
-    return connect(url, _token(token_file), store).search(**asked)
+    sent = {{"centered": "centred"}.get(name, name): value for name, value in http_options(search).items()}
+    return connect(url, _token(token_file), store).search(**inputs, **sent)
 
 
 def _token(path: Path | None) -> str | None:

@@ -7,6 +7,7 @@ without it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hubstore.errors import EngineError
@@ -17,7 +18,32 @@ if TYPE_CHECKING:
 
 ENGINES = ("local", "ray")
 
-__all__ = ["ENGINES", "check_engine", "extraction_engine"]
+__all__ = ["ENGINES", "Compute", "check_engine", "extraction_engine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Where and by whom work is done; see `check_engine` for what is refused.
+
+    Args:
+        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1". Extraction takes several too:
+            "cuda:0,cuda:1" or a sequence; "auto" is every GPU there.
+        engine: "local", or "ray": the hosts of a Ray cluster share the work; what comes out is the same.
+        address: of the Ray cluster; see `hubstore.extraction.cluster.connected`.
+    """
+
+    device: str | Sequence[str] = "auto"
+    engine: str = "local"
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an engine that is not there, before anything is loaded."""
+        check_engine(self.engine, self.address)
+
+    @property
+    def one_device(self) -> str:
+        """The device, of work that one does."""
+        return self.device if isinstance(self.device, str) else ",".join(self.device)
 
 
 def check_engine(name: str, address: str | None) -> None:

@@ -27,6 +27,7 @@ from hubstore.index.kinds import EXACT_ROWS, effort_of
 from hubstore.index.library import Gpu, faiss, has_gpu
 from hubstore.index.rows import Vectors, centred, unwrap
 from hubstore.kernels.rows import unit_rows
+from hubstore.options import MOST_EFFORT
 from hubstore.store import HiddenStates, StoreReader
 from hubstore.version import __version__
 
@@ -37,9 +38,6 @@ GPU_CANDIDATES = 2048
 
 FEWEST = 5
 """A search for fewer neighbours draws its candidates as if for so many: a lone nearest row is easily missed."""
-
-MOST_EFFORT = 2**31 - 1
-"""What FAISS holds."""
 
 RERANK_ELEMENTS = 1 << 23
 """Candidates re-ranked at once, in float64 elements: 64 MB."""

@@ -1,6 +1,7 @@
 """Queries: an item, a text, a picture, a sound or a vector to its ranked neighbours, as an Arrow table."""
 
+from hubstore.options import SearchOptions
 from hubstore.query.queries import Encoder
-from hubstore.query.search import RESULT_SCHEMA, Medium, search
+from hubstore.query.search import RESULT_SCHEMA, Medium, QueryInputs, search
 
-__all__ = ["RESULT_SCHEMA", "Encoder", "Medium", "search"]
+__all__ = ["RESULT_SCHEMA", "Encoder", "Medium", "QueryInputs", "SearchOptions", "search"]

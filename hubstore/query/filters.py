@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,71 +11,44 @@ import pyarrow.compute as pc
 
 from hubstore.errors import QueryError
 from hubstore.index import Allowed
+from hubstore.options import SearchOptions
 from hubstore.store import StoreReader
 
 NAMES_SHOWN = 20
 NAMES_COMPARED = 50_000
 
 
-@dataclass(frozen=True)
-class Filters:
-    """What a search may answer with; None is no restriction.
+def allowed_items(store: StoreReader, options: SearchOptions, query_language: str | None) -> Allowed:
+    """The items that may answer a query in `query_language` (None: unknown, or of no matter).
 
-    Args:
-        languages: items in one of these languages.
-        modalities: items of one of these modalities.
-        concepts: items of one of these concepts.
-        exclude_same_language: no item in the query's own language.
-        exclude_self: not the query's own item.
+    Raises:
+        QueryError: a language, modality or concept that the store does not have, or filters that leave no item.
     """
+    partitions = list(store.partitions.values())
+    _check_names(store, "language", options.languages, [p.language for p in partitions])
+    _check_names(store, "modality", options.modalities, [p.modality for p in partitions])
+    kept = [
+        partition
+        for partition in partitions
+        if _passes(partition.language, options.languages)
+        and _passes(partition.modality, options.modalities)
+        and not (options.exclude_same_language and partition.language == query_language)
+    ]
+    allowed = Allowed.from_ranges([bounds for partition in kept for bounds in partition.ranges])
+    if options.concepts is not None:
+        allowed = allowed & _of_concepts(store, options.concepts)
+    if allowed.size == 0:
+        raise QueryError(_nothing_left(store, options, query_language))
+    return allowed
 
-    languages: tuple[str, ...] | None = None
-    modalities: tuple[str, ...] | None = None
-    concepts: tuple[str, ...] | None = None
-    exclude_same_language: bool = False
-    exclude_self: bool = True
 
-    def to_json(self) -> dict[str, Any]:
-        """For a result's metadata."""
-        return asdict(self)
-
-    def allowed(self, store: StoreReader, query_language: str | None) -> Allowed:
-        """The items that may answer a query in `query_language` (None: unknown, or of no matter).
-
-        Raises:
-            QueryError: a language, modality or concept that the store does not have, or filters that leave no item.
-        """
-        partitions = list(store.partitions.values())
-        _check_names(store, "language", self.languages, [p.language for p in partitions])
-        _check_names(store, "modality", self.modalities, [p.modality for p in partitions])
-        kept = [
-            partition
-            for partition in partitions
-            if _passes(partition.language, self.languages)
-            and _passes(partition.modality, self.modalities)
-            and not (self.exclude_same_language and partition.language == query_language)
-        ]
-        allowed = Allowed.from_ranges([bounds for partition in kept for bounds in partition.ranges])
-        if self.concepts is not None:
-            allowed = allowed & _of_concepts(store, self.concepts)
-        if allowed.size == 0:
-            raise QueryError(self._nothing_left(store, query_language))
-        return allowed
-
-    def _nothing_left(self, store: StoreReader, query_language: str | None) -> str:
-        asked = [
-            f"{name} {', '.join(values)}"
-            for name, values in (
-                ("language", self.languages),
-                ("modality", self.modalities),
-                ("concept", self.concepts),
-            )
-            if values is not None
-        ]
-        if self.exclude_same_language:
-            asked.append(f"not in the query's language {query_language}")
-        there = shown(store.partitions)
-        return f"no item of {store.path} passes the filters ({'; '.join(asked)}); it has the partitions {there}"
+def _nothing_left(store: StoreReader, options: SearchOptions, query_language: str | None) -> str:
+    named = {"language": options.languages, "modality": options.modalities, "concept": options.concepts}
+    filters = [f"{name} {', '.join(values)}" for name, values in named.items() if values is not None]
+    if options.exclude_same_language:
+        filters.append(f"not in the query's language {query_language}")
+    there = shown(store.partitions)
+    return f"no item of {store.path} passes the filters ({'; '.join(filters)}); it has the partitions {there}"
 
 
 def shown(names: Collection[str]) -> str:

@@ -7,20 +7,21 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from hubstore.checks import check_count, check_strings
 from hubstore.corpus import Item, Media
 from hubstore.corpus.remote import medium_name
 from hubstore.devices import resolve_device
 from hubstore.errors import Parameter, QueryError
 from hubstore.index import Allowed, SearchableLayer, load_or_exact
+from hubstore.options import SearchOptions, refuse_others, strings, take
 from hubstore.query.centered import CentredLayer, centred_queries, origins
-from hubstore.query.filters import Filters
+from hubstore.query.filters import allowed_items
 from hubstore.query.queries import Encoder, Queries, Vectors, from_ids, from_items, from_vectors, query_languages
 from hubstore.store import StoreReader
 from hubstore.version import __version__
@@ -59,58 +60,75 @@ class _Hits:
     row: npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QueryInputs:
+    """What is looked for: exactly one of the fields is given.
+
+    Args:
+        ids: items of the store.
+        texts: texts, which the store's model reads.
+        images: paths, encoded bytes or places of images, which the model reads.
+        audio: the same of audio.
+        vectors: [width] or [queries, width] for every layer alike, or such an array by layer.
+
+    Raises:
+        QueryError: none is given, or several, or one that is empty.
+    """
+
+    ids: Sequence[str] | None = None
+    texts: Sequence[str] | None = None
+    images: Sequence[Medium] | None = None
+    audio: Sequence[Medium] | None = None
+    vectors: Vectors | None = None
+
+    def __post_init__(self) -> None:
+        """Check that there is something to look for, and turn lists into tuples."""
+        object.__setattr__(self, "ids", strings("ids", self.ids))
+        object.__setattr__(self, "texts", strings("texts", self.texts))
+        object.__setattr__(self, "images", _media(self.images))
+        object.__setattr__(self, "audio", _media(self.audio))
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if len(given) != 1:
+            raise QueryError("give exactly one of ids, texts, images, audio and vectors")
+        if self.vectors is None and len(next(iter(given.values()))) == 0:
+            raise QueryError(f"there is no query: {next(iter(given))} is empty")
+
+    @property
+    def kind(self) -> str:
+        """The name of the field that is given."""
+        return next(name for name, value in vars(self).items() if value is not None)
+
+    def items(self) -> list[Item]:
+        """Texts, images and audio as items; none of ids and vectors."""
+        items = [Item(text, text, "und") for text in self.texts or ()]
+        for modality, media in (("image", self.images), ("audio", self.audio)):
+            items += [Item.given(modality, one) for one in media or () if isinstance(one, Media)]
+        return items
+
+
 def search(
     store: StoreReader,
+    inputs: QueryInputs | None = None,
+    options: SearchOptions | None = None,
     *,
-    ids: Sequence[str] | None = None,
-    texts: Sequence[str] | None = None,
-    images: Sequence[Medium] | None = None,
-    audio: Sequence[Medium] | None = None,
-    vectors: Vectors | None = None,
-    k: int = 10,
-    layers: Sequence[str | int] | None = None,
-    pooling: str | None = None,
-    languages: Sequence[str] | None = None,
-    modalities: Sequence[str] | None = None,
-    concepts: Sequence[str] | None = None,
-    exclude_same_language: bool = False,
-    exclude_self: bool = True,
-    centred: bool = False,
-    query_languages: str | Sequence[str] | None = None,
     encoder: Encoder | None = None,
     indexes: Mapping[str, SearchableLayer] | None = None,
-    allow_stale: bool = False,
-    effort: int | None = None,
     device: str = "auto",
+    **named: Any,
 ) -> pa.Table:
     """The k nearest items to each query by cosine, at each layer.
 
     Args:
         store: where to look.
-        ids: items of the store, by id; exactly one of `ids`, `texts`, `images`, `audio` and `vectors` is given.
-        texts: texts, which `encoder` turns into states.
-        images: pictures: paths, or their encoded bytes; `encoder` turns them into states.
-        audio: sounds, likewise.
-        vectors: [width] or [queries, width] for every layer alike, or such an array by layer.
-        k: neighbours wanted; where fewer pass the filters, there are fewer.
-        layers: which layers; all by default.
-        pooling: which pooling; the store's first by default. With `tokens`, neighbours are single tokens, and a query
-            by id is one query for each token of the item.
-        languages: only items in one of these languages.
-        modalities: only items of one of these modalities.
-        concepts: only items of one of these concepts.
-        exclude_same_language: no item in the query's own language; all but items of the store need `query_languages`.
-        exclude_self: leave out the item that is the query.
-        centred: remove each partition's mean from its items, and that of the query's partition from the query: without
-            them pictures, sounds and texts, or languages, mostly find how far apart they lie as a whole. Searched
-            exactly; a text given now needs `query_languages`, and vectors are taken as they are.
-        query_languages: language of what is asked, one for all or one each.
-        encoder: items to [items, width] by layer; called once.
+        inputs: what is looked for; its fields may be given by name too.
+        options: how to search; its fields may be given by name too. With pooling `tokens`, neighbors are single tokens,
+            and a query by id is one query for each token of the item. `centered` searches exactly, and takes vectors
+            as they are.
+        encoder: items to [items, width] by layer, for texts, images and audio; called once.
         indexes: loaded indexes by layer, for callers that search often or elsewhere; else each layer's is loaded, and
             a layer without one is searched exactly.
-        allow_stale: use an index that lacks the store's newest rows.
-        effort: HNSW's efSearch or IVF's nprobe; each index's own by default.
         device: "auto", "cpu" or "cuda".
+        named: fields of `QueryInputs` and `SearchOptions`.
 
     Returns:
         RESULT_SCHEMA, ordered by query, layer and rank. The schema's metadata holds, as JSON under b"hubstore", the
@@ -127,58 +145,39 @@ def search(
     Example:
         >>> search(store, ids=["en-17"], k=3, layers=[6], exclude_same_language=True).to_pandas()
     """
-    k = check_count("k", k, error=QueryError)
-    names = store.layer_names(layers)
-    pooled = store.pooling_name(pooling)
-    languages, modalities = _tuple("languages", languages), _tuple("modalities", modalities)
-    filters = Filters(languages, modalities, _tuple("concepts", concepts), exclude_same_language, exclude_self)
-    asked = _Asked(_tuple("ids", ids), _tuple("texts", texts), _media(images), _media(audio), vectors)
-    queries = _queries(store, asked, names, pooled, query_languages, encoder, centred)
-    if exclude_same_language and None in queries.languages:
+    options = take(SearchOptions, named, options)
+    inputs = inputs or take(QueryInputs, named)
+    refuse_others("search", named)
+    names = store.layer_names(options.layers)
+    pooled = store.pooling_name(options.pooling)
+    queries = _queries(store, inputs, options, names, pooled, encoder)
+    if options.exclude_same_language and None in queries.languages:
         raise QueryError(
             "to leave out the query's own language, say which it is: ", Parameter("query_languages", "...")
         )
-    groups = _groups(store, queries, filters, pooled)
-    if centred:
+    groups = _groups(store, queries, options, pooled)
+    if options.centered:
         queries = centred_queries(store, queries, pooled)
         indexes = {name: CentredLayer(store, name, pooled, resolve_device(device)) for name in names}
     found, kinds = [], {}
     for layer in names:
         index = (indexes or {}).get(layer) or load_or_exact(
-            store, layer, pooled, allow_stale=allow_stale, device=device
+            store, layer, pooled, allow_stale=options.allow_stale, device=device
         )
         kinds[layer] = index.kind
-        found.append(_search_layer(index, queries, groups, k, exclude_self, effort))
+        found.append(_search_layer(index, queries, groups, options))
     about = {
         "store": str(store.path),
         "model": store.attributes.get("model"),
         "pooling": pooled,
         "layers": names,
         "indexes": kinds,
-        "filters": filters.to_json(),
-        "centred": centred,
-        "k": k,
+        "filters": options.filters(),
+        "centred": options.centered,
+        "k": options.k,
         "version": __version__,
     }
     return _table(store, queries, found, pooled).replace_schema_metadata({b"hubstore": json.dumps(about)})
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What is looked for, as the caller gave it."""
-
-    ids: Sequence[str] | None
-    texts: Sequence[str] | None
-    images: Sequence[Media] | None
-    audio: Sequence[Media] | None
-    vectors: Vectors | None
-
-    def items(self) -> list[Item]:
-        """Texts, pictures and sounds as items."""
-        items = [Item(text, text, "und") for text in self.texts or ()]
-        for modality, given in (("image", self.images), ("audio", self.audio)):
-            items += [Item.given(modality, media) for media in given or ()]
-        return items
 
 
 def _media(media: Sequence[Medium] | Medium | None) -> tuple[Media, ...] | None:
@@ -197,43 +196,35 @@ def _media(media: Sequence[Medium] | Medium | None) -> tuple[Media, ...] | None:
 
 def _queries(
     store: StoreReader,
-    asked: _Asked,
+    inputs: QueryInputs,
+    options: SearchOptions,
     layers: Sequence[str],
     pooling: str,
-    languages: str | Sequence[str] | None,
     encoder: Encoder | None,
-    centred: bool,
 ) -> Queries:
-    given = {name: value for name, value in vars(asked).items() if value is not None}
-    if len(given) != 1:
-        raise QueryError("give exactly one of ids, texts, images, audio and vectors")
-    if asked.vectors is None and len(next(iter(given.values()))) == 0:
-        raise QueryError(f"there is no query: {next(iter(given))} is empty")
-    if asked.ids is not None:
-        return from_ids(store, list(asked.ids), pooling)
-    if asked.vectors is not None:
-        return from_vectors(asked.vectors, layers, store.width, languages)
+    if inputs.ids is not None:
+        return from_ids(store, list(inputs.ids), pooling)
+    if inputs.vectors is not None:
+        return from_vectors(inputs.vectors, layers, store.width, options.query_languages)
     if encoder is None:
-        raise QueryError(
-            f"{next(iter(given))} need an encoder: the store's model. Query by id or by vector without one"
-        )
-    items = asked.items()
-    spoken = query_languages(languages, len(items))
-    if centred:  # before a model is loaded
+        raise QueryError(f"{inputs.kind} need an encoder: the store's model. Query by id or by vector without one")
+    items = inputs.items()
+    spoken = query_languages(options.query_languages, len(items))
+    if options.centered:  # before a model is loaded
         for item, language in zip(items, spoken, strict=True):
             origins(store, item.modality, language)
     return from_items(items, encoder, layers, store.width, spoken)
 
 
 def _groups(
-    store: StoreReader, queries: Queries, filters: Filters, pooling: str
+    store: StoreReader, queries: Queries, options: SearchOptions, pooling: str
 ) -> list[tuple[Allowed, npt.NDArray[np.int64]]]:
     """Queries that may be answered by the same rows: those rows, and the queries' numbers."""
-    languages = queries.languages if filters.exclude_same_language else (None,) * len(queries)
+    languages = queries.languages if options.exclude_same_language else (None,) * len(queries)
     order = sorted(range(len(queries)), key=lambda number: languages[number] or "")
     groups = []
     for language, numbers in groupby(order, key=lambda number: languages[number]):
-        allowed = filters.allowed(store, language)
+        allowed = allowed_items(store, options, language)
         if pooling == "tokens":
             allowed = Allowed.from_ranges(store.token_ranges()[allowed.positions()])
         groups.append((allowed, np.array(list(numbers), np.int64)))
@@ -244,19 +235,17 @@ def _search_layer(
     index: SearchableLayer,
     queries: Queries,
     groups: Sequence[tuple[Allowed, npt.NDArray[np.int64]]],
-    k: int,
-    exclude_self: bool,
-    effort: int | None,
+    options: SearchOptions,
 ) -> _Hits:
     vectors = queries.vectors(index.description.layer)
     parts = []
     for allowed, numbers in groups:
         own = queries.own_rows[numbers]
         # A query's own rows are dropped afterwards, so ask for as many more.
-        extra = int((own[:, 1] - own[:, 0]).max()) if exclude_self else 0
-        wanted = min(k + extra, allowed.size)
-        scores, rows = index.search(vectors[torch.from_numpy(numbers)], wanted, allowed, effort=effort)
-        parts.append(_ranked(index.description.layer, numbers, scores, rows, own, k, exclude_self))
+        extra = int((own[:, 1] - own[:, 0]).max()) if options.exclude_self else 0
+        wanted = min(options.k + extra, allowed.size)
+        scores, rows = index.search(vectors[torch.from_numpy(numbers)], wanted, allowed, effort=options.effort)
+        parts.append(_ranked(index.description.layer, numbers, scores, rows, own, options))
     return _Hits(
         index.description.layer,
         *(np.concatenate([getattr(part, name) for part in parts]) for name in ("query", "rank", "score", "row")),
@@ -269,15 +258,14 @@ def _ranked(
     scores: torch.Tensor,
     rows: torch.Tensor,
     own: npt.NDArray[np.int64],
-    k: int,
-    exclude_self: bool,
+    options: SearchOptions,
 ) -> _Hits:
     found = rows.numpy()
     kept = found >= 0
-    if exclude_self:
+    if options.exclude_self:
         kept &= (found < own[:, :1]) | (found >= own[:, 1:])
     ranks = np.cumsum(kept, axis=1, dtype=np.int64)
-    kept &= ranks <= k
+    kept &= ranks <= options.k
     query = np.broadcast_to(numbers[:, None], found.shape)
     return _Hits(layer, query[kept], ranks[kept], scores.numpy()[kept], found[kept])
 
@@ -304,9 +292,3 @@ def _table(store: StoreReader, queries: Queries, found: Sequence[_Hits], pooling
     columns |= {name: items[name] for name in items.column_names}
     table = pa.table(columns).cast(RESULT_SCHEMA)
     return table if token is None else table.append_column("token", pa.array(token))
-
-
-def _tuple(name: str, names: Sequence[str] | None) -> tuple[str, ...] | None:
-    if names is None:
-        return None
-    return tuple(check_strings(name, (names,) if isinstance(names, str) else names, error=QueryError))

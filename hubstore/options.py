@@ -1,0 +1,172 @@
+"""Options that are declared once: frozen dataclasses whose fields carry their help and their spelling in a command.
+
+The Python functions, the commands, the client and the server's schema read them here. Numbers and names are checked
+when an instance is made.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from hubstore.checks import check_count, check_resamples, check_seed, check_strings
+from hubstore.errors import AnalysisError, QueryError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+
+MOST_EFFORT = 2**31 - 1
+"""What FAISS holds."""
+
+
+def option(
+    default: Any, meaning: str, *, flags: tuple[str, ...] | None = (), typed: Any = None, http: bool = True
+) -> Any:
+    """A field of an options class.
+
+    Args:
+        default: its value where none is given.
+        meaning: what it does, as `--help` and the server's schema say it.
+        flags: how a command spells it: () after its name, None where it has no such option.
+        typed: what a command reads it as, where that is another type.
+        http: whether a client may send it to a server.
+    """
+    return field(default=default, metadata={"help": meaning, "flags": flags, "typed": typed, "http": http})
+
+
+def take(kind: type[T], named: dict[str, Any], base: T | None = None) -> T:
+    """The options of a class that are among keyword arguments, which are taken out of `named`, over those of `base`."""
+    for old, new in getattr(kind, "DEPRECATED", {}).items():
+        if old in named:
+            warnings.warn(f"{old} is deprecated; it is called {new} now", DeprecationWarning, stacklevel=3)
+            named[new] = named.pop(old)
+    found = {one.name: named.pop(one.name) for one in fields(kind) if one.name in named}
+    return kind(**found) if base is None else replace(base, **found)
+
+
+def refuse_others(function: str, named: Mapping[str, Any]) -> None:
+    """TypeError, as Python's own, for a keyword argument that no options class has taken."""
+    for name in named:
+        raise TypeError(f"{function}() got an unexpected keyword argument {name!r}")
+
+
+def http_options(options: DataclassInstance) -> dict[str, Any]:
+    """What a client sends of options: those that a server takes and that are not the default."""
+    sent = {one.name: (getattr(options, one.name), one.default) for one in fields(options) if one.metadata["http"]}
+    return {name: value for name, (value, default) in sent.items() if value != default or default is MISSING}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """How to search; QueryError for a value that cannot be. The fields' help says what each is."""
+
+    DEPRECATED: ClassVar = {"centred": "centered"}
+
+    k: int = option(10, "Neighbors for each query and layer; fewer where fewer pass the filters.", flags=("-k",))
+    layers: tuple[str | int, ...] | None = option(
+        None, "Layers, comma-separated: 0,6,12; -1 is the last block. All by default.", flags=("--layers", "--layer")
+    )
+    pooling: str | None = option(None, "Pooling; the store's first by default.", flags=("--pool",))
+    languages: tuple[str, ...] | None = option(
+        None, "Only items in this language.", flags=("--language",), typed=list[str] | None
+    )
+    modalities: tuple[str, ...] | None = option(
+        None, "Only items of this modality.", flags=("--modality",), typed=list[str] | None
+    )
+    concepts: tuple[str, ...] | None = option(
+        None, "Only items of this concept.", flags=("--concept",), typed=list[str] | None
+    )
+    exclude_same_language: bool = option(
+        False, "No items in the query's own language.", flags=("--exclude-same-language",)
+    )
+    exclude_self: bool = option(True, "Leave out the item that is the query.", flags=None)
+    centered: bool = option(
+        False,
+        "Remove each modality's and language's mean first; across them, finds more.",
+        flags=("--centered", "--centred"),
+    )
+    query_languages: str | tuple[str, ...] | None = option(
+        None,
+        "Language of what is asked, needed to exclude it or to remove its mean.",
+        flags=("--query-language",),
+        typed=str | None,
+    )
+    effort: int | None = option(None, "HNSW's efSearch or IVF's nprobe: recall against time.")
+    allow_stale: bool = option(False, "Use an index older than its store.", flags=("--allow-stale",), http=False)
+
+    def __post_init__(self) -> None:
+        """Check the values, and turn lists into tuples."""
+        put = {"k": check_count("k", self.k, error=QueryError), "layers": _several(self.layers)}
+        if self.effort is not None:
+            put["effort"] = check_count("effort", self.effort, most=MOST_EFFORT, error=QueryError)
+        for name in ("languages", "modalities", "concepts"):
+            put[name] = strings(name, getattr(self, name))
+        if not isinstance(self.query_languages, str):
+            put["query_languages"] = strings("query_languages", self.query_languages)
+        _set(self, put)
+
+    def filters(self) -> dict[str, Any]:
+        """What decides which items may answer."""
+        names = ("languages", "modalities", "concepts", "exclude_same_language", "exclude_self")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """What an analysis compares, and how it draws; AnalysisError for a value that cannot be.
+
+    The fields' help says what each is. An analysis of single partitions takes those of its pairs.
+    """
+
+    pairs: tuple[tuple[str, str], ...] | None = option(
+        None, "Two partitions, such as en:zh-Hans.", flags=("--pair",), typed=list[str] | None
+    )
+    pivot: str | None = option(None, "One partition against all others.")
+    partitions: tuple[str, ...] | None = option(None, "Partitions of clustering and geometry.", flags=None)
+    layers: tuple[str | int, ...] | None = option(
+        None, "Layers, comma-separated: 0,6,12; -1 is the last block. All by default.", flags=("--layers", "--layer")
+    )
+    pooling: str | None = option(None, "Pooling; the store's first with a row per item by default.", flags=("--pool",))
+    bootstrap: int = option(1000, "Resamples for the 95 % intervals; 0 for none.")
+    seed: int = option(0, "Seed of all random draws; kept with the results.")
+
+    def __post_init__(self) -> None:
+        """Check the values, and turn lists into tuples."""
+        put: dict[str, Any] = {
+            "layers": _several(self.layers),
+            "partitions": strings("partitions", self.partitions, error=AnalysisError),
+            "seed": check_seed(self.seed, error=AnalysisError),
+            "bootstrap": check_resamples("bootstrap", self.bootstrap, error=AnalysisError),
+        }
+        if self.pairs is not None:
+            put["pairs"] = tuple(map(_pair, self.pairs))
+        _set(self, put)
+
+
+def strings(name: str, values: Any, *, error: Any = QueryError) -> tuple[str, ...] | None:
+    """One string or several as a tuple; None stays None."""
+    if values is None:
+        return None
+    return tuple(check_strings(name, (values,) if isinstance(values, str) else values, error=error))
+
+
+def _pair(pair: Any) -> tuple[str, ...]:
+    found = strings("a pair", pair, error=AnalysisError) or ()
+    if len(found) != 2:
+        raise AnalysisError(f"the pair {pair!r} is not two partitions; write it as ('en', 'zh-Hans')")
+    return found
+
+
+def _several(layers: Any) -> tuple[str | int, ...] | None:
+    if layers is None:
+        return None
+    return (layers,) if isinstance(layers, str) or not isinstance(layers, Iterable) else tuple(layers)
+
+
+def _set(options: object, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        object.__setattr__(options, name, value)
