@@ -42,7 +42,7 @@ def run(work: Path, rows: Sequence[int] = ROWS, measured_rows: int = MEASURED_RO
         rows: sizes to give the model's numbers of.
         measured_rows: that the codes are measured on.
     """
-    speed = search_speed(WIDTH, "float16", work, again=True)
+    speed = search_speed(WIDTH, "float16", work, refresh=True)
     codes = {name: _measured(name, measured_rows) for name in ("PQ", "RaBitQ")}
     results = [_code(name, one, measured_rows) for name, one in codes.items()]
     for count in rows:

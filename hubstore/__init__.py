@@ -11,12 +11,11 @@ from hubstore.errors import HubstoreError
 from hubstore.version import __version__
 
 if TYPE_CHECKING:
-    from hubstore.api import Store, append, extract, open
+    from hubstore.api import Store, append, extract, open, plan
     from hubstore.client import AsyncRemoteStore, RemoteStore, StoreProtocol, connect, connect_async
     from hubstore.corpus import Corpus, Item, open_corpus
     from hubstore.extraction import Settings, Watch
     from hubstore.models import Model, load_model
-    from hubstore.planning import plan
 
 __all__ = [
     "AsyncRemoteStore",
@@ -41,12 +40,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "hubstore.api": ("Store", "append", "extract", "open"),
+    "hubstore.api": ("Store", "append", "extract", "open", "plan"),
     "hubstore.client": ("AsyncRemoteStore", "RemoteStore", "StoreProtocol", "connect", "connect_async"),
     "hubstore.corpus": ("Corpus", "Item", "open_corpus"),
     "hubstore.extraction": ("Settings", "Watch"),
     "hubstore.models": ("Model", "load_model"),
-    "hubstore.planning": ("plan",),
 }
 
 

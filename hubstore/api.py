@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import pyarrow as pa
 import torch
 
 from hubstore import analysis, index, query
-from hubstore.arrow import rows_as_lists
 from hubstore.corpus import Corpus, Item, open_corpus
 from hubstore.devices import resolve_device
 from hubstore.errors import EngineError, UnfinishedStoreWarning
-from hubstore.extraction import Engine, Settings, Watch, encode, load_model_of, require_same_model
+from hubstore.extraction import Extraction, Settings, Watch, encode, load_model_of, require_same_model
 from hubstore.extraction import append as append_items
 from hubstore.extraction import extract as extract_items
-from hubstore.extraction.engines import Compute, check_engine, extraction_engine
+from hubstore.extraction.engines import Compute
+from hubstore.extraction.estimate import Estimate, estimate, memory_available
+from hubstore.extraction.loading import load_named, load_of_store, load_on_devices
 from hubstore.index import IndexCache
+from hubstore.index.cost import IndexCost, index_costs, search_speed
 from hubstore.lens import Lens, keep_lens, lens_summary, read_store
 from hubstore.models import Model, devices_of, load_model
-from hubstore.options import CompareOptions, SearchOptions, refuse_others, take
+from hubstore.options import CompareOptions, ModelOptions, SearchOptions, refuse_others, renamed, take
 from hubstore.query import Medium, QueryInputs
 from hubstore.storage import Storage
 from hubstore.storage.location import Location, location
@@ -41,6 +43,7 @@ class Store(StoreReader):
 
     def __init__(self, path: str | Location, storage: Storage | None = None) -> None:
         super().__init__(path, storage)
+        self.extraction: Extraction | None = None
         self._indexes = IndexCache(self)
         self._model: tuple[tuple[str | None, str, bool, bool], Model] | None = None
         if self.unfinished is not None:
@@ -161,25 +164,7 @@ class Store(StoreReader):
         Raises:
             QueryError: an id or a layer is not there, or no layer is named.
         """
-        pooled, positions = self.pooling_name(pooling), self.positions(ids)
-        rows, labels, tokens = positions, pa.array(ids, pa.string()), None
-        if pooled == "tokens":
-            ranges = [np.arange(start, stop) for start, stop in self.token_ranges()[positions]]
-            rows = np.concatenate([np.empty(0, np.int64), *ranges])
-            tokens = np.concatenate([np.empty(0, np.int64), *(np.arange(len(own)) for own in ranges)])
-            labels = labels.take(pa.array(np.repeat(np.arange(len(ids)), [len(own) for own in ranges])))
-        tables = []
-        for layer in self.layer_names(layers):
-            states = self.hidden(layer, pooled).take(rows).float().numpy()
-            columns = {
-                "id": labels,
-                "layer": pa.array([layer] * len(rows), pa.string()),
-                "vector": rows_as_lists(states),
-            }
-            if tokens is not None:
-                columns["token"] = pa.array(tokens, pa.int32())
-            tables.append(pa.table(columns))
-        return pa.concat_tables(tables).combine_chunks()
+        return query.stored_vectors(self, ids, layers, pooling)
 
     def analyze(
         self, names: Sequence[str] | None = None, options: CompareOptions | None = None, **named: Any
@@ -264,67 +249,51 @@ def extract(
     model: Model | str,
     path: str | Location,
     *,
-    device: str | Sequence[str] = "auto",
-    model_dtype: str = "auto",
-    also: Sequence[str] = (),
-    stack: str | None = None,
-    trust_remote_code: bool = False,
+    settings: Settings | None = None,
     with_lens: bool = False,
     watch: Watch | None = None,
-    engine: str = "local",
-    address: str | None = None,
-    **settings: Any,
+    readers: int | None = None,
+    ignore_space: bool = False,
+    **named: Any,
 ) -> Store:
     """Extract every layer of a model over a corpus into a new store, or go on where an earlier run stopped.
 
     Args:
         corpus: a `Corpus`, or what `open_corpus` takes: a file, a dataset's id, "sample:ntrex".
-        model: a loaded model, a folder, or a hub's model id.
+        model: a loaded model, which stays on its device, a folder, or a hub's model id.
         path: the store's folder, or its URL: s3://bucket/x.hub.
-        device: "auto" (every GPU there is, else the CPU), "cpu", "cuda", or several: "cuda:0,cuda:1" or a sequence.
-            Each but the first gets a process of its own, which loads the model again; the store is the same to the
-            byte. A loaded model stays where it is. A script that uses several guards its entry with
-            `if __name__ == "__main__":`, since those processes import it.
-        model_dtype: "auto", "float32", "float16" or "bfloat16".
-        also: further models over the same language model, which read other modalities; see `load_model`.
-        stack: which of a model's stacks of blocks, where it has several; see `load_model`.
-        trust_remote_code: run the code that comes with the model; only for models whose authors you trust. The store
-            records that it did, and every later use of the model must say so again.
+        settings: poolings, layers, dtype, template, ...; its fields may be given by name too.
         with_lens: keep the unembedding in the store too, so that a lens needs no model. A loaded model must have its
             head.
         watch: called as the run goes.
-        engine: "local", or "ray": the hosts of a Ray cluster share the work, each device of the first one's type with
-            a model of its own; the store is the same to the byte.
-        address: of the Ray cluster; see `hubstore.extraction.cluster.connected`.
-        settings: of `hubstore.Settings`: poolings, layers, dtype, template, ...
+        readers: processes that read images and audio beside a GPU; all spare CPUs by default.
+        ignore_space: begin even where the disk has no room for the store.
+        named: fields of `Settings`, of `ModelOptions` (model_dtype, extra_models, stack, trust_remote_code, ...) and of
+            `Compute`. Of several devices, each but the first gets a process of its own, which loads the model again;
+            with the engine "ray" each device of a cluster does. The store is the same to the byte. A script that uses
+            several guards its entry with `if __name__ == "__main__":`, since those processes import it.
+
+    Returns:
+        The store, whose `extraction` says what this run did.
 
     Example:
         >>> store = hubstore.extract("sample:ntrex", "intfloat/multilingual-e5-small", "ntrex.hub",
         ...                          poolings=("mean",), template="query: {text}")
         >>> store.search(ids=["en:1"], layers=[6], exclude_same_language=True)
     """
-    check_engine(engine, address)
-    dealing: Engine | None = None
-    if isinstance(model, Model):
-        _refuse_loaded(engine, model)
-        loaded = model
-    else:
-        load = functools.partial(
-            _load,
-            source=model,
-            dtype=model_dtype,
-            head=with_lens,
-            also=tuple(also),
-            stack=stack,
-            trust_remote_code=trust_remote_code,
-        )
-        loaded, others = _on_first(device, load)
-        again = functools.partial(load, source=loaded.identity["source"], also=tuple(loaded.identity.get("also", ())))
-        dealing = extraction_engine(engine, address, again, others)
+    compute, options = take(Compute, named), take(ModelOptions, named)
+    settings = take(Settings, named, settings)
+    refuse_others("extract", named)
+    items = _corpus(corpus)
+    load = functools.partial(load_named, options=options, head=with_lens)
+    loaded, engine = load_on_devices(model, _devices(model, compute), compute, load, watch)
     if with_lens:
         loaded.require_head()  # before a long run, not after it
-    extract_items(_corpus(corpus), loaded, path, Settings(**settings), watch=watch, engine=dealing)
+    done = extract_items(
+        items, loaded, path, settings, watch=watch, engine=engine, processes=readers, ignore_space=ignore_space
+    )
     store = Store(path)
+    store.extraction = done
     if with_lens:
         store.keep_lens(loaded)
     return store
@@ -336,45 +305,87 @@ def append(
     *,
     model: Model | str | None = None,
     trust_remote_code: bool = False,
-    device: str | Sequence[str] = "auto",
     watch: Watch | None = None,
-    engine: str = "local",
-    address: str | None = None,
+    readers: int | None = None,
+    ignore_space: bool = False,
+    **named: Any,
 ) -> Store:
-    """Add a corpus to a store, with its own model and settings; devices and engine as for `extract`."""
-    check_engine(engine, address)
-    dealing: Engine | None = None
-    if isinstance(model, Model):
-        _refuse_loaded(engine, model)
-        loaded = model
-    else:
-        load = functools.partial(_load_again, path=location(path).absolute(), source=model, trust=trust_remote_code)
-        loaded, others = _on_first(device, load)
-        dealing = extraction_engine(engine, address, functools.partial(load, source=loaded.identity["source"]), others)
-    append_items(_corpus(corpus), loaded, path, watch=watch, engine=dealing)
-    return Store(path)
+    """Add a corpus to a store, with its own model and settings; see `extract`, and `Compute` for what is named."""
+    compute = take(Compute, named)
+    refuse_others("append", named)
+    items = _corpus(corpus)
+    load = functools.partial(load_of_store, path=location(path).absolute(), trust=trust_remote_code)
+    loaded, engine = load_on_devices(model, _devices(model, compute), compute, load, watch)
+    done = append_items(items, loaded, path, watch=watch, engine=engine, processes=readers, ignore_space=ignore_space)
+    store = Store(path)
+    store.extraction = done
+    return store
 
 
-def _on_first(device: str | Sequence[str], load: Callable[[str], Model]) -> tuple[Model, Sequence[str]]:
-    """The model on the first of the devices, and the names of the others."""
-    first, *others = devices_of(device if isinstance(device, str) else ",".join(device))
-    return load(first), others
+@dataclass(frozen=True)
+class Plan:
+    """What lies ahead of a corpus and a model.
+
+    Args:
+        model: its id.
+        devices: what it would run on.
+        extraction: items, tokens, bytes, files, time and room.
+        rows: of one layer under the store's first pooling.
+        indexes: what an index of such a layer would take, by kind.
+    """
+
+    model: str
+    devices: tuple[str, ...]
+    extraction: Estimate
+    rows: int
+    indexes: tuple[IndexCost, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {**self.extraction.to_json(), "layer_rows": self.rows, "indexes": [asdict(one) for one in self.indexes]}
 
 
-def _refuse_loaded(engine: str, model: Model) -> None:
-    if engine != "local":
-        raise EngineError(
-            f"{model.identity['id']} is loaded here, and every worker of a cluster loads its own; give the model's "
-            "folder, or its id on a hub, that all nodes reach"
-        )
+def plan(
+    corpus: Corpus | str | Path,
+    model: Model | str,
+    *,
+    settings: Settings | None = None,
+    folder: str | Path | None = ".",
+    refresh: bool = False,
+    **named: Any,
+) -> Plan:
+    """What extracting a corpus through a model would take. Nothing is written but what was measured, in a cache.
+
+    Args:
+        corpus, model, settings: as for `extract`.
+        folder: where the store would be, on a local disk; None for an object store.
+        refresh: measure this machine whatever the cache has.
+        named: fields of `Settings`, `ModelOptions` and `Compute`; of several devices, the first is measured. `again` is
+            `refresh`: deprecated.
+
+    Example:
+        >>> ahead = hubstore.plan("sample:ntrex", "intfloat/multilingual-e5-small")
+        >>> ahead.extraction.counted.items, ahead.extraction.store_bytes, ahead.extraction.between
+    """
+    refresh = renamed("again", "refresh", named, refresh)
+    compute, options = take(Compute, named), take(ModelOptions, named)
+    settings = take(Settings, named, settings)
+    refuse_others("plan", named)
+    items = _corpus(corpus)
+    devices = _devices(model, compute)
+    if not isinstance(model, Model):
+        model = load_model(model, device=devices[0], **options.arguments())
+    found = estimate(items, model, settings, folder=folder, devices=len(devices), refresh=refresh)
+    layout, counted = found.layout, found.counted
+    rows = round(counted.total_tokens) if layout.poolings[0] == "tokens" else counted.items
+    place = None if found.speed.write_seconds is None else found.place  # where nothing may be written, nothing is read
+    speed = search_speed(layout.width, layout.dtype, place, refresh=refresh)
+    costs = index_costs(rows, layout.width, layout.dtype, speed, memory_available())
+    return Plan(model.identity["id"], devices, found, rows, tuple(costs))
 
 
-def _load(device: str, source: str, **options: Any) -> Model:
-    return load_model(source, device=device, **options)
-
-
-def _load_again(device: str, path: Location, source: str | None, trust: bool) -> Model:
-    return load_model_of(StoreReader(path), source, device, trust_remote_code=trust)
+def _devices(model: Model | str | None, compute: Compute) -> tuple[str, ...]:
+    return (str(model.device),) if isinstance(model, Model) else tuple(devices_of(compute.one_device))
 
 
 def _corpus(corpus: Corpus | str | Path) -> Corpus:

@@ -23,16 +23,16 @@ class MeasurementCache:
 
     Args:
         key: JSON-able; what the numbers hold for: `machine`, and whatever else they depend on.
-        again: forget what is kept.
+        refresh: forget what is kept.
     """
 
-    def __init__(self, key: Mapping[str, Any], *, again: bool = False) -> None:
+    def __init__(self, key: Mapping[str, Any], *, refresh: bool = False) -> None:
         written = json.dumps(key, sort_keys=True, default=str)
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hubstore/speed"
         self._path = folder / f"{hashlib.sha256(written.encode()).hexdigest()[:32]}.json"
         self._key = json.loads(written)
         self._values: dict[str, float] = {}
-        if not again:
+        if not refresh:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 self._values = json.loads(self._path.read_text())["values"]
 

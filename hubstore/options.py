@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from hubstore.checks import check_count, check_resamples, check_seed, check_strings
-from hubstore.errors import AnalysisError, QueryError
+from hubstore.errors import AnalysisError, ModelError, QueryError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -42,10 +42,17 @@ def take(kind: type[T], named: dict[str, Any], base: T | None = None) -> T:
     """The options of a class that are among keyword arguments, which are taken out of `named`, over those of `base`."""
     for old, new in getattr(kind, "DEPRECATED", {}).items():
         if old in named:
-            warnings.warn(f"{old} is deprecated; it is called {new} now", DeprecationWarning, stacklevel=3)
-            named[new] = named.pop(old)
+            named[new] = renamed(old, new, named, None)
     found = {one.name: named.pop(one.name) for one in fields(kind) if one.name in named}
     return kind(**found) if base is None else replace(base, **found)
+
+
+def renamed(old: str, new: str, named: dict[str, Any], value: Any) -> Any:
+    """The value that `named` has under an older name, which is taken out of it and warned of; else `value`."""
+    if old not in named:
+        return value
+    warnings.warn(f"{old} is deprecated; it is called {new} now", DeprecationWarning, stacklevel=3)
+    return named.pop(old)
 
 
 def refuse_others(function: str, named: Mapping[str, Any]) -> None:
@@ -113,6 +120,46 @@ class SearchOptions:
         """What decides which items may answer."""
         names = ("languages", "modalities", "concepts", "exclude_same_language", "exclude_self")
         return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """How a model is loaded for an extraction; see `hubstore.load_model`. The fields' help says what each is."""
+
+    DEPRECATED: ClassVar = {"also": "extra_models"}
+
+    model_dtype: str = option("auto", "What to compute in: auto, float32, bfloat16 or float16.")
+    extra_models: tuple[str, ...] = option(
+        (),
+        "A further model over the same language model, for another modality.",
+        flags=("--also",),
+        typed=list[str] | None,
+    )
+    stack: str | None = option(
+        None, "Of a pair of towers: joint, text, image, audio; of a speech model: encoder, decoder."
+    )
+    attention: str | None = option(None, "Attention implementation of transformers.")
+    model_revision: str | None = option(None, "Revision of a hub's model.")
+    trust_remote_code: bool = option(
+        False,
+        "Run code that comes with the model; only where you trust its authors. A store does not say so for you.",
+        flags=("--trust-remote-code/--no-trust-remote-code",),
+    )
+
+    def __post_init__(self) -> None:
+        """Turn a list into a tuple."""
+        _set(self, {"extra_models": strings("extra_models", self.extra_models, error=ModelError) or ()})
+
+    def arguments(self) -> dict[str, Any]:
+        """As `hubstore.load_model` takes them."""
+        return {
+            "dtype": self.model_dtype,
+            "extra_models": self.extra_models,
+            "stack": self.stack,
+            "attention": self.attention,
+            "revision": self.model_revision,
+            "trust_remote_code": self.trust_remote_code,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,11 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from hubstore.errors import CorpusError, HubstoreError, QueryError
+from hubstore.errors import HubstoreError, QueryError
 from hubstore.storage.location import Location, location
 
 
@@ -52,65 +51,6 @@ TrustOption = Annotated[
         help="Run code that comes with the model; only where you trust its authors. A store does not say so for you.",
     ),
 ]
-CorpusArgument = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="CORPUS...",
-        help="A file (.jsonl, .csv, .tsv, .parquet, .tar) or several of them, a folder of such or of pictures and "
-        "sounds, the id of a Hugging Face dataset, sample:ntrex; a file or a folder of .tar may be a URL (s3://, "
-        "gs://, az://, of a file https://); or, with --parallel, LANGUAGE=FILE for each language: en=a.txt zh=b.txt.",
-        show_default=False,
-    ),
-]
-ParallelOption = Annotated[
-    bool, typer.Option("--parallel", help="CORPUS is line-aligned files: line 12 of each says the same.")
-]
-TextOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--text-column",
-        help="Column of the text. In a table with a column for each language, LANGUAGE=COLUMN for each.",
-    ),
-]
-IdOption = Annotated[str | None, typer.Option("--id-column", help="Column of the ids.")]
-ConceptOption = Annotated[
-    str | None, typer.Option("--concept-column", help="Column that equivalent items share a value of.")
-]
-ImageColumnOption = Annotated[
-    str | None, typer.Option("--image-column", help="Column of pictures: paths or bytes. Its row's texts are captions.")
-]
-AudioColumnOption = Annotated[str | None, typer.Option("--audio-column", help="Column of sounds, likewise.")]
-SpeechOption = Annotated[
-    bool, typer.Option("--speech", help="Sounds are speech in their row's language, rather than in none (zxx).")
-]
-MetadataOption = Annotated[
-    Path | None,
-    typer.Option(help="A folder's table of captions, with a column file_name. Its metadata.jsonl or .csv by default."),
-]
-ModalityOption = Annotated[
-    str | None, typer.Option("--modality", help="Of a folder, only the pictures (image) or the sounds (audio).")
-]
-ConceptFromOption = Annotated[
-    str | None,
-    typer.Option(help="What the concept of a folder's file is: its name without the suffix, its folder, or its path."),
-]
-LanguageColumnOption = Annotated[str | None, typer.Option("--language-column", help="Column of the BCP 47 tags.")]
-LanguageTagOption = Annotated[str | None, typer.Option("--language-tag", help="One language for all items.")]
-DelimiterOption = Annotated[
-    str | None, typer.Option("--delimiter", help="Between the fields of delimited values: ';', tab. By the suffix.")
-]
-QuotesOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--quotes/--no-quotes",
-        help="Whether quotation marks enclose fields of delimited values, or stand in them like other characters. By "
-        "default they enclose, and one that seems to be a stray one is refused.",
-    ),
-]
-ConfigOption = Annotated[str | None, typer.Option("--config", help="Configuration of a dataset.")]
-SplitOption = Annotated[str | None, typer.Option("--split", help="Split of a dataset.")]
-RevisionOption = Annotated[str | None, typer.Option("--corpus-revision", help="Revision of a dataset on a hub.")]
-LimitOption = Annotated[int | None, typer.Option("--limit", help="Read only the first rows or lines.")]
 
 
 class OnError(StrEnum):
@@ -134,19 +74,6 @@ AddressOption = Annotated[
         "--address",
         help="Of the Ray cluster: host:6379. By default that of RAY_ADDRESS or of this host; else one is started here.",
     ),
-]
-
-OnErrorOption = Annotated[
-    OnError, typer.Option("--on-error", help="What is broken, a row or a medium: stop there, or skip and list it.")
-]
-
-ReadersOption = Annotated[
-    int | None,
-    typer.Option("--readers", min=0, help="Processes that read media beside a GPU. All spare CPUs by default."),
-]
-
-IgnoreSpaceOption = Annotated[
-    bool, typer.Option("--ignore-space", help="Begin even where the disk has no room for the store.")
 ]
 
 
@@ -176,13 +103,18 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def expanded(**given: Any) -> None:
         for name, kind in groups.items():
-            own = {one.name: given.pop(one.name) for one in dataclasses.fields(kind) if one.name in given}
-            given[name] = kind(**{one: READ[one](value) if one in READ else value for one, value in own.items()})
+            own = {one.name: _read(one, given.pop(one.name)) for one in dataclasses.fields(kind) if one.name in given}
+            given[name] = kind(**own)
         command(**given)
 
     expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     expanded.__annotations__ = {one.name: one.annotation for one in parameters}
     return expanded
+
+
+def _read(field: dataclasses.Field[Any], value: Any) -> Any:
+    """The value of a field of the library's classes, from what was typed."""
+    return READ[field.name](value) if "help" in field.metadata and field.name in READ else value
 
 
 def _annotation(field: dataclasses.Field[Any], hint: Any) -> Any:
@@ -213,49 +145,12 @@ def split_pairs(values: Sequence[str] | None) -> list[tuple[str, str]] | None:
     return pairs or None
 
 
-def open_items(
-    corpus: Sequence[str],
-    *,
-    parallel: bool,
-    limit: int | None,
-    on_error: OnError,
-    text: Sequence[str] | None = None,
-    **options: str | Path | bool | None,
-) -> Any:
-    """The corpus that the options describe."""
-    from hubstore.corpus import open_corpus, read_parallel
-
-    given: dict[str, Any] = {
-        name: value for name, value in options.items() if value is not None and (value is not False or name == "quotes")
-    }
-    if parallel:
-        if given or text:
-            raise CorpusError(f"--parallel files have no columns or splits; leave out {', '.join(given) or 'text'}")
-        return read_parallel(_by_language(corpus, "--parallel"), limit=limit, on_error=on_error.value)
-    if text:
-        given["text"] = _by_language(text, "--text-column") if "=" in "".join(text) else text[0]
-        if "=" not in "".join(text) and len(text) > 1:
-            raise CorpusError("give one --text-column, or LANGUAGE=COLUMN for each language")
-    return open_corpus(corpus, limit=limit, on_error=on_error.value, **given)
-
-
 READ: Mapping[str, Callable[[Any], Any]] = {
     "layers": split_list,
     "pairs": split_pairs,
     "languages": lambda values: values or None,
     "modalities": lambda values: values or None,
     "concepts": lambda values: values or None,
+    "extra_models": tuple,
 }
 """How the text of an option of the library's classes is read."""
-
-
-def _by_language(values: Sequence[str], option: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for value in values:
-        language, separator, rest = value.partition("=")
-        if not (language and separator and rest):
-            raise CorpusError(f"{option} {value!r} is not LANGUAGE=VALUE; write it as en=a.txt")
-        if language in found:
-            raise CorpusError(f"{option} names the language {language!r} twice")
-        found[language] = rest
-    return found

@@ -7,125 +7,55 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hubstore.checks import check_number
 from hubstore.cli import options
+from hubstore.cli.corpora import CorpusArgument, CorpusOptions, SettingsOptions
 from hubstore.cli.output import err, out, print_json, size, table
-from hubstore.errors import StoreError
+from hubstore.options import ModelOptions
 
 if TYPE_CHECKING:
+    from hubstore.api import Plan
     from hubstore.extraction.estimate import Estimate
-    from hubstore.planning import Plan
 
 
+@options.with_options
 def plan(
-    corpus: options.CorpusArgument,
+    corpus: CorpusArgument,
     model: Annotated[str, typer.Option("--model", "-m", help="A model's folder or hub id.")],
     store: Annotated[
         str, typer.Option("--out", "-o", help="Where the store would be: its disk is looked at. Here by default.")
     ] = ".",
-    parallel: options.ParallelOption = False,
-    pool: Annotated[str, typer.Option("--pool", help="As for extract; comma-separated.")] = "mean",
-    layers: Annotated[str, typer.Option("--layers", help="As for extract; comma-separated.")] = "all",
-    dtype: Annotated[str, typer.Option(help="The store's: auto, float16, bfloat16 or float32.")] = "auto",
-    prefix: Annotated[str, typer.Option(help='Put before every text, such as "query: ".')] = "",
-    template: Annotated[str, typer.Option(help="What the model reads; {text} is the item's text.")] = "{text}",
-    media_template: Annotated[str, typer.Option(help="What goes with a picture or sound.")] = "{media}",
-    max_tokens: Annotated[int | None, typer.Option(help="Cut longer texts here.")] = None,
-    batch_tokens: Annotated[int | None, typer.Option(help="Tokens in a batch, padding included.")] = None,
-    memory: Annotated[float, typer.Option(help="GiB for a shard being assembled.")] = 1.0,
-    compressor: Annotated[str, typer.Option(help="none, or blosc-lz4-bitshuffle.")] = "none",
-    model_dtype: Annotated[str, typer.Option(help="What to compute in: auto, float32, bfloat16 or float16.")] = "auto",
+    *,
+    settings: SettingsOptions,
+    loading: ModelOptions,
     device: options.DevicesOption = "auto",
-    also: Annotated[
-        list[str] | None, typer.Option("--also", help="A further model over the same language model.")
-    ] = None,
-    stack: Annotated[str | None, typer.Option(help="Which of a model's stacks of blocks.")] = None,
-    trust_remote_code: options.TrustOption = False,
     again: Annotated[
         bool, typer.Option("--again", help="Measure this machine again; else what was measured is kept.")
     ] = False,
-    text_column: options.TextOption = None,
-    id_column: options.IdOption = None,
-    concept_column: options.ConceptOption = None,
-    language_column: options.LanguageColumnOption = None,
-    language_tag: options.LanguageTagOption = None,
-    image_column: options.ImageColumnOption = None,
-    audio_column: options.AudioColumnOption = None,
-    speech: options.SpeechOption = False,
-    metadata: options.MetadataOption = None,
-    modality: options.ModalityOption = None,
-    concept_from: options.ConceptFromOption = None,
-    delimiter: options.DelimiterOption = None,
-    quotes: options.QuotesOption = None,
-    config: options.ConfigOption = None,
-    split: options.SplitOption = None,
-    corpus_revision: options.RevisionOption = None,
-    limit: options.LimitOption = None,
-    on_error: options.OnErrorOption = options.OnError.stop,
+    reading: CorpusOptions,
     as_json: options.JsonOption = False,
 ) -> None:
     """Say what an extraction would take: items, tokens, bytes, time, and whether there is room. Nothing is extracted.
 
     The corpus is read once, and the model runs for a few seconds, to see how fast this machine is.
     """
-    if prefix and template != "{text}":
-        raise StoreError("give --prefix or --template, not both")
-    items = options.open_items(
-        corpus,
-        parallel=parallel,
-        limit=limit,
-        on_error=on_error,
-        text=text_column,
-        id=id_column,
-        concept=concept_column,
-        language=language_column,
-        language_tag=language_tag,
-        image=image_column,
-        audio=audio_column,
-        speech=speech,
-        metadata=metadata,
-        modality=modality,
-        concept_from=concept_from,
-        delimiter=delimiter,
-        quotes=quotes,
-        config=config,
-        split=split,
-        revision=corpus_revision,
-    )
-    from hubstore.extraction import Settings
-    from hubstore.models import devices_of, load_model
-    from hubstore.planning import plan_extraction
+    from hubstore import api
     from hubstore.storage.location import location
 
-    where = location(store)
-    settings = Settings(
-        poolings=tuple(options.split_list(pool) or ()),
-        layers=tuple(part.strip() for part in layers.split(",")),
-        dtype=dtype,
-        template=prefix.replace("{text}", "") + "{text}" if prefix else template,
-        media_template=media_template,
-        max_tokens=max_tokens,
-        batch_tokens=batch_tokens,
-        memory_budget=int(check_number("memory", memory, above=0) * (1 << 30)),
-        compressor=compressor,
-    )
-    devices = devices_of(device)
-    with err.status(f"loading {model}"):
-        loaded = load_model(
+    items, where = reading.open(corpus), location(store)
+    with err.status(f"loading {model}, reading the corpus and measuring this machine"):
+        found = api.plan(
+            items,
             model,
-            device=devices[0],
-            dtype=model_dtype,
-            also=tuple(also or ()),
-            stack=stack,
-            trust_remote_code=trust_remote_code,
+            settings=settings.settings(),
+            folder=where if isinstance(where, Path) else None,
+            refresh=again,
+            device=device,
+            **vars(loading),
         )
-    with err.status("reading the corpus and measuring this machine"):
-        folder = where if isinstance(where, Path) else None
-        found = plan_extraction(items, loaded, settings, folder=folder, devices=len(devices), again=again)
     if as_json:
-        print_json({"model": loaded.identity["id"], "corpus": items.name, **found.to_json()})
+        print_json({"model": found.model, "corpus": items.name, **found.to_json()})
         return
-    _show(found, loaded.identity["id"], ", ".join(devices))
+    _show(found, found.model, ", ".join(found.devices))
 
 
 def _show(found: Plan, model: str, device: str) -> None:

@@ -28,12 +28,15 @@ def bar(what: str, details: str = "") -> Iterator[tuple[Progress, Any]]:
 
 
 @contextmanager
-def watching(store: str) -> Iterator[Any]:
-    """A `Watch` that draws an extraction."""
+def watching(store: str, model: str) -> Iterator[Any]:
+    """A `Watch` that draws an extraction, from the loading of its model on."""
     from hubstore.extraction import Progress as Done
     from hubstore.extraction import SelfCheck, Watch
 
-    with bar("reading the corpus") as (progress, task):
+    with bar(f"loading {model}") as (progress, task):
+
+        def loaded(found: Any) -> None:
+            progress.update(task, description="reading the corpus")
 
         def planned(plan: Any) -> None:
             progress.update(task, description="self-check", total=plan.items)
@@ -58,4 +61,4 @@ def watching(store: str) -> Iterator[Any]:
                 f"model {done.model_ms:,.0f} ms  copy {done.copy_ms:,.0f} ms  write {done.write_ms:,.0f} ms",
             )
 
-        yield Watch(planned=planned, checked=checked, progress=advanced)
+        yield Watch(loaded=loaded, planned=planned, checked=checked, progress=advanced)

@@ -12,17 +12,9 @@ from typing import Any
 from hubstore.errors import HubstoreError, Parameter
 
 PYTHON_NAMES = {
-    "text": "text_column",
-    "id": "id_column",
-    "concept": "concept_column",
-    "language": "language_column",
-    "image": "image_column",
-    "audio": "audio_column",
-    "revision": "corpus_revision",
     "pooling": "pool",
     "poolings": "pool",
     "vectors": "vector",
-    "query_languages": "query_language",
     "memory_budget": "memory",
     "processes": "readers",
     "token": "token_file",

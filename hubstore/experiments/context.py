@@ -101,7 +101,7 @@ class ExperimentContext:
         assert isinstance(self.source, str)
         return load_model(
             self.source,
-            also=self.also,
+            extra_models=self.also,
             device=self.device,
             dtype=self.dtype,
             head=head,

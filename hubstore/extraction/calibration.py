@@ -72,7 +72,7 @@ def measured_speed(
     media: Mapping[str, Sequence[MediaInputs]],
     folder: Path | None,
     *,
-    again: bool,
+    refresh: bool,
 ) -> Speed:
     """The machine's speed, from the cache where it is there; that of pictures and sounds is always measured.
 
@@ -83,13 +83,13 @@ def measured_speed(
         longest: tokens of the longest text that there will be.
         media: by modality, some pictures or sounds.
         folder: on the disk that the store will be on; None where it will not be on one.
-        again: measure whatever the cache has.
+        refresh: measure whatever the cache has.
     """
     token_seconds: dict[int, float] = {}
     device_bytes = [0.0]
     run = _timer(model, settings)
     if texts:
-        cache = MeasurementCache(_model_key(model, settings), again=again)
+        cache = MeasurementCache(_model_key(model, settings), refresh=refresh)
         wanted = list(itertools.takewhile(lambda length: length < 2 * longest, LENGTHS)) or [LENGTHS[0]]
         wanted = sorted({min(length, settings.max_tokens or length) for length in wanted})
 
@@ -106,7 +106,7 @@ def measured_speed(
     of_media = {name: run(_media_batch(model, settings, name, items)) for name, items in media.items()}
     device_bytes += [one.device_bytes for one in of_media.values()]
     media_seconds = {modality: one.token_seconds for modality, one in of_media.items()}
-    write_seconds = None if folder is None else _write_seconds(folder, settings.layout(model.width), again)
+    write_seconds = None if folder is None else _write_seconds(folder, settings.layout(model.width), refresh)
     return Speed(token_seconds, media_seconds, int(max(device_bytes)), write_seconds)
 
 
@@ -170,11 +170,11 @@ def _media_batch(model: Model, settings: Settings, modality: str, items: Sequenc
     return collate_media(model, modality, alike[: max(1, settings.media_tokens // lengths[0])])
 
 
-def _write_seconds(folder: Path, layout: Layout, again: bool) -> float | None:
+def _write_seconds(folder: Path, layout: Layout, refresh: bool) -> float | None:
     """For each byte of a shard; None where the folder takes nothing."""
     named = {"dtype": layout.dtype, "compressor": layout.compressor}
     try:
-        disk = MeasurementCache({**machine(), "disk": os.stat(folder).st_dev, **named}, again=again)
+        disk = MeasurementCache({**machine(), "disk": os.stat(folder).st_dev, **named}, refresh=refresh)
         return disk.value("write", lambda: _write_probe(folder, layout))
     except (OSError, StoreError):
         return None

@@ -139,7 +139,7 @@ def load_model_of(
         )
     return load_model(
         source or made_with["source"],
-        also=made_with.get("also", ()),
+        extra_models=made_with.get("also", ()),
         stack=made_with.get("stack"),
         revision=made_with["revision"],
         dtype=made_with["dtype"],

@@ -147,7 +147,7 @@ def estimate(
     *,
     folder: str | Path | None = ".",
     devices: int = 1,
-    again: bool = False,
+    refresh: bool = False,
 ) -> Estimate:
     """What extracting a corpus would take. The corpus is read once; nothing stays but what was measured, in the cache.
 
@@ -158,7 +158,7 @@ def estimate(
         folder: where the store would be, on a local disk; None for an object store, of which nothing is measured. Of a
             store that is there, unfinished, what is left counts.
         devices: that share the work, each like the model's own.
-        again: measure this machine whatever the cache has.
+        refresh: measure this machine whatever the cache has.
 
     Raises:
         CorpusError, ModelError, StoreError: as `extract` would.
@@ -169,7 +169,7 @@ def estimate(
     place = None if folder is None else _existing(Path(folder))
     text = counted.tokens.get("text")
     longest = text.longest if text else 0
-    speed = measured_speed(model, settings, counted.texts, longest, counted.media, place, again=again)
+    speed = measured_speed(model, settings, counted.texts, longest, counted.media, place, refresh=refresh)
     states = {pooling: array_bytes(layout, pooling, counted.shards) for pooling in layout.poolings}
     begun = _Begun() if folder is None else _begun(Path(folder), corpus, model, settings)
     workers = max(1, min(devices, len(counted.shards)))

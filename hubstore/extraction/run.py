@@ -68,6 +68,7 @@ class Extraction:
 class Watch:
     """Where a run tells how far it is; every call may be left out."""
 
+    loaded: Callable[[Model], None] = lambda model: None
     planned: Callable[[Plan], None] = lambda plan: None
     checked: Callable[[SelfCheck], None] = lambda check: None
     progress: Callable[[Progress], None] = lambda done: None

@@ -139,16 +139,16 @@ def _ivf_seconds(rows: int, width: int, speed: SearchSpeed) -> float | None:
     return asked["nlist"] * width * speed.centroid_seconds + visited * speed.code_seconds
 
 
-def search_speed(width: int, dtype: str, folder: Path | None, *, again: bool = False) -> SearchSpeed:
+def search_speed(width: int, dtype: str, folder: Path | None, *, refresh: bool = False) -> SearchSpeed:
     """The machine's speed at rows of `width` elements, from the cache where it is there.
 
     Args:
         width: of a row.
         dtype: that they are stored in.
         folder: on the disk that they are on; None to leave it out.
-        again: measure whatever the cache has.
+        refresh: measure whatever the cache has.
     """
-    kept = MeasurementCache({**machine(), "search": [width, dtype]}, again=again)
+    kept = MeasurementCache({**machine(), "search": [width, dtype]}, refresh=refresh)
     rows = torch.randn(SAMPLE_ROWS, width, generator=torch.Generator().manual_seed(0))
     stored = rows.to(getattr(torch, dtype))
     few, many = (kept.value(f"exact {count}", _exact_measure(stored, count)) for count in (1, BATCH))
@@ -156,7 +156,7 @@ def search_speed(width: int, dtype: str, folder: Path | None, *, again: bool = F
     pair_seconds = max(many - few, 0.0) / ((BATCH - 1) * stored.numel())
     read_seconds = None
     if folder is not None:
-        disk = MeasurementCache({**machine(), "disk": os.stat(folder).st_dev}, again=again)
+        disk = MeasurementCache({**machine(), "disk": os.stat(folder).st_dev}, refresh=refresh)
         read_seconds = disk.value("read", lambda: _read_probe(folder))
     try:
         faiss()

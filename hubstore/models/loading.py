@@ -22,6 +22,7 @@ from hubstore.models.head import find_head
 from hubstore.models.kind import find_kind
 from hubstore.models.model import Model
 from hubstore.models.special import embedding_rows, require_embeddings
+from hubstore.options import refuse_others, renamed
 
 HOST_BYTES = 64 << 20
 """Of weights on a GPU, read at once for their digest."""
@@ -30,7 +31,7 @@ HOST_BYTES = 64 << 20
 def load_model(
     name: str,
     *,
-    also: Sequence[str] = (),
+    extra_models: Sequence[str] = (),
     stack: str | None = None,
     revision: str | None = None,
     dtype: str = "auto",
@@ -38,13 +39,14 @@ def load_model(
     attention: str | None = None,
     trust_remote_code: bool = False,
     head: bool = False,
+    **older: Any,
 ) -> Model:
     """Load a model's trunk and tokenizer, and its head if asked, by folder or hub id.
 
     Args:
         name: a folder that `transformers` loads, or a model id of a hub.
-        also: further models over the very same language model, which read other modalities: one for pictures and one
-            for sounds then are one model.
+        extra_models: further models over the very same language model, which read other modalities: one for images
+            and one for audio then are one model.
         stack: of a pair of towers (CLIP, SigLIP, CLAP) "joint", what they share, or the blocks of one: "text",
             "image", "audio"; of a speech model (Whisper) "encoder" or "decoder". None for the first of these.
         revision: of a hub's model.
@@ -54,12 +56,15 @@ def load_model(
         attention: transformers' attention implementation; None lets it choose.
         trust_remote_code: run the code that comes with the model. Only for models whose authors you trust.
         head: load final norm and unembedding too, which the lens, steering and generation need.
+        older: `also`, which is `extra_models`: deprecated.
 
     Raises:
         ModelError: nothing loadable is there, weights are missing, it is no model that hubstore reads, a head is asked
             for and it has none, or the device has no room for it.
         QueryError: there is no such device.
     """
+    extra_models = renamed("also", "extra_models", older, extra_models)
+    refuse_others("load_model", older)
     on = resolve_device(device)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     loaded, keys = pretrained_model(
@@ -75,7 +80,7 @@ def load_model(
     read = [loaded] if head else [found.trunk, *(adapter.whole for adapter in found.adapters.values())]
     require_weights(name, loaded, keys, read, pooled=bool(found.joint))
     model = _model(found, trunk, tokenizer, name, revision, on, loaded if head else None, stack)
-    for other in also:
+    for other in extra_models:
         joined = load_model(other, dtype=dtype, device=device, attention=attention, trust_remote_code=trust_remote_code)
         model = _joined(model, joined)
     return model

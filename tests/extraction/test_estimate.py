@@ -107,7 +107,7 @@ def test_what_was_measured_is_kept_and_measured_again_only_when_asked(tmp_path, 
     monkeypatch.setattr(calibration, "_write_probe", never)
     assert estimate(corpus, model, folder=tmp_path).speed == first.speed
     with pytest.raises(AssertionError, match="measured again"):
-        estimate(corpus, model, folder=tmp_path, again=True)
+        estimate(corpus, model, folder=tmp_path, refresh=True)
     with pytest.raises(AssertionError, match="measured again"):
         estimate(corpus, model, Settings(poolings=("last",)), folder=tmp_path)
 
