@@ -6,10 +6,15 @@ import dataclasses
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
+from hubstore import api
 from hubstore.cli import app
-from hubstore.errors import AnalysisError, QueryError
-from hubstore.options import CompareOptions, SearchOptions, http_options, refuse_others, take
+from hubstore.cli.corpora import CorpusOptions
+from hubstore.errors import AnalysisError, OptionError, QueryError
+from hubstore.extraction.engines import Compute
+from hubstore.models import load_model
+from hubstore.options import CompareOptions, ModelOptions, SearchOptions, http_options, refuse_others, take
 
 
 def command(name):
@@ -66,3 +71,54 @@ def test_an_older_name_still_works_and_says_so():
 
 def test_a_client_sends_what_was_asked_for_and_nothing_of_this_machine():
     assert http_options(SearchOptions(k=3, languages=["en"], allow_stale=True)) == {"k": 3, "languages": ("en",)}
+
+
+def test_corpora_are_described_by_the_same_options_in_every_command_that_reads_one():
+    names = {field.name for field in dataclasses.fields(CorpusOptions)}
+    spelled = [
+        {one.name: tuple(one.opts) for one in command(verb).params if one.name in names}
+        for verb in ("extract", "append", "plan")
+    ]
+    assert spelled[0] == spelled[1] == spelled[2]
+    assert set(spelled[0]) == names
+
+
+@pytest.mark.parametrize("verb", ["extract", "append", "plan"])
+def test_a_command_calls_its_function_once_with_what_was_typed(monkeypatch, tmp_path, verb):
+    calls = []
+
+    def captured(*arguments, **named):
+        calls.append((arguments, named))
+        raise OptionError("seen")
+
+    monkeypatch.setattr(api, verb, captured)
+    loading = ["--also", "b", "--attention", "eager", "--model-revision", "r", "--model-dtype", "float32"]
+    running = ["--readers", "0", "--ignore-space"]
+    typed = {
+        "extract": ["sample:ntrex", "-m", "a", "-o", str(tmp_path / "x"), "--pool", "mean,last", *loading, *running],
+        "append": [str(tmp_path / "x"), "sample:ntrex", "--model", "a", "--trust-remote-code", *running],
+        "plan": ["sample:ntrex", "-m", "a", "-o", str(tmp_path), "--again", "--pool", "mean,last", *loading],
+    }
+    found = CliRunner().invoke(app, [verb, *typed[verb], "--device", "cpu,cpu", "--limit", "2"])
+    assert isinstance(found.exception, OptionError), found.output
+    [(arguments, named)] = calls
+    assert sum(len(batch) for batch in arguments[0].batches()) == 28
+    assert take(Compute, named) == Compute(device="cpu,cpu")
+    if verb != "append":
+        model = ModelOptions(extra_models=["b"], attention="eager", model_revision="r", model_dtype="float32")
+        assert take(ModelOptions, named) == model
+        assert named.pop("settings").poolings == ("mean", "last")
+    rest = {
+        "extract": {"with_lens": False, "readers": 0, "ignore_space": True},
+        "append": {"model": "a", "trust_remote_code": True, "readers": 0, "ignore_space": True},
+        "plan": {"folder": tmp_path, "refresh": True},
+    }
+    named.pop("watch", None)
+    assert named == rest[verb]
+
+
+def test_the_older_name_of_further_models_still_works_and_a_misspelt_one_is_refused():
+    with pytest.warns(DeprecationWarning, match="also is deprecated; it is called extra_models"):
+        assert take(ModelOptions, {"also": ["b"]}).extra_models == ("b",)
+    with pytest.raises(TypeError, match=r"load_model.*'extra_model'"):
+        load_model("nowhere", extra_model=["b"])

@@ -25,7 +25,7 @@ def append(
     """
     from hubstore import api
 
-    items = reading.open(corpus)
+    items = options.open_items(corpus, reading)
     with watching(store.name, "the model") as watch:
         found = api.append(items, store, model=model, trust_remote_code=trust_remote_code, watch=watch, **vars(run))
     print_extraction(found, items, as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ import typer
 
 from hubstore.checks import check_number
 from hubstore.cli import options
-from hubstore.errors import CorpusError, StoreError
+from hubstore.errors import StoreError
 
 CorpusArgument = Annotated[
     list[str],
@@ -89,28 +88,6 @@ class CorpusOptions:
         typer.Option("--on-error", help="What is broken, a row or a medium: stop there, or skip and list it."),
     ] = options.OnError.stop
 
-    def open(self, corpus: Sequence[str]) -> Any:
-        """The corpus that these options describe."""
-        from hubstore.corpus import open_corpus, read_parallel
-
-        others = ("parallel", "text", "limit", "on_error")
-        given: dict[str, Any] = {
-            name: value
-            for name, value in vars(self).items()
-            if name not in others and value is not None and (value is not False or name == "quotes")
-        }
-        common: dict[str, Any] = {"limit": self.limit, "on_error": self.on_error.value}
-        if self.parallel:
-            if given or self.text:
-                raise CorpusError(f"--parallel files have no columns or splits; leave out {', '.join(given) or 'text'}")
-            return read_parallel(_by_language(corpus, "--parallel"), **common)
-        if self.text:
-            by_language = "=" in "".join(self.text)
-            if len(self.text) > 1 and not by_language:
-                raise CorpusError("give one --text-column, or LANGUAGE=COLUMN for each language")
-            given["text"] = _by_language(self.text, "--text-column") if by_language else self.text[0]
-        return open_corpus(corpus, **common, **given)
-
 
 @dataclass(frozen=True)
 class SettingsOptions:
@@ -183,15 +160,3 @@ class RunOptions:
     ] = False
     engine: options.EngineOption = options.Engine.local
     address: options.AddressOption = None
-
-
-def _by_language(values: Sequence[str], option: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for value in values:
-        language, separator, rest = value.partition("=")
-        if not (language and separator and rest):
-            raise CorpusError(f"{option} {value!r} is not LANGUAGE=VALUE; write it as en=a.txt")
-        if language in found:
-            raise CorpusError(f"{option} names the language {language!r} twice")
-        found[language] = rest
-    return found

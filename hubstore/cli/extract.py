@@ -41,7 +41,7 @@ def extract(
     """
     from hubstore import api
 
-    items = reading.open(corpus)
+    items = options.open_items(corpus, reading)
     with watching(store.name, model) as watch:
         found = api.extract(
             items,

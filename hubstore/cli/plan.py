@@ -41,7 +41,7 @@ def plan(
     from hubstore import api
     from hubstore.storage.location import location
 
-    items, where = reading.open(corpus), location(store)
+    items, where = options.open_items(corpus, reading), location(store)
     with err.status(f"loading {model}, reading the corpus and measuring this machine"):
         found = api.plan(
             items,
