@@ -1,25 +1,38 @@
-"""What an extraction would take, before it is begun: items, tokens, bytes, files, time, and whether there is room."""
+"""What an extraction would take: items, tokens, bytes, files and time before it is begun, and whether there is room."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from hubstore.corpus import Corpus, same_source
-from hubstore.extraction.calibration import Speed, measured_speed
-from hubstore.extraction.counting import Counted, count_corpus
-from hubstore.extraction.disk_space import COMPRESSED, array_bytes, disk_free, zarr_shards
+from hubstore.errors import StoreError
+from hubstore.extraction.plan import PlannedShard
 from hubstore.extraction.settings import Settings
+from hubstore.extraction.workload import Counted, Speed, count_corpus, model_speed
 from hubstore.forward.memory import SLOTS
+from hubstore.measurements import MeasurementCache, machine
 from hubstore.models import Model
-from hubstore.storage import LocalStorage
-from hubstore.store import DTYPES, Layout
+from hubstore.storage import LocalStorage, Storage
+from hubstore.store import DTYPES, Layout, write_shard
+from hubstore.store.dtypes import itemsize
 from hubstore.store.layout import ROOT
 from hubstore.store.reader import read_attributes, read_commits
+
+PROBE_BYTES = 64 << 20
+"""Of the shard that is written, and removed, to measure the disk."""
+
+COMPRESSED = 0.7
+"""Of its bytes that blosc-lz4-bitshuffle leaves of bfloat16; measured on hidden states (README: a quarter smaller)."""
 
 SIZED = ("mean", "tokens")
 """Poolings that sizes are given of beside those asked for: every other has a row for each item, as mean has."""
@@ -106,19 +119,7 @@ class Estimate:
             "partitions": [list(partition) for partition in counted.partitions],
             "tokens": round(counted.total_tokens),
             "tokens_error": round(counted.error),
-            "by_modality": {
-                modality: {
-                    "items": one.items,
-                    "tokens": round(one.total),
-                    "tokens_error": round(one.error),
-                    "tokenised": one.read,
-                    "exact": one.exact,
-                    "longest": one.longest,
-                    "truncated": one.truncated,
-                    "unreadable": one.unreadable,
-                }
-                for modality, one in counted.tokens.items()
-            },
+            "by_modality": {modality: one.to_json() for modality, one in counted.tokens.items()},
             "layers": list(self.layout.layers),
             "poolings": list(self.layout.poolings),
             "dtype": self.layout.dtype,
@@ -133,10 +134,7 @@ class Estimate:
                 "token_seconds": dict(self.speed.token_seconds),
                 "write_seconds_per_byte": self.speed.write_seconds,
             },
-            "needs": [
-                {"what": n.what, "where": n.where, "needed": n.needed, "there": n.there, "fits": n.fits}
-                for n in self.needs
-            ],
+            "needs": [{**asdict(need), "fits": need.fits} for need in self.needs],
         }
 
 
@@ -167,9 +165,9 @@ def estimate(
     layout = settings.layout(model.width)
     counted = count_corpus(corpus, model, settings, layout)
     place = None if folder is None else _existing(Path(folder))
-    text = counted.tokens.get("text")
-    longest = text.longest if text else 0
-    speed = measured_speed(model, settings, counted.texts, longest, counted.media, place, refresh=refresh)
+    speed = model_speed(model, settings, counted, refresh=refresh)
+    if place is not None:
+        speed = replace(speed, write_seconds=_write_seconds(place, layout, refresh))
     states = {pooling: array_bytes(layout, pooling, counted.shards) for pooling in layout.poolings}
     begun = _Begun() if folder is None else _begun(Path(folder), corpus, model, settings)
     workers = max(1, min(devices, len(counted.shards)))
@@ -178,7 +176,7 @@ def estimate(
         layout=layout,
         counted=counted,
         states=states,
-        sizes=_sizes(layout, counted, states),
+        sizes=_sizes(layout, counted),
         files=_files(layout, counted),
         committed=begun.items,
         seconds=_seconds(settings, counted, speed, sum(states.values()), begun, workers),
@@ -221,15 +219,13 @@ def _existing(folder: Path) -> Path:
     return next(above for above in (folder.absolute(), *folder.absolute().parents) if above.is_dir())
 
 
-def _sizes(layout: Layout, counted: Counted, states: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    rows = {"tokens": round(counted.total_tokens)}
+def _sizes(layout: Layout, counted: Counted) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for pooling in dict.fromkeys((*layout.poolings, *SIZED)):
-        if pooling in states:
-            found[pooling] = {dtype: array_bytes(layout, pooling, counted.shards, dtype) for dtype in DTYPES}
-        else:
-            all_rows = rows.get(pooling, counted.items)
-            found[pooling] = {dtype: array_bytes(layout, "mean", [(all_rows, 0)], dtype) for dtype in DTYPES}
+        shards: Sequence[tuple[int, int]] = counted.shards
+        if pooling not in layout.poolings:  # how its rows would lie in shards is not known
+            shards = [(0, round(counted.total_tokens)) if pooling == "tokens" else (counted.items, 0)]
+        found[pooling] = {dtype: array_bytes(layout, pooling, shards, dtype) for dtype in DTYPES}
     return found
 
 
@@ -245,10 +241,10 @@ def _seconds(
     tokenising, reading, running = 0.0, 0.0, 0.0
     for modality, one in counted.tokens.items():
         if modality == "text":
-            tokenising += one.seconds * one.items
+            tokenising += one.all_seconds
             running += sum(number * speed.of_text(length) for length, number in one.lengths.items())
         elif modality in speed.media_seconds:
-            reading += one.seconds * one.items
+            reading += one.all_seconds
             running += one.total * speed.media_seconds[modality]
     counts_tokens = tokenising + reading if "tokens" in settings.poolings else 0.0
     left = 1 - begun.items / counted.items
@@ -303,3 +299,90 @@ def memory_available() -> int | None:
         return None
     named = dict(line.split(":", 1) for line in lines)
     return int(named["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in named else None
+
+
+def _write_seconds(folder: Path, layout: Layout, refresh: bool) -> float | None:
+    """For each byte of a shard; None where the folder takes nothing."""
+    named = {"dtype": layout.dtype, "compressor": layout.compressor}
+    try:
+        disk = MeasurementCache({**machine(), "disk": os.stat(folder).st_dev, **named}, refresh=refresh)
+        return disk.value("write", lambda: _write_probe(folder, layout))
+    except (OSError, StoreError):
+        return None
+
+
+def _write_probe(folder: Path, layout: Layout) -> float:
+    """Seconds for each byte of a shard of made-up rows, written as shards are."""
+    rows = max(1, min(layout.shard_rows, PROBE_BYTES // (layout.width * 2 * 8)))
+    one = replace(layout, layers=tuple(map(str, range(8))), poolings=("mean",))
+    states = torch.randn(8, rows, layout.width, generator=torch.Generator().manual_seed(0)).to(DTYPES[layout.dtype])
+    names = [str(number) for number in range(rows)]
+    items = pa.table({"id": names, "language": ["en"] * rows, "modality": ["text"] * rows})
+    with tempfile.TemporaryDirectory(prefix=".hubstore-probe-", dir=folder) as probe:
+        started = time.perf_counter()
+        write_shard(LocalStorage(Path(probe)), one, 0, items, {"mean": states})
+        return (time.perf_counter() - started) / states.nbytes
+
+
+def zarr_shards(layout: Layout, pooling: str, shards: Iterable[tuple[int, int]]) -> list[int]:
+    """Rows of every Zarr shard of one layer, from items and token rows of the store's shards."""
+    found = []
+    for items, tokens in shards:
+        rows = tokens if pooling == "tokens" else items
+        found += [min(layout.shard_rows, rows - start) for start in range(0, rows, layout.shard_rows)]
+    return found
+
+
+def array_bytes(layout: Layout, pooling: str, shards: Iterable[tuple[int, int]], dtype: str | None = None) -> int:
+    """Bytes of all layers under one pooling, uncompressed: whole chunks of rows, and each shard's index.
+
+    Args:
+        layout: the store's shapes.
+        pooling: which one.
+        shards: items and token rows of the store's shards.
+        dtype: another than the layout's.
+    """
+    row = layout.width * itemsize(dtype or layout.dtype)
+    index = 16 * (layout.shard_rows // layout.chunk_rows) + 4
+    pieces = zarr_shards(layout, pooling, shards)
+    chunks = sum(-(-rows // layout.chunk_rows) for rows in pieces)
+    return len(layout.layers) * (chunks * layout.chunk_rows * row + len(pieces) * index)
+
+
+def disk_free(folder: Path) -> int:
+    """Bytes that are free on the disk where `folder` is or would be."""
+    there = next(above for above in (folder.absolute(), *folder.absolute().parents) if above.exists())
+    return shutil.disk_usage(there).free
+
+
+def check_disk_space(storage: Storage, layout: Layout, shards: Sequence[PlannedShard]) -> None:
+    """StoreError, with the numbers, where the disk has no room for the arrays of `shards`.
+
+    Item tables, indexes and previews come on top: what is refused could not fit whatever they need. The plan's own
+    files are on the disk by now, and what is free is free beside them. A corpus of more items than are planned at once
+    is seen no further than that, since nothing says how long it is; `hubstore plan` sees all of it. An object store has
+    no end.
+    """
+    if not isinstance(storage, LocalStorage):
+        return
+    sizes = [(shard.stop - shard.start, shard.tokens) for shard in shards]
+    needed = sum(array_bytes(layout, pooling, sizes) for pooling in layout.poolings)
+    if layout.compressor != "none":
+        needed = int(needed * COMPRESSED)
+    free = disk_free(storage.root)
+    if needed <= free:
+        return
+    items = sum(count for count, _ in sizes)
+    each = needed / len(layout.layers)
+    fitting = int(free // each)
+    fewer = f"{fitting} of the {len(layout.layers)} layers fit (--layers)" if fitting else "not one layer fits"
+    raise StoreError(
+        f"{storage.root}: {items:,} items x {len(layout.layers)} layers x {layout.width} in {layout.dtype}, pooling "
+        f"{', '.join(layout.poolings)}, need {_size(needed)} and the disk has {_size(free)} free; "
+        f"{fewer}. Free space, write elsewhere, or ask for fewer layers, poolings or items; `hubstore plan` shows "
+        "what each takes, and --ignore-space starts all the same"
+    )
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.2f} MB"

@@ -15,7 +15,7 @@ from hubstore.corpus import Corpus
 from hubstore.errors import CorpusError, HubstoreError, ModelError
 from hubstore.extraction.batching import BatchingChecks
 from hubstore.extraction.checks import SelfCheck, checks_of, described_checks
-from hubstore.extraction.disk_space import require_room
+from hubstore.extraction.estimate import check_disk_space
 from hubstore.extraction.generations import Generations
 from hubstore.extraction.pipeline import Progress, run_shards
 from hubstore.extraction.plan import (
@@ -211,7 +211,7 @@ class _Job:
         while plan is not None:
             left = [shard for shard in plan.shards if shard.shard not in committed]
             with self._refused_whole(begun=resumed or last is not None):
-                self._require_room(left)
+                self._check_disk_space(left)
                 self.watch.planned(plan)
                 how = self._check(checks, plan, begun.number)
             work = Work(self.storage, self.layout, self.settings, plan, how, self.corpus.skip_errors, self.processes)
@@ -238,9 +238,9 @@ class _Job:
                 discard_plan(self.storage)
             raise
 
-    def _require_room(self, left: Sequence[PlannedShard]) -> None:
+    def _check_disk_space(self, left: Sequence[PlannedShard]) -> None:
         if not self.ignore_space:
-            require_room(self.storage, self.layout, left)
+            check_disk_space(self.storage, self.layout, left)
 
     def _plan(self, generations: Generations, begun: Begun) -> Plan | None:
         """The next generation's plan; None where nothing is left."""

@@ -14,7 +14,7 @@ import torch
 import hubstore
 from hubstore.corpus import Corpus, Item, read_sample
 from hubstore.errors import CorpusError, ModelError
-from hubstore.extraction import Settings, Watch, calibration, counting, extract
+from hubstore.extraction import Settings, Watch, extract, workload
 from hubstore.extraction import estimate as estimate_of
 from hubstore.extraction.estimate import estimate
 from hubstore.store import StoreReader
@@ -31,8 +31,8 @@ def model():
 def cache(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    monkeypatch.setattr(calibration, "SECONDS", 0.0)
-    monkeypatch.setattr(calibration, "PROBE_BYTES", 1 << 16)
+    monkeypatch.setattr(workload, "SECONDS", 0.0)
+    monkeypatch.setattr(estimate_of, "PROBE_BYTES", 1 << 16)
     return folder / "hubstore/speed"
 
 
@@ -63,7 +63,7 @@ def test_a_large_corpus_is_sampled_and_its_interval_holds_the_truth(tmp_path, mo
     corpus = Corpus.from_items(items)
     whole = estimate(corpus, model, folder=None).counted
     assert whole.tokens["text"].exact
-    monkeypatch.setattr(counting, "EXACT", {"text": 5000})
+    monkeypatch.setattr(workload, "EXACT", {"text": 5000})
     part = estimate(corpus, model, folder=None).counted
     assert part.items == 20_000
     assert part.tokens["text"].read == 4096 + 4 * 256
@@ -74,11 +74,11 @@ def test_a_large_corpus_is_sampled_and_its_interval_holds_the_truth(tmp_path, mo
 
 def test_captions_between_pictures_are_sampled_as_if_they_stood_apart(monkeypatch):
     media_items = pytest.importorskip("tests.extraction.test_media").items
-    read_one = counting.read_rows
+    read_one = workload.read_rows
     read = []
-    monkeypatch.setattr(counting, "read_rows", lambda task, rows: read.extend(rows) or read_one(task, rows))
-    monkeypatch.setattr(counting, "EXACT", {"text": 8, "image": 8})
-    monkeypatch.setattr(counting, "DRAWN", {"text": 4, "image": 4})
+    monkeypatch.setattr(workload, "read_rows", lambda task, rows: read.extend(rows) or read_one(task, rows))
+    monkeypatch.setattr(workload, "EXACT", {"text": 8, "image": 8})
+    monkeypatch.setattr(workload, "DRAWN", {"text": 4, "image": 4})
     pictures = [item for item in media_items("image", 20) if item.modality == "image"]
     captions = [Item(f"caption{i}", "word " * (i + 1), "en") for i in range(len(pictures))]
     corpus = Corpus.from_items(chain.from_iterable(zip(pictures, captions, strict=True)))
@@ -89,7 +89,7 @@ def test_captions_between_pictures_are_sampled_as_if_they_stood_apart(monkeypatc
 
 def test_generations_are_dealt_out_each_by_itself(model):
     corpus, settings = read_sample("ntrex", limit=10), Settings().resolve(model)
-    counted = counting.count_corpus(corpus, model, settings, settings.layout(model.width), generation_items=60)
+    counted = workload.count_corpus(corpus, model, settings, settings.layout(model.width), generation_items=60)
     assert [items for items, _ in counted.shards] == [60, 60, 20]
 
 
@@ -103,8 +103,8 @@ def test_what_was_measured_is_kept_and_measured_again_only_when_asked(tmp_path, 
     def never(*arguments):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(calibration, "_run_once", never)
-    monkeypatch.setattr(calibration, "_write_probe", never)
+    monkeypatch.setattr(workload, "_run_once", never)
+    monkeypatch.setattr(estimate_of, "_write_probe", never)
     assert estimate(corpus, model, folder=tmp_path).speed == first.speed
     with pytest.raises(AssertionError, match="measured again"):
         estimate(corpus, model, folder=tmp_path, refresh=True)
@@ -133,8 +133,8 @@ def test_a_folder_that_takes_nothing_is_no_obstacle(model):
 
 
 def test_a_shard_is_written_to_measure_as_it_will_be(tmp_path, model, monkeypatch):
-    layouts, write = [], calibration.write_shard
-    monkeypatch.setattr(calibration, "write_shard", lambda *given: layouts.append(given[1]) or write(*given))
+    layouts, write = [], estimate_of.write_shard
+    monkeypatch.setattr(estimate_of, "write_shard", lambda *given: layouts.append(given[1]) or write(*given))
     for compressor in ("none", "blosc-lz4-bitshuffle"):
         estimate(read_sample("ntrex", limit=2), model, Settings(compressor=compressor), folder=tmp_path)
     assert [layout.compressor for layout in layouts] == ["none", "blosc-lz4-bitshuffle"]
@@ -184,7 +184,7 @@ def test_memory_of_a_gpu_is_counted_once(model, monkeypatch):
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: taken.update(cached=0))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000 - taken["now"] - taken["cached"], 1000))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
-    with calibration._most_on(torch.device("cuda")) as most:
+    with workload._most_on(torch.device("cuda")) as most:
         taken["most"] = 130
     assert most() == 30
     on_gpu = SimpleNamespace(device=torch.device("cuda"))
@@ -208,8 +208,8 @@ def test_the_longest_texts_and_the_largest_media_say_what_a_gpu_needs(monkeypatc
     def run_once(capture, batch):
         seen.append(1000 if batch.modality == "image" else len(batch.arrays["token_rows"]) // batch.items)
 
-    monkeypatch.setattr(calibration, "_most_on", most_on)
-    monkeypatch.setattr(calibration, "_run_once", run_once)
+    monkeypatch.setattr(workload, "_most_on", most_on)
+    monkeypatch.setattr(workload, "_run_once", run_once)
     model = tiny_media_model("llava")
     short, long = ([Item("t", "word " * count, "en")] for count in (5, 50))
     needed = [
