@@ -97,8 +97,7 @@ def _searched(
     for option, given in of_the_server.items():
         if given:
             raise QueryError(f"{option} is the server's to choose: give it to `hubstore serve`, not beside --url")
-    sent = {{"centered": "centred"}.get(name, name): value for name, value in http_options(search).items()}
-    return connect(url, _token(token_file), store).search(**inputs, **sent)
+    return connect(url, _token(token_file), store).search(**inputs, **http_options(search))
 
 
 def _token(path: Path | None) -> str | None:
