@@ -188,7 +188,7 @@ async def _answered(context: RequestContext, params: SearchParams | NeighborsQue
         )
     layers, pooling = tuple(snapshot.layer_names(params.layers)), snapshot.pooling_name(params.pooling)
     options = params.options("layers", "pooling", "ids", "texts", "vectors")
-    options["centred"], options["query_languages"] = options.pop("centered"), options.pop("query_language")
+    options["query_languages"] = options.pop("query_language")
     search = Search(layers, pooling, tuple(options.items()))
     alone = object() if pooling == "tokens" else None  # whose queries are tokens, with names of their own
     response: Response = await service.searches.ask(
@@ -252,7 +252,7 @@ def _found(
         layers=search.layers,
         pooling=search.pooling,
         encoder=encoder,
-        indexes=None if options["centred"] else snapshot.indexes(search.layers, search.pooling),
+        indexes=None if options["centered"] else snapshot.indexes(search.layers, search.pooling),
         device=snapshot.device,
         **options,
     )
