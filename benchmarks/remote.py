@@ -21,9 +21,11 @@ from benchmarks.seaweed import AWS, BUCKET, SeaweedFS
 from benchmarks.table import SCALING, suite_table
 from hubstore.bench.store import made_up_items
 from hubstore.bench.timing import Task, interleave, seconds
-from hubstore.storage import open_storage
+from hubstore.storage import location, open_storage
 from hubstore.storage.cache import FileCache, user_cache
-from hubstore.storage.objects import READERS, RemoteStorage
+from hubstore.storage.client import READERS
+from hubstore.storage.cloud import connect
+from hubstore.storage.objects import RemoteStorage
 from hubstore.store import Layout, StoreReader, write_metadata, write_shard
 
 SUITE = "remote"
@@ -138,16 +140,13 @@ def _keys(shards: int) -> list[str]:
 
 
 def _reader(cache: FileCache) -> StoreReader:
-    storage = open_storage(URL)
-    assert isinstance(storage, RemoteStorage)
-    return StoreReader(URL, RemoteStorage(storage.root, storage._store, cache))
+    return StoreReader(URL, RemoteStorage(location(URL), connect(location(URL)), cache))
 
 
 def _scan(cache: FileCache) -> float:
     """Seconds to have every row of the layer, of a store that is open, and all in the cache that goes there."""
     reader = _reader(cache)
     states = reader.hidden(LAYER)
-    assert isinstance(reader.storage, RemoteStorage)
     writers = reader.storage._writers
 
     def scan() -> None:
@@ -162,9 +161,7 @@ def _download(keys: list[str], folder: Path | None = None) -> float:
     """Seconds of what a plain client does: objects whole, side by side, into memory, or into files of a folder."""
     import obstore
 
-    storage = open_storage(URL)
-    assert isinstance(storage, RemoteStorage)
-    store = storage._store
+    store = connect(location(URL))
 
     def get(key: str) -> int:
         content = obstore.get(store, key).bytes()

@@ -34,7 +34,7 @@ class MemoryStorage:
     def write(self, key: str, *buffers: bytes | memoryview) -> None:
         self.files[key] = b"".join(bytes(buffer) for buffer in buffers)
 
-    def create(self, key: str, *buffers: bytes | memoryview) -> bool:
+    def put_if_absent(self, key: str, *buffers: bytes | memoryview) -> bool:
         if key in self.files:
             return False
         self.write(key, *buffers)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, Protocol
 
-from hubstore.corpus.remote import RemoteFile, fetched, remote_file, url_of
+from hubstore.corpus.remote import RemoteFile, download, remote_file, url_of
 from hubstore.errors import CorpusError, CorpusWarning
 from hubstore.storage.location import Url
 
@@ -70,7 +70,7 @@ def existing_file(path: PathLike | Url) -> Path:
     """
     url = url_of(path)
     if url is not None:
-        return fetched(url)
+        return download(url)
     assert not isinstance(path, Url)
     path = Path(path)
     if path.is_dir():

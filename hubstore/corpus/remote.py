@@ -11,17 +11,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import BinaryIO, Literal
 from urllib.parse import quote, unquote
 
 from hubstore.corpus.suffixes import format_suffix, is_tar
 from hubstore.errors import CorpusError, CorpusUnreachableError, StorageUnreachableError, StoreAccessError, StoreError
-from hubstore.storage.location import NAMED, WEB, Url, location
+from hubstore.storage import Storage, Url, location, open_storage
+from hubstore.storage.location import LINKS, WEB
 
-if TYPE_CHECKING:
-    from hubstore.storage.objects import RemoteStorage
-
-ORIGIN = ".origin"
+SOURCE = ".origin"
 """Beside such a link: the URL of what it links to."""
 
 SECOND = 10**9
@@ -85,13 +83,13 @@ def remote_file(url: Url) -> RemoteFile:
     """What the server says of the object at a URL; CorpusError where it is not there, or the server refuses."""
     storage, key = _object(url)
     with _refused(url):
-        found = storage.look_up(key)
+        found = storage.stat(key)
     if found is None:
         raise _is_missing(url)
-    return RemoteFile(url, *found)
+    return RemoteFile(url, found.size, found.mtime_ns, found.etag)
 
 
-def fetched(url: Url) -> Path:
+def download(url: Url) -> Path:
     """A local file with the object's bytes, name and time, which stays while this process runs.
 
     Raises:
@@ -103,13 +101,13 @@ def fetched(url: Url) -> Path:
     with _refused(url):
         if not storage.exists(key):
             raise _is_missing(url)
-        local, named = storage.local(key), user_cache().folder / NAMED
+        local, named = storage.local(key), user_cache().folder / LINKS
     folder = named / hashlib.sha256(f"{url} {local.name}".encode()).hexdigest()[:40]  # of this version of the object
     link = folder / url.name
     try:
         if not (link.exists() and link.samefile(local)):
             folder.mkdir(parents=True, exist_ok=True)
-            _put(folder / ORIGIN, lambda partial: partial.write_text(str(url), encoding="utf-8"))
+            _put(folder / SOURCE, lambda partial: partial.write_text(str(url), encoding="utf-8"))
             _put(link, lambda partial: _link(partial, local))
     except OSError as error:
         raise CorpusError(
@@ -119,19 +117,19 @@ def fetched(url: Url) -> Path:
     return link
 
 
-def origin(path: Path) -> Url | None:
-    """Where a file comes from that `fetched` gave; None for any other."""
-    if path.parent.parent.name != NAMED:
+def source_url(path: Path) -> Url | None:
+    """Where a file that `download` gave comes from; None for any other."""
+    if path.parent.parent.name != LINKS:
         return None
     try:
-        return url_of((path.parent / ORIGIN).read_text(encoding="utf-8"))
+        return url_of((path.parent / SOURCE).read_text(encoding="utf-8"))
     except OSError:
         return None
 
 
-def beside(folder: Path, path: str) -> str | None:
-    """The URL of `path`, as a file in `folder` that `fetched` gave names it; None where `folder` is of this machine."""
-    found = origin(folder / ORIGIN)
+def sibling_url(folder: Path, path: str) -> str | None:
+    """The URL of `path` as a downloaded file in `folder` names it; None where nothing was downloaded to `folder`."""
+    found = source_url(folder / SOURCE)
     if found is None:
         return None
     whole = posixpath.normpath(posixpath.join("/", posixpath.dirname(_key(found)), path))
@@ -165,7 +163,7 @@ def is_file_name(url: Url) -> bool:
     return format_suffix(url.name) != ""
 
 
-def _object(url: Url) -> tuple[RemoteStorage, str]:
+def _object(url: Url) -> tuple[Storage, str]:
     if not url.path:
         raise CorpusError(f"{url}: names no object; give one below it")
     return _storage(Url(url.scheme, url.host)), _key(url)
@@ -191,16 +189,11 @@ def _is_missing(url: Url) -> CorpusError:
 
 
 @cache
-def _storage(url: Url) -> RemoteStorage:
-    from hubstore.storage import open_storage
-    from hubstore.storage.objects import RemoteStorage
-
+def _storage(url: Url) -> Storage:
     try:
-        storage = open_storage(url)
+        return open_storage(url)
     except StoreError as error:
         raise CorpusError(str(error)) from error
-    assert isinstance(storage, RemoteStorage)
-    return storage
 
 
 def _put(path: Path, make: Callable[[Path], object]) -> None:

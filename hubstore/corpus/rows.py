@@ -11,7 +11,7 @@ from hubstore.corpus.columns import Columns
 from hubstore.corpus.corpus import Refuse
 from hubstore.corpus.item import Item, Media
 from hubstore.corpus.quick import quick_item
-from hubstore.corpus.remote import beside, url_of
+from hubstore.corpus.remote import sibling_url, url_of
 from hubstore.corpus.suffixes import modality_of
 from hubstore.corpus.validate import (
     NO_LANGUAGE,
@@ -320,7 +320,7 @@ def _file(row: Row, column: str, path: str) -> str:
         raise CorpusError(f"{row.place(column)}: {error}") from None
     if url is not None:
         return str(url)
-    if row.folder is not None and (found_there := beside(row.folder, path)) is not None:
+    if row.folder is not None and (found_there := sibling_url(row.folder, path)) is not None:
         return found_there
     if row.folder is None and not os.path.isabs(path):
         raise CorpusError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,9 +23,10 @@ from hubstore.measurements import MeasurementCache, machine
 from hubstore.models import Model
 from hubstore.storage import LocalStorage, Storage
 from hubstore.store import DTYPES, Layout, write_shard
+from hubstore.store.attributes import read_attributes
 from hubstore.store.dtypes import itemsize
 from hubstore.store.layout import ROOT
-from hubstore.store.reader import read_attributes, read_commits
+from hubstore.store.reader import read_commits
 
 PROBE_BYTES = 64 << 20
 """Of the shard that is written, and removed, to measure the disk."""
@@ -270,7 +270,8 @@ def _needs(
     found = []
     if place is not None:
         needed = max(0, int(sum(states.values()) * compressed) + counted.table_bytes - begun.size) + planned
-        found.append(Need("disk", f"{place}, the plan's {planned / 1e6:,.0f} MB included", needed, disk_free(place)))
+        free = LocalStorage(place).free_bytes()
+        found.append(Need("disk", f"{place}, the plan's {planned / 1e6:,.0f} MB included", needed, free))
     slots = SLOTS * _largest_shard(layout, counted)
     memory = workers * slots + PLANNED_BYTES * counted.items
     beside = "the model's weights and a batch in it" if workers == 1 else f"{workers} models' weights and their batches"
@@ -349,12 +350,6 @@ def array_bytes(layout: Layout, pooling: str, shards: Iterable[tuple[int, int]],
     return len(layout.layers) * (chunks * layout.chunk_rows * row + len(pieces) * index)
 
 
-def disk_free(folder: Path) -> int:
-    """Bytes that are free on the disk where `folder` is or would be."""
-    there = next(above for above in (folder.absolute(), *folder.absolute().parents) if above.exists())
-    return shutil.disk_usage(there).free
-
-
 def check_disk_space(storage: Storage, layout: Layout, shards: Sequence[PlannedShard]) -> None:
     """StoreError, with the numbers, where the disk has no room for the arrays of `shards`.
 
@@ -363,13 +358,11 @@ def check_disk_space(storage: Storage, layout: Layout, shards: Sequence[PlannedS
     is seen no further than that, since nothing says how long it is; `hubstore plan` sees all of it. An object store has
     no end.
     """
-    if not isinstance(storage, LocalStorage):
-        return
     sizes = [(shard.stop - shard.start, shard.tokens) for shard in shards]
     needed = sum(array_bytes(layout, pooling, sizes) for pooling in layout.poolings)
     if layout.compressor != "none":
         needed = int(needed * COMPRESSED)
-    free = disk_free(storage.root)
+    free = storage.free_bytes()
     if needed <= free:
         return
     items = sum(count for count, _ in sizes)

@@ -19,12 +19,11 @@ import pyarrow.compute as pc
 
 from hubstore.corpus import ITEM_SCHEMA
 from hubstore.errors import CorpusError, CorruptStoreError
-from hubstore.extraction.spool import Count, Hashes, ItemStream, KnownIds, Spooled, spool, spool_path
-from hubstore.storage import Storage
+from hubstore.extraction.spool import Count, Hashes, ItemStream, KnownIds, Spooled, spool
+from hubstore.storage import Storage, crc32c
 from hubstore.store import Layout
 from hubstore.store.dtypes import itemsize
 from hubstore.store.layout import PLAN, encode_json
-from hubstore.store.shardfile import crc32c
 
 SPOOL = "plan/items.arrow"
 ORDER = "plan/order.npy"
@@ -202,7 +201,7 @@ def make_plan(
     known = known_ids if isinstance(known_ids, KnownIds) else KnownIds(known_ids)
     stream = batches if isinstance(batches, ItemStream) else ItemStream(batches)
     most, most_bytes = (generation_items, generation_bytes) if start.rows is None else (start.rows, np.inf)
-    with spool_path(storage) as path:
+    with storage.scratch(SPOOL) as path:
         spooled = spool(path, storage, stream, count, most, most_bytes)
         if not spooled.items:  # an empty corpus raises by itself
             raise NoItemsError(spooled.skipped)

@@ -21,7 +21,6 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,11 +34,10 @@ from hubstore.extraction.ray_actor import BEAT_S, Extractor, Order, Report
 from hubstore.extraction.workers import Task, summed
 from hubstore.forward.capture import Capture
 from hubstore.models import Model
-from hubstore.storage import Storage, open_storage
+from hubstore.storage import crc32c
 from hubstore.store.commit import Commit
 from hubstore.store.layout import PLAN, commit_key
-from hubstore.store.shardfile import crc32c
-from hubstore.store.verify import spoiled_file
+from hubstore.store.verify import corrupt_file
 
 BUSY_S = 60.0
 """It is said when no worker has begun for so long, since others hold the room."""
@@ -95,8 +93,7 @@ class RayEngine:
         """
         if not shards:
             return Progress(total=total)
-        reachable = replace(work, storage=_anywhere(work.storage))
-        task = Task.of(reachable, self.load, capture)
+        task = Task.of(work, self.load, capture)
         device = capture.model.device
         with _set_aside(capture.model), connected(self.address) as library:
             return _Scheduler(library, task, device, shards, total, progress).run()
@@ -115,11 +112,6 @@ def _set_aside(model: Model) -> Iterator[None]:
         yield
     finally:
         model.trunk.to(device)
-
-
-def _anywhere(storage: Storage) -> Storage:
-    """The storage under a name that does not depend on the folder that a process works in."""
-    return open_storage(storage.root.absolute()) if isinstance(storage.root, Path) else storage  # with its lease
 
 
 @dataclass(eq=False)
@@ -359,7 +351,7 @@ class _Scheduler:
         """Read back what two workers had, and take back the commit where one wrote over what the other committed."""
         for number in sorted(self._twice):
             key = commit_key(number)
-            if self._storage.exists(key) and spoiled_file(self._storage, number) is not None:
+            if self._storage.exists(key) and corrupt_file(self._storage, number) is not None:
                 self._storage.delete(key)
 
     def _reopen(self) -> None:

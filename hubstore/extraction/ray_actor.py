@@ -17,9 +17,8 @@ from hubstore.extraction.cluster import first_line, ray
 from hubstore.extraction.pipeline import Progress, run_shards
 from hubstore.extraction.plan import PlannedShard
 from hubstore.extraction.workers import Task, sendable, summed
-from hubstore.storage import Storage
+from hubstore.storage import Storage, crc32c
 from hubstore.store.layout import PLAN
-from hubstore.store.shardfile import crc32c
 
 BEAT_S = 0.5
 """An actor that has nothing to say says so as often."""

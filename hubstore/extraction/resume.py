@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hubstore.corpus import Corpus, same_source
@@ -14,9 +12,10 @@ from hubstore.extraction.plan import Plan, discard_plan, load_plan
 from hubstore.extraction.settings import Settings, is_older
 from hubstore.storage import Location, Storage
 from hubstore.store import Layout, write_metadata
+from hubstore.store.attributes import read_attributes
 from hubstore.store.commit import Commit
 from hubstore.store.layout import ROOT, commit_key
-from hubstore.store.reader import read_attributes, read_commits
+from hubstore.store.reader import read_commits
 from hubstore.store.unfinished import Unfinished, unfinished_corpus
 
 CONTENT = ("hidden", "items", "previews", "commits", "lens", "indexes", "analyses")
@@ -121,19 +120,6 @@ def begin_append(storage: Storage, identity: Mapping[str, Any], corpus: Corpus) 
 def is_described(attributes: Mapping[str, Any], generation: int) -> bool:
     """Whether the store's metadata tells of a generation."""
     return any(one["generation"] == generation for entry in attributes["corpora"] for one in entry["generations"])
-
-
-def refuse_other_folder(root: Path) -> None:
-    """StoreExistsError where something is at `root` that no extraction left there."""
-    if root.is_file():
-        raise StoreExistsError(f"{root} is a file; give the store another path")
-    if not root.is_dir() or (root / ROOT).exists() or (root / "plan").exists():
-        return
-    others = sorted(path.name for path in itertools.islice(root.iterdir(), 5))
-    if others:
-        raise StoreExistsError(
-            f"{root} is not empty and no hubstore store (it holds {', '.join(others)}); give the store another path"
-        )
 
 
 def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,6 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import hubstore.version
@@ -27,7 +26,7 @@ from hubstore.extraction.plan import (
     make_plan,
 )
 from hubstore.extraction.prepare import Work
-from hubstore.extraction.resume import Begun, begin_append, begin_extract, is_described, refuse_other_folder
+from hubstore.extraction.resume import Begun, begin_append, begin_extract, is_described
 from hubstore.extraction.settings import Settings, media_task
 from hubstore.extraction.token_counts import TokenCounts
 from hubstore.extraction.workers import Engine
@@ -35,10 +34,12 @@ from hubstore.forward import Batching
 from hubstore.forward.capture import Capture
 from hubstore.media.reading import MediaFeed, processes_for
 from hubstore.models import Model
-from hubstore.storage import Location, Storage, Url, open_storage
+from hubstore.storage import Location, Storage, Url
 from hubstore.store import DTYPES, Layout, StoreReader, write_metadata
+from hubstore.store.attributes import read_attributes
+from hubstore.store.files import store_files
 from hubstore.store.layout import ROOT, group_metadata
-from hubstore.store.reader import read_attributes, read_commits
+from hubstore.store.reader import read_commits
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,8 @@ def extract(
         CorpusError, ModelError, SelfCheckError, NonFiniteError, StoreError: see each; what was committed stays.
     """
     settings = (settings or Settings()).resolve(model)
-    storage = open_storage(path)
-    if isinstance(storage.root, Path):
-        refuse_other_folder(storage.root)
+    storage = store_files(path)
+    storage.check_vacant((ROOT, "plan"))
     layout = settings.layout(model.width)
     watching = watch or Watch()
     job = _Job(storage, corpus, model, settings, layout, watching, generation_items, engine, processes, ignore_space)
@@ -136,7 +136,7 @@ def append(
         ModelError: the model is not the store's.
         StoreError: another corpus of the store is unfinished; the message names it, and what finishes it.
     """
-    storage = open_storage(path)
+    storage = store_files(path)
     store = StoreReader(path, storage)
     require_same_model(store, model)
     settings = Settings.of_store(store.attributes).resolve(model)

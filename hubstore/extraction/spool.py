@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,7 @@ import xxhash
 
 from hubstore.corpus import ITEM_SCHEMA
 from hubstore.errors import StoreError
-from hubstore.storage import LocalStorage, Storage
-from hubstore.storage.local import PARTIAL
+from hubstore.storage import Storage
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -116,26 +114,6 @@ class Spooled:
 def id_hashes(ids: Any) -> Hashes:
     """64-bit hashes of ids: of a hundred million different ones, two are the same with a chance of 1 in 3,700."""
     return np.fromiter(map(xxhash.xxh3_64_intdigest, ids.cast(pa.binary()).to_pylist()), np.uint64, len(ids))
-
-
-@contextlib.contextmanager
-def spool_path(storage: Storage) -> Iterator[Path]:
-    """Where items are spooled until they are put into the store: on its own disk, if it has one, to be renamed."""
-    if isinstance(storage, LocalStorage):
-        key = f"plan/.items.arrow{PARTIAL}"  # the store's next writer removes it, should this one be killed
-        try:
-            yield storage.local(key)
-        finally:
-            storage.delete(key)
-        return
-    try:
-        temporary = tempfile.TemporaryDirectory()
-    except OSError as error:
-        raise StoreError(
-            f"{storage.root}: no folder takes the items while they are planned ({error}); set TMPDIR to one that does"
-        ) from error
-    with temporary as folder:
-        yield Path(folder) / "items.arrow"
 
 
 def spool(
@@ -266,7 +244,7 @@ def _spool_writer(path: Path, storage: Storage) -> Iterator[Callable[[pa.RecordB
         try:
             yield
         except OSError as error:
-            elsewhere = "write the store elsewhere" if isinstance(storage, LocalStorage) else "set TMPDIR to another"
+            elsewhere = "write the store elsewhere" if storage.is_local else "set TMPDIR to another"
             raise StoreError(
                 f"{path.parent}: the plan's items could not be written there "
                 f"({os.strerror(error.errno) if error.errno else error}); free space in that folder, or {elsewhere}"

@@ -22,12 +22,12 @@ from hubstore.index.description import (
     faiss_key,
     grows_from,
     read_description,
-    record_of,
     store_commits,
 )
 from hubstore.index.library import Gpu, faiss, has_gpu
 from hubstore.index.rows import Vectors, centred, unwrap, wrap
 from hubstore.kernels.rows import unit_rows
+from hubstore.storage import FileRecord
 from hubstore.store import HiddenStates, StoreReader
 from hubstore.version import __version__
 
@@ -249,7 +249,7 @@ def _publish(job: _Job, description: IndexDescription, whole: Any | None) -> Ind
             path = Path(temporary) / "index.faiss"
             _write_faiss(whole, path)
             description = replace(
-                description, faiss=faiss().__version__, file=record_of(np.memmap(path, np.uint8, mode="r"))
+                description, faiss=faiss().__version__, file=FileRecord.of(np.memmap(path, np.uint8, mode="r"))
             )
             storage.delete(described)
             storage.put_file(key, path)

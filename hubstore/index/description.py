@@ -6,19 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from hubstore.errors import CorruptStoreError, IndexNotFoundError, StaleIndexError
-from hubstore.storage import Storage
+from hubstore.storage import FileRecord
 from hubstore.storage.location import shell_word
 from hubstore.store import StoreReader
-from hubstore.store.commit import FileRecord
 from hubstore.store.layout import content_digest, encode_json
-from hubstore.store.shardfile import crc32c
 
 FORMAT = 1
-BLOCK = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -160,19 +154,9 @@ def check_fresh(store: StoreReader, description: IndexDescription, allow_stale: 
 def check_file(store: StoreReader, description: IndexDescription) -> None:
     """CorruptStoreError where `index.faiss` is not the file that was written."""
     key = faiss_key(description.pooling, description.layer)
-    found = file_record(store.storage, key) if store.storage.exists(key) else None
+    found = FileRecord.of(store.storage.map(key)) if store.storage.exists(key) else None
     if found != description.file:
         raise CorruptStoreError(
             f"{store.path / key} is not as it was written (expected {description.file}, found {found or 'no file'}); "
             f"build it again: {rebuild_command(store, description.layer, description.pooling)}"
         )
-
-
-def file_record(storage: Storage, key: str) -> FileRecord:
-    """Size and CRC32C of a file of the store."""
-    return record_of(storage.map(key))
-
-
-def record_of(content: npt.NDArray[np.uint8]) -> FileRecord:
-    """Size and CRC32C of bytes."""
-    return FileRecord(len(content), crc32c(*(content[i : i + BLOCK].data for i in range(0, len(content), BLOCK))))

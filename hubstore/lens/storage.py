@@ -15,14 +15,12 @@ from hubstore.errors import CorruptStoreError, LensError
 from hubstore.extraction import require_same_model
 from hubstore.lens.vocabulary import Vocabulary
 from hubstore.models import FinalNorm, Head, Model
-from hubstore.storage import Storage
-from hubstore.storage.local import Buffer
+from hubstore.storage import Buffer, FileRecord, Storage
 from hubstore.storage.location import shell_word
 from hubstore.store import Layout, StoreReader, dtype_name
-from hubstore.store.commit import FileRecord
 from hubstore.store.layout import LENS, ROOT, array_metadata, group_metadata
 from hubstore.store.lensrecord import read_lens_record, write_lens_record
-from hubstore.store.shardfile import crc32c, decode_shard, encode_shard
+from hubstore.store.shardfile import encode_shard, map_rows
 from hubstore.store.verify import file_problem
 
 TOKENIZER = "lens/tokenizer.json"
@@ -117,7 +115,7 @@ def _layout(width: int, dtype: str) -> Layout:
 
 def _write(storage: Storage, key: str, buffers: list[Buffer]) -> FileRecord:
     storage.write(key, *buffers)
-    return FileRecord(sum(memoryview(buffer).nbytes for buffer in buffers), crc32c(*buffers))
+    return FileRecord.of(*buffers)
 
 
 def _read_array(storage: Storage, name: str) -> Tensor:
@@ -128,5 +126,5 @@ def _read_array(storage: Storage, name: str) -> Tensor:
     parts = []
     for shard, start in enumerate(range(0, rows, SHARD_ROWS)):
         key = f"lens/{name}/c/{shard}/0"
-        parts.append(decode_shard(storage.map(key), min(SHARD_ROWS, rows - start), layout, str(storage.root / key)))
+        parts.append(map_rows(storage.map(key), min(SHARD_ROWS, rows - start), layout, str(storage.root / key)))
     return torch.cat(parts)

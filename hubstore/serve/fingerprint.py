@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 from hubstore.errors import StoreNotFoundError
-from hubstore.storage import open_storage
-from hubstore.storage.location import Location, Url
-from hubstore.storage.objects import RemoteStorage
+from hubstore.storage import FileStat, Storage
+from hubstore.storage.location import Location
+from hubstore.store.files import store_files
+from hubstore.store.layout import LENS, ROOT
 
-Stamp = tuple[str, int, int]
-Fingerprint = tuple[Stamp, ...]
+Fingerprint = tuple[FileStat, ...]
 
 
 def fingerprint(path: Location) -> Fingerprint:
@@ -23,39 +21,16 @@ def fingerprint(path: Location) -> Fingerprint:
     Raises:
         StoreNotFoundError: there is no store at the path.
     """
-    if isinstance(path, Url):
-        require_store(path)
-        return tuple(_objects(path).stamps(("zarr.json", "lens/lens.json"), ("commits", "indexes")))
-    return tuple(_stamps(path))
+    require_store(path)
+    return tuple(_storage(path).stat_many((ROOT, LENS), ("commits", "indexes")))
 
 
 def require_store(path: Location) -> None:
     """StoreNotFoundError unless there is a store at the path, without reading it."""
-    there = _objects(path).exists("zarr.json") if isinstance(path, Url) else (path / "zarr.json").is_file()
-    if not there:
-        raise StoreNotFoundError(f"{path} is not a hubstore store: it has no zarr.json")
+    if not _storage(path).exists(ROOT):
+        raise StoreNotFoundError(f"{path} is not a hubstore store: it has no {ROOT}")
 
 
 @cache
-def _objects(url: Url) -> RemoteStorage:
-    storage = open_storage(url)
-    assert isinstance(storage, RemoteStorage)
-    return storage
-
-
-def _stamps(path: Path) -> Iterator[Stamp]:
-    require_store(path)
-    yield from _stamp(path / "zarr.json")
-    yield from _stamp(path / "lens" / "lens.json")
-    for commit in sorted((path / "commits").glob("*.json")):
-        yield from _stamp(commit)
-    for description in sorted((path / "indexes").glob("*/*/index.json")):
-        yield from _stamp(description)
-
-
-def _stamp(file: Path) -> Iterator[Stamp]:
-    try:
-        found = file.stat()
-    except FileNotFoundError:
-        return
-    yield str(file), found.st_mtime_ns, found.st_size
+def _storage(path: Location) -> Storage:
+    return store_files(path)

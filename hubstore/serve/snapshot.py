@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import resource
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -26,7 +25,7 @@ from hubstore.storage.location import Location, shell_word
 from hubstore.store import HiddenStates, Partition, StoreReader
 from hubstore.store.layout import LENS, previews_key
 from hubstore.store.partition import Positions
-from hubstore.store.reader import MAPPED, read_items
+from hubstore.store.reader import read_items
 
 if TYPE_CHECKING:
     from hubstore.lens import Lens
@@ -39,9 +38,6 @@ CACHED = 8
 
 PREVIEWS = 256 << 20
 """Bytes of the shards of previews that stay in memory."""
-
-FEWEST_FILES = 512
-"""What a process may open when nobody says more."""
 
 
 class Snapshot(StoreReader):
@@ -75,8 +71,7 @@ class Snapshot(StoreReader):
         self._allow_stale = allow_stale
         self._searchers = searchers
         self._reading, self._mapping, self._loading, self._caching = (threading.RLock() for _ in range(4))
-        open_at_once = _files_allowed() // 2 // min(MAPPED, max(1, len(self.commits)))
-        self._hidden: LRUCache[tuple[str, str], HiddenStates] = LRUCache(max(1, open_at_once))
+        self._hidden: dict[tuple[str, str], HiddenStates] = {}
         self._indexes: dict[tuple[str, str], SearchableLayer] = {}
         self._older_indexes: Mapping[tuple[str, str], SearchableLayer] = {}
         self._lens: tuple[bytes, Lens] | None = None
@@ -121,7 +116,9 @@ class Snapshot(StoreReader):
         """As `StoreReader.hidden`, with the shards that were mapped for earlier requests."""
         key = self.layer_name(layer), self.pooling_name(pooling)
         with self._mapping:
-            return self._hidden.get(key) or self._hidden.put(key, super().hidden(*key))
+            if key not in self._hidden:
+                self._hidden[key] = super().hidden(*key)
+            return self._hidden[key]
 
     def indexes(self, layers: Sequence[str], pooling: str) -> dict[str, SearchableLayer]:
         """The loaded index of each layer.
@@ -263,8 +260,3 @@ def _translate_errors() -> Iterator[None]:
         yield
     except QueryError as error:
         raise NotFoundError(str(error)) from None
-
-
-def _files_allowed() -> int:
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return FEWEST_FILES if allowed == resource.RLIM_INFINITY else allowed

@@ -10,39 +10,32 @@ import shutil
 import threading
 import time
 import uuid
-import weakref
-from collections import deque
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from hubstore.errors import StoreError
-from hubstore.storage.local import PARTIAL
-from hubstore.storage.location import NAMED
-from hubstore.store.shardfile import crc32c
+from hubstore.storage.interface import PARTIAL
+from hubstore.storage.location import LINKS
+from hubstore.storage.record import Bytes, crc32c
 
 DEFAULT_BYTES = 8 << 30
 
-BLOCK = 1 << 24
 ABANDONED_S = 3600
 """A partial file that nobody wrote to for so long is a killed process's."""
 
 LINKED_S = 24 * 3600
 """How long a corpus's link to a file outlives the file in the cache, for the process that reads by it."""
 
-Bytes = npt.NDArray[np.uint8]
-
 
 class FileCache:
     """Files by name, the least recently used removed first.
 
     A file's own name ends in its CRC32C, and each process checks it before it uses the file. Files are put in place
-    whole, and those that are open or mapped live on when they are removed, so that processes need not agree on
-    anything: a file that is gone was never there.
+    whole, and an open or mapped file stays readable after it is removed. Processes therefore share the folder without
+    locks: a process that finds a file removed downloads it again.
 
     Args:
         folder: where the files are; made when the first is added.
@@ -92,7 +85,7 @@ class FileCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             fill(partial)
             content, written = _mapped(partial)
-            final = self.folder / f"{name}-{_checksum(content) if checksum is None else checksum:08x}"
+            final = self.folder / f"{name}-{crc32c(content) if checksum is None else checksum:08x}"
             self._checked.pop(final.name, None)
             partial.replace(final)
         except OSError as error:
@@ -115,7 +108,7 @@ class FileCache:
             with contextlib.suppress(OSError):  # another process removed it, or it cannot be read
                 content, written = _mapped(path)
                 if self._checked.get(path.name) != written:
-                    if not path.name.endswith(f"-{_checksum(content):08x}"):
+                    if not path.name.endswith(f"-{crc32c(content):08x}"):
                         self._remove(path)
                         continue
                     self._checked[path.name] = written
@@ -152,7 +145,7 @@ class FileCache:
     def _sweep_links(self) -> int:
         """Remove the links that have outlived their files long enough; the bytes of the others that have."""
         alone = 0
-        for link in self.folder.glob(f"{NAMED}/*/[!.]*"):
+        for link in self.folder.glob(f"{LINKS}/*/[!.]*"):
             with contextlib.suppress(OSError):
                 state = link.lstat()
                 if link.is_symlink() or state.st_nlink > 1:  # no bytes of its own
@@ -170,42 +163,6 @@ class FileCache:
             path.unlink(missing_ok=True)
             return True
         return False
-
-
-class Forgetful(Protocol):
-    """What keeps pieces mapped until it is told to forget one."""
-
-    def forget(self, piece: int) -> None:
-        """Keep it no longer."""
-        ...
-
-
-class Mappings:
-    """The pieces that stay mapped over all layers of a storage: a file that was removed takes its disk until then.
-
-    Args:
-        most: bytes of all together.
-        count: how many, since each holds a file descriptor.
-    """
-
-    def __init__(self, most: int, count: int) -> None:
-        self._most = most
-        self._count = count
-        self._kept: deque[tuple[weakref.ref[Forgetful], int, int]] = deque()
-        self._total = 0
-        self._guard = threading.Lock()
-
-    def add(self, owner: Forgetful, piece: int, size: int) -> None:
-        """Count a piece that was mapped, and have the oldest ones forgotten that are too many."""
-        with self._guard:
-            self._kept.append((weakref.ref(owner), piece, size))
-            self._total += size
-            while self._total > self._most or len(self._kept) > self._count:
-                first, old, freed = self._kept.popleft()
-                self._total -= freed
-                holder = first()
-                if holder is not None:
-                    holder.forget(old)
 
 
 def page_aligned(size: int) -> Bytes:
@@ -247,12 +204,12 @@ def user_cache() -> FileCache:
     Raises:
         StoreError: HUBSTORE_CACHE_BYTES is no number of bytes.
     """
-    given = os.environ.get("HUBSTORE_CACHE")
+    folder = os.environ.get("HUBSTORE_CACHE")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     bound = os.environ.get("HUBSTORE_CACHE_BYTES", str(DEFAULT_BYTES))
     if not bound.isdecimal():
         raise StoreError(f"HUBSTORE_CACHE_BYTES is {bound!r}; give a number of bytes, such as {DEFAULT_BYTES}, or 0")
-    return FileCache((Path(given) if given else base / "hubstore" / "objects").absolute(), int(bound))
+    return FileCache((Path(folder) if folder else base / "hubstore" / "objects").absolute(), int(bound))
 
 
 def _mapped(path: Path) -> tuple[Bytes, tuple[int, int]]:
@@ -261,7 +218,3 @@ def _mapped(path: Path) -> tuple[Bytes, tuple[int, int]]:
         state = os.fstat(file.fileno())
         content = np.memmap(file, np.uint8, mode="c") if state.st_size else np.empty(0, np.uint8)
     return content, (state.st_ino, state.st_mtime_ns)
-
-
-def _checksum(content: Bytes) -> int:
-    return crc32c(*(content[start : start + BLOCK].data for start in range(0, len(content), BLOCK)))

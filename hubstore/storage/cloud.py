@@ -1,4 +1,4 @@
-"""Connections to object stores, and what they refuse, in hubstore's words.
+"""Connections to object stores with the credentials of their providers' own tools; their errors as hubstore's.
 
 Credentials come from the environment, from the files of the provider's own tools or from the machine that a provider
 runs; they are held by the client alone, and no message repeats what a server said beyond its code.
@@ -6,12 +6,10 @@ runs; they are held by the client alone, and no message repeats what a server sa
 
 from __future__ import annotations
 
-import configparser
 import contextlib
 import datetime
 import os
 import re
-import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,8 +38,16 @@ READ_AGAIN = datetime.timedelta(minutes=5)
 EXPIRES_EARLY = datetime.timedelta(minutes=5)
 """How long before keys expire the client asks for others."""
 
-METADATA_SERVICE = ("169.254.169.254", 80)
-"""Where a machine at Amazon asks for its role's credentials."""
+BY_ITSELF = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_SKIP_SIGNATURE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+"""Variables from which obstore's client takes credentials without help."""
+
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired")
 REMEDIES = {
@@ -95,7 +101,7 @@ def _client(stores: Any, url: Url, patience: datetime.timedelta) -> ObjectStore:
     prefix = url.path or None
     found: ObjectStore
     if url.scheme == "s3":
-        config = {"disable_bulk_delete": True, **s3_config(url, os.environ)}
+        config = {"disable_bulk_delete": True, **s3_config(url)}
         client["allow_http"] = config.get("endpoint", "").startswith("http://")
         found = stores.S3Store(url.host, prefix=prefix, client_options=client, **config, **options)
     elif url.scheme == "gs":
@@ -108,23 +114,25 @@ def _client(stores: Any, url: Url, patience: datetime.timedelta) -> ObjectStore:
     return found
 
 
-def s3_config(url: Url, environment: Mapping[str, str]) -> dict[str, Any]:
-    """What the client does not find in the environment by itself: the profile's keys, region and endpoint.
+def s3_config(url: Url) -> dict[str, Any]:
+    """What the client does not find in the environment by itself: the profile's credentials, region and endpoint.
 
     Raises:
-        StoreAccessError: there are no credentials anywhere.
+        StoreAccessError: there are no credentials anywhere, or the profile is not there or not valid.
+        MissingDependencyError: they have to be looked up, and boto3 is not installed.
     """
-    profile = _profile(environment)
+    itself = any(os.environ.get(name) for name in BY_ITSELF)
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    endpoint = next((found for name in ENDPOINTS if (found := os.environ.get(name))), None)
     config: dict[str, Any] = {}
-    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or profile.get("region")
+    if not itself or (_has_profile() and not (region and endpoint)):
+        session, profile = _session(url)
+        region, endpoint = region or profile.get("region"), endpoint or profile.get("endpoint_url")
+        if not itself:
+            _require_credentials(url, session)
+            config["credential_provider"] = lambda: _credential(url)
     if region:
         config["region"] = region
-    endpoint = (
-        environment.get("AWS_ENDPOINT_URL_S3")
-        or environment.get("AWS_ENDPOINT_URL")
-        or environment.get("AWS_ENDPOINT")
-        or profile.get("endpoint_url")
-    )
     if endpoint:
         if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", endpoint, re.IGNORECASE):
             raise StoreAccessError(
@@ -132,20 +140,15 @@ def s3_config(url: Url, environment: Mapping[str, str]) -> dict[str, Any]:
                 "http://127.0.0.1:9000 or https://s3.example.org"
             )
         config["endpoint"] = endpoint
-    itself = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE")
-    container = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
-    if any(environment.get(name) for name in itself + container):
-        return config
-    if _keys(profile):
-        config["credential_provider"] = lambda: _credential(url, environment)
-    elif not _at_amazon(environment):
-        raise StoreAccessError(_without(url))
     return config
 
 
 @contextlib.contextmanager
-def told(what: str, root: Url | Path) -> Iterator[None]:
-    """Turn what an object store's client raises into hubstore's errors; what says a key is (not) there passes.
+def translate_errors(what: str, root: Url | Path) -> Iterator[None]:
+    """Turn what an object store's client raises into hubstore's errors.
+
+    FileNotFoundError, AlreadyExistsError and PreconditionError of a key are raised as they are: the caller knows what
+    they mean.
 
     Args:
         what: what is being done, to what: "reading s3://bucket/x.hub/zarr.json".
@@ -167,10 +170,10 @@ def told(what: str, root: Url | Path) -> Iterator[None]:
     except StoreError:
         raise
     except (exceptions.BaseError, PermissionError, ValueError) as error:
-        raise _in_our_words(what, root, error) from None  # its text may repeat a key's id or a signed request
+        raise _translated(what, root, error) from None  # its text may repeat a key's id or a signed request
 
 
-def _in_our_words(what: str, root: Url | Path, error: Exception) -> StoreError:
+def _translated(what: str, root: Url | Path, error: Exception) -> StoreError:
     from obstore import exceptions
 
     text = str(error)
@@ -248,49 +251,56 @@ def _scheme(root: Url | Path) -> str:
     return root.scheme if isinstance(root, Url) else ""
 
 
-def _profile(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the chosen profile of ~/.aws says."""
-    home = Path(environment.get("HOME") or Path.home())
-    name = environment.get("AWS_PROFILE") or "default"
-    found: dict[str, str] = {}
-    for variable, file, sections in (
-        ("AWS_CONFIG_FILE", "config", (f"profile {name}", name)),
-        ("AWS_SHARED_CREDENTIALS_FILE", "credentials", (name,)),
-    ):
-        parser = configparser.RawConfigParser()
-        with contextlib.suppress(configparser.Error, UnicodeDecodeError):
-            parser.read(environment.get(variable) or home / ".aws" / file)
-        for section in sections:
-            if parser.has_section(section):
-                found |= dict(parser[section])
-    return found
+def _has_profile() -> bool:
+    """Whether a file of settings is there to be read: looking for it costs less than what reads it."""
+    files = (("AWS_CONFIG_FILE", "~/.aws/config"), ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"))
+    found = (os.path.expanduser(os.environ.get(name) or usual) for name, usual in files)
+    return bool(os.environ.get("AWS_PROFILE")) or any(map(os.path.exists, found))
 
 
-def _keys(profile: Mapping[str, str]) -> bool:
-    return "aws_access_key_id" in profile and "aws_secret_access_key" in profile
+def _session(url: Url) -> tuple[Any, Mapping[str, Any]]:
+    """botocore's session, and what the chosen profile says."""
+    with _profile_errors(url):
+        from botocore.session import Session
+
+        session = Session()
+        return session, session.get_scoped_config()
 
 
-def _credential(url: Url, environment: Mapping[str, str]) -> Any:
-    profile = _profile(environment)
-    if not _keys(profile):
-        raise StoreAccessError(_without(url))
-    return {
-        "access_key_id": profile["aws_access_key_id"],
-        "secret_access_key": profile["aws_secret_access_key"],
-        "token": profile.get("aws_session_token"),
-        "expires_at": datetime.datetime.now(datetime.UTC) + READ_AGAIN + EXPIRES_EARLY,
-    }
+def _require_credentials(url: Url, session: Any) -> None:
+    with _profile_errors(url):
+        if session.get_credentials() is None:
+            raise StoreAccessError(_without(url))
 
 
-def _at_amazon(environment: Mapping[str, str]) -> bool:
-    """Whether a metadata service answers at once; elsewhere the client would wait for it for minutes."""
-    if environment.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
-        return False
+def _credential(url: Url) -> Any:
+    """Credentials of obstore's provider, looked up anew, since other tools renew them in their files."""
+    session, _ = _session(url)
+    _require_credentials(url, session)
+    with _profile_errors(url):
+        from obstore.auth.boto3 import Boto3CredentialProvider
+
+        return Boto3CredentialProvider(session, ttl=READ_AGAIN + EXPIRES_EARLY)()
+
+
+@contextlib.contextmanager
+def _profile_errors(url: Url) -> Iterator[None]:
     try:
-        socket.create_connection(METADATA_SERVICE, timeout=1).close()
-    except OSError:
-        return False
-    return True
+        yield
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{url}: profiles of ~/.aws, roles and a machine's credentials need boto3, which is not installed; install "
+            "it with: pip install 'hubstore[remote]'"
+        ) from error
+    except StoreError:
+        raise
+    except Exception as error:
+        if not type(error).__module__.startswith("botocore"):
+            raise
+        raise StoreAccessError(
+            f"{url}: the credentials of the profile {os.environ.get('AWS_PROFILE') or 'default'!r} cannot be had "
+            f"({type(error).__name__}); log in again (`aws sso login`) or correct the profile, or {_remedy(url)}"
+        ) from None  # its text may repeat what a process printed
 
 
 def _stores() -> Any:

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubstore.errors import StoreError, StoreLockedError
-from hubstore.storage.cloud import told
-from hubstore.store.layout import encode_json
+from hubstore.storage.cloud import translate_errors
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -167,8 +166,8 @@ class Lease:
         from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
         until = time.time() + self._seconds if until is None else until
-        body = encode_json({"owner": asdict(self._owner), "until": until})
-        with told(f"locking {self._root}", self._root):
+        body = json.dumps({"owner": asdict(self._owner), "until": until}).encode()
+        with translate_errors(f"locking {self._root}", self._root):
             try:
                 put = obstore.put(self._client(), LEASE, body, mode=mode, use_multipart=False)
             except (AlreadyExistsError, PreconditionError):
@@ -216,10 +215,10 @@ class Lease:
         )
 
 
-class LentLease:
-    """The lease of the process that started this one, which writes by its right.
+class DelegatedLease:
+    """The right to write of the process that started this one.
 
-    Whether it lives is told from its being renewed, whatever this machine's clock says.
+    It is alive while it is renewed, whatever this machine's clock says.
 
     Args:
         client: gives the object store's client.
@@ -261,7 +260,7 @@ class LentLease:
 def _read(client: ObjectStore, root: Url) -> _Found | None:
     import obstore
 
-    with told(f"reading {root / LEASE}", root):
+    with translate_errors(f"reading {root / LEASE}", root):
         try:
             found = obstore.get(client, LEASE)
             record = json.loads(bytes(found.bytes()))

@@ -1,185 +1,188 @@
-"""The one seam between hubstore and where its bytes live. Keys are "/"-separated and relative to the store."""
+"""A folder on a local disk."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
-from hubstore.errors import CorruptStoreError, StoreError, StoreLockedError
-from hubstore.storage.location import shell_word
-
-if TYPE_CHECKING:
-    from hubstore.storage.location import Location
-
-Buffer = bytes | memoryview
-PARTIAL = ".partial"
+from hubstore.errors import StoreError, StoreExistsError, StoreLockedError
+from hubstore.storage.interface import PARTIAL, FileStat, Storage
+from hubstore.storage.mappings import process_mappings
+from hubstore.storage.record import Buffer, Bytes, FileRecord
 
 ABANDONED_S = 86_400.0
 """Age of a temporary file of whose writer nothing else is known."""
 
 
-class Storage(Protocol):
-    """Reads, atomic writes and listing of one store's files."""
-
-    @property
-    def root(self) -> Location:
-        """Where the store is, for messages."""
-        ...
-
-    def exists(self, key: str) -> bool:
-        """Whether `key` holds something."""
-        ...
-
-    def size(self, key: str) -> int:
-        """Bytes under `key`; CorruptStoreError when it is missing."""
-        ...
-
-    def read(self, key: str) -> bytes:
-        """The bytes under `key`; CorruptStoreError when it is missing."""
-        ...
-
-    def write(self, key: str, *buffers: Buffer) -> None:
-        """Put the concatenated `buffers` under `key`: wholly and durably, or not at all."""
-        ...
-
-    def create(self, key: str, *buffers: Buffer) -> bool:
-        """Like `write` where `key` is free; False, and nothing done, where it is taken."""
-        ...
-
-    def list(self, prefix: str) -> Sequence[str]:
-        """Every key below `prefix`, sorted."""
-        ...
-
-    def delete(self, key: str) -> None:
-        """Remove `key`, if it is there."""
-        ...
-
-    def map(self, key: str) -> npt.NDArray[np.uint8]:
-        """The bytes under `key`, memory-mapped."""
-        ...
-
-    def local(self, key: str) -> Path:
-        """A local file with the bytes under `key`, for libraries that take only file names."""
-        ...
-
-    def put_file(self, key: str, path: Path) -> None:
-        """Move a finished local file to `key`, atomically and durably."""
-        ...
-
-    def lock(self) -> contextlib.AbstractContextManager[None]:
-        """Be the store's only writer; StoreLockedError when another process is."""
-        ...
-
-
-class LocalStorage:
+class LocalStorage(Storage):
     """A folder on a local disk."""
 
+    is_local = True
+
     def __init__(self, root: Path) -> None:
-        self._root = root.absolute()  # a process may change its folder later
+        self._folder = root.absolute()  # a process may change its folder later
+        super().__init__(self._folder, process_mappings())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._folder,)
 
     @property
     def root(self) -> Path:
         """The folder."""
-        return self._root
+        return self._folder
 
-    def exists(self, key: str) -> bool:
-        """Whether the file is there."""
-        return (self._root / key).is_file()
-
-    def size(self, key: str) -> int:
-        """Bytes in the file; CorruptStoreError when it is missing."""
+    def stat(self, key: str) -> FileStat | None:
+        """Size and time of the file; None where there is none."""
         try:
-            return (self._root / key).stat().st_size
-        except FileNotFoundError:
-            raise self._missing(key) from None
+            found = (self._folder / key).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return FileStat(key, found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+    def stat_many(self, keys: Sequence[str], prefixes: Sequence[str] = ()) -> Sequence[FileStat]:
+        """The files `keys` that are there and all below `prefixes`, by key."""
+        names = {*keys, *(name for prefix in prefixes for name in self.list(prefix))}
+        return [found for name in sorted(names) if (found := self.stat(name)) is not None]
+
+    def list(self, prefix: str) -> Sequence[str]:
+        """Every file below `prefix`, sorted; temporary files are left out."""
+        above = f"{self._folder}/"
+        return sorted(path.removeprefix(above) for path in _files_below(self._folder / prefix))
 
     def read(self, key: str) -> bytes:
         """The file's bytes; CorruptStoreError when it is missing."""
         try:
-            return (self._root / key).read_bytes()
+            return (self._folder / key).read_bytes()
         except FileNotFoundError:
-            raise self._missing(key) from None
+            raise self.missing(key) from None
+
+    def read_ranges(self, key: str, record: FileRecord, starts: Sequence[int], stops: Sequence[int]) -> Sequence[Bytes]:
+        """Bytes [start, stop) of the file, mapped."""
+        whole = self.map_committed(key, record)
+        return [whole[start:stop] for start, stop in zip(starts, stops, strict=True)]
+
+    def map(self, key: str) -> Bytes:
+        """The file's bytes, mapped copy-on-write: nothing the caller does reaches the disk."""
+        if self.size(key) == 0:
+            return np.empty(0, np.uint8)
+        return np.memmap(self._folder / key, np.uint8, mode="c")
+
+    def map_committed(self, key: str, record: FileRecord) -> Bytes:
+        """As `map`; CorruptStoreError when the file has another size than was committed."""
+        found = self.map(key)
+        if len(found) != record.size:
+            raise self.other_size(key, len(found), record)
+        return found
+
+    def record(self, key: str) -> FileRecord | None:
+        """Size and CRC32C of the file; None where there is none."""
+        return FileRecord.of(self.map(key)) if self.exists(key) else None
+
+    def local(self, key: str) -> Path:
+        """The file itself."""
+        return self._folder / key
+
+    def open(self, key: str) -> BinaryIO:
+        """The file itself, opened."""
+        return (self._folder / key).open("rb")
 
     def write(self, key: str, *buffers: Buffer) -> None:
         """Write a temporary file, fsync it, rename it over `key`, fsync the folder."""
+        self.before_write(key)
         with self._partial(key) as partial:
             _write_file(partial, buffers)
-            partial.replace(self._root / key)
-        _fsync_folder((self._root / key).parent)
+            partial.replace(self._folder / key)
+        _fsync((self._folder / key).parent)
 
-    def create(self, key: str, *buffers: Buffer) -> bool:
+    def put_if_absent(self, key: str, *buffers: Buffer) -> bool:
         """Write a temporary file and link it to `key`, which fails where `key` exists."""
+        self.before_write(key)
         try:
             with self._partial(key) as partial:
                 _write_file(partial, buffers)
-                os.link(partial, self._root / key)
+                os.link(partial, self._folder / key)
         except FileExistsError:
             return False
-        _fsync_folder((self._root / key).parent)
+        _fsync((self._folder / key).parent)
         return True
-
-    def list(self, prefix: str) -> Sequence[str]:
-        """Every file below `prefix`, sorted; temporary files are left out."""
-        folder = self._root / prefix
-        files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != PARTIAL)
-        return sorted(path.relative_to(self._root).as_posix() for path in files)
 
     def delete(self, key: str) -> None:
         """Remove the file, and the folders that this leaves empty."""
-        path = self._root / key
+        self.before_write(key)
+        path = self._folder / key
         path.unlink(missing_ok=True)
         for folder in path.parents:
-            if folder == self._root:
+            if folder == self._folder:
                 break
             try:
                 folder.rmdir()
             except OSError:
                 break
 
-    def map(self, key: str) -> npt.NDArray[np.uint8]:
-        """The file's bytes, mapped copy-on-write: nothing the caller does reaches the disk."""
-        if self.size(key) == 0:
-            return np.empty(0, np.uint8)
-        return np.memmap(self._root / key, np.uint8, mode="c")
-
-    def local(self, key: str) -> Path:
-        """The file itself."""
-        return self._root / key
-
     def put_file(self, key: str, path: Path) -> None:
         """Fsync `path` and rename it to `key`, by way of the store's own disk where they differ."""
+        self.before_write(key)
         with self._partial(key) as partial:
             shutil.move(path, partial)
-            _fsync_file(partial)
-            partial.replace(self._root / key)
-        _fsync_folder((self._root / key).parent)
+            _fsync(partial)
+            partial.replace(self._folder / key)
+        _fsync((self._folder / key).parent)
+
+    @contextlib.contextmanager
+    def scratch(self, key: str) -> Iterator[Path]:
+        """A temporary name beside `key`; the next writer removes the file, should this process be killed."""
+        partial = self._folder / key
+        partial = partial.with_name(f".{partial.name}{PARTIAL}")
+        try:
+            yield partial
+        finally:
+            self.delete(partial.relative_to(self._folder).as_posix())
+
+    def free_bytes(self) -> int:
+        """Bytes that are free on the disk where the folder is or would be."""
+        there = next(above for above in (self._folder, *self._folder.parents) if above.exists())
+        return shutil.disk_usage(there).free
+
+    def check_vacant(self, own: Sequence[str]) -> None:
+        """StoreExistsError where something is at the root that no extraction left there."""
+        if self._folder.is_file():
+            raise StoreExistsError(f"{self._folder} is a file; give the store another path")
+        if not self._folder.is_dir() or any((self._folder / key).exists() for key in own):
+            return
+        others = sorted(path.name for path in itertools.islice(self._folder.iterdir(), 5))
+        if others:
+            raise StoreExistsError(
+                f"{self._folder} is not empty and no hubstore store (it holds {', '.join(others)}); give the store "
+                "another path"
+            )
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold an advisory lock on the folder; the kernel lets go of it when the process ends."""
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise StoreError(
-                f"{self._root} cannot be made a store ({error.strerror}); choose a folder that may be written"
+                f"{self._folder} cannot be made a store ({error.strerror}); choose a folder that may be written"
             ) from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StoreLockedError(
-                    f"{self._root} is being written by another process; wait until it ends, then try again"
+                    f"{self._folder} is being written by another process; wait until it ends, then try again"
                 ) from None
             self._sweep()
             try:
@@ -192,12 +195,12 @@ class LocalStorage:
     def _sweep(self) -> None:
         """Remove what writers left behind that were killed: an earlier run, or workers of this one."""
         for folder in ("hidden", "items", "previews", "commits", "plan", "lens"):
-            for path in (self._root / folder).rglob(f"*{PARTIAL}"):
+            for path in (self._folder / folder).rglob(f"*{PARTIAL}"):
                 path.unlink(missing_ok=True)
-        for path in self._root.glob(f".*{PARTIAL}"):
+        for path in self._folder.glob(f".*{PARTIAL}"):
             path.unlink(missing_ok=True)
         for folder in ("indexes", "analyses"):  # made without the lock: what is young may be under way
-            for path in (self._root / folder).rglob(f"*{PARTIAL}"):
+            for path in (self._folder / folder).rglob(f"*{PARTIAL}"):
                 with contextlib.suppress(FileNotFoundError):
                     if time.time() - path.stat().st_mtime > ABANDONED_S:
                         path.unlink()
@@ -205,7 +208,7 @@ class LocalStorage:
     @contextlib.contextmanager
     def _partial(self, key: str) -> Iterator[Path]:
         """A temporary name beside `key`, of which nothing is left at the end."""
-        target = self._root / key
+        target = self._folder / key
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL}")  # process ids are not one host's
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -220,11 +223,6 @@ class LocalStorage:
         finally:
             partial.unlink(missing_ok=True)
 
-    def _missing(self, key: str) -> CorruptStoreError:
-        return CorruptStoreError(
-            f"{self._root / key} is missing; `hubstore verify {shell_word(self._root)}` lists all that is wrong"
-        )
-
 
 def _write_file(path: Path, buffers: Sequence[Buffer]) -> None:
     with path.open("xb", buffering=0) as file:
@@ -238,7 +236,8 @@ def _write_all(descriptor: int, view: memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _fsync_file(path: Path) -> None:
+def _fsync(path: Path) -> None:
+    """Make a file's bytes, or a folder's names, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -246,9 +245,10 @@ def _fsync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def _fsync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _files_below(folder: Path | str) -> Iterator[str]:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_below(entry.path)
+            elif entry.is_file() and not entry.name.endswith(PARTIAL):
+                yield entry.path

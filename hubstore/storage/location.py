@@ -14,7 +14,7 @@ from hubstore.errors import StoreError
 OBJECT_STORES = ("s3", "gs", "az")
 WEB = ("https", "http")
 
-NAMED = "named"
+LINKS = "named"
 """Folder of the cache with a corpus's links, which have the names of the objects, since readers go by a suffix."""
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)

@@ -1,46 +1,35 @@
-"""A store in an object store: ranged, parallel reads, multipart writes, commits by put-if-absent, a lease as lock."""
+"""Files of an object store: ranged, parallel reads by way of the user's cache, and a lease as lock."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import re
+import tempfile
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeVar
+from weakref import WeakValueDictionary
 
-import numpy as np
-
-from hubstore.errors import CorruptStoreError, StoreError
-from hubstore.storage.cache import Bytes, FileCache, Mappings, page_aligned, user_cache, write_file
-from hubstore.storage.cloud import FIRST_PATIENCE, connect, told
-from hubstore.storage.lease import LEASE, Lease, LentLease
-from hubstore.storage.local import Buffer
-from hubstore.storage.location import Url, shell_word
-from hubstore.store.commit import FileRecord
-from hubstore.store.shardfile import crc32c
+from hubstore.errors import StoreError
+from hubstore.storage.cache import FileCache, user_cache, write_file
+from hubstore.storage.client import READERS, ObjectClient, joined, stat_of
+from hubstore.storage.cloud import FIRST_PATIENCE, connect
+from hubstore.storage.interface import FileStat, Storage
+from hubstore.storage.lease import LEASE, DelegatedLease, Lease
+from hubstore.storage.location import Url
+from hubstore.storage.mappings import Mappings
+from hubstore.storage.record import Buffer, Bytes, FileRecord
 
 if TYPE_CHECKING:
-    from obstore import Bytes as Readable
-    from obstore import GetResult, ObjectMeta
+    from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
 T = TypeVar("T")
-
-STREAMED = 1 << 18
-"""Bytes that are taken over from the client at a time: gathered first, they would be copied twice."""
-
-REFUSED = re.compile(r"\b40[013]\b")
-"""In what the client says of an answer that refuses."""
-
-READERS = 16
-"""Requests of one process at a time."""
 
 WRITERS, UNWRITTEN = 2, 8
 """Threads that write to the cache, and objects that wait for them at most."""
@@ -51,59 +40,48 @@ MAPPED = 256
 OPENED = 3
 """How often a file is opened that other processes remove from the cache meanwhile."""
 
-PART = 8 << 20
-"""Bytes of one request: larger objects are read and written in parts, side by side."""
-
-PARTS = 9_000
-"""Parts of an upload at most; servers take 10,000."""
+AHEAD_BYTES = 128 << 20
+"""Bytes that are read ahead of the result that is waited for."""
 
 
-class RemoteStorage:
+class RemoteStorage(Storage):
     """Everything below one URL of an object store.
 
     Args:
         root: the URL.
         store: a client for what is below it.
-        cache: where whole objects are kept; the user's by default.
+        cache: where whole objects are stored; the user's by default.
         first: a client of less patience, for as long as the server has not answered.
     """
 
     def __init__(
         self, root: Url, store: ObjectStore, cache: FileCache | None = None, *, first: ObjectStore | None = None
     ) -> None:
-        self._root = root
-        self._patient = store
-        self._first = first
         self._cache = user_cache() if cache is None else cache
-        self.mappings = Mappings(self._cache.most, MAPPED)
-        self._lease: Lease | LentLease | None = None
+        super().__init__(root, Mappings(self._cache.most, MAPPED))
+        self._url = root
+        self._client = ObjectClient(root, store, first)
+        self._lease: Lease | DelegatedLease | None = None
         self._unwritten: dict[str, Future[None]] = {}
-        self._fetching: dict[str, tuple[threading.Lock, int]] = {}
-        self._fetching_guard = threading.Lock()
+        self._fetching: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()  # while somebody waits
+        self._guard = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process connects anew, and writes by this one's lease; credentials do not travel."""
-        return type(self).at, (self._root, self._lease and self._lease.token)
+        return type(self).at, (self._url, self._lease and self._lease.token)
 
     @classmethod
     def at(cls, root: Url, token: str | None = None) -> Self:
         """What is below a URL; `token` is of the lease of the process that started this one."""
         storage = cls(root, connect(root), first=connect(root, FIRST_PATIENCE))
         if token is not None:
-            storage._lease = LentLease(storage._client, root, token)
+            storage._lease = DelegatedLease(storage._client.store, root, token)
         return storage
 
     @property
     def root(self) -> Url:
         """The URL."""
-        return self._root
-
-    @property
-    def _store(self) -> ObjectStore:
-        return self._client()
-
-    def _client(self) -> ObjectStore:
-        return self._patient if self._first is None else self._first
+        return self._url
 
     @cached_property
     def _readers(self) -> ThreadPoolExecutor:
@@ -113,94 +91,57 @@ class RemoteStorage:
     def _writers(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(WRITERS, thread_name_prefix="hubstore cache")
 
-    def exists(self, key: str) -> bool:
-        """Whether the object is there."""
-        return self._head(key) is not None
+    def stat(self, key: str) -> FileStat | None:
+        """Size, time and ETag of the object; None where there is none."""
+        found = self._client.head(key)
+        return found and stat_of(key, found)
 
-    def size(self, key: str) -> int:
-        """Bytes in the object; CorruptStoreError when it is missing."""
-        return self._head_of(key)["size"]
-
-    def read(self, key: str) -> bytes:
-        """The object's bytes, from the server; CorruptStoreError when it is missing."""
-        import obstore
-
-        with self._missing(key), self._told("reading", key):
-            found = obstore.get(self._store, key)
-            if found.meta["size"] <= 2 * PART:
-                return bytes(found.bytes())
-        return self._parts(key, found.meta).tobytes()
-
-    def read_all(self, keys: Sequence[str]) -> Sequence[bytes]:
-        """As `read`, of many objects side by side, in their order."""
-        return [*self._readers.map(self.read, keys)]
-
-    def write(self, key: str, *buffers: Buffer) -> None:
-        """Put the object, in parts of one upload where it is large: it is there when the last part is."""
-        import obstore
-
-        self._may_write()
-        with self._told("writing", key):
-            content = _joined(buffers)
-            obstore.put(self._store, key, content, chunk_size=_part_size(len(content)))
-
-    def create(self, key: str, *buffers: Buffer) -> bool:
-        """Put the object on the condition that there is none, which the server decides."""
-        import obstore
-        from obstore.exceptions import AlreadyExistsError, PreconditionError
-
-        self._may_write(anew=True)
-        token = uuid.uuid4().hex
-        with self._told("writing", key):
-            try:
-                obstore.put(
-                    self._store, key, _joined(buffers), mode="create", use_multipart=False, attributes={"writer": token}
-                )
-            except (AlreadyExistsError, PreconditionError):
-                return self._is_ours(key, token)
-        return True
+    def stat_many(self, keys: Sequence[str], prefixes: Sequence[str] = ()) -> Sequence[FileStat]:
+        """The objects `keys` that are there and all below `prefixes`, by key."""
+        heads = self._readers.map(self.stat, keys)
+        listed = [stat_of(found["path"], found) for prefix in prefixes for found in self._client.list(prefix)]
+        return sorted({*filter(None, heads), *listed}, key=lambda found: found.key)
 
     def list(self, prefix: str) -> Sequence[str]:
         """Every object below `prefix`, sorted; the lease is left out."""
-        import obstore
+        return sorted(found["path"] for found in self._client.list(prefix) if found["path"] != LEASE)
 
-        with self._told("listing", prefix):
-            pages = obstore.list(self._store, prefix or None)
-            return sorted(found["path"] for page in pages for found in page if found["path"] != LEASE)
+    def read(self, key: str) -> bytes:
+        """The object's bytes, from the server; CorruptStoreError when it is missing."""
+        with self._there(key):
+            return self._client.whole(key).tobytes()
 
-    def stamps(self, keys: Sequence[str], prefixes: Sequence[str]) -> Iterator[tuple[str, int, int]]:
-        """Name, time in nanoseconds and size of the objects `keys` that are there and of all below `prefixes`."""
-        import obstore
+    def read_ranges(self, key: str, record: FileRecord, starts: Sequence[int], stops: Sequence[int]) -> Sequence[Bytes]:
+        """Bytes [start, stop) of an object that was committed, side by side; CorruptStoreError when it is too short."""
+        with self._there(key):
+            try:
+                parts = self._client.ranges(key, starts, stops)
+            except StoreError as error:
+                size = self.size(key)
+                if size != record.size:
+                    raise self.other_size(key, size, record) from error
+                raise
+        for part, start, stop in zip(parts, starts, stops, strict=True):
+            if len(part) != stop - start:
+                raise self.other_size(key, start + len(part), record)
+        return parts
 
-        heads = [found for key in keys if (found := self._head(key)) is not None]
-        for prefix in prefixes:
-            with self._told("listing", prefix):
-                heads += [found for page in obstore.list(self._store, prefix) for found in page]
-        for found in sorted(heads, key=lambda head: head["path"]):
-            yield found["path"], _nanoseconds(found), found["size"]
-
-    def look_up(self, key: str) -> tuple[int, int, str | None] | None:
-        """Size, time in nanoseconds and ETag of the object; None where it is not there."""
-        found = self._head(key)
-        return None if found is None else (found["size"], _nanoseconds(found), found["e_tag"])
-
-    def delete(self, key: str) -> None:
-        """Remove the object, if it is there."""
-        import obstore
-
-        self._may_write()
-        with contextlib.suppress(FileNotFoundError), self._told("removing", key):
-            obstore.delete(self._store, key)
+    def record(self, key: str) -> FileRecord | None:
+        """Size and CRC32C of the object on the server; None where there is none."""
+        try:
+            return FileRecord.of(self._client.whole(key))
+        except FileNotFoundError:
+            return None
 
     def map(self, key: str) -> Bytes:
         """The object's bytes, mapped copy-on-write from the cache where it takes them, else in memory."""
         meta = self._head_of(key)
         name = self._named(key, meta)
-        with self._one_at_a_time(name):
+        with self._one_at_a_time(name), self._there(key):
             found = self._cache.map(name)
-            if found is None and self._cache.add(name, meta["size"], partial(self._fetch, key, meta)):
+            if found is None and self._cache.add(name, meta["size"], partial(self._client.download, key, meta)):
                 found = self._cache.map(name)
-        return self._parts(key, meta) if found is None else found
+            return self._client.parts(key, meta) if found is None else found
 
     def map_committed(self, key: str, record: FileRecord) -> Bytes:
         """The bytes of an object that a commit records: mapped from the cache where it holds them already, else read.
@@ -218,12 +159,12 @@ class RemoteStorage:
             found = self._cache.map(name)
             if found is not None:
                 return found
-            fetched = self._checked(key, record)
+            downloaded = self._checked(key, record)
             if record.size <= self._cache.largest:
-                self._keep(name, fetched, record.crc32c)
-        return fetched
+                self._add_to_cache(name, downloaded, record.crc32c)
+        return downloaded
 
-    def cached(self, key: str, record: FileRecord) -> Bytes | None:
+    def mapped(self, key: str, record: FileRecord) -> Bytes | None:
         """The bytes of an object that a commit records, where the cache holds them."""
         return self._cache.map(self._committed(key, record))
 
@@ -247,70 +188,73 @@ class RemoteStorage:
             "again; set HUBSTORE_CACHE_BYTES higher"
         )
 
-    def _local(self, key: str, *, pin: bool) -> Path:
-        meta = self._head_of(key)
-        name, size = self._named(key, meta), meta["size"]
-        with self._one_at_a_time(name):
-            path = self._cache.find(name, pin=pin) or self._cache.add(
-                name, size, partial(self._fetch, key, meta), pin=pin
-            )
-        if path is None:
-            raise StoreError(
-                f"{self._root / key} has {size:,} bytes and is read as a file, which the cache {self._cache.folder} "
-                f"cannot hold ({self._cache.largest:,} bytes at most); set HUBSTORE_CACHE_BYTES higher, or "
-                "HUBSTORE_CACHE to a folder with room"
-            )
-        return path
+    def write(self, key: str, *buffers: Buffer) -> None:
+        """Put the object: it is there when its last part is."""
+        self._check_write(key)
+        content = joined(buffers)
+        self._client.put(key, content, len(content))
 
-    def ranges(self, key: str, record: FileRecord, starts: Sequence[int], stops: Sequence[int]) -> Sequence[Bytes]:
-        """Bytes [start, stop) of an object that a commit records, side by side.
-
-        Raises:
-            CorruptStoreError: the object is missing, or too short.
-        """
-        import obstore
-
-        with self._missing(key), self._told("reading", key):
-            try:
-                found = obstore.get_ranges(self._store, key, starts=starts, ends=stops, coalesce=0)
-            except obstore.exceptions.BaseError as error:
-                size = self._head_of(key)["size"]
-                if size != record.size:
-                    raise self._changed(key, size, record) from error
-                raise
-        parts = [_array(part) for part in found]
-        for part, start, stop in zip(parts, starts, stops, strict=True):
-            if len(part) != stop - start:
-                raise self._changed(key, start + len(part), record)
-        return parts
+    def put_if_absent(self, key: str, *buffers: Buffer) -> bool:
+        """Put the object on the condition that there is none, which the server decides."""
+        self._check_write(key, anew=True)
+        return self._client.put_if_absent(key, joined(buffers))
 
     def put_file(self, key: str, path: Path) -> None:
         """Upload a finished local file in parts, and remove it."""
-        import obstore
-
-        self._may_write()
-        with self._told("writing", key):
-            obstore.put(self._store, key, path, chunk_size=_part_size(path.stat().st_size))
+        self._check_write(key)
+        self._client.put(key, path, path.stat().st_size)
         path.unlink()
 
+    def delete(self, key: str) -> None:
+        """Remove the object, if it is there."""
+        self._check_write(key)
+        self._client.delete(key)
+
     def lock(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the store's lease; this process's writes are refused once it is lost."""
+        """Hold the lease; this process's writes are refused once it is lost."""
         return self._locked()
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        before, self._lease = self._lease, Lease(self._client, self._root)
+        before, self._lease = self._lease, Lease(self._client.store, self._url)
         try:
             with self._lease.held():
                 yield
         finally:
             self._lease = before
 
-    def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Read beside others, in one of this storage's threads."""
-        return self._readers.submit(work)
+    @contextlib.contextmanager
+    def scratch(self, key: str) -> Iterator[Path]:
+        """A free path in a temporary folder."""
+        try:
+            temporary = tempfile.TemporaryDirectory()
+        except OSError as error:
+            raise StoreError(
+                f"{self._root / key}: no folder takes the file until it is uploaded ({error}); set TMPDIR to one "
+                "that does"
+            ) from error
+        with temporary as folder:
+            yield Path(folder) / key.rpartition("/")[2]
 
-    def _keep(self, name: str, content: Bytes, checksum: int) -> None:
+    def in_order(self, jobs: Iterable[tuple[int, Callable[[], T]]]) -> Iterator[T]:
+        """The results of `jobs`; the next ones are read meanwhile, up to `AHEAD_BYTES` of them."""
+        waiting: deque[tuple[int, Future[T]]] = deque()
+        ahead = 0
+        try:
+            for size, job in jobs:
+                while len(waiting) >= READERS or (waiting and ahead >= AHEAD_BYTES):
+                    read, result = waiting.popleft()
+                    yield result.result()
+                    ahead -= read
+                waiting.append((size, self._readers.submit(job)))
+                ahead += size
+            while waiting:
+                yield waiting.popleft()[1].result()
+        finally:
+            for _, result in waiting:
+                result.cancel()
+
+    def _add_to_cache(self, name: str, content: Bytes, checksum: int) -> None:
         """Put into the cache what was read: beside the reading that goes on, unless the disk is too slow for it."""
 
         def write() -> None:
@@ -322,203 +266,66 @@ class RemoteStorage:
         self._unwritten[name] = writing = self._writers.submit(write)
         writing.add_done_callback(lambda done: self._unwritten.pop(name, None))
 
-    def _parts(self, key: str, meta: ObjectMeta) -> Bytes:
-        """An object's bytes in memory."""
-        out = page_aligned(meta["size"])
-
-        def put(start: int, part: Bytes) -> None:
-            out[start : start + len(part)] = part
-
-        self._in_parts(key, meta, put)
-        return out
-
-    def _fetch(self, key: str, meta: ObjectMeta, path: Path) -> None:
-        """Write an object to a new file, as old as the object is, while its parts arrive."""
-        with path.open("xb") as file:
-            self._in_parts(key, meta, lambda start, part: _write_at(file.fileno(), start, part))
-        os.utime(path, ns=(time.time_ns(), _nanoseconds(meta)))
-
-    def _in_parts(self, key: str, meta: ObjectMeta, put: Callable[[int, Bytes], None]) -> None:
-        """Read an object in parts side by side, all of one version."""
-        import obstore
-
-        size, version = meta["size"], meta["e_tag"]
-        same = {"if_match": version} if version and not version.startswith("W/") else {}  # weak ones match nothing
-
-        def read(start: int) -> None:
-            stop = min(start + PART, size)
-            options: Any = {"range": (start, stop), **same}
-            with self._missing(key), self._told("reading", key):
-                try:
-                    found = obstore.get(self._store, key, options=options)
-                    part = _array(found.bytes())
-                except obstore.exceptions.PreconditionError:
-                    raise self._changed_meanwhile(key) from None
-            if _versions_differ(meta, found.meta) or len(part) != stop - start:
-                raise self._changed_meanwhile(key)
-            put(start, part)
-
-        starts = range(0, size, PART)
-        if len(starts) <= 1:
-            for start in starts:
-                read(start)
-            return
-        with ThreadPoolExecutor(min(READERS, len(starts))) as pool:
-            list(pool.map(read, starts))
+    def _local(self, key: str, *, pin: bool) -> Path:
+        meta = self._head_of(key)
+        name, size = self._named(key, meta), meta["size"]
+        with self._one_at_a_time(name), self._there(key):
+            path = self._cache.find(name, pin=pin) or self._cache.add(
+                name, size, partial(self._client.download, key, meta), pin=pin
+            )
+        if path is None:
+            raise StoreError(
+                f"{self._root / key} has {size:,} bytes and is read as a file, which the cache {self._cache.folder} "
+                f"cannot hold ({self._cache.largest:,} bytes at most); set HUBSTORE_CACHE_BYTES higher, or "
+                "HUBSTORE_CACHE to a folder with room"
+            )
+        return path
 
     def _checked(self, key: str, record: FileRecord) -> Bytes:
-        import obstore
-
-        if record.size <= 2 * PART:
-            with self._missing(key), self._told("reading", key):
-                fetched = _streamed(obstore.get(self._store, key))
-        else:
-            fetched = self._parts(key, self._head_of(key))
-        if len(fetched) != record.size:
-            raise self._changed(key, len(fetched), record)
-        if crc32c(fetched.data) != record.crc32c:
-            raise CorruptStoreError(
-                f"{self._root / key}: its bytes do not match the checksum of its commit; "
-                f"`hubstore verify {shell_word(self._root)}` lists all that is wrong"
-            )
-        return fetched
-
-    def _head(self, key: str) -> ObjectMeta | None:
-        import obstore
-
-        with self._told("looking up", key):
-            try:
-                return obstore.head(self._store, key)
-            except FileNotFoundError:
-                return None
-            except obstore.exceptions.BaseError as error:
-                if not REFUSED.search(str(error)):
-                    raise
-                return obstore.get(self._store, key).meta  # refused as well, and with the reason that HEAD leaves out
-
-    def _head_of(self, key: str) -> ObjectMeta:
-        found = self._head(key)
-        if found is None:
-            raise self._is_missing(key)
+        with self._there(key):
+            found = self._client.whole(key, record.size)
+        if len(found) != record.size:
+            raise self.other_size(key, len(found), record)
+        if FileRecord.of(found) != record:
+            raise self.corrupt(key, "has bytes that do not match the checksum of its commit")
         return found
 
-    def _is_ours(self, key: str, token: str) -> bool:
-        """Whether what is there was just put, by a request whose answer was lost and which was tried again."""
-        import obstore
+    def _head_of(self, key: str) -> ObjectMeta:
+        found = self._client.head(key)
+        if found is None:
+            raise self.missing(key)
+        return found
 
-        try:
-            return bool(obstore.get(self._store, key).attributes.get("writer") == token)
-        except FileNotFoundError:
-            return False
-
-    def _may_write(self, *, anew: bool = False) -> None:
+    def _check_write(self, key: str, *, anew: bool = False) -> None:
+        self.before_write(key)
         if self._lease is not None:
             self._lease.check(anew=anew)
 
     def _named(self, key: str, meta: ObjectMeta) -> str:
+        """The name in the cache of one version of an object."""
         version = f"{meta['e_tag']} {meta['version']} {meta['last_modified']} {meta['size']}"
-        if not meta["e_tag"] and not meta["last_modified"].timestamp():  # nothing tells another object in its place
+        if not meta["e_tag"] and not meta["last_modified"].timestamp():  # no answer tells one version from another
             version = uuid.uuid4().hex
         return _name(f"{self._root / key} {version}")
 
     def _committed(self, key: str, record: FileRecord) -> str:
+        """The name in the cache of an object that was committed."""
         return _name(f"{self._root / key} {record.size} {record.crc32c:08x}")
 
-    @contextlib.contextmanager
-    def _one_at_a_time(self, name: str) -> Iterator[None]:
+    def _one_at_a_time(self, name: str) -> threading.Lock:
         """Threads of this process that want one object wait for the first, and find it in the cache."""
-        with self._fetching_guard:
-            lock, waiting = self._fetching.get(name, (threading.Lock(), 0))
-            self._fetching[name] = lock, waiting + 1
-        try:
-            with lock:
-                yield
-        finally:
-            with self._fetching_guard:
-                lock, waiting = self._fetching.pop(name)
-                if waiting > 1:
-                    self._fetching[name] = lock, waiting - 1
+        with self._guard:
+            return self._fetching.setdefault(name, threading.Lock())
 
     @contextlib.contextmanager
-    def _told(self, doing: str, key: str) -> Iterator[None]:
-        from obstore.exceptions import AlreadyExistsError, PreconditionError
-
-        what = f"{doing} {self._root / key if key else self._root}"
-        try:
-            with told(what, self._root):
-                yield
-        except (AlreadyExistsError, PreconditionError):
-            raise StoreError(
-                f"{what}: the server refused it, since something else was done to the object at the same time; run the "
-                "same command again"
-            ) from None
-        self._first = None  # the server answers
-
-    @contextlib.contextmanager
-    def _missing(self, key: str) -> Iterator[None]:
+    def _there(self, key: str) -> Iterator[None]:
+        """CorruptStoreError where the server says that there is no such object."""
         try:
             yield
         except FileNotFoundError as error:
             if isinstance(error, StoreError):
                 raise
-            raise self._is_missing(key) from None
-
-    def _is_missing(self, key: str) -> CorruptStoreError:
-        return CorruptStoreError(
-            f"{self._root / key} is missing; `hubstore verify {shell_word(self._root)}` lists all that is wrong"
-        )
-
-    def _changed_meanwhile(self, key: str) -> CorruptStoreError:
-        return CorruptStoreError(f"{self._root / key} changed while it was read; run the same command again")
-
-    def _changed(self, key: str, size: int, record: FileRecord) -> CorruptStoreError:
-        return CorruptStoreError(
-            f"{self._root / key} has {size} bytes, {record.size} were committed; "
-            f"`hubstore verify {shell_word(self._root)}` lists all that is wrong"
-        )
-
-
-def _joined(buffers: Sequence[Buffer]) -> bytes | memoryview:
-    views = [memoryview(buffer).cast("B") for buffer in buffers]
-    return views[0] if len(views) == 1 else b"".join(views)
-
-
-def _part_size(size: int) -> int:
-    return max(PART, -(-size // PARTS))
-
-
-def _array(content: Readable | bytes) -> Bytes:
-    return np.frombuffer(memoryview(content), np.uint8)
-
-
-def _streamed(found: GetResult) -> Bytes:
-    """An object's bytes, each copied once."""
-    out, end = page_aligned(found.meta["size"]), 0
-    for chunk in found.stream(min_chunk_size=STREAMED):
-        part = _array(chunk)
-        if end + len(part) > len(out):
-            break
-        out[end : end + len(part)] = part
-        end += len(part)
-    return out[:end]
-
-
-def _versions_differ(one: ObjectMeta, other: ObjectMeta) -> bool:
-    """Whether two answers are of different objects, as far as both tell."""
-    tags = {found["e_tag"] for found in (one, other)} - {None}
-    times = {found["last_modified"].timestamp() for found in (one, other)} - {0}
-    return one["size"] != other["size"] or len(tags) > 1 or len(times) > 1
-
-
-def _write_at(descriptor: int, start: int, content: Bytes) -> None:
-    view = content.data
-    while view:
-        written = os.pwrite(descriptor, view, start)
-        view, start = view[written:], start + written
-
-
-def _nanoseconds(found: ObjectMeta) -> int:
-    return round(found["last_modified"].timestamp() * 1e9)
+            raise self.missing(key) from None
 
 
 def _name(identity: str) -> str:

@@ -3,7 +3,8 @@
 from hubstore.store.dtypes import DTYPES, dtype_name, register_bfloat16
 from hubstore.store.layout import Layout
 from hubstore.store.partition import Partition, partition_name
-from hubstore.store.reader import HiddenStates, StoreReader
+from hubstore.store.reader import StoreReader
+from hubstore.store.states import HiddenStates
 from hubstore.store.unfinished import Unfinished
 from hubstore.store.verify import Problem, verify
 from hubstore.store.writer import write_metadata, write_shard

@@ -8,15 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hubstore.errors import CorruptStoreError
+from hubstore.storage import FileRecord
 from hubstore.store.layout import content_digest, encode_json
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """What a file was when it was committed: its size in bytes and its CRC32C."""
-
-    size: int
-    crc32c: int
 
 
 @dataclass(frozen=True)
@@ -64,10 +57,7 @@ class Commit:
                 first_token_shard=content["first_token_shard"],
                 tokens=content["tokens"],
                 runs=tuple((modality, language, count) for modality, language, count in content["runs"]),
-                files={
-                    key: FileRecord(record["size"], int(record["crc32c"], 16))
-                    for key, record in content["files"].items()
-                },
+                files={key: FileRecord.from_json(record) for key, record in content["files"].items()},
                 times=content["times"],
             )
             intact = content["digest"] == commit.digest
@@ -85,7 +75,5 @@ class Commit:
             "first_token_shard": self.first_token_shard,
             "tokens": self.tokens,
             "runs": [list(run) for run in self.runs],
-            "files": {
-                key: {"size": record.size, "crc32c": f"{record.crc32c:08x}"} for key, record in self.files.items()
-            },
+            "files": {key: record.to_json() for key, record in self.files.items()},
         }

@@ -1,8 +1,7 @@
-"""Rows from anywhere in memory-mapped pieces into one buffer, each copied once."""
+"""Rows from anywhere into one buffer, each copied once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
@@ -13,26 +12,9 @@ import torch
 Positions = npt.NDArray[np.int64]
 
 
-def gather_rows(
-    positions: Positions, starts: Sequence[int], piece: Callable[[int], torch.Tensor], out: torch.Tensor
-) -> None:
-    """Fill `out` [n, width] with the rows at `positions` [n], in their order.
-
-    Args:
-        positions: of rows, counted over all pieces.
-        starts: first position of each piece, and one past the last.
-        piece: a piece's rows [rows, width] by its number.
-        out: where they go; same dtype and width as the pieces.
-    """
-    bounds = np.asarray(starts, np.int64)
-    pieces = np.searchsorted(bounds, positions, side="right") - 1
-    order = np.argsort(pieces, kind="stable")
-    cuts = np.searchsorted(pieces[order], np.arange(len(bounds)))
-    local = (positions - bounds[pieces])[order]
-    destination = _as_integers(out)
-    for number in np.flatnonzero(np.diff(cuts)).tolist():
-        part = slice(cuts[number], cuts[number + 1])
-        _copy_rows(destination, order[part], _as_integers(piece(number)), local[part])
+def copy_rows(rows: torch.Tensor, places: Positions, out: torch.Tensor, to: Positions) -> None:
+    """Copy `rows[places]` [n, width] to `out[to]`, each row once; both of one dtype and width."""
+    _copy(_as_integers(out), to, _as_integers(rows), places)
 
 
 def _as_integers(rows: torch.Tensor) -> npt.NDArray[Any]:
@@ -42,7 +24,7 @@ def _as_integers(rows: torch.Tensor) -> npt.NDArray[Any]:
 
 # Fancy indexing on both sides would copy every row twice, and twice as slowly.
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _copy_rows(to: Any, to_rows: Positions, source: Any, rows: Positions) -> None:
+def _copy(to: Any, to_rows: Positions, source: Any, rows: Positions) -> None:
     for i in range(len(rows)):
         row = source[rows[i]]
         target = to[to_rows[i]]

@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from hubstore.errors import CorruptStoreError
-from hubstore.storage.local import Storage
-from hubstore.store.commit import FileRecord
+from hubstore.storage import FileRecord, Storage
 from hubstore.store.layout import LENS, content_digest, encode_json
 
 
 def write_lens_record(storage: Storage, content: Mapping[str, Any], files: Mapping[str, FileRecord]) -> None:
     """Say that a lens is there; its files are on disk already."""
-    listed = {key: {"size": file.size, "crc32c": f"{file.crc32c:08x}"} for key, file in files.items()}
-    content = {**content, "files": listed}
+    content = {**content, "files": {key: file.to_json() for key, file in files.items()}}
     storage.write(LENS, encode_json({**content, "digest": content_digest(content)}))
 
 
@@ -26,7 +24,7 @@ def read_lens_record(storage: Storage) -> tuple[Mapping[str, Any], Mapping[str, 
         content = {key: value for key, value in record.items() if key != "digest"}
         if record["digest"] != content_digest(content):
             raise ValueError("its digest is another")
-        files = {key: FileRecord(file["size"], int(file["crc32c"], 16)) for key, file in content["files"].items()}
+        files = {key: FileRecord.from_json(file) for key, file in content["files"].items()}
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         path = storage.root / LENS
         raise CorruptStoreError(

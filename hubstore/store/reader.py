@@ -1,13 +1,10 @@
-"""Reading a store: its items, its partitions, and every layer's hidden states, memory-mapped."""
+"""Reading a store: its metadata, its items, its partitions, and every layer's hidden states."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import threading
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,20 +15,19 @@ import pyarrow.compute as pc
 import torch
 
 from hubstore.arrow import read_parquet
-from hubstore.checks import check_count, check_positions, check_strings
-from hubstore.errors import CorruptStoreError, QueryError, StoreFormatError, StoreNotFoundError
-from hubstore.storage.local import Storage
-from hubstore.storage.location import Location, Url, location, shell_word
-from hubstore.storage.objects import RemoteStorage
-from hubstore.storage.opening import open_storage
-from hubstore.store.commit import Commit, FileRecord
+from hubstore.checks import check_strings
+from hubstore.errors import CorruptStoreError, QueryError
+from hubstore.storage import Location, Storage, Url, location
+from hubstore.storage.location import shell_word
+from hubstore.store.attributes import read_attributes
+from hubstore.store.commit import Commit
 from hubstore.store.dtypes import DTYPES
-from hubstore.store.gather import gather_rows
-from hubstore.store.layout import FORMAT, PLAN, ROOT, Layout, items_key, previews_key, shard_key
+from hubstore.store.files import store_files
+from hubstore.store.layout import PLAN, Layout, items_key, previews_key
 from hubstore.store.lookup import IdLookup
 from hubstore.store.partition import Partition, Positions
-from hubstore.store.shardfile import decode_shard
-from hubstore.store.unfinished import Unfinished, unfinished_corpus, with_defaults
+from hubstore.store.states import HiddenStates
+from hubstore.store.unfinished import Unfinished, unfinished_corpus
 
 NO_ITEMS = pa.schema(
     [
@@ -47,9 +43,6 @@ NO_ITEMS = pa.schema(
     ]
 ).empty_table()
 """An item table's columns. `media` is where a picture or sound is, `media_ranges` starts and stops of its tokens."""
-
-MAPPED = 256
-"""Zarr shards of a layer that stay mapped: two million rows by default, and far fewer than a process may open."""
 
 
 class StoreReader:
@@ -68,7 +61,7 @@ class StoreReader:
 
     def __init__(self, path: str | os.PathLike[str] | Url, storage: Storage | None = None) -> None:
         self.path: Location = location(path).absolute()  # a process may change its folder later
-        self.storage = storage or open_storage(self.path)
+        self.storage = storage or store_files(self.path)
         self.attributes: Mapping[str, Any] = read_attributes(self.storage)
         self.layout = Layout.from_json(self.attributes)
         self.commits = read_commits(self.storage)
@@ -113,7 +106,7 @@ class StoreReader:
     def items(self) -> pa.Table:
         """One row per item, in position order: NO_ITEMS has its columns."""
         keys = [items_key(commit.shard) for commit in self.commits]
-        read = zip(self.commits, read_all(self.storage, keys), strict=True)
+        read = zip(self.commits, self.storage.read_many(keys), strict=True)
         tables = [_item_table(self.storage, commit, data) for commit, data in read]
         if not tables:
             raise CorruptStoreError(f"{self.path} has no committed shard yet; run the extraction again to go on")
@@ -217,12 +210,7 @@ class StoreReader:
 
     def hidden(self, layer: str | int, pooling: str | None = None) -> HiddenStates:
         """The hidden states of one layer; QueryError for a layer or pooling that is not kept."""
-        where = self.layer_name(layer), self.pooling_name(pooling)
-        if isinstance(self.storage, RemoteStorage):
-            from hubstore.store.remotestates import RemoteStates
-
-            return RemoteStates(self.storage, self.layout, self.commits, *where)
-        return HiddenStates(self.storage, self.layout, self.commits, *where)
+        return HiddenStates(self.storage, self.layout, self.commits, self.layer_name(layer), self.pooling_name(pooling))
 
     def token_ranges(self) -> npt.NDArray[np.int64]:
         """int64 [items, 2]: start and stop of each item's rows in the "tokens" states."""
@@ -236,149 +224,10 @@ class StoreReader:
         return ranges
 
 
-class HiddenStates:
-    """One layer under one pooling: rows by position, memory-mapped from the store's Zarr shards.
-
-    Rows that no commit covers are not reachable: positions count committed rows only.
-    """
-
-    def __init__(self, storage: Storage, layout: Layout, commits: Sequence[Commit], layer: str, pooling: str) -> None:
-        self.layer = layer
-        self.pooling = pooling
-        self._storage = storage
-        self._layout = layout
-        self._pieces = _pieces(layout, commits, layer, pooling)
-        self._starts = [0]
-        for _, _, rows in self._pieces:
-            self._starts.append(self._starts[-1] + rows)
-        self._mapped: dict[int, torch.Tensor] = {}
-        self._keeping = threading.Lock()
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(rows, width)."""
-        return self._starts[-1], self._layout.width
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The stored dtype."""
-        return DTYPES[self._layout.dtype]
-
-    def __len__(self) -> int:
-        """Rows."""
-        return self._starts[-1]
-
-    def segments(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
-        """Pieces of rows [start, stop) in order, each with its first position: [rows, width], mapped, not copied."""
-        start, stop = self._range(start, stop)
-        piece = bisect_right(self._starts, start) - 1
-        while start < stop:
-            first = self._starts[piece]
-            last = min(stop, self._starts[piece + 1])
-            yield start, self._segment(piece)[start - first : last - first]
-            start, piece = last, piece + 1
-
-    def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Rows [start, stop) as a copy [rows, width] in the stored dtype."""
-        start, stop = self._range(start, stop)
-        out = torch.empty((max(stop - start, 0), self._layout.width), dtype=self.dtype)
-        for position, rows in self.segments(start, stop):
-            out[position - start : position - start + len(rows)] = rows
-        return out
-
-    def take(self, positions: npt.ArrayLike) -> torch.Tensor:
-        """The rows at `positions` [n], in that order, as a copy [n, width] in the stored dtype."""
-        wanted = check_positions(f"rows of layer {self.layer}", positions, len(self), error=QueryError)
-        out = torch.empty((len(wanted), self._layout.width), dtype=self.dtype)
-        gather_rows(wanted, self._starts, self._segment, out)
-        return out
-
-    def _range(self, start: int, stop: int | None) -> tuple[int, int]:
-        """Rows asked for as [start, stop); QueryError where the layer has no such."""
-        of = f"rows of layer {self.layer}"
-        start = check_count("start", start, least=0, most=len(self), of=of, error=QueryError)
-        if stop is None:
-            return start, len(self)
-        return start, check_count("stop", stop, least=0, most=len(self), of=of, error=QueryError)
-
-    def _segment(self, piece: int) -> torch.Tensor:
-        rows = self._mapped.get(piece)
-        if rows is None:
-            rows = self._read(piece)
-            if self._layout.compressor == "none":  # kept, decompressed rows would fill the memory of a long scan
-                self._keep(piece, rows)
-        return rows
-
-    def _read(self, piece: int) -> torch.Tensor:
-        key, record, rows = self._pieces[piece]
-        mapped = self._storage.map(key)
-        if len(mapped) != record.size:
-            raise CorruptStoreError(
-                f"{self._storage.root / key} has {len(mapped)} bytes, {record.size} were committed; "
-                f"`hubstore verify {shell_word(self._storage.root)}` lists all that is wrong"
-            )
-        return decode_shard(mapped, rows, self._layout, str(self._storage.root / key))
-
-    def _keep(self, piece: int, rows: torch.Tensor) -> None:
-        with self._keeping:
-            while len(self._mapped) >= MAPPED:  # a mapping holds a file descriptor
-                del self._mapped[next(iter(self._mapped))]
-            self._mapped[piece] = rows
-
-
-class Attributes(dict[str, Any]):
-    """attributes.hubstore of a root group.
-
-    Args:
-        content: of the group.
-        where: its zarr.json.
-
-    Raises:
-        StoreFormatError: an attribute is read that is not there.
-    """
-
-    def __init__(self, content: Mapping[str, Any], where: Location) -> None:
-        super().__init__(content)
-        self._where = where
-
-    def __missing__(self, key: str) -> Any:
-        """Refuse what needs an attribute that only extractions write, or a layout that is not whole."""
-        raise StoreFormatError(
-            f"{self._where} has no {key!r}: an older hubstore or another program wrote it; what needs that can only be "
-            "done with a store that is extracted again"
-        )
-
-
-def read_attributes(storage: Storage) -> Mapping[str, Any]:
-    """attributes.hubstore of the root group, with what older stores leave out of their `corpora`."""
-    if not storage.exists(ROOT):
-        raise StoreNotFoundError(f"{storage.root} is not a hubstore store: it has no {ROOT}")
-    try:
-        root = json.loads(storage.read(ROOT))
-    except ValueError as error:
-        raise CorruptStoreError(f"{storage.root / ROOT} is not JSON: {error}") from error
-    attributes = root.get("attributes", {}).get("hubstore") if isinstance(root, dict) else None
-    if not isinstance(attributes, dict):
-        raise StoreNotFoundError(f"{storage.root} is a Zarr group, but no hubstore store")
-    if attributes.get("format") != FORMAT:
-        raise StoreFormatError(
-            f"{storage.root} is a store of format {attributes.get('format')!r}; this hubstore reads format {FORMAT}. "
-            "Extract it again, or use the hubstore that wrote it"
-        )
-    try:
-        corpora = [with_defaults(entry) for entry in attributes.get("corpora", [])]
-    except (TypeError, ValueError) as error:
-        raise CorruptStoreError(
-            f"{storage.root / ROOT}: its 'corpora' are no list of corpora with numbered generations ({error}); bring "
-            "it back from a copy, or extract the store again"
-        ) from error
-    return Attributes({**attributes, "corpora": corpora}, storage.root / ROOT)
-
-
 def read_commits(storage: Storage) -> tuple[Commit, ...]:
     """Every commit, by shard number."""
     keys = [key for key in storage.list("commits") if key.endswith(".json")]
-    read = zip(keys, read_all(storage, keys), strict=True)
+    read = zip(keys, storage.read_many(keys), strict=True)
     commits = [Commit.decode(data, str(storage.root / key)) for key, data in read]
     return tuple(sorted(commits, key=lambda commit: commit.shard))
 
@@ -386,11 +235,6 @@ def read_commits(storage: Storage) -> tuple[Commit, ...]:
 def read_items(storage: Storage, commit: Commit, columns: list[str] | None = None) -> pa.Table:
     """The item table of one shard."""
     return _item_table(storage, commit, storage.read(items_key(commit.shard)), columns)
-
-
-def read_all(storage: Storage, keys: Sequence[str]) -> Iterable[bytes]:
-    """The bytes under each key: from a remote storage side by side, else one after the other, as they are used."""
-    return storage.read_all(keys) if isinstance(storage, RemoteStorage) else map(storage.read, keys)
 
 
 def _item_table(storage: Storage, commit: Commit, data: bytes, columns: list[str] | None = None) -> pa.Table:
@@ -401,15 +245,3 @@ def _item_table(storage: Storage, commit: Commit, data: bytes, columns: list[str
         return read_parquet(data, columns)
     except (pa.ArrowException, OSError) as error:
         raise CorruptStoreError(f"{storage.root / key} is not a readable Parquet file: {error}") from error
-
-
-def _pieces(layout: Layout, commits: Sequence[Commit], layer: str, pooling: str) -> list[tuple[str, FileRecord, int]]:
-    """Key, size and checksum, and rows of every Zarr shard of one layer, in position order."""
-    pieces = []
-    for commit in commits:
-        rows = commit.tokens if pooling == "tokens" else commit.items
-        first = commit.first_token_shard if pooling == "tokens" else commit.shard
-        for offset, start in enumerate(range(0, rows, layout.shard_rows)):
-            key = shard_key(pooling, layer, first + offset)
-            pieces.append((key, commit.files[key], min(layout.shard_rows, rows - start)))
-    return pieces

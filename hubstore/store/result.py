@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from hubstore.arrow import read_parquet
 from hubstore.errors import CorruptStoreError
-from hubstore.store.shardfile import crc32c
+from hubstore.storage import crc32c
 
 KEY = "hubstore.crc32c"
 """Of the Parquet file's own metadata, under which the checksum is."""

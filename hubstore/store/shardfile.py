@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import torch
 from numcodecs.blosc import BITSHUFFLE, Blosc
 
 from hubstore.errors import CorruptStoreError
+from hubstore.storage import Buffer, Bytes, crc32c
 from hubstore.store.dtypes import DTYPES, dtype_name, itemsize, nan_element
 from hubstore.store.layout import Layout
 
@@ -20,17 +21,22 @@ MISSING = np.uint64(2**64 - 1)
 CHECKED = 1 << 17
 """Elements looked over at a time: as many as stay in the cache."""
 
+APART = 1 << 18
+"""Bytes between two rows from which they are read by two requests: fewer cost less than a request."""
+
 Index = npt.NDArray[np.uint64]
 """[chunks, 2]: offset and length in bytes."""
 
+Positions = npt.NDArray[np.int64]
 
-def crc32c(*buffers: bytes | memoryview) -> int:
-    """CRC32C (Castagnoli) of the concatenated buffers."""
-    value = 0
-    for buffer in buffers:
-        # The library takes numpy arrays of any kind, but no memoryview.
-        value = google_crc32c.extend(value, np.frombuffer(buffer, np.uint8))
-    return value
+Ranges = Callable[[Sequence[int], Sequence[int]], Sequence[Bytes]]
+"""Bytes [start, stop) of a shard, for each start and stop."""
+
+Found = tuple[torch.Tensor, Positions]
+"""Rows [n, width] that hold those wanted, and where among them each of those is."""
+
+Find = Callable[[Positions], Found]
+"""Finds the rows with the numbers wanted in a shard."""
 
 
 def row_bytes(rows: torch.Tensor) -> memoryview:
@@ -38,16 +44,16 @@ def row_bytes(rows: torch.Tensor) -> memoryview:
     return rows.contiguous().view(torch.uint8).numpy().data.cast("B")
 
 
-def encode_shard(rows: torch.Tensor, layout: Layout) -> list[bytes | memoryview]:
+def encode_shard(rows: torch.Tensor, layout: Layout) -> list[Buffer]:
     """The buffers of a shard that holds `rows` [at most shard_rows, width], to be written one after the other.
 
     Uncompressed rows are not copied: they stand in the file as they stand in memory.
     """
-    chunk_bytes = layout.chunk_rows * layout.width * itemsize(layout.dtype)
+    chunk_bytes = _chunk_bytes(layout)
     data = row_bytes(rows)
     used = -(-len(rows) // layout.chunk_rows)
     padding = nan_element(layout.dtype) * ((used * chunk_bytes - len(data)) // itemsize(layout.dtype))
-    buffers: list[bytes | memoryview]
+    buffers: list[Buffer]
     if layout.compressor == "none":
         buffers = [data, padding]
         lengths = [chunk_bytes] * used
@@ -64,45 +70,89 @@ def index_size(layout: Layout) -> int:
     return 16 * (layout.shard_rows // layout.chunk_rows) + 4
 
 
-def read_index(mapped: npt.NDArray[np.uint8], layout: Layout, name: str) -> Index:
-    """The index at a mapped shard's end; CorruptStoreError when it is not what was written."""
-    size = index_size(layout)
-    if len(mapped) < size:
-        raise CorruptStoreError(f"{name} is truncated: {len(mapped)} bytes do not hold a shard index")
-    body = mapped[len(mapped) - size : -4].tobytes()
-    if crc32c(body) != int.from_bytes(mapped[-4:].tobytes(), "little"):
+def read_index(ranges: Ranges, size: int, rows: int, layout: Layout, name: str) -> Index:
+    """The index of the chunks that hold the first `rows` rows of a shard.
+
+    Args:
+        ranges: the shard.
+        size: its bytes.
+        rows: that a commit counts in it.
+        layout: the store's shapes.
+        name: of the shard, for messages.
+
+    Raises:
+        CorruptStoreError: the shard is truncated, or its index is not what was written.
+    """
+    if size < index_size(layout):
+        raise CorruptStoreError(f"{name} is truncated: {size} bytes do not hold a shard index")
+    (end,) = ranges([size - index_size(layout)], [size])
+    body = end[:-4].tobytes()
+    if crc32c(body) != int.from_bytes(end[-4:].tobytes(), "little"):
         raise CorruptStoreError(f"{name}: the shard index does not match its checksum")
-    return np.frombuffer(body, "<u8").reshape(-1, 2)
-
-
-def used_chunks(index: Index, rows: int, layout: Layout, name: str) -> Index:
-    """The index of the chunks that hold the first `rows` rows; CorruptStoreError where one is missing."""
-    used = index[: -(-rows // layout.chunk_rows)]
+    used = np.frombuffer(body, "<u8").reshape(-1, 2)[: -(-rows // layout.chunk_rows)]
     if (used == MISSING).any():
         raise CorruptStoreError(f"{name}: a chunk that the commit counts is missing from the shard index")
+    if layout.compressor == "none":
+        expected = np.arange(len(used), dtype=np.uint64) * np.uint64(_chunk_bytes(layout))
+        if not np.array_equal(used[:, 0], expected):
+            raise CorruptStoreError(f"{name}: chunks are not in order")
     return used
 
 
-def chunks_of(encoded: Sequence[npt.NDArray[np.uint8]], layout: Layout) -> torch.Tensor:
-    """Compressed chunks as [chunks, chunk_rows, width]."""
-    codec = _blosc(layout)
-    data = bytearray(b"".join(codec.decode(chunk.tobytes()) for chunk in encoded))
-    whole = torch.from_numpy(np.frombuffer(data, np.uint8)).view(DTYPES[layout.dtype])
-    return whole.view(len(encoded), layout.chunk_rows, layout.width)
-
-
-def decode_shard(mapped: npt.NDArray[np.uint8], rows: int, layout: Layout, name: str) -> torch.Tensor:
-    """The first `rows` rows [rows, width] of a mapped shard, a view into the mapping where it is uncompressed."""
-    used = used_chunks(read_index(mapped, layout, name), rows, layout, name)
-    if layout.compressor == "none":
-        chunk_bytes = layout.chunk_rows * layout.width * itemsize(layout.dtype)
-        if not np.array_equal(used[:, 0], np.arange(len(used), dtype=np.uint64) * np.uint64(chunk_bytes)):
-            raise CorruptStoreError(f"{name}: chunks are not in order")
-        data = mapped[: rows * layout.width * itemsize(layout.dtype)]
+def open_shard(shard: Bytes | Ranges, size: int, rows: int, layout: Layout, name: str) -> Find:
+    """What finds rows of a shard, and reads no more of it than holds them. Args and Raises as of `read_index`."""
+    if callable(shard):
+        ranges = shard
+        if layout.compressor == "none":  # rows lie one after the other: their place needs no index
+            return partial(_find_ranges, ranges, layout)
     else:
-        chunks = chunks_of([mapped[offset : offset + length] for offset, length in used.tolist()], layout)
-        return chunks.view(-1, layout.width)[:rows]
-    return torch.from_numpy(np.asarray(data)).view(DTYPES[layout.dtype]).view(rows, layout.width)
+        ranges = _slices(shard)
+    index = read_index(ranges, size, rows, layout, name)
+    if layout.compressor != "none":
+        return partial(_find_chunks, ranges, index, layout, name)
+    assert not callable(shard)
+    whole = torch.from_numpy(np.asarray(shard[: rows * _row_bytes(layout)]))
+    mapped = whole.view(DTYPES[layout.dtype]).view(rows, layout.width)
+    return lambda wanted: (mapped, wanted)
+
+
+def map_rows(shard: Bytes, rows: int, layout: Layout, name: str) -> torch.Tensor:
+    """The first `rows` rows [rows, width] of an uncompressed shard, a view into it."""
+    return open_shard(shard, len(shard), rows, layout, name)(np.empty(0, np.int64))[0]
+
+
+def _slices(whole: Bytes) -> Ranges:
+    return lambda starts, stops: [whole[start:stop] for start, stop in zip(starts, stops, strict=True)]
+
+
+def _find_ranges(ranges: Ranges, layout: Layout, wanted: Positions) -> Found:
+    """Uncompressed rows by their ranges; near ones in one, with what is between them."""
+    size = _row_bytes(layout)
+    rows, places = np.unique(wanted, return_inverse=True)
+    after = np.flatnonzero(np.diff(rows) > 1 + APART // size) + 1
+    firsts, lasts = [0, *after.tolist()], [*(after - 1).tolist(), len(rows) - 1]
+    starts = [int(rows[first]) * size for first in firsts]
+    stops = [(int(rows[last]) + 1) * size for last in lasts]
+    found = np.empty((len(rows), size), np.uint8)
+    for part, first, last in zip(ranges(starts, stops), firsts, lasts, strict=True):
+        found[first : last + 1] = part.reshape(-1, size)[rows[first : last + 1] - rows[first]]
+    return torch.from_numpy(found).view(DTYPES[layout.dtype]), places
+
+
+def _find_chunks(ranges: Ranges, index: Index, layout: Layout, name: str, wanted: Positions) -> Found:
+    """Compressed rows by the chunks that hold them."""
+    chunks, places = np.unique(wanted // layout.chunk_rows, return_inverse=True)
+    starts = index[chunks, 0].tolist()
+    stops = index[chunks].sum(axis=1).tolist()
+    decoded = torch.empty((len(chunks) * layout.chunk_rows, layout.width), dtype=DTYPES[layout.dtype])
+    out = decoded.view(torch.uint8).numpy().reshape(len(chunks), -1)
+    codec = _blosc(layout)
+    for chunk, target in zip(ranges(starts, stops), out, strict=True):
+        said = np.frombuffer(chunk[:16].tobytes(), "<u4")  # Blosc's header: 4 bytes, its size, a block's, the chunk's
+        if len(said) < 4 or (said[1], said[3]) != (len(target), len(chunk)):
+            raise CorruptStoreError(f"{name}: a chunk is not what the shard index says")
+        codec.decode(np.ascontiguousarray(chunk), target)
+    return decoded, places * layout.chunk_rows + wanted % layout.chunk_rows
 
 
 def non_finite(rows: torch.Tensor) -> tuple[int, str] | None:
@@ -132,6 +182,14 @@ def check_dtype(rows: torch.Tensor, layout: Layout) -> None:
     assert dtype_name(rows.dtype) == layout.dtype, (rows.dtype, layout.dtype)
     assert rows.ndim == 2, rows.shape
     assert rows.shape[1] == layout.width, (rows.shape, layout.width)
+
+
+def _row_bytes(layout: Layout) -> int:
+    return layout.width * itemsize(layout.dtype)
+
+
+def _chunk_bytes(layout: Layout) -> int:
+    return layout.chunk_rows * _row_bytes(layout)
 
 
 def _encode_index(lengths: Sequence[int], chunks: int) -> bytes:

@@ -5,21 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
+from functools import partial
 
 from hubstore.errors import CorruptStoreError
-from hubstore.storage.local import Storage
-from hubstore.storage.objects import RemoteStorage
-from hubstore.store.commit import Commit, FileRecord
+from hubstore.storage import FileRecord, Storage
+from hubstore.store.attributes import read_attributes
+from hubstore.store.commit import Commit
 from hubstore.store.layout import LENS, ROOT, Layout, array_key, commit_key, content_digest, items_key, shard_key
 from hubstore.store.lensrecord import read_lens_record
-from hubstore.store.reader import read_attributes
 from hubstore.store.result import decode_result
-from hubstore.store.shardfile import crc32c, decode_shard
-
-BLOCK = 1 << 24
+from hubstore.store.shardfile import read_index
 
 INDEX_FIELDS = frozenset(
     [
@@ -43,8 +38,6 @@ INDEX_FIELDS = frozenset(
     ]
 )
 """What `index.json` holds beside its digest."""
-
-Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -119,13 +112,12 @@ def _shard_problems(
         yield Problem(key, f"the commit of shard {commit.shard} does not list it")
     for key, record in commit.files.items():
         progress(key)
-        found = _bytes(storage, key)
-        wrong = _difference(found, record)
+        wrong = file_problem(storage, key, record)
         if wrong:
             yield Problem(key, wrong)
-        elif found is not None and key.startswith("hidden/"):
+        elif key.startswith("hidden/"):
             try:
-                decode_shard(found, 1, layout, key)
+                read_index(partial(storage.read_ranges, key, record), record.size, 1, layout, key)
             except CorruptStoreError as error:
                 yield Problem(key, str(error))
 
@@ -156,7 +148,7 @@ def _index_problems(storage: Storage, folder: str, progress: Callable[[str], Non
         if digest not in (None, content_digest(content)) or not set(content) <= INDEX_FIELDS:
             raise ValueError("it does not match its digest")
         said = content["file"]
-        record = None if said is None else FileRecord(int(said["size"]), int(said["crc32c"], 16))
+        record = None if said is None else FileRecord.from_json(said)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         yield Problem(key, f"is not as it was written: {error}; {remedy}")
         return
@@ -183,30 +175,16 @@ def _result_problems(storage: Storage, key: str) -> Iterator[Problem]:
 
 def file_problem(storage: Storage, key: str, record: FileRecord) -> str | None:
     """What is wrong with a file, against its record; None where nothing is."""
-    return _difference(_bytes(storage, key), record)
+    found = storage.record(key)
+    if found is None:
+        return "missing"
+    if found.size != record.size:
+        return f"{found.size} bytes, {record.size} were committed"
+    return None if found == record else "its bytes do not match the checksum of its commit"
 
 
-def spoiled_file(storage: Storage, shard: int) -> str | None:
+def corrupt_file(storage: Storage, shard: int) -> str | None:
     """A file of a committed shard that is not what was committed; None where all are."""
     key = commit_key(shard)
     files = Commit.decode(storage.read(key), str(storage.root / key)).files
     return next((name for name, record in files.items() if file_problem(storage, name, record)), None)
-
-
-def _bytes(storage: Storage, key: str) -> Bytes | None:
-    """A file as the storage itself has it, whatever a cache holds; None where it is missing."""
-    if isinstance(storage, RemoteStorage):
-        try:
-            return np.frombuffer(storage.read(key), np.uint8).copy()  # torch wants memory that may be written
-        except CorruptStoreError:
-            return None
-    return storage.map(key) if storage.exists(key) else None
-
-
-def _difference(found: Bytes | None, record: FileRecord) -> str | None:
-    if found is None:
-        return "missing"
-    if len(found) != record.size:
-        return f"{len(found)} bytes, {record.size} were committed"
-    checksum = crc32c(*(found[i : i + BLOCK].data for i in range(0, len(found), BLOCK)))
-    return None if checksum == record.crc32c else "its bytes do not match the checksum of its commit"

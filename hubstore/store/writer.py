@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import torch
 
 from hubstore.errors import NonFiniteError, StoreError, StoreLockedError
-from hubstore.storage.local import Buffer, Storage
+from hubstore.storage import Buffer, FileRecord, Storage
 from hubstore.storage.location import shell_word
-from hubstore.store.commit import Commit, FileRecord
+from hubstore.store.commit import Commit
 from hubstore.store.layout import (
     FORMAT,
     ROOT,
@@ -31,8 +31,8 @@ from hubstore.store.layout import (
     previews_key,
     shard_key,
 )
-from hubstore.store.shardfile import check_dtype, crc32c, encode_shard, non_finite
-from hubstore.store.verify import spoiled_file
+from hubstore.store.shardfile import check_dtype, encode_shard, non_finite
+from hubstore.store.verify import corrupt_file
 
 WRITE_THREADS = 8
 """Files on their way to the disk at once. They mostly wait for it: even on one CPU, eight are faster than four."""
@@ -93,19 +93,19 @@ def write_shard(
 
     try:
         commit = write()
-        if not storage.create(key, commit.encode()):
-            if spoiled_file(storage, shard) is None:
+        if not storage.put_if_absent(key, commit.encode()):
+            if corrupt_file(storage, shard) is None:
                 raise _committed_already(storage, shard)
             storage.delete(key)
             commit = write()
-            if not storage.create(key, commit.encode()):
+            if not storage.put_if_absent(key, commit.encode()):
                 raise _committed_already(storage, shard)
     except StoreLockedError as error:
-        spoiled = spoiled_file(storage, shard) if storage.exists(key) else None
-        if spoiled is None:
+        corrupt = corrupt_file(storage, shard) if storage.exists(key) else None
+        if corrupt is None:
             raise
         raise StoreLockedError(
-            f"{storage.root / spoiled}: this process wrote over it when its right to write had ended, and another had "
+            f"{storage.root / corrupt}: this process wrote over it when its right to write had ended, and another had "
             f"committed it; `hubstore verify {shell_word(storage.root)}` lists all that is wrong; extract it again, "
             "elsewhere"
         ) from error
@@ -157,8 +157,7 @@ def _committed_already(storage: Storage, shard: int) -> StoreError:
 
 def _write_file(storage: Storage, key: str, buffers: list[Buffer]) -> tuple[str, FileRecord]:
     storage.write(key, *buffers)
-    size = sum(memoryview(buffer).nbytes for buffer in buffers)
-    return key, FileRecord(size, crc32c(*buffers))
+    return key, FileRecord.of(*buffers)
 
 
 def _shard_files(

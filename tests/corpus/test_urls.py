@@ -12,7 +12,7 @@ from obstore.store import MemoryStore
 
 from hubstore.corpus import Media, open_corpus, read_webdataset
 from hubstore.corpus import remote as corpora
-from hubstore.corpus.remote import NAMED, fetched, origin, remote_bytes, url_of
+from hubstore.corpus.remote import LINKS, download, remote_bytes, source_url, url_of
 from hubstore.errors import CorpusError
 from hubstore.media.decode import media_bytes
 from hubstore.storage.cache import user_cache
@@ -57,48 +57,48 @@ def test_threads_that_fetch_one_object_all_have_it(lab):
     lab.write("a.tar", bytes(1000))
 
     def fetch(_):
-        path = fetched(ARCHIVE)
+        path = download(ARCHIVE)
         assert path.read_bytes() == bytes(1000)
-        return origin(path)
+        return source_url(path)
 
     with ThreadPoolExecutor(6) as pool:
         assert {*pool.map(fetch, range(300))} == {ARCHIVE}
-    assert not [path for path in (user_cache().folder / NAMED).rglob(".*") if path.name != ".origin"]
+    assert not [path for path in (user_cache().folder / LINKS).rglob(".*") if path.name != ".origin"]
 
 
 def test_a_newer_object_does_not_change_the_file_of_a_corpus_that_is_open(lab):
     lab.write("a.tar", b"x" * 1000)
-    before = fetched(ARCHIVE)
+    before = download(ARCHIVE)
     lab.write("a.tar", b"y" * 1000)
-    after = fetched(ARCHIVE)
+    after = download(ARCHIVE)
     assert before.read_bytes() == b"x" * 1000
     assert after.read_bytes() == b"y" * 1000
 
 
 def test_a_sweep_leaves_the_file_of_a_corpus_whole(lab):
     lab.write("a.tar", b"x" * 1000)
-    path = fetched(ARCHIVE)
+    path = download(ARCHIVE)
     for file in user_cache().folder.iterdir():
         if file.is_file():
             file.unlink()
     assert path.read_bytes() == b"x" * 1000
-    assert fetched(ARCHIVE) == path
+    assert download(ARCHIVE) == path
 
 
 def test_a_disk_without_links_to_files_has_others(lab, monkeypatch):
     monkeypatch.setattr(os, "link", lambda *given: (_ for _ in ()).throw(OSError(errno.EPERM, "not permitted")))
     lab.write("a.tar", b"x" * 1000)
-    assert fetched(ARCHIVE).read_bytes() == b"x" * 1000
+    assert download(ARCHIVE).read_bytes() == b"x" * 1000
 
 
 def test_a_cache_that_cannot_be_written_to_is_named(lab):
     lab.write("a.tar", b"x")
-    fetched(ARCHIVE)
+    download(ARCHIVE)
     folder = user_cache().folder
-    (folder / NAMED).rename(folder / "other")
-    (folder / NAMED).write_text("no folder")
+    (folder / LINKS).rename(folder / "other")
+    (folder / LINKS).write_text("no folder")
     with pytest.raises(CorpusError, match=r"s3://lab/a\.tar: cannot be named in the cache .* set HUBSTORE_CACHE"):
-        fetched(ARCHIVE)
+        download(ARCHIVE)
 
 
 def test_a_folder_of_archives_is_fetched_one_by_one_as_it_is_read(lab, tmp_path, monkeypatch):
@@ -139,7 +139,7 @@ def test_a_url_of_a_web_server_is_quoted_once(web):
     web.files = {"/a%20b/%C3%A4%231.png": b"picture"}
     for url in ("/a%20b/%C3%A4%231.png", "/a b/ä#1.png", "/a%20b/ä%231.png"):
         assert remote_bytes(url_of(web.url + url)) == b"picture"
-        assert fetched(url_of(web.url + url)).read_bytes() == b"picture"
+        assert download(url_of(web.url + url)).read_bytes() == b"picture"
 
 
 def test_a_medium_beside_a_table_of_a_web_server_is_found(web):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import namedtuple
 
 import pytest
 
 from hubstore.corpus import Corpus, Item, read_sample
 from hubstore.errors import StoreError
-from hubstore.extraction import Settings, append, estimate, extract
+from hubstore.extraction import Settings, append, extract
+from hubstore.storage import LocalStorage
 from hubstore.store import StoreReader
 from tests.tiny_models import tiny_model
 
@@ -21,7 +23,7 @@ def model():
 
 
 def leave(monkeypatch, free):
-    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda folder: Usage(0, 0, free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(0, 0, free))
 
 
 def test_an_extraction_that_cannot_fit_is_refused_with_numbers_and_leaves_no_plan(tmp_path, monkeypatch, model):
@@ -62,4 +64,4 @@ def test_an_append_that_cannot_fit_leaves_the_store_as_it_was(tmp_path, monkeypa
 
 
 def test_the_disk_of_a_folder_that_is_not_there_yet_is_that_of_the_one_above(tmp_path):
-    assert estimate.disk_free(tmp_path / "a/b/c") > 0
+    assert LocalStorage(tmp_path / "a/b/c").free_bytes() > 0

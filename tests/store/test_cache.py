@@ -13,14 +13,12 @@ import torch
 from obstore.store import MemoryStore
 
 from hubstore.errors import CorruptStoreError, StoreError
-from hubstore.storage import cloud, open_storage
+from hubstore.storage import FileRecord, client, cloud, open_storage
 from hubstore.storage import objects as remote
 from hubstore.storage.cache import LINKED_S, FileCache
 from hubstore.storage.location import Url
 from hubstore.storage.objects import RemoteStorage
 from hubstore.store import StoreReader, write_metadata, write_shard
-from hubstore.store.commit import FileRecord
-from hubstore.store.shardfile import crc32c
 from tests.store.test_roundtrip import item_table, layout
 
 ROOT = Url("s3", "lab/x.hub")
@@ -46,10 +44,6 @@ def written(storage):
         writing.result()
 
 
-def record_of(content):
-    return FileRecord(len(content), crc32c(content))
-
-
 def test_an_object_that_the_bound_hardly_holds_is_read(storage):
     for size in (95_000, 95_001, 97_000, 100_000, 100_001):
         storage.write("k", bytes(size))
@@ -66,12 +60,12 @@ def test_what_was_just_added_is_there_whatever_is_pinned(storage):
             assert len(file.read()) == 60_000
 
 
-@pytest.mark.parametrize("read", ["map", "map_committed", "cached", "open"])
+@pytest.mark.parametrize("read", ["map", "map_committed", "mapped", "open"])
 def test_a_file_that_another_process_removes_is_read_again(storage, cache, monkeypatch, read):
     content = os.urandom(1000)
     storage.write("k", content)
-    given = ("k",) if read in ("map", "open") else ("k", record_of(content))
-    storage.map_committed("k", record_of(content))
+    given = ("k",) if read in ("map", "open") else ("k", FileRecord.of(content))
+    storage.map_committed("k", FileRecord.of(content))
     storage.map("k")
     written(storage)
     look_up, removed = cache._look_up, []
@@ -110,7 +104,7 @@ def test_what_a_caller_changes_before_it_is_written_is_not_kept(tmp_path):
     storage = RemoteStorage(ROOT, MemoryStore(), FileCache(tmp_path / "cache", 1 << 30))
     content = os.urandom(100_000)
     storage.write("k", content)
-    record = record_of(content)
+    record = FileRecord.of(content)
     storage.map_committed("k", record)
     written(storage)
     assert storage.map_committed("k", record).tobytes() == content  # from the cache, whose file is checked now
@@ -126,16 +120,16 @@ def test_what_a_caller_changes_before_it_is_written_is_not_kept(tmp_path):
 
 def test_an_object_is_written_to_the_cache_as_its_parts_arrive(tmp_path):
     storage = RemoteStorage(ROOT, MemoryStore(), FileCache(tmp_path / "cache", 1 << 30))
-    storage.write("k", bytes(12 * remote.PART - 7))
+    storage.write("k", bytes(12 * client.PART - 7))
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        assert len(storage.map("k")) == 12 * remote.PART - 7
+        assert len(storage.map("k")) == 12 * client.PART - 7
         path = storage.local("k")
-        assert tracemalloc.get_traced_memory()[1] - before < remote.PART
+        assert tracemalloc.get_traced_memory()[1] - before < client.PART
     finally:
         tracemalloc.stop()
-    assert path.stat().st_mtime_ns == remote._nanoseconds(storage._head_of("k"))
+    assert path.stat().st_mtime_ns == storage.stat("k").mtime_ns
 
 
 def test_layers_keep_no_more_mapped_than_the_cache_holds(storage, cache):
@@ -157,10 +151,10 @@ def test_layers_keep_no_more_mapped_than_the_cache_holds(storage, cache):
 
 
 def test_the_link_of_a_corpus_outlives_its_file_and_counts(cache, monkeypatch):
-    from hubstore.corpus.remote import NAMED
+    from hubstore.storage.location import LINKS
 
     path = put(cache, "n", 50_000)
-    link = cache.folder / NAMED / "folder" / "a.csv"
+    link = cache.folder / LINKS / "folder" / "a.csv"
     link.parent.mkdir(parents=True)
     os.link(path, link)
     (link.parent / ".origin").write_text("s3://lab/a.csv")
@@ -196,7 +190,7 @@ def test_an_object_that_changes_while_it_is_read_is_named(storage):
     meta = storage._head_of("k")
     storage.write("k", bytes(11))
     with pytest.raises(CorruptStoreError, match=r"s3://lab/x\.hub/k changed while it was read; run the same command"):
-        storage._parts("k", meta)
+        storage._client.parts("k", meta)
 
 
 def test_a_conflict_is_named(web, monkeypatch):

@@ -17,11 +17,10 @@ import torch
 from obstore.store import MemoryStore
 
 from hubstore.errors import StorageUnreachableError, StoreError, StoreLockedError
-from hubstore.extraction.ray import _anywhere
 from hubstore.storage import LocalStorage, open_storage
 from hubstore.storage import lease as lease_module
 from hubstore.storage import objects as remote
-from hubstore.storage.lease import LEASE, Lease, LentLease, Owner
+from hubstore.storage.lease import LEASE, DelegatedLease, Lease, Owner
 from hubstore.storage.location import Url
 from hubstore.storage.objects import RemoteStorage
 from hubstore.store import StoreReader, verify, write_metadata, write_shard
@@ -68,7 +67,7 @@ def test_the_lease_of_a_process_that_ended_is_taken_at_once(store, storage, monk
         monkeypatch.setattr(lease_module.os, "kill", lambda pid, signal: (_ for _ in ()).throw(ProcessLookupError()))
         with lease(store).held():
             with pytest.raises(StoreLockedError, match="the right to write ended"):
-                storage.create("k", b"")
+                storage.put_if_absent("k", b"")
             renew_once(storage._lease)
             with pytest.raises(StoreLockedError, match="the right to write ended"):
                 storage.write("k", b"")
@@ -174,7 +173,7 @@ def test_a_lease_that_cannot_be_read_is_not_lost(store, monkeypatch):
 def test_a_lease_is_renewed_by_the_client_that_has_the_patience_of_now(store):
     storage = RemoteStorage(ROOT, store, first=MemoryStore())
     with storage.lock():
-        assert storage._lease._client() is storage._first
+        assert storage._lease._client() is storage._client._first
         storage.exists("k")
         assert storage._lease._client() is store
 
@@ -275,7 +274,7 @@ def test_a_server_that_honours_conditions_is(served):
 def connected(monkeypatch, store):
     """Storages that travel find the store in memory, and lend leases of a quarter of a second."""
     monkeypatch.setattr(remote, "connect", lambda *given: store)
-    monkeypatch.setattr(remote, "LentLease", functools.partial(LentLease, seconds=0.25))
+    monkeypatch.setattr(remote, "DelegatedLease", functools.partial(DelegatedLease, seconds=0.25))
 
 
 def replaced(store):
@@ -293,11 +292,11 @@ def not_renewed(store):
 @pytest.mark.parametrize("lost", [replaced, removed, not_renewed])
 def test_a_worker_writes_by_the_lease_of_who_started_it_and_no_longer(store, storage, connected, lost):
     with storage.lock():
-        worker = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(_anywhere(storage)))))
+        worker = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(storage))))
         worker.write("k", b"v")
         lost(store)
         with pytest.raises(StoreLockedError, match="the right to write ended"):
-            worker.create("c", b"v")
+            worker.put_if_absent("c", b"v")
         time.sleep(0.1)
         for write in (lambda: worker.write("k", b"w"), lambda: worker.delete("k")):
             with pytest.raises(StoreLockedError, match="the right to write ended"):
@@ -323,7 +322,7 @@ def test_a_worker_asks_for_the_lease_as_often_as_it_is_renewed(store, storage, c
         for number in range(20):
             worker.write(f"k{number}", b"")
         assert len(asked) == 1
-        worker.create("c", b"")
+        worker.put_if_absent("c", b"")
         assert len(asked) == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import ml_dtypes
@@ -15,7 +16,8 @@ import zarr
 
 from hubstore.errors import CorruptStoreError, NonFiniteError, StoreError, StoreFormatError, StoreNotFoundError
 from hubstore.storage import LocalStorage
-from hubstore.store import DTYPES, Layout, StoreReader, verify, write_metadata, write_shard
+from hubstore.storage.mappings import Mappings
+from hubstore.store import DTYPES, Layout, StoreReader, shardfile, verify, write_metadata, write_shard
 
 WIDTH = 24
 
@@ -112,14 +114,46 @@ def test_take_and_segments_agree_with_read_across_shards(tmp_path):
     assert torch.equal(hidden.read(60, 110), everything[60:110])
 
 
-def test_reading_goes_on_when_more_shards_are_there_than_stay_mapped(tmp_path, monkeypatch):
-    monkeypatch.setattr("hubstore.store.reader.MAPPED", 2)
+def test_reading_goes_on_when_more_shards_are_there_than_stay_mapped(tmp_path):
+    storage = LocalStorage(tmp_path)
+    storage.mappings = Mappings(math.inf, 2)
     written = fill(tmp_path, layout("float16"), [64] * 5)
-    hidden = StoreReader(tmp_path).hidden(1, "mean")
+    hidden = StoreReader(tmp_path, storage).hidden(1, "mean")
     positions = np.random.default_rng(0).integers(0, len(hidden), 300)
     assert torch.equal(hidden.take(positions), written["mean"][1][positions])
     assert torch.equal(hidden.read(), written["mean"][1])
     assert len(hidden._mapped) == 2
+
+
+def test_rows_of_a_compressed_shard_decode_only_the_chunks_that_hold_them(tmp_path, monkeypatch):
+    class Counting(shardfile.Blosc):
+        def decode(self, chunk, out=None):
+            decoded.append(len(chunk))
+            return super().decode(chunk, out)
+
+    decoded = []
+    monkeypatch.setattr(shardfile, "Blosc", Counting)
+    shape = layout("float16", "blosc-lz4-bitshuffle")
+    written = fill(tmp_path, shape, [64, 64])["mean"][1]
+    hidden = StoreReader(tmp_path).hidden(1, "mean")
+    near = [3, 1, 3]
+    assert torch.equal(hidden.take(near), written[near])
+    assert len(decoded) == 1
+    stop = shape.chunk_rows + 2
+    assert torch.equal(hidden.read(stop - 4, stop), written[stop - 4 : stop])
+    assert len(decoded) == 3
+    assert torch.equal(hidden.read(), written)
+    assert len(decoded) == 3 + 2 * shape.shard_rows // shape.chunk_rows
+
+
+def test_a_chunk_of_another_size_than_the_layouts_is_refused(tmp_path):
+    fill(tmp_path, layout("float16", "blosc-lz4-bitshuffle"), [64])
+    path = tmp_path / "hidden/mean/1/c/0/0"
+    changed = bytearray(path.read_bytes())
+    changed[4:8] = (1 << 30).to_bytes(4, "little")  # what Blosc's header says that the chunk decodes to
+    path.write_bytes(changed)
+    with pytest.raises(CorruptStoreError, match=r"c/0/0: a chunk is not what the shard index says"):
+        StoreReader(tmp_path).hidden(1, "mean").read(0, 1)
 
 
 def test_partitions_are_contiguous_ranges_of_positions(tmp_path):

@@ -295,7 +295,7 @@ def test_of_two_writers_of_one_shard_one_wins(url):
 
 def test_create_and_the_lease_hold_between_clients_of_a_real_server(url):
     first, second = open_storage(url), open_storage(url)
-    won = [first.create("k", b"a"), second.create("k", b"b")]
+    won = [first.put_if_absent("k", b"a"), second.put_if_absent("k", b"b")]
     assert won == [True, False]
     with first.lock():
         with pytest.raises(StoreLockedError, match="is being written by process"), second.lock():

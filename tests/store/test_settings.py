@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 
 import pytest
@@ -110,11 +109,3 @@ def test_each_kind_of_object_store_has_its_own_remedy():
 def test_a_name_that_no_object_can_have_is_refused():
     with pytest.raises(StoreError, match="no object can have this name"):
         open_storage("s3://lab/x").exists("a/../b")
-
-
-def test_keys_of_a_file_are_used_for_minutes(tmp_path):
-    (tmp_path / ".aws").mkdir()
-    (tmp_path / ".aws" / "credentials").write_text("[default]\naws_access_key_id=a\naws_secret_access_key=b\n")
-    found = cloud._credential(cloud.Url("s3", "lab"), {"HOME": str(tmp_path)})
-    used = found["expires_at"] - datetime.datetime.now(datetime.UTC) - cloud.EXPIRES_EARLY
-    assert used > datetime.timedelta(minutes=4)

@@ -17,7 +17,6 @@ from starlette.responses import Response
 from hubstore.errors import AnalysisError, CorruptStoreError, QueryError
 from hubstore.serve.context import ERRORS, TABLE, Context, Name, Names, StoreParams
 from hubstore.serve.http_errors import NotFoundError
-from hubstore.storage.location import Url
 
 if TYPE_CHECKING:
     from hubstore.serve.snapshot import Snapshot
@@ -248,8 +247,6 @@ def _stored_table(snapshot: Snapshot, key: str, analysis: str, name: str) -> Sto
 
 
 def _stamp(snapshot: Snapshot, key: str) -> int | None:
-    """What changes with a file: its time, or in an object store, where a table's name is of its content, its size."""
-    if isinstance(snapshot.path, Url):
-        return snapshot.storage.size(key) if snapshot.storage.exists(key) else None
-    path = snapshot.path / key
-    return path.stat().st_mtime_ns if path.exists() else None
+    """What changes with a file: its time."""
+    found = snapshot.storage.stat(key)
+    return None if found is None else found.mtime_ns

@@ -1,0 +1,146 @@
+"""One layer's hidden states: rows by position, from files mapped on this machine or from ranges of remote objects."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hubstore.checks import check_count, check_positions
+from hubstore.errors import QueryError
+from hubstore.storage import FileRecord, Storage
+from hubstore.store.commit import Commit
+from hubstore.store.dtypes import DTYPES, itemsize
+from hubstore.store.gather import copy_rows
+from hubstore.store.layout import Layout, shard_key
+from hubstore.store.partition import Positions
+from hubstore.store.shardfile import Find, Found, open_shard
+
+WHOLE = 2
+"""A remote shard is read whole, and stored in the cache, from where a `WHOLE`th of its rows are asked for."""
+
+
+class HiddenStates:
+    """One layer under one pooling, over the store's Zarr shards.
+
+    Uncompressed shards on this machine are memory-mapped. Of others, the ranges are read that hold the rows asked for:
+    the rows themselves, or the compressed chunks around them. Rows that no commit covers are not reachable: positions
+    count committed rows only.
+    """
+
+    def __init__(self, storage: Storage, layout: Layout, commits: Sequence[Commit], layer: str, pooling: str) -> None:
+        self.layer = layer
+        self.pooling = pooling
+        self._storage = storage
+        self._layout = layout
+        self._pieces = _pieces(layout, commits, layer, pooling)
+        self._starts = np.cumsum([0, *(rows for _, _, rows in self._pieces)]).tolist()
+        self._mapped: dict[int, Find] = {}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, width)."""
+        return self._starts[-1], self._layout.width
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The stored dtype."""
+        return DTYPES[self._layout.dtype]
+
+    def __len__(self) -> int:
+        """Rows."""
+        return int(self._starts[-1])
+
+    def segments(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
+        """Pieces of rows [start, stop) in order, each with its first position: [rows, width].
+
+        Mapped rows are not copied. Remote pieces are read while the ones before them are used.
+        """
+        start, stop = self._range(start, stop)
+        spans = []
+        piece = bisect_right(self._starts, start) - 1
+        while start < stop:
+            last = min(stop, self._starts[piece + 1])
+            spans.append((piece, start, last))
+            start, piece = last, piece + 1
+        jobs = (((last - first) * self._row_bytes, partial(self._span, n, first, last)) for n, first, last in spans)
+        yield from zip((first for _, first, _ in spans), self._storage.in_order(jobs), strict=True)
+
+    def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Rows [start, stop) as a copy [rows, width] in the stored dtype."""
+        start, stop = self._range(start, stop)
+        out = torch.empty((max(stop - start, 0), self._layout.width), dtype=self.dtype)
+        for position, rows in self.segments(start, stop):
+            out[position - start : position - start + len(rows)] = rows
+        return out
+
+    def take(self, positions: npt.ArrayLike) -> torch.Tensor:
+        """The rows at `positions` [n], in that order, as a copy [n, width] in the stored dtype."""
+        wanted = check_positions(f"rows of layer {self.layer}", positions, len(self), error=QueryError)
+        out = torch.empty((len(wanted), self._layout.width), dtype=self.dtype)
+        bounds = np.asarray(self._starts, np.int64)
+        pieces = np.searchsorted(bounds, wanted, side="right") - 1
+        order = np.argsort(pieces, kind="stable")
+        cuts = np.searchsorted(pieces[order], np.arange(len(bounds)))
+        local = (wanted - bounds[pieces])[order]
+        numbers = np.flatnonzero(np.diff(cuts)).tolist()
+        parts = [slice(cuts[number], cuts[number + 1]) for number in numbers]
+        jobs = ((0, partial(self._find, n, local[part])) for n, part in zip(numbers, parts, strict=True))
+        for part, (rows, places) in zip(parts, self._storage.in_order(jobs), strict=True):
+            copy_rows(rows, places, out, order[part])
+        return out
+
+    def evict(self, piece: int) -> None:
+        """Hold a piece mapped no longer; it is mapped again when it is read again."""
+        self._mapped.pop(piece, None)
+
+    @property
+    def _row_bytes(self) -> int:
+        return self._layout.width * itemsize(self._layout.dtype)
+
+    def _range(self, start: int, stop: int | None) -> tuple[int, int]:
+        """Rows asked for as [start, stop); QueryError where the layer has no such."""
+        of = f"rows of layer {self.layer}"
+        start = check_count("start", start, least=0, most=len(self), of=of, error=QueryError)
+        if stop is None:
+            return start, len(self)
+        return start, check_count("stop", stop, least=0, most=len(self), of=of, error=QueryError)
+
+    def _span(self, piece: int, start: int, stop: int) -> torch.Tensor:
+        """Rows of a piece, which hold positions [start, stop)."""
+        first = self._starts[piece]
+        rows, places = self._find(piece, np.arange(start - first, stop - first))
+        return rows[places[0] : places[-1] + 1]
+
+    def _find(self, piece: int, wanted: Positions) -> Found:
+        """Rows of a piece, by the cheapest way there is to them."""
+        find = self._mapped.get(piece)
+        if find is None:
+            key, record, count = self._pieces[piece]
+            whole = self._storage.mapped(key, record)
+            if whole is None and WHOLE * len(np.unique(wanted)) >= count:
+                whole = self._storage.map_committed(key, record)
+            find = open_shard(
+                partial(self._storage.read_ranges, key, record) if whole is None else whole,
+                *(record.size, count, self._layout, str(self._storage.root / key)),
+            )
+            if isinstance(whole, np.memmap):  # what is in memory goes with the caller
+                self._mapped[piece] = find
+                self._storage.mappings.add(self, piece, record.size)
+        return find(wanted)
+
+
+def _pieces(layout: Layout, commits: Sequence[Commit], layer: str, pooling: str) -> list[tuple[str, FileRecord, int]]:
+    """Key, size and checksum, and rows of every Zarr shard of one layer, in position order."""
+    pieces = []
+    for commit in commits:
+        rows = commit.tokens if pooling == "tokens" else commit.items
+        first = commit.first_token_shard if pooling == "tokens" else commit.shard
+        for offset, start in enumerate(range(0, rows, layout.shard_rows)):
+            key = shard_key(pooling, layer, first + offset)
+            pieces.append((key, commit.files[key], min(layout.shard_rows, rows - start)))
+    return pieces
