@@ -127,7 +127,7 @@ def test_an_error_of_the_library_reaches_the_terminal_as_it_is_typed(typed, monk
     def refuse(*arguments, **options):
         raise CorpusError("row 3: correct it,\nor leave such rows out with ", Parameter("on_error", "skip"))
 
-    monkeypatch.setattr(cli.extract.options, "open_items", refuse)
+    monkeypatch.setattr(cli.extract.corpora, "open_items", refuse)
     code, said = typed("extract", "x.jsonl", "--model", "m", "--out", "x.hub")
     assert (code, said) == (1, "error: row 3: correct it, or leave such rows out with --on-error skip\n")
 
@@ -136,7 +136,7 @@ def test_an_exception_that_nobody_expected_is_one_line_and_its_place_is_shown_on
     def broken(*arguments, **options):
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(cli.extract.options, "open_items", broken)
+    monkeypatch.setattr(cli.extract.corpora, "open_items", broken)
     code, said = typed("extract", "x.jsonl", "--model", "m", "--out", "x.hub")
     assert code == 1
     assert said.count("\n") == 1

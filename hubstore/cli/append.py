@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hubstore.cli import options
+from hubstore.cli import corpora, options
 from hubstore.cli.corpora import CorpusArgument, CorpusOptions, RunOptions
 from hubstore.cli.extract import print_extraction
 from hubstore.cli.progress import watching
@@ -25,7 +25,7 @@ def append(
     """
     from hubstore import api
 
-    items = options.open_items(corpus, reading)
+    items = corpora.open_items(corpus, reading)
     with watching(store.name, "the model") as watch:
         found = api.append(items, store, model=model, trust_remote_code=trust_remote_code, watch=watch, **vars(run))
     print_extraction(found, items, as_json)

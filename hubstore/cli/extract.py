@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from hubstore.cli import options
+from hubstore.cli import corpora, options
 from hubstore.cli.corpora import CorpusArgument, CorpusOptions, RunOptions, SettingsOptions
 from hubstore.cli.output import out, print_json, table
 from hubstore.cli.progress import watching
@@ -41,7 +41,7 @@ def extract(
     """
     from hubstore import api
 
-    items = options.open_items(corpus, reading)
+    items = corpora.open_items(corpus, reading)
     with watching(store.name, model) as watch:
         found = api.extract(
             items,

@@ -7,15 +7,12 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from hubstore.errors import CorpusError, HubstoreError, QueryError
+from hubstore.errors import HubstoreError, QueryError
 from hubstore.storage.location import Location, location
-
-if TYPE_CHECKING:
-    from hubstore.cli.corpora import CorpusOptions
 
 
 def place(text: str) -> Location:
@@ -157,38 +154,3 @@ READ: Mapping[str, Callable[[Any], Any]] = {
     "extra_models": tuple,
 }
 """How the text of an option of the library's classes is read."""
-
-
-def open_items(corpus: Sequence[str], chosen: CorpusOptions) -> Any:
-    """The corpus that the options describe."""
-    from hubstore.corpus import open_corpus, read_parallel
-
-    others = ("parallel", "text", "limit", "on_error")
-    given: dict[str, Any] = {
-        name: value
-        for name, value in vars(chosen).items()
-        if name not in others and value is not None and (value is not False or name == "quotes")
-    }
-    common: dict[str, Any] = {"limit": chosen.limit, "on_error": chosen.on_error.value}
-    if chosen.parallel:
-        if given or chosen.text:
-            raise CorpusError(f"--parallel files have no columns or splits; leave out {', '.join(given) or 'text'}")
-        return read_parallel(_by_language(corpus, "--parallel"), **common)
-    if chosen.text:
-        by_language = "=" in "".join(chosen.text)
-        if len(chosen.text) > 1 and not by_language:
-            raise CorpusError("give one --text-column, or LANGUAGE=COLUMN for each language")
-        given["text"] = _by_language(chosen.text, "--text-column") if by_language else chosen.text[0]
-    return open_corpus(corpus, **common, **given)
-
-
-def _by_language(values: Sequence[str], option: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for value in values:
-        language, separator, rest = value.partition("=")
-        if not (language and separator and rest):
-            raise CorpusError(f"{option} {value!r} is not LANGUAGE=VALUE; write it as en=a.txt")
-        if language in found:
-            raise CorpusError(f"{option} names the language {language!r} twice")
-        found[language] = rest
-    return found

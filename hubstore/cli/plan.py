@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hubstore.cli import options
+from hubstore.cli import corpora, options
 from hubstore.cli.corpora import CorpusArgument, CorpusOptions, SettingsOptions
 from hubstore.cli.output import err, out, print_json, size, table
 from hubstore.options import ModelOptions
@@ -41,7 +41,7 @@ def plan(
     from hubstore import api
     from hubstore.storage.location import location
 
-    items, where = options.open_items(corpus, reading), location(store)
+    items, where = corpora.open_items(corpus, reading), location(store)
     with err.status(f"loading {model}, reading the corpus and measuring this machine"):
         found = api.plan(
             items,

@@ -16,17 +16,14 @@ import numpy as np
 
 from hubstore.corpus import Corpus
 from hubstore.errors import AnalysisError, CorpusError, MissingDependencyError
-from hubstore.experiments.materials import shipped_bytes
 from hubstore.extraction import Settings, Watch, extract
 from hubstore.lens import Lens
 from hubstore.media import MEDIA
 from hubstore.models import Model, load_model
 from hubstore.stats.bootstrap import Bootstrap
 from hubstore.store import StoreReader
-from hubstore.version import __version__
 
 if TYPE_CHECKING:
-    from hubstore.experiments.registry import Experiment
     from hubstore.experiments.result import Row
 
 T = TypeVar("T")
@@ -179,24 +176,6 @@ class ExperimentContext:
         decisive = ("id", "weights", "tokenizer", "dtype", "attention")
         return {key: identity[key] for key in (*decisive, *(key for key in ("media", "stack") if key in identity))}
 
-    def record(self, experiment: Experiment) -> dict[str, Any]:
-        """All that an experiment's result is computed from; MissingDependencyError where a package is not installed."""
-        own = {name: path for name in experiment.files if (path := self.file(name)) is not None}
-        return {
-            "experiment": experiment.name,
-            "model": self.model_record(),
-            "data": {
-                **{name: _sha256(shipped_bytes(name)) for name in experiment.shipped},
-                **{name: _sha256(path.read_bytes()) for name, path in own.items()},
-            },
-            "packages": {name: package_version(name) for name in experiment.packages},
-            "limit": self.limit,
-            "seed": self.seed,
-            "bootstrap": self.bootstrap,
-            "version": __version__,
-            **({"media_template": self.media_template} if experiment.modalities else {}),
-        }
-
 
 def package_version(name: str) -> str:
     """The version of an optional package; MissingDependencyError, with what to install, where it is not there."""
@@ -209,9 +188,10 @@ def package_version(name: str) -> str:
         ) from error
 
 
-def _sha256(data: bytes) -> str:
+def sha256_of(data: bytes) -> str:
+    """The digest of bytes, in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 def _digest(value: Any) -> str:
-    return _sha256(json.dumps(value, sort_keys=True, default=list).encode())
+    return sha256_of(json.dumps(value, sort_keys=True, default=list).encode())

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from hubstore.errors import HubstoreError, ModelError
-from hubstore.experiments.context import ExperimentContext
+from hubstore.experiments.context import ExperimentContext, package_version, sha256_of
+from hubstore.experiments.materials import shipped_bytes
 from hubstore.experiments.registry import Experiment, find_experiment
 from hubstore.experiments.result import Result, read_json, read_result, write_json, write_result
 from hubstore.plots.experiment import experiment_png
+from hubstore.version import __version__
 
 SUMMARY = "summary.json"
 
@@ -65,7 +67,7 @@ def run_experiment(name: str, context: ExperimentContext) -> Result:
             f"{chosen.name} needs a model that reads {' or '.join(chosen.modalities)} items, and {model} reads "
             f"{' and '.join(context.model.modalities)}; give one, or one over the same language model too (also)"
         )
-    made_from = context.record(chosen)
+    made_from = provenance(context, chosen)
     folder = context.out / chosen.name
     found = read_result(folder, made_from)
     if found is not None:
@@ -112,3 +114,22 @@ def _summarize(context: ExperimentContext, runs: Sequence[Run]) -> None:
     if earlier.get("model") == model:
         found = {line["experiment"]: line for line in earlier["experiments"]} | found
     write_json(path, {"model": model, "experiments": list(found.values())})
+
+
+def provenance(context: ExperimentContext, experiment: Experiment) -> dict[str, Any]:
+    """All that an experiment's result is computed from; MissingDependencyError where a package is not installed."""
+    own = {name: path for name in experiment.files if (path := context.file(name)) is not None}
+    return {
+        "experiment": experiment.name,
+        "model": context.model_record(),
+        "data": {
+            **{name: sha256_of(shipped_bytes(name)) for name in experiment.shipped},
+            **{name: sha256_of(path.read_bytes()) for name, path in own.items()},
+        },
+        "packages": {name: package_version(name) for name in experiment.packages},
+        "limit": context.limit,
+        "seed": context.seed,
+        "bootstrap": context.bootstrap,
+        "version": __version__,
+        **({"media_template": context.media_template} if experiment.modalities else {}),
+    }
