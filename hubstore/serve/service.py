@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubstore.errors import HubstoreError
-from hubstore.extraction.engines import check_engine
 from hubstore.serve.batching import Batcher
 from hubstore.serve.encoders import Encoders
 from hubstore.serve.fingerprint import require_store
@@ -72,7 +71,10 @@ class Service:
     """
 
     def __init__(self, stores: Sequence[str | Location], options: ServeOptions) -> None:
-        check_engine(options.engine, options.address)
+        if (options.engine, options.address) != ("local", None):
+            from hubstore.extraction.engines import check_engine  # transformers, which a start does not wait for
+
+            check_engine(options.engine, options.address)
         places = [location(store).absolute() for store in stores]
         for path in places:
             require_store(path)
