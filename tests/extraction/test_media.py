@@ -15,6 +15,7 @@ import torch
 from hubstore.corpus import Corpus, Item, Media
 from hubstore.errors import CorpusError, ModelError
 from hubstore.extraction import Settings, Watch, append, encode, extract, prepare
+from hubstore.extraction.settings import media_task
 from hubstore.forward import Capture, collate_media
 from hubstore.media import reading as media
 from hubstore.media.decode import open_image, open_sound
@@ -300,7 +301,7 @@ def test_items_are_read_in_order_by_other_processes_in_portions_of_so_many_bytes
     sent, send = [], media.MediaFeed._sent
     monkeypatch.setattr(media.MediaFeed, "_sent", lambda feed, table: sent.append(table) or send(feed, table))
     model = tiny_media_model("vit")
-    task = media.media_task(model, Settings(poolings=("mean",)).resolve(model))
+    task = media_task(model, Settings(poolings=("mean",)).resolve(model))
     given = [item for item in items("image", 9, broken=(4,)) if item.modality == "image"]
     tables = [pa.Table.from_batches([batch]) for batch in Corpus.from_items(given).batches()]
     wanted = [one for table in tables for one in media.read_rows(task, table.to_pylist())]

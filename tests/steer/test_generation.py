@@ -9,8 +9,7 @@ import transformers
 from hubstore.errors import ModelError, SteeringError
 from hubstore.forward import tokenize
 from hubstore.models import load_model
-from hubstore.steer import Decoding, Intervention, difference_of_texts, generate
-from hubstore.steer import generation as module
+from hubstore.steer import Decoding, Intervention, decoding, difference_of_texts, generate
 from tests.tiny_models import FAMILIES, save_tiny_language_model, tiny_language_model, tiny_model
 
 CAUSAL = [name for name, (_, kind) in FAMILIES.items() if kind != "encoder"]
@@ -131,7 +130,7 @@ def test_draws_have_the_models_probabilities():
         (Decoding(temperature=1.0, top_p=0.7), [1, 2]),
         (Decoding(temperature=1.0, top_k=4, top_p=0.5), [2]),
     ):
-        counts = torch.bincount(module._choose(logits, how, draws), minlength=5) / 20_000
+        counts = torch.bincount(decoding._choose(logits, how, draws), minlength=5) / 20_000
         wanted = torch.zeros(5)
         wanted[kept] = (logits[0, kept] / how.temperature).softmax(-1)
         torch.testing.assert_close(counts, wanted, rtol=0, atol=0.012)
@@ -142,9 +141,9 @@ def test_a_nucleus_wider_than_what_is_looked_at_first_is_whole(monkeypatch):
     logits = torch.randn(3, 400, generator=torch.Generator().manual_seed(0))
     logits[1] *= 0.1  # nearly uniform: its nucleus is most of the vocabulary
     how, draws = Decoding(temperature=1.0, top_p=0.95), torch.tensor([0.3, 0.9999, 0.5], dtype=torch.float64)
-    whole = module._choose(logits, how, draws)
-    monkeypatch.setattr(module, "NUCLEUS", 20)
-    assert module._choose(logits, how, draws).equal(whole)
+    whole = decoding._choose(logits, how, draws)
+    monkeypatch.setattr(decoding, "NUCLEUS", 20)
+    assert decoding._choose(logits, how, draws).equal(whole)
     rank = int((logits[1] > logits[1, whole[1]]).sum())
     assert 300 < rank < 400
 

@@ -25,6 +25,7 @@ from hubstore.steer import (
     sweep,
 )
 from hubstore.steer import generation as module
+from hubstore.steer.decoding import stop_tokens
 from hubstore.steer.prompts import trunk_inputs
 from tests.tiny_media import FAMILIES, media_of, tiny_media_model
 from tests.tiny_models import tiny_language_model
@@ -82,7 +83,7 @@ def test_greedy_tokens_are_those_of_transformers(family):
     for prompt, found in zip(prompts, generate(model, prompts, decoding=GREEDY), strict=True):
         inputs = own_arguments(model, prompt)
         wanted = whole.generate(
-            **inputs, max_new_tokens=8, do_sample=False, pad_token_id=1, eos_token_id=module._stop_tokens(model)
+            **inputs, max_new_tokens=8, do_sample=False, pad_token_id=1, eos_token_id=stop_tokens(model)
         )
         assert tuple(wanted[0, len(prompt.token_ids) :].tolist()) == found.token_ids
 
