@@ -139,7 +139,7 @@ def test_a_store_whose_newest_commit_is_damaged_is_served_as_it_was(tmp_path):
         for _ in range(3):
             assert server.get("/api/stores/s/neighbors", id="en:1").columns == before
             time.sleep(0.3)
-        assert b'hubstore_reloads_total{store="s",outcome="failed"}' in server.get("/metrics").body
+        assert b'hubstore_reloads_total{outcome="failed",store="s"}' in server.get("/metrics").body
 
 
 @pytest.fixture(scope="module")
