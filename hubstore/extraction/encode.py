@@ -135,7 +135,8 @@ def load_model_of(
     if made_with.get("remote_code") and not trust_remote_code:
         raise ModelError(
             f"{store.path} was made with {made_with['id']}, which comes with code of its own; it is not run unless "
-            f"you say so again: {REMOTE_CODE}"
+            "you say so again: ",
+            REMOTE_CODE,
         )
     return load_model(
         source or made_with["source"],

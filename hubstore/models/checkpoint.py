@@ -18,7 +18,7 @@ import torch
 import transformers
 from torch import nn
 
-from hubstore.errors import HubstoreError, ModelError
+from hubstore.errors import HubstoreError, ModelError, Parameter
 from hubstore.models.files import problem_of_file, require_readable
 from hubstore.quiet import ignored_warnings
 
@@ -42,7 +42,8 @@ PACKED = re.compile(
 )
 """Weights as quantizers pack them."""
 
-REMOTE_CODE = "trust_remote_code=True"
+REMOTE_CODE = Parameter("trust_remote_code", True)
+"""What says that a model's own code may run."""
 
 _loading = threading.RLock()
 """While transformers loads, it changes torch's default dtype and initializers, which all threads share."""
@@ -202,20 +203,20 @@ def _translated_errors(name: str) -> Iterator[None]:
         except HubstoreError:
             raise
         except Exception as error:  # damaged files raise whatever reads them trips over
-            raise ModelError(_message(name, error)) from error
+            raise ModelError(*_message(name, error)) from error
 
 
-def _message(name: str, error: Exception) -> str:
+def _message(name: str, error: Exception) -> tuple[str | Parameter, ...]:
     said = next(iter(str(error).strip().splitlines()), type(error).__name__)
     if "trust_remote_code" in str(error):
-        return f"{name!r} comes with code of its own, which is not run unless you say so: {REMOTE_CODE}"
+        return f"{name!r} comes with code of its own, which is not run unless you say so: ", REMOTE_CODE
     if not Path(name).exists() and (Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1):
         said = "there is no such folder"
     if problem := problem_of_file(name):
-        return f"{name!r} could not be loaded as a model: {problem}"
+        return (f"{name!r} could not be loaded as a model: {problem}",)
     return (
         f"{name!r} could not be loaded as a model: {said} (give a folder with config.json, weights, and tokenizer or "
-        "processor, or the id of a model on a hub you can reach)"
+        "processor, or the id of a model on a hub you can reach)",
     )
 
 

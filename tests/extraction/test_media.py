@@ -20,7 +20,6 @@ from hubstore.forward import Capture, collate_media
 from hubstore.media import reading as media
 from hubstore.media.decode import open_image, open_sound
 from hubstore.media.previews import mime_of
-from hubstore.models import Model
 from hubstore.store import StoreReader, verify
 from tests.tiny_media import FAMILIES, picture, sound, tiny_media_model
 
@@ -125,15 +124,13 @@ def test_captions_between_pictures_are_counted_at_their_places_and_pictures_read
 
 def test_pictures_go_in_whole_batches_however_many_are_read_at_once(tmp_path, monkeypatch):
     given = [item for item in items("image", 40) if item.modality == "image"]
-    sizes, collate = [], Model.collate_media
+    sizes, collate = [], prepare.collate_media
     monkeypatch.setattr(prepare, "WINDOW_ITEMS", 10)
     model = tiny_media_model("vit")
     length = model.adapters["image"].length_of(model.adapters["image"].reader.read(picture(0, 40, 40)))
     settings = Settings(poolings=("mean",), dtype="float32", media_tokens=4 * length)
     extract(Corpus.from_items(given[:3]), model, tmp_path / "few.hub", settings)
-    monkeypatch.setattr(
-        Model, "collate_media", lambda self, *given: sizes.append(len(given[1])) or collate(self, *given)
-    )
+    monkeypatch.setattr(prepare, "collate_media", lambda *given: sizes.append(len(given[2])) or collate(*given))
     extract(Corpus.from_items(given), model, tmp_path / "x.hub", settings)
     assert sizes[-len(given) // 4 :] == [4] * (len(given) // 4)
     store, few = StoreReader(tmp_path / "x.hub"), StoreReader(tmp_path / "few.hub")

@@ -254,7 +254,7 @@ def test_the_map_moves_by_the_slider_and_shows_the_item_that_is_clicked(page, ur
     page.go_back()
     settle(page)
     expect(page.locator(".item-card")).to_contain_text(chosen)
-    card.get_by_role("link", name="Neighbours").click()
+    card.get_by_role("link", name="Neighbors").click()
     settle(page)
     expect(page.locator(".layer")).to_have_count(3)
 
