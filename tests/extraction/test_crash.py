@@ -165,7 +165,9 @@ def test_items_of_an_object_store_are_spooled_where_temporary_files_are(tmp_path
         plan()
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(tempfile, "tempdir", "/proc")
-    with pytest.raises(StoreError, match=r"s3://bucket/x\.hub/plan/items\.arrow: no folder .*set TMPDIR to one that does"):
+    with pytest.raises(
+        StoreError, match=r"s3://bucket/x\.hub/plan/items\.arrow: no folder .*set TMPDIR to one that does"
+    ):
         plan()
 
 
