@@ -213,8 +213,10 @@ def _one_device(run: Run, runs: int) -> list[Result]:
     began = time.perf_counter()
     warm = _extract(run, run.texts[: run.shape.bare_items // 4])
     assert warm.self_check is not None
-    how = warm.self_check.how()
-    check = f"{how.kind}, {'compiled' if how.compiled else 'eager'}, deviation {warm.self_check.deviation:.1e}"
+    batching = warm.self_check.to_batching()
+    check = (
+        f"{batching.kind}, {'compiled' if batching.compiled else 'eager'}, deviation {warm.self_check.deviation:.1e}"
+    )
     print(f"self-check and first batches {time.perf_counter() - began:.0f} s: {check}", flush=True)
     if run.profiled:
         _profile(run)
@@ -232,7 +234,7 @@ def _one_device(run: Run, runs: int) -> list[Result]:
     tasks: dict[str, Task] = {
         LOOP: _rate(run, len(loop_texts), functools.partial(_authors_loop, run.model, loop_texts)),
         PLAIN: _rate(run, len(token_ids), _padded(run, token_ids)),
-        BARE: _rate(run, len(token_ids), _bare(run, token_ids, how)),
+        BARE: _rate(run, len(token_ids), _bare(run, token_ids, batching)),
         "hubstore": ours,
     }
     for name in (LOOP, PLAIN, BARE):
@@ -340,7 +342,7 @@ def _padded(run: Run, token_ids: list[list[int]]) -> Callable[[], None]:
     batches = []
     for members in batch_members(lengths, PLAIN_TOKENS):
         batch = pad(run.model, [token_ids[i] for i in members])
-        mask = np.zeros(batch.given, np.int64)
+        mask = np.zeros(batch.padded_tokens, np.int64)
         mask[batch.arrays["token_rows"]] = 1
         inputs = {"input_ids": batch.arrays["input_ids"], "attention_mask": mask.reshape(len(members), -1)}
         batches.append({name: torch.from_numpy(array).to(run.model.device) for name, array in inputs.items()})
@@ -353,7 +355,7 @@ def _padded(run: Run, token_ids: list[list[int]]) -> Callable[[], None]:
     return work
 
 
-def _bare(run: Run, token_ids: list[list[int]], how: Batching) -> Callable[[], None]:
+def _bare(run: Run, token_ids: list[list[int]], batching: Batching) -> Callable[[], None]:
     """hubstore's own batches of its own shards through the model, and nothing else."""
     settings = run.settings.resolve(run.model)
     tokens = settings.batch_tokens or 0
@@ -361,12 +363,12 @@ def _bare(run: Run, token_ids: list[list[int]], how: Batching) -> Callable[[], N
     batches: list[Batch] = []
     for start in range(0, len(token_ids), rows):
         shard = token_ids[start : start + rows]
-        for members in batch_members(np.array([len(ids) for ids in shard], np.int32), tokens, how):
-            batches.append(collate(run.model, [shard[i] for i in members], how, tokens).to(run.model.device))
+        for members in batch_members(np.array([len(ids) for ids in shard], np.int32), tokens, batching):
+            batches.append(collate(run.model, [shard[i] for i in members], batching, tokens).to(run.model.device))
 
     @torch.inference_mode()
     def work() -> None:
-        with compiled_blocks(run.model, tokens) if how.compiled else contextlib.nullcontext():
+        with compiled_blocks(run.model, tokens) if batching.compiled else contextlib.nullcontext():
             for batch in batches:
                 forward(run.model, batch)
 

@@ -33,8 +33,8 @@ from hubstore.extraction.settings import media_task
 from hubstore.forward import Batch, Batching, collate_media, forward
 from hubstore.forward.members import media_members
 from hubstore.media import MediaInputs
-from hubstore.media.decode import open_image, open_sound
-from hubstore.media.reading import CHUNK, FEW, MediaFeed, processes_for
+from hubstore.media.decode import open_audio, open_image
+from hubstore.media.reading import CHUNK, READ_HERE, MediaFeed, processes_for
 from hubstore.models import Model, wrap_model
 
 SUITE = "gpu-media"
@@ -199,9 +199,9 @@ def _measure(run: Run, runs: int) -> list[Result]:
     case = run.case
     bare = run.items[: min(case.bare_items, len(run.items))]
     loop = run.items[: min(case.loop_items, len(run.items))]
-    how = Batching(kind="padded")
+    batching = Batching(kind="padded")
     inputs = _read(run, bare)
-    batches = _batches(run, inputs, how)
+    batches = _batches(run, inputs, batching)
     steady: list[float] = []
 
     def ours() -> float:
@@ -278,7 +278,7 @@ def _reading_rate(run: Run) -> float:
     task = media_task(run.model, run.settings.resolve(run.model))
     processes = processes_for(run.model.device, None)
     with MediaFeed(task, processes) as feed:
-        for _ in feed.read(_tables(run.items[: FEW + 16 * CHUNK * processes]), len(run.items)):
+        for _ in feed.read(_tables(run.items[: READ_HERE + 16 * CHUNK * processes]), len(run.items)):
             pass
         counted = run.items[: 16 * 256]
         began = time.perf_counter()
@@ -287,14 +287,14 @@ def _reading_rate(run: Run) -> float:
         return len(counted) / (time.perf_counter() - began)
 
 
-def _batches(run: Run, inputs: list[MediaInputs], how: Batching) -> list[Batch]:
+def _batches(run: Run, inputs: list[MediaInputs], batching: Batching) -> list[Batch]:
     """hubstore's own batches, on the device."""
     adapter = run.model.adapters[run.case.modality]
     lengths = np.array([adapter.length_of(one) for one in inputs], np.int32)
     tokens = run.settings.resolve(run.model).media_tokens or 0
     return [
         collate_media(run.model, run.case.modality, [inputs[i] for i in member]).to(run.model.device)
-        for member in media_members(inputs, lengths, tokens, how)
+        for member in media_members(inputs, lengths, tokens, batching)
     ]
 
 
@@ -306,7 +306,7 @@ def _authors_loop(run: Run, items: list[Item]) -> list[torch.Tensor]:
     for item in items:
         assert item.media is not None
         image = item.modality == "image"
-        medium = open_image(item.media) if image else open_sound(item.media, adapter.reader.rate)
+        medium = open_image(item.media) if image else open_audio(item.media, adapter.reader.rate)
         read = adapter.reader.finish(adapter.reader.read(medium, run.case.template))
         tensors = {name: tensor.to(run.model.device) for name, tensor in read.tensors.items()}
         hidden = adapter.whole(**tensors, output_hidden_states=True).hidden_states

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hubstore.corpus import read_sample
-from hubstore.extraction import PackingAsked, Settings, Workers, extract, self_check
+from hubstore.extraction import PackingOptions, Settings, Workers, extract, self_check
 from hubstore.forward import Capture, tokenize
 from hubstore.forward.pooling import segment_mean
 from hubstore.kernels import match_rank, paired_cosine, topk_cosine
@@ -62,7 +62,7 @@ def test_packed_states_equal_single_states_on_a_gpu(family, dtype, device):
     model = model_on(device, family, dtype)
     texts = ["Hello.", "A sentence that is a good deal longer than the first one.", "中文句子", "Una frase."] * 5
     capture = Capture(model, model.layer_names(), ("mean",), dtype)
-    check = self_check(capture, tokenize(model, texts, 128)[0], "right", PackingAsked(1024, 128))
+    check = self_check(capture, tokenize(model, texts, 128)[0], "right", PackingOptions(1024, 128))
     assert check.batching == ("padded" if family in ("bloom", "falcon") else "packed"), check.refused
     assert check.deviation < check.tolerance
 

@@ -13,7 +13,7 @@ from hubstore.analysis.layers import Mapped, Parts
 from hubstore.analysis.results import Row
 from hubstore.devices import current
 from hubstore.errors import AnalysisError, EngineError, HubstoreError
-from hubstore.extraction.cluster import LOOK_S, Needs, Room, connected, end_tasks, first_line
+from hubstore.extraction.cluster import POLL_S, ClusterCapacity, Needs, connected, end_tasks, first_line
 from hubstore.extraction.workers import sendable
 from hubstore.kernels.cpu.threads import one_thread
 from hubstore.storage.location import Location
@@ -42,7 +42,7 @@ class OnRay:
         """Tasks for the layers of one analysis, for as long as this lasts."""
         with connected(self.address) as ray:
             needs = Needs.of_task(parts.device.type)
-            room = Room(ray, needs, "a layer's analysis")
+            room = ClusterCapacity(ray, needs, "a layer's analysis")
             task = ray.remote(_layer).options(**needs.options())
             told = replace(parts, device=torch.device(parts.device.type))  # whichever of its type a node has
             where, digest = store.path.absolute(), store.digest
@@ -51,8 +51,8 @@ class OnRay:
             def mapped(layers: Sequence[str]) -> Iterator[list[Row]]:
                 calls.extend(task.remote(where, digest, told, layer) for layer in layers)
                 for call, layer in zip(calls, layers, strict=True):
-                    while not ray.wait([call], timeout=LOOK_S)[0]:
-                        room.look(STAYS)
+                    while not ray.wait([call], timeout=POLL_S)[0]:
+                        room.poll(STAYS)
                     yield _rows(ray, call, layer, store)
 
             try:

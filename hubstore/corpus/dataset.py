@@ -16,7 +16,7 @@ from hubstore.corpus.readers import DIALECT_OUT, Dialect, kind_of
 from hubstore.corpus.rows import Row, items_of
 from hubstore.corpus.source import file_identities
 from hubstore.corpus.splits import check_others, choose_config, choose_split, configurations, tables_and_others
-from hubstore.corpus.streams import MEDIA_ROWS, ROWS, arrow_tables, first_line, quietly, scratch_cache
+from hubstore.corpus.streams import MEDIA_ROWS, TABLE_ROWS, arrow_tables, first_line, quietly, scratch_cache
 from hubstore.corpus.tables import table_corpus
 from hubstore.corpus.validate import check_options
 from hubstore.errors import CorpusError, Parameter
@@ -288,7 +288,7 @@ def _rows(open_stream: OpenStream, columns: Columns, called: str, folder: Path |
         stream = stream.select_columns(columns.needed(stream.column_names))
     number = 0
     try:
-        for table in arrow_tables(stream, MEDIA_ROWS if columns.media else ROWS):
+        for table in arrow_tables(stream, MEDIA_ROWS if columns.media else TABLE_ROWS):
             for values in table.to_pylist():
                 number += 1
                 yield Row(called, "row", number, values, folder)

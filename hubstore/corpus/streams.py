@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-ROWS: Final = 1024
+TABLE_ROWS: Final = 1024
 """Rows in a table. Few, as a row may have a long text, or columns that nobody asked for."""
 
 MEDIA_ROWS: Final = 16
@@ -43,7 +43,7 @@ def scratch_cache() -> Iterator[str]:
         yield folder
 
 
-def arrow_tables(dataset: Any, rows: int = ROWS) -> Iterator[pa.Table]:
+def arrow_tables(dataset: Any, rows: int = TABLE_ROWS) -> Iterator[pa.Table]:
     """Stream a `Dataset` or `IterableDataset` as Arrow tables of at most so many rows."""
     tables = iter(dataset.with_format("arrow").iter(batch_size=rows))
     while True:

@@ -4,14 +4,14 @@ from hubstore.extraction.checks import SelfCheck, checks_of
 from hubstore.extraction.encode import encode, load_model_of
 from hubstore.extraction.pipeline import Progress
 from hubstore.extraction.run import Extraction, Watch, append, extract, require_same_model
-from hubstore.extraction.selfcheck import PackingAsked, media_check, self_check
+from hubstore.extraction.selfcheck import PackingOptions, media_check, self_check
 from hubstore.extraction.settings import Settings
 from hubstore.extraction.workers import Engine, Workers
 
 __all__ = [
     "Engine",
     "Extraction",
-    "PackingAsked",
+    "PackingOptions",
     "Progress",
     "SelfCheck",
     "Settings",

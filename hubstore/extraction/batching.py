@@ -12,7 +12,7 @@ from hubstore.extraction.plan import Plan, PlannedItems
 from hubstore.extraction.prepare import tokenized
 from hubstore.extraction.sample import mixes_items
 from hubstore.extraction.sampling import READ, choose_sample, choose_texts, largest_media, longest_texts, sampled_rows
-from hubstore.extraction.selfcheck import PackingAsked, media_check, self_check
+from hubstore.extraction.selfcheck import PackingOptions, media_check, self_check
 from hubstore.extraction.settings import Settings, media_task
 from hubstore.forward import Batching
 from hubstore.forward.capture import Capture
@@ -51,7 +51,7 @@ class BatchingChecks:
         """By modality, the batching of a generation that the store describes."""
         of_generation, of_store = batching_of(attributes, plan.generation), checks_of(attributes)
         return {
-            modality: of_generation[modality] if modality in of_generation else of_store[modality].how()
+            modality: of_generation[modality] if modality in of_generation else of_store[modality].to_batching()
             for modality in _modalities(plan)
         }
 
@@ -69,7 +69,7 @@ class BatchingChecks:
             found = self._texts(plan, before) if modality == "text" else self._media(plan, modality, before)
             if found not in (before, self.shown.get(modality)):
                 self.checked(found)
-            checks[modality] = found if before is None else before.joined(found)
+            checks[modality] = found if before is None else before.combine(found)
         self.shown.update(checks)
         return checks
 
@@ -111,7 +111,7 @@ class BatchingChecks:
         packing = None
         if (before.batching if before else settings.batching) == "packed":
             compile_them = before.compiled if before else self._compiling_pays(tokens)
-            packing = PackingAsked(settings.batch_tokens, settings.max_tokens, compile_them)
+            packing = PackingOptions(settings.batch_tokens, settings.max_tokens, compile_them)
         fill = tokens if mixes_items(model) else tokens // FILLED
         return self_check(self.capture, sample, settings.padding, packing, settings.batch_tokens, fill)
 

@@ -41,7 +41,7 @@ class SelfCheck:
         reference: "own hidden states" when single states were also compared with the model's own
             `output_hidden_states`; "number of blocks" when the model gives none, and its blocks were counted; "none".
         padding: on which side they were padded.
-        explicit_positions: whether the model had to be told its tokens' positions.
+        explicit_positions: whether the model had to be given its tokens' positions.
         batching: "packed", "padded", "alike" or "single": what the run uses.
         first_position: the position of an item's first token, where packed.
         compiled: whether full batches go through compiled blocks.
@@ -70,8 +70,8 @@ class SelfCheck:
     longest: int = 0
     checked_borders: tuple[int, ...] = ()
 
-    def how(self) -> Batching:
-        """How the run makes its batches."""
+    def to_batching(self) -> Batching:
+        """The batching that the run uses."""
         return Batching(
             self.batching,
             self.padding,
@@ -83,7 +83,7 @@ class SelfCheck:
             self.restores,
         )
 
-    def joined(self, later: SelfCheck) -> SelfCheck:
+    def combine(self, later: SelfCheck) -> SelfCheck:
         """The check of a store of which a later one was made: batches are made as strictly as either wants."""
         kind = max(self.batching, later.batching, key=STRICT.index)
         return replace(

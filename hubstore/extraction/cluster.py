@@ -29,13 +29,13 @@ ENVIRONMENT: Mapping[str, str] = {
 PROBE_S = 5.0
 """That whoever listens at a cluster's address has to answer; Ray itself tries for many minutes."""
 
-LOOK_S = 2.0
-"""Seconds between two looks at which nodes there are."""
+POLL_S = 2.0
+"""Seconds between two polls of the cluster's nodes."""
 
 PATIENCE_S = 300.0
 """How long a cluster may have no room for a single actor or task: an autoscaler takes minutes to start a node."""
 
-COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+ANSI_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 TRACED = re.compile(r"\x1b\[[0-9;]*m|^Traceback ", re.MULTILINE)
 """In a message that holds where an error was raised; the error itself is its last line."""
 
@@ -66,7 +66,7 @@ class Needs:
         """As Ray takes them."""
         return {"num_cpus": self.cpus, "num_gpus": self.gpus}
 
-    def room(self, nodes: Iterable[Mapping[str, Any]]) -> int:
+    def capacity(self, nodes: Iterable[Mapping[str, Any]]) -> int:
         """Actors or tasks that the nodes which are alive have room for, if nobody else is there."""
         return sum(self._on(node["Resources"]) for node in nodes if node["Alive"])
 
@@ -79,8 +79,8 @@ class Needs:
         return f"{self.cpus} CPU{'s' if self.cpus > 1 else ''}{gpus}"
 
 
-class Room:
-    """What room a cluster has, looked at again and again.
+class ClusterCapacity:
+    """How many actors or tasks a cluster has room for, polled repeatedly.
 
     Args:
         library: the Ray module.
@@ -94,7 +94,7 @@ class Room:
         self._what = what
         self._seen = time.monotonic()
 
-    def look(self, stays: str, but: Collection[str] = ()) -> int:
+    def poll(self, stays: str, but: Collection[str] = ()) -> int:
         """How many there is room for, if nobody else is there.
 
         Args:
@@ -104,16 +104,16 @@ class Room:
         Raises:
             EngineError: there has been none for as long as patience lasts.
         """
-        room = self._needs.room(node for node in self._ray.nodes() if node["NodeID"] not in but)
+        capacity = self._needs.capacity(node for node in self._ray.nodes() if node["NodeID"] not in but)
         now = time.monotonic()
-        if room:
+        if capacity:
             self._seen = now
         elif now - self._seen > PATIENCE_S:
             raise EngineError(
                 f"no node of the Ray cluster has had room for {self._what} ({self._needs}) for {PATIENCE_S:.0f} s; "
                 f"add one that has, or choose another --device. {stays}"
             )
-        return room
+        return capacity
 
 
 def ray() -> Any:
@@ -236,22 +236,22 @@ def _loopback_only() -> Iterator[None]:
     """
     constants: Any = importlib.import_module("ray._private.ray_constants")
     name, before = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
-    told = os.environ.get(name)
+    former = os.environ.get(name)
     constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
     try:
         yield
     finally:
         constants.ENABLE_RAY_CLUSTER = before
-        if told is None:
+        if former is None:
             del os.environ[name]
         else:
-            os.environ[name] = told
+            os.environ[name] = former
 
 
 def end_tasks(library: Any, calls: Collection[Any]) -> None:
     """End those tasks that are still to do or under way.
 
-    One that has just ended is left alone: told to cancel it, Ray may end this very process ("Tried to complete task
+    One that has just ended is left alone: cancelling it, Ray may end this very process ("Tried to complete task
     that was not pending").
     """
     if calls:
@@ -263,7 +263,7 @@ def first_line(error: BaseException) -> str:
     """What an error says, in one line: what a task or an actor failed with, without what Ray says around it."""
     cause = getattr(error, "cause", None)  # of a RayTaskError
     failed = cause if isinstance(cause, BaseException) else error
-    lines = COLOURS.sub("", str(failed)).strip().splitlines()
+    lines = ANSI_COLORS.sub("", str(failed)).strip().splitlines()
     if not lines:
         return type(failed).__name__
     if TRACED.search(str(failed)):

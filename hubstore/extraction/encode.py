@@ -50,20 +50,20 @@ def encode(
     for modality in dict.fromkeys(item.modality for item in items):
         model.require_modality(modality)
         own = [number for number, item in enumerate(items) if item.modality == modality]
-        how = _with_borders(checks[modality].how() if modality in checks else Batching(), model)
+        batching = _with_borders(checks[modality].to_batching() if modality in checks else Batching(), model)
         run = _encode_texts if modality == "text" else _encode_media
-        states[:, own] = run(capture, [items[number] for number in own], settings, how)
+        states[:, own] = run(capture, [items[number] for number in own], settings, batching)
     return dict(zip(capture.layers, states, strict=True))
 
 
-def _with_borders(how: Batching, model: Model) -> Batching:
+def _with_borders(batching: Batching, model: Model) -> Batching:
     """With the lengths at which the model changes, which a store of an earlier release does not say."""
     borders = length_borders(model.trunk.config)
-    varies = borders.varies_beyond if how.varies_beyond is None else how.varies_beyond
-    return replace(how, borders=tuple(sorted({*how.borders, *borders.lengths})), varies_beyond=varies)
+    varies = borders.varies_beyond if batching.varies_beyond is None else batching.varies_beyond
+    return replace(batching, borders=tuple(sorted({*batching.borders, *borders.lengths})), varies_beyond=varies)
 
 
-def _encode_texts(capture: Capture, items: Sequence[Item], settings: Settings, how: Batching) -> torch.Tensor:
+def _encode_texts(capture: Capture, items: Sequence[Item], settings: Settings, batching: Batching) -> torch.Tensor:
     """float32 [layers, items, width] on the CPU."""
     assert settings.max_tokens is not None
     assert settings.batch_tokens is not None
@@ -71,15 +71,15 @@ def _encode_texts(capture: Capture, items: Sequence[Item], settings: Settings, h
     texts = [settings.template.replace("{text}", item.text) for item in items]
     token_ids, _ = tokenize(model, texts, settings.max_tokens)
     lengths = np.array([len(ids) for ids in token_ids], np.int32)
-    members = batch_members(lengths, settings.batch_tokens, how)
+    members = batch_members(lengths, settings.batch_tokens, batching)
 
     def batch_of(chosen: Integers) -> HostBatch:
-        return collate(model, [token_ids[i] for i in chosen], how, settings.batch_tokens or 0)
+        return collate(model, [token_ids[i] for i in chosen], batching, settings.batch_tokens or 0)
 
     return _collected(capture, lengths, members, batch_of)
 
 
-def _encode_media(capture: Capture, items: Sequence[Item], settings: Settings, how: Batching) -> torch.Tensor:
+def _encode_media(capture: Capture, items: Sequence[Item], settings: Settings, batching: Batching) -> torch.Tensor:
     """float32 [layers, items, width] on the CPU."""
     assert settings.media_tokens is not None
     model, modality = capture.model, items[0].modality
@@ -93,7 +93,7 @@ def _encode_media(capture: Capture, items: Sequence[Item], settings: Settings, h
         assert read.inputs is not None
         inputs.append(read.inputs)
     lengths = np.array([model.adapters[modality].length_of(item) for item in inputs], np.int32)
-    members = media_members(inputs, lengths, settings.media_tokens, how)
+    members = media_members(inputs, lengths, settings.media_tokens, batching)
     return _collected(
         capture, lengths, members, lambda chosen: collate_media(model, modality, [inputs[i] for i in chosen])
     )

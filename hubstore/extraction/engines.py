@@ -64,7 +64,7 @@ def check_engine(name: str, address: str | None) -> None:
 def extraction_engine(
     name: str, address: str | None, load: Callable[[str], Model], others: Sequence[str]
 ) -> Engine | None:
-    """What deals shards out; None where this process does all by itself.
+    """What assigns shards; None where this process does all by itself.
 
     Args:
         name: "local" or "ray".

@@ -25,7 +25,7 @@ def load_on_devices(
     load: functools.partial[Model],
     watch: Watch | None = None,
 ) -> tuple[Model, Engine | None]:
-    """The model on the first device, and who deals the work out to the others; None where this process does it all.
+    """The model on the first device, and the engine that shares the work with others; None where there is none.
 
     Args:
         model: loaded already, or where to load it from.

@@ -24,12 +24,12 @@ import pyarrow.compute as pc
 import torch
 
 from hubstore.extraction.plan import PlannedShard
-from hubstore.extraction.prepare import TOLD, Preparation, ShardEnd, ShardStart, Work
+from hubstore.extraction.prepare import BROKEN_SHOWN, Preparation, ShardEnd, ShardStart, Work
 from hubstore.forward import HostBatch
 from hubstore.forward.batch import Integers
 from hubstore.forward.capture import Capture, States
 from hubstore.forward.compiled import compiled_blocks
-from hubstore.forward.memory import Sent, ShardMemory, Slot, Staging, is_out_of_memory, run_in_halves
+from hubstore.forward.memory import ShardMemory, Slot, StagedBatch, Staging, is_out_of_memory, run_in_halves
 from hubstore.store import write_shard
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Progress:
         padded: tokens it was given, padding included.
         truncated: texts and sounds cut to the longest that the model takes.
         skipped: items left out because they cannot be read.
-        broken: why, the first `TOLD` of them.
+        broken: why, the first `BROKEN_SHOWN` of them.
         seconds: since the run began.
         model_ms: milliseconds this thread spent in the model; on a GPU, in giving it work.
         copy_ms: waiting for shards to be computed and to leave the device.
@@ -81,26 +81,26 @@ class Progress:
         return self.tokens / self.padded if self.padded else 1.0
 
     @classmethod
-    def joined(cls, every: Sequence[Progress], **apart: Any) -> Progress:
+    def combine(cls, every: Sequence[Progress], **apart: Any) -> Progress:
         """Several as one: all is summed but what stands `apart`."""
         names = {field.name for field in fields(cls)} - {"broken", *apart}
         sums: dict[str, Any] = {name: sum(getattr(progress, name) for progress in every) for name in names}
-        broken = tuple(message for progress in every for message in progress.broken)[:TOLD]
+        broken = tuple(message for progress in every for message in progress.broken)[:BROKEN_SHOWN]
         return cls(**sums, **apart, broken=broken)
 
     def then(self, later: Progress) -> Progress:
         """This and what was done after it, as one."""
-        return self.joined((self, later), workers=max(self.workers, later.workers))
+        return self.combine((self, later), workers=max(self.workers, later.workers))
 
 
 @dataclass(frozen=True)
 class _PreparedBatch:
     items: int
     tokens: int
-    given: int
+    padded_tokens: int
     lengths: Integers
     part: Callable[[Integers], HostBatch]
-    sent: Sent | None
+    sent: StagedBatch | None
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class _Clock:
     write_ms: float = 0.0
 
 
-class _StoppedError(Exception):
+class _Cancelled(Exception):  # noqa: N818 - no error of its own
     """Another thread of the pipeline failed; its error is the one to raise."""
 
 
@@ -149,7 +149,7 @@ def run_shards(
         NonFiniteError, StoreError, CorpusError: whatever stopped it; shards committed before stay.
     """
     compiled: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-    if "text" in work.how and work.how["text"].compiled:
+    if "text" in work.batching and work.batching["text"].compiled:
         compiled = compiled_blocks(capture.model, work.batch_tokens)
     with compiled, _quick_switching(), _device_of(capture):
         return _Run(work, capture, shards, total, progress).run()
@@ -182,7 +182,7 @@ class _Run:
     ) -> None:
         self._work = work
         self._capture = capture
-        if any(how.restores for how in work.how.values()):
+        if any(batching.restores for batching in work.batching.values()):
             capture.isolate_batches()
         self._shards = shards
         self._report = progress or (lambda done: None)
@@ -216,7 +216,7 @@ class _Run:
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except _StoppedError:
+        except _Cancelled:
             pass
         except BaseException as error:  # raised again by run()
             self._errors.append(error)
@@ -240,7 +240,7 @@ class _Run:
             if not is_out_of_memory(error):
                 raise
             sent = None  # sent in parts, when the model has let go of what it holds now
-        return _PreparedBatch(batch.items, batch.tokens, batch.given, lengths, batch.part, sent)
+        return _PreparedBatch(batch.items, batch.tokens, batch.padded_tokens, lengths, batch.part, sent)
 
     def _model(self) -> None:
         while (start := self._get(self._prepared)) is not None:
@@ -259,13 +259,13 @@ class _Run:
             self._advance(
                 items=self._done.items + work.items,
                 tokens=self._done.tokens + work.tokens,
-                padded=self._done.padded + work.given,
+                padded=self._done.padded + work.padded_tokens,
             )
         assert isinstance(work, ShardEnd)
         self._advance(
             truncated=self._done.truncated + (pc.sum(work.items["truncated"]).as_py() or 0),
             skipped=self._done.skipped + work.skipped,
-            broken=(self._done.broken + work.broken)[:TOLD],
+            broken=(self._done.broken + work.broken)[:BROKEN_SHOWN],
         )
         event = self._memory.send(slot, start.rows)
         self._put(self._finished, _Assembled(start, work, slot, event, self._clock.model_ms - before))
@@ -273,10 +273,10 @@ class _Run:
     def _run_batch(self, states: States, work: _PreparedBatch) -> None:
         def run(members: Integers) -> None:
             if work.sent is not None and len(members) == work.items:
-                batch = work.sent.arrived()
+                batch = work.sent.wait()
             else:
                 batch = work.part(members).to(self._capture.model.device)
-            self._capture.run_into(states, batch)
+            self._capture.capture_into(states, batch)
 
         run_in_halves(np.arange(work.items), run, work.lengths, self._capture.model)
 
@@ -289,8 +289,8 @@ class _Run:
                 self._clock.copy_ms += 1e3 * (time.perf_counter() - started)
             started = time.perf_counter()
             states = self._memory.shaped(done.slot.written, done.start.rows)
-            if done.end.kept is not None:
-                states = {pooling: of_all[:, done.end.kept] for pooling, of_all in states.items()}
+            if done.end.included is not None:
+                states = {pooling: of_all[:, done.end.included] for pooling, of_all in states.items()}
             write_shard(
                 work.storage,
                 work.layout,
@@ -322,7 +322,7 @@ class _Run:
     def _put(self, to: queue.Queue[T], work: T) -> None:
         while True:
             if self._stop.is_set():
-                raise _StoppedError
+                raise _Cancelled
             try:
                 return to.put(work, timeout=0.1)
             except queue.Full:
@@ -331,7 +331,7 @@ class _Run:
     def _get(self, source: queue.Queue[T]) -> T:
         while True:
             if self._stop.is_set():
-                raise _StoppedError
+                raise _Cancelled
             try:
                 return source.get(timeout=0.1)
             except queue.Empty:

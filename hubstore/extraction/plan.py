@@ -62,7 +62,7 @@ class PlannedShard:
 
 @dataclass(frozen=True)
 class Plan:
-    """One generation of a corpus, dealt out into shards.
+    """One generation of a corpus, divided into shards.
 
     Args:
         generation: its number in the store.
@@ -221,7 +221,7 @@ def make_plan(
         content = array.data.cast("B")
         storage.write(key, content)
         files[key] = crc32c(content)
-    shards = deal(order, spooled.tokens, layout, start, memory_budget)
+    shards = assign_shards(order, spooled.tokens, layout, start, memory_budget)
     counts = np.bincount(spooled.codes)
     single, without = _concept_counts(spooled.concepts)
     plan = Plan(
@@ -296,7 +296,7 @@ def _id_at(path: Path, row: int) -> str:
     raise IndexError(row)
 
 
-def deal(
+def assign_shards(
     order: npt.NDArray[np.int64],
     tokens: npt.NDArray[np.int32] | None,
     layout: Layout,

@@ -32,8 +32,8 @@ WINDOW_ITEMS = 512
 WINDOW_BYTES = 256 << 20
 """Pictures or sounds that are held to be put into batches of like length."""
 
-TOLD: Final = 100
-"""Broken items that are named."""
+BROKEN_SHOWN: Final = 100
+"""Broken items that messages name."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Work:
         layout: its shapes.
         settings: resolved settings.
         plan: the plan that the shards are of.
-        how: by modality, how batches are made, as the self-check found.
+        batching: by modality, how batches are made, as the self-check found.
         skip_broken: whether pictures and sounds that cannot be read are left out; else they stop the run.
         processes: that read pictures and sounds; None to choose by the device.
     """
@@ -54,7 +54,7 @@ class Work:
     layout: Layout
     settings: Settings
     plan: Plan
-    how: Mapping[str, Batching]
+    batching: Mapping[str, Batching]
     skip_broken: bool = False
     processes: int | None = None
 
@@ -84,13 +84,13 @@ class ShardEnd:
     """Follows a shard's batches: its item table, and which of its planned items are in it, where not all are."""
 
     items: pa.Table
-    kept: torch.Tensor | None
+    included: torch.Tensor | None
     previews: pa.Table | None
     skipped: int = 0
     broken: tuple[str, ...] = ()
 
 
-class _About:
+class _ShardMetadata:
     """What becomes known of a shard's items while they are prepared."""
 
     def __init__(self, count: int, tokens: npt.NDArray[np.int32] | None) -> None:
@@ -127,15 +127,17 @@ class _About:
         for name, column in columns.items():
             table = table.append_column(name, column)
         if not self.broken:
-            return ShardEnd(table, None, _there(shown))
-        kept = np.setdiff1d(np.arange(len(table)), list(self.broken))
-        shown = None if shown is None else shown.take(pa.array(kept))
-        why = tuple(str(error) for _, error in sorted(self.broken.items()))[:TOLD]
-        return ShardEnd(table.take(pa.array(kept)), torch.from_numpy(kept), _there(shown), len(self.broken), why)
+            return ShardEnd(table, None, _with_previews(shown))
+        included = np.setdiff1d(np.arange(len(table)), list(self.broken))
+        shown = None if shown is None else shown.take(pa.array(included))
+        why = tuple(str(error) for _, error in sorted(self.broken.items()))[:BROKEN_SHOWN]
+        return ShardEnd(
+            table.take(pa.array(included)), torch.from_numpy(included), _with_previews(shown), len(self.broken), why
+        )
 
 
-def _there(previews: pa.Table | None) -> pa.Table | None:
-    """Those items that have a preview."""
+def _with_previews(previews: pa.Table | None) -> pa.Table | None:
+    """The rows of items that have a preview."""
     return None if previews is None else previews.filter(pc.is_valid(previews["data"]))
 
 
@@ -154,9 +156,9 @@ def tokenized(
     for start in range(0, len(texts), TOKENIZED):
         part = [settings.template.replace("{text}", text) for text in texts[start : start + TOKENIZED]]
         wrong: dict[int, str] = {}
-        ids, cut_here = tokenize(model, part, settings.max_tokens, problems=wrong)
+        ids, were_cut = tokenize(model, part, settings.max_tokens, problems=wrong)
         token_ids += [array("i", of_text) for of_text in ids]
-        cut += cut_here
+        cut += were_cut
         problems |= {start + number: problem for number, problem in wrong.items()}
     return token_ids, cut, problems
 
@@ -176,16 +178,16 @@ class _Shard:
     Args:
         planned: of the plan.
         table: its items, without the bytes of media.
-        about: what is known of them by now.
-        held: pictures or sounds that were read and are in no batch yet, by their place in the shard.
-        held_bytes: of their tensors.
+        metadata: what is known of them by now.
+        pending: pictures or sounds that were read and are in no batch yet, by their place in the shard.
+        pending_bytes: of their tensors.
     """
 
     planned: PlannedShard
     table: pa.Table
-    about: _About
-    held: dict[int, MediaInputs] = field(default_factory=dict)
-    held_bytes: int = 0
+    metadata: _ShardMetadata
+    pending: dict[int, MediaInputs] = field(default_factory=dict)
+    pending_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ class Preparation:
         for planned in shards:
             table = self._items.read(planned.start, planned.stop)
             tokens = self._items.tokens(planned.start, planned.stop) if counted else None
-            shard = _Shard(planned, table, _About(len(table), tokens))
+            shard = _Shard(planned, table, _ShardMetadata(len(table), tokens))
             yield _Step(shard, "start"), None
             for modality, start, stop in runs_of(table["modality"]):
                 if modality != "text":
@@ -242,88 +244,88 @@ class Preparation:
 
     def _done(self, step: _Step, read: Iterable[ReadItem]) -> Iterator[ShardStart | HostBatch | ShardEnd]:
         work, shard = self._work, step.shard
-        count, about = len(shard.table), shard.about
+        count, metadata = len(shard.table), shard.metadata
         match step.kind:
             case "start":
                 tokens = shard.planned.tokens
                 yield ShardStart(shard.planned, {p: tokens if p == "tokens" else count for p in work.layout.poolings})
             case "read":
-                yield from self._held(step, read)
+                yield from self._read_media(step, read)
             case "run":
                 yield from self._texts(step) if step.modality == "text" else self._media(step, last=True)
                 self._require_as_planned(step)
             case "end":
-                yield about.end(shard.table, work.settings.previews)
+                yield metadata.end(shard.table, work.settings.previews)
 
     def _require_as_planned(self, step: _Step) -> None:
-        changed = step.shard.about.changed(step.start, step.stop)
+        changed = step.shard.metadata.changed(step.start, step.stop)
         if changed is not None:
             raise CorpusError(
-                f"item {step.shard.table['id'][changed].as_py()!r} has {step.shard.about.tokens[changed]} tokens, and "
-                f"another number when it was planned; it was changed since. Remove {self._work.storage.root} and run "
-                "again"
+                f"item {step.shard.table['id'][changed].as_py()!r} has {step.shard.metadata.tokens[changed]} tokens, "
+                "and another number when it was planned; it was changed since. Remove "
+                f"{self._work.storage.root} and run again"
             )
 
     def _texts(self, step: _Step) -> Iterator[HostBatch]:
-        work, about = self._work, step.shard.about
-        how = work.how["text"]
+        work, metadata = self._work, step.shard.metadata
+        batching = work.batching["text"]
         texts = step.shard.table["text"].slice(step.start, step.stop - step.start).to_pylist()
-        token_ids, about.truncated[step.start : step.stop], problems = tokenized(self._model, work.settings, texts)
+        token_ids, metadata.truncated[step.start : step.stop], problems = tokenized(self._model, work.settings, texts)
         lengths = np.array([len(ids) for ids in token_ids], np.int32)
-        about.tokens[step.start : step.stop] = lengths
+        metadata.tokens[step.start : step.stop] = lengths
         for number, problem in problems.items():
             self._leave_out(step, step.start + number, CorpusError(problem))
-        (there,) = np.nonzero(lengths)
+        (readable,) = np.nonzero(lengths)
 
         def make(member: Integers) -> HostBatch:
-            batch = collate(self._model, [token_ids[i] for i in member], how, work.batch_tokens)
-            batch = batch.placed(*about.places(member + step.start))
+            batch = collate(self._model, [token_ids[i] for i in member], batching, work.batch_tokens)
+            batch = batch.placed(*metadata.places(member + step.start))
             return replace(batch, part=lambda chosen: make(member[chosen]))
 
-        for member in batch_members(lengths[there], work.batch_tokens, how):
-            yield make(there[member])
+        for member in batch_members(lengths[readable], work.batch_tokens, batching):
+            yield make(readable[member])
 
     def _leave_out(self, step: _Step, number: int, error: CorpusError) -> None:
         """Count an item of a shard as broken; where such stop the run, raise what says so."""
         name = step.shard.table["id"][number].as_py()
-        step.shard.about.broken[number] = left_out(name, error, skip=self._work.skip_broken)
+        step.shard.metadata.broken[number] = left_out(name, error, skip=self._work.skip_broken)
 
-    def _held(self, step: _Step, read: Iterable[ReadItem]) -> Iterator[HostBatch]:
-        shard, about = step.shard, step.shard.about
+    def _read_media(self, step: _Step, read: Iterable[ReadItem]) -> Iterator[HostBatch]:
+        shard, metadata = step.shard, step.shard.metadata
         for number, item in enumerate(read, start=step.start):
             if item.error is not None:
                 self._leave_out(step, number, item.error)
                 continue
             assert item.inputs is not None
-            shard.held[number] = item.inputs
-            shard.held_bytes += item.inputs.nbytes
-            about.previews[number] = item.preview
-            about.tokens[number] = self._model.adapters[step.modality].length_of(item.inputs)
-            about.truncated[number] = item.inputs.truncated
-            about.media[number] = [edge for span in item.inputs.media for edge in span]
-            if len(shard.held) >= WINDOW_ITEMS or shard.held_bytes >= WINDOW_BYTES:
+            shard.pending[number] = item.inputs
+            shard.pending_bytes += item.inputs.nbytes
+            metadata.previews[number] = item.preview
+            metadata.tokens[number] = self._model.adapters[step.modality].length_of(item.inputs)
+            metadata.truncated[number] = item.inputs.truncated
+            metadata.media[number] = [edge for span in item.inputs.media for edge in span]
+            if len(shard.pending) >= WINDOW_ITEMS or shard.pending_bytes >= WINDOW_BYTES:
                 yield from self._media(step)
 
     def _media(self, step: _Step, *, last: bool = False) -> Iterator[HostBatch]:
-        """What is held, in batches; what fills none is held on, unless it is the last.
+        """Pending items in batches; those that fill none stay pending, unless they are the last.
 
-        A GPU takes as long for a batch of two as for one of twenty. Where most would be held on, as of many shapes,
-        it goes all the same.
+        A GPU takes as long for a batch of two as for one of twenty. Where most would stay pending, as of many shapes,
+        they go all the same.
         """
-        work, about, held = self._work, step.shard.about, step.shard.held
-        numbers, inputs = np.array(list(held), np.int64), list(held.values())
-        lengths = about.tokens[numbers]
-        members = list(media_members(inputs, lengths, work.media_tokens, work.how[step.modality]))
+        work, metadata, pending = self._work, step.shard.metadata, step.shard.pending
+        numbers, inputs = np.array(list(pending), np.int64), list(pending.values())
+        lengths = metadata.tokens[numbers]
+        members = list(media_members(inputs, lengths, work.media_tokens, work.batching[step.modality]))
         rest = [member for member in members if (len(member) + 1) * lengths[member].max() <= work.media_tokens]
-        if last or 2 * sum(map(len, rest)) > len(held):
+        if last or 2 * sum(map(len, rest)) > len(pending):
             rest = []
         left = {int(number) for member in rest for number in numbers[member]}
-        step.shard.held = {number: held[number] for number in sorted(left)}
-        step.shard.held_bytes = sum(held[number].nbytes for number in left)
+        step.shard.pending = {number: pending[number] for number in sorted(left)}
+        step.shard.pending_bytes = sum(pending[number].nbytes for number in left)
 
         def make(member: Integers) -> HostBatch:
             batch = collate_media(self._model, step.modality, [inputs[i] for i in member])
-            batch = batch.placed(*about.places(numbers[member]))
+            batch = batch.placed(*metadata.places(numbers[member]))
             return replace(batch, part=lambda chosen: make(member[chosen]))
 
         for member in members:

@@ -1,13 +1,13 @@
 """Extraction by a Ray cluster: actors hold one model each, and take shards as they become free.
 
 An actor reads its shards' items from the store and writes their states there; what goes through Ray is which shard is
-whose, receipts and progress. The process that runs the command holds the store's lock and deals the shards out:
+whose, receipts and progress. The process that runs the command holds the store's lock and assigns the shards:
 
 - There are as many actors as the cluster has room for, and one more that waits for room: a node that joins gets it,
   and an autoscaler sees that it is wanted.
 - The shards of an actor that is lost, with its node or alone, go to the others.
 - A node where actors fail before they have their model, while others work, is left out after a few.
-- When all are dealt out, an actor that is free takes over the shard that is out the longest, if that takes far longer
+- When all are assigned, an actor that is free takes over the shard that is out the longest, if that takes far longer
   than others did. The first commit wins.
 """
 
@@ -26,12 +26,12 @@ from typing import Any
 import torch
 
 from hubstore.errors import EngineError, HubstoreError
-from hubstore.extraction.cluster import LOOK_S, Needs, Room, connected, first_line, unanswered
+from hubstore.extraction.cluster import POLL_S, ClusterCapacity, Needs, connected, first_line, unanswered
 from hubstore.extraction.pipeline import Progress
 from hubstore.extraction.plan import PlannedShard
 from hubstore.extraction.prepare import Work
 from hubstore.extraction.ray_actor import BEAT_S, Extractor, Order, Report
-from hubstore.extraction.workers import Task, summed
+from hubstore.extraction.workers import ExtractionTask, sum_progress
 from hubstore.forward.capture import Capture
 from hubstore.models import Model
 from hubstore.storage import crc32c
@@ -40,7 +40,7 @@ from hubstore.store.layout import PLAN, commit_key
 from hubstore.store.verify import corrupt_file
 
 BUSY_S = 60.0
-"""It is said when no worker has begun for so long, since others hold the room."""
+"""A warning says when no worker has begun for so long, since others hold the cluster's resources."""
 
 HEAD_S = 20.0
 """How long the head of a cluster may not answer: after 60 s Ray ends this process without a word."""
@@ -60,7 +60,7 @@ STRAGGLING = 2.0
 
 @dataclass(frozen=True)
 class RayEngine:
-    """Deals shards out over a Ray cluster.
+    """Assigns shards to the actors of a Ray cluster.
 
     Args:
         load: gives the model on "cuda" or "cpu", on whatever node; it can be pickled.
@@ -93,7 +93,7 @@ class RayEngine:
         """
         if not shards:
             return Progress(total=total)
-        task = Task.of(work, self.load, capture)
+        task = ExtractionTask.of(work, self.load, capture)
         device = capture.model.device
         with _set_aside(capture.model), connected(self.address) as library:
             return _Scheduler(library, task, device, shards, total, progress).run()
@@ -116,11 +116,11 @@ def _set_aside(model: Model) -> Iterator[None]:
 
 @dataclass(eq=False)
 class _Worker:
-    """An actor as its employer knows it: what it told last, which shards it has and since when."""
+    """The scheduler's view of an actor: its last report, which shards it has and since when."""
 
     actor: Any
     call: Any
-    told: Report = field(default_factory=Report)
+    report: Report = field(default_factory=Report)
     out: dict[int, float] = field(default_factory=dict)
     committed: list[int] = field(default_factory=list)
 
@@ -131,7 +131,7 @@ class _Scheduler:
     def __init__(
         self,
         library: Any,
-        task: Task,
+        task: ExtractionTask,
         device: torch.device,
         shards: Sequence[PlannedShard],
         total: int,
@@ -141,68 +141,68 @@ class _Scheduler:
         self._storage = task.work.storage
         self._shards = {shard.shard: shard for shard in shards}
         self._open = set(self._shards)  # not committed
-        self._left = deque(self._shards)  # dealt to nobody
+        self._left = deque(self._shards)  # assigned to nobody
         self._total = total
-        self._tell = progress or (lambda done: None)
+        self._report_progress = progress or (lambda done: None)
         needs = Needs.of(device)
         self._head = getattr(library.get_runtime_context(), "gcs_address", None)  # a client of ray:// knows none
-        self._nodes = Room(library, needs, "a worker")
+        self._nodes = ClusterCapacity(library, needs, "a worker")
         self._kind = library.remote(Extractor)
         self._options: dict[str, Any] = {**needs.options(), "max_restarts": 0}
-        self._told = library.put(task), crc32c(self._storage.read(PLAN)), device.type
+        self._actor_arguments = library.put(task), crc32c(self._storage.read(PLAN)), device.type
         self._workers: list[_Worker] = []
         self._ending: list[Any] = []  # calls of workers that were lost, which may not have ended
         self._failed: Counter[str] = Counter()  # by node, before they had their model
         self._left_out: dict[str, str] = {}  # nodes, and why
         self._gone: list[Progress] = []
         self._losses: Counter[int] = Counter()
-        self._room = 1
+        self._capacity = 1
         self._unloaded = 0  # lost in a row before they had their model
-        self._twice: set[int] = set()  # dealt more than once
+        self._twice: set[int] = set()  # assigned more than once
         self._seconds: list[float] = []  # that shards were out
         self._started = self._busy = self._answered = time.monotonic()
-        self._look = 0.0
+        self._next_poll = 0.0
 
     def run(self) -> Progress:
-        """Deal out until every shard is committed."""
+        """Assign shards until every one is committed."""
         while self._open:
             try:
                 while self._open:
-                    self._hire()
+                    self._add_workers()
                     self._listen()
-                    self._tell(self._sum())
+                    self._report_progress(self._sum())
             except BaseException:
-                self._dismiss()
-                with contextlib.suppress(HubstoreError):  # what stopped the run is what is told
+                self._end_workers()
+                with contextlib.suppress(HubstoreError):  # what stopped the run is raised
                     self._revoke_corrupt_commits()
                 raise
-            self._gone += map(self._settled, self._dismiss())
+            self._gone += map(self._settled, self._end_workers())
             self._revoke_corrupt_commits()
             self._reopen()
         return self._sum()
 
     def _sum(self) -> Progress:
         """What was done by all, as one."""
-        every = [Progress(), *self._gone, *(worker.told.progress for worker in self._workers)]
-        ready = sum(worker.told.loaded for worker in self._workers)
-        done = summed(every, self._total)
+        every = [Progress(), *self._gone, *(worker.report.progress for worker in self._workers)]
+        ready = sum(worker.report.loaded for worker in self._workers)
+        done = sum_progress(every, self._total)
         items = min(done.items, self._total)  # while two have the same shard
         return replace(done, items=items, seconds=time.monotonic() - self._started, workers=ready)
 
-    def _hire(self) -> None:
+    def _add_workers(self) -> None:
         """An actor for all the room that there is, and one that waits for more."""
         now = time.monotonic()
-        if now < self._look:
+        if now < self._next_poll:
             return
-        self._look = now + LOOK_S
+        self._next_poll = now + POLL_S
         if not self._head_answers(now):
             return
-        room = self._nodes.look(self._goes_on(), but=self._left_out)
-        self._room = max(room, 1)
-        for _ in range(min(room + 1, len(self._open)) - len(self._workers)):
-            actor = self._kind.options(**self._options).remote(*self._told)
+        capacity = self._nodes.poll(self._goes_on(), but=self._left_out)
+        self._capacity = max(capacity, 1)
+        for _ in range(min(capacity + 1, len(self._open)) - len(self._workers)):
+            actor = self._kind.options(**self._options).remote(*self._actor_arguments)
             self._workers.append(_Worker(actor, actor.turn.remote(None)))
-        if any(worker.told.place for worker in self._workers) or not room:
+        if any(worker.report.place for worker in self._workers) or not capacity:
             self._busy = now
         elif now - self._busy > BUSY_S:
             self._busy = math.inf
@@ -233,18 +233,18 @@ class _Scheduler:
 
     def _hear(self, worker: _Worker) -> None:
         try:
-            worker.told = self._ray.get(worker.call)
+            worker.report = self._ray.get(worker.call)
         except self._ray.exceptions.RayError as error:
             self._lose(worker, first_line(error))
             return
-        if worker.told.loaded:
+        if worker.report.loaded:
             self._unloaded = 0
-        for number in worker.told.committed:
+        for number in worker.report.committed:
             self._commit(worker, number)
-        if worker.told.error is not None and not self._beaten(worker) and not self._alone_in_failing(worker):
-            raise worker.told.error
-        if worker.told.error is not None or worker.told.failed is not None:
-            self._lose(worker, worker.told.failed or str(worker.told.error))
+        if worker.report.error is not None and not self._beaten(worker) and not self._alone_in_failing(worker):
+            raise worker.report.error
+        if worker.report.error is not None or worker.report.failed is not None:
+            self._lose(worker, worker.report.failed or str(worker.report.error))
             return
         worker.call = worker.actor.turn.remote(self._order(worker))
 
@@ -261,14 +261,14 @@ class _Scheduler:
 
     def _alone_in_failing(self, worker: _Worker) -> bool:
         """Whether it has failed before it had its model, while another has it: its node may be at fault."""
-        return not worker.told.loaded and any(other.told.loaded for other in self._workers)
+        return not worker.report.loaded and any(other.report.loaded for other in self._workers)
 
     def _order(self, worker: _Worker) -> Order:
-        if not worker.told.wants:
+        if not worker.report.wants:
             return None
         if self._left:
             number = self._left.popleft()
-        elif worker.told.running:
+        elif worker.report.running:
             return "pause"
         else:
             late = self._straggler()
@@ -297,9 +297,9 @@ class _Scheduler:
         self._ray.kill(worker.actor)
         self._ending.append(worker.call)
         if self._alone_in_failing(worker):
-            self._suspect(worker.told, why)
-        self._unloaded += not worker.told.loaded
-        if self._unloaded > MOST_LOSSES * self._room:
+            self._suspect(worker.report, why)
+        self._unloaded += not worker.report.loaded
+        if self._unloaded > MOST_LOSSES * self._capacity:
             raise EngineError(
                 f"every worker was lost before it had its model, the last to this: {why}. {self._goes_on()}"
             )
@@ -312,30 +312,30 @@ class _Scheduler:
                 if self._losses[number] >= MOST_LOSSES:
                     raise EngineError(
                         f"shard {number} was lost with its worker {MOST_LOSSES} times, at last on "
-                        f"{worker.told.place or 'a node that is gone'}: {why}. {self._goes_on()}"
+                        f"{worker.report.place or 'a node that is gone'}: {why}. {self._goes_on()}"
                     )
                 self._twice.add(number)
                 self._left.appendleft(number)
         self._gone.append(self._settled(worker))
 
-    def _suspect(self, told: Report, why: str) -> None:
+    def _suspect(self, report: Report, why: str) -> None:
         """Leave a node out where workers fail again and again."""
-        self._failed[told.node] += 1
-        if told.node and self._failed[told.node] >= MOST_LOSSES and told.node not in self._left_out:
-            self._left_out[told.node] = f"the node {told.place} is left out: {why}"
+        self._failed[report.node] += 1
+        if report.node and self._failed[report.node] >= MOST_LOSSES and report.node not in self._left_out:
+            self._left_out[report.node] = f"the node {report.place} is left out: {why}"
             self._options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self._left_out)})"}
-            warnings.warn(self._left_out[told.node], stacklevel=2)
+            warnings.warn(self._left_out[report.node], stacklevel=2)
 
     def _settled(self, worker: _Worker) -> Progress:
         """What a worker did that is gone: of shards that it had not committed, no items."""
-        done = worker.told.progress
+        done = worker.report.progress
         if worker.out:
             keys = map(commit_key, worker.committed)
             items = sum(Commit.decode(self._storage.read(key), key).items for key in keys)
             done = replace(done, items=items, shards=len(worker.committed))
         return done
 
-    def _dismiss(self) -> Sequence[_Worker]:
+    def _end_workers(self) -> Sequence[_Worker]:
         """End all actors, and wait until none can write any more."""
         gone, self._workers = self._workers, []
         for worker in gone:
@@ -355,10 +355,10 @@ class _Scheduler:
                 self._storage.delete(key)
 
     def _reopen(self) -> None:
-        """Do again what two workers had and nobody has committed: it was taken back, here or by one of the two."""
-        again = [number for number in sorted(self._twice) if not self._storage.exists(commit_key(number))]
-        self._open.update(again)
-        self._left.extend(again)
+        """Reopen shards that two workers had and nobody has committed: the commit was revoked, here or by one."""
+        reopened = [number for number in sorted(self._twice) if not self._storage.exists(commit_key(number))]
+        self._open.update(reopened)
+        self._left.extend(reopened)
         self._twice.clear()
 
     def _goes_on(self) -> str:

@@ -16,7 +16,7 @@ from hubstore.errors import HubstoreError, StoreError
 from hubstore.extraction.cluster import first_line, ray
 from hubstore.extraction.pipeline import Progress, run_shards
 from hubstore.extraction.plan import PlannedShard
-from hubstore.extraction.workers import Task, sendable, summed
+from hubstore.extraction.workers import ExtractionTask, sendable, sum_progress
 from hubstore.storage import Storage, crc32c
 from hubstore.store.layout import PLAN
 
@@ -24,15 +24,15 @@ BEAT_S = 0.5
 """An actor that has nothing to say says so as often."""
 
 SILENCE_S = 30.0
-"""An actor that is told nothing for so long ends itself: who took its shards over cannot end it, cut off as it is."""
+"""An actor that gets no call for so long ends itself: who took its shards over cannot end it, cut off as it is."""
 
 Order = PlannedShard | Literal["pause"] | None
-"""A shard to do; to finish what is under way, since there is no more for now; or only to tell how it goes."""
+"""A shard to do; to finish what is under way, since there is no more for now; or only to report."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an actor tells.
+    """What an actor reports.
 
     Args:
         place: its node's name.
@@ -40,7 +40,7 @@ class Report:
         loaded: whether it has its model.
         running: whether shards are under way.
         wants: whether it waits for another one.
-        committed: shards committed since it told last.
+        committed: shards committed since its last report.
         progress: all that it did.
         error: what stopped it, and would stop others.
         failed: what stopped it, and may not stop others.
@@ -58,50 +58,50 @@ class Report:
 
 
 class Extractor:
-    """The actor: a thread extracts, while `turn` takes orders and tells how it goes."""
+    """The actor: a thread extracts, while `turn` takes orders and returns reports."""
 
-    def __init__(self, task: Task, plan: int, device: str) -> None:
+    def __init__(self, task: ExtractionTask, plan: int, device: str) -> None:
         self._orders: queue.SimpleQueue[PlannedShard | Literal["pause"]] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._news = False
         self._report = Report(platform.node(), _node())
         self._under_way: deque[int] = deque()
-        self._heard = time.monotonic()
+        self._last_turn = time.monotonic()
         threading.Thread(target=self._end_when_forgotten, daemon=True).start()
         threading.Thread(target=self._guarded, args=(task, plan, device), daemon=True).start()
 
     def turn(self, order: Order) -> Report:
         """Take an order, and answer when there is something new, or after a beat."""
-        self._heard = time.monotonic()
+        self._last_turn = time.monotonic()
         with self._changed:
             if order is not None:
                 self._report = replace(self._report, wants=False)
                 self._orders.put(order)
             self._changed.wait_for(lambda: self._news, BEAT_S)
             self._news = False
-            told, self._report = self._report, replace(self._report, committed=())
-            return told
+            report, self._report = self._report, replace(self._report, committed=())
+            return report
 
     def _end_when_forgotten(self) -> None:
-        while time.monotonic() - self._heard < SILENCE_S:
+        while time.monotonic() - self._last_turn < SILENCE_S:
             time.sleep(BEAT_S)
         os._exit(1)
 
-    def _guarded(self, task: Task, plan: int, device: str) -> None:
+    def _guarded(self, task: ExtractionTask, plan: int, device: str) -> None:
         try:
             self._work(task, plan, device)
         except HubstoreError as error:
-            self._tell(error=sendable(error, f"the actor on {platform.node()}"))
-        except BaseException as error:  # told, and the actor is given up
-            self._tell(failed=f"{type(error).__name__}: {first_line(error)}")
+            self._update_report(error=sendable(error, f"the actor on {platform.node()}"))
+        except BaseException as error:  # reported, and the actor is given up
+            self._update_report(failed=f"{type(error).__name__}: {first_line(error)}")
 
-    def _work(self, task: Task, plan: int, device: str) -> None:
+    def _work(self, task: ExtractionTask, plan: int, device: str) -> None:
         _require_plan(task.work.storage, plan)
         capture = task.capture(device)
-        self._tell(loaded=True)
+        self._update_report(loaded=True)
         done = Progress()
         while True:
-            self._tell(running=False, wants=True, progress=done)
+            self._update_report(running=False, wants=True, progress=done)
             first = self._orders.get()
             assert first != "pause"
             before = done
@@ -112,7 +112,7 @@ class Extractor:
                 total=0,
                 progress=lambda now, before=before: self._advanced(before, now),  # type: ignore[misc]
             )
-            done = summed([before, now], 0)
+            done = sum_progress([before, now], 0)
 
     def _shards(self, first: PlannedShard) -> Iterator[PlannedShard]:
         shard: PlannedShard | Literal["pause"] = first
@@ -120,20 +120,20 @@ class Extractor:
             with self._changed:
                 self._under_way.append(shard.shard)
             yield shard
-            self._tell(running=True, wants=True)
+            self._update_report(running=True, wants=True)
             shard = self._orders.get()
 
     def _advanced(self, before: Progress, now: Progress) -> None:
         with self._changed:
-            # Two threads tell of progress, and the later may be heard first: shards are only ever counted up.
+            # Two threads report progress, and the later report may arrive first: shards are only ever counted up.
             new = before.shards + now.shards - self._report.progress.shards
             if new < 0:
                 return
             committed = tuple(self._under_way.popleft() for _ in range(new))
-            progress = summed([before, now], 0)
+            progress = sum_progress([before, now], 0)
             self._report = replace(self._report, committed=self._report.committed + committed, progress=progress)
 
-    def _tell(self, **changes: Any) -> None:
+    def _update_report(self, **changes: Any) -> None:
         with self._changed:
             self._report = replace(self._report, **changes)
             self._news = True

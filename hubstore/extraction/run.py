@@ -213,11 +213,13 @@ class _Job:
             with self._refused_whole(begun=resumed or last is not None):
                 self._check_disk_space(left)
                 self.watch.planned(plan)
-                how = self._check(checks, plan, begun.number)
-            work = Work(self.storage, self.layout, self.settings, plan, how, self.corpus.skip_errors, self.processes)
+                batching = self._check(checks, plan, begun.number)
+            work = Work(
+                self.storage, self.layout, self.settings, plan, batching, self.corpus.skip_errors, self.processes
+            )
             total = sum(shard.stop - shard.start for shard in left)
-            deal_out = run_shards if self.engine is None else self.engine.run_shards
-            now = deal_out(work, capture, left, total=total, progress=self.watch.progress)
+            run_plan = run_shards if self.engine is None else self.engine.run_shards
+            now = run_plan(work, capture, left, total=total, progress=self.watch.progress)
             discard_plan(self.storage)
             whole = plan is not begun.plan and len(left) == len(plan.shards) and not now.skipped
             generations.extracted(plan, whole=whole)
@@ -281,7 +283,7 @@ class _Job:
             return checks.recorded(plan, described)
         found = checks.check(plan, described)
         self._describe(plan, described, found, number)
-        return {modality: check.how() for modality, check in found.items()}
+        return {modality: check.to_batching() for modality, check in found.items()}
 
     def _describe(
         self, plan: Plan, described: Mapping[str, Any] | None, checks: Mapping[str, SelfCheck], number: int
@@ -291,7 +293,7 @@ class _Job:
         `number` is that of its corpus, which others may have been appended to since.
         """
         corpora = list(described["corpora"]) if described else []
-        batching = {modality: check.how().to_json() for modality, check in checks.items()}
+        batching = {modality: check.to_batching().to_json() for modality, check in checks.items()}
         summary = {**plan.summary(), "batching": batching}
         if plan.corpus_offset:
             entry = dict(corpora[number])

@@ -90,12 +90,12 @@ class Sample:
                 )
             self.single.append(states)
 
-    def run(self, members: Integers, how: Batching) -> list[tuple[int, torch.Tensor]]:
+    def run(self, members: Integers, batching: Batching) -> list[tuple[int, torch.Tensor]]:
         """The items of one batch, each with its states."""
         found: list[tuple[int, torch.Tensor]] = []
 
         def run(some: Integers) -> None:
-            batch, counts = self.batch(some, how)
+            batch, counts = self.batch(some, batching)
             try:
                 states = self.probe.run(batch)[self.probe.poolings[0]]
             finally:
@@ -107,9 +107,9 @@ class Sample:
         run_in_halves(members, run, self.lengths, self.model)
         return found
 
-    def batch(self, members: Integers, how: Batching) -> tuple[Batch, list[int]]:
+    def batch(self, members: Integers, batching: Batching) -> tuple[Batch, list[int]]:
         """A batch on the device, and of how many tokens of each item states are read."""
-        whole = self.make(members, how)
+        whole = self.make(members, batching)
         thin, counts = _thinned(whole) if self.probe.poolings == ("tokens",) else (whole, [1] * len(members))
         return thin.to(self.model.device), counts
 
@@ -124,9 +124,11 @@ class Sample:
             self.restorer.restore()
         return reference
 
-    def check(self, how: Batching) -> SelfCheck:
+    def check(self, batching: Batching) -> SelfCheck:
         """The check of one way to make batches, on the batches of a run."""
-        return self.compare(itertools.chain.from_iterable(self.run(members, how) for members in self.members(how)), how)
+        return self.compare(
+            itertools.chain.from_iterable(self.run(members, batching) for members in self.members(batching)), batching
+        )
 
     @cached_property
     def middle(self) -> torch.Tensor:
@@ -148,7 +150,7 @@ class Sample:
         bound = MIXED_ROW if mixes_items(self.model) else ROW * tolerance
         return torch.maximum(mean, (away / scale).max(dim=1).values * (tolerance / bound))
 
-    def compare(self, batched: Iterable[tuple[int, torch.Tensor]], how: Batching) -> SelfCheck:
+    def compare(self, batched: Iterable[tuple[int, torch.Tensor]], batching: Batching) -> SelfCheck:
         """The check of items run in batches."""
         worst = torch.zeros(len(self.probe.layers))
         items, lengths = set(), set(self.lengths.tolist())
@@ -162,16 +164,16 @@ class Sample:
             layer=self.probe.layers[layer],
             tolerance=TOLERANCE[self.model.dtype],
             reference="none",
-            padding=how.padding,
-            explicit_positions=how.explicit_positions,
-            batching=how.kind,
-            first_position=how.first_position,
-            compiled=how.compiled,
-            borders=how.borders,
-            varies_beyond=how.varies_beyond,
+            padding=batching.padding,
+            explicit_positions=batching.explicit_positions,
+            batching=batching.kind,
+            first_position=batching.first_position,
+            compiled=batching.compiled,
+            borders=batching.borders,
+            varies_beyond=batching.varies_beyond,
             restores=any(self.changes),
             longest=int(self.lengths.max()),
-            checked_borders=tuple(border for border in how.borders if {border, border + 1} <= lengths),
+            checked_borders=tuple(border for border in batching.borders if {border, border + 1} <= lengths),
         )
 
 

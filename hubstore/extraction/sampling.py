@@ -95,7 +95,7 @@ def choose_sample(lengths: Sequence[int], count: int = SPREAD) -> list[int]:
     return sorted({order[round(i * (len(order) - 1) / (count - 1))] for i in range(count)})
 
 
-def cut_alike(token_ids: Sequence[TokenIds], size: int) -> list[TokenIds]:
+def cut_to_same_length(token_ids: Sequence[TokenIds], size: int) -> list[TokenIds]:
     """The items, `size` at a time cut to the shortest of them, so that batches of one length have more than one."""
     ascending = sorted(token_ids, key=len)
     return [ids[: len(ascending[i - i % size])] for i, ids in enumerate(ascending)]

@@ -12,7 +12,7 @@ import numpy as np
 from hubstore.errors import HubstoreError, ModelError, SelfCheckError
 from hubstore.extraction.checks import PADDED_MEDIA, SelfCheck
 from hubstore.extraction.sample import Sample, probe_of
-from hubstore.extraction.sampling import cut_alike, fill_batch
+from hubstore.extraction.sampling import cut_to_same_length, fill_batch
 from hubstore.forward import Batching, HostBatch, Padding, collate, collate_media, pack
 from hubstore.forward.batch import BatchKind, Integers
 from hubstore.forward.capture import Capture
@@ -21,7 +21,7 @@ from hubstore.forward.members import batch_members, media_members, padded_batchi
 from hubstore.media import MediaInputs
 from hubstore.models import Model, Restorer
 
-ALIKE = 4
+SAME_LENGTH = 4
 """Items of one length in a batch, where batches of one length are tried."""
 
 SLOWER = {
@@ -31,7 +31,7 @@ SLOWER = {
 
 
 @dataclass(frozen=True)
-class PackingAsked:
+class PackingOptions:
     """What the self-check must know where packed batches are asked for.
 
     Args:
@@ -49,7 +49,7 @@ def self_check(
     capture: Capture,
     token_ids: Sequence[Sequence[int]],
     padding: Padding,
-    packing: PackingAsked | None = None,
+    packing: PackingOptions | None = None,
     batch_tokens: int | None = None,
     fill: int = 0,
 ) -> SelfCheck:
@@ -74,10 +74,10 @@ def self_check(
         ModelError: the model cannot be run on an item, or gives states that cannot be read.
     """
     model = capture.model
-    room = packing.batch_tokens if packing is not None else batch_tokens or sum(map(len, token_ids)) * len(token_ids)
+    budget = packing.batch_tokens if packing is not None else batch_tokens or sum(map(len, token_ids)) * len(token_ids)
     plain = replace(padded_batching(model), padding=padding)
     with _named_errors(model, "text"):
-        sample = _text_sample(capture, token_ids, room, fill)
+        sample = _text_sample(capture, token_ids, budget, fill)
         reference = sample.compare_with_own()
         why: list[str] = []
         if packing is not None:
@@ -89,7 +89,7 @@ def self_check(
         if best.deviation <= best.tolerance:
             return replace(best, reference=reference, refused=" ".join(why))
         why.append(f"padded states differ{_most(best)}")
-        alike = _text_sample(capture, cut_alike(token_ids, ALIKE), room, room)
+        alike = _text_sample(capture, cut_to_same_length(token_ids, SAME_LENGTH), budget, budget)
         check = _slower(model, why, "text", {"alike": alike, "single": sample}, plain)
         return replace(check, reference=reference)
 
@@ -114,14 +114,14 @@ def media_check(
     """
     model = capture.model
     lengths = np.array([model.adapters[modality].length_of(item) for item in inputs], np.int64)
-    room = batch_tokens or int(lengths.sum()) * len(inputs)
+    budget = batch_tokens or int(lengths.sum()) * len(inputs)
     plain = padded_batching(model)
 
-    def make(members: Integers, how: Batching) -> HostBatch:
+    def make(members: Integers, batching: Batching) -> HostBatch:
         return collate_media(model, modality, [inputs[i] for i in members])
 
-    def members(how: Batching) -> Iterable[Integers]:
-        return media_members(inputs, lengths.astype(np.int32), room, how)
+    def members(batching: Batching) -> Iterable[Integers]:
+        return media_members(inputs, lengths.astype(np.int32), budget, batching)
 
     with _named_errors(model, modality):
         sample = Sample(probe_of(capture), lengths, members, make, Restorer(model.trunk))
@@ -138,23 +138,23 @@ def media_check(
         return replace(_slower(model, why, modality, {"alike": sample, "single": sample}, plain), reference=reference)
 
 
-def _text_sample(capture: Capture, token_ids: Sequence[Sequence[int]], room: int, fill: int) -> Sample:
+def _text_sample(capture: Capture, token_ids: Sequence[Sequence[int]], budget: int, fill: int) -> Sample:
     model = capture.model
     lengths = np.array([len(ids) for ids in token_ids], np.int64)
 
-    def make(members: Integers, how: Batching) -> HostBatch:
+    def make(members: Integers, batching: Batching) -> HostBatch:
         chosen = [token_ids[i] for i in members]
-        if how.compiled:
-            return pack(model, chosen, room, first_position=how.first_position, full=True)
-        return collate(model, chosen, how, room)
+        if batching.compiled:
+            return pack(model, chosen, budget, first_position=batching.first_position, full=True)
+        return collate(model, chosen, batching, budget)
 
-    def members(how: Batching) -> Iterable[Integers]:
-        batches = list(batch_members(lengths.astype(np.int32), room, how))
+    def members(batching: Batching) -> Iterable[Integers]:
+        batches = list(batch_members(lengths.astype(np.int32), budget, batching))
         largest = max(range(len(batches)), key=lambda i: int(lengths[batches[i]].sum()))
         for number, batch in enumerate(batches):
-            full = how.kind == "alike" or (number == largest and how.kind != "single")
-            tokens = min(fill, room) if full else 0
-            yield fill_batch(batch, lengths, tokens, packed=how.kind == "packed")
+            full = batching.kind == "alike" or (number == largest and batching.kind != "single")
+            tokens = min(fill, budget) if full else 0
+            yield fill_batch(batch, lengths, tokens, packed=batching.kind == "packed")
 
     sample = Sample(probe_of(capture), lengths, members, make, Restorer(model.trunk))
     sample.run_alone()
@@ -199,11 +199,11 @@ def _named_errors(model: Model, modality: str) -> Iterator[None]:
         ) from error
 
 
-def _check_packed(sample: Sample, packing: PackingAsked, plain: Batching) -> tuple[SelfCheck | None, str]:
+def _check_packed(sample: Sample, packing: PackingOptions, plain: Batching) -> tuple[SelfCheck | None, str]:
     """What was measured packed; or None, and why the model must be padded."""
     model = sample.model
     if model.joint or not model.takes_position_ids:
-        return None, "its towers give each item one vector" if model.joint else "it cannot be told positions"
+        return None, "its towers give each item one vector" if model.joint else "it takes no position ids"
     if getattr(model.trunk.config, "attention_chunk_size", None):
         return None, "its attention goes by chunks"
     pad_id = getattr(model.trunk.config, "pad_token_id", None)
@@ -212,9 +212,9 @@ def _check_packed(sample: Sample, packing: PackingAsked, plain: Batching) -> tup
     checks: list[SelfCheck] = []
     refused = ""
     for start in starts:
-        how = replace(plain, kind="packed", first_position=start)
+        batching = replace(plain, kind="packed", first_position=start)
         try:
-            checks.append(_across_windows(sample, how))
+            checks.append(_across_windows(sample, batching))
         except Exception as error:  # whatever a model's own code raises of being packed: it is padded then
             refused = _first_line(error)
     if checks and (unseen := _unseen_window(sample, packing)):
@@ -227,26 +227,26 @@ def _check_packed(sample: Sample, packing: PackingAsked, plain: Batching) -> tup
     return (_check_compiled(sample, best, packing.batch_tokens) if packing.compile else best), ""
 
 
-def _across_windows(sample: Sample, how: Batching) -> SelfCheck:
+def _across_windows(sample: Sample, batching: Batching) -> SelfCheck:
     """The check of batches across the sliding windows that packed attention keeps to, or within where they differ."""
-    sample.run(np.array([sample.lengths.argmin()]), how)  # shows which windows attention is asked for
-    across = replace(how, borders=tuple(border for border in how.borders if border not in sample.windows))
-    if across != how and (check := sample.check(across)).deviation <= check.tolerance:
+    sample.run(np.array([sample.lengths.argmin()]), batching)  # shows which windows attention is asked for
+    across = replace(batching, borders=tuple(border for border in batching.borders if border not in sample.windows))
+    if across != batching and (check := sample.check(across)).deviation <= check.tolerance:
         return check
-    return sample.check(how)
+    return sample.check(batching)
 
 
 def _check_compiled(sample: Sample, eager: SelfCheck, batch_tokens: int) -> SelfCheck:
     """The check of compiled blocks, or the eager one where they cannot be compiled or give other states."""
     model = sample.model
     # A batch of the sample made full: only full ones go through compiled blocks.
-    full = [chosen for chosen in sample.members(eager.how()) if sample.lengths[chosen].sum() <= batch_tokens]
+    full = [chosen for chosen in sample.members(eager.to_batching()) if sample.lengths[chosen].sum() <= batch_tokens]
     if not full:
         return eager
-    how = replace(eager.how(), compiled=True)
+    batching = replace(eager.to_batching(), compiled=True)
     try:
         with compiled_blocks(model, batch_tokens):
-            check = sample.compare(sample.run(max(full, key=len), how), how)
+            check = sample.compare(sample.run(max(full, key=len), batching), batching)
     except Exception as error:  # no compiler, or one that fails on this model: eager blocks give the same states
         why = _first_line(error)
         warnings.warn(f"{model.identity['id']} runs without compiled blocks, slower: {why}", stacklevel=2)
@@ -261,7 +261,7 @@ def _check_compiled(sample: Sample, eager: SelfCheck, batch_tokens: int) -> Self
     return check
 
 
-def _unseen_window(sample: Sample, packing: PackingAsked) -> int:
+def _unseen_window(sample: Sample, packing: PackingOptions) -> int:
     """The sliding window of a model that keeps it from its attention function, if an item can be longer; else 0."""
     config = sample.model.trunk.config
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None

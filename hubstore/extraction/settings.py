@@ -12,7 +12,7 @@ from hubstore.checks import check_count
 from hubstore.errors import ModelError, Parameter, StoreError
 from hubstore.forward import Padding
 from hubstore.media import MEDIA
-from hubstore.media.reading import Task
+from hubstore.media.reading import MediaTask
 from hubstore.models import Model
 from hubstore.store import DTYPES, Layout
 from hubstore.store.layout import COMPRESSORS, POOLINGS
@@ -198,7 +198,7 @@ def _resolve_dtype(dtype: str, computed: torch.dtype) -> str:
     return "bfloat16" if computed is torch.bfloat16 else "float16"
 
 
-def media_task(model: Model, settings: Settings) -> Task:
+def media_task(model: Model, settings: Settings) -> MediaTask:
     """How the model's images and audio are read."""
     readers = {modality: adapter.reader for modality, adapter in model.adapters.items()}
-    return Task(readers, settings.media_template, settings.previews)
+    return MediaTask(readers, settings.media_template, settings.previews)

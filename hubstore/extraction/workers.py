@@ -1,7 +1,7 @@
 """Several devices of one host: this process extracts on the first, one spawned process on each of the others.
 
 Shards go to whoever is free next. Each process commits its own; the store's lock stays with this one, and the
-others end with it. What a worker is told and how workers' progress adds up is the same for those of a cluster.
+others end with it. A worker's task and how workers' progress adds up are the same for those of a cluster.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from hubstore.forward.capture import Capture
 from hubstore.models import Model
 
 SECONDS_TO_END = 5.0
-"""That a worker has to end by itself when it was asked to."""
+"""Time that a worker has to end by itself before it is terminated."""
 
 
 class Engine(Protocol):
-    """Deals a plan's shards out to models."""
+    """Assigns a plan's shards to models."""
 
     def run_shards(
         self,
@@ -79,16 +79,18 @@ class Workers:
         if not devices:
             return run_shards(work, capture, shards, total=total, progress=progress)
         context = multiprocessing.get_context("spawn")
-        turns = _Turns(shards, context)
-        with _Team(context, turns, Task.of(work, self.load, capture), devices, total, progress) as team:
-            own = run_shards(work, capture, turns, total=total, progress=team.advanced)
-            team.finish()
-        return team.sum(own)
+        shard_queue = _SharedShardQueue(shards, context)
+        with _WorkerPool(
+            context, shard_queue, ExtractionTask.of(work, self.load, capture), devices, total, progress
+        ) as pool:
+            own = run_shards(work, capture, shard_queue, total=total, progress=pool.advanced)
+            pool.finish()
+        return pool.sum(own)
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a worker is told: the work, and the model that it must have.
+class ExtractionTask:
+    """A worker's task: the work, and the model that it must have.
 
     Args:
         work: store, plan and settings.
@@ -107,8 +109,8 @@ class Task:
     threads: int
 
     @classmethod
-    def of(cls, work: Work, load: Callable[[str], Model], capture: Capture) -> Task:
-        """What a worker is told that is to do as `capture` would."""
+    def of(cls, work: Work, load: Callable[[str], Model], capture: Capture) -> ExtractionTask:
+        """The task of a worker that captures as `capture` does."""
         weights = capture.model.identity["weights"]
         return cls(work, load, capture.layers, capture.poolings, capture.dtype, weights, torch.get_num_threads())
 
@@ -121,13 +123,13 @@ class Task:
         return Capture(model, self.layers, self.poolings, self.dtype)
 
 
-def summed(every: Sequence[Progress], total: int) -> Progress:
+def sum_progress(every: Sequence[Progress], total: int) -> Progress:
     """What several workers have done, as one, of `total` items."""
-    return Progress.joined(every, total=total, seconds=max(progress.seconds for progress in every))
+    return Progress.combine(every, total=total, seconds=max(progress.seconds for progress in every))
 
 
-class _Turns:
-    """Shards by turns over processes: each is handed out once."""
+class _SharedShardQueue:
+    """Shards for several processes: each goes to the process that asks next, once."""
 
     def __init__(self, shards: Sequence[PlannedShard], context: SpawnContext) -> None:
         self._shards = tuple(shards)
@@ -144,10 +146,10 @@ class _Turns:
 
 
 @contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """What starts here ignores Ctrl-C from its first instruction on: importing takes seconds, and this one hears it.
+def _ignore_sigint() -> Iterator[None]:
+    """A process started within it ignores Ctrl-C from its first instruction on: this one handles it for all.
 
-    Only the main thread can say so; elsewhere a worker ignores it once it is at work.
+    Only the main thread can set that; from another thread, a worker ignores Ctrl-C once it is at work.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -159,14 +161,14 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-class _Team:
+class _WorkerPool:
     """The workers of one run, and a thread that listens to them."""
 
     def __init__(
         self,
         context: SpawnContext,
-        turns: _Turns,
-        task: Task,
+        shard_queue: _SharedShardQueue,
+        task: ExtractionTask,
         devices: Sequence[str],
         total: int,
         progress: Callable[[Progress], None] | None,
@@ -174,22 +176,26 @@ class _Team:
         self._report = progress or (lambda done: None)
         self._store = task.work.storage.root
         self._total = total
-        self._own = Progress(total=total)
-        self._theirs: dict[Connection, Progress] = {}
+        self._own_progress = Progress(total=total)
+        self._worker_progress: dict[Connection, Progress] = {}
         self._devices: dict[Connection, str] = {}
         self._processes: dict[Connection, SpawnProcess] = {}
         self._failures: list[HubstoreError] = []
         self._lock = threading.Lock()
         for device in devices:
-            ours, its = context.Pipe()
-            process = context.Process(target=_work, args=(its, turns, task, device))
-            with _deaf_to_interrupts():
+            connection, worker_end = context.Pipe()
+            process = context.Process(target=_work, args=(worker_end, shard_queue, task, device))
+            with _ignore_sigint():
                 process.start()
-            its.close()
-            self._theirs[ours], self._devices[ours], self._processes[ours] = Progress(), device, process
+            worker_end.close()
+            self._worker_progress[connection], self._devices[connection], self._processes[connection] = (
+                Progress(),
+                device,
+                process,
+            )
         self._listener = threading.Thread(target=self._listen, daemon=True)
 
-    def __enter__(self) -> _Team:
+    def __enter__(self) -> _WorkerPool:
         self._listener.start()
         return self
 
@@ -208,12 +214,12 @@ class _Team:
         if self._failures:
             raise self._failures[0]
         with self._lock:
-            self._own = own
+            self._own_progress = own
             self._report(self.sum(own))
 
     def sum(self, own: Progress) -> Progress:
         """This process's progress and the workers' as one."""
-        return summed([own, *self._theirs.values()], self._total)
+        return sum_progress([own, *self._worker_progress.values()], self._total)
 
     def finish(self) -> None:
         """Wait for the workers' last shards."""
@@ -222,14 +228,14 @@ class _Team:
             raise self._failures[0]
 
     def _listen(self) -> None:
-        open_ones = set(self._theirs)
+        open_ones = set(self._worker_progress)
         while open_ones:
             for ready in wait(list(open_ones)):
                 assert isinstance(ready, Connection)
                 if not self._hear(ready):
                     open_ones.discard(ready)
             with self._lock, contextlib.suppress(BaseException):  # what watching raises, its own thread raises too
-                self._report(self.sum(self._own))
+                self._report(self.sum(self._own_progress))
 
     def _hear(self, connection: Connection) -> bool:
         """One message of a worker; False when it was its last."""
@@ -239,7 +245,7 @@ class _Team:
             self._failures.append(self._ended(connection))
             return False
         if isinstance(message, Progress):
-            self._theirs[connection] = message
+            self._worker_progress[connection] = message
             return True
         if isinstance(message, HubstoreError):
             self._failures.append(message)
@@ -249,18 +255,18 @@ class _Team:
         process, device = self._processes[connection], self._devices[connection]
         process.join(SECONDS_TO_END)
         code = process.exitcode
-        how = f"ended with exit code {code}"
+        end = f"ended with exit code {code}"
         if code is not None and code < 0:
-            how = f"was killed by {signal.Signals(-code).name}"
+            end = f"was killed by {signal.Signals(-code).name}"
         return StoreError(
-            f"{self._store}: the worker on {device} {how} before its shards were done; the shards that are committed "
+            f"{self._store}: the worker on {device} {end} before its shards were done; the shards that are committed "
             "stay, and the same command goes on from there"
         )
 
 
-def _work(parent: Connection, turns: _Turns, task: Task, device: str) -> None:
+def _work(parent: Connection, shard_queue: _SharedShardQueue, task: ExtractionTask, device: str) -> None:
     """A worker process: load the model, extract and commit shards until none is left."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it, and ends its workers
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     lock = threading.Lock()  # progress comes from more than one thread
 
@@ -269,7 +275,7 @@ def _work(parent: Connection, turns: _Turns, task: Task, device: str) -> None:
             parent.send(done)
 
     try:
-        run_shards(task.work, task.capture(device), turns, total=0, progress=advanced)
+        run_shards(task.work, task.capture(device), shard_queue, total=0, progress=advanced)
         parent.send(None)
     except BaseException as error:
         parent.send(sendable(error, f"the worker on {device}"))

@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 
 from hubstore.corpus import Corpus
-from hubstore.extraction.plan import GENERATION_ITEMS, PlanStart, deal
+from hubstore.extraction.plan import GENERATION_ITEMS, PlanStart, assign_shards
 from hubstore.extraction.prepare import left_out, tokenized
 from hubstore.extraction.settings import Settings, media_task
 from hubstore.forward import Batching, HostBatch, collate, collate_media
@@ -198,7 +198,7 @@ class _Counting:
             part = batch.slice(0, self._generation_items - self._held)
             self._add(part)
             if self._held == self._generation_items:
-                self._deal()
+                self._assign_shards()
             batch = batch.slice(len(part))
 
     def _add(self, batch: pa.RecordBatch) -> None:
@@ -257,19 +257,19 @@ class _Counting:
         left_out(part.column("id")[number].as_py(), problem, skip=self._corpus.skip_errors)
         of.unreadable += 1
 
-    def _deal(self) -> None:
+    def _assign_shards(self) -> None:
         """What has come since the last time is a generation: its shards, and no more of it than those."""
         if not self._held:
             return
         order = np.argsort(np.concatenate(self._codes), kind="stable").astype(np.int64)
         tokens = np.concatenate(self._tokens) if "tokens" in self._layout.poolings else None
-        dealt = deal(order, tokens, self._layout, PlanStart(0, 0, 0, 0), self._settings.memory_budget)
-        self._shards += [(shard.stop - shard.start, shard.tokens) for shard in dealt]
+        assigned = assign_shards(order, tokens, self._layout, PlanStart(0, 0, 0, 0), self._settings.memory_budget)
+        self._shards += [(shard.stop - shard.start, shard.tokens) for shard in assigned]
         self._most_spooled = max(self._most_spooled, self._spooled)
         self._codes, self._tokens, self._held, self._spooled = [], [], 0, 0
 
     def counted(self, seconds: float) -> Counted:
-        self._deal()
+        self._assign_shards()
         of_items = self._table_bytes * self._partitions.total() / max(self._table_items, 1)
         return Counted(
             partitions=tuple((*pair, count) for pair, count in self._partitions.items()),
@@ -374,10 +374,10 @@ def _text_batch(model: Model, settings: Settings, texts: Sequence[Sequence[int]]
     """A full batch of texts of `length` tokens."""
     assert settings.batch_tokens is not None
     room = settings.batch_tokens
-    how = Batching("packed", first_position=0) if settings.batching == "packed" else Batching("padded")
+    batching = Batching("packed", first_position=0) if settings.batching == "packed" else Batching("padded")
     endless = itertools.cycle(itertools.chain.from_iterable(texts))
     items = [list(itertools.islice(endless, length)) for _ in range(max(1, room // length))]
-    return collate(model, items, how, room)
+    return collate(model, items, batching, room)
 
 
 def _media_batch(model: Model, settings: Settings, modality: str, items: Sequence[MediaInputs]) -> HostBatch:

@@ -12,7 +12,7 @@ import torch
 
 from hubstore.errors import ModelError
 from hubstore.forward.packed import Packing
-from hubstore.media.shortcuts import PIXELS, Levels
+from hubstore.media.shortcuts import PIXELS, DeferredNormalization
 
 if TYPE_CHECKING:
     from hubstore.models.model import Model
@@ -21,7 +21,7 @@ Padding = Literal["right", "left"]
 BatchKind = Literal["packed", "padded", "alike", "single"]
 Integers = npt.NDArray[np.int64]
 
-ROWS = ("first", "last", "token_rows", "item_places", "token_places")
+ROW_FIELDS = ("first", "last", "token_rows", "item_places", "token_places")
 """The arrays of a batch that say where its items are; all others are the model's arguments."""
 
 ROUNDED = 64
@@ -36,7 +36,7 @@ class Batching:
         kind: "packed", items end to end in one sequence; "padded" to the longest item's length; "alike", only texts of
             one length, and images or audio of one shape, together; or "single", one item each.
         padding: the side of the padding, where padded.
-        explicit_positions: whether a padded model is told its tokens' positions; a packed one always is.
+        explicit_positions: whether a padded model gets its tokens' positions; a packed one always does.
         first_position: the position of an item's first token, where packed.
         compiled: whether full packed batches go through compiled blocks.
         borders: ascending lengths at which the model changes: items of both sides of one share no batch.
@@ -110,7 +110,7 @@ class Batch:
     def tensors(self) -> Iterator[torch.Tensor]:
         """All that it holds on its device."""
         yield from self.inputs.values()
-        yield from (getattr(self, name) for name in ROWS)
+        yield from (getattr(self, name) for name in ROW_FIELDS)
         for spans in (self.media, self.text):
             if spans is not None:
                 yield from (spans.rows, spans.bounds)
@@ -130,20 +130,20 @@ class HostBatch:
         arrays: int64, by the names of `Batch`'s fields and inputs; of a packed batch also its "bounds", of spans
             "media.rows" and so on.
         lengths: of a packed batch, its items' and fillers'; else None.
-        given: tokens that the model is given, padding and fillers included.
+        padded_tokens: tokens that the model reads, padding and fillers included.
         tensors: the inputs of pictures and sounds, which go to the device each by itself.
         modality: of all its items.
-        levels: what is made of pixels that are sent as bytes.
+        normalization: of pixels that are sent as bytes; None where they are sent normalized.
         part: makes the batch of some of its items, for where memory does not suffice for all; bound for the same
             places.
     """
 
     arrays: Mapping[str, Integers]
     lengths: tuple[int, ...] | None
-    given: int
+    padded_tokens: int
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
     modality: str = "text"
-    levels: Levels | None = None
+    normalization: DeferredNormalization | None = None
     part: Callable[[Integers], HostBatch] = _whole_only
 
     @property
@@ -189,13 +189,13 @@ class HostBatch:
             for name in ("media", "text")
             if f"{name}.rows" in parts
         }
-        fields = {name: parts.pop(name) for name in ROWS}
+        fields = {name: parts.pop(name) for name in ROW_FIELDS}
         inputs = {**parts, **{name: _sent(tensor, device) for name, tensor in self.tensors.items()}}
-        if self.levels is not None and PIXELS in inputs:
-            inputs[PIXELS] = self.levels.finish(inputs[PIXELS])
+        if self.normalization is not None and PIXELS in inputs:
+            inputs[PIXELS] = self.normalization.finish(inputs[PIXELS])
         return Batch(
             inputs,
-            **fields,  # the names are ROWS
+            **fields,  # the names are ROW_FIELDS
             packing=packing,
             modality=self.modality,
             media=spans.get("media"),
@@ -286,7 +286,7 @@ def pad(
     """Pad token ids to the longest item's length.
 
     Right padding leaves every token's position, and in a causal model every state, as it is without
-    padding. Left padding moves tokens, so models with absolute positions must be told them
+    padding. Left padding moves tokens, so models with absolute positions must be given them
     (`explicit_positions`); the self-check finds out which models.
     """
     lengths = np.array([len(ids) for ids in token_ids], np.int64)

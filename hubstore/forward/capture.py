@@ -60,11 +60,11 @@ class Capture:
             )
             for pooling in self.poolings
         }
-        self.run_into(states, batch)
+        self.capture_into(states, batch)
         return states
 
     @torch.inference_mode()
-    def run_into(self, states: States, batch: Batch) -> None:
+    def capture_into(self, states: States, batch: Batch) -> None:
         """Put the states of one batch into `states`, at the batch's places; nothing waits for the device.
 
         Raises:
@@ -80,9 +80,9 @@ class Capture:
 
         left = set(self.layers)
 
-        def store_layer(layer: str, given: Any) -> None:
+        def store_layer(layer: str, output: Any) -> None:
             left.discard(layer)
-            hidden = self._arranged(layer, given, batch)
+            hidden = self._arranged(layer, output, batch)
             for pooling in self.poolings:
                 places = batch.token_places if pooling == "tokens" else batch.item_places
                 pooled = pool(hidden, batch, pooling).to(self.dtype)
@@ -95,9 +95,9 @@ class Capture:
         def after(number: int, module: nn.Module, output: Any) -> None:
             reached(str(number), output)
 
-        def reached(layer: str, given: Any) -> None:
+        def reached(layer: str, output: Any) -> None:
             if layer in self.layers:
-                store_layer(layer, given)
+                store_layer(layer, output)
             if int(layer) == self._deepest:
                 raise _StopForward
 
@@ -119,9 +119,9 @@ class Capture:
                 f"{', '.join(sorted(left))}; leave the layers out, or use another model"
             )
 
-    def _arranged(self, layer: str, given: Any, batch: Batch) -> torch.Tensor:
+    def _arranged(self, layer: str, output: Any, batch: Batch) -> torch.Tensor:
         """[items, tokens, width]: what blocks have padded inside is left out, and time goes second."""
-        hidden = hidden_state(given)
+        hidden = hidden_state(output)
         model = self.model
         if not isinstance(hidden, torch.Tensor) or hidden.ndim != 3 or hidden.shape[-1] != model.width:
             what = f"shape {tuple(hidden.shape)}" if isinstance(hidden, torch.Tensor) else type(hidden).__name__

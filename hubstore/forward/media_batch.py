@@ -29,11 +29,11 @@ def collate_media(model: Model, modality: str, items: Sequence[MediaInputs]) -> 
     """
     adapter = model.adapters[modality]
     bos_id = model.bos_id if model.kind == "causal" else None  # left out of `first` and `mean`
-    levels = adapter.reader.levels
-    if levels is not None and len({item.tensors[PIXELS].shape[1:] for item in items}) > 1:
-        # Zeros at an image's end are zeros beside normalised pixels, which no level need be.
+    normalization = adapter.reader.normalization
+    if normalization is not None and len({item.tensors[PIXELS].shape[1:] for item in items}) > 1:
+        # Padding is zeros beside normalized pixels, and no byte value need be normalized to zero.
         items = [adapter.reader.finish(item) for item in items]
-        levels = None
+        normalization = None
     fills = {name: model.pad_id if name.endswith("input_ids") else 0 for name in items[0].tensors}
     tensors = {
         name: _joined([item.tensors[name] for item in items], fill, adapter.pinned) for name, fill in fills.items()
@@ -65,7 +65,7 @@ def collate_media(model: Model, modality: str, items: Sequence[MediaInputs]) -> 
         len(items) * width,
         tensors=tensors,
         modality=modality,
-        levels=levels,
+        normalization=normalization,
     )
 
 

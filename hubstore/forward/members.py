@@ -33,7 +33,7 @@ def rows_by_modality(modalities: pa.Array) -> Iterator[tuple[str, npt.NDArray[np
 
 
 def media_members(
-    inputs: Sequence[MediaInputs], lengths: npt.NDArray[np.int32], batch_tokens: int, how: Batching
+    inputs: Sequence[MediaInputs], lengths: npt.NDArray[np.int32], batch_tokens: int, batching: Batching
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Which images or audio go into one batch: of like length, and where padding would change them of one shape.
 
@@ -41,34 +41,34 @@ def media_members(
         inputs: the items.
         lengths: [items], in tokens.
         batch_tokens: of a batch, with its padding.
-        how: "padded", "alike" or "single".
+        batching: "padded", "same_shape" or "single".
     """
-    if how.kind != "alike":
-        yield from batch_members(lengths, batch_tokens, how)
+    if batching.kind != "alike":
+        yield from batch_members(lengths, batch_tokens, batching)
         return
     shapes = [shapes_of(item) for item in inputs]
     for shape in dict.fromkeys(shapes):
         same = np.array([i for i, other in enumerate(shapes) if other == shape], np.int64)
-        for member in batch_members(lengths[same], batch_tokens, replace(how, kind="padded")):
+        for member in batch_members(lengths[same], batch_tokens, replace(batching, kind="padded")):
             yield same[member]
 
 
 def batch_members(
-    lengths: npt.NDArray[np.int32], batch_tokens: int, how: Batching | None = None
+    lengths: npt.NDArray[np.int32], batch_tokens: int, batching: Batching | None = None
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Which items go into one batch, longest first, so that memory that does not suffice shows at once.
 
     Args:
         lengths: [items], in tokens.
         batch_tokens: of a batch, with its padding where it has any. A longer item goes alone.
-        how: padded batches by default: items of like length. Items of both sides of a border share none.
+        batching: padded batches by default: items of like length. Items of both sides of a border share none.
     """
-    how = how or Batching()
-    sides = sides_of(lengths.astype(np.int64), how)
-    chosen = _packed_members if how.kind == "packed" else _padded_members
+    batching = batching or Batching()
+    sides = sides_of(lengths.astype(np.int64), batching)
+    chosen = _packed_members if batching.kind == "packed" else _padded_members
     for side in np.unique(sides)[::-1]:
         own = np.flatnonzero(sides == side)
-        for members in chosen(lengths[own], 1 if how.kind == "single" else batch_tokens):
+        for members in chosen(lengths[own], 1 if batching.kind == "single" else batch_tokens):
             yield own[members]
 
 
@@ -78,14 +78,14 @@ def padded_batching(model: Model) -> Batching:
     return Batching("padded", borders=borders.lengths, varies_beyond=borders.varies_beyond)
 
 
-def sides_of(lengths: npt.NDArray[np.int64], how: Batching) -> npt.NDArray[np.int64]:
+def sides_of(lengths: npt.NDArray[np.int64], batching: Batching) -> npt.NDArray[np.int64]:
     """Ascending with length: items of the same number may share a batch."""
-    if how.kind == "alike":
+    if batching.kind == "alike":
         return lengths
-    sides = np.searchsorted(np.array(how.borders, np.int64), lengths)
-    if how.varies_beyond is None:
+    sides = np.searchsorted(np.array(batching.borders, np.int64), lengths)
+    if batching.varies_beyond is None:
         return sides
-    return np.where(lengths > how.varies_beyond, len(how.borders) + lengths, sides)
+    return np.where(lengths > batching.varies_beyond, len(batching.borders) + lengths, sides)
 
 
 def _padded_members(lengths: npt.NDArray[np.int32], batch_tokens: int) -> Iterator[npt.NDArray[np.int64]]:

@@ -98,21 +98,21 @@ class ShardMemory:
         computed = torch.cuda.current_stream(self._device).record_event()
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(computed)
-            theirs, ours = self.shaped(slot.assembled, rows), self.shaped(slot.written, rows)
-            for pooling in theirs:
-                ours[pooling].copy_(theirs[pooling], non_blocking=True)
+            on_device, on_host = self.shaped(slot.assembled, rows), self.shaped(slot.written, rows)
+            for pooling in on_device:
+                on_host[pooling].copy_(on_device[pooling], non_blocking=True)
             done: torch.cuda.Event = self._stream.record_event()
             return done
 
 
 @dataclass(frozen=True)
-class Sent:
+class StagedBatch:
     """A batch on its way to the device; there when `copied` says so."""
 
     batch: Batch
     copied: torch.cuda.Event | None = None
 
-    def arrived(self) -> Batch:
+    def wait(self) -> Batch:
         """The batch, for what is given to the device from here on; nothing waits in this process."""
         if self.copied is not None:
             stream = torch.cuda.current_stream(self.batch.first.device)
@@ -181,10 +181,10 @@ class Staging:
                 for _ in range(STAGED)
             ]
 
-    def send(self, batch: HostBatch) -> Sent:
+    def send(self, batch: HostBatch) -> StagedBatch:
         """The batch on its way; waits while all staging memory is."""
         if not self._ring:
-            return Sent(batch.to(self._device))
+            return StagedBatch(batch.to(self._device))
         memory, copied = self._ring.pop(0)
         copied.synchronize()
         try:
@@ -193,4 +193,4 @@ class Staging:
                 copied = self._stream.record_event()
         finally:
             self._ring.append((memory, copied))
-        return Sent(sent, copied)
+        return StagedBatch(sent, copied)

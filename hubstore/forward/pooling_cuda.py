@@ -6,7 +6,7 @@ import torch
 import triton  # type: ignore[import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
 
-ROWS = 16
+ROW_FIELDS = 16
 """Tokens that a program reads at once."""
 
 COLUMNS = 256
@@ -22,10 +22,12 @@ def segment_mean(hidden: torch.Tensor, starts: torch.Tensor, stops: torch.Tensor
     _, length, width = hidden.shape
     out = torch.empty((len(starts), width), dtype=torch.float32, device=hidden.device)
     turned = hidden.stride(1) < hidden.stride(2)
-    rows, columns = (ROWS * 8, COLUMNS // 8) if turned else (ROWS, COLUMNS)
+    rows, columns = (ROW_FIELDS * 8, COLUMNS // 8) if turned else (ROW_FIELDS, COLUMNS)
     grid = (len(starts), triton.cdiv(width, columns))
     with torch.cuda.device(hidden.device):
-        _segment_mean[grid](hidden, *hidden.stride(), starts, stops, out, length, width, ROWS=rows, COLUMNS=columns)
+        _segment_mean[grid](
+            hidden, *hidden.stride(), starts, stops, out, length, width, ROW_FIELDS=rows, COLUMNS=columns
+        )
     return out
 
 
@@ -40,7 +42,7 @@ def _segment_mean(  # type: ignore[no-untyped-def]
     out,
     length,
     width,
-    ROWS: tl.constexpr,
+    ROW_FIELDS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     item = tl.program_id(0)
@@ -49,9 +51,9 @@ def _segment_mean(  # type: ignore[no-untyped-def]
     sequence = first // length
     start = first - sequence * length
     stop = tl.load(stops + item) - sequence * length
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for at in range(start, stop, ROWS):
-        row = at + tl.arange(0, ROWS)
+    total = tl.zeros((ROW_FIELDS, COLUMNS), tl.float32)
+    for at in range(start, stop, ROW_FIELDS):
+        row = at + tl.arange(0, ROW_FIELDS)
         inside = (row < stop)[:, None] & (columns < width)[None, :]
         place = sequence * sequence_step + row[:, None] * row_step + columns[None, :] * column_step
         total += tl.load(hidden + place, mask=inside, other=0.0).to(tl.float32)

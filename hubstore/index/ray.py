@@ -7,7 +7,7 @@ from typing import Any
 
 from hubstore.devices import resolve_device
 from hubstore.errors import EngineError, HubstoreError
-from hubstore.extraction.cluster import LOOK_S, Needs, Room, connected, end_tasks, first_line
+from hubstore.extraction.cluster import POLL_S, ClusterCapacity, Needs, connected, end_tasks, first_line
 from hubstore.extraction.workers import sendable
 from hubstore.index import IndexDescription, build
 from hubstore.index.builder import Progress
@@ -55,15 +55,15 @@ def build_on_ray(
     told = progress or (lambda layer, done, total: None)
     with connected(address) as ray:
         needs = Needs.of_task(computing)
-        room = Room(ray, needs, "a layer's index")
+        room = ClusterCapacity(ray, needs, "a layer's index")
         task = ray.remote(_build).options(**needs.options())
         where = store.path.absolute()
         calls = {task.remote(where, name, pooled, kind, computing, options): name for name in dict.fromkeys(names)}
         waiting, built = list(calls), {}
         try:
             while waiting:
-                room.look(STAYS)
-                ready, waiting = ray.wait(waiting, timeout=LOOK_S)
+                room.poll(STAYS)
+                ready, waiting = ray.wait(waiting, timeout=POLL_S)
                 for call in ready:
                     built[calls[call]] = _result(ray, call, calls[call], store)
                     told(calls[call], len(built), len(calls))

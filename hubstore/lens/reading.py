@@ -24,7 +24,7 @@ from hubstore.kernels import LensSweep
 from hubstore.lens.lens import Lens, Variant
 from hubstore.lens.rows import media_rows
 from hubstore.media import MEDIA
-from hubstore.media.reading import Task, read_item
+from hubstore.media.reading import MediaTask, read_item
 from hubstore.models import Model
 from hubstore.version import __version__
 
@@ -243,7 +243,7 @@ def read_media(
         assert item.media is not None
         reader = model.adapters[item.modality].reader
         reader.check(template, model.identity["id"])
-        read = read_item(Task({item.modality: reader}, template), item.modality, item.media, item.text, item.id)
+        read = read_item(MediaTask({item.modality: reader}, template), item.modality, item.media, item.text, item.id)
         if read.inputs is None:
             raise read.error or QueryError(f"{item.media.name} gave nothing to read")
         batch = collate_media(model, item.modality, [read.inputs]).to(model.device)

@@ -99,7 +99,7 @@ def _check_pixels(size: tuple[int, int], most: int | None, name: str) -> None:
         )
 
 
-def open_sound(media: Media, rate: int) -> npt.NDArray[np.float32]:
+def open_audio(media: Media, rate: int) -> npt.NDArray[np.float32]:
     """Decode a sound: float32 [samples], the mean of its channels, at `rate` samples a second.
 
     An Ogg stream that was cut off cannot be told from a shorter one: what there is of it is the sound.
@@ -124,7 +124,7 @@ def open_sound(media: Media, rate: int) -> npt.NDArray[np.float32]:
         raise CorpusError(
             f"{media.name}: is no sound that can be read: {_short(error)}; check that the file is whole"
         ) from error
-    if problem := _sound_problem(samples, announced, data):
+    if problem := _audio_problem(samples, announced, data):
         raise CorpusError(f"{media.name}: {problem}")
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
     resampled: npt.NDArray[np.float32] = mono if own_rate == rate else soxr.resample(mono, own_rate, rate, quality="HQ")
@@ -168,7 +168,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((values.clip(0, most) * (255 / most)).round().astype(np.uint8))
 
 
-def _sound_problem(samples: npt.NDArray[np.float32], announced: int, data: bytes) -> str | None:
+def _audio_problem(samples: npt.NDArray[np.float32], announced: int, data: bytes) -> str | None:
     if len(samples) < _WHOLE * announced or _wave_is_cut(data):
         return f"the sound is cut off after {len(samples)} samples; check that the file is whole"
     if not len(samples):

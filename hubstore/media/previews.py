@@ -39,9 +39,9 @@ def thumbnail(image: Image.Image, size: int = PIXELS) -> bytes:
 
     small = image.copy()
     small.thumbnail((size, size), Image.Resampling.LANCZOS)
-    kept = io.BytesIO()
-    small.save(kept, "WEBP", quality=80, method=4)
-    return kept.getvalue()
+    encoded = io.BytesIO()
+    small.save(encoded, "WEBP", quality=80, method=4)
+    return encoded.getvalue()
 
 
 def clip(samples: npt.NDArray[np.float32], rate: int, seconds: float = SECONDS) -> bytes:
@@ -61,11 +61,11 @@ def clip(samples: npt.NDArray[np.float32], rate: int, seconds: float = SECONDS) 
         from hubstore.media.decode import NEEDED
 
         raise MissingDependencyError(NEEDED) from error
-    kept = samples[: max(1, int(seconds * rate))]
+    beginning = samples[: max(1, int(seconds * rate))]
     if rate != CLIP_RATE:
-        kept = soxr.resample(kept, rate, CLIP_RATE)
+        beginning = soxr.resample(beginning, rate, CLIP_RATE)
     written = io.BytesIO()
-    soundfile.write(written, np.clip(kept, -1, 1), CLIP_RATE, format="MP3", subtype="MPEG_LAYER_III")
+    soundfile.write(written, np.clip(beginning, -1, 1), CLIP_RATE, format="MP3", subtype="MPEG_LAYER_III")
     return written.getvalue()
 
 

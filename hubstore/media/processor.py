@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from hubstore.errors import CorpusError, ModelError
-from hubstore.media.shortcuts import PIXELS, Levels, extract_heard
+from hubstore.media.shortcuts import PIXELS, DeferredNormalization, whisper_features
 
 MEDIA: Final = "{media}"
 TEXT: Final = "{text}"
@@ -33,7 +33,7 @@ class MediaInputs:
     """One picture or sound, ready for the model.
 
     Args:
-        tensors: the model's arguments, for a batch of one; pixels may still be levels, as bytes (`Levels`).
+        tensors: the model's arguments, for a batch of one; pixels may still be bytes (`DeferredNormalization`).
         media: (start, stop) of the medium's tokens among the item's, in order; empty where only its length is known.
         length: tokens that the blocks will see; None where only the model knows (`Adapter.rows_of`).
         truncated: whether the medium was longer than the model takes.
@@ -63,8 +63,8 @@ class MediaReader:
         samples: most samples of a sound that the model takes; None for any number.
         decoder: whether the text goes to a decoder of its own ("decoder_input_ids").
         quick: what pictures go through in the processor's place, to the same effect; None for the processor itself.
-        levels: what is left to the device of a picture's processing; None where the processor does all of it.
-        heard: whether a sound is processed only as far as there is sound; see `extract_heard`.
+        normalization: what is left to the device of an image's processing; None where the processor does all of it.
+        trims_padding: whether audio is processed only as far as it has samples; see `whisper_features`.
         strip: leaves out of prompts the special tokens that its tokenizer adds anyway.
     """
 
@@ -76,8 +76,8 @@ class MediaReader:
     samples: int | None = None
     decoder: bool = False
     quick: Any = None
-    levels: Levels | None = None
-    heard: bool = False
+    normalization: DeferredNormalization | None = None
+    trims_padding: bool = False
     strip: Callable[[Sequence[str]], list[str]] = list
 
     @property
@@ -115,10 +115,10 @@ class MediaReader:
             medium = medium[: self.samples]  # some processors would draw a part at random
         prompt = template.replace(MEDIA, self.marker).replace(TEXT, text)  # a text may hold "{media}" itself
         (prompt,) = self.strip([prompt])
-        given = dict(self._process(medium, prompt))
+        arguments = dict(self._process(medium, prompt))
         for name in DROPPED:
-            given.pop(name, None)
-        tensors = {name: _tensor(value, self.dtype) for name, value in given.items()}
+            arguments.pop(name, None)
+        tensors = {name: _tensor(value, self.dtype) for name, value in arguments.items()}
         if self.decoder:
             ids = self.processor.tokenizer(self.strip([text]))["input_ids"][0]
             tensors["decoder_input_ids"] = torch.tensor([ids])
@@ -147,9 +147,9 @@ class MediaReader:
 
     def finish(self, inputs: MediaInputs) -> MediaInputs:
         """The same with nothing left to the device: its tensors are the model's own arguments."""
-        if self.levels is None or PIXELS not in inputs.tensors:
+        if self.normalization is None or PIXELS not in inputs.tensors:
             return inputs
-        return replace(inputs, tensors={**inputs.tensors, PIXELS: self.levels.finish(inputs.tensors[PIXELS])})
+        return replace(inputs, tensors={**inputs.tensors, PIXELS: self.normalization.finish(inputs.tensors[PIXELS])})
 
     def _process(self, medium: Any, prompt: str) -> Mapping[str, Any]:
         options: dict[str, Any] = {"return_tensors": "pt"}
@@ -168,8 +168,8 @@ class MediaReader:
         extractor = getattr(self.processor, "feature_extractor", self.processor)
         if "input_features" in extractor.model_input_names:
             options["return_attention_mask"] = True  # its padding is part of what the model sees, but none of the sound
-        if self.heard:
-            return extract_heard(extractor, medium)
+        if self.trims_padding:
+            return whisper_features(extractor, medium)
         extract: Callable[..., Mapping[str, Any]] = extractor
         return extract(medium, **options)
 

@@ -21,10 +21,10 @@ import torch
 
 from hubstore.corpus import Media
 from hubstore.errors import CorpusError, CorpusUnreachableError, HubstoreError
-from hubstore.media.decode import open_image, open_sound
+from hubstore.media.decode import open_audio, open_image
 from hubstore.media.previews import clip, thumbnail
 from hubstore.media.processor import MediaInputs, MediaReader
-from hubstore.media.shared_memory import Shared, Writer
+from hubstore.media.shared_memory import SegmentWriter, SharedMemoryPool
 
 T = TypeVar("T")
 
@@ -33,8 +33,8 @@ CHUNK: Final = 16
 
 MOST_PROCESSES: Final = 16
 
-BESIDE: Final = 2
-"""Cores that are left to the process that feeds the model."""
+RESERVED_CORES: Final = 2
+"""Cores that are left to the process that runs the model."""
 
 PORTION_BYTES: Final = 32 << 20
 """Of encoded files that a process is sent at once, unless one alone has more."""
@@ -42,12 +42,12 @@ PORTION_BYTES: Final = 32 << 20
 STEPS_AHEAD: Final = 4
 """Steps without anything to read that are taken while others are read: into the next shard, hardly further."""
 
-FEW: Final = 256
+READ_HERE: Final = 256
 """Items that are read here before other processes are started: it takes as long to start them."""
 
 
 @dataclass(frozen=True)
-class Task:
+class MediaTask:
     """How items are read.
 
     Args:
@@ -74,7 +74,7 @@ class ReadItem:
     error: CorpusError | None = None
 
 
-def read_item(task: Task, modality: str, media: Media, text: str, name: str) -> ReadItem:
+def read_item(task: MediaTask, modality: str, media: Media, text: str, name: str) -> ReadItem:
     """Decode a medium and make the model's arguments of it.
 
     Args:
@@ -95,7 +95,7 @@ def read_item(task: Task, modality: str, media: Media, text: str, name: str) -> 
             image = open_image(media)
             preview = thumbnail(image) if task.previews else None
             return ReadItem(reader.read(image, task.template, text), preview)
-        samples = open_sound(media, reader.rate)
+        samples = open_audio(media, reader.rate)
         preview = clip(samples, reader.rate) if task.previews else None
         return ReadItem(reader.read(samples, task.template, text), preview)
     except HubstoreError as error:
@@ -112,7 +112,7 @@ def read_item(task: Task, modality: str, media: Media, text: str, name: str) -> 
         return ReadItem(error=CorpusError(f"{media.name} cannot be made into the model's input: {why}; leave it out"))
 
 
-def read_rows(task: Task, rows: Sequence[Mapping[str, Any]]) -> list[ReadItem]:
+def read_rows(task: MediaTask, rows: Sequence[Mapping[str, Any]]) -> list[ReadItem]:
     """Read items given as rows of ITEM_SCHEMA."""
     return [read_item(task, row["modality"], Media(row["media"], row["data"]), row["text"], row["id"]) for row in rows]
 
@@ -125,11 +125,11 @@ class MediaFeed:
         processes: beside this one; 0 to read here.
     """
 
-    def __init__(self, task: Task, processes: int) -> None:
+    def __init__(self, task: MediaTask, processes: int) -> None:
         self._task = task
         self._processes = processes
         self._pool: ProcessPoolExecutor | None = None
-        self._shared = Shared()
+        self._shared = SharedMemoryPool()
         self._seen = 0
 
     def __enter__(self) -> MediaFeed:
@@ -142,7 +142,7 @@ class MediaFeed:
 
     def expect(self, items: int) -> None:
         """Say how many items there will be: processes for many start while the first are read here."""
-        if self._processes and items > FEW and self._pool is None:
+        if self._processes and items > READ_HERE and self._pool is None:
             with contextlib.suppress(BrokenProcessPool):  # which is met again, and by its items, when they are read
                 for _ in range(self._processes):
                     self._started().submit(_ready)
@@ -181,7 +181,7 @@ class MediaFeed:
         if table is None:
             return _Waiting(step)
         self._seen += len(table)
-        if not self._processes or self._seen <= FEW:
+        if not self._processes or self._seen <= READ_HERE:
             return _Waiting(step, read_rows(self._task, table.to_pylist()))
         return _Waiting(step, away=[self._sent(portion) for portion in _portions(table)])
 
@@ -190,16 +190,16 @@ class MediaFeed:
 
     def _sent(self, table: pa.Table) -> _Away:
         (rows,) = table.combine_chunks().to_batches()
-        request, piece = rows.serialize(), self._shared.take()
-        self._shared.send(piece, request)
+        request, segment = rows.serialize(), self._shared.take()
+        self._shared.send(segment, request)
         first = rows.column("id")[0].as_py()
         with _killed(first):
-            return _Away(piece, self._started().submit(_read, piece, request.size, table.schema), first)
+            return _Away(segment, self._started().submit(_read, segment, request.size, table.schema), first)
 
     def _received(self, away: _Away) -> Iterator[ReadItem]:
         with _killed(away.first):
             packed = away.read.result()
-        memory = self._shared.received(away.piece)
+        memory = self._shared.received(away.segment)
         tensors = chain.from_iterable(stack.items(memory) for stack in packed.stacks)
         for item in packed.items:
             yield item if item.inputs is None else replace(item, inputs=replace(item.inputs, tensors=next(tensors)))
@@ -226,14 +226,14 @@ def _killed(first: str) -> Iterator[None]:
         ) from None
 
 
-def processes_for(device: torch.device, asked: int | None) -> int:
+def processes_for(device: torch.device, requested: int | None) -> int:
     """Processes that read media beside the model: none on a CPU, which the model keeps busy by itself."""
-    if asked is not None:
-        return asked
-    return 0 if device.type == "cpu" else max(1, min(MOST_PROCESSES, len(os.sched_getaffinity(0)) - BESIDE))
+    if requested is not None:
+        return requested
+    return 0 if device.type == "cpu" else max(1, min(MOST_PROCESSES, len(os.sched_getaffinity(0)) - RESERVED_CORES))
 
 
-def _modules(task: Task) -> list[str]:
+def _modules(task: MediaTask) -> list[str]:
     """What reading needs to have imported: each process would take seconds to do it by itself."""
     parts = ("image_processor", "feature_extractor", "audio_processor", "tokenizer")
     processors = [reader.processor for reader in task.readers.values()]
@@ -247,7 +247,7 @@ class _Stack:
 
     Args:
         count: of items.
-        tensors: name, dtype, shape of one item's, and the first byte in the piece of memory.
+        tensors: name, dtype, shape of one item's, and the first byte in the segment of memory.
     """
 
     count: int
@@ -264,9 +264,9 @@ class _Stack:
 
 @dataclass(frozen=True)
 class _Away:
-    """A table at a process: the piece of memory that it lies in, what will come of it, and its first item's id."""
+    """A table at a process: the segment of memory that it lies in, what will come of it, and its first item's id."""
 
-    piece: int
+    segment: int
     read: Future[_Packed]
     first: str
 
@@ -281,7 +281,7 @@ class _Waiting(Generic[T]):
 
 
 def _portions(table: pa.Table) -> list[pa.Table]:
-    """A table in parts of not too many bytes: pieces of memory that have grown stay as large."""
+    """A table in parts of not too many bytes: segments of memory that have grown stay as large."""
     if len(table) == 1 or table.nbytes <= PORTION_BYTES:
         return [table]
     half = len(table) // 2
@@ -290,25 +290,25 @@ def _portions(table: pa.Table) -> list[pa.Table]:
 
 @dataclass(frozen=True)
 class _Packed:
-    """Read items without their tensors, and where these lie in a piece of memory."""
+    """Read items without their tensors, and where these lie in a segment of memory."""
 
     items: list[ReadItem]
     stacks: list[_Stack]
 
 
-_task: Task
-_writer: Writer
+_task: MediaTask
+_writer: SegmentWriter
 
 
-def _begin(task: Task) -> None:
-    """A reading process: one thread, deaf to Ctrl-C, and gone when the process that reads for is."""
+def _begin(task: MediaTask) -> None:
+    """A reading process: one thread, which ignores Ctrl-C and ends with the process that it reads for."""
     global _task, _writer
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     assert parent is not None
     assert parent.pid is not None
-    _task, _writer = task, Writer(parent.pid)
+    _task, _writer = task, SegmentWriter(parent.pid)
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
 
 
@@ -322,12 +322,12 @@ def _ready() -> None:
     """Nothing: a process that has done it has started."""
 
 
-def _read(piece: int, size: int, schema: pa.Schema) -> _Packed:
-    items = read_rows(_task, pa.ipc.read_record_batch(_writer.request(piece, size), schema).to_pylist())
+def _read(segment: int, size: int, schema: pa.Schema) -> _Packed:
+    items = read_rows(_task, pa.ipc.read_record_batch(_writer.request(segment, size), schema).to_pylist())
     named = [item.inputs.tensors for item in items if item.inputs]
-    alike = [list(run) for _, run in groupby(named, _shapes)]
-    starts = iter(_writer.write(piece, [[of[name] for of in run] for run in alike for name in run[0]]))
-    stacks = [_Stack(len(run), tuple((*shape, next(starts)) for shape in _shapes(run[0]))) for run in alike]
+    same_shape = [list(run) for _, run in groupby(named, _shapes)]
+    starts = iter(_writer.write(segment, [[of[name] for of in run] for run in same_shape for name in run[0]]))
+    stacks = [_Stack(len(run), tuple((*shape, next(starts)) for shape in _shapes(run[0]))) for run in same_shape]
     bare = [replace(item, inputs=replace(item.inputs, tensors={})) if item.inputs else item for item in items]
     return _Packed(bare, stacks)
 

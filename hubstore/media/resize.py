@@ -63,14 +63,14 @@ def resize_rgb(image: Bytes, size: tuple[int, int], resample: int, crop: tuple[i
     return planes
 
 
-def pixels_of(picture: Image.Image) -> Bytes:
+def pixels_of(image: Image.Image) -> Bytes:
     """uint8 [height, width, 4] of an RGB picture where they lie, or a copy [height, width, 3] of what lies apart."""
     try:
-        laid = pa.array(picture)  # by the Arrow interface that Pillow has had since 11.2
+        laid = pa.array(image)  # by the Arrow interface that Pillow has had since 11.2
     except (TypeError, ValueError, pa.ArrowException):
-        return np.asarray(picture)
+        return np.asarray(image)
     flat: Bytes = laid.flatten().to_numpy()
-    return flat.reshape(picture.height, picture.width, -1)
+    return flat.reshape(image.height, image.width, -1)
 
 
 def _words(image: Bytes) -> Words:
@@ -99,9 +99,9 @@ def _down_first(size: tuple[int, int], wanted: tuple[int, int]) -> bool:
 def _pillow_may_go_down_first() -> bool:
     """What the Pillow that is installed does, seen from a picture whose bytes tell."""
     kernel = KERNELS[int(Image.Resampling.BICUBIC)]
-    picture = np.random.default_rng(0).integers(0, 256, (64, 16, 3), np.uint8)
-    down_first = _planes(_across(_down(_words(picture), *_weights(64, 16, kernel)), *_weights(16, 32, kernel)))
-    by_pillow = np.asarray(Image.fromarray(picture).resize((32, 16), Image.Resampling.BICUBIC))
+    image = np.random.default_rng(0).integers(0, 256, (64, 16, 3), np.uint8)
+    down_first = _planes(_across(_down(_words(image), *_weights(64, 16, kernel)), *_weights(16, 32, kernel)))
+    by_pillow = np.asarray(Image.fromarray(image).resize((32, 16), Image.Resampling.BICUBIC))
     return np.array_equal(np.moveaxis(by_pillow, -1, 0), down_first)
 
 

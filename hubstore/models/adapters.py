@@ -18,7 +18,7 @@ from torch import nn
 
 from hubstore.errors import ModelError
 from hubstore.media.processor import MediaInputs, MediaReader, processor_digest
-from hubstore.media.shortcuts import framed, quickened, skips_silence, without_levels
+from hubstore.media.shortcuts import can_trim_padding, defer_normalization, with_fast_resize, with_fused_crop
 from hubstore.models.blocks import find_blocks, on_calls
 from hubstore.models.special import NOTHING, Added
 
@@ -200,19 +200,29 @@ def _reader(
     dtype = next(parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
     strip = (Added.by(processor.tokenizer) if marker or decoder else NOTHING).without
     if modality == "image":
-        quick, levels = quickened(processor), None
-        left = without_levels(quick, dtype)
+        quick, normalization = with_fast_resize(processor), None
+        left = defer_normalization(quick, dtype)
         if left is not None:
-            quick, levels = framed(left[0]), left[1]
+            quick, normalization = with_fused_crop(left[0]), left[1]
         return MediaReader(
-            modality, processor, marker, token_ids, dtype, decoder=decoder, quick=quick, levels=levels, strip=strip
+            modality,
+            processor,
+            marker,
+            token_ids,
+            dtype,
+            decoder=decoder,
+            quick=quick,
+            normalization=normalization,
+            strip=strip,
         )
     extractor = getattr(processor, "feature_extractor", processor)
-    samples, heard = None, False
+    samples, trims_padding = None, False
     if modality == "audio" and not marker and "input_features" in getattr(extractor, "model_input_names", ()):
         samples = getattr(extractor, "n_samples", None) or getattr(extractor, "nb_max_samples", None)
-        heard = skips_silence(extractor)
-    return MediaReader(modality, processor, marker, token_ids, dtype, samples, decoder, heard=heard, strip=strip)
+        trims_padding = can_trim_padding(extractor)
+    return MediaReader(
+        modality, processor, marker, token_ids, dtype, samples, decoder, trims_padding=trims_padding, strip=strip
+    )
 
 
 def _adapter(
@@ -274,7 +284,7 @@ def _rows_of(encoder: nn.Module, outer: Any) -> Callable[[Mapping[str, torch.Ten
     return rows
 
 
-class _StoppedError(Exception):
+class _StopForward(Exception):  # noqa: N818 - no error: it ends the forward pass
     """The first block was reached."""
 
 
@@ -291,18 +301,18 @@ class _SeenRows:
 
         def before(number: int, module: nn.Module, hidden: Any) -> None:
             found.append(int(hidden.shape[1]))
-            raise _StoppedError
+            raise _StopForward
 
         device, own_dtype = next((parameter.device, parameter.dtype) for parameter in self._encoder.parameters())
 
         def kind(dtype: torch.dtype) -> torch.dtype:
-            return own_dtype if dtype == torch.uint8 else dtype  # pixels that are levels until they are sent
+            return own_dtype if dtype == torch.uint8 else dtype  # pixels that are bytes until they are sent
 
         ones = {n: torch.ones((1, *shape), dtype=kind(dtype), device=device) for n, shape, dtype in shapes}
         try:
             with on_calls(find_blocks(self._encoder)[:1], before, lambda number, module, output: None):
                 self._encoder(**ones)
-        except _StoppedError:
+        except _StopForward:
             return found[0]
         except Exception as error:  # whatever a model's own code raises
             raise self._unread(f"it cannot be run on one item ({type(error).__name__}: {error})") from error

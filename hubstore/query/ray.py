@@ -297,7 +297,7 @@ def searchers(*, address: str | None = None, device: str = "auto", actors: int |
     computing = resolve_device(device)
     needs = Needs.of(computing)
     with connected(address) as ray:
-        wanted = actors or needs.room(ray.nodes())
+        wanted = actors or needs.capacity(ray.nodes())
         kind = ray.remote(Searcher).options(**needs.options(), max_restarts=0, max_task_retries=0)
         held = Searchers(ray, lambda: kind.remote(computing.type, needs.cpus), wanted)
         try:

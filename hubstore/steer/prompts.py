@@ -20,7 +20,7 @@ from hubstore.errors import SteeringError
 from hubstore.forward import collate_media, make_batch, tokenize
 from hubstore.media import MEDIA, MediaInputs
 from hubstore.media.processor import TEXT
-from hubstore.media.reading import Task, read_item
+from hubstore.media.reading import MediaTask, read_item
 from hubstore.models import Adapter, Model
 from hubstore.steer.restart import run_to
 
@@ -101,7 +101,7 @@ def media_prompt(model: Model, item: Item, template: str = TEMPLATE) -> MediaPro
     model.require_modality(item.modality)
     reader = model.adapters[item.modality].reader
     reader.check(template, str(model.identity["id"]))
-    read = read_item(Task({item.modality: reader}, template), item.modality, item.media, item.text, item.id)
+    read = read_item(MediaTask({item.modality: reader}, template), item.modality, item.media, item.text, item.id)
     if read.error is not None:
         raise read.error
     assert read.inputs is not None

@@ -15,15 +15,15 @@ MOST = 1 << 15
 
 
 class Evictable(Protocol):
-    """What holds mapped pieces by number."""
+    """What holds mapped files by number."""
 
-    def evict(self, piece: int) -> None:
-        """Hold a piece no longer."""
+    def evict(self, file: int) -> None:
+        """Hold a file no longer."""
         ...
 
 
 class Mappings:
-    """The pieces that stay mapped over all layers of a storage; the oldest are evicted first.
+    """The files that stay mapped over all layers of a storage; the oldest are evicted first.
 
     Args:
         most: bytes of all together.
@@ -37,10 +37,10 @@ class Mappings:
         self._total = 0
         self._guard = threading.Lock()
 
-    def add(self, owner: Evictable, piece: int, size: int) -> None:
-        """Count a piece that was mapped, and evict the oldest ones that are too many."""
+    def add(self, owner: Evictable, file: int, size: int) -> None:
+        """Count a file that was mapped, and evict the oldest ones that are too many."""
         with self._guard:
-            self._mapped.append((weakref.ref(owner), piece, size))
+            self._mapped.append((weakref.ref(owner), file, size))
             self._total += size
             while self._total > self._most or len(self._mapped) > self._count:
                 first, old, freed = self._mapped.popleft()
@@ -52,6 +52,6 @@ class Mappings:
 
 @cache
 def process_mappings() -> Mappings:
-    """The pieces of local files that this process holds mapped: half of the files that it may open, `MOST` at most."""
+    """The files of local files that this process holds mapped: half of the files that it may open, `MOST` at most."""
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return Mappings(math.inf, MOST if allowed == resource.RLIM_INFINITY else min(allowed // 2, MOST))

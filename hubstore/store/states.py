@@ -37,8 +37,8 @@ class HiddenStates:
         self.pooling = pooling
         self._storage = storage
         self._layout = layout
-        self._pieces = _pieces(layout, commits, layer, pooling)
-        self._starts = np.cumsum([0, *(rows for _, _, rows in self._pieces)]).tolist()
+        self._files = _files(layout, commits, layer, pooling)
+        self._starts = np.cumsum([0, *(rows for _, _, rows in self._files)]).tolist()
         self._mapped: dict[int, Find] = {}
 
     @property
@@ -58,15 +58,15 @@ class HiddenStates:
     def segments(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
         """Pieces of rows [start, stop) in order, each with its first position: [rows, width].
 
-        Mapped rows are not copied. Remote pieces are read while the ones before them are used.
+        Mapped rows are not copied. Remote files are read while the ones before them are used.
         """
         start, stop = self._range(start, stop)
         spans = []
-        piece = bisect_right(self._starts, start) - 1
+        file = bisect_right(self._starts, start) - 1
         while start < stop:
-            last = min(stop, self._starts[piece + 1])
-            spans.append((piece, start, last))
-            start, piece = last, piece + 1
+            last = min(stop, self._starts[file + 1])
+            spans.append((file, start, last))
+            start, file = last, file + 1
         jobs = (((last - first) * self._row_bytes, partial(self._span, n, first, last)) for n, first, last in spans)
         yield from zip((first for _, first, _ in spans), self._storage.in_order(jobs), strict=True)
 
@@ -83,10 +83,10 @@ class HiddenStates:
         wanted = check_positions(f"rows of layer {self.layer}", positions, len(self), error=QueryError)
         out = torch.empty((len(wanted), self._layout.width), dtype=self.dtype)
         bounds = np.asarray(self._starts, np.int64)
-        pieces = np.searchsorted(bounds, wanted, side="right") - 1
-        order = np.argsort(pieces, kind="stable")
-        cuts = np.searchsorted(pieces[order], np.arange(len(bounds)))
-        local = (wanted - bounds[pieces])[order]
+        files = np.searchsorted(bounds, wanted, side="right") - 1
+        order = np.argsort(files, kind="stable")
+        cuts = np.searchsorted(files[order], np.arange(len(bounds)))
+        local = (wanted - bounds[files])[order]
         numbers = np.flatnonzero(np.diff(cuts)).tolist()
         parts = [slice(cuts[number], cuts[number + 1]) for number in numbers]
         jobs = ((0, partial(self._find, n, local[part])) for n, part in zip(numbers, parts, strict=True))
@@ -94,9 +94,9 @@ class HiddenStates:
             copy_rows(rows, places, out, order[part])
         return out
 
-    def evict(self, piece: int) -> None:
-        """Hold a piece mapped no longer; it is mapped again when it is read again."""
-        self._mapped.pop(piece, None)
+    def evict(self, file: int) -> None:
+        """Hold a file mapped no longer; it is mapped again when it is read again."""
+        self._mapped.pop(file, None)
 
     @property
     def _row_bytes(self) -> int:
@@ -110,17 +110,17 @@ class HiddenStates:
             return start, len(self)
         return start, check_count("stop", stop, least=0, most=len(self), of=of, error=QueryError)
 
-    def _span(self, piece: int, start: int, stop: int) -> torch.Tensor:
-        """Rows of a piece, which hold positions [start, stop)."""
-        first = self._starts[piece]
-        rows, places = self._find(piece, np.arange(start - first, stop - first))
+    def _span(self, file: int, start: int, stop: int) -> torch.Tensor:
+        """Rows of a file, which hold positions [start, stop)."""
+        first = self._starts[file]
+        rows, places = self._find(file, np.arange(start - first, stop - first))
         return rows[places[0] : places[-1] + 1]
 
-    def _find(self, piece: int, wanted: Positions) -> Found:
-        """Rows of a piece, by the cheapest way there is to them."""
-        find = self._mapped.get(piece)
+    def _find(self, file: int, wanted: Positions) -> Found:
+        """Rows of a file, by the cheapest way there is to them."""
+        find = self._mapped.get(file)
         if find is None:
-            key, record, count = self._pieces[piece]
+            key, record, count = self._files[file]
             whole = self._storage.mapped(key, record)
             if whole is None and WHOLE * len(np.unique(wanted)) >= count:
                 whole = self._storage.map_committed(key, record)
@@ -129,18 +129,18 @@ class HiddenStates:
                 *(record.size, count, self._layout, str(self._storage.root / key)),
             )
             if isinstance(whole, np.memmap):  # what is in memory goes with the caller
-                self._mapped[piece] = find
-                self._storage.mappings.add(self, piece, record.size)
+                self._mapped[file] = find
+                self._storage.mappings.add(self, file, record.size)
         return find(wanted)
 
 
-def _pieces(layout: Layout, commits: Sequence[Commit], layer: str, pooling: str) -> list[tuple[str, FileRecord, int]]:
+def _files(layout: Layout, commits: Sequence[Commit], layer: str, pooling: str) -> list[tuple[str, FileRecord, int]]:
     """Key, size and checksum, and rows of every Zarr shard of one layer, in position order."""
-    pieces = []
+    files = []
     for commit in commits:
         rows = commit.tokens if pooling == "tokens" else commit.items
         first = commit.first_token_shard if pooling == "tokens" else commit.shard
         for offset, start in enumerate(range(0, rows, layout.shard_rows)):
             key = shard_key(pooling, layer, first + offset)
-            pieces.append((key, commit.files[key], min(layout.shard_rows, rows - start)))
-    return pieces
+            files.append((key, commit.files[key], min(layout.shard_rows, rows - start)))
+    return files

@@ -13,7 +13,7 @@ from PIL import Image
 
 from hubstore.corpus.item import Media
 from hubstore.errors import CorpusError, MissingDependencyError
-from hubstore.media.decode import media_bytes, open_image, open_sound
+from hubstore.media.decode import media_bytes, open_audio, open_image
 
 RATE = 16_000
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -135,7 +135,7 @@ def test_a_damaged_picture_is_decoded_or_refused_and_nothing_else(kind):
 def test_a_damaged_sound_is_decoded_or_refused_and_nothing_else(kind):
     for damaged in damage(wave(tone(), kind=kind), 60):
         with suppress(CorpusError):
-            sound = open_sound(Media("bad", damaged), RATE)
+            sound = open_audio(Media("bad", damaged), RATE)
             assert sound.ndim == 1
             assert len(sound)
             assert np.isfinite(sound).all()
@@ -154,7 +154,7 @@ def damage(data, times):
     ("kind", "subtype"), [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", None), ("OGG", "VORBIS"), ("MP3", None)]
 )
 def test_a_sound_of_any_kind_is_decoded_to_float32(kind, subtype):
-    samples = open_sound(Media("sound", wave(tone(), kind=kind, subtype=subtype)), RATE)
+    samples = open_audio(Media("sound", wave(tone(), kind=kind, subtype=subtype)), RATE)
     assert samples.dtype == np.float32
     assert abs(len(samples) - RATE // 2) <= RATE // 10  # an MP3 may have padding
     middle = samples[2000:6000] * np.hanning(4000)
@@ -165,48 +165,48 @@ def test_a_sound_of_any_kind_is_decoded_to_float32(kind, subtype):
 def test_channels_are_averaged():
     one, other = tone(440), tone(660)
     both = wave(np.stack([one, other], axis=1), subtype="FLOAT")
-    assert np.allclose(open_sound(Media("sound", both), RATE), (one + other) / 2, atol=1e-6)
+    assert np.allclose(open_audio(Media("sound", both), RATE), (one + other) / 2, atol=1e-6)
 
 
 @pytest.mark.parametrize("own", [8_000, 11_025, 44_100, 48_000])
 def test_a_sound_is_resampled_and_keeps_its_pitch(own):
-    samples = open_sound(Media("sound", wave(tone(rate=own), own, subtype="FLOAT")), RATE)
+    samples = open_audio(Media("sound", wave(tone(rate=own), own, subtype="FLOAT")), RATE)
     assert abs(len(samples) - RATE // 2) <= 1
     inside = slice(500, 7500)  # the ends ring
     assert np.allclose(samples[inside], tone()[inside], atol=1e-3)
 
 
 def test_a_frequency_that_the_new_rate_cannot_hold_is_gone():
-    samples = open_sound(Media("sound", wave(tone(15_000, 44_100), 44_100, subtype="FLOAT")), RATE)
+    samples = open_audio(Media("sound", wave(tone(15_000, 44_100), 44_100, subtype="FLOAT")), RATE)
     assert np.abs(samples[500:-500]).max() < 1e-3
 
 
 def test_a_sound_without_samples_or_with_infinite_ones_is_named():
     with pytest.raises(CorpusError, match=r"^a\.wav: the sound has no samples"):
-        open_sound(Media("a.wav", wave(np.zeros(0))), RATE)
+        open_audio(Media("a.wav", wave(np.zeros(0))), RATE)
     bad = tone()
     bad[7] = np.inf
     with pytest.raises(CorpusError, match=r"^a\.wav: the sound has samples that are not finite"):
-        open_sound(Media("a.wav", wave(bad, subtype="FLOAT")), RATE)
+        open_audio(Media("a.wav", wave(bad, subtype="FLOAT")), RATE)
 
 
 @pytest.mark.parametrize("data", [b"", b"no sound", encoded(Image.new("RGB", (4, 4)))])
 def test_a_sound_that_is_none_is_named(data):
     with pytest.raises(CorpusError, match=r"^a\.wav: is no sound that can be read: [^<>]*; check that the file"):
-        open_sound(Media("a.wav", data), RATE)
+        open_audio(Media("a.wav", data), RATE)
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC"])
 def test_a_sound_that_is_cut_off_is_named(kind):
     data = wave(tone(), kind=kind)
     with pytest.raises(CorpusError, match=r"^a\.wav: .*check that the file is whole$"):
-        open_sound(Media("a.wav", data[: len(data) // 2]), RATE)
+        open_audio(Media("a.wav", data[: len(data) // 2]), RATE)
 
 
 def test_a_wave_written_as_a_stream_knows_no_length_and_is_whole():
     data = bytearray(wave(tone()))
     data[4:8] = data[40:44] = b"\xff\xff\xff\xff"
-    assert len(open_sound(Media("a.wav", bytes(data)), RATE)) == RATE // 2
+    assert len(open_audio(Media("a.wav", bytes(data)), RATE)) == RATE // 2
 
 
 def test_bytes_come_from_the_item_its_file_or_a_member_of_an_archive(tmp_path):
@@ -237,7 +237,7 @@ def test_a_file_that_is_not_there_or_is_a_folder_is_named(tmp_path):
 def test_a_package_that_is_not_there_is_answered_with_what_to_install(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'hubstore\[media\]'"):
-        open_image(Media("a")) if package == "PIL" else open_sound(Media("a"), RATE)
+        open_image(Media("a")) if package == "PIL" else open_audio(Media("a"), RATE)
 
 
 def test_decoding_is_imported_only_where_something_is_decoded():
@@ -250,6 +250,6 @@ def test_decoding_is_imported_only_where_something_is_decoded():
 def test_a_pointer_of_git_lfs_in_the_place_of_a_medium_is_named_as_such(tmp_path, data):
     path = tmp_path / "a.png"
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n")
-    for decode in (open_image, lambda media: open_sound(media, 8000)):
+    for decode in (open_image, lambda media: open_audio(media, 8000)):
         with pytest.raises(CorpusError, match=r"a\.png: is a pointer of Git LFS, and not the file itself"):
             decode(Media(str(path), data))

@@ -11,7 +11,7 @@ from datasets import Audio, Dataset, Features, Image, Value
 from hubstore.corpus import Media, open_corpus, read_csv, read_dataset, read_jsonl, read_parquet
 from hubstore.corpus.corpus import Refuse, Skipped
 from hubstore.errors import CorpusError
-from hubstore.media.decode import open_image, open_sound
+from hubstore.media.decode import open_audio, open_image
 from tests.corpus.conftest import contents, picture_bytes, sound_bytes
 
 
@@ -260,7 +260,7 @@ def test_image_and_audio_features_are_read_undecoded(folder):
     assert (first["data"], sound["data"]) == (picture_bytes(0), sound_bytes(0))
     assert first["media"] == "saved!row 1!image"
     assert items[3]["data"] == picture_bytes(1)  # saving took the file's bytes along
-    assert open_sound(Media(sound["media"], sound["data"]), 8000).shape == (800,)
+    assert open_audio(Media(sound["media"], sound["data"]), 8000).shape == (800,)
 
 
 def test_features_in_a_folder_of_parquet_are_streamed_undecoded(tmp_path):

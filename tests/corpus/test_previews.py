@@ -8,7 +8,7 @@ import soundfile
 from PIL import Image
 
 from hubstore.corpus.item import Media
-from hubstore.media.decode import open_image, open_sound
+from hubstore.media.decode import open_audio, open_image
 from hubstore.media.previews import CLIP_RATE, clip, mime_of, thumbnail
 
 
@@ -41,14 +41,14 @@ def test_a_small_picture_is_not_blown_up_and_the_given_one_stays(picture):
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 48_000])
 def test_a_clip_is_the_beginning_of_a_sound(rate, sound):
-    found = open_sound(Media("clip", clip(sound, rate, seconds=2.0)), CLIP_RATE)
+    found = open_audio(Media("clip", clip(sound, rate, seconds=2.0)), CLIP_RATE)
     assert len(found) == pytest.approx(2 * CLIP_RATE, rel=0.1)
     assert len(clip(sound, rate, seconds=2.0)) < 20_000
     assert np.abs(found).max() > 0.5
 
 
 def test_a_clip_of_a_single_sample_can_be_played():
-    assert len(open_sound(Media("clip", clip(np.zeros(1, np.float32), 16_000)), CLIP_RATE))
+    assert len(open_audio(Media("clip", clip(np.zeros(1, np.float32), 16_000)), CLIP_RATE))
 
 
 def test_the_same_medium_gives_the_same_bytes_in_every_process():

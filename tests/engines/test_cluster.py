@@ -10,7 +10,7 @@ import pytest
 import hubstore
 from hubstore.errors import EngineError
 from hubstore.extraction import cluster
-from hubstore.extraction.cluster import COLOURS, connected, first_line
+from hubstore.extraction.cluster import ANSI_COLORS, connected, first_line
 from tests.extraction import victim
 
 pytest.importorskip("ray")
@@ -75,4 +75,4 @@ def test_an_error_is_said_in_its_own_words():
     assert first_line(failed) == "KeyError: 'x'"
     assert first_line(ValueError("one\ntwo")) == "one"
     assert first_line(ValueError()) == "ValueError"
-    assert COLOURS.sub("", "\x1b[1;31mred\x1b[0m") == "red"
+    assert ANSI_COLORS.sub("", "\x1b[1;31mred\x1b[0m") == "red"

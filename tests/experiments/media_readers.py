@@ -10,7 +10,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from hubstore.experiments.materials.media import BASIC_COLORS
-from hubstore.media.decode import open_image, open_sound
+from hubstore.media.decode import open_audio, open_image
 from hubstore.models import Model, wrap_model
 from tests.tiny_media import AUDIO, VISION
 
@@ -120,7 +120,7 @@ def _wrapped(whole, processor) -> Model:
 def media_states(model: Model, modality: str, medium, template: str = "{media}"):
     """float64 [layers, tokens, width] of one medium alone, embeddings dropped, and which tokens are its own."""
     reader = model.adapters[modality].reader
-    decoded = open_image(medium) if modality == "image" else open_sound(medium, reader.rate)
+    decoded = open_image(medium) if modality == "image" else open_audio(medium, reader.rate)
     inputs = reader.finish(reader.read(decoded, template))
     kept = []
     hooks = [block.register_forward_hook(lambda m, i, out: kept.append(out)) for block in model.blocks]

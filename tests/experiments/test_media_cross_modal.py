@@ -12,7 +12,7 @@ from hubstore.errors import AnalysisError, ModelError
 from hubstore.experiments import ExperimentContext, make_table, run_experiment
 from hubstore.experiments.recipes import cross_modal
 from hubstore.experiments.significance import best_layer
-from hubstore.media.decode import open_image, open_sound
+from hubstore.media.decode import open_audio, open_image
 from tests.experiments.media_readers import hearing, seeing
 from tests.experiments.readers import curve, reader
 from tests.tiny_media import picture, sound
@@ -125,7 +125,7 @@ def test_what_ships_has_names_in_20_languages_and_sounds_of_ten_concepts(tmp_pat
         assert len({one.concept for one in items if one.language == language}) == 200
     assert len({one.id for one in items}) == len(items)
     assert {open_image(one.media).size for one in pictures} == {(96, 96)}
-    assert len(open_sound(heard[0].media, 16_000)) / 16_000 == pytest.approx(5, abs=0.01)
+    assert len(open_audio(heard[0].media, 16_000)) / 16_000 == pytest.approx(5, abs=0.01)
 
 
 def test_pictures_that_find_their_names_are_shown_to(tmp_path):

@@ -18,7 +18,7 @@ from hubstore.extraction import Settings, Watch, append, encode, extract, prepar
 from hubstore.extraction.settings import media_task
 from hubstore.forward import Capture, collate_media
 from hubstore.media import reading as media
-from hubstore.media.decode import open_image, open_sound
+from hubstore.media.decode import open_audio, open_image
 from hubstore.media.previews import mime_of
 from hubstore.store import StoreReader, verify
 from tests.tiny_media import FAMILIES, picture, sound, tiny_media_model
@@ -56,7 +56,7 @@ def items(modality, count=7, *, broken=()):
 def alone(model, item, settings, layer, pooling):
     """An item's state, from a batch of its own."""
     reader = model.adapters[item.modality].reader
-    medium = open_image(item.media) if item.modality == "image" else open_sound(item.media, reader.rate)
+    medium = open_image(item.media) if item.modality == "image" else open_audio(item.media, reader.rate)
     batch = collate_media(model, item.modality, [reader.read(medium, settings.media_template, item.text)])
     return Capture(model, (layer,), (pooling,), torch.float32).run(batch.to(model.device))[pooling][0, 0]
 
@@ -65,7 +65,7 @@ def alone(model, item, settings, layer, pooling):
     ("name", "processes"), [("llava", 0), ("qwen2-vl", 0), ("idefics3", 2), ("qwen2-audio", 0), ("qwen2-audio", 1)]
 )
 def test_a_store_holds_the_states_that_items_have_alone(name, processes, tmp_path, monkeypatch):
-    monkeypatch.setattr(media, "FEW", 0)  # else so few would be read in this process
+    monkeypatch.setattr(media, "READ_HERE", 0)  # else so few would be read in this process
     modality = FAMILIES[name].modality
     given = items(modality)
     settings = Settings(
@@ -293,7 +293,7 @@ def test_files_are_read_where_they_are(tmp_path):
 
 @pytest.mark.parametrize("portion", [1, 800, 1 << 20])
 def test_items_are_read_in_order_by_other_processes_in_portions_of_so_many_bytes(portion, monkeypatch):
-    monkeypatch.setattr(media, "FEW", 0)
+    monkeypatch.setattr(media, "READ_HERE", 0)
     monkeypatch.setattr(media, "PORTION_BYTES", portion)
     sent, send = [], media.MediaFeed._sent
     monkeypatch.setattr(media.MediaFeed, "_sent", lambda feed, table: sent.append(table) or send(feed, table))

@@ -13,7 +13,7 @@ import torch
 
 from hubstore.corpus import Item, read_sample
 from hubstore.errors import StoreError
-from hubstore.extraction import PackingAsked, Settings, Watch, append, encode, extract, self_check
+from hubstore.extraction import PackingOptions, Settings, Watch, append, encode, extract, self_check
 from hubstore.forward import Batching, Capture, make_batch, pack, tokenize
 from hubstore.forward.compiled import compiled_blocks
 from hubstore.forward.members import batch_members
@@ -24,12 +24,12 @@ from tests.extraction.test_crash import content
 from tests.extraction.test_extraction import ALL, items, sample
 from tests.tiny_models import FAMILIES, tiny_model
 
-UNPACKABLE = {"bloom": "cannot be told positions", "falcon": "TypeError"}
+UNPACKABLE = {"bloom": "takes no position ids", "falcon": "TypeError"}
 PACKABLE = [family for family in FAMILIES if family not in UNPACKABLE]
 SETTINGS = Settings(poolings=ALL, layers=("all", "final"), dtype="float32", batch_tokens=256, batching="packed")
 TEXTS = [
     "Hello.",
-    "A sentence that is a good deal longer than the first one, and goes on.",
+    "A sentence that is a good assign_shards longer than the first one, and goes on.",
     "中文句子",
     "x",
     "Una frase.",
@@ -42,7 +42,7 @@ def test_packed_states_of_every_pooling_are_those_of_single_items(family):
     model = tiny_model(family)
     token_ids = tokenize(model, TEXTS, 128)[0]
     capture = Capture(model, model.layer_names(), ALL, torch.float32)
-    check = self_check(capture, token_ids, "right", PackingAsked(256, 128))
+    check = self_check(capture, token_ids, "right", PackingOptions(256, 128))
     assert check.batching == "packed"
     assert check.first_position == (2 if family == "xlm-roberta" else 0)
     assert check.deviation < 1e-4
@@ -69,8 +69,8 @@ def test_a_window_that_attention_is_not_told_of_is_not_packed():
     model.trunk.config.sliding_window = 64  # as of a model that has its window in the mask alone
     capture = Capture(model, ("1",), ("mean",), torch.float32)
     token_ids = tokenize(model, TEXTS, 32)[0]
-    assert self_check(capture, token_ids, "right", PackingAsked(256, 64)).batching == "packed"
-    check = self_check(capture, token_ids, "right", PackingAsked(256, 65))
+    assert self_check(capture, token_ids, "right", PackingOptions(256, 64)).batching == "packed"
+    check = self_check(capture, token_ids, "right", PackingOptions(256, 65))
     assert (check.batching, check.refused) == (
         "padded",
         "its sliding window of 64 tokens does not reach packed attention",
@@ -92,10 +92,10 @@ def test_items_of_both_sides_of_a_window_share_packed_batches_where_that_gives_t
     if mixes:
         model.trunk.register_forward_pre_hook(sees_both_sides, with_kwargs=True)
     capture = Capture(model, ("3",), ("mean",), torch.float32)
-    check = self_check(capture, token_ids, "right", PackingAsked(256, 128))
+    check = self_check(capture, token_ids, "right", PackingOptions(256, 128))
     assert (check.batching, check.borders) == ("packed", (8,) if mixes else ())
     lengths = np.array([len(ids) for ids in token_ids], np.int32)
-    assert len(list(batch_members(lengths, 256, check.how()))) == (2 if mixes else 1)
+    assert len(list(batch_members(lengths, 256, check.to_batching()))) == (2 if mixes else 1)
 
 
 @pytest.mark.parametrize("family", ["llama", "xlm-roberta", "mistral"])
@@ -171,7 +171,7 @@ def test_a_generation_that_cannot_be_packed_is_padded_in_a_packed_store_and_the_
     generations = [one for corpus in store.attributes["corpora"] for one in corpus["generations"]]
     assert [one["batching"]["text"]["kind"] for one in generations] == ["packed", "padded"]
     check = store.attributes["self_check"]
-    assert (check["batching"], check["refused"]) == ("padded", "it cannot be told positions")
+    assert (check["batching"], check["refused"]) == ("padded", "it takes no position ids")
     assert check["deviation"] <= check["tolerance"]
     texts = [Item(text, text, "en") for text in store.items["text"].to_pylist()]
     states = encode(store, tiny_model("llama"), texts, ("2",), "mean")["2"]
@@ -216,13 +216,13 @@ def test_packed_batches_hold_every_item_once_and_are_nearly_full():
 def test_a_packed_batch_is_filled_up_and_nothing_is_pooled_from_fillers():
     model = tiny_model("llama")
     nearly = pack(model, [[5] * 60, [6] * 50], 120)
-    assert (nearly.given, nearly.tokens, nearly.items) == (120, 110, 2)
+    assert (nearly.padded_tokens, nearly.tokens, nearly.items) == (120, 110, 2)
     assert nearly.lengths == (60, 50, 10)
     assert nearly.arrays["position_ids"][0, [0, 59, 60, 109, 110, 119]].tolist() == [0, 59, 0, 49, 0, 9]
-    assert pack(model, [[5] * 10], 120).given == 64
-    assert pack(model, [[5] * 130], 120).given == 192
+    assert pack(model, [[5] * 10], 120).padded_tokens == 64
+    assert pack(model, [[5] * 130], 120).padded_tokens == 192
     full = pack(model, [[5] * 10], 120, full=True)
-    assert full.given == sum(full.lengths or ()) == 120
+    assert full.padded_tokens == sum(full.lengths or ()) == 120
     assert max(full.lengths or ()) == 10
 
 
@@ -280,7 +280,7 @@ def test_a_compiler_that_fails_is_told_of_and_done_without(monkeypatch):
     monkeypatch.setattr(torch, "compile", broken)
     capture = Capture(model, ("1", "2"), ("mean",), torch.float32)
     with pytest.warns(UserWarning, match=r"tiny-gpt2 runs without compiled blocks, slower: RuntimeError: no C\+\+"):
-        check = self_check(capture, token_ids, "right", PackingAsked(256, 128, compile=True))
+        check = self_check(capture, token_ids, "right", PackingOptions(256, 128, compile=True))
     assert (check.batching, check.compiled) == ("packed", False)
 
 

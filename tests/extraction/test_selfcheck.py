@@ -183,8 +183,8 @@ def test_borders_are_found_wherever_a_configuration_names_them():
 @pytest.mark.parametrize("kind", ["padded", "packed"])
 def test_items_of_both_sides_of_a_border_share_no_batch(kind):
     lengths = np.random.default_rng(0).integers(1, 100, 500).astype(np.int32)
-    how = Batching(kind, borders=(20, 50), varies_beyond=90)
-    batches = list(batch_members(lengths, 512, how))
+    batching = Batching(kind, borders=(20, 50), varies_beyond=90)
+    batches = list(batch_members(lengths, 512, batching))
     assert sorted(np.concatenate(batches).tolist()) == list(range(500))
     for batch in batches:
         assert len(set(np.searchsorted([20, 50, 90], lengths[batch]))) == 1
@@ -302,8 +302,8 @@ def test_a_model_whose_captured_layers_are_not_its_own_is_refused_before_a_shard
 class _Distorted(Capture):
     """Captures something else than the blocks' outputs."""
 
-    def run_into(self, states, batch):
-        super().run_into(states, batch)
+    def capture_into(self, states, batch):
+        super().capture_into(states, batch)
         states["tokens"].mul_(1 + 0.1 * torch.arange(states["tokens"].shape[-1]))
 
 

@@ -158,7 +158,7 @@ def test_what_is_no_fault_of_the_item_is_never_counted_as_broken(tmp_path, monke
 
 def test_a_reading_process_that_is_killed_is_said_and_costs_no_item(tmp_path, monkeypatch):
     given = pictures(tmp_path, 40)
-    monkeypatch.setattr(reading, "FEW", 0)
+    monkeypatch.setattr(reading, "READ_HERE", 0)
     received = reading.MediaFeed._received
 
     def kill_first(feed, away):

@@ -28,7 +28,7 @@ TABLES = re.compile(r"(?<=<!-- measured -->\n).*(?=<!-- end -->)", re.DOTALL)
 def measured(tmp_path_factory):
     """The row of a family, measured once. What is tried on sample images for a processor is tried once for each."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("quickened", "without_levels", "framed"):
+        for name in ("with_fast_resize", "defer_normalization", "with_fused_crop"):
             patch.setattr(adapters, name, cache(getattr(adapters, name)))
         yield cache(lambda name: measure(name, tmp_path_factory.mktemp("family")))
 

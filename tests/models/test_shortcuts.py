@@ -7,7 +7,13 @@ import transformers
 from PIL import Image
 
 from hubstore.forward import collate_media
-from hubstore.media.shortcuts import Levels, extract_heard, quickened, skips_silence, without_levels
+from hubstore.media.shortcuts import (
+    DeferredNormalization,
+    can_trim_padding,
+    defer_normalization,
+    whisper_features,
+    with_fast_resize,
+)
 from tests.tiny_media import FAMILIES, media_of, picture, sound, tiny_media_model
 
 LEFT = ("llava", "gemma3", "idefics3", "chameleon", "clip", "siglip", "vit", "dinov2")
@@ -48,7 +54,7 @@ def test_pictures_of_several_sizes_are_padded_after_they_are_normalised():
 def test_a_quickened_processor_gives_its_own_bytes_for_pictures_of_any_shape(name):
     processor = FAMILIES[name].make()[1]
     own = getattr(processor, "image_processor", processor)
-    quick = quickened(processor)
+    quick = with_fast_resize(processor)
     assert quick is not processor
     quick = getattr(quick, "image_processor", quick)
     for medium in (picture(1, 203, 57), picture(2, 31, 188), picture(3, 64, 64)):
@@ -59,7 +65,7 @@ def test_a_quickened_processor_gives_its_own_bytes_for_pictures_of_any_shape(nam
 
 
 def test_pictures_that_are_not_plain_are_left_to_pillow():
-    quick = quickened(transformers.CLIPImageProcessorPil(size={"shortest_edge": 8}, do_center_crop=False))
+    quick = with_fast_resize(transformers.CLIPImageProcessorPil(size={"shortest_edge": 8}, do_center_crop=False))
     grey = np.arange(200, dtype=np.uint8).reshape(1, 10, 20)
     made = quick(images=grey, input_data_format="channels_first", do_normalize=False, return_tensors="pt")
     assert made["pixel_values"].shape[-2:] == (8, 16)
@@ -84,13 +90,13 @@ class Reversing(transformers.CLIPImageProcessorPil):
     ids=["values depend on the place", "nothing is left out"],
 )
 def test_a_processor_that_does_something_else_stays_as_it_is(processor):
-    assert without_levels(processor, torch.float32) is None
+    assert defer_normalization(processor, torch.float32) is None
 
 
 def test_the_processor_that_was_given_is_not_changed():
     processor = FAMILIES["llava"].make()[1]
-    left = without_levels(processor, torch.float32)
-    assert isinstance(left[1], Levels)
+    left = defer_normalization(processor, torch.float32)
+    assert isinstance(left[1], DeferredNormalization)
     assert processor.image_processor.do_normalize
     assert not left[0].image_processor.do_normalize
 
@@ -100,21 +106,21 @@ def test_a_sounds_features_are_whispers_own(seconds):
     extractor = transformers.WhisperFeatureExtractor()
     options = {"sampling_rate": 16_000, "return_tensors": "pt", "return_attention_mask": True}
     samples = sound(3, 30.0)[: max(1, int(16_000 * seconds))]
-    own, ours = extractor(samples, **options), extract_heard(extractor, samples)
+    own, ours = extractor(samples, **options), whisper_features(extractor, samples)
     assert own["input_features"].shape == ours["input_features"].shape
     torch.testing.assert_close(ours["input_features"], own["input_features"], rtol=0, atol=1e-5)
     assert torch.equal(ours["attention_mask"], own["attention_mask"])
 
 
 def test_only_an_extractor_whose_silence_is_alike_skips_it():
-    assert skips_silence(transformers.WhisperFeatureExtractor())
-    assert not skips_silence(transformers.WhisperFeatureExtractor(dither=1.0))  # noise on every frame
-    assert not skips_silence(transformers.Wav2Vec2FeatureExtractor())
-    assert tiny_media_model("whisper-encoder").adapters["audio"].reader.heard
+    assert can_trim_padding(transformers.WhisperFeatureExtractor())
+    assert not can_trim_padding(transformers.WhisperFeatureExtractor(dither=1.0))  # noise on every frame
+    assert not can_trim_padding(transformers.Wav2Vec2FeatureExtractor())
+    assert tiny_media_model("whisper-encoder").adapters["audio"].reader.trims_padding
 
 
 def test_silence_alone_is_read_too():
     extractor = transformers.WhisperFeatureExtractor()
-    ours = extract_heard(extractor, np.zeros(16_000, np.float32))
+    ours = whisper_features(extractor, np.zeros(16_000, np.float32))
     own = extractor(np.zeros(16_000, np.float32), sampling_rate=16_000, return_tensors="pt")
     torch.testing.assert_close(ours["input_features"], own["input_features"], rtol=0, atol=1e-5)

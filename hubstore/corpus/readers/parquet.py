@@ -8,7 +8,7 @@ from typing import Any, Final
 from hubstore.corpus.columns import Columns
 from hubstore.corpus.files import File, refuse_pointer
 from hubstore.corpus.rows import Row
-from hubstore.corpus.streams import MEDIA_ROWS, ROWS, first_line
+from hubstore.corpus.streams import MEDIA_ROWS, TABLE_ROWS, first_line
 from hubstore.errors import CorpusError
 
 _BUFFER: Final = 1 << 20  # bytes; without one, a column of a whole row group is read at once
@@ -48,7 +48,7 @@ class ParquetTable:
         """The next rows."""
         import pyarrow as pa
 
-        rows = MEDIA_ROWS if self._columns.media else ROWS
+        rows = MEDIA_ROWS if self._columns.media else TABLE_ROWS
         folder = self._file.parent if isinstance(self._file, Path) else None
         name = self._file.name
         try:

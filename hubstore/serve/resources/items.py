@@ -218,7 +218,7 @@ def _preview(context: RequestContext, name: str) -> Callable[[], bytes]:
 def _original(context: RequestContext, name: str) -> Callable[[], bytes]:
     """What reads the file of an image or audio, which must be one that can be decoded."""
     from hubstore.corpus import Media
-    from hubstore.media.decode import media_bytes, open_image, open_sound
+    from hubstore.media.decode import media_bytes, open_audio, open_image
 
     item = context.snapshot.items.slice(int(context.snapshot.positions([name])[0]), 1).to_pylist()[0]
     missing = NotFoundError(f"there is no file of item {name!r} that can be given")
@@ -233,7 +233,7 @@ def _original(context: RequestContext, name: str) -> Callable[[], bytes]:
             if item["modality"] == "image":
                 open_image(Media("the file", data))
             else:
-                open_sound(Media("the file", data), RATE)
+                open_audio(Media("the file", data), RATE)
         except CorpusError:
             raise missing from None
         return data

@@ -42,7 +42,7 @@ class Played:
     def remote(self, kind: type) -> SimpleNamespace:
         def options(**options):
             self.options.append(options)
-            return SimpleNamespace(remote=lambda *told: worker(f"call {len(self.options)}").actor)
+            return SimpleNamespace(remote=lambda *arguments: worker(f"call {len(self.options)}").actor)
 
         return SimpleNamespace(options=options)
 
@@ -82,31 +82,31 @@ def played():
 
 
 @pytest.fixture
-def deal(played, written):
-    """What deals out two shards of the store."""
+def make_scheduler(played, written):
+    """Makes a scheduler of two shards of the store."""
 
-    def made(progress=None):
+    def make(progress=None):
         task = SimpleNamespace(work=SimpleNamespace(storage=LocalStorage(written)))
         shards = [SimpleNamespace(shard=number) for number in (0, 1)]
         return _Scheduler(played, task, torch.device("cpu"), shards, 100, progress)
 
-    return made
+    return make
 
 
-def test_the_end_waits_for_workers_that_were_given_up_too(deal, played):
-    dealing = deal()
-    dealing._workers = [worker("one"), worker("two")]
-    dealing._lose(dealing._workers[0], "another worker was first")
-    dealing._dismiss()
+def test_the_end_waits_for_workers_that_were_given_up_too(make_scheduler, played):
+    scheduler = make_scheduler()
+    scheduler._workers = [worker("one"), worker("two")]
+    scheduler._lose(scheduler._workers[0], "another worker was first")
+    scheduler._end_workers()
     assert played.waited == [["one", "two"]]
 
 
-def test_a_commit_that_was_written_over_is_taken_back_when_a_run_is_stopped(deal, written):
+def test_a_commit_that_was_written_over_is_taken_back_when_a_run_is_stopped(make_scheduler, written):
     def stop(done):
         raise KeyboardInterrupt
 
-    dealing = deal(stop)
-    dealing._twice = {0, 1}
+    scheduler = make_scheduler(stop)
+    scheduler._twice = {0, 1}
     storage = LocalStorage(written)
     kept = storage.read(commit_key(0)), storage.read(commit_key(1))
     name = next(iter(Commit.decode(kept[0], commit_key(0)).files))
@@ -114,74 +114,74 @@ def test_a_commit_that_was_written_over_is_taken_back_when_a_run_is_stopped(deal
     (written / name).write_bytes(whole[:-1])
     try:
         with pytest.raises(KeyboardInterrupt):
-            dealing.run()
+            scheduler.run()
         assert not storage.exists(commit_key(0))
         assert storage.exists(commit_key(1))
-        dealing._reopen()
-        assert 0 in dealing._left
+        scheduler._reopen()
+        assert 0 in scheduler._left
     finally:
         (written / name).write_bytes(whole)
         (written / commit_key(0)).write_bytes(kept[0])
 
 
-def test_a_node_that_fails_while_others_work_is_left_out_and_said(deal, played):
+def test_a_node_that_fails_while_others_work_is_left_out_and_said(make_scheduler, played):
     played.resources["bad"] = {"CPU": 1000.0}
-    dealing = deal()
+    scheduler = make_scheduler()
     bad = Report("host", "bad", error=ModelError("there is no model folder"))
-    dealing._workers = [worker("good", Report("other", "here", loaded=True))]
+    scheduler._workers = [worker("good", Report("other", "here", loaded=True))]
     for _ in range(engine.MOST_LOSSES - 1):
-        dealing._workers.append(worker(bad))
-        dealing._hear(dealing._workers[-1])
-    assert not dealing._left_out
-    dealing._workers.append(worker(bad))
+        scheduler._workers.append(worker(bad))
+        scheduler._hear(scheduler._workers[-1])
+    assert not scheduler._left_out
+    scheduler._workers.append(worker(bad))
     with pytest.warns(UserWarning, match="the node host is left out: there is no model folder"):
-        dealing._hear(dealing._workers[-1])
-    dealing._workers.clear()
-    dealing._hire()
+        scheduler._hear(scheduler._workers[-1])
+    scheduler._workers.clear()
+    scheduler._add_workers()
     assert {options["label_selector"]["ray.io/node-id"] for options in played.options} == {"!in(bad)"}
-    assert dealing._goes_on().endswith("; the node host is left out: there is no model folder")
-    assert dealing._nodes.look("", but=dealing._left_out) == dealing._nodes.look("") / 2
+    assert scheduler._goes_on().endswith("; the node host is left out: there is no model folder")
+    assert scheduler._nodes.poll("", but=scheduler._left_out) == scheduler._nodes.poll("") / 2
 
 
-def test_what_fails_where_nobody_works_stops_the_run(deal):
-    dealing = deal()
-    dealing._workers = [worker(Report("host", "bad", error=ModelError("there is no model folder")))]
+def test_what_fails_where_nobody_works_stops_the_run(make_scheduler):
+    scheduler = make_scheduler()
+    scheduler._workers = [worker(Report("host", "bad", error=ModelError("there is no model folder")))]
     with pytest.raises(ModelError, match="no model folder"):
-        dealing._hear(dealing._workers[0])
+        scheduler._hear(scheduler._workers[0])
 
 
-def test_a_cluster_that_has_no_room_or_none_that_is_free_is_said(deal, played, monkeypatch):
-    dealing = deal()
+def test_a_cluster_that_has_no_room_or_none_that_is_free_is_said(make_scheduler, played, monkeypatch):
+    scheduler = make_scheduler()
     monkeypatch.setattr(engine, "BUSY_S", 0.0)
     with pytest.warns(UserWarning, match=r"no worker has begun .*others may hold its room; .*x\.hub goes on"):
-        dealing._hire()
+        scheduler._add_workers()
     monkeypatch.setattr("hubstore.extraction.cluster.PATIENCE_S", 0.0)
     played.resources.clear()
-    dealing._look = 0.0
+    scheduler._next_poll = 0.0
     with pytest.raises(
         EngineError, match=r"room for a worker \(\d+ CPUs?\) for 0 s; add one .*0 of 2 shards of .*x\.hub"
     ):
-        dealing._hire()
+        scheduler._add_workers()
 
 
-def test_a_cluster_without_its_head_is_given_up_before_ray_ends_the_process(deal, played, monkeypatch):
+def test_a_cluster_without_its_head_is_given_up_before_ray_ends_the_process(make_scheduler, played, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as head:
         played.head = "{}:{}".format(*head.getsockname())
-        dealing = deal()
-        dealing._hire()
+        scheduler = make_scheduler()
+        scheduler._add_workers()
         hired = len(played.options)
         assert hired
-    dealing._workers.clear()
-    dealing._look = 0.0
-    dealing._hire()
+    scheduler._workers.clear()
+    scheduler._next_poll = 0.0
+    scheduler._add_workers()
     assert len(played.options) == hired
     monkeypatch.setattr(engine, "HEAD_S", 0.0)
-    dealing._look = 0.0
+    scheduler._next_poll = 0.0
     with pytest.raises(EngineError, match=r"the head .* at 127.* has not answered for 0 s: .*refused; .*0 of 2 shards"):
-        dealing._hire()
+        scheduler._add_workers()
 
 
-def test_an_actor_that_is_told_nothing_ends_itself(written, monkeypatch):
+def test_an_actor_that_gets_no_call_ends_itself(written, monkeypatch):
     ended = threading.Event()
 
     monkeypatch.setattr(ray_actor, "SILENCE_S", 1.0)
