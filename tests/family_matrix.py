@@ -265,8 +265,8 @@ def _batching(attributes: Mapping[str, Any], case: Case, kind: str) -> dict[str,
     batching, refused = checks[case.modality]["batching"], checks[case.modality]["refused"]
     if batching == "packed":
         return {kind: "equal"}
-    how = {"alike": "equal, one length a batch", "single": "equal, one item a batch"}.get(batching, "equal")
-    return {"padded": how} | ({"packed": f"refused: {reason(refused, case.name)}"} if kind == "packed" else {})
+    means = {"same_shape": "equal, one length a batch", "single": "equal, one item a batch"}.get(batching, "equal")
+    return {"padded": means} | ({"packed": f"refused: {reason(refused, case.name)}"} if kind == "packed" else {})
 
 
 def _alone(model: Model, case: Case, number: int, pooling: str) -> States:

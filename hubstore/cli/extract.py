@@ -105,7 +105,7 @@ def print_extraction(store: Any, corpus: Any, as_json: bool) -> None:
         if check.refused:
             which = {
                 "padded": "padded, since the model cannot be packed",
-                "alike": f"of {modality} items of one {'length' if modality == 'text' else 'shape'} only",
+                "same_shape": f"of {modality} items of one {'length' if modality == 'text' else 'shape'} only",
                 "single": "of one item each",
             }[check.batching]
             out.print(f"[yellow]note:[/] batches of {modality} items are {which}: {escape(check.refused)}")

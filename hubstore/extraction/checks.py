@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hubstore.forward import Batching, Padding
-from hubstore.forward.batch import BatchKind
+from hubstore.forward.batch import DEPRECATED_KINDS, BatchKind
 
 TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 """Largest relative distance ||batched - single|| / ||single|| of states at a layer, by compute dtype.
@@ -23,7 +23,7 @@ PADDED_MEDIA = {torch.float32: 1e-5}
 """What padding may change of images and audio: convolutions see an item's padded edge, which changes few tokens by
 little but by more than rounding, and batches of one shape cost little."""
 
-STRICT: tuple[BatchKind, ...] = ("packed", "padded", "alike", "single")
+STRICT: tuple[BatchKind, ...] = ("packed", "padded", "same_shape", "single")
 """Ways to make batches, each of fewer items that could change one another than the one before."""
 
 BORDERS = ("borders", "checked_borders")
@@ -42,7 +42,7 @@ class SelfCheck:
             `output_hidden_states`; "number of blocks" when the model gives none, and its blocks were counted; "none".
         padding: on which side they were padded.
         explicit_positions: whether the model had to be given its tokens' positions.
-        batching: "packed", "padded", "alike" or "single": what the run uses.
+        batching: "packed", "padded", "same_shape" or "single": what the run uses.
         first_position: the position of an item's first token, where packed.
         compiled: whether full batches go through compiled blocks.
         refused: why a faster way to make batches is not used.
@@ -104,7 +104,9 @@ class SelfCheck:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SelfCheck:
         """Back from the store; one without later fields was made when all batches were padded, whatever the borders."""
-        return cls(**{**data, **{name: tuple(data.get(name, ())) for name in BORDERS}})
+        batching = data.get("batching", cls.batching)
+        borders = {name: tuple(data.get(name, ())) for name in BORDERS}
+        return cls(**{**data, "batching": DEPRECATED_KINDS.get(batching, batching), **borders})
 
 
 def checks_of(attributes: Mapping[str, Any]) -> dict[str, SelfCheck]:

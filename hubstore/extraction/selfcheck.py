@@ -25,7 +25,7 @@ SAME_LENGTH = 4
 """Items of one length in a batch, where batches of one length are tried."""
 
 SLOWER = {
-    "alike": "only items of one {what} share a batch, which is slower",
+    "same_shape": "only items of one {what} share a batch, which is slower",
     "single": "every item is a batch, which is much slower",
 }
 
@@ -89,8 +89,8 @@ def self_check(
         if best.deviation <= best.tolerance:
             return replace(best, reference=reference, refused=" ".join(why))
         why.append(f"padded states differ{_most(best)}")
-        alike = _text_sample(capture, cut_to_same_length(token_ids, SAME_LENGTH), budget, budget)
-        check = _slower(model, why, "text", {"alike": alike, "single": sample}, plain)
+        same_length = _text_sample(capture, cut_to_same_length(token_ids, SAME_LENGTH), budget, budget)
+        check = _slower(model, why, "text", {"same_shape": same_length, "single": sample}, plain)
         return replace(check, reference=reference)
 
 
@@ -135,7 +135,7 @@ def media_check(
             why.append(f"padded states differ{_most(padded)}")
         except Exception as error:  # whatever a model's own code raises of padding it does not know
             why.append(f"it cannot be padded ({_first_line(error)})")
-        return replace(_slower(model, why, modality, {"alike": sample, "single": sample}, plain), reference=reference)
+        return replace(_slower(model, why, modality, {"same_shape": sample, "single": sample}, plain), reference=reference)
 
 
 def _text_sample(capture: Capture, token_ids: Sequence[Sequence[int]], budget: int, fill: int) -> Sample:
@@ -152,7 +152,7 @@ def _text_sample(capture: Capture, token_ids: Sequence[Sequence[int]], budget: i
         batches = list(batch_members(lengths.astype(np.int32), budget, batching))
         largest = max(range(len(batches)), key=lambda i: int(lengths[batches[i]].sum()))
         for number, batch in enumerate(batches):
-            full = batching.kind == "alike" or (number == largest and batching.kind != "single")
+            full = batching.kind == "same_shape" or (number == largest and batching.kind != "single")
             tokens = min(fill, budget) if full else 0
             yield fill_batch(batch, lengths, tokens, packed=batching.kind == "packed")
 

@@ -384,8 +384,8 @@ def _media_batch(model: Model, settings: Settings, modality: str, items: Sequenc
     """A full batch, or as many as there are, of pictures or sounds as long as the first."""
     assert settings.media_tokens is not None
     lengths = [model.adapters[modality].length_of(item) for item in items]
-    alike = [item for item, length in zip(items, lengths, strict=True) if length == lengths[0]]
-    return collate_media(model, modality, alike[: max(1, settings.media_tokens // lengths[0])])
+    same_length = [item for item, length in zip(items, lengths, strict=True) if length == lengths[0]]
+    return collate_media(model, modality, same_length[: max(1, settings.media_tokens // lengths[0])])
 
 
 def _model_key(model: Model, settings: Settings) -> dict[str, Any]:

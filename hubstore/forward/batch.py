@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from hubstore.models.model import Model
 
 Padding = Literal["right", "left"]
-BatchKind = Literal["packed", "padded", "alike", "single"]
+BatchKind = Literal["packed", "padded", "same_shape", "single"]
 Integers = npt.NDArray[np.int64]
+
+DEPRECATED_KINDS: Mapping[str, BatchKind] = {"alike": "same_shape"}
+"""Kinds of batches as stores of the release before spell them: deprecated."""
 
 ROW_FIELDS = ("first", "last", "token_rows", "item_places", "token_places")
 """The arrays of a batch that say where its items are; all others are the model's arguments."""
@@ -33,7 +36,7 @@ class Batching:
     """How items become batches: what the self-check found to give the states of single items.
 
     Args:
-        kind: "packed", items end to end in one sequence; "padded" to the longest item's length; "alike", only texts of
+        kind: "packed", items end to end in one sequence; "padded" to the longest item's length; "same_shape", only texts of
             one length, and images or audio of one shape, together; or "single", one item each.
         padding: the side of the padding, where padded.
         explicit_positions: whether a padded model gets its tokens' positions; a packed one always does.
@@ -60,7 +63,8 @@ class Batching:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Batching:
         """Back from a store."""
-        return cls(**{**data, "borders": tuple(data["borders"])})
+        kind = DEPRECATED_KINDS.get(data["kind"], data["kind"])
+        return cls(**{**data, "kind": kind, "borders": tuple(data["borders"])})
 
 
 @dataclass(frozen=True)

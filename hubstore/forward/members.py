@@ -43,7 +43,7 @@ def media_members(
         batch_tokens: of a batch, with its padding.
         batching: "padded", "same_shape" or "single".
     """
-    if batching.kind != "alike":
+    if batching.kind != "same_shape":
         yield from batch_members(lengths, batch_tokens, batching)
         return
     shapes = [shapes_of(item) for item in inputs]
@@ -80,7 +80,7 @@ def padded_batching(model: Model) -> Batching:
 
 def sides_of(lengths: npt.NDArray[np.int64], batching: Batching) -> npt.NDArray[np.int64]:
     """Ascending with length: items of the same number may share a batch."""
-    if batching.kind == "alike":
+    if batching.kind == "same_shape":
         return lengths
     sides = np.searchsorted(np.array(batching.borders, np.int64), lengths)
     if batching.varies_beyond is None:

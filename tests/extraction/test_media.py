@@ -258,7 +258,7 @@ def test_encoders_and_pairs_of_towers_are_extracted(name, tmp_path):
         if item.modality != "text":
             own = store.hidden(layer, "mean").take(store.positions([item.id]))[0]
             torch.testing.assert_close(own, alone(model, item, Settings(), layer, "mean"), rtol=1e-4, atol=1e-5)
-    assert store.attributes["media_checks"][modality]["batching"] == ("alike" if name == "wav2vec2" else "padded")
+    assert store.attributes["media_checks"][modality]["batching"] == ("same_shape" if name == "wav2vec2" else "padded")
 
 
 def test_a_batch_of_images_that_does_not_fit_memory_is_halved(tmp_path):

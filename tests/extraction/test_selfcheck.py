@@ -16,7 +16,7 @@ import transformers
 
 from hubstore.corpus import Corpus, Item
 from hubstore.errors import ModelError, SelfCheckError
-from hubstore.extraction import Settings, Watch, append, encode, extract, self_check
+from hubstore.extraction import SelfCheck, Settings, Watch, append, encode, extract, self_check
 from hubstore.extraction.sampling import choose_texts, fill_batch, largest_media
 from hubstore.forward import Batching, Capture, make_batch, tokenize
 from hubstore.forward.members import batch_members
@@ -248,7 +248,7 @@ def test_a_store_whose_items_only_share_batches_of_one_length_is_appended_to_and
     extract(corpus(3, 9, 9, 20, 3), model, tmp_path / "x.hub", SETTINGS)
     append(Corpus.from_items([Item("one", "a", "en"), Item("two", "a b c d", "en")]), model, tmp_path / "x.hub")
     store = StoreReader(tmp_path / "x.hub")
-    assert store.attributes["self_check"]["batching"] == "alike"
+    assert store.attributes["self_check"]["batching"] == "same_shape"
     items = [Item(str(i), text, "en") for i, text in enumerate(store.items["text"].to_pylist())]
     rows = store.hidden(3, "mean").read()
     torch.testing.assert_close(encode(store, model, items, ("3",), "mean")["3"], rows, rtol=1e-4, atol=1e-5)
@@ -256,6 +256,13 @@ def test_a_store_whose_items_only_share_batches_of_one_length_is_appended_to_and
         ids = tokenize(model, [item.text], 128)[0]
         alone = Capture(model, ("3",), ("mean",), torch.float32).run(make_batch(model, ids))["mean"][0, 0]
         torch.testing.assert_close(rows[number], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_an_older_store_that_calls_such_batches_alike_is_read():
+    check = SelfCheck(1, 0.0, "0", 1.0, "none", batching="same_shape")
+    assert SelfCheck.from_json({**check.to_json(), "batching": "alike"}) == check
+    batching = check.to_batching()
+    assert Batching.from_json({**batching.to_json(), "kind": "alike"}) == batching
 
 
 class _WrongStates(transformers.LlamaModel):

@@ -125,7 +125,7 @@ def test_a_family_whose_positions_or_mask_are_broken_goes_in_batches_of_one_leng
     model = wrap_model(trunk, tiny_tokenizer(kind), name="broken")
     capture = Capture(model, ("1", "2", "3"), ("mean",), torch.float32)
     check = self_check(capture, tokenize(model, TEXTS, 128)[0], padding)
-    assert (check.batching, check.deviation < 1e-4) == ("alike", True)
+    assert (check.batching, check.deviation < 1e-4) == ("same_shape", True)
     assert re.search(r"padded states differ, most at layer \d: .*: only items of one length share", check.refused)
 
 

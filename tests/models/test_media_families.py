@@ -27,8 +27,8 @@ def test_batched_states_are_those_of_single_items(name):
     capture = Capture(model, model.layer_names(), poolings, torch.float32)
     inputs = reads(name, model)
     check = media_check(capture, modality, inputs)
-    assert check.batching == ("alike" if name == "wav2vec2" else "padded")
-    if check.batching == "alike":
+    assert check.batching == ("same_shape" if name == "wav2vec2" else "padded")
+    if check.batching == "same_shape":
         assert "padded states differ" in check.refused
         inputs = [inputs[0], inputs[0]]
     alone = [capture.run(collate_media(model, modality, [item]).to(model.device)) for item in inputs]
