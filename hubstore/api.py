@@ -56,7 +56,7 @@ class Store(StoreReader):
         self.close()
 
     def close(self) -> None:
-        """Free the model, the indexes and the means; what is asked afterwards loads them again."""
+        """Free the model, the indexes and the means; what is asked afterward loads them again."""
         self._model = None
         self._indexes.clear()
         self.partition_means.clear()
@@ -127,7 +127,7 @@ class Store(StoreReader):
         compute, options = take(Compute, named), take(SearchOptions, named, options)
         refuse_others("search", named)
         if compute.engine != "local" and options.centered:
-            raise EngineError("centred neighbours are searched for in one process; leave --engine ray out")
+            raise EngineError("centered neighbors are searched for in one process; leave --engine ray out")
         inputs = QueryInputs(ids=ids, texts=texts, images=images, audio=audio, vectors=vectors)
         names, pooled = self.layer_names(options.layers), self.pooling_name(options.pooling)
 

@@ -1,4 +1,4 @@
-"""What `scripts/demo --multimodal` shows: for a picture and for a sound, the nearest names in ten languages, by layer.
+"""What `scripts/demo --multimodal` shows: for an image and a recording, the nearest names in ten languages, by layer.
 
     scripts/demo_media.py PICTURE_MODEL SOUND_MODEL STORE
 
@@ -22,7 +22,7 @@ from hubstore.corpus import Corpus, Item, Media
 
 DATA = Path(__file__).parents[1] / "hubstore/experiments/materials"
 LANGUAGES = ("es", "fr", "de", "pt", "ru", "zh", "ja", "ko", "hi", "sw")
-"""None of them was ever trained with a picture or a sound."""
+"""None of them was ever trained with an image or audio clip."""
 
 CARRIER = "\nIn English this is called"
 LAYERS = ("4", "8", "12", "14", "16", "18")
@@ -77,19 +77,19 @@ def show(store: hubstore.Store, item: str, console: Console) -> None:
             for row in store.items.take(store.partition(language).positions()).to_pylist()
             if row["concept"] == concept
         }
-        nearest = store.search(ids=[item], k=1, layers=LAYERS, languages=[language], modalities=["text"], centred=True)
+        nearest = store.search(ids=[item], k=1, layers=LAYERS, languages=[language], modalities=["text"], centered=True)
         found = nearest["text"].to_pylist()
         table.add_row(language, *(f"[bold green]{name}[/]" if name in right else name for name in found))
     console.print(table)
 
 
 def main() -> None:
-    pictures, sounds, path = sys.argv[1:4]
+    images, recordings, path = sys.argv[1:4]
     store = hubstore.extract(
         Corpus.from_items(items(), "drawings, recordings and names"),
-        pictures,
+        images,
         path,
-        also=[sounds],
+        extra_models=[recordings],
         poolings=("last",),
         dtype="float32",
         template=f"{{text}}{CARRIER}",

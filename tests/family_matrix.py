@@ -24,7 +24,7 @@ from hubstore.store import StoreReader
 from tests.families import TEXT, text_model, text_tokenizer
 from tests.family_shapes import BORDER
 from tests.media_families import MEDIA
-from tests.tiny_media import picture, sound
+from tests.tiny_media import random_audio, random_image
 
 COUNTS = (3, BORDER - 1, BORDER, BORDER + 1, 60, 60, 120)
 """Tokens of the texts, special ones included: on both sides of every border; the last is cut where there is a limit."""
@@ -33,7 +33,7 @@ SIZES = ((40, 32), (64, 24), (32, 60), (40, 32))
 """Width and height of the images."""
 
 SECONDS = (0.5, 0.83, 1.31, 0.5)
-"""Of the sounds."""
+"""Of the audio clips."""
 
 TOLERANCE = 1e-5
 """Largest relative distance of a token's state at a layer, in float32."""
@@ -90,10 +90,10 @@ def texts(tokenizer: Any) -> tuple[str, ...]:
 
 
 def media(modality: str) -> list[Any]:
-    """Images or sounds, decoded."""
+    """Images or audio, decoded."""
     if modality == "image":
-        return [picture(seed, *size) for seed, size in enumerate(SIZES)]
-    return [sound(seed, seconds) for seed, seconds in enumerate(SECONDS)]
+        return [random_image(seed, *size) for seed, size in enumerate(SIZES)]
+    return [random_audio(seed, seconds) for seed, seconds in enumerate(SECONDS)]
 
 
 def _encoded(medium: Any, modality: str) -> bytes:
@@ -165,7 +165,7 @@ def own_states(case: Case, number: int, count: int, layers: Sequence[str], marke
 def tables(rows: Mapping[str, Row]) -> str:
     """The rows as Markdown, a table for each modality, families in alphabetical order."""
     parts = []
-    for modality, title in (("text", "Texts"), ("image", "Images"), ("audio", "Sounds")):
+    for modality, title in (("text", "Texts"), ("image", "Images"), ("audio", "Audio clips")):
         parts.append(f"### {title}\n\n| family | layers | batched | packed |\n|---|---|---|---|\n")
         of_modality = {name for name in rows if (MEDIA[name].modality if name in MEDIA else "text") == modality}
         parts.append("".join(f"| {name} | {' | '.join(rows[name])} |\n" for name in sorted(of_modality)) + "\n")

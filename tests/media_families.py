@@ -1,4 +1,4 @@
-"""More tiny random families that read images or sounds, beside those of `tests.tiny_media`."""
+"""More tiny random families that read images or audio, beside those of `tests.tiny_media`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _stages(name: str, **options: Any) -> Family:
     return Family("image", make)
 
 
-def _sounds(name: str, masked: bool = True, **options: Any) -> Family:
+def _audio(name: str, masked: bool = True, **options: Any) -> Family:
     def make() -> tuple[Any, Any]:
         config = getattr(transformers, f"{name}Config")(**{**SPEECH, **options})
         ears = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=masked)
@@ -65,7 +65,7 @@ def _ast() -> tuple[Any, Any]:
 
 
 def _heard(ears: Any) -> Any:
-    """A processor of sounds, and of the texts that its decoder writes."""
+    """A processor of audio clips, and of the texts that its decoder writes."""
     made = transformers.Wav2Vec2Processor.__new__(transformers.Wav2Vec2Processor)
     made.feature_extractor, made.tokenizer = ears, tiny_tokenizer("encoder")
     made.chat_template = None
@@ -230,13 +230,13 @@ MEDIA: dict[str, Family] = {
         padding=[2, 1],
     ),
     "videomae": _images("VideoMAE", num_frames=2, tubelet_size=2),
-    "hubert": _sounds("Hubert"),
-    "wavlm": _sounds("WavLM", num_buckets=16, max_bucket_distance=32),
-    "unispeech": _sounds("UniSpeech"),
-    "unispeech-sat": _sounds("UniSpeechSat"),
-    "data2vec-audio": _sounds("Data2VecAudio"),
-    "sew": _sounds("SEW", squeeze_factor=2),
-    "wav2vec2-conformer": _sounds("Wav2Vec2Conformer"),
+    "hubert": _audio("Hubert"),
+    "wavlm": _audio("WavLM", num_buckets=16, max_bucket_distance=32),
+    "unispeech": _audio("UniSpeech"),
+    "unispeech-sat": _audio("UniSpeechSat"),
+    "data2vec-audio": _audio("Data2VecAudio"),
+    "sew": _audio("SEW", squeeze_factor=2),
+    "wav2vec2-conformer": _audio("Wav2Vec2Conformer"),
     "wav2vec2-bert": Family("audio", _wav2vec2_bert),
     "ast": Family("audio", _ast),
     "speech-to-text-encoder": Family("audio", _speech_to_text, "encoder"),

@@ -117,7 +117,7 @@ def test_a_command_calls_its_function_once_with_what_was_typed(monkeypatch, tmp_
     assert named == rest[verb]
 
 
-def test_the_older_name_of_further_models_still_works_and_a_misspelt_one_is_refused():
+def test_the_older_name_of_further_models_still_works_and_a_misspelled_one_is_refused():
     with pytest.warns(DeprecationWarning, match="also is deprecated; it is called extra_models"):
         assert take(ModelOptions, {"also": ["b"]}).extra_models == ("b",)
     with pytest.raises(TypeError, match=r"load_model.*'extra_model'"):

@@ -20,7 +20,7 @@ from hubstore.extraction import Settings, extract
 from hubstore.models import load_model
 from tests.serve.servers import served
 from tests.store.seaweed import enter, needs_weed
-from tests.tiny_media import FAMILIES, picture
+from tests.tiny_media import FAMILIES, random_image
 from tests.tiny_models import VOCABULARY, save_tiny_language_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -66,16 +66,16 @@ def folder(tmp_path_factory):
 
 
 def save_tiny_llava(folder):
-    """A model of pictures, and pictures with a table of captions."""
+    """A model of images, and images with a table of captions."""
     torch.manual_seed(0)
     loaded, processor = FAMILIES["llava"].make()
     transformers.LlavaForConditionalGeneration(loaded.config).save_pretrained(folder / "llava")
     processor.save_pretrained(folder / "llava")
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     for number in range(3):
-        picture(number).save(folder / f"pictures/{number}.png")
-    picture(1).save(folder / "cat.png")
-    rows = [{"file": f"pictures/{number}.png", "caption": f"picture {number}"} for number in range(3)]
+        random_image(number).save(folder / f"images/{number}.png")
+    random_image(1).save(folder / "cat.png")
+    rows = [{"file": f"images/{number}.png", "caption": f"image {number}"} for number in range(3)]
     (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
 
 

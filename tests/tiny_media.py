@@ -1,4 +1,4 @@
-"""Tiny random models of the families that read pictures or sounds, with their real processors."""
+"""Tiny random models of the families that read images or audio, with their real processors."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def tokenizer(*tokens: str, kind: str = "bos", **named: str) -> Any:
     return made
 
 
-def picture(seed: int, width: int = 40, height: int = 32) -> Image.Image:
-    """A picture of random blocks of colour."""
+def random_image(seed: int, width: int = 40, height: int = 32) -> Image.Image:
+    """An image of random blocks of color."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)
 
 
-def sound(seed: int, seconds: float = 0.5, rate: int = 16_000) -> Any:
+def random_audio(seed: int, seconds: float = 0.5, rate: int = 16_000) -> Any:
     """float32 samples of a chord in noise."""
     rng = np.random.default_rng(seed)
     time = np.arange(int(seconds * rate)) / rate
@@ -145,10 +145,10 @@ def _gemma3() -> tuple[Any, Any]:
         boi_token_index=words.convert_tokens_to_ids("<boi>"),
         eoi_token_index=words.convert_tokens_to_ids("<eoi>"),
     )
-    pictures = transformers.Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
+    images = transformers.Gemma3ImageProcessorPil(size={"height": 32, "width": 32})
     model = transformers.Gemma3Model(config)
     torch.nn.init.normal_(model.multi_modal_projector.mm_input_projection_weight)  # zeros, until it is trained
-    return model, transformers.Gemma3Processor(pictures, words, image_seq_length=4)
+    return model, transformers.Gemma3Processor(images, words, image_seq_length=4)
 
 
 def _idefics3() -> tuple[Any, Any]:
@@ -160,10 +160,10 @@ def _idefics3() -> tuple[Any, Any]:
         image_token_id=words.convert_tokens_to_ids("<image>"),
         pad_token_id=1,
     )
-    pictures = transformers.Idefics3ImageProcessorPil(
+    images = transformers.Idefics3ImageProcessorPil(
         size={"longest_edge": 64}, max_image_size={"longest_edge": 32}, do_image_splitting=True
     )
-    return transformers.Idefics3Model(config), transformers.Idefics3Processor(pictures, words, image_seq_len=4)
+    return transformers.Idefics3Model(config), transformers.Idefics3Processor(images, words, image_seq_len=4)
 
 
 def _chameleon() -> tuple[Any, Any]:
@@ -182,10 +182,8 @@ def _chameleon() -> tuple[Any, Any]:
         },
         vocabulary_map={"<image>": words.convert_tokens_to_ids("<image>"), **codes},
     )
-    pictures = transformers.ChameleonImageProcessorPil(
-        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-    )
-    return transformers.ChameleonModel(config), transformers.ChameleonProcessor(pictures, words, image_seq_length=256)
+    images = transformers.ChameleonImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    return transformers.ChameleonModel(config), transformers.ChameleonProcessor(images, words, image_seq_length=256)
 
 
 def _qwen2_audio() -> tuple[Any, Any]:
@@ -229,8 +227,8 @@ def _siglip() -> tuple[Any, Any]:
     words.model_input_names = ["input_ids"]
     words.model_max_length = 64
     config = transformers.SiglipConfig(text_config=text, vision_config=VISION)
-    pictures = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
-    return transformers.SiglipModel(config), transformers.SiglipProcessor(pictures, words)
+    images = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    return transformers.SiglipModel(config), transformers.SiglipProcessor(images, words)
 
 
 def _clap() -> tuple[Any, Any]:
@@ -337,7 +335,10 @@ def tiny_media_model(name: str, *, seed: int = 0, dtype: torch.dtype = torch.flo
 
 
 def media_of(name: str) -> list[Any]:
-    """Decoded pictures of three sizes, or sounds of three lengths, as the family reads them."""
+    """Decoded images of three sizes, or audio clips of three lengths, as the family reads them."""
     if FAMILIES[name].modality == "image":
-        return [picture(0, 40, 32), picture(1, 64, 24), picture(2, 32, 60)]
-    return [sound(0, 0.5), sound(1, 0.83), sound(2, 1.31)]
+        return [random_image(0, 40, 32), random_image(1, 64, 24), random_image(2, 32, 60)]
+    return [random_audio(0, 0.5), random_audio(1, 0.83), random_audio(2, 1.31)]
+
+
+image, audio = random_image, random_audio

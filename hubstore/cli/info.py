@@ -76,5 +76,9 @@ def _committed(store: StoreReader, entry: Mapping[str, Any]) -> int:
 
 
 def _checked(check: Mapping[str, Any]) -> str:
-    how = f"{check['padding']} padding" if check["batching"] == "padded" else f"{check['batching'].replace('_', ' ')} batches"
-    return f"{check['deviation']:.1e} at most, {check['tolerance']:g} allowed ({how})"
+    how = (
+        f"{check['padding']} padding"
+        if check["batching"] == "padded"
+        else f"{check['batching'].replace('_', ' ')} batches"
+    )
+    return f"{check['deviation']:.1e} at most, {check['tolerance']:g} allowed ({batching})"

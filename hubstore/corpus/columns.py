@@ -1,5 +1,5 @@
 """Which columns of a table make an item: in a long table (a row is an item), a wide one (a row is a concept, with
-a column for each language), or one of pictures and sounds (a row is a medium, and perhaps its captions)."""
+a column for each language), or one of images and audio (a row is a medium, and perhaps its captions)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,10 +25,10 @@ class ColumnOptions(TypedDict, total=False):
             absent; null or empty is no concept. In a wide table the id stands in for it, or the row's number.
         language: The column of the BCP 47 tags, `"language"` if not given.
         language_tag: The tag of all items, in place of a column.
-        image: The column of pictures; none if not given. It holds paths (relative to the table's folder),
+        image: The column of images; none if not given. It holds paths (relative to the table's folder),
             bytes, or structs of `bytes` and `path`, as the Image and Audio features of `datasets` do.
-        audio: The column of sounds, likewise. It may be that of pictures; the paths' suffixes then tell them apart.
-        speech: Whether sounds are speech in the row's language; else their language is `zxx`, as a picture's is.
+        audio: The column of audio clips, likewise. It may be that of images; the paths' suffixes then tell them apart.
+        speech: Whether audio clips are speech in the row's language; else their language is `zxx`, as an image's is.
 
     Where `image` or `audio` is given, a row is a medium, and its texts are captions, items of their own:
     none where the text is null or empty, several where it is a list. All items of a row have one concept: that
@@ -89,7 +89,7 @@ class Columns:
 
     @property
     def media(self) -> dict[str, str]:
-        """The columns of pictures and sounds, by modality."""
+        """The columns of images and audio, by modality."""
         given = {"image": self.image, "audio": self.audio}
         return {modality: column for modality, column in given.items() if column is not None}
 

@@ -15,7 +15,7 @@ from hubstore.corpus.validate import check_item
 from hubstore.errors import CorpusError, CorpusUnreachableError, Parameter
 
 BATCH_BYTES: Final = 32 << 20
-"""Bytes of pictures and sounds after which a batch of items ends."""
+"""Bytes of images and audio after which a batch of items ends."""
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Corpus:
         """Stream the items in corpus order, validated. May be called again: each call is a new pass.
 
         Args:
-            rows: Items in a batch. The last may have fewer, and those whose pictures or sounds come with
+            rows: Items in a batch. The last may have fewer, and those whose images or audio come with
                 them end early, after some `BATCH_BYTES`; none is empty.
             start: Items to leave out, as many as an earlier pass gave. What follows is what that pass would have
                 given, in batches that end where its batches end. Rows that were refused are not counted. Text tables

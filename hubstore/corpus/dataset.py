@@ -300,7 +300,7 @@ def _rows(open_stream: OpenStream, columns: Columns, called: str, folder: Path |
 
 
 def _undecoded(stream: Any) -> Any:
-    """Pictures and sounds as they are stored: they are decoded where the model's processor needs them."""
+    """Images and audio as they are stored: they are decoded where the model's processor needs them."""
     from datasets import Audio, Image
 
     for name, feature in (stream.features or {}).items():

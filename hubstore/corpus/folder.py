@@ -1,4 +1,4 @@
-"""Reader of a folder of pictures and sounds, with a table of captions where there is one."""
+"""Reader of a folder of images and audio, with a table of captions where there is one."""
 
 import hashlib
 import os
@@ -44,7 +44,7 @@ def read_media_folder(
     name: str | None = None,
     **columns: Unpack[ColumnOptions],
 ) -> Corpus:
-    """Read a folder of pictures and sounds, told apart by their suffixes, and those in its folders.
+    """Read a folder of images and audio, told apart by their suffixes, and those in its folders.
 
     A file's id is its path in the folder. Captions come from a table with a row for each file, or for each
     caption of a file; they are items of their own, of the file's concept. Items are in the order of the table,
@@ -55,7 +55,7 @@ def read_media_folder(
         metadata: The table: JSON Lines, delimited values or Parquet. `metadata.jsonl`, `.csv`, `.tsv` or
             `.parquet` in the folder, if not given. Its column `file_name`, or the one that `image` or
             `audio` names, has the files' paths in the folder.
-        modality: Read only pictures (`image`) or only sounds (`audio`).
+        modality: Read only images (`image`) or only audio (`audio`).
         concept_from: The concept of a file that the table gives none: its `name` without the suffix, so that
             `cat.png`, `drawn/cat.png` and `cat.wav` share one; the name of its `folder`, so that all of
             `cat/` do; or its `path`, which it has for itself.
@@ -127,7 +127,7 @@ def _columns(folder: Path, table: Path | None, options: ColumnOptions) -> Column
             f"{folder}: the ids of files are their paths in the folder; leave ", Parameter("id", "..."), " out"
         )
     if len(set(columns.media.values())) > 1:
-        raise CorpusError(f"{folder}: one column names pictures and sounds alike; give image or audio")
+        raise CorpusError(f"{folder}: one column names images and audio alike; give image or audio")
     file = columns.image or columns.audio or FILE_COLUMN
     columns = replace(columns, id=None, image=file, audio=file)
     surplus = columns.required(lambda _: False)[2:]
@@ -214,7 +214,7 @@ class _Rows:
     def _path(self, row: Row) -> str:
         path = posixpath.normpath(str(checked(row, self._file, text_problem)))
         if modality_of(path) is None:
-            raise CorpusError(f"{row.place(self._file)}: is {path!r}, by its suffix neither a picture nor a sound")
+            raise CorpusError(f"{row.place(self._file)}: is {path!r}, by its suffix neither an image nor audio")
         return path
 
     def _row(self, row: Row, path: str) -> Row:

@@ -23,7 +23,7 @@ MEMBER = "!"
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A picture or a sound, before it is decoded.
+    """An image or audio clip, before it is decoded.
 
     Args:
         name: What names it to a person, and finds it again: the path of a file, or a place in one
@@ -41,12 +41,12 @@ class Item:
 
     Args:
         id: What names the item; no two items of a corpus share it.
-        text: What the model reads. Beside a picture or a sound it may be empty.
+        text: What the model reads. Beside an image or audio clip it may be empty.
         language: BCP 47 tag, kept as it was given: `en` and `EN` are two languages. Private-use
             tags (`x-python`) name other kinds of data, `zxx` none.
         concept: The id that semantically equivalent items share; None for an item without one.
         modality: How the model reads the item: `text`, `image` or `audio`.
-        media: The picture or sound of an `image` or `audio` item.
+        media: The image or audio clip of an `image` or `audio` item.
     """
 
     id: str
@@ -58,5 +58,5 @@ class Item:
 
     @classmethod
     def given(cls, modality: str, media: Media, text: str = "") -> "Item":
-        """A picture or a sound given now, called by its name, with a text beside it; of no language."""
+        """An image or audio clip given now, called by its name, with a text beside it; of no language."""
         return cls(media.name, text, "zxx", None, modality, media)

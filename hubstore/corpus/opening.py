@@ -48,7 +48,7 @@ def open_corpus(
 
     Args:
         path_or_id: `x.jsonl`, `x.csv`, `x.tsv`, `x.tar` (each also with .gz, .bz2, .xz), `x.parquet`, a folder of
-            pictures and sounds, of tar archives or of a dataset, a dataset's id on the hub, or `sample:ntrex`. Files
+            images and audio, of tar archives or of a dataset, a dataset's id on the hub, or `sample:ntrex`. Files
             and folders of archives may be URLs: s3://, gs://, az:// or, of files, https://. Several tables, or several
             archives, are read one after the other.
         config: See `read_dataset`.
@@ -104,7 +104,7 @@ def _open_folder(
 ) -> Corpus:
     kind = _kind(path, datasets, folders)
     if kind == _MEDIA:
-        _refuse_options(str(path), "a folder of pictures or sounds", datasets)
+        _refuse_options(str(path), "a folder of images or audio", datasets)
         return read_media_folder(path, **folders, **dialect, **common)
     if kind == _TAR:
         _refuse_options(str(path), "a folder of tar archives", {**datasets, **dialect})

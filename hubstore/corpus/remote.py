@@ -75,7 +75,7 @@ def url_of(where: str | os.PathLike[str] | Url) -> Url | None:
 
 
 def medium_name(where: str | os.PathLike[str]) -> str:
-    """What finds a picture or a sound again: its URL, or the whole of its path."""
+    """What finds an image or audio clip again: its URL, or the whole of its path."""
     return str(url_of(where) or os.path.abspath(where))
 
 

@@ -130,7 +130,7 @@ class ItemMaker:
         cells = _cells(row, self._columns)
         if not cells:
             wanted = ", ".join(map(repr, self._columns.media.values()))
-            self._refuse(CorpusError(f"{row.place()}: has no picture, sound or text; the media are sought in {wanted}"))
+            self._refuse(CorpusError(f"{row.place()}: has no image, audio or text; the media are sought in {wanted}"))
         for cell in cells:
             try:
                 item = self._maker.item(row, self.number, cell)

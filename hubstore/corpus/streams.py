@@ -12,7 +12,7 @@ TABLE_ROWS: Final = 1024
 """Rows in a table. Few, as a row may have a long text, or columns that nobody asked for."""
 
 MEDIA_ROWS: Final = 16
-"""Rows in a table that holds pictures or sounds."""
+"""Rows in a table that holds images or audio."""
 
 
 @contextmanager

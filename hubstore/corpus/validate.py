@@ -15,7 +15,7 @@ from hubstore.errors import CorpusError, Parameter
 TEXT: Final = "text"
 MODALITIES: Final = (TEXT, "image", "audio")
 NO_LANGUAGE: Final = "zxx"
-"""The language of what is none: a picture, or a sound that is no speech."""
+"""The language of what is none: an image, or an audio clip that is no speech."""
 
 ON_ERROR: Final = ("stop", "skip")
 
@@ -65,7 +65,7 @@ def modality_problem(value: Any) -> str | None:
 
 
 def media_problem(value: Any) -> str | None:
-    """Say why a value cannot be an item's picture or sound; whether it can be decoded is seen later."""
+    """Say why a value cannot be an item's image or audio clip; whether it can be decoded is seen later."""
     if not isinstance(value, Media):
         return f"is {_shown(value)}, and not a hubstore.corpus.Media"
     if value.data is not None and not isinstance(value.data, bytes):
@@ -118,7 +118,7 @@ def check_item(item: Any, place: str) -> Item:
 
 def _content_problems(item: Item) -> tuple[tuple[str, str | None], ...]:
     if item.modality == TEXT:
-        surplus = "is there, but the modality is text; give a picture or sound an item of its own"
+        surplus = "is there, but the modality is text; give an image or audio clip an item of its own"
         return ("text", text_problem(item.text)), ("media", surplus if item.media is not None else None)
     missing = f"is null, but the modality is {item.modality}; give a hubstore.corpus.Media"
     return (

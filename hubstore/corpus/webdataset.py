@@ -39,12 +39,12 @@ def read_webdataset(
     """Read a WebDataset: the members of a tar archive whose names are the same up to the first dot are a sample.
 
     A sample is a row. Its columns are named by what follows the dot: `jpg`, `flac`, `txt`; `json` is an
-    object whose fields are columns too. `image` and `audio` are its first picture and sound, `text` is `txt`.
+    object whose fields are columns too. `image` and `audio` are its first image and audio clip, `text` is `txt`.
     Members of other kinds are left out, unless `image` or `audio` names them.
     Its id and its concept, where no column has them, are its name; in a corpus of several archives, that of
     its archive before it, as many number their samples anew.
 
-    The bytes of pictures and sounds travel with their items: they could be found again in a tar archive only
+    The bytes of images and audio travel with their items: they could be found again in a tar archive only
     by reading it from its start.
 
     Args:

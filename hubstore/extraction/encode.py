@@ -1,4 +1,4 @@
-"""Texts, pictures and sounds given now, through the model that a store was made with."""
+"""Texts, images and audio given now, through the model that a store was made with."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def encode(
 
     Raises:
         ModelError: the model is not the store's, or does not read an item's modality.
-        CorpusError: a picture or sound cannot be read.
+        CorpusError: an image or audio clip cannot be read.
         QueryError: the pooling is "tokens", under which an item is many rows.
     """
     require_same_model(store, model)

@@ -238,18 +238,18 @@ def _files(layout: Layout, counted: Counted) -> int:
 def _seconds(
     settings: Settings, counted: Counted, speed: Speed, written: int, begun: _Begun, workers: int
 ) -> dict[str, float]:
-    tokenising, reading, running = 0.0, 0.0, 0.0
+    tokenizing, reading, running = 0.0, 0.0, 0.0
     for modality, one in counted.tokens.items():
         if modality == "text":
-            tokenising += one.all_seconds
+            tokenizing += one.all_seconds
             running += sum(number * speed.of_text(length) for length, number in one.lengths.items())
         elif modality in speed.media_seconds:
             reading += one.all_seconds
             running += one.total * speed.media_seconds[modality]
-    counts_tokens = tokenising + reading if "tokens" in settings.poolings else 0.0
+    counts_tokens = tokenizing + reading if "tokens" in settings.poolings else 0.0
     left = 1 - begun.items / counted.items
     found = {"plan": 0.0 if begun.planned else counted.reading + counts_tokens, "model": left * running / workers}
-    found |= {"tokenise": left * tokenising / workers} if tokenising else {}
+    found |= {"tokenize": left * tokenizing / workers} if tokenizing else {}
     found |= {"read media": left * reading / workers} if reading else {}
     found |= {"write": left * written * speed.write_seconds} if speed.write_seconds is not None else {}
     return found

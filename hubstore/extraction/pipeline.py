@@ -1,4 +1,4 @@
-"""Tokenise, run, copy and write, all at the same time: bounded queues between three threads.
+"""Tokenize, run, copy and write, all at the same time: bounded queues between three threads.
 
 prepare thread: items -> token ids, or media as other processes have read them -> batches, on their way to the device
 this thread:    batches -> the model -> pooled states, each at its place in the shard, on the device
@@ -51,7 +51,7 @@ class Progress:
         shards: shards committed in this run.
         tokens: tokens the model read.
         padded: tokens it was given, padding included.
-        truncated: texts and sounds cut to the longest that the model takes.
+        truncated: texts and audio clips cut to the longest that the model takes.
         skipped: items left out because they cannot be read.
         broken: why, the first `BROKEN_SHOWN` of them.
         seconds: since the run began.

@@ -34,7 +34,7 @@ GENERATION_ITEMS = 4_000_000
 """Items ordered at once; a larger corpus is planned in generations, and its partitions are a few ranges each."""
 
 GENERATION_BYTES = 32 << 30
-"""Bytes of pictures and sounds that travel with their items and are spooled at once."""
+"""Bytes of images and audio that travel with their items and are spooled at once."""
 
 
 class NoItemsError(CorpusError):
@@ -187,7 +187,7 @@ def make_plan(
         batches: what is left of the corpus; an `ItemStream` keeps what belongs to the generation after this one.
         start: where the generation begins.
         identity: what was asked for.
-        known_ids: those that the store has already; a `KnownIds` has the plan's beside them afterwards.
+        known_ids: those that the store has already; a `KnownIds` has the plan's beside them afterward.
         count: needed where every token becomes a row: how many each item has.
         memory_budget: bytes of one shard's token rows over all layers.
         generation_items: most rows to order at once.

@@ -1,4 +1,4 @@
-"""From a plan's shards to batches in host memory: texts are tokenised, pictures and sounds are read ahead."""
+"""From a plan's shards to batches in host memory: texts are tokenized, images and audio are read ahead."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOKENIZED: Final = 512
 
 WINDOW_ITEMS = 512
 WINDOW_BYTES = 256 << 20
-"""Pictures or sounds that are held to be put into batches of like length."""
+"""Images or audio that are held to be put into batches of like length."""
 
 BROKEN_SHOWN: Final = 100
 """Broken items that messages name."""
@@ -46,8 +46,8 @@ class Work:
         settings: resolved settings.
         plan: the plan that the shards are of.
         batching: by modality, how batches are made, as the self-check found.
-        skip_broken: whether pictures and sounds that cannot be read are left out; else they stop the run.
-        processes: that read pictures and sounds; None to choose by the device.
+        skip_broken: whether images and audio that cannot be read are left out; else they stop the run.
+        processes: that read images and audio; None to choose by the device.
     """
 
     storage: Storage
@@ -60,7 +60,7 @@ class Work:
 
     @property
     def media_tokens(self) -> int:
-        """Tokens of a full batch of pictures or sounds."""
+        """Tokens of a full batch of images or audio."""
         assert self.settings.media_tokens is not None
         return self.settings.media_tokens
 
@@ -179,7 +179,7 @@ class _Shard:
         planned: of the plan.
         table: its items, without the bytes of media.
         metadata: what is known of them by now.
-        pending: pictures or sounds that were read and are in no batch yet, by their place in the shard.
+        pending: images or audio that were read and are in no batch yet, by their place in the shard.
         pending_bytes: of their tensors.
     """
 

@@ -238,7 +238,7 @@ def _taken_back(
 
 
 def _clear(storage: Storage) -> None:
-    """Remove a store of no item. Killed on the way it is still recognised, by its root or else by its plan.
+    """Remove a store of no item. Killed on the way it is still recognized, by its root or else by its plan.
 
     Raises:
         CorruptStoreError: it has what is only made of a store with items: its commits are missing.

@@ -97,7 +97,7 @@ def extract(
         watch: called as the run goes.
         generation_items: most items to order at once.
         engine: further devices, of this host (`Workers`) or of a cluster; the store is the same to the byte.
-        processes: that read pictures and sounds for each device; by default as many as there are CPUs to spare for a
+        processes: that read images and audio for each device; by default as many as there are CPUs to spare for a
             GPU, and none for a CPU, where reading goes on beside the model in one process.
         ignore_space: begin even where the disk has no room for what was planned.
 

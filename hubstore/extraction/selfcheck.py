@@ -135,7 +135,9 @@ def media_check(
             why.append(f"padded states differ{_most(padded)}")
         except Exception as error:  # whatever a model's own code raises of padding it does not know
             why.append(f"it cannot be padded ({_first_line(error)})")
-        return replace(_slower(model, why, modality, {"same_shape": sample, "single": sample}, plain), reference=reference)
+        return replace(
+            _slower(model, why, modality, {"same_shape": sample, "single": sample}, plain), reference=reference
+        )
 
 
 def _text_sample(capture: Capture, token_ids: Sequence[Sequence[int]], budget: int, fill: int) -> Sample:

@@ -37,10 +37,10 @@ class Settings:
         layers: layer names, or "all" for 0 to the last block; "final" may be added.
         dtype: the store's: "auto" keeps bfloat16 and float16 as computed and turns float32 into float16.
         template: what the model reads; "{text}" stands for the item's text.
-        media_template: what goes with a picture or a sound; "{media}" stands for it, "{text}" for its item's text.
+        media_template: what goes with an image or audio clip; "{media}" stands for it, "{text}" for its item's text.
         previews: whether a thumbnail or a short clip of each is kept in the store.
         max_tokens: longest sequence; None for the model's own limit. Longer texts are cut and counted.
-        media_tokens: tokens in a batch of pictures or sounds, padding included; None for 2048 on a CPU and 65536 on a
+        media_tokens: tokens in a batch of images or audio, padding included; None for 2048 on a CPU and 65536 on a
             GPU.
         batch_tokens: tokens in a batch, padding included; None for 2048 on a CPU, and on a GPU for 8192 packed and
             16384 padded. A longer item goes alone.

@@ -1,6 +1,6 @@
 """What a corpus is to a model, counted, and how fast this machine is at it, measured in a few seconds.
 
-Every item is counted. Up to a number of them all are tokenised; beyond, of each batch a few that are drawn at random,
+Every item is counted. Up to a number of them all are tokenized; beyond, of each batch a few that are drawn at random,
 and the sum over batches has an interval (stratified sampling; Cochran, Sampling Techniques, 1977, chapter 5). What was
 measured stays in the user's cache, by machine, model and settings.
 """
@@ -98,7 +98,8 @@ class Tokens:
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
-        rounded = {"tokens": round(self.total), "tokens_error": round(self.error), "tokenised": self.read}
+        read = {"tokenized": self.read, "tokenised": self.read}  # "tokenised" is deprecated
+        rounded = {"tokens": round(self.total), "tokens_error": round(self.error), **read}
         names = ("exact", "longest", "truncated", "unreadable")
         return {"items": self.items, **rounded, **{name: getattr(self, name) for name in names}}
 
@@ -381,7 +382,7 @@ def _text_batch(model: Model, settings: Settings, texts: Sequence[Sequence[int]]
 
 
 def _media_batch(model: Model, settings: Settings, modality: str, items: Sequence[MediaInputs]) -> HostBatch:
-    """A full batch, or as many as there are, of pictures or sounds as long as the first."""
+    """A full batch, or as many as there are, of images or audio as long as the first."""
     assert settings.media_tokens is not None
     lengths = [model.adapters[modality].length_of(item) for item in items]
     same_length = [item for item, length in zip(items, lengths, strict=True) if length == lengths[0]]

@@ -36,8 +36,8 @@ class Batching:
     """How items become batches: what the self-check found to give the states of single items.
 
     Args:
-        kind: "packed", items end to end in one sequence; "padded" to the longest item's length; "same_shape", only texts of
-            one length, and images or audio of one shape, together; or "single", one item each.
+        kind: "packed", items end to end in one sequence; "padded" to the longest item's length; "same_shape", only
+            texts of one length, and images or audio of one shape, together; or "single", one item each.
         padding: the side of the padding, where padded.
         explicit_positions: whether a padded model gets its tokens' positions; a packed one always does.
         first_position: the position of an item's first token, where packed.
@@ -87,7 +87,7 @@ class Batch:
     Args:
         inputs: the model's arguments. Of texts: "input_ids", int64 [items, length], packed [1, tokens];
             "attention_mask", 1 where a token is, unless nothing must be masked; "position_ids", where the model is
-            told them. Of pictures and sounds: what their processor made.
+            told them. Of images and audio: what their processor made.
         first: int64 [items]: row of each item's first token after the special ones that a causal model begins with.
         last: int64 [items]: row of each item's last token.
         token_rows: int64 [tokens]: rows that hold tokens, item after item.
@@ -95,7 +95,7 @@ class Batch:
         token_places: int64 [tokens]: where the tokens' rows go.
         packing: where the items lie in a packed batch; None for a padded one.
         modality: of all its items.
-        media: the tokens of each picture or sound; None in a batch of texts.
+        media: the tokens of each image or audio clip; None in a batch of texts.
         text: the tokens beside them; None in a batch of texts, and where there are none.
     """
 
@@ -135,7 +135,7 @@ class HostBatch:
             "media.rows" and so on.
         lengths: of a packed batch, its items' and fillers'; else None.
         padded_tokens: tokens that the model reads, padding and fillers included.
-        tensors: the inputs of pictures and sounds, which go to the device each by itself.
+        tensors: the inputs of images and audio, which go to the device each by itself.
         modality: of all its items.
         normalization: of pixels that are sent as bytes; None where they are sent normalized.
         part: makes the batch of some of its items, for where memory does not suffice for all; bound for the same

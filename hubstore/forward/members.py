@@ -26,7 +26,7 @@ def runs_of(modalities: pa.ChunkedArray) -> Iterator[tuple[str, int, int]]:
 
 
 def rows_by_modality(modalities: pa.Array) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
-    """Where the items of each modality are; captions may stand between pictures, one by one."""
+    """Where the items of each modality are; captions may stand between images, one by one."""
     names = np.array(modalities.to_pylist())
     for modality in dict.fromkeys(names.tolist()):
         yield modality, np.flatnonzero(names == modality)

@@ -16,7 +16,7 @@ def pool(hidden: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
         hidden: [items, length, width]; of a packed batch [1, tokens, width].
         batch: the batch it came from.
         pooling: "last" or "first" token, "mean" over tokens (float32 sums), "tokens" for all of them; "media" for the
-            mean over a picture's or sound's tokens, "text" for that over the tokens beside it. Where an item has no
+            mean over an image's or audio clip's tokens, "text" for that over the tokens beside it. Where an item has no
             such tokens, as a text has none of a medium, these two are "mean".
             A causal model's BOS has one state for every item: "first" and "mean" pass over it.
 

@@ -1,4 +1,4 @@
-"""Decodes pictures and sounds: what a model's processor is given."""
+"""Decodes images and audio: what a model's processor is given."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from hubstore.quiet import ignored_warnings
 if TYPE_CHECKING:
     from PIL import Image
 
-NEEDED: Final = "pictures and sounds need Pillow, soundfile and soxr: pip install 'hubstore[media]'"
+NEEDED: Final = "images and audio need Pillow, soundfile and soxr: pip install 'hubstore[media]'"
 
 _WHOLE: Final = 0.9  # of what a header announces: that of an MP3 may be an estimate
-_ENDLESS: Final = 0x7F000000  # sizes from here on, and 0, stand in the headers of sounds written as a stream
+_ENDLESS: Final = 0x7F000000  # sizes from here on, and 0, stand in the headers of audio clips written as a stream
 
 
 def media_bytes(media: Media) -> bytes:
-    """The encoded bytes of a picture or a sound: its own, its file's, or those of a member of a tar archive.
+    """The encoded bytes of an image or audio clip: its own, its file's, or those of a member of a tar archive.
 
     Raises:
         CorpusError: its file or member is not there, is none that can be read, or is a pointer of Git LFS to another.
@@ -61,12 +61,12 @@ def _stored_bytes(media: Media) -> bytes:
 
 
 def open_image(media: Media) -> Image.Image:
-    """Decode a picture: RGB, upright as its EXIF orientation says, what is transparent laid over white.
+    """Decode an image: RGB, upright as its EXIF orientation says, what is transparent laid over white.
 
     Of an animation the first frame is taken; more than 8 bits a channel are scaled to 8.
 
     Raises:
-        CorpusError: it is no picture that Pillow reads, is cut off, or would be too large when decoded.
+        CorpusError: it is no image that Pillow reads, is cut off, or would be too large when decoded.
         MissingDependencyError: Pillow is not installed.
     """
     try:
@@ -81,12 +81,12 @@ def open_image(media: Media) -> Image.Image:
             ImageOps.exif_transpose(image, in_place=True)
             return _rgb(image)
     except Image.DecompressionBombError as error:
-        raise CorpusError(f"{media.name}: {_short(error)}; make the picture smaller, or leave it out") from None
+        raise CorpusError(f"{media.name}: {_short(error)}; make the image smaller, or leave it out") from None
     except (CorpusError, MemoryError):
         raise
-    except Exception as error:  # damaged pictures raise whatever their decoder trips over
+    except Exception as error:  # damaged images raise whatever their decoder trips over
         raise CorpusError(
-            f"{media.name}: is no picture that can be read: {_short(error)}; check that the file is whole"
+            f"{media.name}: is no image that can be read: {_short(error)}; check that the file is whole"
         ) from error
 
 
@@ -95,17 +95,17 @@ def _check_pixels(size: tuple[int, int], most: int | None, name: str) -> None:
     if most is not None and size[0] * size[1] > most:
         raise CorpusError(
             f"{name}: its {size[0] * size[1]:,} pixels are more than the {most:,} that are safe to decode; make the "
-            "picture smaller, or leave it out"
+            "image smaller, or leave it out"
         )
 
 
 def open_audio(media: Media, rate: int) -> npt.NDArray[np.float32]:
-    """Decode a sound: float32 [samples], the mean of its channels, at `rate` samples a second.
+    """Decode an audio clip: float32 [samples], the mean of its channels, at `rate` samples a second.
 
-    An Ogg stream that was cut off cannot be told from a shorter one: what there is of it is the sound.
+    An Ogg stream that was cut off cannot be told from a shorter one: what there is of it is the audio.
 
     Raises:
-        CorpusError: it is no sound that libsndfile reads, is cut off, or holds no sample or one that is not finite.
+        CorpusError: it is no audio that libsndfile reads, is cut off, or holds no sample or one that is not finite.
         MissingDependencyError: soundfile or soxr is not installed.
     """
     try:
@@ -120,9 +120,9 @@ def open_audio(media: Media, rate: int) -> npt.NDArray[np.float32]:
             samples = file.read(dtype="float32", always_2d=True)
     except MemoryError:
         raise
-    except Exception as error:  # damaged sounds raise whatever their decoder trips over
+    except Exception as error:  # damaged audio clips raise whatever their decoder trips over
         raise CorpusError(
-            f"{media.name}: is no sound that can be read: {_short(error)}; check that the file is whole"
+            f"{media.name}: is no audio that can be read: {_short(error)}; check that the file is whole"
         ) from error
     if problem := _audio_problem(samples, announced, data):
         raise CorpusError(f"{media.name}: {problem}")
@@ -160,7 +160,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey is scaled by its range, wider integers and floats by their own."""
+    """16-bit gray is scaled by its range, wider integers and floats by their own."""
     from PIL import Image
 
     values = np.asarray(image, np.float64)
@@ -170,11 +170,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 def _audio_problem(samples: npt.NDArray[np.float32], announced: int, data: bytes) -> str | None:
     if len(samples) < _WHOLE * announced or _wave_is_cut(data):
-        return f"the sound is cut off after {len(samples)} samples; check that the file is whole"
+        return f"the audio is cut off after {len(samples)} samples; check that the file is whole"
     if not len(samples):
-        return "the sound has no samples; leave it out"
+        return "the audio has no samples; leave it out"
     if not np.isfinite(samples).all():
-        return "the sound has samples that are not finite; leave it out"
+        return "the audio has samples that are not finite; leave it out"
     return None
 
 

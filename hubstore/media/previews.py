@@ -1,4 +1,4 @@
-"""Thumbnails and clips: small pictures and sounds that results are shown with. The same medium gives the same bytes."""
+"""Thumbnails and clips: small images and audio that results are shown with. The same medium gives the same bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _RIFF: Final = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
 
 
 def thumbnail(image: Image.Image, size: int = PIXELS) -> bytes:
-    """A picture that fits into size x size pixels, as WebP: of what browsers show, the smallest."""
+    """An image that fits into size x size pixels, as WebP: of what browsers show, the smallest."""
     from PIL import Image
 
     small = image.copy()
@@ -45,7 +45,7 @@ def thumbnail(image: Image.Image, size: int = PIXELS) -> bytes:
 
 
 def clip(samples: npt.NDArray[np.float32], rate: int, seconds: float = SECONDS) -> bytes:
-    """The first seconds of a sound at 16 kHz, as MP3: of what browsers play, small and without random numbers.
+    """The first seconds of an audio clip at 16 kHz, as MP3: of what browsers play, small and without random numbers.
 
     (An Ogg stream has a random serial number; FLAC is four times as large.)
 

@@ -1,4 +1,4 @@
-"""From a picture or a sound to what a model is given: its processor, a prompt around it, and where its tokens are.
+"""From an image or audio clip to what a model is given: its processor, a prompt around it, and where its tokens are.
 
 A reader works without the model, so that other processes can read while the model is busy. What it makes of one
 item does not depend on other items; `hubstore.forward.collate_media` joins several.
@@ -30,7 +30,7 @@ DROPPED: Final = ("num_crops", "audio_embed_sizes", "num_audio_tokens")
 
 @dataclass(frozen=True)
 class MediaInputs:
-    """One picture or sound, ready for the model.
+    """One image or audio clip, ready for the model.
 
     Args:
         tensors: the model's arguments, for a batch of one; pixels may still be bytes (`DeferredNormalization`).
@@ -52,7 +52,7 @@ class MediaInputs:
 
 @dataclass(frozen=True)
 class MediaReader:
-    """Turns one decoded picture or sound, and a text beside it, into a model's arguments.
+    """Turns one decoded image or audio clip, and a text beside it, into a model's arguments.
 
     Args:
         modality: "image" or "audio".
@@ -60,9 +60,9 @@ class MediaReader:
         marker: what stands for the medium in a prompt; "" for a model that reads no text beside it.
         token_ids: the ids of the medium's tokens once the processor has filled in the marker.
         dtype: of the floating-point arguments.
-        samples: most samples of a sound that the model takes; None for any number.
+        samples: most samples of an audio clip that the model takes; None for any number.
         decoder: whether the text goes to a decoder of its own ("decoder_input_ids").
-        quick: what pictures go through in the processor's place, to the same effect; None for the processor itself.
+        quick: what images go through in the processor's place, to the same effect; None for the processor itself.
         normalization: what is left to the device of an image's processing; None where the processor does all of it.
         trims_padding: whether audio is processed only as far as it has samples; see `whisper_features`.
         strip: leaves out of prompts the special tokens that its tokenizer adds anyway.
@@ -87,7 +87,7 @@ class MediaReader:
 
     @property
     def rate(self) -> int:
-        """Samples a second that a sound must have."""
+        """Samples a second that an audio clip must have."""
         part = getattr(self.processor, "feature_extractor", None) or getattr(self.processor, "audio_processor", None)
         return int(getattr(part or self.processor, "sampling_rate", None) or SAMPLES_A_SECOND)
 
@@ -167,7 +167,7 @@ class MediaReader:
             return make(images=medium, **options)
         extractor = getattr(self.processor, "feature_extractor", self.processor)
         if "input_features" in extractor.model_input_names:
-            options["return_attention_mask"] = True  # its padding is part of what the model sees, but none of the sound
+            options["return_attention_mask"] = True  # its padding is part of what the model sees, but none of the audio
         if self.trims_padding:
             return whisper_features(extractor, medium)
         extract: Callable[..., Mapping[str, Any]] = extractor

@@ -1,4 +1,4 @@
-"""Pictures and sounds on their way to the model: read, decoded and processed by other processes, ahead of need."""
+"""Images and audio on their way to the model: read, decoded and processed by other processes, ahead of need."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class MediaTask:
 
 @dataclass(frozen=True)
 class ReadItem:
-    """One picture or sound, read; or what is wrong with it.
+    """One image or audio clip, read; or what is wrong with it.
 
     An error here is of the item itself, which may be left out for it. What would meet other items too, or would not
     meet this one another time, is raised instead.

@@ -1,6 +1,6 @@
-"""Pillow's resampling of RGB pictures, bit for bit, in a quarter of its time: along rows that vector units can take.
+"""Pillow's resampling of RGB images, bit for bit, in a quarter of its time: along rows that vector units can take.
 
-Pillow weighs neighbouring pixels with 22-bit integers, across and down one after the other, rounding to bytes in
+Pillow weighs neighboring pixels with 22-bit integers, across and down one after the other, rounding to bytes in
 between (Pillow's src/libImaging/Resample.c). Sums of integers do not depend on their order: any way to them is exact.
 """
 
@@ -35,7 +35,7 @@ TAPS: Final = 3
 
 
 def resize_rgb(image: Bytes, size: tuple[int, int], resample: int, crop: tuple[int, int] | None = None) -> Bytes | None:
-    """A picture in another size, or the middle of it.
+    """An image in another size, or the middle of it.
 
     Args:
         image: uint8 [height, width, 3], or [height, width, 4] whose last channel is left out.
@@ -64,7 +64,7 @@ def resize_rgb(image: Bytes, size: tuple[int, int], resample: int, crop: tuple[i
 
 
 def pixels_of(image: Image.Image) -> Bytes:
-    """uint8 [height, width, 4] of an RGB picture where they lie, or a copy [height, width, 3] of what lies apart."""
+    """uint8 [height, width, 4] of an RGB image where they lie, or a copy [height, width, 3] of what lies apart."""
     try:
         laid = pa.array(image)  # by the Arrow interface that Pillow has had since 11.2
     except (TypeError, ValueError, pa.ArrowException):
@@ -97,7 +97,7 @@ def _down_first(size: tuple[int, int], wanted: tuple[int, int]) -> bool:
 
 @cache
 def _pillow_may_go_down_first() -> bool:
-    """What the Pillow that is installed does, seen from a picture whose bytes tell."""
+    """What the Pillow that is installed does, seen from an image whose bytes tell."""
     kernel = KERNELS[int(Image.Resampling.BICUBIC)]
     image = np.random.default_rng(0).integers(0, 256, (64, 16, 3), np.uint8)
     down_first = _planes(_across(_down(_words(image), *_weights(64, 16, kernel)), *_weights(16, 32, kernel)))
@@ -143,7 +143,7 @@ KERNELS: Final = {
 }
 
 
-@lru_cache(maxsize=1024)  # pictures of a corpus come in few sizes
+@lru_cache(maxsize=1024)  # images of a corpus come in few sizes
 def _weights(size: int, wanted: int, kernel: _Kernel) -> Weights:
     """The weights, fixed-point, of every place along one side."""
     scale = size / wanted
@@ -161,7 +161,7 @@ def _weights(size: int, wanted: int, kernel: _Kernel) -> Weights:
         total += column
     weights = weights / total[:, None]
     fixed = np.trunc(np.where(weights < 0, -0.5, 0.5) + weights * (1 << PRECISION)).astype(np.int32)
-    # The last rows would reach beyond the picture with weights of 0.
+    # The last rows would reach beyond the image with weights of 0.
     first_kept = np.minimum(first, size - count) if size >= count else np.zeros_like(first)
     shift = first - first_kept
     held = min(count, size)

@@ -1,6 +1,6 @@
-"""How a loaded model reads pictures and sounds, found from the model itself.
+"""How a loaded model reads images and audio, found from the model itself.
 
-Four kinds: a language model that pictures or sounds are projected into; a pair of towers that meet in one vector
+Four kinds: a language model that images or audio are projected into; a pair of towers that meet in one vector
 (CLIP, SigLIP, CLAP); a speech encoder and its decoder (Whisper); an encoder of one modality (ViT, wav2vec 2.0).
 """
 
@@ -62,7 +62,7 @@ class Stack:
 
     Args:
         trunk: the module whose blocks they are, and whose output is "final".
-        adapters: by modality, how pictures and sounds get there.
+        adapters: by modality, how images and audio get there.
         text: whether texts do.
         joint: instead of blocks, by modality: the function that gives each item its vector in the space that the
             towers share.

@@ -113,7 +113,7 @@ def _read_with(name: str, trunk: Any, options: Mapping[str, Any]) -> tuple[Any, 
     try:
         import PIL  # noqa: F401
     except ImportError as error:
-        raise MissingDependencyError(f"{name} reads pictures or sounds; pip install 'hubstore[media]'") from error
+        raise MissingDependencyError(f"{name} reads images or audio; pip install 'hubstore[media]'") from error
     # transformers' own choice depends on what is installed, and pixels on it.
     try:
         processor = pretrained(transformers.AutoProcessor, name, backend="pil", **options)
@@ -144,7 +144,7 @@ def wrap_model(
         revision: of a hub's model.
         device: where it is to run.
         language_model: the whole causal model that the trunk is part of, for its head; None for a model without.
-        processor: what makes the inputs of a model that reads pictures or sounds.
+        processor: what makes the inputs of a model that reads images or audio.
         stack: see `load_model`.
 
     Raises:

@@ -26,17 +26,17 @@ UNBOUNDED = 1 << 20
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model: its trunk, how pictures and sounds reach it, and its head where that was asked for.
+    """A loaded model: its trunk, how images and audio reach it, and its head where that was asked for.
 
     Args:
         trunk: the module whose blocks are read, in eval mode on its device; it turns token ids into hidden states, or
-            of a vision or audio encoder pictures or sounds.
+            of a vision or audio encoder images or audio.
         tokenizer: its tokenizer; None where no texts are read.
         blocks: the blocks of the residual stream, in order; layer i is the output of block i.
         kind: "encoder" when a token's state depends on later tokens, "causal" when it does not.
         identity: id, revision, digests, dtype, attention and class, as kept in the store.
         head: final norm and unembedding, where the model was loaded with them.
-        adapters: by modality, how pictures and sounds are read.
+        adapters: by modality, how images and audio are read.
         joint: by modality, what gives each item one vector, for a pair of towers that meet in it; such a model has
             no blocks, and its only layer is "final".
     """

@@ -108,7 +108,7 @@ class Lease:
 
         Raises:
             StoreLockedError: another process has it.
-            StoreError: the server does not honour conditions, without which two could have it.
+            StoreError: the server does not honor conditions, without which two could have it.
         """
         self._take()
         renewing = threading.Thread(target=self._renew, daemon=True, name="hubstore lease")
@@ -209,7 +209,7 @@ class Lease:
 
     def _unconditional(self) -> StoreError:
         return StoreError(
-            f"{self._root} cannot be written to: its server does not honour conditional puts (If-None-Match, "
+            f"{self._root} cannot be written to: its server does not honor conditional puts (If-None-Match, "
             "If-Match), without which two writers could destroy each other's work; extract into a folder, and copy "
             "that there"
         )

@@ -35,7 +35,7 @@ def items_key(shard: int) -> str:
 
 
 def previews_key(shard: int) -> str:
-    """Thumbnails and clips of one shard's pictures and sounds."""
+    """Thumbnails and clips of one shard's images and audio."""
     return f"previews/{shard}.parquet"
 
 

@@ -42,7 +42,7 @@ NO_ITEMS = pa.schema(
         pa.field("media_ranges", pa.list_(pa.int32())),
     ]
 ).empty_table()
-"""An item table's columns. `media` is where a picture or sound is, `media_ranges` starts and stops of its tokens."""
+"""An item table's columns. `media` is where an image or audio clip is, `media_ranges` bounds of its tokens."""
 
 
 class StoreReader:

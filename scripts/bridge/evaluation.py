@@ -1,6 +1,6 @@
 """What a trained bridge knows: recall@k between media and names, with chance and bootstrap intervals, layer by layer.
 
-Pictures and sounds are evaluated alike: states of a medium in a carrier against states of names in the same carrier.
+Images and audio are evaluated alike: states of a medium in a carrier against states of names in the same carrier.
 Layers are numbered as hubstore does, but for the last: 0 is the embedding output, i the output of block i, and the last
 entry that of the last block after the final norm.
 """

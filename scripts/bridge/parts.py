@@ -39,8 +39,8 @@ def llava_config(vision: CLIPVisionConfig, text: PreTrainedConfig, image_token: 
     )
 
 
-class PictureBridge(nn.Module):
-    """A vision tower and a projector, as LLaVA has them: pictures to what stands in for token embeddings."""
+class ImageBridge(nn.Module):
+    """A vision tower and a projector, as LLaVA has them: images to what stands in for token embeddings."""
 
     def __init__(self, config: LlavaConfig) -> None:
         from transformers import CLIPVisionModel
@@ -51,7 +51,7 @@ class PictureBridge(nn.Module):
         self.multi_modal_projector = LlavaMultiModalProjector(config)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Patches [items, patches, tower width] of normalized pictures [items, 3, side, side]."""
+        """Patches [items, patches, tower width] of normalized images [items, 3, side, side]."""
         patches: torch.Tensor = self.vision_tower(pixel_values=pixels).last_hidden_state[:, 1:]
         return patches
 
@@ -80,8 +80,8 @@ def read_parts(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         return {name: file.get_tensor(name).float() for name in file.keys()}, description  # noqa: SIM118
 
 
-def assemble_pictures(parts: Path, gemma: Path, out: Path) -> None:
-    """Joins a picture bridge and Gemma to a folder for `LlavaForConditionalGeneration` and `AutoProcessor`.
+def assemble_images(parts: Path, gemma: Path, out: Path) -> None:
+    """Joins an image bridge and Gemma to a folder for `LlavaForConditionalGeneration` and `AutoProcessor`.
 
     Args:
         parts: the file of trained parts.
@@ -104,7 +104,7 @@ def assemble_pictures(parts: Path, gemma: Path, out: Path) -> None:
     language_model = AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32)
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
-    bridge = PictureBridge(config)
+    bridge = ImageBridge(config)
     bridge.load_state_dict(weights)
     model.model.vision_tower = bridge.vision_tower
     model.model.multi_modal_projector = bridge.multi_modal_projector

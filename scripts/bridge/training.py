@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bridge.evaluation import Carrier, text_states
 
-PICTURE_OF = Carrier("picture-of", after="\nThis is a picture of")
+IMAGE_OF = Carrier("picture-of", after="\nThis is a picture of")
 REPRESENTS = Carrier("represents", after="\nThis represents")  # the paper's
 ENGLISH = Carrier("in-english", after="\nIn English this is called")
 BARE = Carrier("bare")

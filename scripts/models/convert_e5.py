@@ -94,7 +94,7 @@ def _parse(data: bytes) -> _File:
         raise ValueError(f"blocks of {block} weights; only blocks of 32 are known")
     vocabulary = _read_vocabulary(cursor)
     _, size = cursor.values("iI")
-    cursor.take(size)  # the normalisation as a table, which NFKC, DROPPED and BLANK say too
+    cursor.take(size)  # the normalization as a table, which NFKC, DROPPED and BLANK say too
     tensors = {}
     for _ in range(cursor.values("i")[0]):
         name = cursor.take(cursor.values("H")[0]).decode()

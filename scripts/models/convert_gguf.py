@@ -1,4 +1,4 @@
-"""Reads a GGUF file of a Gemma 3 or Llama model: its configuration, dequantised weights and tokenizer.
+"""Reads a GGUF file of a Gemma 3 or Llama model: its configuration, dequantized weights and tokenizer.
 
 What GGUF changes is undone: Gemma's norm weights are kept there as 1 + w, and Llama's query and key rows with
 the two halves of each head interleaved. What GGUF leaves out is added: Gemma 3's local rotary base and its

@@ -152,24 +152,24 @@ class Bridge:
     revision: int = 1
 
 
-PICTURES = Bridge(
+IMAGES = Bridge(
     model="hubstore picture bridge over google/gemma-3-270m",
     licence="Gemma Terms of Use; parts: see tests/models/bridge/README.md",
     terms=f"{GEMMA.terms}; the trained parts' terms are in tests/models/bridge/README.md",
     parts="tests/models/bridge/pictures.safetensors",
     parts_sha256="e796ec02c4063b09e0727cd0e9c6c89ac8cde7746ff8abfc48866a28c7c495e6",
     needs=(("gemma", "gemma-3-270m"),),
-    assembler="bridge.parts.assemble_pictures",
+    assembler="bridge.parts.assemble_images",
 )
 
-SOUNDS = Bridge(
+AUDIO = Bridge(
     model="hubstore sound bridge over openai/whisper-base and google/gemma-3-270m",
     licence="Gemma Terms of Use, MIT; parts: see tests/models/bridge/README.md",
     terms=f"{GEMMA.terms}; the trained parts' terms are in tests/models/bridge/README.md",
     parts="tests/models/bridge/sounds.safetensors",
     parts_sha256="0aec2e5c7e5f2dfc0bfd988bc39fded2cf5524b723519b0260df05ff5db1cb1c",
     needs=(("gemma", "gemma-3-270m"), ("whisper", "whisper-base")),
-    assembler="bridge.sound_parts.assemble_sounds",
+    assembler="bridge.audio_parts.assemble_audio",
 )
 
 SOURCES: dict[str, Source | Bridge] = {
@@ -177,6 +177,6 @@ SOURCES: dict[str, Source | Bridge] = {
     "gemma-3-270m": GEMMA,
     "smollm2-135m-instruct": SMOLLM2,
     "whisper-base": WHISPER,
-    "bridge-pictures": PICTURES,
-    "bridge-sounds": SOUNDS,
+    "bridge-pictures": IMAGES,
+    "bridge-sounds": AUDIO,
 }

@@ -38,16 +38,16 @@ def without_media(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in row if name not in ("media", "data")}
 
 
-def picture_bytes(number: int) -> bytes:
-    """A PNG of 12 x 8 pixels; another number, another picture."""
+def image_bytes(number: int) -> bytes:
+    """A PNG of 12 x 8 pixels; another number, another image."""
     pixels = np.random.default_rng(number).integers(0, 256, (8, 12, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def sound_bytes(number: int) -> bytes:
-    """A WAV of a tenth of a second at 8 kHz; another number, another sound."""
+def audio_bytes(number: int) -> bytes:
+    """A WAV of a tenth of a second at 8 kHz; another number, another audio."""
     buffer = io.BytesIO()
     soundfile.write(buffer, np.random.default_rng(number).uniform(-1, 1, 800), 8000, format="WAV")
     return buffer.getvalue()

@@ -13,28 +13,28 @@ ITEMS = [
     Item("b", "早上好", "zh-Hans", concept="morning"),
     Item("c", "print('hi')", "x-python"),
 ]
-PICTURE = Media("shard.tar!a/b.png", b"\x89PNG")
+IMAGE = Media("shard.tar!a/b.png", b"\x89PNG")
 
 
-def test_pictures_and_sounds_travel_as_places_or_bytes_and_may_have_no_text():
+def test_images_and_audio_travel_as_places_or_bytes_and_may_have_no_text():
     items = [
-        Item("a", "", "zxx", "dog", "image", PICTURE),
-        Item("b", "woof", "zxx", "dog", "audio", Media("/sounds/dog.wav")),
+        Item("a", "", "zxx", "dog", "image", IMAGE),
+        Item("b", "woof", "zxx", "dog", "audio", Media("/audio clips/dog.wav")),
     ]
     common = {"concept": "dog", "language": "zxx"}
     assert contents(Corpus.from_items(items)) == [
         common | {"id": "a", "modality": "image", "text": "", "media": "shard.tar!a/b.png", "data": b"\x89PNG"},
-        common | {"id": "b", "modality": "audio", "text": "woof", "media": "/sounds/dog.wav", "data": None},
+        common | {"id": "b", "modality": "audio", "text": "woof", "media": "/audio clips/dog.wav", "data": None},
     ]
 
 
-def test_a_batch_ends_early_where_its_pictures_are_large():
+def test_a_batch_ends_early_where_its_images_are_large():
     media = Media("large", bytes(BATCH_BYTES // 4))
     items = [Item(str(number), "", "zxx", None, "image", media) for number in range(10)]
     assert [batch.num_rows for batch in Corpus.from_items(items).batches()] == [4, 4, 2]
 
 
-def test_the_source_follows_the_bytes_of_pictures():
+def test_the_source_follows_the_bytes_of_images():
     sources = [
         Corpus.from_items([Item("a", "", "zxx", None, "image", Media("x", data))]).source for data in (b"1", b"2")
     ]
@@ -103,15 +103,15 @@ def test_the_source_follows_the_items():
         (Item("c", "x", "en", concept=""), "concept", "is empty"),
         (Item(7, "x", "en"), "id", "a int and not a string"),
         (Item("c", "\ud83d", "en"), "text", "surrogate"),
-        (Item("c", "x", "en", media=PICTURE), "media", "is there, but the modality is text"),
+        (Item("c", "x", "en", media=IMAGE), "media", "is there, but the modality is text"),
         (Item("c", "", "zxx", modality="image"), "media", "is null, but the modality is image"),
         (Item("c", "", "zxx", modality="audio", media="a.wav"), "media", "is 'a.wav', and not a hubstore.corpus.Media"),
         (Item("c", "", "zxx", modality="image", media=Media("")), "media", "has a name that is empty"),
         (Item("c", "", "zxx", modality="image", media=Media("\udcff.png")), "media", "surrogate"),
         (Item("c", "", "zxx", modality="image", media=Media("a.png", "")), "media", "has data of the type str"),
         (Item("c", "", "zxx", modality="image", media=Media("a.png", b"")), "media", "has no bytes"),
-        (Item("c", " ", "zxx", modality="image", media=PICTURE), "text", "white space only"),
-        (Item("c", None, "zxx", modality="image", media=PICTURE), "text", "is null"),
+        (Item("c", " ", "zxx", modality="image", media=IMAGE), "text", "white space only"),
+        (Item("c", None, "zxx", modality="image", media=IMAGE), "text", "is null"),
     ],
 )
 def test_an_item_that_is_not_valid_is_named_with_its_field(item, field, problem):
@@ -143,7 +143,7 @@ def test_a_stream_from_later_on_is_the_end_of_the_whole_in_the_same_batches(rows
     assert [batch.to_pylist() for batch in corpus.batches(rows, start)] == expected
 
 
-def test_batches_of_large_pictures_end_in_the_same_places_wherever_the_stream_begins():
+def test_batches_of_large_images_end_in_the_same_places_wherever_the_stream_begins():
     media = Media("large", bytes(BATCH_BYTES // 4))
     items = [Item(str(number), "", "zxx", None, "image", media) for number in range(10)]
     assert [batch.num_rows for batch in Corpus.from_items(items).batches(start=3)] == [1, 4, 2]

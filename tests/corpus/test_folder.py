@@ -8,18 +8,18 @@ import pytest
 
 from hubstore.corpus import open_corpus, read_media_folder
 from hubstore.errors import CorpusError
-from tests.corpus.conftest import contents, picture_bytes, sound_bytes
+from tests.corpus.conftest import audio_bytes, contents, image_bytes
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Drawings and photographs of a dog and a cat, a sound of each, and files that are no media."""
+    """Drawings and photographs of a dog and a cat, an audio clip of each, and files that are no media."""
     folder = tmp_path / "animals"
     for number, path in enumerate(("drawn/cat.png", "drawn/dog.PNG", "seen/cat.jpg", "seen/dog.jpg", "bird.webp")):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(picture_bytes(number))
+        (folder / path).write_bytes(image_bytes(number))
     (folder / "heard").mkdir()
-    (folder / "heard" / "cat.ogg").write_bytes(sound_bytes(0))
+    (folder / "heard" / "cat.ogg").write_bytes(audio_bytes(0))
     (folder / "LICENSE.txt").write_text("free")
     (folder / ".git").mkdir()
     for hidden in (".git/x.png", "drawn/._cat.png", ".DS_Store.png"):
@@ -55,7 +55,7 @@ def test_the_concept_may_be_that_of_the_folder_or_the_path(folder, concept_from,
     assert [item["concept"] for item in contents(read_media_folder(folder, concept_from=concept_from))] == concepts
 
 
-def test_only_pictures_or_only_sounds_may_be_read(folder):
+def test_only_images_or_only_audio_clips_may_be_read(folder):
     assert [item["id"] for item in contents(read_media_folder(folder, modality="audio"))] == ["heard/cat.ogg"]
     assert len(contents(read_media_folder(folder, modality="image"))) == 5
 
@@ -148,7 +148,7 @@ def test_several_tables_ask_for_a_choice(folder):
     ("value", "problem"),
     [
         ("seen/cow.jpg", r"is 'seen/cow\.jpg', and there is no file /.*animals/seen/cow\.jpg"),
-        ("LICENSE.txt", r"is 'LICENSE\.txt', by its suffix neither a picture nor a sound"),
+        ("LICENSE.txt", r"is 'LICENSE\.txt', by its suffix neither an image nor audio"),
         (None, "is null"),
         (5, "is 5, a int and not a string"),
         ("\udcff.png", "surrogate"),
@@ -169,7 +169,7 @@ def test_a_row_that_names_no_file_is_named_by_its_place(folder, value, problem):
     [
         ({"text": "caption"}, r"no column 'caption'; the columns are file_name, text; .*with text="),
         ({"concept": "sense", "language_tag": "en"}, r"no column 'sense'; .*with concept="),
-        ({"image": "picture"}, r"no column 'picture'; .*with image="),
+        ({"image": "image"}, r"no column 'image'; .*with image="),
         ({}, r"no column 'language'; .*language_tag"),
     ],
 )
@@ -185,7 +185,7 @@ def test_columns_that_the_table_lacks_are_named(folder, options, problem):
         ({"text": "caption", "language_tag": "en"}, r"animals: has no table with the columns 'caption'; give it with"),
         ({"concept": "sense"}, "has no table with the columns 'sense'"),
         ({"id": "key"}, "the ids of files are their paths"),
-        ({"image": "a", "audio": "b"}, "one column names pictures and sounds alike"),
+        ({"image": "a", "audio": "b"}, "one column names images and audio alike"),
         ({"modality": "text"}, "modality is 'text'; give image or audio"),
         ({"concept_from": "stem"}, "concept_from is 'stem'; give name, folder, path"),
         ({"metadata": "nowhere.csv"}, r"nowhere\.csv: there is no such file"),
@@ -206,7 +206,7 @@ def test_a_folder_without_media_is_refused(folder):
 
 def test_a_name_that_is_not_unicode_is_named_and_the_others_are_read(folder):
     with open(os.fsencode(folder) + b"/caf\xe9.png", "wb") as file:
-        file.write(picture_bytes(0))
+        file.write(image_bytes(0))
     with pytest.raises(CorpusError, match="surrogate"):
         contents(read_media_folder(folder))
     corpus = read_media_folder(folder, on_error="skip")
@@ -216,7 +216,7 @@ def test_a_name_that_is_not_unicode_is_named_and_the_others_are_read(folder):
 
 def test_any_name_is_a_name(folder):
     for name in ("a!b.png", "[x]*.png", "日本.png", " spaced .png", "new\nline.png", "a.b.png"):
-        (folder / "drawn" / name).write_bytes(picture_bytes(0))
+        (folder / "drawn" / name).write_bytes(image_bytes(0))
     items = contents(read_media_folder(folder / "drawn"))
     assert {"a!b", "[x]*", "日本", " spaced ", "new\nline", "a.b"} < {item["concept"] for item in items}
 
@@ -230,7 +230,7 @@ def test_the_source_is_small_and_follows_the_files(folder):
     assert read_media_folder(moved).source == source
     os.utime(moved / "bird.webp", ns=(1, 1))
     assert read_media_folder(moved).source == source
-    (moved / "bird.webp").write_bytes(picture_bytes(9) + b"x")
+    (moved / "bird.webp").write_bytes(image_bytes(9) + b"x")
     touched = read_media_folder(moved).source
     assert touched != source
     (moved / "bird.webp").rename(moved / "bee.webp")
@@ -244,7 +244,7 @@ def test_links_to_files_and_folders_are_followed_but_none_back_to_where_it_is(fo
     (folder / "seen" / "link.jpg").symlink_to(folder / "seen" / "dog.jpg")
     (folder / "seen" / "round").symlink_to(folder)
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "fox.png").write_bytes(picture_bytes(7))
+    (tmp_path / "elsewhere" / "fox.png").write_bytes(image_bytes(7))
     (tmp_path / "elsewhere" / "back").symlink_to(folder / "seen")
     (folder / "more").symlink_to(tmp_path / "elsewhere")
     items = [item["id"] for item in contents(read_media_folder(folder))]

@@ -25,8 +25,8 @@ def encoded(image, kind="PNG", **options):
     return buffer.getvalue()
 
 
-def picture(image, kind="PNG", **options):
-    return Media("picture", encoded(image, kind, **options))
+def image_media(image, kind="PNG", **options):
+    return Media("image", encoded(image, kind, **options))
 
 
 def wave(samples, rate=RATE, kind="WAV", subtype=None):
@@ -47,20 +47,20 @@ def corners():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF", "JPEG", "WEBP"])
-def test_a_picture_of_any_kind_is_decoded_to_rgb(kind):
-    image = open_image(picture(corners(), kind))
+def test_an_image_of_any_kind_is_decoded_to_rgb(kind):
+    image = open_image(image_media(corners(), kind))
     assert (image.mode, image.size) == ("RGB", (64, 32))
-    for place, colour in zip(((8, 8), (56, 8), (8, 24), (56, 24)), (RED, GREEN, BLUE, WHITE), strict=True):
-        assert np.allclose(image.getpixel(place), colour, atol=12)
+    for place, color in zip(((8, 8), (56, 8), (8, 24), (56, 24)), (RED, GREEN, BLUE, WHITE), strict=True):
+        assert np.allclose(image.getpixel(place), color, atol=12)
 
 
 @pytest.mark.parametrize(
     ("orientation", "upper_left"), [(1, RED), (2, GREEN), (3, WHITE), (4, BLUE), (5, RED), (6, BLUE), (8, GREEN)]
 )
-def test_a_picture_is_turned_as_its_orientation_says(orientation, upper_left):
+def test_an_image_is_turned_as_its_orientation_says(orientation, upper_left):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image = open_image(picture(corners(), exif=exif))
+    image = open_image(image_media(corners(), exif=exif))
     assert image.size == ((32, 64) if orientation > 4 else (64, 32))
     assert image.getpixel((2, 2)) == upper_left
 
@@ -68,19 +68,19 @@ def test_a_picture_is_turned_as_its_orientation_says(orientation, upper_left):
 def test_what_is_transparent_is_laid_over_white():
     rgba = Image.new("RGBA", (2, 1))
     rgba.putdata([(255, 0, 0, 0), (255, 0, 0, 128)])
-    grey = Image.new("LA", (2, 1))
-    grey.putdata([(0, 0), (0, 255)])
+    gray = Image.new("LA", (2, 1))
+    gray.putdata([(0, 0), (0, 255)])
     palette = Image.new("P", (2, 1))
     palette.putpalette([255, 0, 0, 0, 0, 255])
     palette.putdata([0, 1])
     keyed = Image.new("RGB", (2, 1))
     keyed.putdata([RED, BLUE])
     shown = {
-        "rgba": (open_image(picture(rgba)), [WHITE, (255, 127, 127)]),
-        "grey": (open_image(picture(grey)), [WHITE, (0, 0, 0)]),
-        "palette": (open_image(picture(palette, transparency=0)), [WHITE, BLUE]),
-        "gif": (open_image(picture(palette, "GIF", transparency=0)), [WHITE, BLUE]),
-        "key": (open_image(picture(keyed, transparency=RED)), [WHITE, BLUE]),
+        "rgba": (open_image(image_media(rgba)), [WHITE, (255, 127, 127)]),
+        "gray": (open_image(image_media(gray)), [WHITE, (0, 0, 0)]),
+        "palette": (open_image(image_media(palette, transparency=0)), [WHITE, BLUE]),
+        "gif": (open_image(image_media(palette, "GIF", transparency=0)), [WHITE, BLUE]),
+        "key": (open_image(image_media(keyed, transparency=RED)), [WHITE, BLUE]),
     }
     for image, pixels in shown.values():
         assert [image.getpixel((x, 0)) for x in range(2)] == pixels
@@ -88,42 +88,42 @@ def test_what_is_transparent_is_laid_over_white():
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_of_an_animation_the_first_frame_is_taken(kind):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
-    image = open_image(picture(frames[0], kind, save_all=True, append_images=frames[1:]))
+    frames = [Image.new("RGB", (8, 8), color) for color in (RED, GREEN, BLUE)]
+    image = open_image(image_media(frames[0], kind, save_all=True, append_images=frames[1:]))
     assert np.allclose(image.getpixel((4, 4)), RED, atol=3)
 
 
 def test_more_than_eight_bits_are_scaled_to_eight():
     ramp = np.array([[0, 257, 32896, 65535]], np.uint16)
-    assert list(np.asarray(open_image(picture(Image.fromarray(ramp))))[0, :, 0]) == [0, 1, 128, 255]
+    assert list(np.asarray(open_image(image_media(Image.fromarray(ramp))))[0, :, 0]) == [0, 1, 128, 255]
     floats = Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32))
-    assert list(np.asarray(open_image(picture(floats, "TIFF")))[0, :, 0]) == [0, 128, 255]
+    assert list(np.asarray(open_image(image_media(floats, "TIFF")))[0, :, 0]) == [0, 128, 255]
 
 
-def test_a_picture_for_print_is_decoded_to_rgb():
+def test_an_image_for_print_is_decoded_to_rgb():
     red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
-    assert np.allclose(open_image(picture(red, "JPEG")).getpixel((4, 4)), RED, atol=3)
+    assert np.allclose(open_image(image_media(red, "JPEG")).getpixel((4, 4)), RED, atol=3)
 
 
-def test_a_picture_that_would_be_too_large_is_refused_before_it_is_decoded():
+def test_an_image_that_would_be_too_large_is_refused_before_it_is_decoded():
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     for side in (10_000, 60_000):  # what Pillow warns of, and what it refuses by itself
         header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
         bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
-        with pytest.raises(CorpusError, match=r"^bomb\.png: .*(exceeds limit|safe to decode).*; make the picture"):
+        with pytest.raises(CorpusError, match=r"^bomb\.png: .*(exceeds limit|safe to decode).*; make the image"):
             open_image(Media("bomb.png", bomb))
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture", encoded(corners())[:60], encoded(corners(), "JPEG")[:400]])
-def test_a_picture_that_is_none_or_cut_off_is_named(data):
-    with pytest.raises(CorpusError, match=r"^bad\.png: is no picture that can be read: [^<>]*; check that the file"):
+@pytest.mark.parametrize("data", [b"", b"no image", encoded(corners())[:60], encoded(corners(), "JPEG")[:400]])
+def test_an_image_that_is_none_or_cut_off_is_named(data):
+    with pytest.raises(CorpusError, match=r"^bad\.png: is no image that can be read: [^<>]*; check that the file"):
         open_image(Media("bad.png", data))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
-def test_a_damaged_picture_is_decoded_or_refused_and_nothing_else(kind):
+def test_a_damaged_image_is_decoded_or_refused_and_nothing_else(kind):
     data = encoded(Image.effect_noise((32, 32), 50), kind)
     for damaged in damage(data, 200):
         with suppress(CorpusError):
@@ -132,13 +132,13 @@ def test_a_damaged_picture_is_decoded_or_refused_and_nothing_else(kind):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of soundfile, which seeks where told
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "AIFF"])
-def test_a_damaged_sound_is_decoded_or_refused_and_nothing_else(kind):
+def test_a_damaged_audio_clip_is_decoded_or_refused_and_nothing_else(kind):
     for damaged in damage(wave(tone(), kind=kind), 60):
         with suppress(CorpusError):
-            sound = open_audio(Media("bad", damaged), RATE)
-            assert sound.ndim == 1
-            assert len(sound)
-            assert np.isfinite(sound).all()
+            audio = open_audio(Media("bad", damaged), RATE)
+            assert audio.ndim == 1
+            assert len(audio)
+            assert np.isfinite(audio).all()
 
 
 def damage(data, times):
@@ -153,8 +153,8 @@ def damage(data, times):
 @pytest.mark.parametrize(
     ("kind", "subtype"), [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", None), ("OGG", "VORBIS"), ("MP3", None)]
 )
-def test_a_sound_of_any_kind_is_decoded_to_float32(kind, subtype):
-    samples = open_audio(Media("sound", wave(tone(), kind=kind, subtype=subtype)), RATE)
+def test_an_audio_clip_of_any_kind_is_decoded_to_float32(kind, subtype):
+    samples = open_audio(Media("audio", wave(tone(), kind=kind, subtype=subtype)), RATE)
     assert samples.dtype == np.float32
     assert abs(len(samples) - RATE // 2) <= RATE // 10  # an MP3 may have padding
     middle = samples[2000:6000] * np.hanning(4000)
@@ -165,39 +165,39 @@ def test_a_sound_of_any_kind_is_decoded_to_float32(kind, subtype):
 def test_channels_are_averaged():
     one, other = tone(440), tone(660)
     both = wave(np.stack([one, other], axis=1), subtype="FLOAT")
-    assert np.allclose(open_audio(Media("sound", both), RATE), (one + other) / 2, atol=1e-6)
+    assert np.allclose(open_audio(Media("audio", both), RATE), (one + other) / 2, atol=1e-6)
 
 
 @pytest.mark.parametrize("own", [8_000, 11_025, 44_100, 48_000])
-def test_a_sound_is_resampled_and_keeps_its_pitch(own):
-    samples = open_audio(Media("sound", wave(tone(rate=own), own, subtype="FLOAT")), RATE)
+def test_an_audio_clip_is_resampled_and_keeps_its_pitch(own):
+    samples = open_audio(Media("audio", wave(tone(rate=own), own, subtype="FLOAT")), RATE)
     assert abs(len(samples) - RATE // 2) <= 1
     inside = slice(500, 7500)  # the ends ring
     assert np.allclose(samples[inside], tone()[inside], atol=1e-3)
 
 
 def test_a_frequency_that_the_new_rate_cannot_hold_is_gone():
-    samples = open_audio(Media("sound", wave(tone(15_000, 44_100), 44_100, subtype="FLOAT")), RATE)
+    samples = open_audio(Media("audio", wave(tone(15_000, 44_100), 44_100, subtype="FLOAT")), RATE)
     assert np.abs(samples[500:-500]).max() < 1e-3
 
 
-def test_a_sound_without_samples_or_with_infinite_ones_is_named():
-    with pytest.raises(CorpusError, match=r"^a\.wav: the sound has no samples"):
+def test_an_audio_clip_without_samples_or_with_infinite_ones_is_named():
+    with pytest.raises(CorpusError, match=r"^a\.wav: the audio has no samples"):
         open_audio(Media("a.wav", wave(np.zeros(0))), RATE)
     bad = tone()
     bad[7] = np.inf
-    with pytest.raises(CorpusError, match=r"^a\.wav: the sound has samples that are not finite"):
+    with pytest.raises(CorpusError, match=r"^a\.wav: the audio has samples that are not finite"):
         open_audio(Media("a.wav", wave(bad, subtype="FLOAT")), RATE)
 
 
-@pytest.mark.parametrize("data", [b"", b"no sound", encoded(Image.new("RGB", (4, 4)))])
-def test_a_sound_that_is_none_is_named(data):
-    with pytest.raises(CorpusError, match=r"^a\.wav: is no sound that can be read: [^<>]*; check that the file"):
+@pytest.mark.parametrize("data", [b"", b"no audio", encoded(Image.new("RGB", (4, 4)))])
+def test_an_audio_clip_that_is_none_is_named(data):
+    with pytest.raises(CorpusError, match=r"^a\.wav: is no audio that can be read: [^<>]*; check that the file"):
         open_audio(Media("a.wav", data), RATE)
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC"])
-def test_a_sound_that_is_cut_off_is_named(kind):
+def test_an_audio_clip_that_is_cut_off_is_named(kind):
     data = wave(tone(), kind=kind)
     with pytest.raises(CorpusError, match=r"^a\.wav: .*check that the file is whole$"):
         open_audio(Media("a.wav", data[: len(data) // 2]), RATE)

@@ -1,4 +1,4 @@
-"""The options of the command line that tell where pictures and sounds are."""
+"""The options of the command line that tell where images and audio are."""
 
 import json
 
@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 import hubstore
 from hubstore.cli import app
 from hubstore.errors import CorpusError
-from tests.corpus.conftest import picture_bytes
+from tests.corpus.conftest import image_bytes
 from tests.tiny_media import FAMILIES
 
 runner = CliRunner()
@@ -16,11 +16,11 @@ runner = CliRunner()
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pictures of a cat and one of a dog, with captions."""
-    folder = tmp_path / "pictures"
+    """Two images of a cat and one of a dog, with captions."""
+    folder = tmp_path / "images"
     for number, path in enumerate(("cat/1.png", "cat/2.png", "dog/1.png")):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(picture_bytes(number))
+        (folder / path).write_bytes(image_bytes(number))
     rows = [{"file": "cat/1.png", "text": "a cat"}, {"file": "cat/1.png", "text": "it sits"}]
     (tmp_path / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
@@ -41,7 +41,7 @@ def run(*arguments):
     return json.loads(result.stdout)
 
 
-def test_a_folder_and_a_table_of_pictures_become_a_store(folder, model, tmp_path):
+def test_a_folder_and_a_table_of_images_become_a_store(folder, model, tmp_path):
     store = tmp_path / "x.hub"
     table = ("--metadata", tmp_path / "captions.jsonl", "--image-column", "file", "--language-tag", "en")
     common = ("--device", "cpu", "--json")
@@ -51,8 +51,8 @@ def test_a_folder_and_a_table_of_pictures_become_a_store(folder, model, tmp_path
     assert items["concept"].to_pylist() == ["cat", "cat", "dog", "cat", "cat"]
     assert items["media"].to_pylist()[:3] == [str(folder / path) for path in ("cat/1.png", "cat/2.png", "dog/1.png")]
 
-    (folder / "more.jsonl").write_text(json.dumps({"id": "new", "picture": "dog/1.png"}) + "\n")
-    done = run("append", store, folder / "more.jsonl", "--image-column", "picture", *common)
+    (folder / "more.jsonl").write_text(json.dumps({"id": "new", "image": "dog/1.png"}) + "\n")
+    done = run("append", store, folder / "more.jsonl", "--image-column", "image", *common)
     assert done["partitions"] == {"image/zxx": 4, "en": 2}
 
 
@@ -62,7 +62,7 @@ def test_a_folder_and_a_table_of_pictures_become_a_store(folder, model, tmp_path
         (("--concept-from", "x"), "--concept-from is 'x'"),
         (("--modality", "x"), "modality is 'x'"),
         (("--metadata", "x.csv"), r"x\.csv: there is no such file"),
-        (("--image-column", "a", "--audio-column", "b"), "one column names pictures and sounds alike"),
+        (("--image-column", "a", "--audio-column", "b"), "one column names images and audio alike"),
         (("--speech", "--text-column", "en=a"), "speech is in one language"),
     ],
 )

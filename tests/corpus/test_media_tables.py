@@ -12,15 +12,15 @@ from hubstore.corpus import Media, open_corpus, read_csv, read_dataset, read_jso
 from hubstore.corpus.corpus import Refuse, Skipped
 from hubstore.errors import CorpusError
 from hubstore.media.decode import open_audio, open_image
-from tests.corpus.conftest import contents, picture_bytes, sound_bytes
+from tests.corpus.conftest import audio_bytes, contents, image_bytes
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pictures and two sounds, of a dog and of a cat."""
+    """Two images and two audio clips, of a dog and of a cat."""
     for number, name in enumerate(("dog", "cat")):
-        (tmp_path / f"{name}.png").write_bytes(picture_bytes(number))
-        (tmp_path / f"{name}.wav").write_bytes(sound_bytes(number))
+        (tmp_path / f"{name}.png").write_bytes(image_bytes(number))
+        (tmp_path / f"{name}.wav").write_bytes(audio_bytes(number))
     return tmp_path
 
 
@@ -55,7 +55,7 @@ def brief(items):
     return [(item["id"], item["concept"], item["language"], item["modality"]) for item in items]
 
 
-def test_paths_make_items_of_pictures_without_texts_languages_or_ids(table, folder):
+def test_paths_make_items_of_images_without_texts_languages_or_ids(table, folder):
     items = contents(table([{"image": "dog.png"}, {"image": str(folder / "cat.png")}], image="image"))
     assert items == [
         {
@@ -71,7 +71,7 @@ def test_paths_make_items_of_pictures_without_texts_languages_or_ids(table, fold
     ]
 
 
-def test_captions_are_items_of_the_concept_of_their_picture(table):
+def test_captions_are_items_of_the_concept_of_their_image(table):
     rows = [
         {"id": "7", "image": "dog.png", "text": "a dog", "language": "en"},
         {"id": "8", "image": "cat.png", "text": "un chat", "language": "fr"},
@@ -113,7 +113,7 @@ def test_a_file_that_several_rows_name_is_one_item_with_several_captions(table, 
     assert len({item["id"] for item in items}) == len(items)
 
 
-def test_a_picture_and_a_sound_in_one_row_share_a_concept(table):
+def test_an_image_and_an_audio_clip_in_one_row_share_a_concept(table):
     rows = [{"id": "1", "image": "dog.png", "audio": "dog.wav"}, {"id": "2", "image": None, "audio": "cat.wav"}]
     items = contents(table(rows, image="image", audio="audio"))
     assert brief(items) == [
@@ -123,7 +123,7 @@ def test_a_picture_and_a_sound_in_one_row_share_a_concept(table):
     ]
 
 
-def test_speech_is_in_the_language_of_its_row_and_other_sounds_in_none(table):
+def test_speech_is_in_the_language_of_its_row_and_other_audio_clips_in_none(table):
     rows = [{"audio": "dog.wav", "text": "hola", "language": "es"}]
     assert [item["language"] for item in contents(table(rows, audio="audio"))] == ["zxx", "es"]
     assert [item["language"] for item in contents(table(rows, audio="audio", speech=True))] == ["es", "es"]
@@ -135,7 +135,7 @@ def test_speech_is_in_the_language_of_its_row_and_other_sounds_in_none(table):
         table(rows, audio="audio", speech=True, text={"es": "text"})
 
 
-def test_rows_may_have_texts_only_where_others_have_pictures(table):
+def test_rows_may_have_texts_only_where_others_have_images(table):
     rows = [
         {"id": "p", "concept": "DOG", "image": "dog.png", "text": None, "language": None},
         {"id": "t", "concept": "DOG", "image": None, "text": "dog", "language": "en"},
@@ -150,7 +150,7 @@ def test_rows_may_have_texts_only_where_others_have_pictures(table):
 
 def test_a_row_with_nothing_is_refused(table):
     rows = [{"image": "dog.png", "text": "a"}, {"image": None, "text": " "}]
-    with pytest.raises(CorpusError, match=r" 2: has no picture, sound or text; the media are sought in 'image'"):
+    with pytest.raises(CorpusError, match=r" 2: has no image, audio or text; the media are sought in 'image'"):
         contents(table(rows, image="image", language_tag="en"))
     corpus = table(rows, image="image", language_tag="en", on_error="skip")
     assert len(contents(corpus)) == 2
@@ -211,27 +211,27 @@ def test_a_value_that_is_neither_path_nor_bytes_is_refused(folder):
 
 @pytest.mark.parametrize("form", ["binary", "large_binary", "struct"])
 def test_bytes_in_parquet_are_items_and_their_place_their_name(form, tmp_path):
-    data = [picture_bytes(number) for number in range(3)]
+    data = [image_bytes(number) for number in range(3)]
     if form == "struct":
         column = pa.array([{"bytes": value, "path": "a.png"} for value in data])
     else:
         column = pa.array(data, getattr(pa, form)())
-    pq.write_table(pa.table({"picture": column, "text": ["a", None, "c"]}), tmp_path / "x.parquet")
-    items = contents(read_parquet(tmp_path / "x.parquet", image="picture", language_tag="en"))
-    pictures = [item for item in items if item["modality"] == "image"]
-    assert [item["data"] for item in pictures] == data
-    assert [item["media"] for item in pictures] == [f"x.parquet!row {number}!picture" for number in (1, 2, 3)]
+    pq.write_table(pa.table({"image": column, "text": ["a", None, "c"]}), tmp_path / "x.parquet")
+    items = contents(read_parquet(tmp_path / "x.parquet", image="image", language_tag="en"))
+    images = [item for item in items if item["modality"] == "image"]
+    assert [item["data"] for item in images] == data
+    assert [item["media"] for item in images] == [f"x.parquet!row {number}!image" for number in (1, 2, 3)]
     assert len(items) == 5
-    assert open_image(Media(pictures[1]["media"], pictures[1]["data"])).size == (12, 8)
+    assert open_image(Media(images[1]["media"], images[1]["data"])).size == (12, 8)
 
 
 def test_empty_bytes_are_refused_with_their_place(tmp_path):
-    pq.write_table(pa.table({"image": [picture_bytes(0), b""]}), tmp_path / "x.parquet")
+    pq.write_table(pa.table({"image": [image_bytes(0), b""]}), tmp_path / "x.parquet")
     with pytest.raises(CorpusError, match=r"x\.parquet, row 2, column 'image': has no bytes"):
         contents(read_parquet(tmp_path / "x.parquet", image="image"))
 
 
-def test_pictures_in_parquet_are_read_a_few_at_a_time(tmp_path):
+def test_images_in_parquet_are_read_a_few_at_a_time(tmp_path):
     blob = np.random.default_rng(0).bytes(1 << 20)
     table = pa.table({"image": pa.array([blob[number:] for number in range(96)])})
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=96, write_batch_size=1)
@@ -248,30 +248,28 @@ def test_pictures_in_parquet_are_read_a_few_at_a_time(tmp_path):
 def test_image_and_audio_features_are_read_undecoded(folder):
     features = Features({"image": Image(), "audio": Audio(), "text": Value("string")})
     rows = {
-        "image": [{"bytes": picture_bytes(0), "path": None}, {"bytes": None, "path": str(folder / "cat.png")}, None],
-        "audio": [{"bytes": sound_bytes(0), "path": "dog.wav"}, None, {"bytes": None, "path": str(folder / "cat.wav")}],
+        "image": [{"bytes": image_bytes(0), "path": None}, {"bytes": None, "path": str(folder / "cat.png")}, None],
+        "audio": [{"bytes": audio_bytes(0), "path": "dog.wav"}, None, {"bytes": None, "path": str(folder / "cat.wav")}],
         "text": ["a", "b", "c"],
     }
     Dataset.from_dict(rows).cast(features).save_to_disk(folder / "saved")
     corpus = read_dataset(folder / "saved", image="image", audio="audio", language_tag="en")
     items = contents(corpus)
     assert [item["modality"] for item in items] == ["image", "audio", "text", "image", "text", "audio", "text"]
-    first, sound = items[0], items[1]
-    assert (first["data"], sound["data"]) == (picture_bytes(0), sound_bytes(0))
+    first, audio = items[0], items[1]
+    assert (first["data"], audio["data"]) == (image_bytes(0), audio_bytes(0))
     assert first["media"] == "saved!row 1!image"
-    assert items[3]["data"] == picture_bytes(1)  # saving took the file's bytes along
-    assert open_audio(Media(sound["media"], sound["data"]), 8000).shape == (800,)
+    assert items[3]["data"] == image_bytes(1)  # saving took the file's bytes along
+    assert open_audio(Media(audio["media"], audio["data"]), 8000).shape == (800,)
 
 
 def test_features_in_a_folder_of_parquet_are_streamed_undecoded(tmp_path):
     features = Features({"image": Image(), "label": Value("string")})
-    data = Dataset.from_dict(
-        {"image": [{"bytes": picture_bytes(0), "path": None}], "label": ["dog"]}, features=features
-    )
+    data = Dataset.from_dict({"image": [{"bytes": image_bytes(0), "path": None}], "label": ["dog"]}, features=features)
     (tmp_path / "data").mkdir()
     data.to_parquet(tmp_path / "data" / "train.parquet")
     items = contents(open_corpus(tmp_path, split="train", image="image", concept="label"))
-    assert [(item["concept"], item["data"]) for item in items] == [("dog", picture_bytes(0))]
+    assert [(item["concept"], item["data"]) for item in items] == [("dog", image_bytes(0))]
 
 
 def test_the_source_follows_the_columns_of_media(table):

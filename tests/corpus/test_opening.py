@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from hubstore.corpus import open_corpus
 from hubstore.errors import CorpusError
-from tests.corpus.conftest import contents, picture_bytes
+from tests.corpus.conftest import contents, image_bytes
 
 
 def test_the_suffix_or_folder_chooses_the_reader(tmp_path, rows):
@@ -62,13 +62,13 @@ def test_options_of_datasets_are_refused_for_files(tmp_path):
 
 
 def test_a_folder_is_read_as_what_most_of_its_files_are(tmp_path, rows):
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
+    images = tmp_path / "images"
+    images.mkdir()
     for number in range(2):
-        (pictures / f"{number}.png").write_bytes(picture_bytes(number))
-    (pictures / "annotations.json").write_text("{}")
-    (pictures / "metadata.csv").write_text("file_name,text\n0.png,zero\n")
-    corpus = open_corpus(pictures, language_tag="en", name="mine")
+        (images / f"{number}.png").write_bytes(image_bytes(number))
+    (images / "annotations.json").write_text("{}")
+    (images / "metadata.csv").write_text("file_name,text\n0.png,zero\n")
+    corpus = open_corpus(images, language_tag="en", name="mine")
     assert [item["id"] for item in contents(corpus)] == ["0.png", "0/en", "1.png"]
     assert corpus.name == "mine"
 
@@ -76,19 +76,19 @@ def test_a_folder_is_read_as_what_most_of_its_files_are(tmp_path, rows):
     archives.mkdir()
     for number in range(2):
         with tarfile.open(archives / f"{number}.tar", "w") as tar:
-            tar.add(pictures / "0.png", "a.png")
+            tar.add(images / "0.png", "a.png")
     assert [item["id"] for item in contents(open_corpus(archives))] == ["0/a", "1/a"]
     assert [item["id"] for item in contents(open_corpus(archives / "1.tar"))] == ["a"]
 
     dataset = tmp_path / "dataset"
     (dataset / "assets").mkdir(parents=True)
-    (dataset / "assets" / "logo.png").write_bytes(picture_bytes(0))
+    (dataset / "assets" / "logo.png").write_bytes(image_bytes(0))
     pq.write_table(pa.Table.from_pylist(rows), dataset / "train.parquet")
     assert contents(open_corpus(dataset)) == rows
 
 
 def test_options_say_what_a_folder_is(tmp_path):
-    (tmp_path / "a.png").write_bytes(picture_bytes(0))
+    (tmp_path / "a.png").write_bytes(image_bytes(0))
     for name in ("one.jsonl", "two.jsonl"):
         (tmp_path / name).write_text('{"file_name": "a.png", "text": "a", "language": "en"}\n')
     items = contents(open_corpus(tmp_path, metadata=tmp_path / "one.jsonl"))
@@ -107,7 +107,7 @@ def test_options_of_folders_are_refused_elsewhere(tmp_path, rows):
         open_corpus(tmp_path / "saved", concept_from="name")
 
 
-def test_a_single_picture_is_answered_with_a_remedy(tmp_path):
-    (tmp_path / "a.png").write_bytes(picture_bytes(0))
+def test_a_single_image_is_answered_with_a_remedy(tmp_path):
+    (tmp_path / "a.png").write_bytes(image_bytes(0))
     with pytest.raises(CorpusError, match=r"no reader is known for \.png; give its folder, or a table with its path"):
         open_corpus(tmp_path / "a.png")

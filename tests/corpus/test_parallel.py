@@ -23,7 +23,7 @@ def aligned(tmp_path):
     return {tag: write(tmp_path / f"news.{tag}", *lines) for tag, lines in texts.items()}
 
 
-def test_a_line_is_a_concept_and_its_languages_are_neighbours(aligned):
+def test_a_line_is_a_concept_and_its_languages_are_neighbors(aligned):
     rows = contents(read_parallel(aligned))
     assert rows == contents(read_sample("ntrex", languages=["en", "ja"], limit=30))
     assert [(row["id"], row["concept"]) for row in rows[:3]] == [("en:1", "1"), ("ja:1", "1"), ("en:2", "2")]
@@ -73,7 +73,7 @@ def test_an_empty_line_stops_with_its_file_and_line(tmp_path):
         contents(read_parallel(files))
 
 
-def test_skipped_lines_are_counted_listed_and_leave_their_neighbours(tmp_path):
+def test_skipped_lines_are_counted_listed_and_leave_their_neighbors(tmp_path):
     files = {"en": write(tmp_path / "a.txt", "x", "y", "z"), "fr": write(tmp_path / "b.txt", "x", "", "z")}
     corpus = read_parallel(files, on_error="skip")
     for _ in range(2):  # the count is of one pass

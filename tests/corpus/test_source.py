@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 
 from hubstore.corpus import open_corpus, read_parallel, same_source
-from tests.corpus.conftest import picture_bytes
+from tests.corpus.conftest import image_bytes
 from tests.corpus.test_webdataset import shard
 
 ROWS = [{"id": str(i), "text": f"text {i}", "language": "en"} for i in range(9)]
@@ -77,7 +77,7 @@ def test_a_corpus_copied_anew_is_the_same_and_one_of_other_content_and_equal_siz
 @pytest.mark.parametrize("size", [100, 1 << 16, 1 << 20])
 @pytest.mark.parametrize("place", [0, 0.5, 1])
 def test_a_folder_whose_image_was_replaced_by_one_of_its_size_is_another(tmp_path, size, place):
-    content = picture_bytes(0).ljust(size, b"\0")
+    content = image_bytes(0).ljust(size, b"\0")
     (tmp_path / "0.png").write_bytes(content)
     before = source_of(tmp_path)
     at = round(place * (size - 1))
@@ -85,13 +85,13 @@ def test_a_folder_whose_image_was_replaced_by_one_of_its_size_is_another(tmp_pat
     assert not same_source(source_of(tmp_path), before)
 
 
-def test_a_folder_of_pictures_is_known_by_names_and_sizes(tmp_path):
+def test_a_folder_of_images_is_known_by_names_and_sizes(tmp_path):
     for number in range(2):
-        (tmp_path / f"{number}.png").write_bytes(picture_bytes(number))
+        (tmp_path / f"{number}.png").write_bytes(image_bytes(number))
     before = source_of(tmp_path)
     os.utime(tmp_path / "0.png", (1, 1))
     assert same_source(source_of(tmp_path), before)
-    (tmp_path / "0.png").write_bytes(picture_bytes(0) + b"x")
+    (tmp_path / "0.png").write_bytes(image_bytes(0) + b"x")
     assert not same_source(source_of(tmp_path), before)
 
 
@@ -116,7 +116,7 @@ def test_a_record_of_an_older_store_is_of_the_same_corpus_where_nothing_contradi
         assert not same_source(old, other)
 
 
-def test_an_older_record_of_a_folder_of_pictures_is_known_by_the_number_of_its_files():
+def test_an_older_record_of_a_folder_of_images_is_known_by_the_number_of_its_files():
     old = {"kind": "folder", "files": {"count": 2, "sha256": "of names, sizes and times"}}
     assert same_source(old, {"kind": "folder", "files": {"count": 2, "names_and_sizes": "x"}})
     assert not same_source(old, {"kind": "folder", "files": {"count": 3, "names_and_sizes": "x"}})

@@ -18,7 +18,7 @@ from hubstore.media.decode import media_bytes
 from hubstore.storage.cache import user_cache
 from hubstore.storage.location import Url
 from hubstore.storage.objects import RemoteStorage
-from tests.corpus.conftest import contents, picture_bytes
+from tests.corpus.conftest import contents, image_bytes
 from tests.corpus.test_webdataset import shard
 
 ARCHIVE = Url("s3", "lab/a.tar")
@@ -102,7 +102,7 @@ def test_a_cache_that_cannot_be_written_to_is_named(lab):
 
 
 def test_a_folder_of_archives_is_fetched_one_by_one_as_it_is_read(lab, tmp_path, monkeypatch):
-    members = [(f"{number}.png", picture_bytes(number)) for number in range(4)]
+    members = [(f"{number}.png", image_bytes(number)) for number in range(4)]
     archive = shard(tmp_path / "x.tar", members).read_bytes()
     for number in range(20):
         lab.write(f"tars/{number:02}.tar", archive)
@@ -112,10 +112,10 @@ def test_a_folder_of_archives_is_fetched_one_by_one_as_it_is_read(lab, tmp_path,
     corpus = open_corpus("s3://lab/tars")
     assert cached_bytes() == 0
     found = [(item["id"], item["data"], item["media"]) for item in contents(corpus)]
-    assert found[5] == ("01/1", picture_bytes(1), "s3://lab/tars/01.tar!1.png")
+    assert found[5] == ("01/1", image_bytes(1), "s3://lab/tars/01.tar!1.png")
     assert len(found) == 80
     assert 0 < cached_bytes() <= user_cache().most
-    assert media_bytes(Media(found[0][2])) == picture_bytes(0)
+    assert media_bytes(Media(found[0][2])) == image_bytes(0)
     files = corpus.source["files"]
     assert [file["name"] for file in files] == [f"{number:02}.tar" for number in range(20)]
     assert files == open_corpus("s3://lab/tars").source["files"]
@@ -136,18 +136,18 @@ def test_what_is_wrong_in_an_archive_of_a_bucket_is_named_by_its_url(lab):
 
 
 def test_a_url_of_a_web_server_is_quoted_once(web):
-    web.files = {"/a%20b/%C3%A4%231.png": b"picture"}
+    web.files = {"/a%20b/%C3%A4%231.png": b"image"}
     for url in ("/a%20b/%C3%A4%231.png", "/a b/ä#1.png", "/a%20b/ä%231.png"):
-        assert remote_bytes(url_of(web.url + url)) == b"picture"
-        assert download(url_of(web.url + url)).read_bytes() == b"picture"
+        assert remote_bytes(url_of(web.url + url)) == b"image"
+        assert download(url_of(web.url + url)).read_bytes() == b"image"
 
 
 def test_a_medium_beside_a_table_of_a_web_server_is_found(web):
     row = json.dumps({"id": "p", "image": "100% sure.png"})
-    web.files = {"/a%20b/t.jsonl": row.encode(), "/a%20b/100%25%20sure.png": picture_bytes(1)}
+    web.files = {"/a%20b/t.jsonl": row.encode(), "/a%20b/100%25%20sure.png": image_bytes(1)}
     (item,) = contents(open_corpus(f"{web.url}/a%20b/t.jsonl", image="image"))
     assert item["media"] == f"{web.url}/a%20b/100%25%20sure.png"
-    assert media_bytes(Media(item["media"])) == picture_bytes(1)
+    assert media_bytes(Media(item["media"])) == image_bytes(1)
 
 
 def test_what_no_reader_takes_is_not_fetched(lab):

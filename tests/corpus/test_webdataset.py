@@ -9,7 +9,7 @@ import pytest
 from hubstore.corpus import Media, read_webdataset
 from hubstore.errors import CorpusError
 from hubstore.media.decode import media_bytes
-from tests.corpus.conftest import contents, picture_bytes, python, sound_bytes
+from tests.corpus.conftest import audio_bytes, contents, image_bytes, python
 
 
 def shard(path, members, mode="w"):
@@ -24,12 +24,12 @@ def shard(path, members, mode="w"):
 
 
 MEMBERS = [
-    ("train/0001.jpg", picture_bytes(1)),
+    ("train/0001.jpg", image_bytes(1)),
     ("train/0001.txt", "a dog\n"),
     ("train/0001.cls", "7"),
     ("train/0002.json", {"caption": "a cat", "concept": "CAT", "uid": 5}),
-    ("train/0002.FLAC", sound_bytes(2)),
-    ("train/0003.png", picture_bytes(3)),
+    ("train/0002.FLAC", audio_bytes(2)),
+    ("train/0003.png", image_bytes(3)),
     ("train/0003.txt", "ein Vogel"),
     ("train/0003.json", {"language": "de"}),
 ]
@@ -53,9 +53,9 @@ def test_members_of_one_name_are_a_sample(tmp_path, name, mode):
         ("train/0003/en", "train/0003", "en", "text", "ein Vogel"),
     ]
     assert [item["data"] for item in items if item["modality"] != "text"] == [
-        picture_bytes(1),
-        sound_bytes(2),
-        picture_bytes(3),
+        image_bytes(1),
+        audio_bytes(2),
+        image_bytes(3),
     ]
     assert contents(corpus) == items
     assert corpus.name == name
@@ -64,7 +64,7 @@ def test_members_of_one_name_are_a_sample(tmp_path, name, mode):
 def test_the_name_of_a_medium_finds_it_again(tmp_path):
     items = contents(read_webdataset(shard(tmp_path / "x.tar", MEMBERS), language_tag="en"))
     assert items[2]["media"] == f"{tmp_path}/x.tar!train/0002.FLAC"
-    assert media_bytes(Media(items[2]["media"])) == sound_bytes(2)
+    assert media_bytes(Media(items[2]["media"])) == audio_bytes(2)
 
 
 def test_fields_of_json_are_columns(tmp_path):
@@ -75,11 +75,11 @@ def test_fields_of_json_are_columns(tmp_path):
     assert brief(contents(read_webdataset(path)))[1] == ("train/0003/de", "train/0003", "de", "text", "ein Vogel")
 
 
-def test_texts_in_several_languages_and_pictures_of_other_kinds_are_columns(tmp_path):
+def test_texts_in_several_languages_and_images_of_other_kinds_are_columns(tmp_path):
     members = [
-        ("a.seg.png", picture_bytes(0)),
-        ("a.png", picture_bytes(1)),
-        ("a.webp", picture_bytes(2)),
+        ("a.seg.png", image_bytes(0)),
+        ("a.png", image_bytes(1)),
+        ("a.webp", image_bytes(2)),
         ("a.en.txt", "one"),
         ("a.fr.txt", "un"),
     ]
@@ -87,13 +87,13 @@ def test_texts_in_several_languages_and_pictures_of_other_kinds_are_columns(tmp_
     text = {"en": "en.txt", "fr": "fr.txt"}
     items = contents(read_webdataset(path, text=text))
     assert [item["text"] for item in items] == ["", "one", "un"]
-    assert items[0]["data"] == picture_bytes(1)
+    assert items[0]["data"] == image_bytes(1)
     for column, number in (("seg.png", 0), ("webp", 2)):
-        assert contents(read_webdataset(path, text=text, image=column))[0]["data"] == picture_bytes(number)
+        assert contents(read_webdataset(path, text=text, image=column))[0]["data"] == image_bytes(number)
 
 
-def test_a_picture_and_a_sound_of_a_sample_share_its_concept(tmp_path):
-    path = shard(tmp_path / "x.tar", [("a.wav", sound_bytes(0)), ("a.jpg", picture_bytes(0))])
+def test_an_image_and_an_audio_clip_of_a_sample_share_its_concept(tmp_path):
+    path = shard(tmp_path / "x.tar", [("a.wav", audio_bytes(0)), ("a.jpg", image_bytes(0))])
     assert brief(contents(read_webdataset(path))) == [
         ("a/image", "a", "zxx", "image", ""),
         ("a/audio", "a", "zxx", "audio", ""),
@@ -101,7 +101,7 @@ def test_a_picture_and_a_sound_of_a_sample_share_its_concept(tmp_path):
 
 
 def test_samples_of_several_archives_bear_the_name_of_theirs(tmp_path):
-    paths = [shard(tmp_path / f"{number}.tar.gz", [("a.jpg", picture_bytes(number))], "w:gz") for number in (0, 1)]
+    paths = [shard(tmp_path / f"{number}.tar.gz", [("a.jpg", image_bytes(number))], "w:gz") for number in (0, 1)]
     corpus = read_webdataset(paths)
     assert [(item["id"], item["concept"]) for item in contents(corpus)] == [("0/a", "0/a"), ("1/a", "1/a")]
     assert corpus.name == "0.tar.gz and 1 more"
@@ -111,7 +111,7 @@ def test_samples_of_several_archives_bear_the_name_of_theirs(tmp_path):
 def test_what_tar_itself_writes_is_read(tmp_path):
     (tmp_path / "in" / ("long" * 40)).mkdir(parents=True)
     (tmp_path / "in" / "._a.png").write_bytes(b"x")
-    (tmp_path / "in" / ("long" * 40) / "日本.png").write_bytes(picture_bytes(0))
+    (tmp_path / "in" / ("long" * 40) / "日本.png").write_bytes(image_bytes(0))
     for form in ("gnu", "pax"):
         subprocess.run(["tar", f"--format={form}", "-cf", tmp_path / "x.tar", "-C", tmp_path / "in", "."], check=True)
         assert [item["id"] for item in contents(read_webdataset(tmp_path / "x.tar"))] == [f"{'long' * 40}/日本"]
@@ -127,7 +127,7 @@ def test_what_tar_itself_writes_is_read(tmp_path):
     ],
 )
 def test_what_is_wrong_in_a_sample_is_named(tmp_path, name, data, problem):
-    members = [("a.jpg", picture_bytes(0)), (name, data), ("b.jpeg", picture_bytes(1)), ("c.jpg", picture_bytes(2))]
+    members = [("a.jpg", image_bytes(0)), (name, data), ("b.jpeg", image_bytes(1)), ("c.jpg", image_bytes(2))]
     path = shard(tmp_path / "x.tar", members)
     with pytest.raises(CorpusError, match=rf"^x\.tar, {problem}"):
         contents(read_webdataset(path))
@@ -137,9 +137,9 @@ def test_what_is_wrong_in_a_sample_is_named(tmp_path, name, data, problem):
 
 
 def test_an_archive_that_is_cut_off_or_none_is_named(tmp_path):
-    path = shard(tmp_path / "x.tar", [(f"{number}.jpg", picture_bytes(number)) for number in range(50)])
+    path = shard(tmp_path / "x.tar", [(f"{number}.jpg", image_bytes(number)) for number in range(50)])
     whole = path.read_bytes()
-    for cut in (512 + 100, 512 * 41 + 100):  # inside the first picture, and the twenty-first
+    for cut in (512 + 100, 512 * 41 + 100):  # inside the first image, and the twenty-first
         path.write_bytes(whole[:cut])
         with pytest.raises(CorpusError, match=r"x\.tar: cannot be read as a tar archive, after sample \d+: "):
             contents(read_webdataset(path))

@@ -92,7 +92,7 @@ def test_a_server_answers_from_the_cluster(answering, path):
     answers = []
     for engine in ("local", "ray"):
         with served(path, device="cpu", engine=engine) as server:
-            answers.append(server.get("/api/stores/x/neighbours", **asked).columns)
+            answers.append(server.get("/api/stores/x/neighbors", **asked).columns)
     assert answers[0] == answers[1]
 
 
@@ -167,7 +167,7 @@ def test_an_actor_that_fails_is_said_with_what_it_failed_with(held, path):
 
 
 def test_what_a_lost_node_had_is_asked_of_the_others_and_another_node_takes_its_place(cluster, held, path, states):
-    """Last of this module: the actors are others afterwards."""
+    """Last of this module: the actors are others afterward."""
     store = hubstore.open(path)
     (layer,) = held.layers(store, ["0"]).values()
     expected = load_or_exact(store, "0", device="cpu").search(states[0, ::37], 10)

@@ -72,16 +72,16 @@ def test_a_large_corpus_is_sampled_and_its_interval_holds_the_truth(tmp_path, mo
     assert sum(part.tokens["text"].lengths.values()) == pytest.approx(20_000)
 
 
-def test_captions_between_pictures_are_sampled_as_if_they_stood_apart(monkeypatch):
+def test_captions_between_images_are_sampled_as_if_they_stood_apart(monkeypatch):
     media_items = pytest.importorskip("tests.extraction.test_media").items
     read_one = workload.read_rows
     read = []
     monkeypatch.setattr(workload, "read_rows", lambda task, rows: read.extend(rows) or read_one(task, rows))
     monkeypatch.setattr(workload, "EXACT", {"text": 8, "image": 8})
     monkeypatch.setattr(workload, "DRAWN", {"text": 4, "image": 4})
-    pictures = [item for item in media_items("image", 20) if item.modality == "image"]
-    captions = [Item(f"caption{i}", "word " * (i + 1), "en") for i in range(len(pictures))]
-    corpus = Corpus.from_items(chain.from_iterable(zip(pictures, captions, strict=True)))
+    images = [item for item in media_items("image", 20) if item.modality == "image"]
+    captions = [Item(f"caption{i}", "word " * (i + 1), "en") for i in range(len(images))]
+    corpus = Corpus.from_items(chain.from_iterable(zip(images, captions, strict=True)))
     tokens = estimate(corpus, tiny_media_model("llava"), folder=None).counted.tokens
     assert {one: (of.items, of.read) for one, of in tokens.items()} == {"image": (20, 4), "text": (20, 4)}
     assert len(read) == 4
@@ -122,7 +122,7 @@ def test_time_is_between_all_hidden_and_nothing_hidden(tmp_path, model):
     ahead = estimate(read_sample("ntrex", limit=10), model, folder=tmp_path)
     low, high = ahead.between
     assert 0 < low < high <= sum(ahead.seconds.values())
-    assert set(ahead.seconds) == {"plan", "model", "tokenise", "write"}
+    assert set(ahead.seconds) == {"plan", "model", "tokenize", "write"}
     assert {need.what: need.fits for need in ahead.needs} == {"disk": True, "memory": True}
 
 
@@ -234,7 +234,7 @@ def test_plan_in_python_takes_names(tmp_path, model):
 
 
 @pytest.mark.parametrize(("name", "modality"), [("llava", "image"), ("qwen2-audio", "audio")])
-def test_pictures_and_sounds_are_counted_as_the_model_reads_them(tmp_path, name, modality):
+def test_images_and_audio_are_counted_as_the_model_reads_them(tmp_path, name, modality):
     media_items = pytest.importorskip("tests.extraction.test_media").items
     model = tiny_media_model(name)
     corpus = Corpus.from_items(media_items(modality))
@@ -242,7 +242,7 @@ def test_pictures_and_sounds_are_counted_as_the_model_reads_them(tmp_path, name,
     done = extract(corpus, tiny_media_model(name), tmp_path / "x.hub", Settings(poolings=("mean", "tokens")))
     assert ahead.counted.total_tokens == done.progress.tokens
     assert {one: of.items for one, of in ahead.counted.tokens.items()} == {modality: 7, "text": 3}
-    assert set(ahead.seconds) == {"plan", "model", "tokenise", "read media", "write"}
+    assert set(ahead.seconds) == {"plan", "model", "tokenize", "read media", "write"}
     arrays = (tmp_path / "x.hub/hidden").glob("*/*/c/*/0")
     assert sum(ahead.states.values()) == sum(file.stat().st_size for file in arrays)
 

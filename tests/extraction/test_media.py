@@ -1,4 +1,4 @@
-"""Pictures and sounds through extraction: the same states as alone, broken ones named, previews, resuming."""
+"""Images and audio through extraction: the same states as alone, broken ones named, previews, resuming."""
 
 import io
 import shutil
@@ -21,7 +21,7 @@ from hubstore.media import reading as media
 from hubstore.media.decode import open_audio, open_image
 from hubstore.media.previews import mime_of
 from hubstore.store import StoreReader, verify
-from tests.tiny_media import FAMILIES, picture, sound, tiny_media_model
+from tests.tiny_media import FAMILIES, random_audio, random_image, tiny_media_model
 
 TEXTS = ("A shark bit a teenager.", "Un tiburón mordió a un adolescente.", "It rained.")
 
@@ -43,9 +43,9 @@ def items(modality, count=7, *, broken=()):
     found = []
     for i in range(count):
         if modality == "image":
-            data = png(picture(i, 32 + 8 * (i % 4), 32 + 16 * (i % 3)))
+            data = png(random_image(i, 32 + 8 * (i % 4), 32 + 16 * (i % 3)))
         else:
-            data = wav(sound(i, 0.3 + 0.17 * (i % 5)))
+            data = wav(random_audio(i, 0.3 + 0.17 * (i % 5)))
         found.append(
             Item(f"m{i}", f"label {i}", "zxx", f"c{i}", modality, Media(f"box!{i}", b"no" if i in broken else data))
         )
@@ -109,25 +109,25 @@ def test_every_token_of_a_medium_is_a_row_and_its_places_are_kept(tmp_path):
         assert store.items["media"][position].as_py().startswith("box!")
 
 
-def test_captions_between_pictures_are_counted_at_their_places_and_pictures_read_together(tmp_path, monkeypatch):
-    pictures = [item for item in items("image", broken=(2,)) if item.modality == "image"]
-    captions = [Item(f"caption{i}", "word " * (i + 1), "en") for i in range(len(pictures))]
-    corpus = replace(Corpus.from_items(chain.from_iterable(zip(pictures, captions, strict=True))), skip_errors=True)
+def test_captions_between_images_are_counted_at_their_places_and_images_read_together(tmp_path, monkeypatch):
+    images = [item for item in items("image", broken=(2,)) if item.modality == "image"]
+    captions = [Item(f"caption{i}", "word " * (i + 1), "en") for i in range(len(images))]
+    corpus = replace(Corpus.from_items(chain.from_iterable(zip(images, captions, strict=True))), skip_errors=True)
     together, read = [], media.read_rows
     monkeypatch.setattr(media, "read_rows", lambda task, rows: together.append(len(rows)) or read(task, rows))
     done = extract(corpus, tiny_media_model("llava"), tmp_path / "x.hub", Settings(poolings=("tokens",)))
-    assert together[0] == len(pictures) <= media.CHUNK
+    assert together[0] == len(images) <= media.CHUNK
     store = StoreReader(tmp_path / "x.hub")
     assert (len(store), corpus.skipped.count) == (13, 1)
     assert store.hidden(1, "tokens").shape[0] == sum(store.items["tokens"].to_pylist()) == done.progress.tokens
 
 
-def test_pictures_go_in_whole_batches_however_many_are_read_at_once(tmp_path, monkeypatch):
+def test_images_go_in_whole_batches_however_many_are_read_at_once(tmp_path, monkeypatch):
     given = [item for item in items("image", 40) if item.modality == "image"]
     sizes, collate = [], prepare.collate_media
     monkeypatch.setattr(prepare, "WINDOW_ITEMS", 10)
     model = tiny_media_model("vit")
-    length = model.adapters["image"].length_of(model.adapters["image"].reader.read(picture(0, 40, 40)))
+    length = model.adapters["image"].length_of(model.adapters["image"].reader.read(random_image(0, 40, 40)))
     settings = Settings(poolings=("mean",), dtype="float32", media_tokens=4 * length)
     extract(Corpus.from_items(given[:3]), model, tmp_path / "few.hub", settings)
     monkeypatch.setattr(prepare, "collate_media", lambda *given: sizes.append(len(given[2])) or collate(*given))
@@ -142,7 +142,7 @@ def test_pictures_go_in_whole_batches_however_many_are_read_at_once(tmp_path, mo
 def test_broken_media_stop_the_run_or_are_left_out_as_asked(poolings, tmp_path):
     corpus = Corpus.from_items(items("image", broken=(1, 5)))
     settings = Settings(poolings=poolings, dtype="float32")
-    with pytest.raises(CorpusError, match=r"box!1: is no picture that can be read.*--on-error skip"):
+    with pytest.raises(CorpusError, match=r"box!1: is no image that can be read.*--on-error skip"):
         extract(corpus, tiny_media_model("llava"), tmp_path / "stop.hub", settings)
     skipping = Corpus(corpus.name, corpus.source, corpus.read, skip_errors=True)
     done = extract(skipping, tiny_media_model("llava"), tmp_path / "skip.hub", settings)
@@ -200,7 +200,7 @@ def test_one_of_a_modality_the_model_does_not_read_is_refused_before_anything_is
         extract(Corpus.from_items(items("image")), tiny_media_model("vit"), tmp_path / "y.hub")
 
 
-def test_pictures_given_now_have_the_states_of_the_stores_own(tmp_path):
+def test_images_given_now_have_the_states_of_the_stores_own(tmp_path):
     given = items("image")
     extract(Corpus.from_items(given), tiny_media_model("llava"), tmp_path / "x.hub", Settings(dtype="float32"))
     store = StoreReader(tmp_path / "x.hub")
@@ -211,7 +211,7 @@ def test_pictures_given_now_have_the_states_of_the_stores_own(tmp_path):
         torch.testing.assert_close(states[layer], own, rtol=1e-4, atol=1e-5)
 
 
-def test_sounds_can_be_added_to_a_store_of_texts(tmp_path):
+def test_audio_clips_can_be_added_to_a_store_of_texts(tmp_path):
     texts = [item for item in items("audio") if item.modality == "text"]
     extract(Corpus.from_items(texts), tiny_media_model("qwen2-audio"), tmp_path / "x.hub")
     append(
@@ -224,11 +224,11 @@ def test_sounds_can_be_added_to_a_store_of_texts(tmp_path):
     assert set(store.attributes["media_checks"]) == {"audio"}
 
 
-def test_longer_sounds_than_any_checked_are_checked_whether_they_come_later_or_are_appended(tmp_path):
-    def sounds(prefix, *seconds):
+def test_longer_audio_clips_than_any_checked_are_checked_whether_they_come_later_or_are_appended(tmp_path):
+    def clips(prefix, *seconds):
         return Corpus.from_items(
             [
-                Item(f"{prefix}{i}", "", "zxx", None, "audio", Media(f"{i}", wav(sound(i, of))))
+                Item(f"{prefix}{i}", "", "zxx", None, "audio", Media(f"{i}", wav(random_audio(i, of))))
                 for i, of in enumerate(seconds)
             ]
         )
@@ -236,10 +236,10 @@ def test_longer_sounds_than_any_checked_are_checked_whether_they_come_later_or_a
     seen, path, settings = [], tmp_path / "x.hub", Settings(dtype="float32", layers=("1",))
     watch = Watch(checked=seen.append)
     model = tiny_media_model("wav2vec2")
-    extract(sounds("a", 0.3, 0.4, 0.2, 0.4, 0.8, 0.2), model, path, settings, watch=watch, generation_items=2)
+    extract(clips("a", 0.3, 0.4, 0.2, 0.4, 0.8, 0.2), model, path, settings, watch=watch, generation_items=2)
     assert len(seen) == 2
     assert seen[0].longest < seen[1].longest == max(StoreReader(path).items["tokens"].to_pylist())
-    append(sounds("b", 0.3, 1.2), model, path, watch=watch)
+    append(clips("b", 0.3, 1.2), model, path, watch=watch)
     longest = max(StoreReader(path).items["tokens"].to_pylist())
     assert seen[-1].longest == StoreReader(path).attributes["media_checks"]["audio"]["longest"] == longest
 
@@ -262,7 +262,7 @@ def test_encoders_and_pairs_of_towers_are_extracted(name, tmp_path):
 
 
 def test_a_batch_of_images_that_does_not_fit_memory_is_halved(tmp_path):
-    given = [Item(f"m{i}", "", "zxx", None, "image", Media("x", png(picture(i)))) for i in range(7)]
+    given = [Item(f"m{i}", "", "zxx", None, "image", Media("x", png(random_image(i)))) for i in range(7)]
     settings = Settings(dtype="float32")
     extract(Corpus.from_items(given), tiny_media_model("vit"), tmp_path / "whole.hub", settings)
     model = tiny_media_model("vit")
@@ -282,7 +282,7 @@ def test_files_are_read_where_they_are(tmp_path):
     given = []
     for i in range(3):
         path = tmp_path / "in" / f"{i}.png"
-        path.write_bytes(png(picture(i)))
+        path.write_bytes(png(random_image(i)))
         given.append(Item(f"m{i}", "", "zxx", None, "image", Media(str(path))))
     extract(Corpus.from_items(given), tiny_media_model("llava"), tmp_path / "x.hub")
     assert StoreReader(tmp_path / "x.hub").items["media"].to_pylist() == [item.media.name for item in given]

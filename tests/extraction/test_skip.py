@@ -18,7 +18,7 @@ from hubstore.query import search
 from hubstore.storage import LocalStorage
 from hubstore.store import StoreReader, verify
 from tests.extraction.test_media import png
-from tests.tiny_media import picture, tiny_media_model
+from tests.tiny_media import random_image, tiny_media_model
 from tests.tiny_models import tiny_model
 
 SMALLEST = Settings(poolings=("mean",), dtype="float32", memory_budget=1)
@@ -30,9 +30,9 @@ def no_pauses(monkeypatch):
     monkeypatch.setattr(transient, "PAUSES", (0, 0))
 
 
-def pictures(folder, count: int) -> list[Item]:
-    """Files with a picture each; the same few pictures again and again."""
-    data = [png(picture(seed)) for seed in range(4)]
+def images(folder, count: int) -> list[Item]:
+    """Files with an image each; the same few images again and again."""
+    data = [png(random_image(seed)) for seed in range(4)]
     found = []
     for i in range(count):
         path = folder / f"{i}.png"
@@ -46,8 +46,8 @@ def skipping(items) -> Corpus:
 
 
 def test_a_shard_whose_items_are_all_broken_is_committed_without_any(tmp_path):
-    given = pictures(tmp_path, 257)
-    (tmp_path / "256.png").write_bytes(b"no picture")
+    given = images(tmp_path, 257)
+    (tmp_path / "256.png").write_bytes(b"no image")
     path = tmp_path / "x.hub"
     done = extract(skipping(given), tiny_media_model("clip"), path, SMALLEST)
     assert (done.items, done.progress.skipped) == (256, 1)
@@ -109,7 +109,7 @@ def failing(monkeypatch, name: str, errors: list[OSError]):
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EMFILE])
 def test_a_disk_that_fails_for_a_while_stops_the_run_and_costs_no_item(tmp_path, monkeypatch, number):
-    given = pictures(tmp_path, 3)
+    given = images(tmp_path, 3)
     errors = [OSError(number, os.strerror(number)) for _ in range(3)]
     failing(monkeypatch, "1.png", errors)
     with pytest.raises(CorpusUnreachableError, match=r"1\.png: cannot be read now: .* run the same command again"):
@@ -121,7 +121,7 @@ def test_a_disk_that_fails_for_a_while_stops_the_run_and_costs_no_item(tmp_path,
 
 
 def test_a_file_that_is_none_is_left_out(tmp_path):
-    given = pictures(tmp_path, 3)
+    given = images(tmp_path, 3)
     (tmp_path / "1.png").unlink()
     (tmp_path / "2.png").unlink()
     (tmp_path / "2.png").mkdir()
@@ -132,14 +132,14 @@ def test_a_file_that_is_none_is_left_out(tmp_path):
     "error",
     [
         StorageUnreachableError("reading s3://b/1.png: the server failed (SlowDown, tried again and again)"),
-        MissingDependencyError("pictures need Pillow"),
+        MissingDependencyError("images need Pillow"),
     ],
 )
 def test_what_is_no_fault_of_the_item_is_never_counted_as_broken(tmp_path, monkeypatch, error):
     from hubstore.corpus import remote
     from hubstore.storage.location import Url
 
-    given = pictures(tmp_path, 3)
+    given = images(tmp_path, 3)
     real = reading.open_image
 
     def open_image(medium):
@@ -157,7 +157,7 @@ def test_what_is_no_fault_of_the_item_is_never_counted_as_broken(tmp_path, monke
 
 
 def test_a_reading_process_that_is_killed_is_said_and_costs_no_item(tmp_path, monkeypatch):
-    given = pictures(tmp_path, 40)
+    given = images(tmp_path, 40)
     monkeypatch.setattr(reading, "READ_HERE", 0)
     received = reading.MediaFeed._received
 
@@ -193,7 +193,7 @@ def test_a_row_that_cannot_be_reached_ends_a_pass_that_leaves_out_bad_rows():
     ("text", "tokens"), [("a page of {media}", None), ("a page that says <image>", "holds '<image>', which stands for")]
 )
 def test_a_caption_that_holds_the_placeholder_is_read_as_it_is_or_named(tmp_path, text, tokens):
-    data = png(picture(0))
+    data = png(random_image(0))
     given = [
         Item("a", "a cat", "zxx", None, "image", Media("a", data)),
         Item("b", text, "zxx", None, "image", Media("b", data)),

@@ -1,4 +1,4 @@
-"""Every family that reads pictures or sounds: batched states are those of single items, whatever the sizes."""
+"""Every family that reads images or audio: batched states are those of single items, whatever the sizes."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from hubstore.extraction import Settings, media_check
 from hubstore.forward import Capture, collate_media, make_batch, tokenize
 from hubstore.media.processor import MediaReader
 from hubstore.models import load_model, wrap_model
-from tests.tiny_media import FAMILIES, GROUPED, media_of, picture, sound, tiny_media_model
+from tests.tiny_media import FAMILIES, GROUPED, media_of, random_audio, random_image, tiny_media_model
 
 PROMPTED = ("llava", "qwen2-vl", "qwen2.5-vl", "gemma3", "idefics3", "chameleon", "qwen2-audio", "audioflamingo3")
 
@@ -76,7 +76,7 @@ def test_a_prompt_goes_with_the_medium_and_its_tokens_are_known(name):
 def test_another_medium_moves_the_last_token(name):
     model = tiny_media_model(name)
     modality = FAMILIES[name].modality
-    other = picture(7) if modality == "image" else sound(7)
+    other = random_image(7) if modality == "image" else random_audio(7)
     reader = model.adapters[modality].reader
     capture = Capture(model, model.layer_names()[1:], ("last",), torch.float32)
     batches = [collate_media(model, modality, [reader.read(m, "{media} so")]) for m in (media_of(name)[0], other)]
@@ -130,16 +130,16 @@ def test_a_stack_that_is_not_there_is_named():
         wrap_model(loaded, processor.tokenizer, name="ears", processor=processor, stack="text")
 
 
-def test_the_padding_of_a_sound_is_no_token_of_it():
+def test_the_padding_of_an_audio_clip_is_no_token_of_it():
     model = tiny_media_model("whisper-encoder")
     lengths = [model.adapters["audio"].length_of(item) for item in reads("whisper-encoder", model)]
     assert lengths == [25, 42, 66]  # half of the 10 ms frames of 0.5, 0.83 and 1.31 s
 
 
-def test_a_sound_longer_than_the_model_takes_is_cut_and_says_so():
+def test_an_audio_clip_longer_than_the_model_takes_is_cut_and_says_so():
     for name in ("whisper-encoder", "clap"):
         reader = tiny_media_model(name).adapters["audio"].reader
-        long, cut = reader.read(sound(0, 3.0)), reader.read(sound(0, 3.0)[: reader.samples])
+        long, cut = reader.read(random_audio(0, 3.0)), reader.read(random_audio(0, 3.0)[: reader.samples])
         assert long.truncated
         assert not cut.truncated
         for argument, tensor in long.tensors.items():
@@ -170,7 +170,7 @@ def test_a_folder_loads_and_two_models_over_one_language_model_are_one(tmp_path)
     alone = load_model(str(folders[1]), device="cpu")
     assert alone.identity["media"]["audio"] == model.identity["media"]["audio"]
     reader: MediaReader = alone.adapters["audio"].reader
-    inputs = [reader.read(sound(3))]
+    inputs = [reader.read(random_audio(3))]
     states = [
         Capture(one, ("3",), ("last",), torch.float32).run(collate_media(one, "audio", inputs).to(one.device))["last"]
         for one in (model, alone)
@@ -185,7 +185,7 @@ def test_models_over_different_language_models_are_not_one(tmp_path):
 
 
 def save_pair(folder, other_seed=0):
-    """A model of pictures and one of sounds, both over a Qwen 2 of the same seed."""
+    """A model of images and one of audio clips, both over a Qwen 2 of the same seed."""
     folders = []
     for name, seed in (("llava", 0), ("qwen2-audio", other_seed)):
         torch.manual_seed(0)

@@ -14,7 +14,7 @@ from hubstore.media.shortcuts import (
     whisper_features,
     with_fast_resize,
 )
-from tests.tiny_media import FAMILIES, media_of, picture, sound, tiny_media_model
+from tests.tiny_media import FAMILIES, media_of, random_audio, random_image, tiny_media_model
 
 LEFT = ("llava", "gemma3", "idefics3", "chameleon", "clip", "siglip", "vit", "dinov2")
 """Whose processors' last steps are a value for each level."""
@@ -31,14 +31,16 @@ def own_pixels(name, medium):
 @pytest.mark.parametrize("name", LEFT)
 def test_pixels_sent_as_bytes_become_the_processors_own_bit_for_bit(name, dtype):
     model = tiny_media_model(name, dtype=dtype)
-    for seed, medium in enumerate([*media_of(name), picture(5, 200, 31), Image.new("RGB", (50, 50), (255, 0, 128))]):
+    for seed, medium in enumerate(
+        [*media_of(name), random_image(5, 200, 31), Image.new("RGB", (50, 50), (255, 0, 128))]
+    ):
         inputs = model.adapters["image"].reader.read(medium, "{media}")
         assert inputs.tensors["pixel_values"].dtype == torch.uint8
         given = collate_media(model, "image", [inputs]).to(model.device).inputs["pixel_values"]
         assert torch.equal(given, own_pixels(name, medium).to(dtype)), seed
 
 
-def test_pictures_of_several_sizes_are_padded_after_they_are_normalised():
+def test_images_of_several_sizes_are_padded_after_they_are_normalized():
     model = tiny_media_model("idefics3")
     reader = model.adapters["image"].reader
     inputs = [reader.read(medium, "{media}") for medium in media_of("idefics3")]
@@ -51,28 +53,28 @@ def test_pictures_of_several_sizes_are_padded_after_they_are_normalised():
 
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.modality == "image"])
-def test_a_quickened_processor_gives_its_own_bytes_for_pictures_of_any_shape(name):
+def test_a_quickened_processor_gives_its_own_bytes_for_images_of_any_shape(name):
     processor = FAMILIES[name].make()[1]
     own = getattr(processor, "image_processor", processor)
     quick = with_fast_resize(processor)
     assert quick is not processor
     quick = getattr(quick, "image_processor", quick)
-    for medium in (picture(1, 203, 57), picture(2, 31, 188), picture(3, 64, 64)):
+    for medium in (random_image(1, 203, 57), random_image(2, 31, 188), random_image(3, 64, 64)):
         wanted, found = (dict(made(images=medium, return_tensors="pt")) for made in (own, quick))
         assert wanted.keys() == found.keys()
         for argument, values in wanted.items():
             assert torch.equal(torch.as_tensor(values), torch.as_tensor(found[argument])), argument
 
 
-def test_pictures_that_are_not_plain_are_left_to_pillow():
+def test_images_that_are_not_plain_are_left_to_pillow():
     quick = with_fast_resize(transformers.CLIPImageProcessorPil(size={"shortest_edge": 8}, do_center_crop=False))
-    grey = np.arange(200, dtype=np.uint8).reshape(1, 10, 20)
-    made = quick(images=grey, input_data_format="channels_first", do_normalize=False, return_tensors="pt")
+    gray = np.arange(200, dtype=np.uint8).reshape(1, 10, 20)
+    made = quick(images=gray, input_data_format="channels_first", do_normalize=False, return_tensors="pt")
     assert made["pixel_values"].shape[-2:] == (8, 16)
 
 
 class Reversing(transformers.CLIPImageProcessorPil):
-    """Turns pixels around after normalising them by where they are: no value for a level."""
+    """Turns pixels around after normalizing them by where they are: no value for a level."""
 
     def preprocess(self, images, *args, **options):
         made = super().preprocess(images, *args, **options)
@@ -102,10 +104,10 @@ def test_the_processor_that_was_given_is_not_changed():
 
 
 @pytest.mark.parametrize("seconds", [0.0001, 0.4, 5, 29.9, 30])
-def test_a_sounds_features_are_whispers_own(seconds):
+def test_an_audio_clips_features_are_whispers_own(seconds):
     extractor = transformers.WhisperFeatureExtractor()
     options = {"sampling_rate": 16_000, "return_tensors": "pt", "return_attention_mask": True}
-    samples = sound(3, 30.0)[: max(1, int(16_000 * seconds))]
+    samples = random_audio(3, 30.0)[: max(1, int(16_000 * seconds))]
     own, ours = extractor(samples, **options), whisper_features(extractor, samples)
     assert own["input_features"].shape == ours["input_features"].shape
     torch.testing.assert_close(ours["input_features"], own["input_features"], rtol=0, atol=1e-5)

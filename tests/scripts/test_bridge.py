@@ -1,4 +1,4 @@
-"""The picture bridge: what is held out stays out, and what is trained joins a frozen model unchanged."""
+"""The image bridge: what is held out stays out, and what is trained joins a frozen model unchanged."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 import train_bridge
-from bridge import picture_data
+from bridge import image_data
+from bridge.drawn import SOFT, Captions, Drawings, Frozen, Settings, augmented, evaluate, train
 from bridge.evaluation import Carrier, compare, ranks, rate, recall, text_states
-from bridge.parts import IMAGE, PictureBridge, assemble_pictures, image_tokenizer, llava_config, read_parts
-from bridge.picture_data import DataError, Package, Pictures, load
-from bridge.pictures import SOFT, Captions, Drawings, Frozen, Settings, augmented, evaluate, train
+from bridge.image_data import DataError, Images, Package, load
+from bridge.parts import IMAGE, ImageBridge, assemble_images, image_tokenizer, llava_config, read_parts
 from PIL import Image
 from transformers import (
     AutoModelForImageTextToText,
@@ -42,7 +42,7 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six emoji in two trained and two unseen styles, the last two held out; each drawing has a colour of its own."""
+    """Six emoji in two trained and two unseen styles, the last two held out; each drawing has a color of its own."""
     path = tmp_path_factory.mktemp("data") / "pictures.npz"
     concepts = [
         {
@@ -58,18 +58,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     concepts.append(
         {"id": "stamp/a", "kind": "stamp", "names": ["A stamp"], "keywords": [], "translations": {}, "held_out": False}
     )
-    pictures = [(i, style, _drawing(40 * i, 60 * k)) for i in range(6) for k, style in enumerate(TRAINED + UNSEEN)]
-    picture_data._save(path, concepts, [*pictures, (6, "tuxpaint", _drawing(250, 250))])
+    drawn = [(i, style, _drawing(40 * i, 60 * k)) for i in range(6) for k, style in enumerate(TRAINED + UNSEEN)]
+    image_data._save(path, concepts, [*drawn, (6, "tuxpaint", _drawing(250, 250))])
     return path
 
 
 def _drawing(red: int, green: int) -> bytes:
-    return picture_data._draw(_png((red, green, 90, 255))) or b""
+    return image_data._draw(_png((red, green, 90, 255))) or b""
 
 
-def _png(colour: tuple[int, int, int, int], size: tuple[int, int] = (40, 20)) -> bytes:
+def _png(color: tuple[int, int, int, int], size: tuple[int, int] = (40, 20)) -> bytes:
     encoded = io.BytesIO()
-    Image.new("RGBA", size, colour).save(encoded, "PNG")
+    Image.new("RGBA", size, color).save(encoded, "PNG")
     return encoded.getvalue()
 
 
@@ -114,19 +114,19 @@ def test_assembled_parts_load_as_plain_llava_over_the_same_language_model(
         assert torch.equal(model.model.state_dict()[name], tensor), name
 
 
-def test_an_assembled_model_reads_a_picture_as_training_did(trained: Path, gemma: Path, tmp_path: Path) -> None:
-    assemble_pictures(trained / "pictures.safetensors", gemma, tmp_path)
+def test_an_assembled_model_reads_an_image_as_training_did(trained: Path, gemma: Path, tmp_path: Path) -> None:
+    assemble_images(trained / "pictures.safetensors", gemma, tmp_path)
     model = LlavaForConditionalGeneration.from_pretrained(tmp_path).eval()
     processor = AutoProcessor.from_pretrained(tmp_path)
-    picture = Image.open(io.BytesIO(_png((200, 30, 60, 255), (120, 100)))).convert("RGB")
-    inputs = processor(images=[picture], text=[f"{IMAGE}\nIt is"], return_tensors="pt")
+    image = Image.open(io.BytesIO(_png((200, 30, 60, 255), (120, 100)))).convert("RGB")
+    inputs = processor(images=[image], text=[f"{IMAGE}\nIt is"], return_tensors="pt")
     assert (inputs.input_ids == model.config.image_token_index).sum() == 9  # 96 / 32 patches a side
     with torch.no_grad():
         hidden = model(**inputs, output_hidden_states=True).hidden_states
         frozen = Frozen(gemma, CPU)
         weights, description = read_parts(trained / "pictures.safetensors")
         vision = CLIPVisionConfig(**description["vision_config"])
-        bridge = PictureBridge(llava_config(vision, frozen.config, frozen.image_token)).eval()
+        bridge = ImageBridge(llava_config(vision, frozen.config, frozen.image_token)).eval()
         bridge.load_state_dict(weights)
         ids = frozen.tokenizer("\nIt is", add_special_tokens=False, return_tensors="pt").input_ids
         embedded = frozen.embedded(frozen.model.model, bridge(inputs.pixel_values), ids)
@@ -184,7 +184,7 @@ def test_only_trained_styles_of_trained_concepts_are_sampled(data: Path) -> None
     torch.testing.assert_close(counts, torch.tensor([0.2125] * 4 + [0.15]), atol=0.03, rtol=0)
 
 
-def test_augmented_pictures_are_pictures() -> None:
+def test_augmented_images_are_images() -> None:
     torch.manual_seed(0)
     rgba = torch.randint(0, 256, (32, 96, 96, 4), dtype=torch.uint8)
     made = augmented(rgba)
@@ -214,30 +214,30 @@ def test_captions_are_english_names_and_keywords_or_expected_after_them(gemma: P
 
 def test_variants_of_an_emoji_are_one_family() -> None:
     runners = ("1f3c3", "1f3c3-200d-2640", "1f3c3-200d-2642", "1f3c3-200d-27a1")
-    assert len({picture_data._family(code) for code in runners}) == 1
-    assert picture_data._family("1f469-200d-1f680") == picture_data._family("1f9d1-200d-1f680")
-    assert picture_data._family("1f680") != picture_data._family("1f681")
+    assert len({image_data._family(code) for code in runners}) == 1
+    assert image_data._family("1f469-200d-1f680") == image_data._family("1f9d1-200d-1f680")
+    assert image_data._family("1f680") != image_data._family("1f681")
 
 
 def test_a_caption_that_names_what_is_held_out_is_found() -> None:
     held = {("fire", "engine"), ("cat",)}
-    assert picture_data._names_one("Two cats on a mat", held)
-    assert picture_data._names_one("A red fire engine.", held)
-    assert not picture_data._names_one("An engine on fire", held)
+    assert image_data._names_one("Two cats on a mat", held)
+    assert image_data._names_one("A red fire engine.", held)
+    assert not image_data._names_one("An engine on fire", held)
 
 
 def test_drawings_are_found_by_code_points_and_else_by_name(tmp_path: Path) -> None:
     concepts = [{"names": ["red apple", "apple"]}, {"names": ["green apple"]}, {"names": ["apple"]}]
     icons = {"icons": {"red-apple": {"body": "<a/>"}, "granny": {"body": "<b/>"}, "apple": {"body": "<c/>"}}}
     archive = _package(tmp_path / "p.tgz", {"icons.json": icons, "chars.json": {"1F34F": "granny"}})
-    found = dict(picture_data._drawings(archive, {"1f34f": 1}, picture_data._slugs(concepts)))
+    found = dict(image_data._drawings(archive, {"1f34f": 1}, image_data._slugs(concepts)))
     assert [found[i].count(mark) for i, mark in enumerate(("<a/>", "<b/>", "<c/>"))] == [1, 1, 1]
 
 
 def test_a_damaged_package_is_named(tmp_path: Path) -> None:
     _package(tmp_path / "some-drawings-1.0.tgz", {"icons.json": {}})
     with pytest.raises(DataError, match=r"some-drawings-1\.0\.tgz has SHA-256 .*delete it"):
-        picture_data._npm(Package("@some/drawings", "1.0", "0" * 64), tmp_path)
+        image_data._npm(Package("@some/drawings", "1.0", "0" * 64), tmp_path)
 
 
 def _package(path: Path, files: dict[str, object]) -> Path:
@@ -250,9 +250,9 @@ def _package(path: Path, files: dict[str, object]) -> Path:
     return path
 
 
-def test_pictures_come_back_as_they_were_drawn(data: Path) -> None:
-    pictures: Pictures = load(data)
-    decoded = pictures.decoded()
+def test_images_come_back_as_they_were_drawn(data: Path) -> None:
+    drawn: Images = load(data)
+    decoded = drawn.decoded()
     assert decoded.shape == (25, 96, 96, 4)
     middle, corner = decoded[0, 48, 48], decoded[0, 2, 48]
     assert np.abs(middle.astype(int) - (0, 0, 90, 255)).max() < 12

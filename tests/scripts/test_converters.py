@@ -66,7 +66,7 @@ def randomised(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def write_gguf(path: Path, model: PreTrainedModel) -> None:
-    """The model as llama.cpp's converter writes it, unquantised."""
+    """The model as llama.cpp's converter writes it, unquantized."""
     config = model.config
     name = {"gemma3_text": "gemma3", "llama": "llama"}[config.model_type]
     writer = gguf.GGUFWriter(path, name)
@@ -202,7 +202,7 @@ def test_gguf_of_another_architecture_is_refused(tmp_path: Path):
         convert_gguf.convert(tmp_path / "model.gguf")
 
 
-def test_e5_tokenizer_normalises_as_sentencepiece_does(tmp_path: Path):
+def test_e5_tokenizer_normalizes_as_sentencepiece_does(tmp_path: Path):
     (tmp_path / "e5").write_bytes(tiny_file(tiny_tensors()))
     _, _, tokenizer = convert_e5.convert(tmp_path / "e5")
     plain = tokenizer("ab é 1")["input_ids"]
@@ -232,10 +232,10 @@ def test_whisper_gives_back_the_model_that_was_written(tmp_path: Path):
     again = WhisperForConditionalGeneration(config).eval()
     missing, unexpected = again.load_state_dict(weights, strict=False)
     assert (missing, unexpected) == (["proj_out.weight"], [])
-    sound = torch.randn(2, 80, 3000, generator=torch.Generator().manual_seed(1))
+    recording = torch.randn(2, 80, 3000, generator=torch.Generator().manual_seed(1))
     ids = torch.arange(20).reshape(2, 10)
     with torch.inference_mode():
-        expected, got = (m(input_features=sound, decoder_input_ids=ids) for m in (model, again))
+        expected, got = (m(input_features=recording, decoder_input_ids=ids) for m in (model, again))
     torch.testing.assert_close(got.encoder_last_hidden_state, expected.encoder_last_hidden_state)
     torch.testing.assert_close(got.logits, expected.logits)
 

@@ -1,4 +1,4 @@
-"""The script makes photographs.parquet of pictures annotated as COCO's are, and the experiments read it."""
+"""The script makes photographs.parquet of images annotated as COCO's are, and the experiments read it."""
 
 import json
 import lzma
@@ -17,7 +17,7 @@ PHOTOGRAPH = {"id": 7, "file_name": "7.jpg", "width": 672, "height": 400, "licen
 
 @pytest.fixture
 def coco(tmp_path):
-    """One picture with a cat outlined at its upper right, and a crowd in runs down the columns of its left edge."""
+    """One image with a cat outlined at its upper right, and a crowd in runs down the columns of its left edge."""
     (tmp_path / "val2017").mkdir()
     (tmp_path / "annotations").mkdir()
     Image.new("RGB", (672, 400), "red").save(tmp_path / "val2017" / "7.jpg")

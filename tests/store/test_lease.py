@@ -179,10 +179,10 @@ def test_a_lease_is_renewed_by_the_client_that_has_the_patience_of_now(store):
 
 
 class Bucket(http.server.BaseHTTPRequestHandler):
-    """A small S3, which honours some conditions and ignores or refuses others."""
+    """A small S3, which honors some conditions and ignores or refuses others."""
 
     protocol_version = "HTTP/1.1"
-    honoured: tuple[str, ...] = ()
+    honored: tuple[str, ...] = ()
     unsupported = False
     objects: dict[str, tuple[bytes, str]]
 
@@ -192,8 +192,8 @@ class Bucket(http.server.BaseHTTPRequestHandler):
         absent, match = self.headers.get("If-None-Match"), self.headers.get("If-Match")
         if self.unsupported and (absent or match):
             self.answer(501, b"<Error><Code>NotImplemented</Code></Error>")
-        elif (absent and version and "If-None-Match" in self.honoured) or (
-            match and match != version and "If-Match" in self.honoured
+        elif (absent and version and "If-None-Match" in self.honored) or (
+            match and match != version and "If-Match" in self.honored
         ):
             self.answer(412)
         else:
@@ -222,7 +222,7 @@ class Bucket(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def served(monkeypatch):
-    """Gives a storage on a server of which is said what it honours."""
+    """Gives a storage on a server of which is said what it honors."""
     with contextlib.ExitStack() as running:
 
         def serve(**how):
@@ -245,7 +245,7 @@ def served(monkeypatch):
 
 @pytest.mark.parametrize(
     "how",
-    [{}, {"honoured": ("If-None-Match",)}, {"honoured": ("If-Match",)}, {"unsupported": True}],
+    [{}, {"honored": ("If-None-Match",)}, {"honored": ("If-Match",)}, {"unsupported": True}],
     ids=["none", "no If-Match", "no If-None-Match", "unsupported"],
 )
 def test_a_server_that_knows_no_conditions_is_not_written_to(served, how):
@@ -254,7 +254,7 @@ def test_a_server_that_knows_no_conditions_is_not_written_to(served, how):
         with (
             pytest.raises(
                 StoreError,
-                match=r"s3://lab/x\.hub cannot be written to: its server does not honour conditional puts .* "
+                match=r"s3://lab/x\.hub cannot be written to: its server does not honor conditional puts .* "
                 "extract into a folder, and copy that there",
             ) as refused,
             storage.lock(),
@@ -263,8 +263,8 @@ def test_a_server_that_knows_no_conditions_is_not_written_to(served, how):
         assert not isinstance(refused.value, StoreLockedError)
 
 
-def test_a_server_that_honours_conditions_is(served):
-    storage = served(honoured=("If-None-Match", "If-Match"))
+def test_a_server_that_honors_conditions_is(served):
+    storage = served(honored=("If-None-Match", "If-Match"))
     for _ in range(2):
         with storage.lock():
             storage.write("k", b"v")

@@ -122,7 +122,7 @@ def test_a_server_answers_from_a_store_on_another(url):
         found = asking.get("/api/stores/x/items?limit=3")
         assert found.status_code == 200
         assert url not in found.text
-        path, asked = "/api/stores/x/neighbours?id=i3&layer=1&k=3", {"Accept": "application/vnd.apache.arrow.stream"}
+        path, asked = "/api/stores/x/neighbors?id=i3&layer=1&k=3", {"Accept": "application/vnd.apache.arrow.stream"}
         answer = asking.get(path, headers=asked)
     assert pa.ipc.open_stream(answer.content).read_all()["id"].to_pylist() == expected["id"].to_pylist()
 
@@ -317,8 +317,8 @@ def test_corpora_and_media_by_url_are_read_as_local_files_are(tmp_path):
     rows = [{"id": f"r{i}", "text": f"text number {i}", "language": "en"} for i in range(40)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    Image.fromarray(np.full((4, 4, 3), 128, np.uint8)).save(tmp_path / "grey.png")
-    (tmp_path / "pictures.jsonl").write_text('{"id":"p","image":"grey.png"}\n')
+    Image.fromarray(np.full((4, 4, 3), 128, np.uint8)).save(tmp_path / "gray.png")
+    (tmp_path / "pictures.jsonl").write_text('{"id":"p","image":"gray.png"}\n')
     storage = open_storage(f"s3://{BUCKET}/corpora")
     for path in tmp_path.iterdir():
         if path.is_file():
@@ -327,12 +327,12 @@ def test_corpora_and_media_by_url_are_read_as_local_files_are(tmp_path):
         here, there = open_corpus(tmp_path / name), open_corpus(f"s3://{BUCKET}/corpora/{name}")
         assert pa.Table.from_batches(here.batches()).equals(pa.Table.from_batches(there.batches()))
         assert there.source == open_corpus(f"s3://{BUCKET}/corpora/{name}").source
-    (picture,) = pa.Table.from_batches(
+    (image,) = pa.Table.from_batches(
         open_corpus(f"s3://{BUCKET}/corpora/pictures.jsonl", image="image").batches()
     ).to_pylist()
-    assert picture["media"] == f"s3://{BUCKET}/corpora/grey.png"
-    assert open_image(hubstore.corpus.Media(picture["media"])).size == (4, 4)
-    assert medium_name(Path(picture["media"])) == picture["media"]
+    assert image["media"] == f"s3://{BUCKET}/corpora/gray.png"
+    assert open_image(hubstore.corpus.Media(image["media"])).size == (4, 4)
+    assert medium_name(Path(image["media"])) == image["media"]
     with pytest.raises(CorpusError, match=r"s3://lab/corpora/none\.jsonl: there is no such object; check the URL"):
         open_corpus(f"s3://{BUCKET}/corpora/none.jsonl")
 

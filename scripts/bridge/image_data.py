@@ -1,6 +1,6 @@
-"""The pictures that the bridge is trained on: openly licensed emoji of several vendors, stamps and photographs.
+"""The images that the bridge is trained on: openly licensed emoji of several vendors, stamps and photographs.
 
-`build` gets the packages, draws every picture at one size and keeps all in one file, with English names and keywords to
+`build` gets the packages, draws every image at one size and keeps all in one file, with English names and keywords to
 train on and names in other languages to test with. Two vendors' drawings are never trained on, nor are a fifth of the
 emoji, which leave with all their variants.
 """
@@ -164,15 +164,15 @@ class DataError(Exception):
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """The data file, read.
 
     Attributes:
-        concepts: what pictures show: `id`, `kind`, `held_out`, English `names` and `keywords`, and `translations`, the
+        concepts: what images show: `id`, `kind`, `held_out`, English `names` and `keywords`, and `translations`, the
             names by language, where there are any.
-        concept: int64 [pictures], each picture's concept.
-        style: of each picture.
-        encoded: each picture as RGBA WebP of `SIZE` pixels a side.
+        concept: int64 [images], each image's concept.
+        style: of each image.
+        encoded: each image as RGBA WebP of `SIZE` pixels a side.
         digest: SHA-256 of the file.
     """
 
@@ -183,17 +183,17 @@ class Pictures:
     digest: str
 
     def decoded(self, workers: int = 8) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """All pictures: uint8 [pictures, SIZE, SIZE, 4], RGBA."""
+        """All images: uint8 [images, SIZE, SIZE, 4], RGBA."""
         with ThreadPoolExecutor(workers) as pool:
             return np.stack(list(pool.map(_decode, self.encoded)))
 
 
-def load(path: Path) -> Pictures:
+def load(path: Path) -> Images:
     with np.load(path, allow_pickle=False) as file:
         described = json.loads(file["described"].tobytes())
         blob, ends = file["blob"].tobytes(), file["ends"].tolist()
     starts = [0, *ends[:-1]]
-    return Pictures(
+    return Images(
         concepts=described["concepts"],
         concept=np.array(described["concept"], np.int64),
         style=described["style"],
@@ -202,19 +202,19 @@ def load(path: Path) -> Pictures:
     )
 
 
-def _save(path: Path, concepts: Sequence[Mapping[str, Any]], pictures: Sequence[tuple[int, str, bytes]]) -> None:
+def _save(path: Path, concepts: Sequence[Mapping[str, Any]], images: Sequence[tuple[int, str, bytes]]) -> None:
     described = {
         "concepts": concepts,
-        "concept": [concept for concept, _, _ in pictures],
-        "style": [style for _, style, _ in pictures],
+        "concept": [concept for concept, _, _ in images],
+        "style": [style for _, style, _ in images],
         "styles": {style.name: [style.vendor, style.licence, style.trained] for style in STYLES},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(
         path,
         described=np.frombuffer(json.dumps(described, ensure_ascii=False).encode(), np.uint8),
-        blob=np.frombuffer(b"".join(encoded for _, _, encoded in pictures), np.uint8),
-        ends=np.cumsum([len(encoded) for _, _, encoded in pictures]),
+        blob=np.frombuffer(b"".join(encoded for _, _, encoded in images), np.uint8),
+        ends=np.cumsum([len(encoded) for _, _, encoded in images]),
     )
 
 
@@ -234,7 +234,7 @@ def build(out: Path, work: Path, names: Path, stamps: Path | None, photographs: 
         out: the file, `.npz`.
         work: where packages are kept; one that is there is not got again.
         names: CLDR's emoji names, the archive with `names.json`.
-        stamps: the archive with `stamps.json`, the table of Tux Paint's stamps; the pictures come from Debian.
+        stamps: the archive with `stamps.json`, the table of Tux Paint's stamps; the images come from Debian.
         photographs: the archive of COCO photographs.
         threads: that draw.
 
@@ -245,21 +245,21 @@ def build(out: Path, work: Path, names: Path, stamps: Path | None, photographs: 
         raise DataError(f"{', '.join(missing)} is missing: pip install pillow resvg-py")
     work.mkdir(parents=True, exist_ok=True)
     concepts = _emoji(_npm(NAMES, work), _json_in(names, "names.json"))
-    pictures: list[tuple[int, str, bytes]] = []
+    images: list[tuple[int, str, bytes]] = []
     index = {concept["id"].removeprefix("emoji/"): i for i, concept in enumerate(concepts)}
     with ThreadPoolExecutor(threads) as pool:
         for style in STYLES:
             drawings = list(_drawings(_npm(style.package, work), index, _slugs(concepts)))
             encoded = list(pool.map(_draw, [source for _, source in drawings]))
             made = [(i, style.name, e) for (i, _), e in zip(drawings, encoded, strict=True) if e is not None]
-            pictures += made
+            images += made
             print(f"{style.name}: {len(made)} drawings, {sum(len(e) for _, _, e in made) >> 10} KiB", flush=True)
         for described, source, style_name in _others(work, stamps, photographs, concepts):
             if (drawn := _draw(source)) is not None:
                 concepts.append(described)
-                pictures.append((len(concepts) - 1, style_name, drawn))
-    print(f"{len(concepts)} concepts, {len(pictures)} pictures", flush=True)
-    _save(out, concepts, pictures)
+                images.append((len(concepts) - 1, style_name, drawn))
+    print(f"{len(concepts)} concepts, {len(images)} images", flush=True)
+    _save(out, concepts, images)
 
 
 def _npm(package: Package, work: Path) -> Path:
@@ -362,7 +362,7 @@ def _slugs(concepts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def _drawings(archive: Path, index: Mapping[str, int], slugs: Mapping[str, int]) -> Iterator[tuple[int, str | bytes]]:
-    """Each emoji's drawing in a package: SVG or an encoded picture, found by code points or else by name."""
+    """Each emoji's drawing in a package: SVG or an encoded image, found by code points or else by name."""
     found: dict[int, str | bytes] = {}
     with tarfile.open(archive) as tar:
         files = {member.name: member for member in tar if member.isfile()}
@@ -397,7 +397,7 @@ def _svg(icons: Mapping[str, Any], name: str) -> str:
 
 
 def _draw(source: str | bytes) -> bytes | None:
-    """A picture at its size, fitted into a square, as WebP with its transparency; None where it cannot be drawn."""
+    """An image at its size, fitted into a square, as WebP with its transparency; None where it cannot be drawn."""
     from PIL import Image
 
     try:
@@ -405,12 +405,12 @@ def _draw(source: str | bytes) -> bytes | None:
             import resvg_py
 
             source = bytes(resvg_py.svg_to_bytes(svg_string=source, width=SIZE, height=SIZE, skip_system_fonts=True))
-        picture = Image.open(io.BytesIO(source)).convert("RGBA")
+        image = Image.open(io.BytesIO(source)).convert("RGBA")
     except (ValueError, OSError):
         return None
-    picture.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
+    image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
     square = Image.new("RGBA", (SIZE, SIZE), (255, 255, 255, 0))
-    square.paste(picture, ((SIZE - picture.width) // 2, (SIZE - picture.height) // 2))
+    square.paste(image, ((SIZE - image.width) // 2, (SIZE - image.height) // 2))
     encoded = io.BytesIO()
     square.save(encoded, "WEBP", quality=80, alpha_quality=60, method=4)
     return encoded.getvalue()
@@ -425,13 +425,13 @@ def _others(
     sources += [_photographs(photographs)] if photographs else []
     for source in sources:
         kept = dropped = 0
-        for described, picture, style in source:
+        for described, image, style in source:
             if any(_names_one(caption, held) for caption in described["names"]):
                 dropped += 1
                 continue
             kept += 1
-            yield described | {"keywords": [], "translations": {}, "held_out": False}, picture, style
-        print(f"{style}: {kept} pictures; {dropped} left out that name what is held out", flush=True)
+            yield described | {"keywords": [], "translations": {}, "held_out": False}, image, style
+        print(f"{style}: {kept} images; {dropped} left out that name what is held out", flush=True)
 
 
 def _names_one(caption: str, held: set[tuple[str, ...]]) -> bool:
@@ -455,9 +455,9 @@ def _stamps(work: Path, table: Path) -> Iterator[tuple[dict[str, Any], bytes | s
         path = root / stamp["id"]
         if stamp["id"].startswith(NOT_THINGS) or not stamp["names"].get("en"):
             continue
-        picture = path.parent / stamp["images"][0]
+        image = path.parent / stamp["images"][0]
         described = {"id": f"stamp/{stamp['id']}", "kind": "stamp", "names": [stamp["names"]["en"].strip(" .!")]}
-        yield described, picture.read_text() if picture.suffix == ".svg" else picture.read_bytes(), "tuxpaint"
+        yield described, image.read_text() if image.suffix == ".svg" else image.read_bytes(), "tuxpaint"
 
 
 def _photographs(archive: Path) -> Iterator[tuple[dict[str, Any], bytes, str]]:

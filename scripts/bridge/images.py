@@ -1,4 +1,4 @@
-"""Trains and evaluates the picture bridge: a small vision tower and a projector into a frozen Gemma, in English only.
+"""Trains and evaluates the image bridge: a small vision tower and a projector into a frozen Gemma, in English only.
 
 First the tower learns to tell drawings apart, with no language. Then tower and projector learn from the loss of the
 frozen language model on English captions: names, keywords, and what the language model itself expects after the
@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bridge import picture_data
+from bridge import image_data
 from bridge.evaluation import Carrier, Results, States, best, compare, ids_of, pooled, rate, text_states
-from bridge.parts import PictureBridge, llava_config, read_parts, save_parts
+from bridge.parts import ImageBridge, llava_config, read_parts, save_parts
 from bridge.training import (
     BARE,
     ENGLISH,
-    PICTURE_OF,
+    IMAGE_OF,
     REPRESENTS,
     Frozen,
     adamw,
@@ -39,15 +39,15 @@ from bridge.training import (
 )
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's, as its processor has
-EMOJI_SHARE = 0.85  # of training pictures; the others are stamps and photographs
+EMOJI_SHARE = 0.85  # of training images; the others are stamps and photographs
 LABEL_SMOOTHING = 0.1
-CLASS_WEIGHT = 0.1  # of the loss that keeps drawings apart while captions are learnt
+CLASS_WEIGHT = 0.1  # of the loss that keeps drawings apart while captions are learned
 AVERAGE = 0.998  # decay of the weights' moving average, which is what is kept
-LOST_TOKENS = 0.3  # of pictures in training lose image tokens, so that each token learns to speak for the whole
+LOST_TOKENS = 0.3  # of images in training lose image tokens, so that each token learns to speak for the whole
 ROWS, LENGTH = 40, 16  # captions of a concept, and tokens of the longest
-CARRIERS = (ENGLISH, PICTURE_OF, BARE, REPRESENTS)
+CARRIERS = (ENGLISH, IMAGE_OF, BARE, REPRESENTS)
 KEYWORDS = Carrier("keywords", after="\nKeywords:")
-SOFT = (PICTURE_OF, REPRESENTS, BARE)  # the carriers of soft captions
+SOFT = (IMAGE_OF, REPRESENTS, BARE)  # the carriers of soft captions
 SOFT_SHARE, HARD_SHARES = 0.45, (0.15, 0.4)  # of captions: soft ones; keywords and names
 FIRST_NAME = 0.6  # how often a name is CLDR's
 
@@ -79,11 +79,11 @@ class Settings:
     compile: bool = True
 
 
-# --- pictures on the device -----------------------------------------------------------------------------------------
+# --- images on the device -----------------------------------------------------------------------------------------
 
 
 def normalized(rgb: Tensor) -> Tensor:
-    """Pictures [items, 3, side, side] of 0 to 1, as CLIP's processor gives them."""
+    """Images [items, 3, side, side] of 0 to 1, as CLIP's processor gives them."""
     mean, std = (torch.tensor(values, device=rgb.device).view(1, 3, 1, 1) for values in (MEAN, STD))
     return (rgb - mean) / std
 
@@ -97,12 +97,12 @@ def on_white(rgba: Tensor) -> Tensor:
 def augmented(rgba: Tensor) -> Tensor:
     """Drawings [items, side, side, 4] as another vendor might draw them, on any ground: [items, 3, side, side]."""
     x = rgba.permute(0, 3, 1, 2).float() / 255
-    x = torch.cat([x[:, :3] * x[:, 3:], x[:, 3:]], 1)  # colours times opacity, so that what is outside is nothing
+    x = torch.cat([x[:, :3] * x[:, 3:], x[:, 3:]], 1)  # colors times opacity, so that what is outside is nothing
     x = _warped(x)
-    colour, opacity = x[:, :3], x[:, 3:]
-    colour = _recoloured(colour / opacity.clamp(min=1e-3)).clamp(0, 1) * opacity
-    colour, opacity = _outlined(colour, opacity)
-    x = colour + _grounds(len(x), x.device) * (1 - opacity)
+    color, opacity = x[:, :3], x[:, 3:]
+    color = _recolored(color / opacity.clamp(min=1e-3)).clamp(0, 1) * opacity
+    color, opacity = _outlined(color, opacity)
+    x = color + _grounds(len(x), x.device) * (1 - opacity)
     x = _sometimes(x, _coarse(x), 0.25)
     x = _sometimes(x, F.avg_pool2d(x, 3, 1, 1), 0.2)
     return (_erased(x) + torch.randn_like(x) * 0.03 * _uniform(len(x), x.device)).clamp(0, 1)
@@ -132,8 +132,8 @@ def _warped(x: Tensor) -> Tensor:
     return F.grid_sample(x, grid + bend.permute(0, 2, 3, 1), align_corners=False)
 
 
-def _recoloured(rgb: Tensor) -> Tensor:
-    """Other hues, light and contrast; sometimes grey."""
+def _recolored(rgb: Tensor) -> Tensor:
+    """Other hues, light and contrast; sometimes gray."""
     n, device = len(rgb), rgb.device
     strength = 0.6 * torch.rand(n, 1, 1, device=device)
     mix = torch.eye(3, device=device) + (torch.rand(n, 3, 3, device=device) - 0.5) * strength
@@ -145,28 +145,28 @@ def _recoloured(rgb: Tensor) -> Tensor:
     return rgb * _uniform(n, device, 0.75, 1.25) + tint
 
 
-def _outlined(colour: Tensor, opacity: Tensor) -> tuple[Tensor, Tensor]:
+def _outlined(color: Tensor, opacity: Tensor) -> tuple[Tensor, Tensor]:
     """Sometimes a dark line around the drawing and along its edges, sometimes the lines alone."""
-    n, device = len(colour), colour.device
+    n, device = len(color), color.device
     ring = F.max_pool2d(opacity, 3, 1, 1) - opacity
-    edges = (F.max_pool2d(colour, 3, 1, 1) + F.max_pool2d(-colour, 3, 1, 1)).amax(1, keepdim=True)
+    edges = (F.max_pool2d(color, 3, 1, 1) + F.max_pool2d(-color, 3, 1, 1)).amax(1, keepdim=True)
     line = torch.maximum(ring, (edges * 1.5).clamp(0, 1))
-    outlined = colour * (1 - line)
+    outlined = color * (1 - line)
     drawn = (_uniform(n, device) < 0.25).float()
     emptied = drawn * (_uniform(n, device) < 0.2)  # white inside, as line art
-    inside = (opacity * 0.95 * (1 - line)).expand_as(colour)
-    result = colour * (1 - drawn) + (outlined * (1 - emptied) + inside * emptied) * drawn
+    inside = (opacity * 0.95 * (1 - line)).expand_as(color)
+    result = color * (1 - drawn) + (outlined * (1 - emptied) + inside * emptied) * drawn
     return result, opacity * (1 - drawn) + torch.maximum(opacity, ring) * drawn
 
 
 def _grounds(n: int, device: torch.device) -> Tensor:
-    """Mostly white; else black, or light or any colours that change smoothly: [items, 3, 1 or side, ...]."""
+    """Mostly white; else black, or light or any colors that change smoothly: [items, 3, 1 or side, ...]."""
     kind = _uniform(n, device)
     light = 1 - 0.35 * torch.rand(n, 3, 2, 2, device=device)
     anything = torch.rand(n, 3, 2, 2, device=device)
     ground = torch.where(kind < 0.5, torch.ones_like(light), torch.where(kind < 0.8, light, anything))
     ground = torch.where(kind > 0.9, torch.zeros_like(light), ground)
-    return F.interpolate(ground, size=picture_data.SIZE, mode="bilinear")
+    return F.interpolate(ground, size=image_data.SIZE, mode="bilinear")
 
 
 def _coarse(x: Tensor) -> Tensor:
@@ -185,27 +185,27 @@ def _erased(x: Tensor) -> Tensor:
 
 
 class Drawings:
-    """All pictures on the device, and which of them may be trained on.
+    """All images on the device, and which of them may be trained on.
 
     Attributes:
-        classes: concepts that are trained on, in order; a picture's class is its concept's place here.
+        classes: concepts that are trained on, in order; an image's class is its concept's place here.
     """
 
-    def __init__(self, pictures: picture_data.Pictures, device: torch.device) -> None:
-        trained_styles = {style.name for style in picture_data.STYLES if style.trained} | {"tuxpaint", "coco"}
-        self.concepts = pictures.concepts
-        self.pixels = torch.from_numpy(pictures.decoded()).to(device)
-        self.at = {(c, s): i for i, (c, s) in enumerate(zip(pictures.concept.tolist(), pictures.style, strict=True))}
+    def __init__(self, images: image_data.Images, device: torch.device) -> None:
+        trained_styles = {style.name for style in image_data.STYLES if style.trained} | {"tuxpaint", "coco"}
+        self.concepts = images.concepts
+        self.pixels = torch.from_numpy(images.decoded()).to(device)
+        self.at = {(c, s): i for i, (c, s) in enumerate(zip(images.concept.tolist(), images.style, strict=True))}
         usable = [
             i
-            for i, (c, s) in enumerate(zip(pictures.concept.tolist(), pictures.style, strict=True))
-            if s in trained_styles and not pictures.concepts[c]["held_out"]
+            for i, (c, s) in enumerate(zip(images.concept.tolist(), images.style, strict=True))
+            if s in trained_styles and not images.concepts[c]["held_out"]
         ]
-        self.classes = sorted({int(pictures.concept[i]) for i in usable})
+        self.classes = sorted({int(images.concept[i]) for i in usable})
         place = {concept: k for k, concept in enumerate(self.classes)}
         self._usable = torch.tensor(usable, device=device)
-        self._class = torch.tensor([place[int(pictures.concept[i])] for i in usable], device=device)
-        emoji = torch.tensor([pictures.concepts[pictures.concept[i]]["kind"] == "emoji" for i in usable], device=device)
+        self._class = torch.tensor([place[int(images.concept[i])] for i in usable], device=device)
+        emoji = torch.tensor([images.concepts[images.concept[i]]["kind"] == "emoji" for i in usable], device=device)
         of_concept = torch.bincount(self._class)[self._class].double()
         weight = 1 / of_concept
         self._weight = torch.where(
@@ -213,7 +213,7 @@ class Drawings:
         ).float()
 
     def sample(self, n: int) -> tuple[Tensor, Tensor]:
-        """Classes [n], every emoji as often as any other, and augmented pictures [n, 3, side, side], normalized."""
+        """Classes [n], every emoji as often as any other, and augmented images [n, 3, side, side], normalized."""
         chosen = torch.multinomial(self._weight, n, replacement=True)
         return self._class[chosen], normalized(augmented(self.pixels[self._usable[chosen]]))
 
@@ -235,7 +235,7 @@ class Captions:
 
     Attributes:
         ids: int64 [concepts, ROWS, tokens], each after its carrier's and padded with 0.
-        labels: the same where tokens are to be learnt, else -100.
+        labels: the same where tokens are to be learned, else -100.
         soft: int64 [concepts, ROWS], the row of `states` that a soft caption has, else -1.
         ends: int64 [concepts, ROWS], tokens of the carrier.
         states: final states [soft captions, width] whose logits are the soft captions.
@@ -272,7 +272,7 @@ class Captions:
 
 
 def _caption(concept: dict[str, Any], draw: random.Random, soft: bool) -> tuple[Carrier, str | None]:
-    """The text after a picture, and what is to follow it: None for a soft caption; where `soft` is not, a name."""
+    """The text after an image, and what is to follow it: None for a soft caption; where `soft` is not, a name."""
     carrier = draw.choices([*SOFT, KEYWORDS, ENGLISH], [*[SOFT_SHARE / len(SOFT)] * len(SOFT), *HARD_SHARES])[0]
     if carrier in SOFT and soft:
         return carrier, None
@@ -299,19 +299,19 @@ class Training:
         self.settings, self.clock = settings, clock
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(settings.seed)
-        pictures = picture_data.load(settings.data)
-        self.drawings = Drawings(pictures, self.device)
+        images = image_data.load(settings.data)
+        self.drawings = Drawings(images, self.device)
         self.frozen = Frozen(settings.gemma, self.device)
-        self._say(f"{len(self.drawings.at)} pictures, {len(self.drawings.classes)} classes, Gemma on {self.device}")
+        self._say(f"{len(self.drawings.at)} images, {len(self.drawings.classes)} classes, Gemma on {self.device}")
         self.vision = CLIPVisionConfig(
             hidden_size=settings.width,
             intermediate_size=4 * settings.width,
             num_hidden_layers=settings.layers,
             num_attention_heads=max(1, settings.width // 64),
-            image_size=picture_data.SIZE,
+            image_size=image_data.SIZE,
             patch_size=settings.patch,
         )
-        self.bridge = PictureBridge(llava_config(self.vision, self.frozen.config, self.frozen.image_token)).to(
+        self.bridge = ImageBridge(llava_config(self.vision, self.frozen.config, self.frozen.image_token)).to(
             self.device
         )
         self.head = nn.Sequential(nn.LayerNorm(settings.width), nn.Linear(settings.width, len(self.drawings.classes)))
@@ -322,7 +322,7 @@ class Training:
         self.description = {
             "vision_config": self.vision.to_diff_dict(),
             "language_model": "google/gemma-3-270m",
-            "data_sha256": pictures.digest,
+            "data_sha256": images.digest,
             "settings": recorded(settings),
             "versions": versions_here(),
         }
@@ -413,8 +413,8 @@ class Training:
         states = states[:, tokens.shape[1] :]  # from the last image token on: the states before each token of text
         unembedding = self.frozen.trained.get_output_embeddings().weight
         labels = captions.labels[classes, row]
-        learnt = labels != -100
-        hard = F.cross_entropy((states[:, :-1][learnt] @ unembedding.T).float(), labels[learnt])
+        learned = labels != -100
+        hard = F.cross_entropy((states[:, :-1][learned] @ unembedding.T).float(), labels[learned])
         asked = captions.soft[classes, row]
         (items,) = torch.where(asked >= 0)
         said = states[items, captions.ends[classes, row][items]]
@@ -465,7 +465,7 @@ class Training:
 
 
 def _lost(tokens: Tensor) -> Tensor:
-    """Some pictures' image tokens [items, patches, width] are a few of them, repeated."""
+    """Some images' image tokens [items, patches, width] are a few of them, repeated."""
     n, patches, _ = tokens.shape
     kept = torch.randint(1, patches + 1, (n, 1), device=tokens.device)
     order = torch.rand(n, patches, device=tokens.device).argsort(1)
@@ -482,7 +482,7 @@ class Evaluation:
     """Asks a bridge about drawings as they are, through the language model in float32."""
 
     def __init__(
-        self, bridge: PictureBridge, frozen: Frozen, drawings: Drawings, settings: Settings, clock: float
+        self, bridge: ImageBridge, frozen: Frozen, drawings: Drawings, settings: Settings, clock: float
     ) -> None:
         self.bridge, self.frozen, self.drawings = bridge.eval(), frozen, drawings
         self.settings, self.clock = settings, clock
@@ -574,7 +574,7 @@ class Evaluation:
 
     def _recall(self, carrier: Carrier) -> dict[str, Any]:
         """Recall of names by drawings, and by English names for comparison, in each language."""
-        pictures = {name: self._states(concepts, style, carrier) for name, (style, concepts) in self.sets.items()}
+        images = {name: self._states(concepts, style, carrier) for name, (style, concepts) in self.sets.items()}
         place = {concept: i for i, concept in enumerate(self.named)}
         held = torch.tensor([place[c] for c in self.held])
         everything = torch.arange(len(self.named))
@@ -587,10 +587,10 @@ class Evaluation:
             names = self._names(language, carrier)
             unseen = {pooling: states[:, held.to(states.device)] for pooling, states in names.items()}
             found[language] = {
-                name: compare(pictures[name], names, torch.tensor([place[c] for c in concepts]))
+                name: compare(images[name], names, torch.tensor([place[c] for c in concepts]))
                 for name, (_, concepts) in self.sets.items()
             } | {
-                f"{name}, unseen names": compare(pictures[name], unseen, torch.arange(len(held)))
+                f"{name}, unseen names": compare(images[name], unseen, torch.arange(len(held)))
                 for name, (_, concepts) in self.sets.items()
                 if concepts is self.held
             }
@@ -661,12 +661,12 @@ def evaluate(settings: Settings, parts: Path) -> None:
     settings.out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     weights, description = read_parts(parts)
-    pictures = picture_data.load(settings.data)
+    images = image_data.load(settings.data)
     frozen = Frozen(settings.gemma, device)
     vision = CLIPVisionConfig(**description["vision_config"])
-    bridge = PictureBridge(llava_config(vision, frozen.config, frozen.image_token))
+    bridge = ImageBridge(llava_config(vision, frozen.config, frozen.image_token))
     bridge.load_state_dict(weights)
     results = Results(
-        settings.out / "pictures.json", parts=description, data_sha256=pictures.digest, versions=versions_here()
+        settings.out / "pictures.json", parts=description, data_sha256=images.digest, versions=versions_here()
     )
-    Evaluation(bridge.to(device), frozen, Drawings(pictures, device), settings, clock).run(results, None)
+    Evaluation(bridge.to(device), frozen, Drawings(images, device), settings, clock).run(results, None)

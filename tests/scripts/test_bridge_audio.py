@@ -1,4 +1,4 @@
-"""The sound bridge: what is held out stays out, and what is trained joins frozen models unchanged."""
+"""The audio bridge: what is held out stays out, and what is trained joins frozen models unchanged."""
 
 from __future__ import annotations
 
@@ -11,12 +11,23 @@ import pytest
 import soundfile
 import torch
 import train_bridge
-from bridge import sound_data
+from bridge import audio_data
+from bridge.audio_data import EFFECTS, RATE, Recording, load
+from bridge.audio_parts import AUDIO, UNUSED, model_config, read_encoder, tokens_of
+from bridge.images import BARE, Frozen
 from bridge.parts import media_tokenizer, read_parts
-from bridge.pictures import BARE, Frozen
-from bridge.sound_data import EFFECTS, RATE, Sound, load
-from bridge.sound_parts import SOUND, UNUSED, read_encoder, sound_config, tokens_of
-from bridge.sounds import SOFT, Captions, Ear, Evaluation, Settings, altered, evaluate, joined, make_projector, train
+from bridge.recordings import (
+    SOFT,
+    Captions,
+    Ear,
+    Evaluation,
+    Settings,
+    altered,
+    evaluate,
+    joined,
+    make_projector,
+    train,
+)
 from transformers import (
     AudioFlamingo3ForConditionalGeneration,
     AutoConfig,
@@ -76,25 +87,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         for i in range(6)
     ]
-    sounds = [Sound("name", (f"thing {i}",), "slt", trained=False, concept=i) for i in range(6)]
-    sounds += [replace(sounds[i], voice=f"espeak {v}", trained=True) for i in range(4) for v in range(2)]
+    recordings = [Recording("name", (f"thing {i}",), "slt", trained=False, concept=i) for i in range(6)]
+    recordings += [replace(recordings[i], voice=f"espeak {v}", trained=True) for i in range(4) for v in range(2)]
     for name in list(EFFECTS)[:2]:
         captions = tuple(EFFECTS[name]["en"])
-        sounds += [Sound("effect", captions, "esc10", trained, language="zxx", key=name) for trained in (True, False)]
+        recordings += [
+            Recording("effect", captions, "esc10", trained, language="zxx", key=name) for trained in (True, False)
+        ]
     for language in ("en", "es"):
-        sounds += [
-            Sound("prompt", (f"press {i}",), "a", language == "en" and i < 2, language=language, key=str(i))
+        recordings += [
+            Recording("prompt", (f"press {i}",), "a", language == "en" and i < 2, language=language, key=str(i))
             for i in range(3)
         ]
-        sounds += [
-            Sound("description", (f"A {i}",), "t", False, language=language, spoken=f"{language} {i}", key=str(i))
+        recordings += [
+            Recording("description", (f"A {i}",), "t", False, language=language, spoken=f"{language} {i}", key=str(i))
             for i in range(3)
         ]
     recorded = []
-    for i, sound in enumerate(sounds):
-        soundfile.write(folder / "x.wav", tone(200 + 60 * i, 3.0 if sound.kind == "effect" else 0.4 + i / 50), RATE)
-        recorded.append((sound, sound_data.encode(folder / "x.wav", 0.9)))
-    sound_data.save(folder / "sounds.npz", concepts, recorded)
+    for i, recording in enumerate(recordings):
+        soundfile.write(folder / "x.wav", tone(200 + 60 * i, 3.0 if recording.kind == "effect" else 0.4 + i / 50), RATE)
+        recorded.append((recording, audio_data.encode(folder / "x.wav", 0.9)))
+    audio_data.save(folder / "sounds.npz", concepts, recorded)
     return folder / "sounds.npz"
 
 
@@ -146,7 +159,7 @@ def test_assembled_parts_load_as_plain_audio_flamingo_over_the_same_models(
 
 
 def test_whispers_states_are_the_towers(whisper: Path, gemma: Path) -> None:
-    config = sound_config(AutoConfig.from_pretrained(whisper), AutoConfig.from_pretrained(gemma), 4)
+    config = model_config(AutoConfig.from_pretrained(whisper), AutoConfig.from_pretrained(gemma), 4)
     tower = read_encoder(whisper, config)
     encoder = WhisperForConditionalGeneration.from_pretrained(whisper).eval().model.encoder
     features = torch.randn(1, 80, 3000, generator=torch.Generator().manual_seed(0))
@@ -163,20 +176,20 @@ def test_whispers_states_are_the_towers(whisper: Path, gemma: Path) -> None:
 
 
 def test_a_short_input_is_encoded_as_half_a_minute_is(whisper: Path, gemma: Path) -> None:
-    config = sound_config(AutoConfig.from_pretrained(whisper), AutoConfig.from_pretrained(gemma), 4)
+    config = model_config(AutoConfig.from_pretrained(whisper), AutoConfig.from_pretrained(gemma), 4)
     tower, extractor = read_encoder(whisper, config), AutoFeatureExtractor.from_pretrained(whisper)
-    sounds = [tone(300, 0.73), tone(500, 1.9)]
-    whole = extractor(sounds, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True)
+    recordings = [tone(300, 0.73), tone(500, 1.9)]
+    whole = extractor(recordings, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True)
     heard = Ear(whisper, tower, CPU)
     with torch.no_grad():
         expected = tower(whole.input_features, input_features_mask=whole.attention_mask).last_hidden_state
-    states, lengths = heard._encode(sounds)
+    states, lengths = heard._encode(recordings)
     assert lengths == tokens_of(whole.attention_mask.sum(1)).tolist() == [18, 47]
     for got, want, length in zip(states, expected, lengths, strict=True):
         torch.testing.assert_close(got[:length], want[:length])
 
 
-def test_an_assembled_model_reads_sounds_of_different_lengths_as_training_did(
+def test_an_assembled_model_reads_audio_clips_of_different_lengths_as_training_did(
     assembled: Path, trained: Path, gemma: Path, whisper: Path, data: Path
 ) -> None:
     processor = AutoProcessor.from_pretrained(assembled)
@@ -185,38 +198,38 @@ def test_an_assembled_model_reads_sounds_of_different_lengths_as_training_did(
     weights, _ = read_parts(trained / "sounds.safetensors")
     projector = make_projector(model.config)
     projector.load_state_dict(weights)
-    sounds = load(data)
+    recordings = load(data)
     ear = Ear(whisper, read_encoder(whisper, model.config), CPU)
     settings = Settings(data=data, whisper=whisper, gemma=gemma, out=trained, workers=1, languages=LANGUAGES)
-    chosen = [0, next(i for i, s in enumerate(sounds.sounds) if s.kind == "effect")]
-    expected = Evaluation(projector, ear, frozen, sounds, settings, 0.0).states(chosen, BARE)["last"]
-    samples = [sound_data.decode(sounds.encoded[i]) for i in chosen]
-    inputs = processor(text=[f"{SOUND}"] * 2, audio=samples, sampling_rate=RATE)
+    chosen = [0, next(i for i, s in enumerate(recordings.recordings) if s.kind == "effect")]
+    expected = Evaluation(projector, ear, frozen, recordings, settings, 0.0).states(chosen, BARE)["last"]
+    samples = [audio_data.decode(recordings.encoded[i]) for i in chosen]
+    inputs = processor(text=[f"{AUDIO}"] * 2, audio=samples, sampling_rate=RATE)
     counts = (inputs["input_ids"] == model.config.audio_token_id).sum(1).tolist()
     assert counts[0] < counts[1] / 3
     with torch.no_grad():
         hidden = model(**inputs, output_hidden_states=True).hidden_states
-    for layer, want in zip(hidden, expected, strict=True):  # padded on the left: the last token is the sound's last
+    for layer, want in zip(hidden, expected, strict=True):  # padded on the left: the last token is the audio's last
         torch.testing.assert_close(layer[:, -1], want, atol=1e-4, rtol=1e-4)
 
 
-def test_the_sound_token_takes_an_unused_row_of_its_own(gemma: Path) -> None:
+def test_the_audio_token_takes_an_unused_row_of_its_own(gemma: Path) -> None:
     frozen = Frozen(gemma, CPU)
-    tokenizer = media_tokenizer(gemma, SOUND, UNUSED)
-    assert tokenizer.convert_tokens_to_ids(SOUND) == frozen.image_token + 1
+    tokenizer = media_tokenizer(gemma, AUDIO, UNUSED)
+    assert tokenizer.convert_tokens_to_ids(AUDIO) == frozen.image_token + 1
     assert len(tokenizer) == len(frozen.tokenizer)
     assert tokenizer("Ein Text, 文").input_ids == frozen.tokenizer("Ein Text, 文").input_ids
 
 
 def test_the_smaller_folder_holds_the_same_encoder(whisper: Path, gemma: Path, tmp_path: Path) -> None:
-    assert train_bridge.main(["sound-encoder", str(whisper), "--out", str(tmp_path)]) == 0
-    config = sound_config(AutoConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(gemma), 4)
+    assert train_bridge.main(["audio-encoder", str(whisper), "--out", str(tmp_path)]) == 0
+    config = model_config(AutoConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(gemma), 4)
     one, other = (read_encoder(folder, config).state_dict() for folder in (whisper, tmp_path))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert (tmp_path / "model.safetensors").stat().st_size < (whisper / "model.safetensors").stat().st_size / 1.5
 
 
-def test_text_follows_each_sound_at_once_whatever_its_length(gemma: Path) -> None:
+def test_text_follows_each_audio_clip_at_once_whatever_its_length(gemma: Path) -> None:
     trunk = Frozen(gemma, CPU).model.model
     tokens = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
     ids = torch.tensor([[10, 11], [12, 13]])
@@ -257,21 +270,21 @@ def test_a_trained_projector_is_evaluated_again_alike(
 
 def test_captions_are_in_english_or_expected_after_it(gemma: Path, data: Path) -> None:
     frozen = Frozen(gemma, CPU)
-    sounds = [s for s in load(data).sounds if s.trained]
-    captions = Captions(frozen, sounds, seed=0)
-    texts = list(dict.fromkeys(text for sound in sounds for text in sound.texts))
-    for i, sound in enumerate(sounds):
+    recordings = [s for s in load(data).recordings if s.trained]
+    captions = Captions(frozen, recordings, seed=0)
+    texts = list(dict.fromkeys(text for recording in recordings for text in recording.texts))
+    for i, recording in enumerate(recordings):
         for labels, soft in zip(captions.labels[i], captions.soft[i].tolist(), strict=True):
             said = frozen.tokenizer.decode(labels[labels >= 0]).strip()
             if soft >= 0:
                 assert said == ""
-                assert texts[soft % len(texts)] in sound.texts
+                assert texts[soft % len(texts)] in recording.texts
             else:
-                assert any(text.startswith(said) for text in sound.texts)
+                assert any(text.startswith(said) for text in recording.texts)
     assert len(captions.states) == len(texts) * len(SOFT)
 
 
-def test_altered_sounds_are_seeded_and_of_another_length() -> None:
+def test_altered_audio_clips_are_seeded_and_of_another_length() -> None:
     samples = tone(300, 1.0)
     first, again, other = (altered(samples, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
@@ -279,37 +292,37 @@ def test_altered_sounds_are_seeded_and_of_another_length() -> None:
     assert np.isfinite(first).all()
 
 
-def test_a_sound_is_kept_without_the_silence_around_it(tmp_path: Path) -> None:
+def test_an_audio_clip_is_kept_without_the_silence_around_it(tmp_path: Path) -> None:
     silence = np.zeros(RATE, np.float32)
     soundfile.write(tmp_path / "x.wav", np.concatenate([silence, tone(400, 0.5), silence]), RATE)
-    kept = sound_data.decode(sound_data.encode(tmp_path / "x.wav", 0.9) or b"")
+    kept = audio_data.decode(audio_data.encode(tmp_path / "x.wav", 0.9) or b"")
     assert 0.4 < len(kept) / RATE < 0.65
     soundfile.write(tmp_path / "x.wav", silence, RATE)
-    assert sound_data.encode(tmp_path / "x.wav", 0.9) is None
+    assert audio_data.encode(tmp_path / "x.wav", 0.9) is None
     soundfile.write(tmp_path / "x.wav", tone(400, 6.0), RATE)
-    assert sound_data.encode(tmp_path / "x.wav", 0.9) is None
+    assert audio_data.encode(tmp_path / "x.wav", 0.9) is None
 
 
 def test_what_names_something_held_out_is_not_trained_on(tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     soundfile.write(tmp_path / "x.wav", tone(400, 0.5), RATE)
-    wanted = [Sound("prompt", (text,), "a", trained=True) for text in ("a red rocket", "a red car")]
+    wanted = [Recording("prompt", (text,), "a", trained=True) for text in ("a red rocket", "a red car")]
     with ThreadPoolExecutor(1) as pool:
-        made = sound_data._recorded(((s, tmp_path / "x.wav") for s in wanted), {("rocket",)}, pool)
-        assert [sound.trained for sound, _ in made] == [False, True]
+        made = audio_data._recorded(((s, tmp_path / "x.wav") for s in wanted), {("rocket",)}, pool)
+        assert [recording.trained for recording, _ in made] == [False, True]
 
 
 def test_a_name_is_trained_in_trained_voices_unless_it_holds_one_that_is_held_out() -> None:
     import random
 
     concepts = [{"names": [name]} for name in ("sun", "sun behind cloud", "car", "dog")]
-    spoken = list(sound_data._names(concepts, {("sun",)}, 3, random.Random(0)))
+    spoken = list(audio_data._names(concepts, {("sun",)}, 3, random.Random(0)))
     trained = [s for s in spoken if s.trained]
     assert [s.concept for s in spoken if not s.trained] == [0, 1, 2, 3]
-    assert {s.voice for s in spoken if not s.trained} <= set(sound_data.UNSEEN)
+    assert {s.voice for s in spoken if not s.trained} <= set(audio_data.UNSEEN)
     assert [s.concept for s in trained] == [2, 2, 2, 3, 3, 3]
-    assert not {s.voice for s in trained} & set(sound_data.UNSEEN)
+    assert not {s.voice for s in trained} & set(audio_data.UNSEEN)
 
 
 def test_every_effect_is_called_something_in_every_language() -> None:

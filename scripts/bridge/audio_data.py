@@ -1,8 +1,8 @@
-"""The sounds that the bridge is trained on and tested with: synthesised and human speech, and sounds of things.
+"""The recordings that the bridge is trained on and tested with: synthesized and human speech, and recordings of things.
 
-`build` gets the packages, speaks the names of the concepts that the picture bridge knows, and keeps all in one file.
-Trained are English speech of two synthesisers and of people, and sounds of things. Never trained are the voices of a
-third synthesiser, a fifth of the concepts (those that the picture bridge holds out too, and every text that names one),
+`build` gets the packages, speaks the names of the concepts that the image bridge knows, and keeps all in one file.
+Trained are English speech of two synthesizers and of people, and recordings of things. Never trained are voices of a
+third synthesizer, a fifth of the concepts (those that the image bridge holds out too, and every text that names one),
 a fifth of what people say, a fifth of the recordings of things, and speech in other languages than English.
 """
 
@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from bridge import picture_data
-from bridge.picture_data import DataError
+from bridge import image_data
+from bridge.image_data import DataError
 
 RATE = 16_000
 SEED = 0
-LONGEST = 5.1  # seconds of a sound that is kept
+LONGEST = 5.1  # seconds of a recording that is kept
 PEOPLE_HELD_OUT = 0.2  # of what people say in English
 PROMPT_WORDS = 3  # at least: what is heard of fewer is less sure
 PROMPTS_KEPT = 0.5  # of those in other languages
@@ -56,15 +56,15 @@ EFFECTS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "effect
 
 
 @dataclass(frozen=True)
-class Sound:
-    """What one sound is.
+class Recording:
+    """What one recording is.
 
     Args:
         kind: "name", "words" (of any text), "prompt", "description" or "effect".
         texts: what it says, or what it may be called, in English.
-        voice: who speaks or what sounds.
+        voice: who speaks or what makes the sound.
         trained: whether it may be trained on.
-        concept: the concept it names, among `Sounds.concepts`; None for another text.
+        concept: the concept it names, among `Recordings.concepts`; None for another text.
         language: that is spoken; "zxx" for none.
         spoken: what is said, where that is another language than English and known.
         key: what an utterance in several languages has in common.
@@ -81,38 +81,38 @@ class Sound:
 
 
 @dataclass(frozen=True)
-class Sounds:
+class Recordings:
     """The data file, read.
 
     Attributes:
         concepts: emoji with English `names`, `translations` and `held_out`.
-        sounds: of each recording.
+        recordings: of each recording.
         encoded: each recording as Ogg Opus at `RATE`, mono.
         digest: SHA-256 of the file.
     """
 
     concepts: list[dict[str, Any]]
-    sounds: list[Sound]
+    recordings: list[Recording]
     encoded: list[bytes]
     digest: str
 
 
-def load(path: Path) -> Sounds:
+def load(path: Path) -> Recordings:
     """Reads what `build` wrote."""
     with np.load(path, allow_pickle=False) as file:
         described = json.loads(file["described"].tobytes())
         blob, ends = file["blob"].tobytes(), file["ends"].tolist()
-    return Sounds(
+    return Recordings(
         concepts=described["concepts"],
-        sounds=[Sound(**entry | {"texts": tuple(entry["texts"])}) for entry in described["sounds"]],
+        recordings=[Recording(**entry | {"texts": tuple(entry["texts"])}) for entry in described["sounds"]],
         encoded=[blob[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)],
         digest=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
 
 
-def save(path: Path, concepts: Sequence[Mapping[str, Any]], recorded: Sequence[tuple[Sound, bytes]]) -> None:
+def save(path: Path, concepts: Sequence[Mapping[str, Any]], recorded: Sequence[tuple[Recording, bytes]]) -> None:
     """Writes the data file."""
-    described = {"concepts": concepts, "sounds": [asdict(sound) for sound, _ in recorded]}
+    described = {"concepts": concepts, "sounds": [asdict(recording) for recording, _ in recorded]}
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
         path,
@@ -134,7 +134,7 @@ def decode(encoded: bytes) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def encode(source: Path | bytes, quality: float, longest: float = LONGEST) -> bytes | None:
-    """A sound file as Ogg Opus at `RATE`, mono, silence around it cut; None if it is empty or longer than `longest`."""
+    """An audio file as Ogg Opus at `RATE`, mono, silence around it cut; None if empty or longer than `longest`."""
     import soundfile
     import soxr
 
@@ -158,7 +158,7 @@ def encode(source: Path | bytes, quality: float, longest: float = LONGEST) -> by
 
 def build(
     out: Path,
-    pictures: Path,
+    images: Path,
     stamps: Path,
     effects: Path,
     sentences: Path,
@@ -172,28 +172,28 @@ def build(
 
     Args:
         out: the file, `.npz`.
-        pictures: the picture bridge's data file, whose emoji and what is held out of them are taken.
+        images: the image bridge's data file, whose emoji and what is held out of them are taken.
         stamps: the archive with `stamps.json`, the table of Tux Paint's stamps; the recordings come from Debian.
         effects: the archive of ESC-10.
         sentences: the archive of COGS.
         whisper: Whisper's folder, which writes down Asterisk's English prompts: they come without their texts.
         work: where packages are kept; one that is there is not got again.
-        voices: of a synthesiser, for each name of a trained concept.
+        voices: of a synthesizer, for each name of a trained concept.
         threads: that speak and encode.
         limit: texts to speak, for a trial.
 
     Raises:
-        DataError: a package or a synthesiser cannot be had.
+        DataError: a package or a synthesizer cannot be had.
     """
     for program, packages in PROGRAMS.items():
         if shutil.which(program) is None:
             raise DataError(f"{program} is missing: apt-get install {packages}")
-    concepts = _concepts(pictures)
-    held = {tuple(picture_data._tokens(c["names"][0])) for c in concepts if c["held_out"]}
-    table = [s for s in picture_data._json_in(stamps, "stamps.json") if _is_thing(s)]
+    concepts = _concepts(images)
+    held = {tuple(image_data._tokens(c["names"][0])) for c in concepts if c["held_out"]}
+    table = [s for s in image_data._json_in(stamps, "stamps.json") if _is_thing(s)]
     draw = random.Random(SEED)
     wanted = [*_names(concepts, held, voices, draw), *_words(concepts, table, sentences, held, draw)]
-    recorded: list[tuple[Sound, bytes]] = []
+    recorded: list[tuple[Recording, bytes]] = []
     with ThreadPoolExecutor(threads) as pool, tempfile.TemporaryDirectory() as spoken:
         for part in (
             _speak(wanted[:limit], Path(spoken), pool),
@@ -203,38 +203,38 @@ def build(
         ):
             made = list(part)
             recorded += made
-            kinds = sorted({sound.kind for sound, _ in made})
+            kinds = sorted({recording.kind for recording, _ in made})
             size = sum(len(encoded) for _, encoded in made) / 1e6
             print(f"{', '.join(kinds)}: {len(made)} recordings, {size:.1f} MB", flush=True)
     save(out, concepts, recorded)
 
 
-def _concepts(pictures: Path) -> list[dict[str, Any]]:
-    """The emoji, without those held out that a sound of ESC-10 is called by."""
-    emoji = [c for c in picture_data.load(pictures).concepts if c["kind"] == "emoji" and c["translations"]]
+def _concepts(images: Path) -> list[dict[str, Any]]:
+    """The emoji, without those held out that a recording of ESC-10 is called by."""
+    emoji = [c for c in image_data.load(images).concepts if c["kind"] == "emoji" and c["translations"]]
     captions = [caption for effect in EFFECTS.values() for caption in effect["en"]]
 
-    def sounds(concept: Mapping[str, Any]) -> bool:
-        name = {tuple(picture_data._tokens(concept["names"][0]))}
-        return any(picture_data._names_one(caption, name) for caption in captions)
+    def names_effect(concept: Mapping[str, Any]) -> bool:
+        name = {tuple(image_data._tokens(concept["names"][0]))}
+        return any(image_data._names_one(caption, name) for caption in captions)
 
-    return [concept for concept in emoji if not (concept["held_out"] and sounds(concept))]
+    return [concept for concept in emoji if not (concept["held_out"] and names_effect(concept))]
 
 
 def _is_thing(stamp: Mapping[str, Any]) -> bool:
-    return not stamp["id"].startswith(picture_data.NOT_THINGS) and bool(stamp["names"].get("en"))
+    return not stamp["id"].startswith(image_data.NOT_THINGS) and bool(stamp["names"].get("en"))
 
 
 def _names(
     concepts: Sequence[Mapping[str, Any]], held: set[tuple[str, ...]], voices: int, draw: random.Random
-) -> Iterator[Sound]:
+) -> Iterator[Recording]:
     """Every concept's name in an unseen voice; those that name nothing held out in `voices` trained voices too."""
     for i, concept in enumerate(concepts):
-        sound = Sound("name", tuple(concept["names"][:1]), UNSEEN[i % len(UNSEEN)], trained=False, concept=i)
-        yield sound
-        if not picture_data._names_one(concept["names"][0], held):
+        recording = Recording("name", tuple(concept["names"][:1]), UNSEEN[i % len(UNSEEN)], trained=False, concept=i)
+        yield recording
+        if not image_data._names_one(concept["names"][0], held):
             for _ in range(voices):
-                yield replace(sound, voice=_voice(draw), trained=True)
+                yield replace(recording, voice=_voice(draw), trained=True)
 
 
 def _words(
@@ -243,7 +243,7 @@ def _words(
     sentences: Path,
     held: set[tuple[str, ...]],
     draw: random.Random,
-) -> Iterator[Sound]:
+) -> Iterator[Recording]:
     """Other English to train on, that names nothing held out: more names, keywords, stamps, words, sentences."""
     from wordfreq import top_n_list
 
@@ -254,8 +254,8 @@ def _words(
     said = draw.sample(list(_sentences(sentences)), SENTENCES)
     first = {c["names"][0] for c in concepts}
     for text in dict.fromkeys([*more, *described, *words, *said]):
-        if text not in first and len(text) <= 60 and not picture_data._names_one(text, held):
-            yield Sound("words", (text.strip(" ."),), _voice(draw), trained=True)
+        if text not in first and len(text) <= 60 and not image_data._names_one(text, held):
+            yield Recording("words", (text.strip(" ."),), _voice(draw), trained=True)
 
 
 def _sentences(archive: Path) -> Iterator[str]:
@@ -275,34 +275,34 @@ def _voice(draw: random.Random) -> str:
     return f"espeak {accent}+{timbre} {draw.randint(120, 200)} {draw.randint(25, 75)}"
 
 
-def _speak(wanted: Sequence[Sound], folder: Path, pool: ThreadPoolExecutor) -> Iterator[tuple[Sound, bytes]]:
-    """The sounds that the synthesisers make."""
+def _speak(wanted: Sequence[Recording], folder: Path, pool: ThreadPoolExecutor) -> Iterator[tuple[Recording, bytes]]:
+    """The recordings that the synthesizers make."""
     paths = [folder / f"{i}.wav" for i in range(len(wanted))]
-    festival = [i for i, sound in enumerate(wanted) if sound.voice.startswith("festival")]
+    festival = [i for i, recording in enumerate(wanted) if recording.voice.startswith("festival")]
     jobs = [pool.submit(_festival, [(wanted[i], paths[i]) for i in festival[k::8]]) for k in range(8)]
     jobs += [pool.submit(_program, wanted[i], paths[i]) for i in set(range(len(wanted))) - set(festival)]
     for job in jobs:
         job.result()
-    for sound, encoded in zip(wanted, pool.map(lambda p: _encoded(p, SPEECH_QUALITY), paths), strict=True):
+    for recording, encoded in zip(wanted, pool.map(lambda p: _encoded(p, SPEECH_QUALITY), paths), strict=True):
         if encoded is not None:
-            yield sound, encoded
+            yield recording, encoded
 
 
-def _program(sound: Sound, path: Path) -> None:
-    (text,) = sound.texts
-    if sound.voice in UNSEEN:
-        command = ["flite", "-voice", sound.voice, "-t", text, "-o", str(path)]
+def _program(recording: Recording, path: Path) -> None:
+    (text,) = recording.texts
+    if recording.voice in UNSEEN:
+        command = ["flite", "-voice", recording.voice, "-t", text, "-o", str(path)]
     else:
-        _, voice, speed, pitch = sound.voice.split()
+        _, voice, speed, pitch = recording.voice.split()
         command = ["espeak-ng", "-v", voice, "-s", speed, "-p", pitch, "-w", str(path), text]
     subprocess.run(command, check=False, capture_output=True)
 
 
-def _festival(wanted: Sequence[tuple[Sound, Path]]) -> None:
+def _festival(wanted: Sequence[tuple[Recording, Path]]) -> None:
     lines = []
-    for sound, path in wanted:
-        text = sound.texts[0].replace("\\", " ").replace('"', " ")
-        lines.append(f"(voice_{sound.voice.split()[1]})")
+    for recording, path in wanted:
+        text = recording.texts[0].replace("\\", " ").replace('"', " ")
+        lines.append(f"(voice_{recording.voice.split()[1]})")
         lines.append(f'(utt.save.wave (utt.synth (Utterance Text "{text}")) "{path}" (quote riff))')
     with tempfile.NamedTemporaryFile("w", suffix=".scm") as script:
         script.write("\n".join(lines))
@@ -320,18 +320,18 @@ def _encoded(source: Path | bytes, quality: float) -> bytes | None:
 
 
 def _recorded(
-    wanted: Iterator[tuple[Sound, Path | bytes]],
+    wanted: Iterator[tuple[Recording, Path | bytes]],
     held: set[tuple[str, ...]],
     pool: ThreadPoolExecutor,
     quality: float = SPEECH_QUALITY,
-) -> Iterator[tuple[Sound, bytes]]:
+) -> Iterator[tuple[Recording, bytes]]:
     """The recordings encoded; what names something held out is not trained on."""
-    sounds = [
-        (replace(s, trained=s.trained and not any(picture_data._names_one(t, held) for t in s.texts)), source)
+    recordings = [
+        (replace(s, trained=s.trained and not any(image_data._names_one(t, held) for t in s.texts)), source)
         for s, source in wanted
     ]
-    encoded = pool.map(lambda item: _encoded(item[1], quality), sounds)
-    return ((sound, made) for (sound, _), made in zip(sounds, encoded, strict=True) if made is not None)
+    encoded = pool.map(lambda item: _encoded(item[1], quality), recordings)
+    return ((recording, made) for (recording, _), made in zip(recordings, encoded, strict=True) if made is not None)
 
 
 def _debian(name: str, languages: Sequence[str], work: Path) -> dict[str, Path]:
@@ -349,7 +349,7 @@ def _debian(name: str, languages: Sequence[str], work: Path) -> dict[str, Path]:
     return folders
 
 
-def _prompts(folders: Mapping[str, Path], work: Path, whisper: Path) -> Iterator[tuple[Sound, Path | bytes]]:
+def _prompts(folders: Mapping[str, Path], work: Path, whisper: Path) -> Iterator[tuple[Recording, Path | bytes]]:
     """Asterisk's prompts; the same file name is the same prompt in every language."""
     files = {
         language: {str(p.relative_to(root)): p for p in sorted(root.rglob("*.wav"))}
@@ -365,7 +365,7 @@ def _prompts(folders: Mapping[str, Path], work: Path, whisper: Path) -> Iterator
         for language in folders:
             if key in files[language] and (language == "en" or draw.random() < PROMPTS_KEPT):
                 yield (
-                    Sound(
+                    Recording(
                         "prompt",
                         (text.strip(" ."),),
                         f"asterisk {language}",
@@ -399,11 +399,11 @@ def _written(files: Mapping[str, Path], kept: Path, whisper: Path) -> dict[str, 
 
 
 def _stamp_folder(work: Path) -> Path:
-    package = picture_data.STAMPS
+    package = image_data.STAMPS
     return next(_debian(package, [""], work)[""].rglob("stamps"))
 
 
-def _descriptions(table: Sequence[Mapping[str, Any]], work: Path) -> Iterator[tuple[Sound, Path | bytes]]:
+def _descriptions(table: Sequence[Mapping[str, Any]], work: Path) -> Iterator[tuple[Recording, Path | bytes]]:
     """What people say of Tux Paint's stamps."""
     root, draw = _stamp_folder(work), random.Random(SEED)
     for stamp in table:
@@ -414,7 +414,7 @@ def _descriptions(table: Sequence[Mapping[str, Any]], work: Path) -> Iterator[tu
             file = path.with_name(f"{path.name}_desc{'' if language == 'en' else f'_{language}'}.ogg")
             if file.exists() and language in names:
                 yield (
-                    Sound(
+                    Recording(
                         "description",
                         (names["en"].strip(" ."),),
                         f"tuxpaint {language}",
@@ -427,8 +427,8 @@ def _descriptions(table: Sequence[Mapping[str, Any]], work: Path) -> Iterator[tu
                 )
 
 
-def _effects(table: Sequence[Mapping[str, Any]], archive: Path, work: Path) -> Iterator[tuple[Sound, Path | bytes]]:
-    """ESC-10's recordings, and the sounds of stamps, which are all trained on."""
+def _effects(table: Sequence[Mapping[str, Any]], archive: Path, work: Path) -> Iterator[tuple[Recording, Path | bytes]]:
+    """ESC-10's recordings, and the recordings of stamps, which are all trained on."""
     with tarfile.open(archive) as tar:
         for member in sorted(tar.getmembers(), key=lambda m: m.name):
             path = Path(member.name)
@@ -437,7 +437,7 @@ def _effects(table: Sequence[Mapping[str, Any]], archive: Path, work: Path) -> I
                 fold = int(path.name.partition("-")[0])
                 captions = tuple(EFFECTS[name]["en"])
                 yield (
-                    Sound("effect", captions, "esc10", fold != EFFECTS_HELD_OUT, language="zxx", key=name),
+                    Recording("effect", captions, "esc10", fold != EFFECTS_HELD_OUT, language="zxx", key=name),
                     file.read(),
                 )
     root = _stamp_folder(work)
@@ -445,4 +445,4 @@ def _effects(table: Sequence[Mapping[str, Any]], archive: Path, work: Path) -> I
         thing = stamp["names"]["en"].partition(".")[0].strip()
         for effect in stamp["sfx"]:
             texts = (thing, f"The sound of {thing[0].lower()}{thing[1:]}")
-            yield Sound("effect", texts, "tuxpaint", True, language="zxx"), (root / stamp["id"]).parent / effect
+            yield Recording("effect", texts, "tuxpaint", True, language="zxx"), (root / stamp["id"]).parent / effect

@@ -2,7 +2,7 @@
 
 Only the projector is trained and kept. Joined with the encoder and the language model, whose weights are copied as
 they are, it is a plain `AudioFlamingo3ForConditionalGeneration`: its encoder is Whisper's, with a mask over what is no
-sound, and the mean of every two states; its projector has two layers; a second of sound has 25 tokens.
+audio, and the mean of every two states; its projector has two layers; a second of audio has 25 tokens.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from bridge.parts import media_tokenizer, read_parts
 if TYPE_CHECKING:
     from transformers import AudioFlamingo3Config, PreTrainedConfig, WhisperConfig
 
-SOUND = "<sound>"
-UNUSED = "<unused1>"  # becomes the sound token; pictures take the one before
+AUDIO = "<sound>"
+UNUSED = "<unused1>"  # becomes the audio token; images take the one before
 ENCODER = "model.encoder."  # of Whisper's weights
 
 
-def sound_config(whisper: WhisperConfig, text: PreTrainedConfig, sound_token: int) -> AudioFlamingo3Config:
+def model_config(whisper: WhisperConfig, text: PreTrainedConfig, token_id: int) -> AudioFlamingo3Config:
     """The configuration that joins both."""
     from transformers import AudioFlamingo3Config, AudioFlamingo3EncoderConfig
 
@@ -42,13 +42,13 @@ def sound_config(whisper: WhisperConfig, text: PreTrainedConfig, sound_token: in
     return AudioFlamingo3Config(
         audio_config=encoder,
         text_config=copy.deepcopy(text),  # a composite changes its parts' attention
-        audio_token_id=sound_token,
+        audio_token_id=token_id,
         tie_word_embeddings=False,  # the class keeps its head apart, and so the folder holds it twice
     )
 
 
 def make_projector(config: AudioFlamingo3Config) -> nn.Module:
-    """The part that is trained: states of the encoder [..., its width] to sound tokens [..., width]."""
+    """The part that is trained: states of the encoder [..., its width] to audio tokens [..., width]."""
     from transformers.models.audioflamingo3.modeling_audioflamingo3 import AudioFlamingo3MultiModalProjector
 
     projector: nn.Module = AudioFlamingo3MultiModalProjector(config)
@@ -92,10 +92,10 @@ def encoded(encoder: Any, features: Tensor, frames: Tensor) -> Tensor:
     Args:
         encoder: an `AudioFlamingo3Encoder`.
         features: log-mel [items, bins, frames]; a frame or more of silence after the longest.
-        frames: int64 [items], that are sound.
+        frames: int64 [items], that are audio.
 
     Returns:
-        [items, frames / 4, width]; the first `tokens_of(frames)` of each are the sound's.
+        [items, frames / 4, width]; the first `tokens_of(frames)` of each are the audio's.
     """
     hidden = F.gelu(encoder.conv1(features))
     hidden = F.gelu(encoder.conv2(hidden)).mT
@@ -109,11 +109,11 @@ def encoded(encoder: Any, features: Tensor, frames: Tensor) -> Tensor:
 
 
 def tokens_of(frames: Tensor) -> Tensor:
-    """Sound tokens of log-mel frames, int64 [items]."""
+    """Audio tokens of log-mel frames, int64 [items]."""
     return ((frames - 1) // 2 - 1) // 2 + 1
 
 
-def assemble_sounds(parts: Path, whisper: Path, gemma: Path, out: Path) -> None:
+def assemble_audio(parts: Path, whisper: Path, gemma: Path, out: Path) -> None:
     """Joins a projector, Whisper's encoder and Gemma to a folder for `AutoModelForSeq2SeqLM` and `AutoProcessor`.
 
     Args:
@@ -131,10 +131,10 @@ def assemble_sounds(parts: Path, whisper: Path, gemma: Path, out: Path) -> None:
     )
 
     weights, _ = read_parts(parts)
-    tokenizer = media_tokenizer(gemma, SOUND, UNUSED)
+    tokenizer = media_tokenizer(gemma, AUDIO, UNUSED)
     text = AutoConfig.from_pretrained(gemma)
     text.name_or_path = ""  # a folder of this machine
-    config = sound_config(AutoConfig.from_pretrained(whisper), text, tokenizer.convert_tokens_to_ids(SOUND))
+    config = model_config(AutoConfig.from_pretrained(whisper), text, tokenizer.convert_tokens_to_ids(AUDIO))
     language_model = AutoModelForCausalLM.from_pretrained(gemma, dtype=torch.float32)
     with torch.device("meta"):
         model = AudioFlamingo3ForConditionalGeneration(config)
@@ -150,4 +150,4 @@ def assemble_sounds(parts: Path, whisper: Path, gemma: Path, out: Path) -> None:
     # safetensors lets only the owner read; a cache may be shared.
     (out / "model.safetensors").chmod((out / "config.json").stat().st_mode & 0o777)
     extractor = AutoFeatureExtractor.from_pretrained(whisper)
-    AudioFlamingo3Processor(extractor, tokenizer, audio_token=SOUND).save_pretrained(out)
+    AudioFlamingo3Processor(extractor, tokenizer, audio_token=AUDIO).save_pretrained(out)

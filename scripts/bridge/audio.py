@@ -1,9 +1,9 @@
-"""Trains and evaluates the sound bridge: a projector from Whisper's encoder into Gemma, both frozen, in English only.
+"""Trains and evaluates the audio bridge: a projector from Whisper's encoder into Gemma, both frozen, in English only.
 
-The projector learns from the loss of the frozen language model on English captions: what is said, what sounds, and what
+The projector learns from the loss of the frozen language model on English captions: what is said or heard, and what
 the language model itself expects after those words. No other language, no voice held out, none of the concepts held
-out, and no sound of ESC-10's last fold is ever seen. Since the encoder is frozen, what it gives is computed once, of
-each sound as it is and of some altered copies.
+out, and no recording of ESC-10's last fold is ever seen. The encoder is frozen, so its output is computed once, of
+each recording as it is and of some altered copies.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bridge import sound_data
+from bridge import audio_data
+from bridge.audio_data import EFFECTS, RATE, Recording, Recordings
+from bridge.audio_parts import audio_config, encoded, make_projector, read_encoder, tokens_of
 from bridge.evaluation import Carrier, Results, States, best, compare, ids_of, pooled, rate, text_states
+from bridge.images import Training
 from bridge.parts import read_parts, save_parts
-from bridge.pictures import Training
-from bridge.sound_data import EFFECTS, RATE, Sound, Sounds
-from bridge.sound_parts import encoded, make_projector, read_encoder, sound_config, tokens_of
 from bridge.training import (
     BARE,
     ENGLISH,
@@ -41,14 +41,14 @@ from bridge.training import (
     words_of,
 )
 
-COPIES = 3  # of a sound that is trained on: as it is, and altered
-SHORT, LONG = 50, 144  # sound tokens of the two kinds of batches: 2 and 5.8 seconds
-ROWS, LENGTH = 12, 28  # captions of a sound, and tokens of the longest
+COPIES = 3  # of a recording that is trained on: as it is, and altered
+SHORT, LONG = 50, 144  # audio tokens of the two kinds of batches: 2 and 5.8 seconds
+ROWS, LENGTH = 12, 28  # captions of a recording, and tokens of the longest
 SHARES = {"name": 0.42, "words": 0.33, "effect": 0.13, "prompt": 0.08, "description": 0.04}  # of what is trained on
-SOUND_OF = Carrier("sound-of", after="\nThis is the sound of")
+AUDIO_OF = Carrier("sound-of", after="\nThis is the sound of")
 SAYS = Carrier("says", after="\nThe words are:")
-CARRIERS = (ENGLISH, BARE, REPRESENTS, SOUND_OF)
-SOFT = (BARE, REPRESENTS, SOUND_OF)  # the carriers of soft captions
+CARRIERS = (ENGLISH, BARE, REPRESENTS, AUDIO_OF)
+SOFT = (BARE, REPRESENTS, AUDIO_OF)  # the carriers of soft captions
 SOFT_SHARE, USUAL_SHARE, FIRST_CAPTION = 0.5, 0.7, 0.5
 AVERAGE = 0.998  # decay of the weights' moving average, which is what is kept
 FRAMES = RATE // 100  # samples of a log-mel frame
@@ -76,11 +76,11 @@ class Settings:
     compile: bool = True
 
 
-# --- sounds as the encoder hears them -------------------------------------------------------------------------------
+# --- recordings as the encoder hears them -----------------------------------------------------------------------------
 
 
 def altered(samples: np.ndarray[Any, Any], draw: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """A sound [samples] as another might have recorded it: faster or slower, fainter, noisier, later."""
+    """A recording [samples] as another might have recorded it: faster or slower, fainter, noisier, later."""
     speed = draw.uniform(0.88, 1.14)
     place = np.arange(0, len(samples) - 1, speed)
     changed = np.interp(place, np.arange(len(samples)), samples) * 10 ** draw.uniform(-1, 0)
@@ -97,12 +97,12 @@ def altered(samples: np.ndarray[Any, Any], draw: np.random.Generator) -> np.ndar
 
 @dataclass(frozen=True)
 class Heard:
-    """What the encoder gives for several sounds, one after the other.
+    """What the encoder gives for several recordings, one after the other.
 
     Attributes:
         states: [tokens of all, encoder's width].
-        starts: int64 [sounds], the first token of each.
-        lengths: int64 [sounds], tokens of each.
+        starts: int64 [recordings], the first token of each.
+        lengths: int64 [recordings], tokens of each.
     """
 
     states: Tensor
@@ -110,7 +110,7 @@ class Heard:
     lengths: Tensor
 
     def padded(self, chosen: Tensor, width: int) -> Tensor:
-        """States [chosen, width, encoder's width] of some sounds; what is after a sound's own is of no meaning."""
+        """States [chosen, width, encoder's width] of some recordings; rows after a recording's own mean nothing."""
         place = self.starts[chosen][:, None] + torch.arange(width, device=chosen.device)
         return self.states[place.clamp(max=len(self.states) - 1)]
 
@@ -124,11 +124,11 @@ class Ear:
         self.extractor = AutoFeatureExtractor.from_pretrained(whisper)
         self.encoder, self.device = encoder.to(device), device
 
-    def hear(self, sounds: Sequence[bytes], copies: int, seed: int, workers: int, dtype: torch.dtype) -> Heard:
-        """What the encoder gives for `copies` of each sound, the first as it is: sounds, then all once more, ...
+    def hear(self, recordings: Sequence[bytes], copies: int, seed: int, workers: int, dtype: torch.dtype) -> Heard:
+        """What the encoder gives for `copies` of each recording, the first as it is: each, then all once more, ...
 
         Args:
-            sounds: encoded.
+            recordings: encoded.
             copies: of each.
             seed: of what is altered in the copies after the first.
             workers: threads that decode.
@@ -136,19 +136,19 @@ class Ear:
         """
 
         def samples(place: int) -> list[np.ndarray[Any, Any]]:
-            known = sound_data.decode(sounds[place])
+            known = audio_data.decode(recordings[place])
             others = [altered(known, np.random.default_rng([seed, place, copy])) for copy in range(1, copies)]
             return [copy[: 4 * LONG * FRAMES] for copy in (known, *others)]
 
-        order = sorted(range(len(sounds)), key=lambda i: len(sounds[i]))  # about as long as it is to listen to
-        kept: list[Tensor | None] = [None] * (copies * len(sounds))
+        order = sorted(range(len(recordings)), key=lambda i: len(recordings[i]))  # about as long as it is to listen to
+        kept: list[Tensor | None] = [None] * (copies * len(recordings))
         several = max(1, 128 // copies)
         with ThreadPoolExecutor(workers) as pool:
             decoded = pool.map(samples, order)
             for start in range(0, len(order), several):
                 batch = order[start : start + several]
                 states, lengths = self._encode([copy for _ in batch for copy in next(decoded)])
-                places = [copy * len(sounds) + place for place in batch for copy in range(copies)]
+                places = [copy * len(recordings) + place for place in batch for copy in range(copies)]
                 for i, state, length in zip(places, states, lengths, strict=True):
                     kept[i] = state[:length].to(dtype)
         lengths = torch.tensor([len(state) for state in kept if state is not None])
@@ -178,29 +178,29 @@ class Ear:
 
 
 class Captions:
-    """`ROWS` English captions of each sound as tokens, each after its carrier.
+    """`ROWS` English captions of each recording as tokens, each after its carrier.
 
-    A caption is what is said or what sounds, token by token; or it is soft, what the language model itself expects to
+    A caption is what is said or heard, token by token; or it is soft, what the language model itself expects to
     come next after those words in a carrier.
 
     Attributes:
-        ids: int64 [sounds, ROWS, tokens], each after its carrier's and padded with 0.
-        labels: the same where tokens are to be learnt, else -100.
-        soft: int64 [sounds, ROWS], the row of `states` that a soft caption has, else -1.
-        ends: int64 [sounds, ROWS], tokens of the carrier.
+        ids: int64 [recordings, ROWS, tokens], each after its carrier's and padded with 0.
+        labels: the same where tokens are to be learned, else -100.
+        soft: int64 [recordings, ROWS], the row of `states` that a soft caption has, else -1.
+        ends: int64 [recordings, ROWS], tokens of the carrier.
         states: final states [soft captions, width] whose logits are the soft captions.
     """
 
-    def __init__(self, frozen: Frozen, sounds: Sequence[Sound], seed: int) -> None:
+    def __init__(self, frozen: Frozen, recordings: Sequence[Recording], seed: int) -> None:
         draw = random.Random(seed)
         tokenizer = frozen.tokenizer
         after = {carrier.name: ids_of(tokenizer, carrier.after) for carrier in (ENGLISH, SAYS, *SOFT)}
         length = max(map(len, after.values())) + LENGTH
-        self.ids = torch.zeros(len(sounds), ROWS, length, dtype=torch.long)
+        self.ids = torch.zeros(len(recordings), ROWS, length, dtype=torch.long)
         self.labels = torch.full_like(self.ids, -100)
-        self.soft = torch.full((len(sounds), ROWS), -1)
+        self.soft = torch.full((len(recordings), ROWS), -1)
         self.ends = torch.zeros_like(self.soft)
-        texts = list(dict.fromkeys(text for sound in sounds for text in sound.texts))
+        texts = list(dict.fromkeys(text for recording in recordings for text in recording.texts))
         place = {text: i for i, text in enumerate(texts)}
         tokens = {
             text: torch.tensor(ids[:LENGTH])
@@ -208,47 +208,47 @@ class Captions:
                 texts, tokenizer([f" {text}\n" for text in texts], add_special_tokens=False).input_ids, strict=True
             )
         }
-        for i, sound in enumerate(sounds):
+        for i, recording in enumerate(recordings):
             for row in range(ROWS):
-                carrier, text, soft = _caption(sound, draw)
+                carrier, text, soft = _caption(recording, draw)
                 start = len(after[carrier.name])
                 self.ids[i, row, :start] = torch.tensor(after[carrier.name], dtype=torch.long)
                 self.ends[i, row] = start
                 if soft:
                     self.soft[i, row] = SOFT.index(carrier) * len(texts) + place[text]
                 else:
-                    learnt = tokens[text]
-                    self.ids[i, row, start : start + len(learnt)] = learnt
-                    self.labels[i, row, start : start + len(learnt)] = learnt
+                    learned = tokens[text]
+                    self.ids[i, row, start : start + len(learned)] = learned
+                    self.labels[i, row, start : start + len(learned)] = learned
         spoken = [f" {text}" for text in texts]
         self.states = torch.cat([final_states(frozen, spoken, carrier) for carrier in SOFT])
         for name in ("ids", "labels", "soft", "ends"):
             setattr(self, name, getattr(self, name).to(frozen.device))
 
 
-def _caption(sound: Sound, draw: random.Random) -> tuple[Carrier, str, bool]:
-    """The text after a sound, the caption that is to follow it, and whether it is a soft one."""
-    text = sound.texts[0] if draw.random() < FIRST_CAPTION else draw.choice(sound.texts)
+def _caption(recording: Recording, draw: random.Random) -> tuple[Carrier, str, bool]:
+    """The text after a recording, the caption that is to follow it, and whether it is a soft one."""
+    text = recording.texts[0] if draw.random() < FIRST_CAPTION else draw.choice(recording.texts)
     if draw.random() < SOFT_SHARE:
         return draw.choice(SOFT), text, True
-    if sound.kind == "effect":
+    if recording.kind == "effect":
         return ENGLISH, text, False
-    usual, other = (ENGLISH, SAYS) if sound.kind == "name" else (SAYS, ENGLISH)
+    usual, other = (ENGLISH, SAYS) if recording.kind == "name" else (SAYS, ENGLISH)
     return (usual if draw.random() < USUAL_SHARE else other), text, False
 
 
 def joined(trunk: nn.Module, bos: int, tokens: Tensor, lengths: Tensor, ids: Tensor) -> Tensor:
-    """BOS, each sound's own tokens and the text right after them as input embeddings, padded at the end.
+    """BOS, each recording's own tokens and the text right after them as input embeddings, padded at the end.
 
     Args:
         trunk: the language model.
         bos: its first token.
-        tokens: sound tokens [items, most of a sound, width].
-        lengths: int64 [items], of each sound.
+        tokens: audio tokens [items, most of a recording, width].
+        lengths: int64 [items], of each recording.
         ids: int64 [items, tokens of text].
 
     Returns:
-        [items, 1 + most of a sound + tokens of text, width].
+        [items, 1 + most of a recording + tokens of text, width].
     """
     n, most, _ = tokens.shape
     place = torch.arange(1 + most + ids.shape[1], device=ids.device).expand(n, -1)
@@ -257,16 +257,16 @@ def joined(trunk: nn.Module, bos: int, tokens: Tensor, lengths: Tensor, ids: Ten
     text = torch.where((source >= 0) & (source < ids.shape[1]), text, 0)
     text[:, 0] = bos
     embedded: Tensor = trunk.get_input_embeddings()(text)
-    is_sound = (place >= 1) & (source < 0)
+    is_audio = (place >= 1) & (source < 0)
     spread = F.pad(tokens, (0, 0, 1, ids.shape[1])).to(embedded.dtype)
-    return torch.where(is_sound[:, :, None], spread, embedded)
+    return torch.where(is_audio[:, :, None], spread, embedded)
 
 
 # --- training -------------------------------------------------------------------------------------------------------
 
 
-class SoundTraining(Training):
-    """One run: what the encoder gives for all sounds, then the projector through the frozen language model."""
+class AudioTraining(Training):
+    """One run: what the encoder gives for all recordings, then the projector through the frozen language model."""
 
     def __init__(self, settings: Settings, clock: float) -> None:
         from transformers import AutoConfig
@@ -274,14 +274,14 @@ class SoundTraining(Training):
         self.settings, self.clock = settings, clock  # type: ignore[assignment]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(settings.seed)
-        self.data = sound_data.load(settings.data)
+        self.data = audio_data.load(settings.data)
         self.frozen = Frozen(settings.gemma, self.device)
         whisper = AutoConfig.from_pretrained(settings.whisper)
-        config = sound_config(whisper, self.frozen.config, self.frozen.image_token)
+        config = audio_config(whisper, self.frozen.config, self.frozen.image_token)
         self.ear = Ear(settings.whisper, read_encoder(settings.whisper, config), self.device)
         self.projector = make_projector(config).to(self.device)
-        self.trained = [i for i, sound in enumerate(self.data.sounds) if sound.trained]
-        self._say(f"{len(self.data.sounds)} sounds, {len(self.trained)} to train on, Gemma on {self.device}")
+        self.trained = [i for i, recording in enumerate(self.data.recordings) if recording.trained]
+        self._say(f"{len(self.data.recordings)} recordings, {len(self.trained)} to train on, Gemma on {self.device}")
         self.history: list[dict[str, float]] = []
         self.description = {
             "encoder": "openai/whisper-base",
@@ -294,7 +294,7 @@ class SoundTraining(Training):
 
     def run(self) -> None:
         """Trains; the projector is kept every minute and at the end."""
-        sounds = [self.data.sounds[i] for i in self.trained]
+        recordings = [self.data.recordings[i] for i in self.trained]
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.heard = self.ear.hear(
             [self.data.encoded[i] for i in self.trained],
@@ -303,10 +303,10 @@ class SoundTraining(Training):
             self.settings.workers,
             dtype,
         )
-        self._say(f"heard {len(self.heard.lengths)} sounds, {len(self.heard.states)} tokens")
-        self.captions = Captions(self.frozen, sounds, self.settings.seed)
-        self._say(f"captions of {len(sounds)} sounds, {len(self.captions.states)} soft ones")
-        self._share(sounds)
+        self._say(f"heard {len(self.heard.lengths)} recordings, {len(self.heard.states)} tokens")
+        self.captions = Captions(self.frozen, recordings, self.settings.seed)
+        self._say(f"captions of {len(recordings)} recordings, {len(self.captions.states)} soft ones")
+        self._share(recordings)
         self._match_scale()
         self._fit()
 
@@ -317,17 +317,17 @@ class SoundTraining(Training):
             self.settings.out / "sounds.safetensors", dict(zip(names, parameters, strict=True)), self.description
         )
 
-    def _share(self, sounds: Sequence[Sound]) -> None:
-        """How often each sound is drawn, in batches of short ones and of long ones."""
+    def _share(self, recordings: Sequence[Recording]) -> None:
+        """How often each recording is drawn, in batches of short ones and of long ones."""
         counts: dict[tuple[str, str], int] = {}
-        for sound in sounds:
-            group = (sound.kind, sound.key or "" if sound.kind == "effect" else "")
+        for recording in recordings:
+            group = (recording.kind, recording.key or "" if recording.kind == "effect" else "")
             counts[group] = counts.get(group, 0) + 1
         groups = [kind for kind, _ in counts]
         weight = torch.tensor(
             [
                 SHARES[s.kind] / groups.count(s.kind) / counts[s.kind, s.key or "" if s.kind == "effect" else ""]
-                for s in sounds
+                for s in recordings
             ],
             device=self.device,
         ).repeat(self.settings.copies)
@@ -336,7 +336,7 @@ class SoundTraining(Training):
         self._long_share = float(self._weights[LONG].sum() / weight.sum())
 
     def _sample(self, most: int) -> tuple[Tensor, Tensor]:
-        """Sounds [n] of at most `most` tokens, and a caption of each."""
+        """Recordings [n] of at most `most` tokens, and a caption of each."""
         n = max(2, self._batch * SHORT // most)
         chosen = torch.multinomial(self._weights[most], n, replacement=True)
         return chosen, torch.randint(ROWS, (n,), device=self.device)
@@ -347,7 +347,7 @@ class SoundTraining(Training):
         trunks: dict[int, Callable[[Tensor], Tensor]] = dict.fromkeys(usable, self._trunk)
         if self.settings.compile and self.device.type == "cuda":
             for most in usable:
-                trunks[most] = compiled(self._trunk, lambda f, most=most: self._try(f, most), f"{most} sound tokens")
+                trunks[most] = compiled(self._trunk, lambda f, most=most: self._try(f, most), f"{most} audio tokens")
             if self._trunk in trunks.values():
                 self._batch //= 2  # what is not compiled keeps several times as much for the way back
         optimizer = adamw([([*self.projector.parameters()], 2e-3)], 0.01)
@@ -375,19 +375,19 @@ class SoundTraining(Training):
     def _losses_of(self, trunk: Callable[[Tensor], Tensor], most: int) -> tuple[Tensor, Tensor]:
         """Cross-entropy of hard captions' tokens, and divergence from soft captions, of a batch."""
         chosen, row = self._sample(most)
-        sound = chosen % len(self.trained)
+        recording = chosen % len(self.trained)
         lengths = self.heard.lengths[chosen]
         with self._autocast():
             tokens = self.projector(self.heard.padded(chosen, most))
-        ids, labels = self.captions.ids[sound, row], self.captions.labels[sound, row]
+        ids, labels = self.captions.ids[recording, row], self.captions.labels[recording, row]
         states = trunk(joined(self.frozen.trained.model, self.frozen.tokenizer.bos_token_id, tokens, lengths, ids))
         unembedding = self.frozen.trained.get_output_embeddings().weight
         items, places = torch.where(labels != -100)
         said = states[items, lengths[items] + places]  # the state before each token of text
         hard = F.cross_entropy((said @ unembedding.T).float(), labels[items, places])
-        asked = self.captions.soft[sound, row]
+        asked = self.captions.soft[recording, row]
         (items,) = torch.where(asked >= 0)
-        said = states[items, lengths[items] + self.captions.ends[sound, row][items]]
+        said = states[items, lengths[items] + self.captions.ends[recording, row][items]]
         with torch.no_grad():
             expected = F.log_softmax((self.captions.states[asked[items]] @ unembedding.T).float(), -1)
         soft = F.kl_div(F.log_softmax((said @ unembedding.T).float(), -1), expected, log_target=True, reduction="sum")
@@ -395,7 +395,7 @@ class SoundTraining(Training):
 
     @torch.no_grad()
     def _match_scale(self) -> None:
-        """Sound tokens start as large as the embeddings of text are."""
+        """Audio tokens start as large as the embeddings of text are."""
         ids = torch.randint(1000, 100_000, (4096,), device=self.device) % self.frozen.config.vocab_size
         wanted = self.frozen.model.get_input_embeddings()(ids).float().pow(2).mean().sqrt()
         last = self.projector.linear_2
@@ -407,10 +407,10 @@ class SoundTraining(Training):
 
 
 class Evaluation:
-    """Asks a projector about sounds as they are, through encoder and language model in float32."""
+    """Asks a projector about recordings as they are, through encoder and language model in float32."""
 
     def __init__(
-        self, projector: nn.Module, ear: Ear, frozen: Frozen, data: Sounds, settings: Settings, clock: float
+        self, projector: nn.Module, ear: Ear, frozen: Frozen, data: Recordings, settings: Settings, clock: float
     ) -> None:
         self.projector, self.ear, self.frozen, self.data = projector.float().eval(), ear, frozen, data
         self.settings, self.clock = settings, clock
@@ -421,11 +421,15 @@ class Evaluation:
         self.held = [i for i, concept in enumerate(self.named) if data.concepts[concept]["held_out"]]
         names: dict[bool, list[int]] = {True: [], False: []}
         seen = set()
-        for i, sound in enumerate(data.sounds):
-            if sound.kind == "name" and sound.concept in place and (sound.concept, sound.trained) not in seen:
-                seen.add((sound.concept, sound.trained))
-                names[sound.trained].append(i)
-        of = {i: place[data.sounds[i].concept] for chosen in names.values() for i in chosen}  # type: ignore[index]
+        for i, recording in enumerate(data.recordings):
+            if (
+                recording.kind == "name"
+                and recording.concept in place
+                and (recording.concept, recording.trained) not in seen
+            ):
+                seen.add((recording.concept, recording.trained))
+                names[recording.trained].append(i)
+        of = {i: place[data.recordings[i].concept] for chosen in names.values() for i in chosen}  # type: ignore[index]
         known = {of[i] for i in names[True]}
         self.sets = {
             "unseen voices, trained concepts": [i for i in names[False] if of[i] in known],
@@ -441,7 +445,7 @@ class Evaluation:
         self._heard: dict[tuple[int, ...], Heard] = {}
 
     def _effects(self, *, trained: bool) -> list[int]:
-        chosen = [i for i, s in enumerate(self.data.sounds) if s.voice == "esc10" and s.trained == trained]
+        chosen = [i for i, s in enumerate(self.data.recordings) if s.voice == "esc10" and s.trained == trained]
         return chosen[: self.settings.limit]
 
     def run(self, results: Results) -> None:
@@ -458,31 +462,31 @@ class Evaluation:
     def _late(self) -> bool:
         return time.time() - self.clock > self.settings.seconds - 8
 
-    def _hear(self, sounds: Sequence[int]) -> Heard:
-        key = tuple(sounds)
+    def _hear(self, recordings: Sequence[int]) -> Heard:
+        key = tuple(recordings)
         if key not in self._heard:
             self._heard[key] = self.ear.hear(
-                [self.data.encoded[i] for i in sounds], 1, 0, self.settings.workers, torch.float32
+                [self.data.encoded[i] for i in recordings], 1, 0, self.settings.workers, torch.float32
             )
         return self._heard[key]
 
     def _batches(self, heard: Heard) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Sounds of like length: their places, sound tokens [items, most, width], and how many each has."""
+        """Recordings of like length: their places, audio tokens [items, most, width], and how many each has."""
         order = heard.lengths.argsort()
         for chosen in order.split(128):
             lengths = heard.lengths[chosen]
             yield chosen.tolist(), self.projector(heard.padded(chosen, int(lengths.max()))), lengths
 
     @torch.no_grad()
-    def states(self, sounds: Sequence[int], carrier: Carrier) -> States:
-        """`last` token of the carrier and `mean` of the sound tokens: float32 [layers, sounds, width]."""
+    def states(self, recordings: Sequence[int], carrier: Carrier) -> States:
+        """`last` token of the carrier and `mean` of the audio tokens: float32 [layers, recordings, width]."""
         after = torch.tensor(
             [ids_of(self.frozen.tokenizer, carrier.after)], dtype=torch.long, device=self.frozen.device
         )
         trunk, bos = self.frozen.model.model, self.frozen.tokenizer.bos_token_id
         order: list[int] = []
         parts: list[States] = []
-        for places, tokens, lengths in self._batches(self._hear(sounds)):
+        for places, tokens, lengths in self._batches(self._hear(recordings)):
             embeddings = joined(trunk, bos, tokens, lengths, after.expand(len(tokens), -1))
             hidden = trunk(inputs_embeds=embeddings, output_hidden_states=True, use_cache=False).hidden_states
             own = lengths.tolist()
@@ -492,12 +496,12 @@ class Evaluation:
         return {pooling: torch.cat([part[pooling] for part in parts], 1)[:, back] for pooling in parts[0]}
 
     @torch.no_grad()
-    def captions(self, sounds: Sequence[int], carrier: Carrier, length: int = 12) -> list[str]:
-        """What the language model says, greedily, after each sound in a carrier; up to the end of the line."""
+    def captions(self, recordings: Sequence[int], carrier: Carrier, length: int = 12) -> list[str]:
+        """What the language model says, greedily, after each recording in a carrier; up to the end of the line."""
         after = ids_of(self.frozen.tokenizer, carrier.after)
         model, bos = self.frozen.trained, self.frozen.tokenizer.bos_token_id
         said: dict[int, str] = {}
-        for places, tokens, lengths in self._batches(self._hear(sounds)):
+        for places, tokens, lengths in self._batches(self._hear(recordings)):
             ids = torch.tensor([after] * len(tokens), device=tokens.device)
             items = torch.arange(len(tokens), device=tokens.device)
             for _ in range(length):
@@ -508,14 +512,14 @@ class Evaluation:
                 ids = torch.cat([ids, logits.argmax(-1)[:, None]], 1)
             written = self.frozen.tokenizer.batch_decode(ids[:, len(after) :])
             said |= {i: text.partition("\n")[0].strip() for i, text in zip(places, written, strict=True)}
-        return [said[i] for i in range(len(sounds))]
+        return [said[i] for i in range(len(recordings))]
 
     def _captions(self) -> dict[str, Any]:
-        """How often the greedy caption is what is said or sounds, or holds a word of it."""
+        """How often the greedy caption is what is said or heard, or holds a word of it."""
         people = {
             f"{kind}s, people, {'trained' if trained else 'unseen'} texts": [
                 i
-                for i, s in enumerate(self.data.sounds)
+                for i, s in enumerate(self.data.recordings)
                 if s.kind == kind and s.language == "en" and s.trained == trained
             ][: min(200, self.settings.limit)]
             for kind in ("prompt", "description")
@@ -531,7 +535,7 @@ class Evaluation:
         return found
 
     def _caption_rates(self, chosen: Sequence[int], said: Sequence[str]) -> dict[str, Any]:
-        texts = [self.data.sounds[i].texts for i in chosen]
+        texts = [self.data.recordings[i].texts for i in chosen]
         first = [plain(s) == plain(t[0]) for s, t in zip(said, texts, strict=True)]
         any_text = [plain(s) in map(plain, t) for s, t in zip(said, texts, strict=True)]
         word = [bool(words_of(s) & words_of(*t)) for s, t in zip(said, texts, strict=True)]
@@ -556,14 +560,14 @@ class Evaluation:
                 at = found.setdefault(carrier.name, {}).setdefault(language, {})
                 for name, chosen in self.effects.items():
                     if chosen:
-                        answers = torch.tensor([classes.index(self.data.sounds[i].key or "") for i in chosen])
+                        answers = torch.tensor([classes.index(self.data.recordings[i].key or "") for i in chosen])
                         at[name] = compare(states[name], names, answers)
                 if chosen := self.effects["unseen recordings"]:
                     print(f"effects, {carrier.name} {language}: {_shown(at['unseen recordings'], 1)}", flush=True)
         return found
 
     def _recall(self, carrier: Carrier) -> dict[str, Any]:
-        """Recall of names by their sound, and by English names for comparison, in each language."""
+        """Recall of names by their audio, and by English names for comparison, in each language."""
         spoken = {name: self.states(chosen, carrier) for name, chosen in self.sets.items()}
         english = self._named("en", carrier)
         found: dict[str, Any] = {}
@@ -587,8 +591,8 @@ class Evaluation:
         """What people say in each language against the English text, and against their own words where known."""
         found: dict[str, Any] = {}
         for kind in ("description", "prompt"):
-            languages = sorted({s.language for s in self.data.sounds if s.kind == kind})
-            texts = list(dict.fromkeys(s.texts[0] for s in self.data.sounds if s.kind == kind))
+            languages = sorted({s.language for s in self.data.recordings if s.kind == kind})
+            texts = list(dict.fromkeys(s.texts[0] for s in self.data.recordings if s.kind == kind))
             place = {text: i for i, text in enumerate(texts)}
             for carrier in (BARE, ENGLISH):
                 english = self._names(texts, carrier)
@@ -598,20 +602,22 @@ class Evaluation:
                         return found
                     chosen = [
                         i
-                        for i, s in enumerate(self.data.sounds)
+                        for i, s in enumerate(self.data.recordings)
                         if s.kind == kind and s.language == language and not s.trained
                     ][: min(400, self.settings.limit)]
                     if not chosen:
                         continue
                     states = self.states(chosen, carrier)
-                    answers = torch.tensor([place[self.data.sounds[i].texts[0]] for i in chosen])
+                    answers = torch.tensor([place[self.data.recordings[i].texts[0]] for i in chosen])
                     at = {"English text": compare(states, english, answers)}
-                    if all(self.data.sounds[i].spoken for i in chosen):
-                        own = list(dict.fromkeys(str(self.data.sounds[i].spoken) for i in chosen))
-                        said = torch.tensor([own.index(str(self.data.sounds[i].spoken)) for i in chosen])
+                    if all(self.data.recordings[i].spoken for i in chosen):
+                        own = list(dict.fromkeys(str(self.data.recordings[i].spoken) for i in chosen))
+                        said = torch.tensor([own.index(str(self.data.recordings[i].spoken)) for i in chosen])
                         at["the words themselves"] = compare(states, self._names(own, carrier), said)
                         at["written words, English text"] = compare(
-                            self._names([str(self.data.sounds[i].spoken) for i in chosen], carrier), english, answers
+                            self._names([str(self.data.recordings[i].spoken) for i in chosen], carrier),
+                            english,
+                            answers,
                         )
                     found[f"{kind}, {carrier.name}, {language}"] = at
                     shown = {name: _shown(value, 10) for name, value in at.items()}
@@ -638,7 +644,7 @@ def train(settings: Settings) -> None:
     """Trains, keeps the projector in `out`/sounds.safetensors, and evaluates into `out`/sounds.json."""
     clock = time.time()
     settings.out.mkdir(parents=True, exist_ok=True)
-    training = SoundTraining(settings, clock)
+    training = AudioTraining(settings, clock)
     results = Results(settings.out / "sounds.json", **training.description)
     try:
         training.run()
@@ -657,9 +663,9 @@ def evaluate(settings: Settings, parts: Path) -> None:
     settings.out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     weights, description = read_parts(parts)
-    data = sound_data.load(settings.data)
+    data = audio_data.load(settings.data)
     frozen = Frozen(settings.gemma, device)
-    config = sound_config(AutoConfig.from_pretrained(settings.whisper), frozen.config, frozen.image_token)
+    config = audio_config(AutoConfig.from_pretrained(settings.whisper), frozen.config, frozen.image_token)
     projector = make_projector(config)
     projector.load_state_dict(weights)
     ear = Ear(settings.whisper, read_encoder(settings.whisper, config), device)
