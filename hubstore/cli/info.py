@@ -76,9 +76,6 @@ def _committed(store: StoreReader, entry: Mapping[str, Any]) -> int:
 
 
 def _checked(check: Mapping[str, Any]) -> str:
-    how = (
-        f"{check['padding']} padding"
-        if check["batching"] == "padded"
-        else f"{check['batching'].replace('_', ' ')} batches"
-    )
+    kind = check["batching"]
+    batching = f"{check['padding']} padding" if kind == "padded" else f"{kind.replace('_', ' ')} batches"
     return f"{check['deviation']:.1e} at most, {check['tolerance']:g} allowed ({batching})"

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from bridge import audio_data
 from bridge.audio_data import EFFECTS, RATE, Recording, Recordings
-from bridge.audio_parts import audio_config, encoded, make_projector, read_encoder, tokens_of
+from bridge.audio_parts import encoded, make_projector, model_config, read_encoder, tokens_of
 from bridge.evaluation import Carrier, Results, States, best, compare, ids_of, pooled, rate, text_states
 from bridge.images import Training
 from bridge.parts import read_parts, save_parts
@@ -277,7 +277,7 @@ class AudioTraining(Training):
         self.data = audio_data.load(settings.data)
         self.frozen = Frozen(settings.gemma, self.device)
         whisper = AutoConfig.from_pretrained(settings.whisper)
-        config = audio_config(whisper, self.frozen.config, self.frozen.image_token)
+        config = model_config(whisper, self.frozen.config, self.frozen.image_token)
         self.ear = Ear(settings.whisper, read_encoder(settings.whisper, config), self.device)
         self.projector = make_projector(config).to(self.device)
         self.trained = [i for i, recording in enumerate(self.data.recordings) if recording.trained]
@@ -665,7 +665,7 @@ def evaluate(settings: Settings, parts: Path) -> None:
     weights, description = read_parts(parts)
     data = audio_data.load(settings.data)
     frozen = Frozen(settings.gemma, device)
-    config = audio_config(AutoConfig.from_pretrained(settings.whisper), frozen.config, frozen.image_token)
+    config = model_config(AutoConfig.from_pretrained(settings.whisper), frozen.config, frozen.image_token)
     projector = make_projector(config)
     projector.load_state_dict(weights)
     ear = Ear(settings.whisper, read_encoder(settings.whisper, config), device)

@@ -12,9 +12,9 @@ import pytest
 import torch
 import train_bridge
 from bridge import image_data
-from bridge.drawn import SOFT, Captions, Drawings, Frozen, Settings, augmented, evaluate, train
 from bridge.evaluation import Carrier, compare, ranks, rate, recall, text_states
 from bridge.image_data import DataError, Images, Package, load
+from bridge.images import SOFT, Captions, Drawings, Frozen, Settings, augmented, evaluate, train
 from bridge.parts import IMAGE, ImageBridge, assemble_images, image_tokenizer, llava_config, read_parts
 from PIL import Image
 from transformers import (

@@ -12,11 +12,7 @@ import soundfile
 import torch
 import train_bridge
 from bridge import audio_data
-from bridge.audio_data import EFFECTS, RATE, Recording, load
-from bridge.audio_parts import AUDIO, UNUSED, model_config, read_encoder, tokens_of
-from bridge.images import BARE, Frozen
-from bridge.parts import media_tokenizer, read_parts
-from bridge.recordings import (
+from bridge.audio import (
     SOFT,
     Captions,
     Ear,
@@ -28,6 +24,10 @@ from bridge.recordings import (
     make_projector,
     train,
 )
+from bridge.audio_data import EFFECTS, RATE, Recording, load
+from bridge.audio_parts import AUDIO, UNUSED, model_config, read_encoder, tokens_of
+from bridge.images import BARE, Frozen
+from bridge.parts import media_tokenizer, read_parts
 from transformers import (
     AudioFlamingo3ForConditionalGeneration,
     AutoConfig,
