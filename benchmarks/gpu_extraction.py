@@ -358,7 +358,7 @@ def _padded(run: Run, token_ids: list[list[int]]) -> Callable[[], None]:
 def _bare(run: Run, token_ids: list[list[int]], batching: Batching) -> Callable[[], None]:
     """hubstore's own batches of its own shards through the model, and nothing else."""
     settings = run.settings.resolve(run.model)
-    tokens = settings.batch_tokens or 0
+    tokens = settings.batch_tokens
     rows = settings.layout(run.model.width).shard_rows
     batches: list[Batch] = []
     for start in range(0, len(token_ids), rows):

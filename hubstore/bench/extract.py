@@ -18,6 +18,7 @@ from hubstore.bench.figure import OURS, Report, figure, machine_of
 from hubstore.bench.timing import device_seconds, interleave
 from hubstore.corpus import read_sample
 from hubstore.extraction import Settings, extract
+from hubstore.extraction.settings import ResolvedSettings
 from hubstore.forward import tokenize
 from hubstore.models import Model, load_model, wrap_model
 from hubstore.store import StoreReader
@@ -140,7 +141,7 @@ def _trained_tokenizer() -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>")
 
 
-def _texts(model: Model, texts: Sequence[str], settings: Settings) -> Texts:
+def _texts(model: Model, texts: Sequence[str], settings: ResolvedSettings) -> Texts:
     """Padded batches of like length, of as many tokens as hubstore's; `settings` are resolved."""
     token_ids, _ = tokenize(model, texts, settings.max_tokens or 0)
     token_ids.sort(key=len, reverse=True)

@@ -13,7 +13,7 @@ from hubstore.extraction.prepare import tokenized
 from hubstore.extraction.sample import mixes_items
 from hubstore.extraction.sampling import READ, choose_sample, choose_texts, largest_media, longest_texts, sampled_rows
 from hubstore.extraction.selfcheck import PackingOptions, media_check, self_check
-from hubstore.extraction.settings import Settings, media_task
+from hubstore.extraction.settings import ResolvedSettings, media_task
 from hubstore.forward import Batching
 from hubstore.forward.capture import Capture
 from hubstore.forward.compiled import COMPILE_FROM, block_parameters
@@ -43,7 +43,7 @@ class BatchingChecks:
 
     storage: Storage
     capture: Capture
-    settings: Settings
+    settings: ResolvedSettings
     checked: Callable[[SelfCheck], None]
     shown: dict[str, SelfCheck] = field(default_factory=dict)
 
@@ -96,8 +96,6 @@ class BatchingChecks:
     def _texts(self, plan: Plan, before: SelfCheck | None) -> SelfCheck:
         """Check on a sample of the plan's texts; where the store has batches of one kind already, that kind."""
         settings, model, items = self.settings, self.capture.model, PlannedItems(self.storage)
-        assert settings.batch_tokens is not None
-        assert settings.max_tokens is not None
         known, longest = self.shown.get("text"), self._tokenize(longest_texts(items, plan))
         if known is not None and max(map(len, longest), default=0) <= known.longest:
             return known

@@ -13,7 +13,7 @@ from hubstore.corpus import Item
 from hubstore.errors import ModelError, QueryError
 from hubstore.extraction.checks import checks_of
 from hubstore.extraction.run import require_same_model
-from hubstore.extraction.settings import Settings, media_task
+from hubstore.extraction.settings import ResolvedSettings, Settings, media_task
 from hubstore.forward import Batching, HostBatch, collate, collate_media, tokenize
 from hubstore.forward.batch import Integers
 from hubstore.forward.capture import Capture
@@ -63,10 +63,10 @@ def _with_borders(batching: Batching, model: Model) -> Batching:
     return replace(batching, borders=tuple(sorted({*batching.borders, *borders.lengths})), varies_beyond=varies)
 
 
-def _encode_texts(capture: Capture, items: Sequence[Item], settings: Settings, batching: Batching) -> torch.Tensor:
+def _encode_texts(
+    capture: Capture, items: Sequence[Item], settings: ResolvedSettings, batching: Batching
+) -> torch.Tensor:
     """float32 [layers, items, width] on the CPU."""
-    assert settings.max_tokens is not None
-    assert settings.batch_tokens is not None
     model = capture.model
     texts = [settings.template.replace("{text}", item.text) for item in items]
     token_ids, _ = tokenize(model, texts, settings.max_tokens)
@@ -79,9 +79,10 @@ def _encode_texts(capture: Capture, items: Sequence[Item], settings: Settings, b
     return _collected(capture, lengths, members, batch_of)
 
 
-def _encode_media(capture: Capture, items: Sequence[Item], settings: Settings, batching: Batching) -> torch.Tensor:
+def _encode_media(
+    capture: Capture, items: Sequence[Item], settings: ResolvedSettings, batching: Batching
+) -> torch.Tensor:
     """float32 [layers, items, width] on the CPU."""
-    assert settings.media_tokens is not None
     model, modality = capture.model, items[0].modality
     task = media_task(model, settings)
     inputs = []

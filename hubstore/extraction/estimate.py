@@ -16,7 +16,7 @@ import torch
 from hubstore.corpus import Corpus, same_source
 from hubstore.errors import StoreError
 from hubstore.extraction.plan import PlannedShard
-from hubstore.extraction.settings import Settings
+from hubstore.extraction.settings import ResolvedSettings, Settings
 from hubstore.extraction.workload import Counted, Speed, count_corpus, model_speed
 from hubstore.forward.memory import SLOTS
 from hubstore.measurements import MeasurementCache, machine
@@ -85,7 +85,7 @@ class Estimate:
         place: the folder whose disk was measured.
     """
 
-    settings: Settings
+    settings: ResolvedSettings
     layout: Layout
     counted: Counted
     states: Mapping[str, int]
@@ -195,7 +195,7 @@ class _Begun:
     planned: bool = False
 
 
-def _begun(folder: Path, corpus: Corpus, model: Model, settings: Settings) -> _Begun:
+def _begun(folder: Path, corpus: Corpus, model: Model, settings: ResolvedSettings) -> _Begun:
     storage = LocalStorage(folder)
     if not storage.exists(ROOT):
         return _Begun()
@@ -236,7 +236,7 @@ def _files(layout: Layout, counted: Counted) -> int:
 
 
 def _seconds(
-    settings: Settings, counted: Counted, speed: Speed, written: int, begun: _Begun, workers: int
+    settings: ResolvedSettings, counted: Counted, speed: Speed, written: int, begun: _Begun, workers: int
 ) -> dict[str, float]:
     tokenizing, reading, running = 0.0, 0.0, 0.0
     for modality, one in counted.tokens.items():

@@ -15,7 +15,7 @@ import torch
 
 from hubstore.errors import CorpusError
 from hubstore.extraction.plan import Plan, PlannedItems, PlannedShard
-from hubstore.extraction.settings import Settings, media_task
+from hubstore.extraction.settings import ResolvedSettings, media_task
 from hubstore.forward import Batching, HostBatch, collate, collate_media, tokenize
 from hubstore.forward.batch import Integers
 from hubstore.forward.members import batch_members, media_members, runs_of
@@ -52,7 +52,7 @@ class Work:
 
     storage: Storage
     layout: Layout
-    settings: Settings
+    settings: ResolvedSettings
     plan: Plan
     batching: Mapping[str, Batching]
     skip_broken: bool = False
@@ -61,13 +61,11 @@ class Work:
     @property
     def media_tokens(self) -> int:
         """Tokens of a full batch of images or audio."""
-        assert self.settings.media_tokens is not None
         return self.settings.media_tokens
 
     @property
     def batch_tokens(self) -> int:
         """Tokens of a full batch."""
-        assert self.settings.batch_tokens is not None
         return self.settings.batch_tokens
 
 
@@ -142,14 +140,13 @@ def _with_previews(previews: pa.Table | None) -> pa.Table | None:
 
 
 def tokenized(
-    model: Model, settings: Settings, texts: Sequence[str]
+    model: Model, settings: ResolvedSettings, texts: Sequence[str]
 ) -> tuple[list[Sequence[int]], list[bool], dict[int, str]]:
     """What the model reads of each text, in its template; whether it was cut; and what is wrong with those of no ids.
 
     A few texts are tokenized at a time, and their ids held as plain numbers: a tokenizer's own output is many times as
     large.
     """
-    assert settings.max_tokens is not None
     token_ids: list[Sequence[int]] = []
     cut: list[bool] = []
     problems: dict[int, str] = {}

@@ -27,7 +27,7 @@ from hubstore.extraction.plan import (
 )
 from hubstore.extraction.prepare import Work
 from hubstore.extraction.resume import Begun, begin_append, begin_extract, is_described
-from hubstore.extraction.settings import Settings, media_task
+from hubstore.extraction.settings import ResolvedSettings, Settings, media_task
 from hubstore.extraction.token_counts import TokenCounts
 from hubstore.extraction.workers import Engine
 from hubstore.forward import Batching
@@ -172,7 +172,7 @@ class _Job:
     storage: Storage
     corpus: Corpus
     model: Model
-    settings: Settings
+    settings: ResolvedSettings
     layout: Layout
     watch: Watch
     generation_items: int

@@ -1,9 +1,9 @@
-"""What an extraction was asked for: everything that decides the bytes of its store."""
+"""What an extraction is asked for, and what that comes to for a model: all that decides the bytes of its store."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -74,7 +74,7 @@ class Settings:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, check_count(name, value, error=StoreError))
 
-    def resolve(self, model: Model) -> Settings:
+    def resolve(self, model: Model) -> ResolvedSettings:
         """These settings with every choice that depends on the model made.
 
         Raises:
@@ -108,16 +108,16 @@ class Settings:
         fast = gpu and model.dtype in (torch.float16, torch.bfloat16)
         batching = self.batching if self.batching != "auto" else "packed" if fast else "padded"
         packed = batching == "packed"
-        return replace(
-            self,
-            layers=_resolve_layers(self.layers, model),
-            dtype=_resolve_dtype(self.dtype, model.dtype),
-            max_tokens=limit,
-            batch_tokens=self.batch_tokens or (2048 if not gpu else 8192 if packed else 16384),
-            media_tokens=self.media_tokens or (65536 if gpu else 2048),
-            batching=batching,
-            compile=self.compile if packed and (gpu or self.compile == "on") else "off",
-        )
+        made = {
+            "layers": _resolve_layers(self.layers, model),
+            "dtype": _resolve_dtype(self.dtype, model.dtype),
+            "max_tokens": limit,
+            "batch_tokens": self.batch_tokens or (2048 if not gpu else 8192 if packed else 16384),
+            "media_tokens": self.media_tokens or (65536 if gpu else 2048),
+            "batching": batching,
+            "compile": self.compile if packed and (gpu or self.compile == "on") else "off",
+        }
+        return ResolvedSettings(**{**vars(self), **made})
 
     def _check_media(self, model: Model) -> None:
         name, readers = model.identity["id"], [adapter.reader for adapter in model.adapters.values()]
@@ -127,23 +127,6 @@ class Settings:
             raise ModelError(f"{name} gives each item one vector; it has no tokens to keep")
         if "text" in self.poolings and not any(reader.takes_text for reader in readers):
             raise ModelError(f"{name} reads no text beside a medium; leave out pooling text")
-
-    def layout(self, width: int) -> Layout:
-        """The store's shapes: as many rows to a shard as the memory budget holds, 8192 at most."""
-        row_bytes = DTYPES[self.dtype].itemsize * width * len(self.layers) * len(self.poolings)
-        chunk_rows = TOKEN_CHUNK_ROWS if "tokens" in self.poolings and len(self.poolings) > 1 else CHUNK_ROWS
-        rows = SHARD_ROWS
-        while rows > CHUNK_ROWS and rows * row_bytes > self.memory_budget:
-            rows //= 2
-        return Layout(
-            layers=self.layers,
-            poolings=self.poolings,
-            dtype=self.dtype,
-            width=width,
-            shard_rows=rows,
-            chunk_rows=chunk_rows,
-            compressor=self.compressor,
-        )
 
     def to_json(self) -> dict[str, Any]:
         """As kept in the store, to be compared and to append by."""
@@ -166,6 +149,32 @@ class Settings:
         if widened and any(is_older(entry) for entry in attributes["corpora"][:1]):
             return replace(settings, batch_tokens=None)
         return settings
+
+
+@dataclass(frozen=True)
+class ResolvedSettings(Settings):
+    """Settings with every choice made for one model: no "auto", "all" or None is left."""
+
+    max_tokens: int = field(kw_only=True)
+    batch_tokens: int = field(kw_only=True)
+    media_tokens: int = field(kw_only=True)
+
+    def layout(self, width: int) -> Layout:
+        """The store's shapes: as many rows to a shard as the memory budget holds, 8192 at most."""
+        row_bytes = DTYPES[self.dtype].itemsize * width * len(self.layers) * len(self.poolings)
+        chunk_rows = TOKEN_CHUNK_ROWS if "tokens" in self.poolings and len(self.poolings) > 1 else CHUNK_ROWS
+        rows = SHARD_ROWS
+        while rows > CHUNK_ROWS and rows * row_bytes > self.memory_budget:
+            rows //= 2
+        return Layout(
+            layers=self.layers,
+            poolings=self.poolings,
+            dtype=self.dtype,
+            width=width,
+            shard_rows=rows,
+            chunk_rows=chunk_rows,
+            compressor=self.compressor,
+        )
 
 
 def is_older(entry: Mapping[str, Any]) -> bool:

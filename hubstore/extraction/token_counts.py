@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from hubstore.corpus import Corpus
 from hubstore.extraction.prepare import left_out, tokenized
-from hubstore.extraction.settings import Settings
+from hubstore.extraction.settings import ResolvedSettings
 from hubstore.forward.members import rows_by_modality
 from hubstore.media.reading import CHUNK, MediaFeed
 from hubstore.models import Model
@@ -22,7 +22,7 @@ class TokenCounts:
         feed: reads media.
     """
 
-    def __init__(self, corpus: Corpus, model: Model, settings: Settings, feed: MediaFeed) -> None:
+    def __init__(self, corpus: Corpus, model: Model, settings: ResolvedSettings, feed: MediaFeed) -> None:
         self._corpus = corpus
         self._model = model
         self._settings = settings

@@ -25,7 +25,7 @@ import torch
 from hubstore.corpus import Corpus
 from hubstore.extraction.plan import GENERATION_ITEMS, PlanStart, assign_shards
 from hubstore.extraction.prepare import left_out, tokenized
-from hubstore.extraction.settings import Settings, media_task
+from hubstore.extraction.settings import ResolvedSettings, media_task
 from hubstore.forward import Batching, HostBatch, collate, collate_media
 from hubstore.forward.capture import Capture
 from hubstore.forward.members import rows_by_modality
@@ -150,14 +150,19 @@ class Counted:
 
 
 def count_corpus(
-    corpus: Corpus, model: Model, settings: Settings, layout: Layout, *, generation_items: int = GENERATION_ITEMS
+    corpus: Corpus,
+    model: Model,
+    settings: ResolvedSettings,
+    layout: Layout,
+    *,
+    generation_items: int = GENERATION_ITEMS,
 ) -> Counted:
     """Read a corpus once, and count.
 
     Args:
         corpus: the items.
         model: its tokenizer and processors.
-        settings: resolved.
+        settings: of the run.
         layout: what the store's shapes would be.
         generation_items: most items that are planned at once.
 
@@ -173,7 +178,9 @@ def count_corpus(
 
 
 class _Counting:
-    def __init__(self, corpus: Corpus, model: Model, settings: Settings, layout: Layout, generation_items: int) -> None:
+    def __init__(
+        self, corpus: Corpus, model: Model, settings: ResolvedSettings, layout: Layout, generation_items: int
+    ) -> None:
         self._corpus, self._model, self._settings, self._layout = corpus, model, settings, layout
         self._generation_items = generation_items
         self._task = media_task(model, settings)
@@ -308,7 +315,7 @@ class Speed:
         return length * float(np.interp(np.log2(max(length, 1)), np.log2(known), rates))
 
 
-def model_speed(model: Model, settings: Settings, counted: Counted, *, refresh: bool) -> Speed:
+def model_speed(model: Model, settings: ResolvedSettings, counted: Counted, *, refresh: bool) -> Speed:
     """The model's speed, from the cache where it is there; that of images and audio is always measured.
 
     Args:
@@ -324,7 +331,7 @@ def model_speed(model: Model, settings: Settings, counted: Counted, *, refresh: 
         cache = MeasurementCache(_model_key(model, settings), refresh=refresh)
         longest = counted.tokens["text"].longest
         wanted = list(itertools.takewhile(lambda length: length < 2 * longest, LENGTHS)) or [LENGTHS[0]]
-        wanted = sorted({min(length, settings.max_tokens or length) for length in wanted})
+        wanted = sorted({min(length, settings.max_tokens) for length in wanted})
 
         def run_texts(length: int, figure: int) -> float:
             return run(_text_batch(model, settings, counted.texts, length))[figure]
@@ -337,7 +344,7 @@ def model_speed(model: Model, settings: Settings, counted: Counted, *, refresh: 
     return Speed(token_seconds, media_seconds, int(max(device_bytes)))
 
 
-def _timer(model: Model, settings: Settings) -> Callable[[HostBatch], tuple[float, float]]:
+def _timer(model: Model, settings: ResolvedSettings) -> Callable[[HostBatch], tuple[float, float]]:
     """What measures a batch: seconds of the model for each of its tokens, and bytes of the GPU beside what it had."""
     capture = Capture(model, settings.layers, settings.poolings, DTYPES[settings.dtype])
     fewest = 3 if model.device.type == "cuda" else 1  # a GPU's first run of a shape takes long
@@ -371,25 +378,22 @@ def _most_on(device: torch.device) -> Iterator[Callable[[], int]]:
     yield lambda: torch.cuda.max_memory_allocated(device) - before
 
 
-def _text_batch(model: Model, settings: Settings, texts: Sequence[Sequence[int]], length: int) -> HostBatch:
+def _text_batch(model: Model, settings: ResolvedSettings, texts: Sequence[Sequence[int]], length: int) -> HostBatch:
     """A full batch of texts of `length` tokens."""
-    assert settings.batch_tokens is not None
-    room = settings.batch_tokens
     batching = Batching("packed", first_position=0) if settings.batching == "packed" else Batching("padded")
     endless = itertools.cycle(itertools.chain.from_iterable(texts))
-    items = [list(itertools.islice(endless, length)) for _ in range(max(1, room // length))]
-    return collate(model, items, batching, room)
+    items = [list(itertools.islice(endless, length)) for _ in range(max(1, settings.batch_tokens // length))]
+    return collate(model, items, batching, settings.batch_tokens)
 
 
-def _media_batch(model: Model, settings: Settings, modality: str, items: Sequence[MediaInputs]) -> HostBatch:
+def _media_batch(model: Model, settings: ResolvedSettings, modality: str, items: Sequence[MediaInputs]) -> HostBatch:
     """A full batch, or as many as there are, of images or audio as long as the first."""
-    assert settings.media_tokens is not None
     lengths = [model.adapters[modality].length_of(item) for item in items]
     same_length = [item for item, length in zip(items, lengths, strict=True) if length == lengths[0]]
     return collate_media(model, modality, same_length[: max(1, settings.media_tokens // lengths[0])])
 
 
-def _model_key(model: Model, settings: Settings) -> dict[str, Any]:
+def _model_key(model: Model, settings: ResolvedSettings) -> dict[str, Any]:
     device = model.device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     asked = {name: getattr(settings, name) for name in ("layers", "poolings", "dtype", "batch_tokens", "batching")}
