@@ -150,12 +150,7 @@ class Counted:
 
 
 def count_corpus(
-    corpus: Corpus,
-    model: Model,
-    settings: ResolvedSettings,
-    layout: Layout,
-    *,
-    generation_items: int = GENERATION_ITEMS,
+    corpus: Corpus, model: Model, settings: ResolvedSettings, layout: Layout, generation_items: int = GENERATION_ITEMS
 ) -> Counted:
     """Read a corpus once, and count.
 
