@@ -27,7 +27,7 @@ from benchmarks.record import Result, compare, gpu_machine, machine, save
 from benchmarks.table import suite_table
 from hubstore.bench.timing import Sample, Task, device_seconds, interleave
 from hubstore.corpus import Corpus, Item, read_sample
-from hubstore.extraction import Extraction, Progress, Settings, Watch, Workers, extract
+from hubstore.extraction import Callbacks, Extraction, Progress, Settings, Workers, extract
 from hubstore.forward import Batch, Batching, collate, forward, pad, tokenize
 from hubstore.forward.compiled import block_parameters, compiled_blocks
 from hubstore.forward.members import batch_members
@@ -227,7 +227,7 @@ def _one_device(run: Run, runs: int) -> list[Result]:
 
     def ours() -> float:
         timeline = Timeline()
-        ends.append(_extract(run, run.texts, Watch(progress=timeline)))
+        ends.append(_extract(run, run.texts, Callbacks(progress=timeline)))
         steady.append(timeline.steady())
         return ends[-1].extracted / ends[-1].progress.seconds
 
@@ -285,7 +285,7 @@ def _several(run: Run, gpus: int, runs: int) -> list[Result]:
 
     def rate(texts: list[str], workers: Workers | None) -> float:
         timeline = Timeline()
-        _extract(run, texts, Watch(progress=timeline), workers)
+        _extract(run, texts, Callbacks(progress=timeline), workers)
         return timeline.steady()
 
     name = f"hubstore on {gpus}"
@@ -305,7 +305,7 @@ def _several(run: Run, gpus: int, runs: int) -> list[Result]:
 _numbers = count()
 
 
-def _extract(run: Run, texts: list[str], watch: Watch | None = None, workers: Workers | None = None) -> Extraction:
+def _extract(run: Run, texts: list[str], watch: Callbacks | None = None, workers: Workers | None = None) -> Extraction:
     """Extract into a store that is removed again."""
     path = run.scratch / f"{next(_numbers)}.hub"
     corpus = run.corpus

@@ -28,7 +28,7 @@ from benchmarks.record import ROOT, Result, compare, gpu_machine, machine, save
 from benchmarks.table import suite_table
 from hubstore.bench.timing import Sample, Task, device_seconds, interleave
 from hubstore.corpus import Corpus, Item, Media
-from hubstore.extraction import Settings, Watch, extract
+from hubstore.extraction import Callbacks, Settings, extract
 from hubstore.extraction.settings import media_task
 from hubstore.forward import Batch, Batching, collate_media, forward
 from hubstore.forward.members import media_members
@@ -207,7 +207,7 @@ def _measure(run: Run, runs: int) -> list[Result]:
     def ours() -> float:
         timeline = Timeline()
         path = run.scratch / f"{next(_numbers)}.hub"
-        done = extract(Corpus.from_items(run.items), run.model, path, run.settings, watch=Watch(progress=timeline))
+        done = extract(Corpus.from_items(run.items), run.model, path, run.settings, watch=Callbacks(progress=timeline))
         shutil.rmtree(path)
         steady.append(timeline.steady())
         print(f"hubstore: {steady[-1]:.1f} a second, {done.progress}", flush=True)

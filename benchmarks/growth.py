@@ -315,7 +315,7 @@ def _extract(corpus: str, store: str) -> dict[str, Any]:
     """Extract, in this process."""
     from hubstore.bench.extract import TINY, random_model
     from hubstore.corpus import read_jsonl
-    from hubstore.extraction import Settings, Watch, extract
+    from hubstore.extraction import Callbacks, Settings, extract
 
     model, items = random_model(TINY, "cpu"), read_jsonl(corpus)
     before = memory()
@@ -326,7 +326,7 @@ def _extract(corpus: str, store: str) -> dict[str, Any]:
 
     started, processor = time.perf_counter(), _processor()
     with _Peak() as peak:
-        extract(items, model, store, Settings(), watch=Watch(planned=noted("planned"), checked=noted("checked")))
+        extract(items, model, store, Settings(), watch=Callbacks(planned=noted("planned"), checked=noted("checked")))
     return {
         "wall": time.perf_counter() - started,
         "planning": at["planned"] - processor,

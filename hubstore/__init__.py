@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from hubstore.api import Store, append, extract, open, plan
     from hubstore.client import AsyncRemoteStore, RemoteStore, StoreProtocol, connect, connect_async
     from hubstore.corpus import Corpus, Item, open_corpus
-    from hubstore.extraction import Settings, Watch
+    from hubstore.extraction import Callbacks, Settings
     from hubstore.models import Model, load_model
 
 __all__ = [
     "AsyncRemoteStore",
+    "Callbacks",
     "Corpus",
     "HubstoreError",
     "Item",
@@ -27,7 +28,6 @@ __all__ = [
     "Settings",
     "Store",
     "StoreProtocol",
-    "Watch",
     "__version__",
     "append",
     "connect",
@@ -43,12 +43,14 @@ _HOMES = {
     "hubstore.api": ("Store", "append", "extract", "open", "plan"),
     "hubstore.client": ("AsyncRemoteStore", "RemoteStore", "StoreProtocol", "connect", "connect_async"),
     "hubstore.corpus": ("Corpus", "Item", "open_corpus"),
-    "hubstore.extraction": ("Settings", "Watch"),
+    "hubstore.extraction": ("Settings", "Callbacks"),
     "hubstore.models": ("Model", "load_model"),
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Watch":  # deprecated
+        return import_module("hubstore.extraction").Watch
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(home), name)

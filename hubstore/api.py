@@ -16,7 +16,7 @@ from hubstore import analysis, index, query
 from hubstore.corpus import Corpus, Item, open_corpus
 from hubstore.devices import resolve_device
 from hubstore.errors import EngineError, UnfinishedStoreWarning
-from hubstore.extraction import Extraction, Settings, Watch, encode, load_model_of, require_same_model
+from hubstore.extraction import Callbacks, Extraction, Settings, encode, load_model_of, require_same_model
 from hubstore.extraction import append as append_items
 from hubstore.extraction import extract as extract_items
 from hubstore.extraction.engines import Compute
@@ -251,7 +251,7 @@ def extract(
     *,
     settings: Settings | None = None,
     with_lens: bool = False,
-    watch: Watch | None = None,
+    watch: Callbacks | None = None,
     readers: int | None = None,
     ignore_space: bool = False,
     **named: Any,
@@ -305,7 +305,7 @@ def append(
     *,
     model: Model | str | None = None,
     trust_remote_code: bool = False,
-    watch: Watch | None = None,
+    watch: Callbacks | None = None,
     readers: int | None = None,
     ignore_space: bool = False,
     **named: Any,

@@ -8,6 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import hubstore
 from hubstore import api
 from hubstore.cli import app
 from hubstore.cli.corpora import CorpusOptions
@@ -122,3 +123,8 @@ def test_the_older_name_of_further_models_still_works_and_a_misspelled_one_is_re
         assert take(ModelOptions, {"also": ["b"]}).extra_models == ("b",)
     with pytest.raises(TypeError, match=r"load_model.*'extra_model'"):
         load_model("nowhere", extra_model=["b"])
+
+
+def test_the_older_name_of_the_callbacks_still_works():
+    with pytest.warns(DeprecationWarning, match="Watch is deprecated; it is called Callbacks"):
+        assert hubstore.Watch is hubstore.Callbacks

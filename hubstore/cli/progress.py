@@ -29,9 +29,9 @@ def bar(what: str, details: str = "") -> Iterator[tuple[Progress, Any]]:
 
 @contextmanager
 def watching(store: str, model: str) -> Iterator[Any]:
-    """A `Watch` that draws an extraction, from the loading of its model on."""
+    """A `Callbacks` that draws an extraction, from the loading of its model on."""
+    from hubstore.extraction import Callbacks, SelfCheck
     from hubstore.extraction import Progress as Done
-    from hubstore.extraction import SelfCheck, Watch
 
     with bar(f"loading {model}") as (progress, task):
 
@@ -61,4 +61,4 @@ def watching(store: str, model: str) -> Iterator[Any]:
                 f"model {done.model_ms:,.0f} ms  copy {done.copy_ms:,.0f} ms  write {done.write_ms:,.0f} ms",
             )
 
-        yield Watch(loaded=loaded, planned=planned, checked=checked, progress=advanced)
+        yield Callbacks(loaded=loaded, planned=planned, checked=checked, progress=advanced)

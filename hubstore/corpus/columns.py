@@ -137,19 +137,19 @@ class Columns:
             return 0 if named or grouped else len(self.text)
         return 1 if named or not grouped else 0
 
-    def needed(self, there: Sequence[str]) -> list[str]:
+    def needed(self, columns: Sequence[str]) -> list[str]:
         """Select from a table's top-level columns those to read: all where one that must be there is not, so
         that the error can list them.
         """
 
         def top(name: str) -> str:
-            return name if name in there else name.split(".", maxsplit=1)[0]
+            return name if name in columns else name.split(".", maxsplit=1)[0]
 
-        required = {top(name) for _, name in self.required(lambda name: top(name) in there)}
-        if not required.issubset(there):
-            return list(there)
+        required = {top(name) for _, name in self.required(lambda name: top(name) in columns)}
+        if not required.issubset(columns):
+            return list(columns)
         optional = {top(name) for name in (self.id, self.concept) if name}
-        return [column for column in there if column in required | optional]
+        return [column for column in columns if column in required | optional]
 
     def source(self) -> dict[str, Any]:
         """Describe the choice of columns as JSON can hold it."""

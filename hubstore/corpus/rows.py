@@ -334,8 +334,8 @@ def _file(row: Row, column: str, path: str) -> str:
 
 
 def _not_there(row: Row, column: str) -> str:
-    there = list(_leaves(row.values))
-    shown = ", ".join(there[:_SHOWN_COLUMNS]) + (", ..." if len(there) > _SHOWN_COLUMNS else "")
+    names = list(_leaves(row.values))
+    shown = ", ".join(names[:_SHOWN_COLUMNS]) + (", ..." if len(names) > _SHOWN_COLUMNS else "")
     return f"there is no column {column!r}; the columns are {shown or 'none'}"
 
 

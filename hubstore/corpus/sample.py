@@ -34,16 +34,16 @@ def read_sample(name: str, *, languages: Sequence[str] | None = None, limit: int
     limit = check_options(limit, "stop")
     if name not in sample_names():
         raise CorpusError(f"there is no sample {name!r}; the samples are {', '.join(sample_names())}")
-    there = {path.stem: path for path in _samples().joinpath(name).glob("*.txt")}
-    tags = sorted(there, key=lambda tag: (tag != "en", tag)) if languages is None else list(languages)
+    by_language = {path.stem: path for path in _samples().joinpath(name).glob("*.txt")}
+    tags = sorted(by_language, key=lambda tag: (tag != "en", tag)) if languages is None else list(languages)
     for tag in tags:
-        if tag not in there:
+        if tag not in by_language:
             raise CorpusError(
-                f"the sample {name!r} has no language {tag!r}; its languages are {', '.join(sorted(there))}"
+                f"the sample {name!r} has no language {tag!r}; its languages are {', '.join(sorted(by_language))}"
             )
     if not tags:
         raise CorpusError(f"no language of the sample {name!r} was given; give one, or leave languages out for all")
-    paths = {tag: there[tag] for tag in tags}
+    paths = {tag: by_language[tag] for tag in tags}
 
     def source() -> dict[str, Any]:
         digests = {tag: hashlib.sha256(path.read_bytes()).hexdigest() for tag, path in paths.items()}

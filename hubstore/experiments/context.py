@@ -16,7 +16,7 @@ import numpy as np
 
 from hubstore.corpus import Corpus
 from hubstore.errors import AnalysisError, CorpusError, MissingDependencyError
-from hubstore.extraction import Settings, Watch, extract
+from hubstore.extraction import Callbacks, Settings, extract
 from hubstore.lens import Lens
 from hubstore.media import MEDIA
 from hubstore.models import Model, load_model
@@ -144,7 +144,7 @@ class ExperimentContext:
         }
         what = {"corpus": {"name": corpus.name, **corpus.source}, "settings": chosen, "model": self.model_record()}
         path = self.out / "stores" / f"{name}-{_digest(what)[:12]}.hub"
-        watch = Watch(progress=lambda done: self.progress(f"extracting {name}", done.items, done.total))
+        watch = Callbacks(progress=lambda done: self.progress(f"extracting {name}", done.items, done.total))
         extract(corpus, self.model, path, Settings(**chosen), watch=watch)
         store = StoreReader(path)
         self.stores[path.name] = {**what, "commits": store.digest}

@@ -202,11 +202,11 @@ def _begun(folder: Path, corpus: Corpus, model: Model, settings: ResolvedSetting
     entry = next(reversed(read_attributes(storage)["corpora"]), None)
     if entry is None or not entry["identity"]:
         return _Begun()
-    there = entry["identity"]
-    asked = (settings.to_json(), model.identity["weights"])
-    if (Settings.from_json(there["settings"]).to_json(), there["model"]["weights"]) != asked:
+    stored = entry["identity"]
+    requested = (settings.to_json(), model.identity["weights"])
+    if (Settings.from_json(stored["settings"]).to_json(), stored["model"]["weights"]) != requested:
         return _Begun()
-    if not same_source(there["corpus"], corpus.source):
+    if not same_source(stored["corpus"], corpus.source):
         return _Begun()
     generations = {generation["generation"] for generation in entry["generations"]}
     commits = [commit for commit in read_commits(storage) if commit.generation in generations]

@@ -10,7 +10,7 @@ from typing import Any
 from hubstore.errors import EngineError
 from hubstore.extraction.encode import load_model_of
 from hubstore.extraction.engines import Compute, extraction_engine
-from hubstore.extraction.run import Watch
+from hubstore.extraction.run import Callbacks
 from hubstore.extraction.workers import Engine
 from hubstore.models import Model, load_model
 from hubstore.options import ModelOptions
@@ -23,7 +23,7 @@ def load_on_devices(
     devices: Sequence[str],
     compute: Compute,
     load: functools.partial[Model],
-    watch: Watch | None = None,
+    watch: Callbacks | None = None,
 ) -> tuple[Model, Engine | None]:
     """The model on the first device, and the engine that shares the work with others; None where there is none.
 

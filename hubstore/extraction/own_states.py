@@ -46,13 +46,13 @@ def compare_with_own(probe: Capture, batch: Batch, captured: torch.Tensor) -> st
         raise _refused(name, f"it gives {len(run.hidden)} hidden states of its own, and has {depth} blocks")
     # Mamba's and RWKV's own begin behind the first block: their last block's is among them, what it reads is not.
     begin = int(_is_same(run.hidden[0], run.first))
-    for layer, ours in zip(probe.layers, captured, strict=True):
+    for layer, state in zip(probe.layers, captured, strict=True):
         if layer == "final":
-            same = run.final is None or _near(_at_rows(run.final, batch, ours), ours, model)
+            same = run.final is None or _near(_at_rows(run.final, batch, state), state, model)
         elif int(layer) < depth + begin:
-            same = int(layer) < begin or _near(_at_rows(run.hidden[int(layer) - begin], batch, ours), ours, model)
+            same = int(layer) < begin or _near(_at_rows(run.hidden[int(layer) - begin], batch, state), state, model)
         else:
-            same = _last_agrees(run, batch, ours, model)
+            same = _last_agrees(run, batch, state, model)
         if not same:
             raise _refused(name, f"the states captured at layer {layer} are not the model's own hidden states")
     return "own hidden states"
@@ -136,35 +136,35 @@ def _is_same(one: Any, other: Any) -> bool:
     return both and one.numel() == other.numel() and one.data_ptr() == other.data_ptr()
 
 
-def _at_rows(own: Any, batch: Batch, ours: torch.Tensor) -> torch.Tensor | None:
+def _at_rows(own: Any, batch: Batch, state: torch.Tensor) -> torch.Tensor | None:
     """[rows, width] of a state of the model's own; None where it is of another shape."""
-    if not isinstance(own, torch.Tensor) or own.ndim != 3 or own.shape[-1] != ours.shape[-1]:
+    if not isinstance(own, torch.Tensor) or own.ndim != 3 or own.shape[-1] != state.shape[-1]:
         return None
     return own.flatten(0, 1).index_select(0, batch.token_rows)
 
 
-def _near(theirs: torch.Tensor | None, ours: torch.Tensor, model: Model) -> bool:
-    if theirs is None or theirs.shape != ours.shape:
+def _near(reference: torch.Tensor | None, state: torch.Tensor, model: Model) -> bool:
+    if reference is None or reference.shape != state.shape:
         return False
-    distance = (theirs.float() - ours).norm(dim=-1)
-    return bool((distance <= NEAR[model.dtype] * ours.norm(dim=-1) + 1e-30).all())
+    distance = (reference.float() - state).norm(dim=-1)
+    return bool((distance <= NEAR[model.dtype] * state.norm(dim=-1) + 1e-30).all())
 
 
 @torch.inference_mode()
-def _last_agrees(run: _OwnRun, batch: Batch, ours: torch.Tensor, model: Model) -> bool:
+def _last_agrees(run: _OwnRun, batch: Batch, state: torch.Tensor, model: Model) -> bool:
     """Whether the last block's state is the model's last one, or what its final norm makes that of.
 
     Where something else is between the two, neither can be inferred from the other.
     """
     assert run.hidden is not None
     ends = [run.hidden[-1], run.final]
-    if any(_near(_at_rows(end, batch, ours), ours, model) for end in ends):
+    if any(_near(_at_rows(end, batch, state), state, model) for end in ends):
         return True
     if any(_is_same(run.last, end) for end in ends):
         return False
     for module, output in run.readers:
         for end in ends:
             if isinstance(end, torch.Tensor) and isinstance(output, torch.Tensor) and torch.equal(output, end):
-                normed = module(ours[None].to(model.dtype))[0].float()
-                return _near(_at_rows(end, batch, ours), normed, model)
+                normed = module(state[None].to(model.dtype))[0].float()
+                return _near(_at_rows(end, batch, state), normed, model)
     return True

@@ -275,13 +275,13 @@ def _refuse_duplicates(path: Path, spooled: Spooled, known: KnownIds, offset: in
             f"id {_id_at(path, first)!r} stands twice in the corpus, as items {offset + first + 1} and "
             f"{offset + second + 1} ({len(twice)} such pairs in all); give every item an id of its own"
         )
-    there = np.sort(order[known.among(ascending)])
-    if len(there):
-        first = int(there[0])
+    known_items = np.sort(order[known.among(ascending)])
+    if len(known_items):
+        first = int(known_items[0])
         earlier = f" or earlier in the corpus, whose item {offset + first + 1} has it again" if offset else ""
         raise CorpusError(
-            f"id {_id_at(path, first)!r} is in the store already{earlier} ({len(there)} such items in all); leave out "
-            "what the store has, or give the new items ids of their own"
+            f"id {_id_at(path, first)!r} is in the store already{earlier} ({len(known_items)} such items in all); "
+            "leave out what the store has, or give the new items ids of their own"
         )
 
 

@@ -122,12 +122,12 @@ def is_described(attributes: Mapping[str, Any], generation: int) -> bool:
     return any(one["generation"] == generation for entry in attributes["corpora"] for one in entry["generations"])
 
 
-def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
     """What differs between the request that a store was begun with and another; nothing where they agree."""
-    there = {**there, "settings": Settings.from_json(there.get("settings", {})).to_json()}
+    stored = {**stored, "settings": Settings.from_json(stored.get("settings", {})).to_json()}
     found = []
-    for part, value in asked.items():
-        before = there.get(part)
+    for part, value in requested.items():
+        before = stored.get(part)
         if before == value or (part == "corpus" and _is_same_corpus(before, value)):
             continue
         if isinstance(value, dict) and isinstance(before, dict):
@@ -138,24 +138,24 @@ def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
     return found
 
 
-def _differences(entry: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+def _differences(entry: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
     """What differs between a corpus of a store and what is asked for.
 
     Padded batches were once of no fewer tokens than the longest item may have, whatever was asked for.
     """
-    there, settings = dict(entry["identity"]), asked["settings"]
-    before = there.get("settings", {})
+    stored, settings = dict(entry["identity"]), requested["settings"]
+    before = stored.get("settings", {})
     most = before.get("batch_tokens")
     if is_older(entry) and most == before.get("max_tokens") == max(settings["batch_tokens"], settings["max_tokens"]):
-        there["settings"] = {**before, "batch_tokens": settings["batch_tokens"]}
-    return differences(there, asked)
+        stored["settings"] = {**before, "batch_tokens": settings["batch_tokens"]}
+    return differences(stored, requested)
 
 
-def _is_same_corpus(there: Any, asked: Mapping[str, Any]) -> bool:
+def _is_same_corpus(stored: Any, requested: Mapping[str, Any]) -> bool:
     """Whether it is the corpus that was begun with; a run that stopped at what cannot be read may leave it out now."""
-    if isinstance(there, Mapping) and there.get("on_error") == "stop":
-        there = {**there, "on_error": asked.get("on_error")}
-    return same_source(there, asked)
+    if isinstance(stored, Mapping) and stored.get("on_error") == "stop":
+        stored = {**stored, "on_error": requested.get("on_error")}
+    return same_source(stored, requested)
 
 
 def _refuse_other_run(root: Location, found: Sequence[str], unfinished: Unfinished | None) -> None:

@@ -66,7 +66,7 @@ class Extraction:
 
 
 @dataclass(frozen=True)
-class Watch:
+class Callbacks:
     """Where a run tells how far it is; every call may be left out."""
 
     loaded: Callable[[Model], None] = lambda model: None
@@ -81,7 +81,7 @@ def extract(
     path: str | os.PathLike[str] | Url,
     settings: Settings | None = None,
     *,
-    watch: Watch | None = None,
+    watch: Callbacks | None = None,
     generation_items: int = GENERATION_ITEMS,
     engine: Engine | None = None,
     processes: int | None = None,
@@ -110,7 +110,7 @@ def extract(
     storage = store_files(path)
     storage.check_vacant((ROOT, "plan"))
     layout = settings.layout(model.width)
-    watching = watch or Watch()
+    watching = watch or Callbacks()
     job = _Job(storage, corpus, model, settings, layout, watching, generation_items, engine, processes, ignore_space)
     with storage.lock():
         return job.run(begin_extract(storage, job.identity, corpus))
@@ -121,7 +121,7 @@ def append(
     model: Model,
     path: str | os.PathLike[str] | Url,
     *,
-    watch: Watch | None = None,
+    watch: Callbacks | None = None,
     generation_items: int = GENERATION_ITEMS,
     engine: Engine | None = None,
     processes: int | None = None,
@@ -140,7 +140,7 @@ def append(
     store = StoreReader(path, storage)
     require_same_model(store, model)
     settings = Settings.of_store(store.attributes).resolve(model)
-    layout, watching = store.layout, watch or Watch()
+    layout, watching = store.layout, watch or Callbacks()
     job = _Job(storage, corpus, model, settings, layout, watching, generation_items, engine, processes, ignore_space)
     with storage.lock():
         return job.run(begin_append(storage, job.identity, corpus))
@@ -153,9 +153,9 @@ def require_same_model(store: StoreReader, model: Model) -> None:
     read, the weights before the trunk and the processor.
     """
     made_with = store.attributes["model"]
-    ours, theirs = model.identity, made_with
-    differ = [what for what in ("weights", "tokenizer", "stack") if theirs.get(what) != ours.get(what)]
-    media, read = theirs.get("media", {}), ours.get("media", {})
+    loaded, recorded = model.identity, made_with
+    differ = [what for what in ("weights", "tokenizer", "stack") if recorded.get(what) != loaded.get(what)]
+    media, read = recorded.get("media", {}), loaded.get("media", {})
     for modality in media.keys() & read.keys():
         differ += [
             f"{modality} {what}" for what in ("weights", "processor") if media[modality][what] != read[modality][what]
@@ -174,7 +174,7 @@ class _Job:
     model: Model
     settings: ResolvedSettings
     layout: Layout
-    watch: Watch
+    watch: Callbacks
     generation_items: int
     engine: Engine | None
     processes: int | None

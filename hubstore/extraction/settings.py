@@ -186,19 +186,19 @@ def is_older(entry: Mapping[str, Any]) -> bool:
 
 
 def _resolve_layers(layers: Sequence[str], model: Model) -> tuple[str, ...]:
-    there = model.layer_names()
+    names = model.layer_names()
     wanted: set[str] = set()
     for layer in layers:
         if layer == "all":
-            wanted.update(there[:-1] or there)
-        elif layer in there:
+            wanted.update(names[:-1] or names)
+        elif layer in names:
             wanted.add(layer)
         elif layer.startswith("-") and layer[1:].isdecimal() and 1 <= int(layer[1:]) <= model.depth + 1:
-            wanted.add((there[:-1] or there)[int(layer)])
+            wanted.add((names[:-1] or names)[int(layer)])
         else:
             blocks = f"0 to {model.depth} and final" if not model.joint else "final only, where its towers meet"
             raise ModelError(f"{model.identity['id']} has no layer {layer!r}; it has {blocks}")
-    return tuple(layer for layer in there if layer in wanted)
+    return tuple(layer for layer in names if layer in wanted)
 
 
 def _resolve_dtype(dtype: str, computed: torch.dtype) -> str:

@@ -391,6 +391,6 @@ def _media_batch(model: Model, settings: ResolvedSettings, modality: str, items:
 def _model_key(model: Model, settings: ResolvedSettings) -> dict[str, Any]:
     device = model.device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    asked = {name: getattr(settings, name) for name in ("layers", "poolings", "dtype", "batch_tokens", "batching")}
+    captured = {name: getattr(settings, name) for name in ("layers", "poolings", "dtype", "batch_tokens", "batching")}
     named = {name: model.identity.get(name) for name in ("weights", "dtype", "attention", "stack")}
-    return {**machine(), "gpu": gpu, "model": named, "settings": asked}
+    return {**machine(), "gpu": gpu, "model": named, "settings": captured}

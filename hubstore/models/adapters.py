@@ -92,8 +92,8 @@ def find_stack(loaded: Any, processor: Any, name: str, wanted: str | None) -> St
     stacks = _stacks(loaded, processor, name)
     chosen = next(iter(stacks)) if wanted is None else wanted
     if chosen not in stacks:
-        there = ", ".join(stacks) if len(stacks) > 1 else "one only; leave the option out"
-        raise ModelError(f"{name} has no stack {wanted!r}; it has {there}")
+        choices = ", ".join(stacks) if len(stacks) > 1 else "one only; leave the option out"
+        raise ModelError(f"{name} has no stack {wanted!r}; it has {choices}")
     return stacks[chosen]()
 
 

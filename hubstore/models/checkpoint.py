@@ -93,7 +93,7 @@ def pretrained_model(kind: Any, name: str, **options: Any) -> tuple[Any, Keys]:
     with _translated_errors(name):
         model, found = kind.from_pretrained(name, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     keys = Keys(frozenset(found["missing_keys"]), frozenset(found["unexpected_keys"]))
-    shapes = [f"{key} ({_shape(there)} instead of {_shape(own)})" for key, there, own in found["mismatched_keys"]]
+    shapes = [f"{key} ({_shape(expected)} instead of {_shape(own)})" for key, expected, own in found["mismatched_keys"]]
     packed = list(filter(PACKED.search, keys.unexpected))
     if packed or (shapes and _quantizer(model)):
         raise ModelError(

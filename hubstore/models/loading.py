@@ -243,24 +243,24 @@ def _media_identity(stack: Stack) -> dict[str, dict[str, Any]]:
 
 def _joined(model: Model, other: Model) -> Model:
     """A model that also reads what the other reads, through its own trunk."""
-    ours, theirs = model.identity, other.identity
-    if ours["weights"] != theirs["weights"] or ours["kind"] != "causal":
+    identity, added = model.identity, other.identity
+    if identity["weights"] != added["weights"] or identity["kind"] != "causal":
         raise ModelError(
-            f"{theirs['id']} is not over the language model of {ours['id']}: their weights differ; only models over "
+            f"{added['id']} is not over the language model of {identity['id']}: their weights differ; only models over "
             "one frozen language model can be read as one"
         )
     if not other.adapters or set(other.adapters) & set(model.adapters):
         reads = " and ".join(other.modalities)
-        raise ModelError(f"{theirs['id']} reads {reads}, which adds nothing to {ours['id']}; leave it out")
+        raise ModelError(f"{added['id']} reads {reads}, which adds nothing to {identity['id']}; leave it out")
     for adapter in other.adapters.values():
         for name, module in list(adapter.whole.named_modules()):
             if module is other.trunk:
                 adapter.whole.set_submodule(name, model.trunk)
     identity = {
-        **ours,
-        "media": {**ours.get("media", {}), **theirs["media"]},
-        "also": [*ours.get("also", []), theirs["source"]],
-        **({"remote_code": True} if theirs.get("remote_code") else {}),
+        **identity,
+        "media": {**identity.get("media", {}), **added["media"]},
+        "also": [*identity.get("also", []), added["source"]],
+        **({"remote_code": True} if added.get("remote_code") else {}),
     }
     return replace(model, identity=identity, adapters={**model.adapters, **other.adapters})
 

@@ -151,8 +151,8 @@ class LocalStorage(Storage):
 
     def free_bytes(self) -> int:
         """Bytes that are free on the disk where the folder is or would be."""
-        there = next(above for above in (self._folder, *self._folder.parents) if above.exists())
-        return shutil.disk_usage(there).free
+        folder = next(above for above in (self._folder, *self._folder.parents) if above.exists())
+        return shutil.disk_usage(folder).free
 
     def check_vacant(self, own: Sequence[str]) -> None:
         """StoreExistsError where something is at the root that no extraction left there."""

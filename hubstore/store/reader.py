@@ -156,8 +156,8 @@ class StoreReader:
         try:
             return self.partitions[name]
         except KeyError:
-            there = ", ".join(self.partitions)
-            raise QueryError(f"{self.path} has no partition {name!r}; it has {there}") from None
+            names = ", ".join(self.partitions)
+            raise QueryError(f"{self.path} has no partition {name!r}; it has {names}") from None
 
     @cached_property
     def lookup(self) -> IdLookup:

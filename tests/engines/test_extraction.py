@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hubstore.errors import EngineError, ModelError, StoreError
-from hubstore.extraction import Watch, extract
+from hubstore.extraction import Callbacks, extract
 from hubstore.extraction.cluster import first_line
 from hubstore.extraction.ray import RayEngine
 from hubstore.extraction.ray_actor import _require_plan
@@ -54,7 +54,7 @@ def test_a_worker_that_breaks_and_one_that_is_killed_cost_their_shards_alone(clu
             (folder / "enough").touch()
 
     load = functools.partial(loads.slow_and_broken_once_on, folder=folder, seconds=0.5)
-    done = run(path, load, watch=Watch(progress=kill))
+    done = run(path, load, watch=Callbacks(progress=kill))
     assert killed
     assert sum(one.name.isdigit() for one in folder.iterdir()) >= 3  # two workers, and who took the place of one
     assert content(path) == expected
@@ -130,7 +130,7 @@ def test_a_node_is_killed_in_the_middle_of_a_run_and_another_joins(tmp_path, exp
             (folder / "enough").touch()
 
     load = functools.partial(loads.slow_on, folder=folder, seconds=0.5)
-    done = run(path, load, watch=Watch(progress=change))
+    done = run(path, load, watch=Callbacks(progress=change))
     assert changed == ["left", "joined"]
     assert 2 in workers[workers.index(1, workers.index(2)) :]  # after two, one, and then two again
     assert content(path) == expected

@@ -200,10 +200,10 @@ def test_an_unfinished_store_is_read_as_far_as_it_is_committed(tmp_path, monkeyp
         if done.shards == 2:
             raise KeyboardInterrupt
 
-    from hubstore.extraction import Watch
+    from hubstore.extraction import Callbacks
 
     with pytest.raises(KeyboardInterrupt):
-        extract(victim.corpus(), tiny_model("gpt2"), path, settings, watch=Watch(progress=stop_after_two))
+        extract(victim.corpus(), tiny_model("gpt2"), path, settings, watch=Callbacks(progress=stop_after_two))
     store = StoreReader(path)
     assert len(store) == 512
     assert store.hidden(1).shape == (512, 32)

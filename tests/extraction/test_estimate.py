@@ -14,7 +14,7 @@ import torch
 import hubstore
 from hubstore.corpus import Corpus, Item, read_sample
 from hubstore.errors import CorpusError, ModelError
-from hubstore.extraction import Settings, Watch, extract, workload
+from hubstore.extraction import Callbacks, Settings, extract, workload
 from hubstore.extraction import estimate as estimate_of
 from hubstore.extraction.estimate import estimate
 from hubstore.store import StoreReader
@@ -162,7 +162,7 @@ def test_of_a_store_that_is_half_done_only_what_is_left_counts(tmp_path, model):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extract(corpus, tiny_model("llama"), path, settings, watch=Watch(progress=stop))
+        extract(corpus, tiny_model("llama"), path, settings, watch=Callbacks(progress=stop))
     committed = sum(commit.items for commit in StoreReader(path).commits)
     left = estimate(corpus, model, settings, folder=path)
     assert 0 < left.committed == committed < whole.counted.items

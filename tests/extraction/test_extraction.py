@@ -11,7 +11,7 @@ import torch
 
 from hubstore.corpus import Corpus, Item, read_sample
 from hubstore.errors import CorpusError, ModelError, NonFiniteError, StoreError, StoreExistsError
-from hubstore.extraction import Settings, Watch, append, extract
+from hubstore.extraction import Callbacks, Settings, append, extract
 from hubstore.extraction.plan import load_plan
 from hubstore.forward import Capture, make_batch, tokenize
 from hubstore.forward.members import batch_members
@@ -240,7 +240,7 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_written(tmp_path
 
 def test_progress_counts_items_tokens_and_padding(tmp_path):
     seen = []
-    done = extract(sample(), tiny_model("llama"), tmp_path / "x.hub", settings(), watch=Watch(progress=seen.append))
+    done = extract(sample(), tiny_model("llama"), tmp_path / "x.hub", settings(), watch=Callbacks(progress=seen.append))
     last = done.progress
     assert last.items == last.total == 36
     assert last.tokens == sum(StoreReader(done.path).items["tokens"].to_pylist())

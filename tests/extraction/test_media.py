@@ -14,7 +14,7 @@ import torch
 
 from hubstore.corpus import Corpus, Item, Media
 from hubstore.errors import CorpusError, ModelError
-from hubstore.extraction import Settings, Watch, append, encode, extract, prepare
+from hubstore.extraction import Callbacks, Settings, append, encode, extract, prepare
 from hubstore.extraction.settings import media_task
 from hubstore.forward import Capture, collate_media
 from hubstore.media import reading as media
@@ -171,7 +171,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(tmp_path):
             raise StopError
 
     with pytest.raises(StopError):
-        extract(many, tiny_media_model("llava"), tmp_path / "a.hub", settings, watch=Watch(progress=stop))
+        extract(many, tiny_media_model("llava"), tmp_path / "a.hub", settings, watch=Callbacks(progress=stop))
     assert extract(many, tiny_media_model("llava"), tmp_path / "a.hub", settings).resumed
     extract(many, tiny_media_model("llava"), tmp_path / "b.hub", settings)
     a, b = StoreReader(tmp_path / "a.hub"), StoreReader(tmp_path / "b.hub")
@@ -234,7 +234,7 @@ def test_longer_audio_clips_than_any_checked_are_checked_whether_they_come_later
         )
 
     seen, path, settings = [], tmp_path / "x.hub", Settings(dtype="float32", layers=("1",))
-    watch = Watch(checked=seen.append)
+    watch = Callbacks(checked=seen.append)
     model = tiny_media_model("wav2vec2")
     extract(clips("a", 0.3, 0.4, 0.2, 0.4, 0.8, 0.2), model, path, settings, watch=watch, generation_items=2)
     assert len(seen) == 2

@@ -13,7 +13,7 @@ import torch
 
 from hubstore.corpus import Item, read_sample
 from hubstore.errors import StoreError
-from hubstore.extraction import PackingOptions, Settings, Watch, append, encode, extract, self_check
+from hubstore.extraction import Callbacks, PackingOptions, Settings, append, encode, extract, self_check
 from hubstore.forward import Batching, Capture, make_batch, pack, tokenize
 from hubstore.forward.compiled import compiled_blocks
 from hubstore.forward.members import batch_members
@@ -123,7 +123,7 @@ def test_a_packed_run_that_was_stopped_ends_byte_identical(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        extract(items(900), tiny_model("llama"), path, settings, watch=Watch(progress=stop))
+        extract(items(900), tiny_model("llama"), path, settings, watch=Callbacks(progress=stop))
     done = extract(items(900), tiny_model("llama"), path, settings)
     assert done.resumed
     assert content(path) == content(tmp_path / "whole.hub")

@@ -16,7 +16,7 @@ import transformers
 
 from hubstore.corpus import Corpus, Item
 from hubstore.errors import ModelError, SelfCheckError
-from hubstore.extraction import SelfCheck, Settings, Watch, append, encode, extract, self_check
+from hubstore.extraction import Callbacks, SelfCheck, Settings, append, encode, extract, self_check
 from hubstore.extraction.sampling import choose_texts, fill_batch, largest_media
 from hubstore.forward import Batching, Capture, make_batch, tokenize
 from hubstore.forward.members import batch_members
@@ -226,7 +226,7 @@ def test_the_longest_items_of_a_corpus_are_found_wherever_they_lie(tmp_path):
 
 def test_a_later_generation_of_longer_items_is_checked_again(tmp_path):
     seen = []
-    watch = Watch(checked=seen.append)
+    watch = Callbacks(checked=seen.append)
     extract(corpus(3, 5, 9, 30, 4, 60), random_model("long rope"), tmp_path / "x.hub", SETTINGS, watch=watch,
             generation_items=2)  # fmt: skip
     tokens = StoreReader(tmp_path / "x.hub").items["tokens"].to_pylist()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hubstore.errors import ModelError, StoreError
-from hubstore.extraction import Watch, Workers, append, extract
+from hubstore.extraction import Callbacks, Workers, append, extract
 from hubstore.storage import LocalStorage
 from hubstore.store import StoreReader, verify
 from tests.extraction import victim
@@ -43,7 +43,7 @@ def slow_gpt2_on(device: str):
 def test_two_processes_write_the_store_of_one_to_the_byte(tmp_path):
     extract(victim.corpus(), tiny_model("gpt2"), tmp_path / "one.hub", victim.SETTINGS)
     seen = []
-    done = run(tmp_path / "two.hub", watch=Watch(progress=seen.append))
+    done = run(tmp_path / "two.hub", watch=Callbacks(progress=seen.append))
     assert content(tmp_path / "two.hub") == content(tmp_path / "one.hub")
     assert done.extracted == done.progress.items == victim.ITEMS
     assert done.progress.shards == len(StoreReader(done.path).commits)
@@ -62,7 +62,7 @@ def test_a_killed_worker_is_named_and_the_same_command_goes_on(tmp_path):
             os.kill(killed[0], signal.SIGKILL)
 
     with pytest.raises(StoreError, match=r"x\.hub: the worker on cpu was killed by SIGKILL .* the same command goes"):
-        run(path, load=slow_gpt2_on, watch=Watch(progress=kill))
+        run(path, load=slow_gpt2_on, watch=Callbacks(progress=kill))
     assert verify(LocalStorage(path)) == []
     extract(victim.corpus(), tiny_model("gpt2"), tmp_path / "whole.hub", victim.SETTINGS)
     done = run(path)
