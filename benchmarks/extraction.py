@@ -78,8 +78,8 @@ def _run(scratch: Path, small: bool) -> list[Result]:
     states = f"{len(store.layers)} layers x {store.width}, {store.layout.dtype}"
     case = f"{model.identity['id']}, {len(setting.texts)} texts, {states}"
     notes = (
-        "hubstore: tokenising, model, pooling of every layer, writing with fsync, commit, on one shared CPU",
-        "bare forward: the model alone on hubstore's own batches, tokenised beforehand",
+        "hubstore: tokenizing, model, pooling of every layer, writing with fsync, commit, on one shared CPU",
+        "bare forward: the model alone on hubstore's own batches, tokenized beforehand",
         "authors' loop: one text at a time, all hidden states, last token of every layer, nothing written",
         "sentence-transformers: encode() as it comes (sorted, batches of 32), last layer only, nothing written",
         "nnsight: hubstore's own batches, mean of every layer pooled in the trace, nothing written",

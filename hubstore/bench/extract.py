@@ -102,8 +102,8 @@ def measure_extract(
         figure(work, "tokens/s", samples, CEILING, scale=texts.tokens / texts.items),
     )
     notes = (
-        "hubstore: tokenising, model, mean of every layer, writing with fsync, commit; plan and self-check left out",
-        f"{CEILING}: the model alone on the same texts, tokenised, sorted by length and padded beforehand",
+        "hubstore: tokenizing, model, mean of every layer, writing with fsync, commit; plan and self-check left out",
+        f"{CEILING}: the model alone on the same texts, tokenized, sorted by length and padded beforehand",
     )
     sizes = {"model": model.identity["id"], "lines": lines, "sentences": texts.items, "tokens": texts.tokens}
     return Report("extract", machine_of(device), sizes, figures, notes)

@@ -113,6 +113,7 @@ class Estimate:
         """For programs."""
         counted = self.counted
         low, high = self.between
+        deprecated = {"tokenise": self.seconds["tokenize"]} if "tokenize" in self.seconds else {}
         return {
             "items": counted.items,
             "committed": self.committed,
@@ -129,7 +130,7 @@ class Estimate:
             "files": self.files,
             "bytes": {"store": self.store_bytes, **self.states, "items": counted.table_bytes},
             "sizes": {pooling: dict(by_dtype) for pooling, by_dtype in self.sizes.items()},
-            "seconds": {**self.seconds, "low": low, "high": high},
+            "seconds": {**self.seconds, **deprecated, "low": low, "high": high},
             "measured": {
                 "token_seconds": dict(self.speed.token_seconds),
                 "write_seconds_per_byte": self.speed.write_seconds,

@@ -33,10 +33,10 @@ METADATA = "hubstore"
 WEIGHTS = "weights"
 
 BATCH = 1024
-"""Texts that are tokenised at a time."""
+"""Texts that are tokenized at a time."""
 
 WORDS = 20_000
-"""Most frequent words of a language that are tokenised."""
+"""Most frequent words of a language that are tokenized."""
 
 OF_A_LANGUAGE = 0.05
 """Share of its letters, as often as they are written, from which on a script is one of a language's own."""

@@ -13,7 +13,7 @@ from hubstore.errors import LensError
 from hubstore.models import Model
 
 ANCHOR = "\n"
-"""Stands before a word that is tokenised alone: some tokenizers put a space before the first word of a text."""
+"""Stands before a word that is tokenized alone: some tokenizers put a space before the first word of a text."""
 
 
 @dataclass(frozen=True)

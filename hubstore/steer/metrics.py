@@ -74,7 +74,7 @@ def _expression(rule: str | re.Pattern[str]) -> re.Pattern[str]:
 def perplexity(model: Model, prompts: Sequence[str], continuations: Sequence[str]) -> list[float]:
     """exp(-mean log-probability) of each continuation's tokens, given its prompt.
 
-    Prompt and continuation are tokenised together; the continuation's tokens are those after what that shares with
+    Prompt and continuation are tokenized together; the continuation's tokens are those after what that shares with
     the prompt alone, so that a token that reaches over the end of the prompt counts with the continuation.
 
     Args:

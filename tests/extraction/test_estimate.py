@@ -123,6 +123,8 @@ def test_time_is_between_all_hidden_and_nothing_hidden(tmp_path, model):
     low, high = ahead.between
     assert 0 < low < high <= sum(ahead.seconds.values())
     assert set(ahead.seconds) == {"plan", "model", "tokenize", "write"}
+    printed = ahead.to_json()["seconds"]
+    assert printed["tokenise"] == printed["tokenize"]  # its older name
     assert {need.what: need.fits for need in ahead.needs} == {"disk": True, "memory": True}
 
 
