@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-READING = "last centred"
+READING = "last centered"
 CARRIERS = ("in-english", "bare")
 EXAMPLES = 12
 WHICH = {"vision_config": "pictures", "encoder": "sounds"}

@@ -22,8 +22,8 @@ from hubstore.experiments import EXPERIMENTS, ExperimentContext, run_experiments
 from hubstore.media import MEDIA
 
 FOLDER = RESULTS / "experiments"
-WIDEST, COLOURS = 1600, 256
-"""Pixels across, and colours, of the figures that are kept."""
+WIDEST, COLORS = 1600, 256
+"""Pixels across, and colors, of the figures that are kept."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,12 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _small(image_file: Path) -> bytes:
-    """A figure no wider than a page shows and in few colours, all of the lines' own among them: half its bytes."""
+    """A figure no wider than a page shows and in few colors, all of the lines' own among them: half its bytes."""
     with Image.open(image_file) as opened:
         image = opened.convert("RGB")
     image.thumbnail((WIDEST, image.height))
     small = io.BytesIO()
-    image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE).save(small, format="png", optimize=True)
+    image.quantize(COLORS, Image.Quantize.MAXCOVERAGE).save(small, format="png", optimize=True)
     return small.getvalue()
 
 

@@ -29,7 +29,7 @@ RECALL = 0.999
 DTYPES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32"}
 
 SEARCH_NOTES = (
-    "hubstore normalises rows and queries in its own time and re-ranks exactly; its peers get them of norm 1, before "
+    "hubstore normalizes rows and queries in its own time and re-ranks exactly; its peers get them of norm 1, before "
     "their time is taken",
     f"recall@{K}: of the first {CHECKED} queries, against float64 on the same rows",
     "product alone: the float16 products by cuBLAS, in tiles, nothing done with them",
@@ -169,7 +169,7 @@ def pairs(bench: Bench) -> list[Result]:
             target_of="ratio",
             notes=(
                 "device copy: bytes read and written both counted, as many as paired_cosine reads",
-                "torch: cosine_similarity and the sums of normalised rows, layer by layer, in float16",
+                "torch: cosine_similarity and the sums of normalized rows, layer by layer, in float16",
             ),
         )
     ]

@@ -1,6 +1,6 @@
 """What one would use instead of hubstore's kernels, each made ready once and then called as a user would.
 
-Rows are normalised, and put into the dtype that a peer wants, before its time is taken; hubstore does both in its own.
+Rows are normalized, and put into the dtype that a peer wants, before its time is taken; hubstore does both in its own.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def torch_match_rank(x: Tensor, y: Tensor, tile: int = 16384) -> Callable[[], tu
 
 
 def torch_paired_cosine(x: Tensor, y: Tensor) -> Callable[[], list[Tensor]]:
-    """torch's cosine_similarity, and the sums of normalised rows, layer by layer."""
+    """torch's cosine_similarity, and the sums of normalized rows, layer by layer."""
 
     def pairs() -> list[Tensor]:
         return [

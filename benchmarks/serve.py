@@ -116,8 +116,8 @@ class Server:
         """Of something of the store."""
         return f"/api/stores/{quote(self.store)}{rest}"
 
-    def neighbours(self, kind: str, item: str) -> str:
-        """The path that asks for an item's neighbours."""
+    def neighbors(self, kind: str, item: str) -> str:
+        """The path that asks for an item's neighbors."""
         return self.path(f"/neighbors?id={quote(item, safe='')}&layer={LAYERS[kind]}&k={K}")
 
     def memory(self) -> dict[str, float]:
@@ -167,8 +167,8 @@ def _started(path: Path, item: str) -> dict[str, float]:
     started = time.perf_counter()
     with served(path) as server:
         found = {"/healthz": time.perf_counter() - started}
-        _get(server.port, server.neighbours("hnsw", item))
-        found["first neighbours, HNSW"] = time.perf_counter() - started
+        _get(server.port, server.neighbors("hnsw", item))
+        found["first neighbors, HNSW"] = time.perf_counter() - started
         return found
 
 
@@ -188,16 +188,16 @@ def _same_answers(server: Server, bare: Bare) -> None:
 
 
 def _beside(server: Server, bare: Bare, kind: str, runs: int, seconds: float) -> list[Result]:
-    """Neighbours by id at each number of clients, in turns with the bare call."""
-    paths = {"neighbours": [server.neighbours(kind, item) for item in bare.ids]}
+    """Neighbors by id at each number of clients, in turns with the bare call."""
+    paths = {"neighbors": [server.neighbors(kind, item) for item in bare.ids]}
     bare.warm(kind)
-    run_load(Load(server.port, max(CLIENTS), seconds / 2, paths, {"neighbours": 1}, seed=-1))
+    run_load(Load(server.port, max(CLIENTS), seconds / 2, paths, {"neighbors": 1}, seed=-1))
     turns: dict[int, list[Turn]] = {clients: [] for clients in CLIENTS}
     for number in range(runs):
         alone = bare.milliseconds(kind, 1, seconds / 2)
         for clients in CLIENTS:
             together = alone if clients == 1 else bare.milliseconds(kind, clients, seconds / 2)
-            seen = run_load(Load(server.port, clients, seconds, paths, {"neighbours": 1}, seed=number))
+            seen = run_load(Load(server.port, clients, seconds, paths, {"neighbors": 1}, seed=number))
             if seen.errors or seen.busy:
                 raise RuntimeError(f"{kind}, {clients} clients: {seen.busy} busy, errors {seen.errors}")
             turns[clients].append(Turn(seen, together, alone))
@@ -222,7 +222,7 @@ class Turn:
 def _compared(bare: Bare, kind: str, clients: int, turns: Sequence[Turn]) -> list[Result]:
     title = "HNSW" if kind == "hnsw" else kind
     plural = "client" if clients == 1 else "clients"
-    case = f"neighbours by id, {title}, {bare.rows:,} x {WIDTH}, {clients} {plural}"
+    case = f"neighbors by id, {title}, {bare.rows:,} x {WIDTH}, {clients} {plural}"
     call = "bare call of 1 query" if clients == 1 else f"bare call of {clients} queries"
     latencies = {
         "p99": _each(turns, lambda turn: np.quantile(turn.seen.all, 0.99)),
@@ -310,9 +310,9 @@ def _mixed_paths(server: Server, bare: Bare) -> tuple[dict[str, list[str]], dict
     hnsw, exact = LAYERS["hnsw"], LAYERS["exact"]
     language = ["en", "es", "sw", "zh-Hans"]
     paths = {
-        "neighbours, HNSW": [server.neighbours("hnsw", item) for item in bare.ids],
-        "neighbours, exact": [server.neighbours("exact", item) for item in bare.ids],
-        "neighbours, in a language": [
+        "neighbors, HNSW": [server.neighbors("hnsw", item) for item in bare.ids],
+        "neighbors, exact": [server.neighbors("exact", item) for item in bare.ids],
+        "neighbors, in a language": [
             server.path(f"/neighbors?id={item}&layer={hnsw}&k={K}&language={language[i % 4]}")
             for i, item in enumerate(some[:200])
         ],

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 
-MOST_EFFORT = 2**31 - 1
+MOST_SEARCH_EFFORT = 2**31 - 1
 """What FAISS holds."""
 
 
@@ -71,7 +71,7 @@ def http_options(options: DataclassInstance) -> dict[str, Any]:
 class SearchOptions:
     """How to search; QueryError for a value that cannot be. The fields' help says what each is."""
 
-    DEPRECATED: ClassVar = {"centred": "centered"}
+    DEPRECATED: ClassVar = {"centred": "centered", "effort": "search_effort"}
 
     k: int = option(10, "Neighbors for each query and layer; fewer where fewer pass the filters.", flags=("-k",))
     layers: tuple[str | int, ...] | None = option(
@@ -102,14 +102,20 @@ class SearchOptions:
         flags=("--query-language",),
         typed=str | None,
     )
-    effort: int | None = option(None, "HNSW's efSearch or IVF's nprobe: recall against time.")
+    search_effort: int | None = option(
+        None,
+        "HNSW's efSearch or IVF's nprobe: recall against time.",
+        flags=("--search-effort", "--effort"),
+    )
     allow_stale: bool = option(False, "Use an index older than its store.", flags=("--allow-stale",), http=False)
 
     def __post_init__(self) -> None:
         """Check the values, and turn lists into tuples."""
         put = {"k": check_count("k", self.k, error=QueryError), "layers": _several(self.layers)}
-        if self.effort is not None:
-            put["effort"] = check_count("effort", self.effort, most=MOST_EFFORT, error=QueryError)
+        if self.search_effort is not None:
+            put["search_effort"] = check_count(
+                "search_effort", self.search_effort, most=MOST_SEARCH_EFFORT, error=QueryError
+            )
         for name in ("languages", "modalities", "concepts"):
             put[name] = strings(name, getattr(self, name))
         if not isinstance(self.query_languages, str):

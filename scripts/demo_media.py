@@ -106,7 +106,7 @@ def main() -> None:
     for column in ("from", "to", "n", "recall@1", "chance", "recall@10", "chance"):
         table.add_column(column)
     for x, y in pairs:
-        about = {row["metric"]: row for row in found if (row["x"], row["y"]) == (x, y) and row["variant"] == "centred"}
+        about = {row["metric"]: row for row in found if (row["x"], row["y"]) == (x, y) and row["variant"] == "centered"}
         n = about["recall@1"]["n"]
         cells = [(about[f"recall@{k}"]["value"], min(k / n, 1)) for k in (1, 10)]
         table.add_row(x, y, str(n), *(f"{figure:.2f}" for pair in cells for figure in pair))

@@ -41,7 +41,7 @@ def shots(demo: str, lens: str | None, media: str | None) -> list[Shot]:
         Shot("overview", f"overview?store={demo}"),
         Shot(
             "curves",
-            f"curves?store={demo}&analysis=retrieval&variant=centred&pair=en:de&pair=en:ar&pair=en:sw&pair=en:th",
+            f"curves?store={demo}&analysis=retrieval&variant=centered&pair=en:de&pair=en:ar&pair=en:sw&pair=en:th",
         ),
         Shot("map-layer-2", f"map?store={demo}&layer=2&item=en:44"),
         Shot("map-layer-11", f"map?store={demo}&layer=11&item=en:44"),

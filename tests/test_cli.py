@@ -116,7 +116,7 @@ def test_query_by_vector(store, tmp_path):
 
 def test_analyze_prints_tables_and_json_with_what_it_was_made_from(store):
     out = run("analyze", store, "similarity", "--pair", "en:es", "--bootstrap", 50, "--device", "cpu")
-    assert "similarity, centred: one comparison, 95 % interval" in out
+    assert "similarity, centered: one comparison, 95 % interval" in out
     found = json.loads(run("analyze", store, "--pivot", "en", "--bootstrap", 20, "--json"))
     assert set(found) == {"similarity", "retrieval", "clustering", "alignment", "geometry"}
     assert found["retrieval"]["made_from"]["parameters"]["seed"] == 0

@@ -124,9 +124,9 @@ OF_A_STORE = {
     },
     "search k": (lambda store, bad: store.search(ids=[store.items["id"][0].as_py()], k=bad), 2.0, r"k is 2\.0"),
     "search effort": (
-        lambda store, bad: store.search(ids=[store.items["id"][0].as_py()], effort=bad),
+        lambda store, bad: store.search(ids=[store.items["id"][0].as_py()], search_effort=bad),
         "9",
-        "effort is '9'",
+        "search_effort is '9'",
     ),
     "search no vector": (lambda store, bad: store.search(vectors=bad), [], r"vectors for layer 0 have shape \[0\], no"),
     "search text vectors": (lambda store, bad: store.search(vectors=bad), ["a"], "vectors for layer 0 are of <U1"),

@@ -45,7 +45,7 @@ def test_options_are_checked_where_they_enter_and_lists_become_tuples():
     ("kind", "wrong", "message"),
     [
         (SearchOptions, {"k": 0}, "k is 0; ask for 1 at least"),
-        (SearchOptions, {"effort": 2**31}, "effort is 2147483648; ask for 1 to 2147483647"),
+        (SearchOptions, {"search_effort": 2**31}, "search_effort is 2147483648; ask for 1 to 2147483647"),
         (SearchOptions, {"languages": [1]}, r"languages\[0\] is 1, a int; give strings"),
         (CompareOptions, {"seed": -1}, "seed is -1"),
         (CompareOptions, {"bootstrap": 1.5}, "bootstrap is 1.5"),
@@ -59,8 +59,8 @@ def test_a_value_that_cannot_be_is_refused_by_its_name(kind, wrong, message):
 
 def test_named_options_go_over_those_given_and_what_nobody_takes_is_refused():
     named = {"k": 5, "exclude_slf": True}
-    found = take(SearchOptions, named, SearchOptions(k=3, effort=7))
-    assert (found.k, found.effort, named) == (5, 7, {"exclude_slf": True})
+    found = take(SearchOptions, named, SearchOptions(k=3, search_effort=7))
+    assert (found.k, found.search_effort, named) == (5, 7, {"exclude_slf": True})
     with pytest.raises(TypeError, match="unexpected keyword argument 'exclude_slf'"):
         refuse_others("search", named)
 
@@ -68,6 +68,8 @@ def test_named_options_go_over_those_given_and_what_nobody_takes_is_refused():
 def test_an_older_name_still_works_and_says_so():
     with pytest.warns(DeprecationWarning, match="centred is deprecated; it is called centered"):
         assert take(SearchOptions, {"centred": True}).centered
+    with pytest.warns(DeprecationWarning, match="effort is deprecated; it is called search_effort"):
+        assert take(SearchOptions, {"effort": 20}).search_effort == 20
 
 
 def test_a_client_sends_what_was_asked_for_and_nothing_of_this_machine():

@@ -46,7 +46,7 @@ def e5(real_model, tmp_path_factory):
 def require_recalls(store, language, raw, centered):
     found = recalls_at_1(store, [language], ["12"])
     assert found[language, "12", "raw"] == pytest.approx(raw, abs=0.02)
-    assert found[language, "12", "centred"] == pytest.approx(centered, abs=0.02)
+    assert found[language, "12", "centered"] == pytest.approx(centered, abs=0.02)
 
 
 @pytest.mark.parametrize(("language", "raw", "centered"), [("es", 0.99, 0.99), ("zh-Hans", 0.945, 0.975)])
@@ -71,7 +71,7 @@ def test_gemmas_middle_layers_retrieve_translations_and_its_embeddings_do_not(re
     expected = {"es": (0.93, 0.92), "zh-Hans": (0.75, 0.84)}
     found = recalls_at_1(store, list(expected), store.layers)
     for language, peaks in expected.items():
-        for variant, peak in zip(("raw", "centred"), peaks, strict=True):
+        for variant, peak in zip(("raw", "centered"), peaks, strict=True):
             over_layers = [found[language, layer, variant] for layer in store.layers]
             assert max(over_layers) == pytest.approx(peak, abs=0.02), (language, variant)
             assert over_layers[0] < 0.1

@@ -32,7 +32,7 @@ COLUMNS = {
     "left_out_x": pa.int64(),
     "left_out_y": pa.int64(),
 }
-BLOCK = 1 << 22  # comparisons of neighbours at a time
+BLOCK = 1 << 22  # comparisons of neighbors at a time
 
 
 def alignment(
@@ -54,7 +54,7 @@ def alignment(
         pairs: partitions to compare; None compares all that share concepts.
         options: what to compare, and how to draw; its fields (layers, pooling, seed, bootstrap, ...) may be given by
             name too. The bootstrap takes resamples of the concepts.
-        k: neighbours of mutual kNN; n - 1 where there are fewer.
+        k: neighbors of mutual kNN; n - 1 where there are fewer.
         cross_layers: compare every layer of x with every layer of y, for the pairs that are named; a partition
             may then be paired with itself.
         device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
@@ -64,9 +64,9 @@ def alignment(
     Returns:
         A row per layer of x, layer_y of y, pair and metric. "cka" (variant "debiased"): linear CKA by the
         unbiased HSIC; its interval resamples the Hájek projection and is too narrow where nothing aligns,
-        for there the projection vanishes. "mutual_knn" (variants "raw" and "centred"): mean share of k nearest
-        neighbours by cosine that both sides have in common (Huh et al., 2024); its interval resamples concepts
-        with their neighbours kept; `chance` is k / (n - 1). Intervals are 95%.
+        for there the projection vanishes. "mutual_knn" (variants "raw" and "centered"): mean share of k nearest
+        neighbors by cosine that both sides have in common (Huh et al., 2024); its interval resamples concepts
+        with their neighbors kept; `chance` is k / (n - 1). Intervals are 95%.
 
     Raises:
         QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
@@ -112,9 +112,9 @@ class _Comparison:
         value, shares = cka.cka(self._side(layer_x, items.x), self._side(layer_y, items.y))
         columns, values = [shares.cpu().numpy()], [value]
         for variant in VARIANTS:
-            near_x = self._neighbours(layer_x, items.x, variant, k)
-            near_y = self._neighbours(layer_y, items.y, variant, k)
-            columns.append(shared_neighbours(near_x, near_y))
+            near_x = self._neighbors(layer_x, items.x, variant, k)
+            near_y = self._neighbors(layer_y, items.y, variant, k)
+            columns.append(shared_neighbors(near_x, near_y))
             values.append(columns[-1].mean())
         estimates = np.array(values)
         bounds = self._resampling.of_estimates(estimates, np.stack(columns, 1))
@@ -129,18 +129,18 @@ class _Comparison:
     def _side(self, layer: str, selection: Selection) -> cka.Side:
         return self._states.kept(
             ("cka", layer, selection),
-            lambda: cka.side(lambda: self._states.blocks(layer, selection, "centred")),
+            lambda: cka.side(lambda: self._states.blocks(layer, selection, "centered")),
         )
 
-    def _neighbours(self, layer: str, selection: Selection, variant: str, k: int) -> npt.NDArray[np.int64]:
+    def _neighbors(self, layer: str, selection: Selection, variant: str, k: int) -> npt.NDArray[np.int64]:
         return self._states.kept(
-            ("neighbours", layer, selection, variant),
+            ("neighbors", layer, selection, variant),
             lambda: nearest_others(self._states.rows(layer, selection, variant), k),
         )
 
 
-def shared_neighbours(x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """The share of each item's neighbours x [n, k] that are among its neighbours y [n, k]: float64 [n]."""
+def shared_neighbors(x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The share of each item's neighbors x [n, k] that are among its neighbors y [n, k]: float64 [n]."""
     n, k = x.shape
     out = np.empty(n)
     step = max(1, BLOCK // (k * k))

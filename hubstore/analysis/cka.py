@@ -1,6 +1,6 @@
 """Debiased linear CKA: the unbiased HSIC of Song et al. (2012) and each item's share in it.
 
-HSIC₁(K, L) is the mean over items of h(K, L)ᵢ = Σⱼ Ũᵢⱼ Ṽᵢⱼ / (n - 3), with Ũ and Ṽ the U-centred Gram matrices
+HSIC₁(K, L) is the mean over items of h(K, L)ᵢ = Σⱼ Ũᵢⱼ Ṽᵢⱼ / (n - 3), with Ũ and Ṽ the U-centered Gram matrices
 (Székely and Rizzo, 2014): zero on the diagonal, rows summing to zero. Nguyen et al. (2021) and Murphy et al.
 (2024) divide it as CKA divides HSIC. The Gram matrices are formed where they are no larger than the feature
 covariances, otherwise all comes from products of features; the values are the same.
@@ -22,11 +22,11 @@ FEWEST = 4  # items that the unbiased HSIC is defined for
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: n items with centred states.
+    """One side of a comparison: n items with centered states.
 
     Args:
         blocks: gives the states anew, float64 pieces [b, width] in order.
-        gram: the U-centred Gram matrix [n, n], or None where n > width.
+        gram: the U-centered Gram matrix [n, n], or None where n > width.
         diagonal: Kᵢᵢ [n].
         row_means: Σⱼ≠ᵢ Kᵢⱼ / (n - 2), [n].
         own: h(K, K) [n].
@@ -78,8 +78,8 @@ def cka(x: Side, y: Side) -> tuple[float, Tensor]:
 
     Returns:
         The value, near 0 for independent states and 1 for equal ones, NaN where a side does not vary; and each
-        item's Hájek projection up to a constant, float64 [n]: HSIC's is 2h, and centring, whose derivative is
-        orthogonal to the other side's centred kernel, adds nothing.
+        item's Hájek projection up to a constant, float64 [n]: HSIC's is 2h, and centering, whose derivative is
+        orthogonal to the other side's centered kernel, adds nothing.
     """
     between = shares(x, y)
     own_x, own_y = fixed.mean(x.own), fixed.mean(y.own)

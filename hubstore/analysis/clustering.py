@@ -1,4 +1,4 @@
-"""Do equivalent items cluster: the concepts and languages of each item's nearest neighbours."""
+"""Do equivalent items cluster: the concepts and languages of each item's nearest neighbors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Numbers = npt.NDArray[np.int64]
 Labels = npt.NDArray[np.int32]
 COLUMNS = {"k": pa.int64(), "null_mean": pa.float64(), "p_value": pa.float64()}
 WHOLE = "*"
-MOST_NEIGHBOURS = 10
+MOST_NEIGHBORS = 10
 PERMUTED = 64  # permutations drawn at a time
 BLOCK = 1 << 22  # comparisons of permuted labels at a time
 
@@ -47,7 +47,7 @@ def clustering(
     jobs: int | Share = 1,
     **named: Any,
 ) -> pa.Table:
-    """Whether an item's nearest neighbours, of all partitions together, share its concept or its language.
+    """Whether an item's nearest neighbors, of all partitions together, share its concept or its language.
 
     The items are those whose concept at least two of the partitions have, one for each concept and partition.
 
@@ -55,9 +55,9 @@ def clustering(
         store: an opened store.
         partitions: at least two; None is all.
         options: what to compare, and how to draw; its fields (layers, pooling, seed, bootstrap, ...) may be given by
-            name too. The bootstrap takes resamples of the concepts, their items' neighbours kept.
-        permutations: of the concept labels within each partition, the neighbours kept.
-        k: neighbours by cosine, the item itself excluded. None is one for each other partition, so that a
+            name too. The bootstrap takes resamples of the concepts, their items' neighbors kept.
+        permutations: of the concept labels within each partition, the neighbors kept.
+        k: neighbors by cosine, the item itself excluded. None is one for each other partition, so that a
             perfect hub has a purity of 1, but at most 10.
         device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
@@ -65,8 +65,8 @@ def clustering(
 
     Returns:
         A row per layer, x (a partition whose items ask, or "*" for all; y is always "*"), variant ("raw", or
-        "centred": each partition's mean removed) and metric: "concept_purity" and "language_purity", the mean
-        share of the k neighbours with the item's concept and of its partition. `null_mean` is what is expected
+        "centered": each partition's mean removed) and metric: "concept_purity" and "language_purity", the mean
+        share of the k neighbors with the item's concept and of its partition. `null_mean` is what is expected
         of labels that mean nothing: over the permutations for concepts, in closed form for languages.
         `p_value`, for concepts, is (1 + permutations with at least this purity) / (1 + permutations).
         n counts items; intervals are 95%.
@@ -88,7 +88,7 @@ def _prepared(store: StoreReader, on: torch.device, asked: Mapping[str, Any]) ->
     """What is the same for all layers, and what finds the rows of one."""
     partitions, seed = asked["partitions"], asked["seed"]
     items = _items(store, partitions)
-    near = min(asked["k"] or min(len(partitions) - 1, MOST_NEIGHBOURS), len(items) - 1)
+    near = min(asked["k"] or min(len(partitions) - 1, MOST_NEIGHBORS), len(items) - 1)
     states = States(store, asked["pooling"], on)
     resampling = Bootstrap(asked["bootstrap"], asked["seed"])
 
@@ -99,10 +99,10 @@ def _prepared(store: StoreReader, on: torch.device, asked: Mapping[str, Any]) ->
         rows: list[Row] = []
         for variant in VARIANTS:
             hidden = torch.cat([states.rows(layer, selection, variant) for selection in items.selections])
-            neighbours = nearest_others(hidden, near)
-            null = _null(items, neighbours, asked["permutations"], permuted)
+            neighbors = nearest_others(hidden, near)
+            null = _null(items, neighbors, asked["permutations"], permuted)
             common = {"layer": layer, "variant": variant, "k": near}
-            rows += [{**common, **row} for row in _purities(items, neighbours, null, resampling)]
+            rows += [{**common, **row} for row in _purities(items, neighbors, null, resampling)]
         return rows
 
     return Prepared(find, {"left_out": items.left_out})
@@ -166,13 +166,11 @@ def _items(store: StoreReader, partitions: Sequence[str]) -> _Items:
     )
 
 
-def _purities(
-    items: _Items, neighbours: Numbers, null: npt.NDArray[np.float64], resampling: Bootstrap
-) -> Iterator[Row]:
+def _purities(items: _Items, neighbors: Numbers, null: npt.NDArray[np.float64], resampling: Bootstrap) -> Iterator[Row]:
     """Rows for each group of items; `null` is the concept purity of each permutation and group [R, groups]."""
     same = {
-        "concept_purity": (items.concepts[neighbours] == items.concepts[:, None]).mean(1),
-        "language_purity": (items.partitions[neighbours] == items.partitions[:, None]).mean(1),
+        "concept_purity": (items.concepts[neighbors] == items.concepts[:, None]).mean(1),
+        "language_purity": (items.partitions[neighbors] == items.partitions[:, None]).mean(1),
     }
     sizes = np.bincount(items.partitions)
     expected = (sizes[items.partitions] - 1) / (len(items) - 1)
@@ -204,19 +202,19 @@ def _interval(
 
 
 def _null(
-    items: _Items, neighbours: Numbers, permutations: int, permuted: Callable[[int], Labels]
+    items: _Items, neighbors: Numbers, permutations: int, permuted: Callable[[int], Labels]
 ) -> npt.NDArray[np.float64]:
     """Concept purity [permutations, groups] with the concepts permuted within each partition.
 
-    Two items of one partition never share a concept, so that only neighbours of other partitions are counted.
+    Two items of one partition never share a concept, so that only neighbors of other partitions are counted.
     """
-    asking = np.repeat(np.arange(len(items)), neighbours.shape[1])
-    answering = neighbours.ravel()
+    asking = np.repeat(np.arange(len(items)), neighbors.shape[1])
+    answering = neighbors.ravel()
     across = items.partitions[asking] != items.partitions[answering]
     asking, answering = asking[across], answering[across]
     places = [place for _, place in items.groups()]
     bounds = [np.searchsorted(asking, (place.start, place.stop)) for place in places]
-    sizes = np.array([max(1, place.stop - place.start) * neighbours.shape[1] for place in places])
+    sizes = np.array([max(1, place.stop - place.start) * neighbors.shape[1] for place in places])
     hits = []
     for start in range(0, permutations, PERMUTED):
         labels = permuted(start)[: permutations - start]

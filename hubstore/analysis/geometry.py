@@ -54,14 +54,14 @@ def geometry(
         partitions: None is all.
         options: what to compare, and how to draw; its fields (layers, pooling, seed, bootstrap, ...) may be given by
             name too. The bootstrap takes resamples of the items.
-        k: neighbours of the hubness; n - 1 where there are fewer.
+        k: neighbors of the hubness; n - 1 where there are fewer.
         sample: items, drawn at random, that the hubness is computed among where there are more.
         device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
         jobs: processes that share the layers, or who else does; the table is the same.
 
     Returns:
-        A row per layer, x (a partition, or "*" for all; y is empty), variant ("raw", or "centred": each
+        A row per layer, x (a partition, or "*" for all; y is empty), variant ("raw", or "centered": each
         partition's mean removed) and metric. "anisotropy": mean cosine of distinct items (Ethayarajh, 2019).
         "effective_rank": the exponential of the entropy of the singular values' shares (Roy and Vetterli,
         2007). "hubness": the skewness of how often an item is among the k nearest of others by cosine
@@ -169,8 +169,8 @@ def _hubness(
     chosen = _sampled([len(selection) for selection in selections], sample, seed)
     parts = zip(selections, chosen, strict=True)
     rows = torch.cat([states.rows(layer, selection, variant)[places.to(states.device)] for selection, places in parts])
-    neighbours = nearest_others(rows, min(k, len(rows) - 1))
-    occurrences = np.bincount(neighbours.ravel(), minlength=len(rows)).astype(np.float64)
+    neighbors = nearest_others(rows, min(k, len(rows) - 1))
+    occurrences = np.bincount(neighbors.ravel(), minlength=len(rows)).astype(np.float64)
     return {"metric": "hubness", "value": skewness(occurrences), "n": len(rows)}
 
 

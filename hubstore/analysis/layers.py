@@ -147,7 +147,7 @@ def _ready() -> Callable[[str], list[Row]]:
     ((path, digest, parts),) = _told
     store = StoreReader(path)
     if store.digest != digest:
-        raise AnalysisError(f"{path} was written to while it was analysed; run the analysis again")
+        raise AnalysisError(f"{path} was written to while it was analyzed; run the analysis again")
     return parts.of(store)
 
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours of items among themselves."""
+"""Nearest neighbors of items among themselves."""
 
 from __future__ import annotations
 

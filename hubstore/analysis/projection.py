@@ -31,7 +31,7 @@ POINTS = 20_000
 TEXT = 200
 """Characters of an item's text that a point brings along."""
 
-NEIGHBOURS, LEAST_DISTANCE = 15, 0.1
+NEIGHBORS, LEAST_DISTANCE = 15, 0.1
 """UMAP's own defaults."""
 
 AXES = ("x", "y", "z")
@@ -83,7 +83,7 @@ def projection(
     Where there are more than `points` items, whole concepts are drawn, so that equivalent items are on the map
     together; at most one is cut. Every layer shows the same items. x and y span the plane of most variance at each
     layer; within it the points are turned or mirrored, as orthogonal Procrustes has it, to lie as near as they can to
-    the layer before (in the order asked for), and scaled so that their root mean square distance from the centre is 1.
+    the layer before (in the order asked for), and scaled so that their root mean square distance from the center is 1.
     So points move from layer to layer and do not jump, but where the plane itself is another. z is the third axis.
     To turn all three axes would leave in z what shows most: of Gemma 3's states, x and y then have a third of all
     variance and not a half, and points do not move less.
@@ -131,7 +131,7 @@ def projection(
         maps: list[_Map] = []
         with current(on):
             for layer in names:
-                rows = centred_units(states.rows(layer, selection))
+                rows = centered_units(states.rows(layer, selection))
                 before = maps[-1].shown if maps else None
                 maps.append(_pca(rows, before) if umap is None else _embedded(umap, rows, before, seed))
                 if progress:
@@ -168,7 +168,7 @@ def sampled(store: StoreReader, eligible: Positions, points: int, seed: int) -> 
     return np.asarray(np.sort(eligible[order[:points]]))
 
 
-def centred_units(rows: Tensor) -> Tensor:
+def centered_units(rows: Tensor) -> Tensor:
     """Unit rows of [n, width] less their mean, float32, a block in float64 at a time."""
     found = torch.empty_like(rows, dtype=torch.float32)
     step = max(1, BLOCK // rows.shape[1])
@@ -178,10 +178,10 @@ def centred_units(rows: Tensor) -> Tensor:
 
 
 def principal_axes(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The directions of greatest variance, by randomised subspace iteration (Halko et al., 2011) until they settle.
+    """The directions of greatest variance, by randomized subspace iteration (Halko et al., 2011) until they settle.
 
     Args:
-        rows: centred, float32 [n, width].
+        rows: centered, float32 [n, width].
         count: directions wanted; fewer than min(n, width) gives zeros for the others.
 
     Returns:
@@ -206,7 +206,7 @@ def principal_axes(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def aligned(points: Coordinates, to: Coordinates) -> Coordinates:
-    """Centred `points` [n, d] turned and mirrored to lie nearest `to` [n, d] (Schönemann, 1966)."""
+    """Centered `points` [n, d] turned and mirrored to lie nearest `to` [n, d] (Schönemann, 1966)."""
     left, _, right = np.linalg.svd(points.T @ to)
     return np.asarray(points @ (left @ right))
 
@@ -216,7 +216,7 @@ class _Map:
     """One layer's points.
 
     Args:
-        shown: [n, 2 or 3], centred, aligned and scaled.
+        shown: [n, 2 or 3], centered, aligned and scaled.
         scale: what they were multiplied by.
         components: shares of all variance of the principal axes; None where it is not PCA or nothing varies.
         explained: shares of all variance of x, y and z.
@@ -244,7 +244,7 @@ def _pca(rows: Tensor, before: Coordinates | None) -> _Map:
 def _embedded(umap: Callable[..., Any], rows: Tensor, before: Coordinates | None, seed: int) -> _Map:
     start = _pca(rows, None).shown[:, :2] if before is None else before
     reducer = umap(
-        n_neighbors=min(NEIGHBOURS, len(rows) - 1),
+        n_neighbors=min(NEIGHBORS, len(rows) - 1),
         min_dist=LEAST_DISTANCE,
         metric="cosine",
         init=start.astype(np.float32),

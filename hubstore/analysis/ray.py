@@ -66,7 +66,7 @@ def _layer(where: Location, digest: str, parts: Parts, layer: str) -> Outcome:
     try:
         store = StoreReader(where)
         if store.digest != digest:
-            raise AnalysisError(f"{where} was written to while it was analysed; run the analysis again")
+            raise AnalysisError(f"{where} was written to while it was analyzed; run the analysis again")
         with current(parts.device), one_thread():
             return parts.of(store)(layer), None
     except HubstoreError as error:
@@ -77,7 +77,7 @@ def _rows(ray: Any, call: Any, layer: str, store: StoreReader) -> list[Row]:
     try:
         rows, error = ray.get(call)
     except ray.exceptions.RayError as lost:
-        raise EngineError(f"layer {layer} of {store.path} could not be analysed: {first_line(lost)}. {STAYS}") from lost
+        raise EngineError(f"layer {layer} of {store.path} could not be analyzed: {first_line(lost)}. {STAYS}") from lost
     if error is not None:
         raise error
     found: list[Row] = rows

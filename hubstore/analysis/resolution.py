@@ -26,7 +26,7 @@ RATIO = 40.0  # 1.96 standard errors on either side are then at most 5%: half a 
 
 
 def spacing(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Distance between neighbouring numbers of `dtype` at each of `values`: float64, subnormals included."""
+    """Distance between neighboring numbers of `dtype` at each of `values`: float64, subnormals included."""
     info = torch.finfo(dtype)
     magnitudes = values.to(torch.float64).abs().clamp_min(info.smallest_normal)
     return torch.exp2(torch.frexp(magnitudes).exponent.to(torch.float64) - 1) * info.eps
@@ -46,7 +46,7 @@ def rounding_variance(
         states: the hidden states.
         layer: one layer.
         sides: n matched items each.
-        variant: "raw" or "centred".
+        variant: "raw" or "centered".
         along: x̂ᵢ·(ŷᵢ - ȳ), float64 [n], x the first side and y the second.
     """
 

@@ -49,15 +49,15 @@ def retrieval(
         pairs: partitions to compare, each in both directions; None compares all that share concepts.
         options: what to compare, and how to draw; its fields (layers, pooling, seed, bootstrap, ...) may be given by
             name too. The bootstrap takes resamples of the concepts that ask, among candidates that stay.
-        k: neighbours of CSLS (Conneau et al., 2018, use 10).
+        k: neighbors of CSLS (Conneau et al., 2018, use 10).
         device: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1".
         progress: called with layers done and layers in all.
         jobs: processes that share the layers, or who else does; the table is the same.
 
     Returns:
         A row per layer, direction (x asks, y answers), variant and metric ("recall@1", "recall@5",
-        "recall@10", "mrr"). Variants are "raw" and "centred" (each partition's mean over the paired items
-        removed) by cosine, and "csls_raw" and "csls_centred" by 2 cos(x, y) - r(x) - r(y), with r the mean
+        "recall@10", "mrr"). Variants are "raw" and "centered" (each partition's mean over the paired items
+        removed) by cosine, and "csls_raw" and "csls_centered" by 2 cos(x, y) - r(x) - r(y), with r the mean
         cosine to the k nearest of the other partition. Intervals are 95%.
 
     Raises:
@@ -90,7 +90,7 @@ def _both_directions(states: States, layer: str, items: Matched, k: int, resampl
     labels, successes = [], []
     for variant in VARIANTS:
         rows_x, rows_y = (states.rows(layer, selection, variant) for selection in (items.x, items.y))
-        ranks = match_ranks(rows_x, rows_y, neighbours=k)
+        ranks = match_ranks(rows_x, rows_y, neighbors=k)
         successes += [_successes(getattr(ranks, name)) for name in RANKINGS]
         labels += [{**forward, "variant": variant}, {**backward, "variant": variant}]
         labels += [{**label, "variant": f"csls_{variant}"} for label in labels[-2:]]

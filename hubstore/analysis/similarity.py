@@ -56,7 +56,7 @@ def similarity(
         jobs: processes that share the layers, or who else does; the table is the same.
 
     Returns:
-        A row per layer, pair, variant ("raw", or "centred": each partition's mean over the paired items
+        A row per layer, pair, variant ("raw", or "centered": each partition's mean over the paired items
         removed) and metric ("matched", "baseline", "difference"). Intervals are 95%. For "difference",
         `resolution` is the standard error that rounding to the store's dtype alone causes, and `resolved`
         whether the difference is 40 times that, which leaves two digits; `unresolved` puts it in words.

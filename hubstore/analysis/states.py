@@ -23,7 +23,7 @@ T = TypeVar("T")
 BUDGET = 1 << 29  # bytes of states and what is made of them that are kept
 BLOCK = 1 << 21  # elements that are float64 at a time
 CPU = torch.device("cpu")
-VARIANTS = ("raw", "centred")
+VARIANTS = ("raw", "centered")
 
 
 class Kept:
@@ -84,14 +84,14 @@ class States:
         return self._store.dtype
 
     def rows(self, layer: str, selection: Selection, variant: str = "raw") -> Tensor:
-        """float32 [n, width]: as stored, or with their mean removed where `variant` is "centred".
+        """float32 [n, width]: as stored, or with their mean removed where `variant` is "centered".
 
         Raises:
             NonFiniteError: an item's state holds NaN or infinity.
         """
         if variant == "raw":
             return self.kept((layer, selection), lambda: self._read(layer, selection))
-        return self.kept((layer, selection, variant), lambda: self._centred(layer, selection))
+        return self.kept((layer, selection, variant), lambda: self._centered(layer, selection))
 
     def mean(self, layer: str, selection: Selection) -> Tensor:
         """float64 [width]."""
@@ -102,7 +102,7 @@ class States:
         return self.kept(("mean", layer, selection), make)
 
     def blocks(self, layer: str, selection: Selection, variant: str = "raw") -> Iterator[Tensor]:
-        """The same rows as `rows`, in float64 pieces [b, width] that are centred in float64."""
+        """The same rows as `rows`, in float64 pieces [b, width] that are centered in float64."""
         for start in range(0, len(selection), self._step):
             make = partial(self._block, layer, selection, variant, start)
             yield self.once(("block", layer, selection, variant), selection, make)
@@ -133,7 +133,7 @@ class States:
 
     def _block(self, layer: str, selection: Selection, variant: str, start: int) -> Tensor:
         block = self.rows(layer, selection)[start : start + self._step].to(torch.float64)
-        return block - self.mean(layer, selection) if variant == "centred" else block
+        return block - self.mean(layer, selection) if variant == "centered" else block
 
     def _read(self, layer: str, selection: Selection) -> Tensor:
         rows = self._store.hidden(layer, self._pooling).take(selection.positions).to(torch.float32)
@@ -146,8 +146,8 @@ class States:
             )
         return rows.to(self.device)
 
-    def _centred(self, layer: str, selection: Selection) -> Tensor:
-        return blocks.joined(lambda block: block.to(torch.float32), self.blocks(layer, selection, "centred"))
+    def _centered(self, layer: str, selection: Selection) -> Tensor:
+        return blocks.joined(lambda block: block.to(torch.float32), self.blocks(layer, selection, "centered"))
 
 
 def item_pooling(store: StoreReader, pooling: str | None) -> str:

@@ -85,7 +85,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Keep every layer of a model over a corpus, and ask where equivalent inputs meet.\n\n"
     "A first round: [bold]hubstore extract[/] a corpus into a store, [bold]index[/] it, [bold]query[/] an item's "
-    "neighbours, [bold]analyze[/] whether translations lie near one another, and write the [bold]report[/].",
+    "neighbors, [bold]analyze[/] whether translations lie near one another, and write the [bold]report[/].",
 )
 
 

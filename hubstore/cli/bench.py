@@ -71,7 +71,7 @@ def search(
     rows: Annotated[Count, typer.Option(min=1, help="Rows to search. 1,000,000 on a GPU, 100,000 else.")] = None,
     width: Annotated[Count, typer.Option(min=1, help="Their width. 1024 on a GPU, 768 else.")] = None,
     queries: Annotated[Count, typer.Option(min=1, help="Queries at once. 4096 on a GPU, 256 else.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours for each query.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, help="Neighbors for each query.")] = 10,
     dtype: DtypeOption = StateDtype.float16,
     runs: RunsOption = 5,
     device: options.DeviceOption = "auto",

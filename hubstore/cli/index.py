@@ -24,7 +24,7 @@ def index(
     address: options.AddressOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Build a nearest-neighbour index on each layer, or bring it up to date after an append."""
+    """Build a nearest-neighbor index on each layer, or bring it up to date after an append."""
     from hubstore.api import Store
 
     opened = Store(store)

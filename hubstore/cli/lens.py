@@ -251,7 +251,7 @@ def _show(readings: pa.Table, targets: Sequence[str]) -> None:
                     line.append(" ").append(_fitted(word), style=_style(float(shade)))
                 out.print(line)
             out.print()
-        out.print(Text(f"colour: {shown.scale}", style="dim"))
+        out.print(Text(f"color: {shown.scale}", style="dim"))
 
 
 def _fitted(word: str) -> str:
@@ -262,7 +262,7 @@ def _fitted(word: str) -> str:
 
 
 def _style(shade: float) -> str:
-    """Black on white to orange, on terminals with colours."""
+    """Black on white to orange, on terminals with colors."""
     red, green, blue = (round(255 + shade * (end - 255)) for end in (235, 120, 10))
     return f"black on rgb({red},{green},{blue})"
 

@@ -30,7 +30,7 @@ def report(
     from hubstore.api import Store
 
     opened = Store(store)
-    with bar("analysing") as (progress, task):
+    with bar("analyzing") as (progress, task):
 
         def advanced(what: str, done: int, total: int) -> None:
             progress.update(task, description=what, completed=done, total=total)

@@ -71,7 +71,7 @@ class StoreProtocol(Protocol):
         exclude_same_language: bool = False,
         exclude_self: bool = True,
         query_languages: str | Names | None = None,
-        effort: int | None = None,
+        search_effort: int | None = None,
     ) -> pa.Table:
         """The k nearest items by cosine at each layer; see `hubstore.query.search`."""
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from hubstore.client.batches import batches_of, joined, provenance
 from hubstore.client.connection import ARROW, JSON, Answer, Endpoint, Request, Steps
 from hubstore.errors import QueryError, ServerError
+from hubstore.options import refuse_others, renamed
 
 if TYPE_CHECKING:
     import torch
@@ -191,6 +192,7 @@ def preview(store: ServedStore, item: str) -> Steps[bytes | None]:
 
 def search(
     store: ServedStore,
+    /,
     *,
     ids: Sequence[str] | None = None,
     texts: Sequence[str] | None = None,
@@ -207,14 +209,17 @@ def search(
     exclude_self: bool = True,
     centered: bool = False,
     query_languages: str | Sequence[str] | None = None,
-    effort: int | None = None,
-    centred: bool | None = None,
+    search_effort: int | None = None,
+    **older: Any,
 ) -> Steps[pa.Table]:
     """The k nearest items by cosine at each layer; as `hubstore.Store.search`, with the server's model and indexes.
 
-    Vectors travel as float32. `media` in the answer is a file's name: where it is, the server does not say. `centred`
-    is `centered`, as an earlier release spelled it: deprecated.
+    Vectors travel as float32. `media` in the answer is a file's name: where it is, the server does not say. `older`
+    are `centred` and `effort`, which are `centered` and `search_effort`: deprecated.
     """
+    centered = renamed("centred", "centered", older, centered)
+    search_effort = renamed("effort", "search_effort", older, search_effort)
+    refuse_others("search", older)
     given = {"ids": ids, "texts": texts, "images": images, "audio": audio, "vectors": vectors}
     queries = {name: value for name, value in given.items() if value is not None}
     if len(queries) != 1:
@@ -229,8 +234,8 @@ def search(
         "concepts": _listed(concepts),
         "exclude_same_language": exclude_same_language,
         "exclude_self": exclude_self,
-        "centered": centered or bool(centred),
-        "effort": effort,
+        "centered": centered,
+        "search_effort": search_effort,
     }
     options = {name: value for name, value in options.items() if value is not None}
     ((what, values),) = queries.items()

@@ -1,4 +1,4 @@
-"""Nearest-neighbour indexes: one per layer and pooling, by cosine, built with FAISS or searched exactly."""
+"""Nearest-neighbor indexes: one per layer and pooling, by cosine, built with FAISS or searched exactly."""
 
 from hubstore.index.allowed import Allowed
 from hubstore.index.builder import build

@@ -25,7 +25,7 @@ from hubstore.index.description import (
     store_commits,
 )
 from hubstore.index.library import Gpu, faiss, has_gpu
-from hubstore.index.rows import Vectors, centred, unwrap, wrap
+from hubstore.index.rows import Vectors, centered, unwrap, wrap
 from hubstore.kernels.rows import unit_rows
 from hubstore.storage import FileRecord
 from hubstore.store import HiddenStates, StoreReader
@@ -206,19 +206,19 @@ def _build_anew(job: _Job) -> IndexDescription:
 
 
 def _sample(job: _Job) -> tuple[Vectors, Vectors]:
-    """Centred rows to train on [n, width], and the mean [width] that they were centred by."""
+    """Centered rows to train on [n, width], and the mean [width] that they were centered by."""
     count = kinds.training_rows(job.kind, job.rows)
     drawn = np.random.default_rng(job.seed).choice(job.rows, count, replace=False)
     states = job.states.take(np.sort(drawn))
     name = f"the training sample of {job.name}"
     mean = unit_rows(states, name).mean(dim=0).float().numpy()
-    return centred(states, mean, name), mean
+    return centered(states, mean, name), mean
 
 
 def _add(job: _Job, core: Any, mean: Vectors, start: int = 0) -> None:
     for block in range(start, job.rows, BLOCK_ROWS):
         for first, states in job.states.segments(block, min(block + BLOCK_ROWS, job.rows)):
-            core.add(centred(states, mean, job.name, first))
+            core.add(centered(states, mean, job.name, first))
         job.progress(job.states.layer, min(block + BLOCK_ROWS, job.rows), job.rows)
 
 

@@ -49,7 +49,7 @@ def factory(kind: str, rows: int, width: int) -> str:
     """The FAISS factory string for `rows` rows of `width` elements.
 
     Rows are float16 inside (a re-rank reads the store's own), or 4 bits for 2 elements: from width 512 on for 4,
-    where neighbouring elements tell less.
+    where neighboring elements tell less.
     """
     if kind == "hnsw":
         return "HNSW32,SQfp16"
@@ -77,7 +77,7 @@ def parameters(kind: str, rows: int) -> dict[str, int]:
     if kind == "hnsw":
         return {"efConstruction": 100, "efSearch": 128, "refine": 2}
     lists = list_count(rows)
-    # The share of lists that holds the neighbours falls as lists get more: 128 of 512, 384 of 4096.
+    # The share of lists that holds the neighbors falls as lists get more: 128 of 512, 384 of 4096.
     probes = min(lists, max(16, round(5.7 * math.sqrt(lists))))
     return {"nlist": lists, "nprobe": probes, "refine": 2 if kind == "ivf" else 10}
 
@@ -87,6 +87,6 @@ def training_rows(kind: str, rows: int) -> int:
     return min(rows, 64 * list_count(rows) if kind in IVF_KINDS else 8192)
 
 
-def effort_of(kind: str, settings: Mapping[str, Any]) -> int:
+def default_search_effort(kind: str, settings: Mapping[str, Any]) -> int:
     """The recorded default of the one knob: efSearch or nprobe."""
     return int(settings["efSearch" if kind == "hnsw" else "nprobe"])

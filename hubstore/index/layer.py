@@ -23,11 +23,11 @@ from hubstore.index.description import (
     store_commits,
 )
 from hubstore.index.exact import exact_search
-from hubstore.index.kinds import EXACT_ROWS, effort_of
+from hubstore.index.kinds import EXACT_ROWS, default_search_effort
 from hubstore.index.library import Gpu, faiss, has_gpu
-from hubstore.index.rows import Vectors, centred, unwrap
+from hubstore.index.rows import Vectors, centered, unwrap
 from hubstore.kernels.rows import unit_rows
-from hubstore.options import MOST_EFFORT
+from hubstore.options import MOST_SEARCH_EFFORT, refuse_others, renamed
 from hubstore.store import HiddenStates, StoreReader
 from hubstore.version import __version__
 
@@ -37,7 +37,7 @@ GPU_CANDIDATES = 2048
 """The most that FAISS returns for a query on a GPU."""
 
 FEWEST = 5
-"""A search for fewer neighbours draws its candidates as if for so many: a lone nearest row is easily missed."""
+"""A search for fewer neighbors draws its candidates as if for so many: a lone nearest row is easily missed."""
 
 RERANK_ELEMENTS = 1 << 23
 """Candidates re-ranked at once, in float64 elements: 64 MB."""
@@ -57,7 +57,7 @@ class SearchableLayer(Protocol):
         ...
 
     def search(
-        self, queries: torch.Tensor, k: int, allowed: Allowed | None = None, *, effort: int | None = None
+        self, queries: torch.Tensor, k: int, allowed: Allowed | None = None, *, search_effort: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `LayerIndex.search`."""
         ...
@@ -114,8 +114,9 @@ class LayerIndex:
         k: int,
         allowed: Allowed | None = None,
         *,
-        effort: int | None = None,
+        search_effort: int | None = None,
         refine: int | None = None,
+        **older: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The k nearest rows to each query by cosine.
 
@@ -123,19 +124,22 @@ class LayerIndex:
             queries: [q, width], any float dtype; need not be of unit length.
             k: rows wanted.
             allowed: positions that may answer; all by default.
-            effort: HNSW's efSearch, or the inverted lists that IVF visits; recall against time. The default is the
-                index's own.
+            search_effort: HNSW's efSearch, or the inverted lists that IVF visits; recall against time.
+                The default is the index's own.
             refine: candidates an approximate kind gives to the exact re-rank, in multiples of k.
+            older: `effort`, which is `search_effort`: deprecated.
 
         Returns:
             scores float32 [q, k], exact cosines, descending; positions int64 [q, k], ties to the smaller; -inf and -1
             where there are fewer.
 
         Raises:
-            QueryError: k or effort < 1, or queries of another width.
+            QueryError: k or search_effort < 1, or queries of another width.
             NonFiniteError: NaN or infinity in a query.
         """
-        queries = check_queries(queries, k, effort, self.states.layer, self.states.shape[1])
+        search_effort = renamed("effort", "search_effort", older, search_effort)
+        refuse_others("search", older)
+        queries = check_queries(queries, k, search_effort, self.states.layer, self.states.shape[1])
         allowed_here = Allowed.everything(self.rows)
         if allowed is not None:
             allowed_here = allowed & allowed_here
@@ -147,7 +151,7 @@ class LayerIndex:
         way = route(self.kind, self.rows, allowed_here, selectors=self._loaded.gpu is None)
         if way == "exact" or (self._loaded.gpu is not None and candidates > GPU_CANDIDATES):
             return exact_search(self.states, queries, k, allowed_here, self.device)
-        found = self._candidates(self._loaded, queries, min(candidates, self.rows), way, allowed_here, effort)
+        found = self._candidates(self._loaded, queries, min(candidates, self.rows), way, allowed_here, search_effort)
         scores, positions = rerank(self.states, queries, found, k)
         return self._complete(queries, k, allowed_here, scores, positions)
 
@@ -161,21 +165,21 @@ class LayerIndex:
         count: int,
         way: Route,
         allowed: Allowed,
-        effort: int | None,
+        search_effort: int | None,
     ) -> Positions:
         """Int64 [q, count] positions, best first by FAISS's reckoning, -1 where it found fewer."""
         settings = self.description.parameters or {}
-        chosen = effort or effort_of(self.kind, settings)
+        chosen = search_effort or default_search_effort(self.kind, settings)
         selector = None
         if way != "unfiltered":
             # What the filter drops was looked at all the same, so look at as much more.
-            chosen = min(round(chosen * self.rows / allowed.size), MOST_EFFORT)
+            chosen = min(round(chosen * self.rows / allowed.size), MOST_SEARCH_EFFORT)
             selector = _selector(way, allowed, self.rows)
         if self.kind == "hnsw":
             options = faiss().SearchParametersHNSW(efSearch=max(chosen, count), sel=selector)
         else:
             options = faiss().SearchParametersIVF(nprobe=min(chosen, settings["nlist"]), sel=selector)
-        return loaded.search(centred(queries, loaded.mean), count, options)
+        return loaded.search(centered(queries, loaded.mean), count, options)
 
     def _complete(
         self, queries: torch.Tensor, k: int, allowed: Allowed, scores: torch.Tensor, positions: torch.Tensor
@@ -188,11 +192,11 @@ class LayerIndex:
         return scores, positions
 
 
-def check_queries(queries: torch.Tensor, k: int, effort: int | None, layer: str, width: int) -> torch.Tensor:
+def check_queries(queries: torch.Tensor, k: int, search_effort: int | None, layer: str, width: int) -> torch.Tensor:
     """The queries without their gradients; QueryError for a search of a layer that cannot be."""
     check_count("k", k, error=QueryError)
-    if effort is not None:
-        check_count("effort", effort, most=MOST_EFFORT, error=QueryError)
+    if search_effort is not None:
+        check_count("search_effort", search_effort, most=MOST_SEARCH_EFFORT, error=QueryError)
     if queries.ndim != 2 or queries.shape[1] != width:
         raise QueryError(f"queries have shape {list(queries.shape)}; layer {layer} needs [queries, {width}]")
     return queries.detach()
@@ -202,7 +206,7 @@ def route(kind: str, rows: int, allowed: Allowed, selectors: bool) -> Route:
     """How a filtered search goes: over slices of the store, or through FAISS with a selector.
 
     - All rows: FAISS, unfiltered.
-    - Up to EXACT_ROWS rows: exact, which misses no neighbour, over a partition's slice of the memory map: 5 to 25 times
+    - Up to EXACT_ROWS rows: exact, which misses no neighbor, over a partition's slice of the memory map: 5 to 25 times
       faster than a flat index behind a selector.
     - Less than a fifth of an HNSW's rows, or a twentieth of an IVF's: exact. At one effort the graph loses its way
       among rows that may not answer (recall .52 with a tenth allowed); with ten times the effort it finds .99 of them

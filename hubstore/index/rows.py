@@ -14,7 +14,7 @@ from hubstore.kernels.rows import unit_rows
 Vectors = npt.NDArray[np.float32]
 
 
-def centred(states: torch.Tensor, mean: Vectors, name: str = "queries", first: int = 0) -> Vectors:
+def centered(states: torch.Tensor, mean: Vectors, name: str = "queries", first: int = 0) -> Vectors:
     """Unit rows less `mean` [width]: float32 [n, width], contiguous.
 
     ||(x - m) - (y - m)||^2 = 2 - 2 cos(x, y) for unit x and y, so nearest by L2 is nearest by cosine whatever m is; but
@@ -29,20 +29,20 @@ def centred(states: torch.Tensor, mean: Vectors, name: str = "queries", first: i
 
 
 def wrap(core: Any, mean: Vectors) -> Any:
-    """An index of centred rows, as one that takes raw hidden states: normalise, centre, then `core`."""
+    """An index of centered rows, as one that takes raw hidden states: normalize, center, then `core`."""
     library = faiss()
-    normalise = library.NormalizationTransform(len(mean), 2.0)
-    centre = library.CenteringTransform(len(mean))
-    library.copy_array_to_vector(mean, centre.mean)
-    centre.is_trained = True
+    normalize = library.NormalizationTransform(len(mean), 2.0)
+    center = library.CenteringTransform(len(mean))
+    library.copy_array_to_vector(mean, center.mean)
+    center.is_trained = True
     whole = library.IndexPreTransform(core)
-    whole.prepend_transform(centre)
-    whole.prepend_transform(normalise)
+    whole.prepend_transform(center)
+    whole.prepend_transform(normalize)
     return whole
 
 
 def unwrap(whole: Any) -> tuple[Any, Vectors]:
-    """The index of centred rows and the mean inside what `wrap` made. `whole` owns the former: keep it."""
+    """The index of centered rows and the mean inside what `wrap` made. `whole` owns the former: keep it."""
     library = faiss()
-    centre = library.downcast_VectorTransform(whole.chain.at(1))
-    return library.downcast_index(whole.index), library.vector_to_array(centre.mean)
+    center = library.downcast_VectorTransform(whole.chain.at(1))
+    return library.downcast_index(whole.index), library.vector_to_array(center.mean)

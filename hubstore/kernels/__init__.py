@@ -1,7 +1,7 @@
 """Similarity and lens kernels: tensors in, tensors out, never a matrix of all pairs.
 
 `reference` says what each computes, in plain float64 torch; `cpu` and `cuda` compute it, whichever the first
-tensor is on. Inputs are float32, float16, bfloat16 or float64 hidden states, not yet normalised. A row of zeros
+tensor is on. Inputs are float32, float16, bfloat16 or float64 hidden states, not yet normalized. A row of zeros
 has cosine 0 to every row; NaN and infinity are refused.
 """
 
@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hubstore.kernels import cpu
 from hubstore.kernels.reference import LensSweep, MatchRanks, PairedCosine
+from hubstore.options import refuse_others, renamed
 
 __all__ = [
     "LensSweep",
@@ -99,7 +101,7 @@ def match_rank(
         return backend.match_rank(x.detach(), y.detach(), bias_x=bias_x, bias_y=bias_y)  # type: ignore[no-any-return]
 
 
-def match_ranks(x: Tensor, y: Tensor, *, neighbours: int = 10) -> MatchRanks:
+def match_ranks(x: Tensor, y: Tensor, *, neighbors: int = 10, **older: Any) -> MatchRanks:
     """What `match_rank` gives, by cosine and by CSLS.
 
     CSLS (Conneau et al., 2018) is 2 cos(x, y) - r(x) - r(y), r a row's mean cosine to its nearest rows of the
@@ -108,7 +110,8 @@ def match_ranks(x: Tensor, y: Tensor, *, neighbours: int = 10) -> MatchRanks:
     Args:
         x: [n, width].
         y: [n, width]; row i is the match of x's row i.
-        neighbours: how many nearest rows r is the mean of; all where there are fewer.
+        neighbors: how many nearest rows r is the mean of; all where there are fewer.
+        older: `neighbours`, which is `neighbors`: deprecated.
 
     Returns:
         Four int64 [n] of ranks.
@@ -116,8 +119,10 @@ def match_ranks(x: Tensor, y: Tensor, *, neighbours: int = 10) -> MatchRanks:
     Raises:
         NonFiniteError: a row holds NaN or infinity.
     """
+    neighbors = renamed("neighbours", "neighbors", older, neighbors)
+    refuse_others("match_ranks", older)
     with _backend(x) as backend:
-        return backend.match_ranks(x.detach(), y.detach(), neighbours=neighbours)  # type: ignore[no-any-return]
+        return backend.match_ranks(x.detach(), y.detach(), neighbors=neighbors)  # type: ignore[no-any-return]
 
 
 def lens_sweep(

@@ -123,14 +123,14 @@ def _ranks(queries: Tensor, candidates: Tensor, bias: Tensor | None) -> Tensor:
     return ranks
 
 
-def match_ranks(x: Tensor, y: Tensor, *, neighbours: int = 10) -> MatchRanks:
+def match_ranks(x: Tensor, y: Tensor, *, neighbors: int = 10) -> MatchRanks:
     """See `hubstore.kernels.match_ranks`."""
-    check_count("neighbours", neighbours)
-    near_x, near_y = _neighbour_means(x, y, neighbours), _neighbour_means(y, x, neighbours)
+    check_count("neighbors", neighbors)
+    near_x, near_y = _neighbor_means(x, y, neighbors), _neighbor_means(y, x, neighbors)
     return MatchRanks(*match_rank(x, y), *match_rank(x, y, bias_x=near_x / 2, bias_y=near_y / 2))
 
 
-def _neighbour_means(x: Tensor, y: Tensor, k: int) -> Tensor:
+def _neighbor_means(x: Tensor, y: Tensor, k: int) -> Tensor:
     """float64 [n]: mean cosine of each row of x to its k nearest of y."""
     unit_y = unit_rows(y, "y")
     means = [(unit_y * row).sum(-1).topk(min(k, len(y))).values.mean() for row in unit_rows(x, "x")]

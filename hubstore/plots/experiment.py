@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hubstore.plots.interactive import ticks_of
-from hubstore.plots.panels import BLUE, GOLD, GREEN, GREY, PURPLE, RED
+from hubstore.plots.panels import BLUE, GOLD, GRAY, GREEN, PURPLE, RED
 from hubstore.plots.static import require_matplotlib
 from hubstore.plots.text import in_matplotlib
 
 DPI = 130
 PANEL_INCHES = (6.2, 4.4)
 MOST_ACROSS = 4
-LOOKS = tuple(zip((BLUE, GOLD, GREEN, RED, PURPLE, GREY), "osD^vX", strict=True))
+LOOKS = tuple(zip((BLUE, GOLD, GREEN, RED, PURPLE, GRAY), "osD^vX", strict=True))
 
 
 @dataclass(frozen=True)

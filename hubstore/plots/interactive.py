@@ -120,18 +120,18 @@ def _curve(curve: Curve) -> list[Json]:
         "showlegend": False,
         "legendgroup": curve.name,  # a click on the legend hides the band with its line
     }
-    fill = {"fill": "tonexty", "fillcolor": _faint(style.colour)}
+    fill = {"fill": "tonexty", "fillcolor": _faint(style.color)}
     edges = [] if curve.low is None else [edge, {**edge, **fill}]
     line: Json = {
         "type": "scatter",
         "mode": "lines+markers" if style.marker else "lines",
         "name": in_plotly(curve.name),
         "legendgroup": curve.name,
-        "line": {"color": style.colour, "dash": style.dash, "width": 2 if style.marker else 1.5},
+        "line": {"color": style.color, "dash": style.dash, "width": 2 if style.marker else 1.5},
         "hovertemplate": "%{text}<extra></extra>",
     }
     if style.marker:
-        line["marker"] = {"size": 7, "color": style.colour}
+        line["marker"] = {"size": 7, "color": style.color}
     return [_merge(trace, of) for trace, of in zip([*edges, line], _changing(curve), strict=True)]
 
 
@@ -202,6 +202,6 @@ def _grid_words(grid: Grid) -> list[list[str]]:
     return [[in_plotly(words) for words in row] for row in grid.words()]
 
 
-def _faint(colour: str) -> str:
-    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+def _faint(color: str) -> str:
+    red, green, blue = (int(color[at : at + 2], 16) for at in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.18)"

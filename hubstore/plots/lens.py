@@ -1,6 +1,6 @@
-"""The heat map of a lens: layers up, tokens across, each cell what is read there; for a browser, as PNG, in colour.
+"""The heat map of a lens: layers up, tokens across, each cell what is read there; for a browser, as PNG, in color.
 
-A cell's colour is the probability of the token written in it. With targets there is one map for each, whose cells
+A cell's color is the probability of the token written in it. With targets there is one map for each, whose cells
 have the target's log-probability.
 """
 
@@ -33,7 +33,7 @@ FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen H
 """Tried in turn for each character; those that a machine lacks are passed over."""
 
 LOWEST = -16.0
-"""Log-probability at which a target's colour is the palest: about one token of nine million."""
+"""Log-probability at which a target's color is the palest: about one token of nine million."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,11 @@ def _html_map(shown: HeatMap) -> str:
         for token in range(len(shown.pieces)):
             shade, word, detail = shown.shades[layer, token], shown.words[layer][token], shown.details[layer][token]
             title = "&#10;".join(map(in_html, detail.split("\n")))
-            colour = f"background:rgba(230,140,20,{shade:.3f})"
-            cells.append(f'<td tabindex="0" dir="auto" style="{colour}" title="{title}">{in_html(_seen(word))}</td>')
+            color = f"background:rgba(230,140,20,{shade:.3f})"
+            cells.append(f'<td tabindex="0" dir="auto" style="{color}" title="{title}">{in_html(_seen(word))}</td>')
         lines.append(f"<tr><th>{in_html(layer_label(shown.layers[layer]))}</th>{''.join(cells)}</tr>")
     return (
-        f"<h2>{in_html(shown.title)}</h2>\n<p class=\"scale\">colour: {in_html(shown.scale)}</p>\n"
+        f"<h2>{in_html(shown.title)}</h2>\n<p class=\"scale\">color: {in_html(shown.scale)}</p>\n"
         f'<div class="map"><table><thead><tr><th></th>{head}</tr></thead>\n<tbody>\n' + "\n".join(lines)
         + "\n</tbody></table></div>"
     )  # fmt: skip
@@ -165,7 +165,7 @@ def png(shown: HeatMap) -> bytes:
         for axes, start in zip(figure.subplots(len(starts), 1, squeeze=False).ravel(), starts, strict=True):
             _draw(axes, shown, start, across)
         figure.suptitle(in_matplotlib(visible(shown.title, 110)), fontsize=10)
-        figure.supxlabel(in_matplotlib(f"colour: {shown.scale}"), fontsize=8)
+        figure.supxlabel(in_matplotlib(f"color: {shown.scale}"), fontsize=8)
         target = io.BytesIO()
         figure.savefig(target, format="png", metadata={"Software": None})
     return target.getvalue()

@@ -14,36 +14,36 @@ from hubstore.plots.text import number, with_interval
 
 @dataclass(frozen=True)
 class Style:
-    """How a quantity looks everywhere; a colour never tells two things apart alone.
+    """How a quantity looks everywhere; a color never tells two things apart alone.
 
     Args:
-        colour: readable on white and on near-black alike, and told apart by colour-blind eyes.
+        color: readable on white and on near-black alike, and told apart by color-blind eyes.
         dash: of the line, as Plotly calls it.
         marker: of the points: "circle", "square", "diamond", "triangle-up"; "" for none.
     """
 
-    colour: str
+    color: str
     dash: str = "solid"
     marker: str = "circle"
 
 
-BLUE, GOLD, GREEN, GREY, RED, PURPLE = "#0a7abf", "#b07c00", "#009e73", "#808080", "#d55e00", "#a8629a"
+BLUE, GOLD, GREEN, GRAY, RED, PURPLE = "#0a7abf", "#b07c00", "#009e73", "#808080", "#d55e00", "#a8629a"
 STYLES: Mapping[str, Style] = {
     "matched": Style(BLUE),
     "baseline": Style(GOLD, marker="square"),
     "difference": Style(GREEN, marker="diamond"),
-    "raw": Style(GREY, marker="square"),
-    "centred": Style(RED),
-    "csls_raw": Style(GREY, dash="dash", marker="diamond"),
-    "csls_centred": Style(RED, dash="dash", marker="triangle-up"),
+    "raw": Style(GRAY, marker="square"),
+    "centered": Style(RED),
+    "csls_raw": Style(GRAY, dash="dash", marker="diamond"),
+    "csls_centered": Style(RED, dash="dash", marker="triangle-up"),
     "cka": Style(PURPLE, marker="diamond"),
     "concept": Style(BLUE),
     "language": Style(GOLD, marker="square"),
     "concept_null": Style(BLUE, dash="dot", marker=""),
     "language_null": Style(GOLD, dash="dot", marker=""),
-    "chance": Style(GREY, dash="dot", marker=""),
-    "raw_top": Style(GREY, dash="dash", marker="diamond"),
-    "centred_top": Style(RED, dash="dash", marker="triangle-up"),
+    "chance": Style(GRAY, dash="dot", marker=""),
+    "raw_top": Style(GRAY, dash="dash", marker="diamond"),
+    "centered_top": Style(RED, dash="dash", marker="triangle-up"),
 }
 
 
@@ -109,7 +109,7 @@ class Grid:
         row_label, column_label: what they are.
         values: [rows, columns], NaN where there is none.
         value_label: quantity and unit.
-        limits: of the colours.
+        limits: of the colors.
         over_layers: whether the columns are layers.
     """
 

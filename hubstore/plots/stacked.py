@@ -28,7 +28,7 @@ COLUMNS = 3
 
 
 def trends_png(table: pa.Table, *, hub: str = HUB) -> bytes:
-    """A panel for each input language, as a PNG; colours are told apart by colour-blind eyes, and by their hatching.
+    """A panel for each input language, as a PNG; colors are told apart by color-blind eyes, and by their hatching.
 
     Args:
         table: of `language_trends`.
@@ -92,8 +92,8 @@ def _draw(axes: Any, table: pa.Table, name: str, hub: str) -> None:
     places = np.arange(len(layers))
     drawn = axes.stackplot(places, stacked, edgecolor="white", linewidth=0.6)
     for area, language in zip(drawn, shown, strict=True):
-        colour, hatch = chosen.get(language) or next(looks, REST_LOOK)
-        area.set(facecolor=colour, hatch=hatch, label=in_matplotlib(language))
+        color, hatch = chosen.get(language) or next(looks, REST_LOOK)
+        area.set(facecolor=color, hatch=hatch, label=in_matplotlib(language))
     ticks = ticks_of(tuple(layers))
     axes.set_xticks(ticks, [in_matplotlib(layer_label(layers[place])).replace(" (", "\n(") for place in ticks])
     axes.set_xlim(0, max(len(layers) - 1, 1))

@@ -96,12 +96,12 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
 def _draw_curve(axes: Any, places: Any, curve: Curve) -> None:
     style = STYLES[curve.style]
     if curve.low is not None:
-        axes.fill_between(places, curve.low, curve.high, color=style.colour, alpha=0.18, linewidth=0)
+        axes.fill_between(places, curve.low, curve.high, color=style.color, alpha=0.18, linewidth=0)
     marker = MARKERS.get(style.marker, "")
     axes.plot(
         places,
         curve.values,
-        color=style.colour,
+        color=style.color,
         linestyle=DASHES[style.dash],
         linewidth=1.6,
         marker=marker,
@@ -112,7 +112,7 @@ def _draw_curve(axes: Any, places: Any, curve: Curve) -> None:
         axes.plot(
             places[curve.hollow],
             curve.values[curve.hollow],
-            color=style.colour,
+            color=style.color,
             linestyle="",
             marker=marker,
             markersize=6.5,

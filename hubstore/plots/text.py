@@ -19,7 +19,7 @@ NOT_A_LANGUAGE = frozenset({"zxx", "und", "mul", "x"})
 def visible(text: str, limit: int | None = None) -> str:
     """`text` in one line, with controls that would hide or reorder it spelled out, cut to `limit` characters.
 
-    Joiners and direction marks stay: Persian and Hindi need them, and they act on their neighbours alone.
+    Joiners and direction marks stay: Persian and Hindi need them, and they act on their neighbors alone.
     """
     line = "".join(map(_visible, text))
     return line if limit is None or len(line) <= limit else line[: limit - 1].rstrip() + "…"

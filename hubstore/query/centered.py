@@ -1,4 +1,4 @@
-"""Neighbours with means removed: each partition's from its rows, and that of the query's own partition from the query.
+"""Neighbors with means removed: each partition's from its rows, and that of the query's own partition from the query.
 
 Languages, and modalities more so, lie in places of their own, which a cosine mostly sees. Without their means, what is
 left of a state is what sets it apart from others of its partition.
@@ -43,7 +43,7 @@ def rows_of(store: StoreReader, partition: Partition, pooling: str) -> Allowed:
     return Allowed.from_ranges(partition.ranges)
 
 
-def centred_queries(store: StoreReader, queries: Queries, pooling: str) -> Queries:
+def centered_queries(store: StoreReader, queries: Queries, pooling: str) -> Queries:
     """Queries without the mean of what they are of (`origins`); vectors stay as they are."""
     every = [origins(store, *of) for of in zip(queries.modalities, queries.languages, strict=True)]
 
@@ -107,7 +107,7 @@ class _Moved:
 
 
 @dataclass(frozen=True)
-class CentredLayer:
+class CenteredLayer:
     """A layer whose rows are searched exactly, each partition's without their mean.
 
     A row that is its partition's only one is nothing without the mean: its cosine with anything is 0.
@@ -135,10 +135,10 @@ class CentredLayer:
         return "exact"
 
     def search(
-        self, queries: torch.Tensor, k: int, allowed: Allowed | None = None, *, effort: int | None = None
+        self, queries: torch.Tensor, k: int, allowed: Allowed | None = None, *, search_effort: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The k nearest rows to each of `queries`, whose means are removed already; see `LayerIndex.search`."""
-        queries = check_queries(queries, k, effort, self.layer, self.store.width)
+        queries = check_queries(queries, k, search_effort, self.layer, self.store.width)
         states = self.store.hidden(self.layer, self.pooling)
         scores, rows = [torch.empty(len(queries), 0, dtype=torch.float64)], [np.empty((len(queries), 0), np.int64)]
         for partition in self.store.partitions.values():

@@ -195,7 +195,7 @@ class LayerRanges:
         return self.description.rows
 
     def search(
-        self, queries: torch.Tensor, k: int, allowed: Allowed | None = None, *, effort: int | None = None
+        self, queries: torch.Tensor, k: int, allowed: Allowed | None = None, *, search_effort: int | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As `LayerIndex.search`, of a layer without an index.
 
@@ -204,7 +204,7 @@ class LayerRanges:
             EngineError: all who were asked were lost.
         """
         about = self.description
-        check_queries(queries, k, effort, about.layer, about.width)
+        check_queries(queries, k, search_effort, about.layer, about.width)
         everything = Allowed.everything(self.rows)
         left = everything if allowed is None else allowed & everything
         asked = self.searchers.ray.put(queries.cpu())

@@ -1,4 +1,4 @@
-"""A query (ids, texts, pictures, sounds or vectors) to a ranked Arrow table of neighbours, layer by layer."""
+"""A query (ids, texts, pictures, sounds or vectors) to a ranked Arrow table of neighbors, layer by layer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hubstore.devices import resolve_device
 from hubstore.errors import Parameter, QueryError
 from hubstore.index import Allowed, SearchableLayer, load_or_exact
 from hubstore.options import SearchOptions, refuse_others, strings, take
-from hubstore.query.centered import CentredLayer, centred_queries, origins
+from hubstore.query.centered import CenteredLayer, centered_queries, origins
 from hubstore.query.filters import allowed_items
 from hubstore.query.queries import Encoder, Queries, Vectors, from_ids, from_items, from_vectors, query_languages
 from hubstore.store import StoreReader
@@ -51,7 +51,7 @@ Over `tokens` pooling, `token` (int32), the hit's place in its item, follows.
 
 @dataclass(frozen=True, eq=False)
 class _Hits:
-    """The neighbours found at one layer, [hits] each: query number, rank from 1, cosine and row."""
+    """The neighbors found at one layer, [hits] each: query number, rank from 1, cosine and row."""
 
     layer: str
     query: npt.NDArray[np.int64]
@@ -157,8 +157,8 @@ def search(
         )
     groups = _groups(store, queries, options, pooled)
     if options.centered:
-        queries = centred_queries(store, queries, pooled)
-        indexes = {name: CentredLayer(store, name, pooled, resolve_device(device)) for name in names}
+        queries = centered_queries(store, queries, pooled)
+        indexes = {name: CenteredLayer(store, name, pooled, resolve_device(device)) for name in names}
     found, kinds = [], {}
     for layer in names:
         index = (indexes or {}).get(layer) or load_or_exact(
@@ -173,7 +173,8 @@ def search(
         "layers": names,
         "indexes": kinds,
         "filters": options.filters(),
-        "centred": options.centered,
+        "centered": options.centered,
+        "centred": options.centered,  # deprecated: `centered`
         "k": options.k,
         "version": __version__,
     }
@@ -244,7 +245,9 @@ def _search_layer(
         # A query's own rows are dropped afterwards, so ask for as many more.
         extra = int((own[:, 1] - own[:, 0]).max()) if options.exclude_self else 0
         wanted = min(options.k + extra, allowed.size)
-        scores, rows = index.search(vectors[torch.from_numpy(numbers)], wanted, allowed, effort=options.effort)
+        scores, rows = index.search(
+            vectors[torch.from_numpy(numbers)], wanted, allowed, search_effort=options.search_effort
+        )
         parts.append(_ranked(index.description.layer, numbers, scores, rows, own, options))
     return _Hits(
         index.description.layer,

@@ -16,13 +16,13 @@ from hubstore.plots.text import layer_label, number
 from hubstore.report.gather import MATRIX, Gathered
 
 MOST_PAIRS = 200  # that can be chosen singly: each adds its curves to the page
-VARIANTS = {"raw": "as stored", "centred": "each language's mean removed"}
+VARIANTS = {"raw": "as stored", "centered": "each language's mean removed"}
 RETRIEVAL_METRICS = {"recall@1": "recall@1", "recall@5": "recall@5", "recall@10": "recall@10", "mrr": "MRR"}
 RETRIEVAL_VARIANTS = {
     "raw": "cosine, raw",
-    "centred": "cosine, centred",
+    "centered": "cosine, centered",
     "csls_raw": "CSLS, raw",
-    "csls_centred": "CSLS, centred",
+    "csls_centered": "CSLS, centered",
 }
 
 
@@ -114,7 +114,7 @@ def hub_section(found: Gathered, cube: Cube, pairs: Pairs, notes: Sequence[str])
         computed=(
             "Matched minus baseline is Eq. 1 of Wu et al. (2025, arXiv 2411.04986); the baseline is over all "
             "mismatched pairs. Bands are 95 % bootstrap intervals over concepts; that of a mean over pairs is the mean "
-            "of theirs, no narrower than its own. “Centred” removes each language's mean first: a few huge "
+            "of theirs, no narrower than its own. “Centered” removes each language's mean first: a few huge "
             "dimensions flatten the raw curve."
         ),
         controls=(pairs.control,),
@@ -202,16 +202,16 @@ def _chance(cube: Cube, pairs: Sequence[Pair], metric: str) -> Floats:
 
 
 def alignment_section(found: Gathered, cube: Cube, pairs: Pairs, notes: Sequence[str]) -> Section:
-    """CKA and mutual nearest neighbours, over layers and between layers."""
+    """CKA and mutual nearest neighbors, over layers and between layers."""
 
     def panel(group: Sequence[Pair]) -> Panel:
         curves = (
             curve(cube, group, "debiased", "cka", "CKA, debiased", "cka"),
             curve(cube, group, "raw", "mutual_knn", "mutual kNN, raw", "raw"),
-            curve(cube, group, "centred", "mutual_knn", "mutual kNN, centred", "centred"),
+            curve(cube, group, "centered", "mutual_knn", "mutual kNN, centered", "centered"),
             Curve("mutual kNN by chance", "chance", cube.mean("chance", group, "raw", "mutual_knn")),
         )
-        return Panel("At the same layer", "CKA; shared neighbours (share)", found.layers, curves)
+        return Panel("At the same layer", "CKA; shared neighbors (share)", found.layers, curves)
 
     views = [pairs.views("curves", panel)]
     controls: tuple[Control, ...] = (pairs.control,)
@@ -223,7 +223,7 @@ def alignment_section(found: Gathered, cube: Cube, pairs: Pairs, notes: Sequence
         title="Alignment: do the languages lie alike among themselves?",
         seen=(
             "CKA says whether distances within one language mirror those within the other; mutual kNN, how many of "
-            "its nearest neighbours a sentence shares with its translation. The matrix compares every layer of one "
+            "its nearest neighbors a sentence shares with its translation. The matrix compares every layer of one "
             "language with every layer of another, for the first pair."
         ),
         computed=(
@@ -241,7 +241,7 @@ def _matrix(table: pa.Table, layers: Sequence[str]) -> tuple[Control, View]:
     x, y = table["x"][0].as_py(), table["y"][0].as_py()
     metrics = {
         "CKA, debiased": ("cka", "debiased"),
-        "mutual kNN, centred": ("mutual_knn", "centred"),
+        "mutual kNN, centered": ("mutual_knn", "centered"),
         "mutual kNN, raw": ("mutual_knn", "raw"),
     }
     shown: dict[Choice, Panel | Grid] = {}

@@ -14,7 +14,7 @@ from hubstore.plots.text import number
 from hubstore.report.gather import Gathered
 
 WHOLE = "*"
-VARIANTS = ("raw", "centred")
+VARIANTS = ("raw", "centered")
 MOST_PARTITIONS = 200
 
 
@@ -36,7 +36,7 @@ def _curve(cube: Cube, pair: Pair, variant: str, metric: str, name: str, style: 
 
 
 def clustering_section(found: Gathered, cube: Cube, table: pa.Table, control: Control, names: Sequence[str]) -> Section:
-    """Concept purity against language purity of the nearest neighbours."""
+    """Concept purity against language purity of the nearest neighbors."""
     k = table["k"][0].as_py()
 
     def of(variant: str) -> Callable[[str], Panel]:
@@ -55,16 +55,16 @@ def clustering_section(found: Gathered, cube: Cube, table: pa.Table, control: Co
             for what in ("concept", "language"):
                 null = cube.lines("null_mean", [pair], variant, f"{what}_purity")[0]
                 curves.append(Curve(f"{what}, by chance", f"{what}_null", null))
-            label = f"share of {k} nearest neighbours"
-            return Panel(f"Neighbourhoods, {variant}", label, found.layers, tuple(curves), limits=(0.0, 1.0))
+            label = f"share of {k} nearest neighbors"
+            return Panel(f"Neighborhoods, {variant}", label, found.layers, tuple(curves), limits=(0.0, 1.0))
 
         return panel
 
     return Section(
         key="clustering",
-        title="Clustering: do neighbourhoods share a meaning or a language?",
+        title="Clustering: do neighborhoods share a meaning or a language?",
         seen=(
-            f"Of a sentence's {k} nearest neighbours among all languages together: the share with its concept (blue) "
+            f"Of a sentence's {k} nearest neighbors among all languages together: the share with its concept (blue) "
             "and in its language (gold). In a hub, blue rises above gold; dotted lines are what random labels give."
         ),
         computed=(
@@ -103,7 +103,7 @@ def geometry_section(found: Gathered, cube: Cube, table: pa.Table, control: Cont
         curves = (
             _curve(cube, (name, ""), "raw", "norm_mean", "mean, raw", "raw"),
             _curve(cube, (name, ""), "raw", "norm_max", "largest, raw", "raw_top"),
-            _curve(cube, (name, ""), "centred", "norm_mean", "mean, centred", "centred"),
+            _curve(cube, (name, ""), "centered", "norm_mean", "mean, centered", "centered"),
         )
         return Panel("Norms", "Euclidean norm (log scale)", found.layers, curves, log=True)
 
@@ -128,7 +128,7 @@ def geometry_section(found: Gathered, cube: Cube, table: pa.Table, control: Cont
         seen=(
             "Anisotropy: how alike all states are. Effective rank: how many dimensions they fill. Hubness: whether a "
             "few items are near to everything (0 = none). Norms, and how much of them sits in the one and the ten "
-            "largest dimensions. Where the raw curves are extreme, trust the centred results above."
+            "largest dimensions. Where the raw curves are extreme, trust the centered results above."
         ),
         computed=(
             "Anisotropy after Ethayarajh (2019, arXiv 1909.00512); effective rank, Roy and Vetterli (2007); hubness, "

@@ -1,4 +1,4 @@
-"""Example items and their nearest neighbours in other languages and modalities, at three layers."""
+"""Example items and their nearest neighbors in other languages and modalities, at three layers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hubstore.store import StoreReader
 
 COUNT = 4
-NEIGHBOURS = 5
+NEIGHBORS = 5
 TEXT = "text"
 MOST_BYTES = 128 * 1024  # of a preview; those that extraction makes have less
 
@@ -27,7 +27,7 @@ class Example:
 
     Args:
         item: id, concept, language, modality, text and media.
-        hits: for each layer, its neighbours' rank, score, id, concept, language, modality, text and media.
+        hits: for each layer, its neighbors' rank, score, id, concept, language, modality, text and media.
         previews: thumbnails and clips of those of them that are pictures or sounds, by id; not all have one.
     """
 
@@ -36,7 +36,7 @@ class Example:
     previews: Mapping[str, bytes] = field(default_factory=dict)
 
     def is_match(self, hit: dict[str, Any]) -> bool:
-        """Whether a neighbour has the item's concept."""
+        """Whether a neighbor has the item's concept."""
         return self.item["concept"] is not None and hit["concept"] == self.item["concept"]
 
 
@@ -85,7 +85,7 @@ def find_examples(store: StoreReader, ids: Sequence[str], layers: Sequence[str],
         hits[row["query"]][row["layer"]].append(row)
     for by_layer in hits.values():
         for layer, rows in by_layer.items():
-            nearest = sorted(rows, key=lambda row: -row["score"])[:NEIGHBOURS]
+            nearest = sorted(rows, key=lambda row: -row["score"])[:NEIGHBORS]
             by_layer[layer] = [row | {"rank": rank} for rank, row in enumerate(nearest, 1)]
     return tuple(Example(item, hits[item["id"]], _previews(store, item, hits[item["id"]])) for item in items)
 
@@ -93,13 +93,13 @@ def find_examples(store: StoreReader, ids: Sequence[str], layers: Sequence[str],
 def _search_elsewhere(
     store: StoreReader, items: Sequence[Mapping[str, Any]], layers: Sequence[str], pooling: str
 ) -> list[dict[str, Any]]:
-    """Neighbours in other languages, and in the own language those of other modalities."""
+    """Neighbors in other languages, and in the own language those of other modalities."""
     parts = store.partitions.values()
     many = len({part.language for part in parts}) > 1
     if len({part.modality for part in parts}) == 1 or len(parts) == 1:
         ids = [item["id"] for item in items]
         rows: list[dict[str, Any]] = search(
-            store, ids=ids, k=NEIGHBOURS, layers=layers, pooling=pooling, exclude_same_language=many
+            store, ids=ids, k=NEIGHBORS, layers=layers, pooling=pooling, exclude_same_language=many
         ).to_pylist()
         return rows
     rows = []
@@ -111,14 +111,14 @@ def _search_elsewhere(
         asked: list[dict[str, Any]] = [{"exclude_same_language": True}] if many else []
         asked += [{"languages": [language], "modalities": others}] if others else []
         for limits in asked:
-            rows += search(store, ids=ids, k=NEIGHBOURS, layers=layers, pooling=pooling, **limits).to_pylist()
+            rows += search(store, ids=ids, k=NEIGHBORS, layers=layers, pooling=pooling, **limits).to_pylist()
     return rows
 
 
 def _previews(
     store: StoreReader, item: Mapping[str, Any], hits: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, bytes]:
-    """Previews of the pictures and sounds among an item and its neighbours; none that would swell the page."""
+    """Previews of the pictures and sounds among an item and its neighbors; none that would swell the page."""
     shown = [item, *(hit for rows in hits.values() for hit in rows)]
     names = dict.fromkeys(one["id"] for one in shown if one["modality"] != TEXT)
     found = {name: store.preview(name) for name in names}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 MATRIX = "layer-by-layer"
-EXAMPLES = "neighbours"
+EXAMPLES = "neighbors"
 TOKENS_ONLY = (
     "The store keeps a row for every token and none for a whole item (pooling 'tokens' only), and all of "
     "this compares items. To have it, extract again with --pooling mean or --pooling last."
@@ -36,7 +36,7 @@ class Gathered:
         pooling: the pooling that they are compared under; None where the store has none with a row per item.
         tables: the analyses' results by name, with "layer-by-layer" for the matrix of one pair.
         left_out: why a part is missing, by its name, one sentence.
-        examples: items with their neighbours in other languages.
+        examples: items with their neighbors in other languages.
         seed: what the analyses ran with.
     """
 

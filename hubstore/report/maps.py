@@ -14,10 +14,10 @@ from hubstore.report.gather import Gathered
 
 MOST_CELLS = 200_000  # of all maps together: each adds to the page
 QUANTITIES = {
-    "recall@1, cosine, centred": ("retrieval", "centred", "recall@1"),
+    "recall@1, cosine, centered": ("retrieval", "centered", "recall@1"),
     "recall@1, cosine, raw": ("retrieval", "raw", "recall@1"),
-    "recall@1, CSLS, centred": ("retrieval", "csls_centred", "recall@1"),
-    "matched − baseline, centred": ("similarity", "centred", "difference"),
+    "recall@1, CSLS, centered": ("retrieval", "csls_centered", "recall@1"),
+    "matched − baseline, centered": ("similarity", "centered", "difference"),
     "matched − baseline, raw": ("similarity", "raw", "difference"),
 }
 Quantities = Mapping[str, tuple[str, str, str]]
@@ -55,7 +55,7 @@ def _of_languages(
         ),
         computed=(
             "The same numbers as in the two sections above. The map opens at the layer with the best recall@1 "
-            "(centred, mean over all pairs)."
+            "(centered, mean over all pairs)."
         ),
         controls=(Control("quantity", "Quantity", tuple(wanted)), slider),
         views=(View("map", ("quantity", "layer"), shown, (0, best)),),
@@ -93,12 +93,12 @@ def _best_layer(cubes: Mapping[str, Cube], pairs: Sequence[Pair], kept: Sequence
     """Which of the layers kept has the best recall@1."""
     if "retrieval" not in cubes:
         return 0
-    values = cubes["retrieval"].mean("value", pairs, "centred", "recall@1")[list(kept)]
+    values = cubes["retrieval"].mean("value", pairs, "centered", "recall@1")[list(kept)]
     return int(np.nan_to_num(values).argmax())
 
 
 def _limits(cube: Cube, pairs: Sequence[Pair], variant: str, metric: str) -> tuple[float, float]:
-    """Of the colours, the same for all layers."""
+    """Of the colors, the same for all layers."""
     if metric != "difference":
         return 0.0, 1.0
     values = cube.lines("value", pairs, variant, metric)

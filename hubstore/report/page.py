@@ -29,7 +29,7 @@ class Page:
         partitions: items of each partition.
         statements: the summary.
         sections: in order.
-        examples: items and their neighbours; () for none.
+        examples: items and their neighbors; () for none.
         left_out: titles of parts that are missing, and why.
         tables: names of the files beside the page.
     """
@@ -120,7 +120,7 @@ def _summary(statements: Sequence[Statement]) -> str:
 
 def _contents(page: Page) -> str:
     names = [(section.key, section.title.split(":")[0]) for section in page.sections]
-    names += [("neighbours", "Neighbours")] if page.examples else []
+    names += [("neighbors", "Neighbors")] if page.examples else []
     names += [("left-out", "Left out")] if page.left_out else []
     links = "".join(f'<a href="#{key}">{in_html(name)}</a>' for key, name in [*names, ("files", "Files")])
     return (
@@ -206,10 +206,10 @@ def _examples(examples: Sequence[Example]) -> str:
         kinds, asked, own = "languages and modalities", "items", "translation, caption, picture or sound"
         near, among = "in other languages or modalities", "that differ in language or modality"
     return (
-        f'<section id="neighbours">\n<h2>Neighbours across {kinds}</h2>\n'
+        f'<section id="neighbors">\n<h2>Neighbors across {kinds}</h2>\n'
         f'<p class="seen">A few {asked} with the five '
         f"nearest items {near} at layers {in_html(layers)}. ✓ marks the same concept: its own {own}."
-        '</p>\n<p class="computed">Nearest by the cosine of the states as stored (not centred), among all items '
+        '</p>\n<p class="computed">Nearest by the cosine of the states as stored (not centered), among all items '
         f"{among}; the number is the cosine.</p>\n{parts}</section>"
     )
 
@@ -235,7 +235,7 @@ def _example(example: Example) -> str:
     return (
         f'<div class="example"><p class="asked"><span class="meta"><b>{_tag(item)}</b> '
         f"<bdi>{in_html(item['id'])}</bdi></span>{_content(item, example.previews)}</p>"
-        f'<table class="neighbours"><thead><tr><th scope="col">#</th>{heads}</tr></thead>'
+        f'<table class="neighbors"><thead><tr><th scope="col">#</th>{heads}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>\n"
     )
 

@@ -26,7 +26,7 @@ TITLES = {
     "clustering": "Clustering",
     "alignment": "Alignment",
     "geometry": "Geometry",
-    "neighbours": "Neighbours across languages",
+    "neighbors": "Neighbors across languages",
 }
 
 

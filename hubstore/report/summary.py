@@ -52,11 +52,11 @@ class Profile:
         return bool(self.low[self.peak] > self.high[end])
 
 
-def summarise(cubes: dict[str, Cube], pairs: Sequence[Pair]) -> list[Statement]:
+def summarize(cubes: dict[str, Cube], pairs: Sequence[Pair]) -> list[Statement]:
     """Statements on the difference of matched and baseline, recall@1 and concept purity."""
     out = []
     over = "" if len(pairs) == 1 else f", mean over {len(pairs)} pairs"
-    for variant in ("centred", "raw"):
+    for variant in ("centered", "raw"):
         if "similarity" in cubes:
             profile = pair_profile(cubes["similarity"], pairs, variant, "difference")
             statement = middle(f"Matched minus baseline ({variant}{over})", profile)
@@ -126,7 +126,7 @@ def _resolved(statement: Statement, profile: Profile, resolution: Floats) -> Sta
 
 
 def purity(cube: Cube, variant: str) -> Statement:
-    """Whether neighbourhoods share the concept rather than the language, and at which layers."""
+    """Whether neighborhoods share the concept rather than the language, and at which layers."""
     whole = [(WHOLE, WHOLE)]
     concept, language = (pair_profile(cube, whole, variant, f"{what}_purity") for what in ("concept", "language"))
     null, p = (cube.mean(column, whole, variant, "concept_purity") for column in ("null_mean", "p_value"))
@@ -135,7 +135,7 @@ def purity(cube: Cube, variant: str) -> Statement:
     where = f"at layers {spans(cube.layers, above)}" if above else "at no layer"
     chance = f" ({number(null[peak])} by chance, p = {number(p[peak])})" if np.isfinite(p[peak]) else ""
     words = (
-        f"Neighbourhoods ({variant}): the hub hypothesis predicts neighbours that share the meaning more often than "
+        f"Neighborhoods ({variant}): the hub hypothesis predicts neighbors that share the meaning more often than "
         f"the language in the middle layers; here the meaning wins {where}, and is shared most often, "
         f"{concept.at(peak)}{chance}, against {number(language.value[peak])} for the language."
     )

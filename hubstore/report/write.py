@@ -21,13 +21,15 @@ from hubstore.report.facts import facts, model_name, partition_sizes
 from hubstore.report.gather import EXAMPLES, MATRIX, Gathered, Progress, gather
 from hubstore.report.page import Page, html_page
 from hubstore.report.sections import SECTIONS, TITLES, cubes_of, sections_of
-from hubstore.report.summary import summarise
+from hubstore.report.summary import summarize
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader
 
 PAGE = "report.html"
 PROVENANCE = "tables/provenance.json"
+DEPRECATED_EXAMPLES = "tables/neighbours.csv"
+"""The table of neighbors as the release before named it."""
 TABLES = (*ANALYSES, MATRIX, EXAMPLES)
 
 
@@ -59,7 +61,7 @@ def write_report(
         pooling: None is the store's first that has a row per item.
         seed: of the bootstrap, the permutations, the samples and the choice of examples.
         bootstrap: resamples for the 95 % intervals; 0 gives none.
-        example_ids: items to show with their neighbours; None draws a few.
+        example_ids: items to show with their neighbors; None draws a few.
         progress: called with what is being done, the steps done and the steps in all.
 
     Returns:
@@ -91,7 +93,9 @@ def write_report(
     files = _files(store, found, progress)
     for name, content in files.items():
         _put(Path(folder) / name, content)
-    for name in {f"figures/{key}.png" for key in SECTIONS} | {f"tables/{key}.csv" for key in TABLES}:
+    for name in (
+        {f"figures/{key}.png" for key in SECTIONS} | {f"tables/{key}.csv" for key in TABLES} | {DEPRECATED_EXAMPLES}
+    ):
         if name not in files:  # of an earlier report, which had more to tell
             (Path(folder) / name).unlink(missing_ok=True)
     return Path(folder).absolute() / PAGE
@@ -109,6 +113,7 @@ def _files(store: StoreReader, found: Gathered, progress: Progress | None) -> di
     files |= {f"tables/{name}.csv": csv(table) for name, table in found.tables.items()}
     if found.examples:
         files[f"tables/{EXAMPLES}.csv"] = csv(examples_table(found.examples))
+        files[DEPRECATED_EXAMPLES] = files[f"tables/{EXAMPLES}.csv"]
     made = {name: metadata(table) for name, table in found.tables.items()}
     files[PROVENANCE] = json.dumps(made, indent=2, ensure_ascii=False, sort_keys=True).encode()
     pairs = cubes["similarity"].pairs if "similarity" in cubes else ()
@@ -116,11 +121,11 @@ def _files(store: StoreReader, found: Gathered, progress: Progress | None) -> di
         title=model_name(store),
         facts=facts(store, found),
         partitions=partition_sizes(store),
-        statements=summarise(cubes, pairs),
+        statements=summarize(cubes, pairs),
         sections=sections,
         examples=found.examples,
         left_out={TITLES[name]: why for name, why in found.left_out.items()},
-        tables=list(files),
+        tables=[name for name in files if name != DEPRECATED_EXAMPLES],
     )
     files[PAGE] = html_page(page).encode()
     return files
@@ -135,7 +140,7 @@ def csv(table: pa.Table) -> bytes:
 
 
 def examples_table(examples: Sequence[Example]) -> pa.Table:
-    """The examples' neighbours, as `hubstore.query.search` gives them."""
+    """The examples' neighbors, as `hubstore.query.search` gives them."""
     return pa.Table.from_pylist([hit for example in examples for hits in example.hits.values() for hit in hits])
 
 

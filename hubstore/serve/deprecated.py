@@ -7,7 +7,8 @@ from fastapi.routing import APIRoute
 from pydantic import AliasChoices
 
 CENTERED = AliasChoices("centered", "centred")
-"""A parameter or a field, by its name and by the one before."""
+SEARCH_EFFORT = AliasChoices("search_effort", "effort")
+"""Parameters and fields, by their names and by those before."""
 
 
 def older_paths(router: APIRouter) -> APIRouter:

@@ -21,7 +21,7 @@ BLOCK = 1 << 22  # resampled weights that are float64 at a time
 class Bootstrap:
     """Percentile intervals from `replicates` resamples of the concepts; none of them where it is 0.
 
-    The same number of concepts is always resampled in the same way, so that the intervals of neighbouring
+    The same number of concepts is always resampled in the same way, so that the intervals of neighboring
     layers, pairs and statistics move together.
 
     Args:

@@ -59,9 +59,9 @@ def success_share(
     holds = rule if callable(rule) else _expression(rule).search
     n, successes = len(texts), sum(bool(holds(text)) for text in texts)
     z, share = NormalDist().inv_cdf((1 + level) / 2), successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    center = (share + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Share(share, max(0.0, centre - reach), min(1.0, centre + reach), n)
+    return Share(share, max(0.0, center - reach), min(1.0, center + reach), n)
 
 
 def _expression(rule: str | re.Pattern[str]) -> re.Pattern[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hubstore.arrow import read_parquet
@@ -14,6 +15,9 @@ KEY = "hubstore.crc32c"
 
 SEAL = b"the CRC32C of this file, with eight zeros here, is "
 UNSET = b"00000000"
+
+OLDER_VARIANT = "centred"
+"""In a column `variant`, as the release before spelled "centered": deprecated."""
 
 
 def encode_result(table: pa.Table) -> bytes:
@@ -47,4 +51,8 @@ def decode_result(data: bytes, name: str) -> tuple[pa.Table, bool]:
     metadata = dict(table.schema.metadata or {})
     if metadata.pop(KEY.encode(), None) is not None and not sealed:
         raise CorruptStoreError(f"{name}: its checksum is not as it was written; remove it, and it is made again")
+    if "variant" in table.column_names:
+        place = table.column_names.index("variant")
+        renamed = pc.replace_substring(table["variant"], OLDER_VARIANT, "centered")
+        table = table.set_column(place, table.schema.field(place), renamed)
     return table.replace_schema_metadata(metadata or None), sealed

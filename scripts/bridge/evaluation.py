@@ -92,7 +92,7 @@ def pooled(hidden: Sequence[Tensor], spans: Sequence[tuple[int, int]], lengths: 
     return {"last": last, "mean": mean / inside.sum(1)[:, None]}
 
 
-def ranks(queries: Tensor, candidates: Tensor, answers: Tensor, *, centred: bool) -> Tensor:
+def ranks(queries: Tensor, candidates: Tensor, answers: Tensor, *, centered: bool) -> Tensor:
     """Where each query's answer stands by cosine, from 0: float64 [layers, queries].
 
     Candidates that are as near as the answer count half, so that equal states are no better than chance.
@@ -101,10 +101,10 @@ def ranks(queries: Tensor, candidates: Tensor, answers: Tensor, *, centred: bool
         queries: [layers, queries, width].
         candidates: [layers, candidates, width].
         answers: int64 [queries], the candidate that is right.
-        centred: each side's mean is removed first.
+        centered: each side's mean is removed first.
     """
     x, y = (
-        F.normalize(side - side.mean(1, keepdim=True) if centred else side, dim=-1) for side in (queries, candidates)
+        F.normalize(side - side.mean(1, keepdim=True) if centered else side, dim=-1) for side in (queries, candidates)
     )
     cosines = x @ y.mT
     right = cosines.gather(2, answers.to(x.device).expand(len(x), -1)[:, :, None])
@@ -136,13 +136,13 @@ def recall(found: Tensor, candidates: int, ks: Sequence[int] = (1, 10), seed: in
 
 
 def compare(queries: States, candidates: States, answers: Tensor) -> dict[str, list[dict[str, Any]]]:
-    """`recall` by layer for each pooling, with means removed and not: "last centred", "last", "mean centred", ..."""
+    """`recall` by layer for each pooling, with means removed and not: "last centered", "last", "mean centered", ..."""
     return {
-        f"{pooling}{' centred' if centred else ''}": recall(
-            ranks(queries[pooling], candidates[pooling], answers, centred=centred), candidates[pooling].shape[1]
+        f"{pooling}{' centered' if centered else ''}": recall(
+            ranks(queries[pooling], candidates[pooling], answers, centered=centered), candidates[pooling].shape[1]
         )
         for pooling in queries
-        for centred in (True, False)
+        for centered in (True, False)
     }
 
 

@@ -25,15 +25,15 @@ def published_cka(x, y):
 
 
 def published_mutual_knn(x, y, k):
-    """Huh et al. (2024), definition of the mutual nearest-neighbour metric, by sets."""
+    """Huh et al. (2024), definition of the mutual nearest-neighbor metric, by sets."""
 
-    def neighbours(rows):
+    def neighbors(rows):
         unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         cosines = unit @ unit.T
         np.fill_diagonal(cosines, -np.inf)
         return [set(np.argsort(-row)[:k].tolist()) for row in cosines]
 
-    return np.mean([len(a & b) / k for a, b in zip(neighbours(x), neighbours(y), strict=True)])
+    return np.mean([len(a & b) / k for a, b in zip(neighbors(x), neighbors(y), strict=True)])
 
 
 def found(table, metric, variant):
@@ -48,8 +48,8 @@ def test_cka_and_mutual_knn_are_as_published_in_feature_space_and_by_gram_matric
     (row,) = found(table, "cka", "debiased")
     assert row["value"] == pytest.approx(published_cka(x, y), abs=1e-12)
     assert row["low"] < row["value"] < row["high"]
-    for variant in ("raw", "centred"):
-        sides = [side - (variant == "centred") * side.mean(0) for side in (x, y)]
+    for variant in ("raw", "centered"):
+        sides = [side - (variant == "centered") * side.mean(0) for side in (x, y)]
         (row,) = found(table, "mutual_knn", variant)
         assert row["value"] == pytest.approx(published_mutual_knn(*sides, 10), abs=1e-12)
         assert row["chance"] == pytest.approx(10 / (n - 1))

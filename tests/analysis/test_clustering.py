@@ -20,7 +20,7 @@ def whole(table, metric="concept_purity", variant="raw"):
 
 
 def brute_force(rows, k):
-    """Concept and language purity, and each neighbour list, by sorting every cosine."""
+    """Concept and language purity, and each neighbor list, by sorting every cosine."""
     languages, n, _ = rows.shape
     flat = rows.reshape(-1, rows.shape[-1]).double().numpy()
     unit = flat / np.linalg.norm(flat, axis=1, keepdims=True)
@@ -34,9 +34,9 @@ def brute_force(rows, k):
 def test_purities_are_the_brute_force_and_k_is_one_for_each_other_language():
     rows = planted(1.0, 1.0)
     table = clustering(parallel("abcde", {"0": rows}), permutations=20, bootstrap=100)
-    for variant in ("raw", "centred"):
-        centred = rows.double() - (variant == "centred") * rows.double().mean(1, keepdim=True)
-        expected = brute_force(centred, 4)
+    for variant in ("raw", "centered"):
+        centered = rows.double() - (variant == "centered") * rows.double().mean(1, keepdim=True)
+        expected = brute_force(centered, 4)
         for metric, value in zip(("concept_purity", "language_purity"), expected, strict=True):
             row = whole(table, metric, variant)
             assert row["value"] == pytest.approx(value, abs=1e-12)

@@ -49,12 +49,12 @@ def test_every_metric_is_the_brute_force_for_partitions_and_for_all(width):
     wide = rows.double().numpy()
     parts = {"a": [wide[:40]], "b": [wide[40:]], "*": [wide[:40], wide[40:]]}
     for x, sides in parts.items():
-        for variant in ("raw", "centred"):
-            states = np.concatenate([side - (variant == "centred") * side.mean(0) for side in sides])
+        for variant in ("raw", "centered"):
+            states = np.concatenate([side - (variant == "centered") * side.mean(0) for side in sides])
             rows_found = found(table, x, variant)
             values = {metric: row["value"] for metric, row in rows_found.items()}
             expected = brute_force(states)
-            if variant == "centred":  # a mean removed leaves a singular value that is zero but for rounding
+            if variant == "centered":  # a mean removed leaves a singular value that is zero but for rounding
                 assert values.pop("effective_rank") == pytest.approx(expected.pop("effective_rank"), rel=1e-5)
             assert values == pytest.approx(expected, abs=1e-9)
             for metric in ("anisotropy", "norm_mean", "share_top1", "share_top10"):

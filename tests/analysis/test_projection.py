@@ -29,7 +29,7 @@ def points_of(table, layer):
 
 
 @pytest.mark.parametrize("width", [3, 40, 700])
-def test_pca_is_the_plain_svd_of_centred_unit_rows(width):
+def test_pca_is_the_plain_svd_of_centered_unit_rows(width):
     g = torch.Generator().manual_seed(1)
     rows = torch.randn(300, width, generator=g) * torch.arange(1, width + 1) ** -0.4 + 2
     rows[:, width // 2] += 500  # a direction that all rows share, as causal models have it
@@ -181,8 +181,8 @@ def test_umap_that_is_not_installed_is_told(monkeypatch):
 def test_umap_keeps_clusters_apart_and_layers_near_and_the_seed_fixes_it():
     pytest.importorskip("umap")
     g = torch.Generator().manual_seed(0)
-    centres = 5 * torch.randn(3, 1, 10, generator=g)
-    states = {str(layer): centres + torch.randn(3, 30, 10, generator=g) for layer in range(2)}
+    centers = 5 * torch.randn(3, 1, 10, generator=g)
+    states = {str(layer): centers + torch.randn(3, 30, 10, generator=g) for layer in range(2)}
     first, second = (projection(parallel(["en", "zh", "sw"], states), method="umap", seed=4) for _ in range(2))
     assert first.equals(second)
     assert first["z"].null_count == first.num_rows

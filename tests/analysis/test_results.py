@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -8,6 +9,7 @@ from hubstore import analysis
 from hubstore.analysis.results import FIELDS
 from hubstore.errors import AnalysisError
 from hubstore.stats.bootstrap import Bootstrap
+from hubstore.store.result import encode_result
 from hubstore.version import __version__
 from tests.analysis.test_similarity import related
 from tests.memory_store import MemoryStore, parallel
@@ -38,6 +40,18 @@ def test_a_result_is_kept_and_read_back_without_the_states(store, name, monkeypa
     assert again.schema.metadata == first.schema.metadata
     with pytest.raises(AssertionError, match="were read"):
         function(store, seed=1, **QUICK)
+
+
+def test_a_result_with_an_earlier_releases_variants_reads_as_the_same(store, monkeypatch):
+    first = analysis.retrieval(store, **QUICK)
+    (key,) = store.storage.files
+    older = first["variant"].to_pylist()
+    assert {"centered", "csls_centered"} <= set(older)
+    older = pa.array([variant.replace("centered", "centred") for variant in older])
+    place = first.column_names.index("variant")
+    store.storage.files[key] = encode_result(first.set_column(place, first.schema.field(place), older))
+    forget_states(store, monkeypatch)
+    assert analysis.retrieval(store, **QUICK).equals(first)
 
 
 def test_a_store_that_changed_is_computed_anew(store):

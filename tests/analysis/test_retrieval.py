@@ -26,8 +26,8 @@ def test_every_recall_and_mrr_is_the_brute_force(monkeypatch, tile):
     rows = related(languages=2)["1"]
     table = retrieval(parallel(["en", "zh"], {"1": rows}), bootstrap=50)
     assert table.num_rows == 2 * 4 * 4
-    for centred in (False, True):
-        x, y = (side.double().numpy() - centred * side.double().mean(0).numpy() for side in rows)
+    for centered in (False, True):
+        x, y = (side.double().numpy() - centered * side.double().mean(0).numpy() for side in rows)
         x, y = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (x, y))
         cosines = x @ y.T
         for name, scores in {"": cosines, "csls_": csls(cosines, 10)}.items():
@@ -36,7 +36,7 @@ def test_every_recall_and_mrr_is_the_brute_force(monkeypatch, tile):
                     row
                     for row in table.to_pylist()
                     if (row["x"], row["y"]) == (asks, answers)
-                    and row["variant"] == name + ("centred" if centred else "raw")
+                    and row["variant"] == name + ("centered" if centered else "raw")
                 ]
                 place = ranks(grid)
                 expected = {f"recall@{k}": (place <= k).mean() for k in (1, 5, 10)} | {"mrr": (1 / place).mean()}
@@ -52,7 +52,7 @@ def test_removing_means_brings_back_what_a_few_huge_dimensions_hide():
     table = retrieval(parallel(["en", "zh"], {"0": rows}), bootstrap=0).to_pylist()
     at_1 = {row["variant"]: row["value"] for row in table if row["metric"] == "recall@1" and row["x"] == "en"}
     assert at_1["raw"] < 0.5
-    assert at_1["centred"] > 0.9
+    assert at_1["centered"] > 0.9
 
 
 def test_csls_undoes_a_hub():
@@ -65,6 +65,6 @@ def test_csls_undoes_a_hub():
     assert at_1["csls_raw"] > at_1["raw"] + 0.2
 
 
-def test_a_pair_smaller_than_the_neighbourhood_is_ranked_all_the_same():
+def test_a_pair_smaller_than_the_neighborhood_is_ranked_all_the_same():
     table = retrieval(parallel(["en", "zh"], {"0": torch.eye(3).repeat(2, 1, 1)}), bootstrap=10).to_pylist()
     assert {row["value"] for row in table} == {1.0}

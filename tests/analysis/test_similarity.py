@@ -52,9 +52,9 @@ def test_every_value_is_the_float64_brute_force(monkeypatch, block):
     table = similarity(parallel(["en", "zh", "sw"], states), bootstrap=0)
     for i, j, x, y in ((0, 1, "en", "zh"), (0, 2, "en", "sw"), (1, 2, "zh", "sw")):
         for layer, rows in states.items():
-            for variant in ("raw", "centred"):
+            for variant in ("raw", "centered"):
                 pair = [rows[i].double(), rows[j].double()]
-                if variant == "centred":
+                if variant == "centered":
                     pair = [side - side.mean(0) for side in pair]
                 expected = brute_force(*pair)
                 for metric, value in zip(("matched", "baseline", "difference"), expected, strict=True):
@@ -108,7 +108,7 @@ def test_a_dtype_too_coarse_for_the_difference_is_flagged_with_the_remedy(dtype,
     assert "layers 0" in unresolved(table)
 
 
-@pytest.mark.parametrize("variant", ["raw", "centred"])
+@pytest.mark.parametrize("variant", ["raw", "centered"])
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
 def test_the_resolution_is_the_error_that_rounding_is_seen_to_cause(variant, scale):
     """Many roundings of one state, each from another random shift below a spacing; 1e-6 is subnormal."""
@@ -117,7 +117,7 @@ def test_the_resolution_is_the_error_that_rounding_is_seen_to_cause(variant, sca
     errors = []
     for _ in range(150):
         stored = exact + (torch.rand(exact.shape, generator=g) - 0.5) * spacing(exact, torch.float16)
-        pair = [side - side.mean(0) if variant == "centred" else side for side in stored]
+        pair = [side - side.mean(0) if variant == "centered" else side for side in stored]
         errors.append(brute_force(*pair)[2])
     table = similarity(parallel(["en", "zh"], {"0": exact.half()}), bootstrap=0)
     resolution = values(table, variant=variant)["resolution"][0].as_py()

@@ -111,12 +111,12 @@ def test_items_are_found_by_text_and_filters(remote, texts):
         {"languages": "es"},
         {"concepts": ["3", "4", "5"]},
         {"pooling": "tokens", "layers": [1], "k": 2},
-        {"centred": True, "exclude_same_language": True, "layers": [2, 0]},
-        {"effort": 20},
+        {"centered": True, "exclude_same_language": True, "layers": [2, 0]},
+        {"search_effort": 20},
         {"k": 59},
     ],
 )
-def test_neighbours_by_id_are_those_of_the_local_store(remote, texts, options):
+def test_neighbors_by_id_are_those_of_the_local_store(remote, texts, options):
     same(remote.search(ids=IDS, **options), texts.search(ids=IDS, **options))
 
 
@@ -129,7 +129,7 @@ def test_one_id_and_ids_that_come_twice_and_more_than_a_request_takes(remote, te
     same(remote.search(ids=every, k=2), texts.search(ids=every, k=2))
 
 
-def test_neighbours_of_texts_through_the_servers_model(remote, texts, model):
+def test_neighbors_of_texts_through_the_servers_model(remote, texts, model):
     asked = ["A new sentence.", "Una frase más larga que la otra.", "Third."]
     same(remote.search(texts=asked, k=4), texts.search(texts=asked, k=4, model=model))
     twice = [*asked, asked[0]]
@@ -137,13 +137,23 @@ def test_neighbours_of_texts_through_the_servers_model(remote, texts, model):
     options = {"exclude_same_language": True, "query_languages": ["en", "es", "en"], "layers": [2]}
     near(remote.search(texts=asked, **options), texts.search(texts=asked, model=model, **options))
     near(
-        remote.search(texts=asked, centred=True, **options),
-        texts.search(texts=asked, model=model, centred=True, **options),
+        remote.search(texts=asked, centered=True, **options),
+        texts.search(texts=asked, model=model, centered=True, **options),
     )
     same(remote.search(texts=asked, layers=[3]), texts.search(texts=asked, layers=[3], model=model))
 
 
-def test_neighbours_of_vectors(remote, texts, monkeypatch):
+def test_an_earlier_releases_names_still_work_and_say_so(remote):
+    with pytest.warns(DeprecationWarning, match="centred is deprecated; it is called centered now"):
+        found = remote.search(ids=["en:1"], centred=True)
+    same(found, remote.search(ids=["en:1"], centered=True))
+    with pytest.warns(DeprecationWarning, match="effort is deprecated; it is called search_effort now"):
+        remote.search(ids=["en:1"], effort=20)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'effrt'"):
+        remote.search(ids=["en:1"], effrt=20)
+
+
+def test_neighbors_of_vectors(remote, texts, monkeypatch):
     rows = texts.hidden(2).take([7, 30, 51, 8, 9])
     many = texts.hidden(1).read().float().repeat(20, 1)
     same(remote.search(vectors=many, k=1, layers=[1]), texts.search(vectors=many, k=1, layers=[1]))

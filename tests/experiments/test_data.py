@@ -55,7 +55,7 @@ def test_2233_forms_have_exactly_two_names_and_every_name_a_role():
 def test_license_and_origin_are_beside_the_data():
     for name in ("mbpp", "cogs"):
         readme = (files("hubstore.experiments.materials") / name / "README.md").read_text()
-        assert "Licence" in readme
+        assert "License" in readme
         assert "Source" in readme
 
 

@@ -65,7 +65,7 @@ def test_recall_is_that_of_neighbors_found_one_by_one(given, tmp_path):
             (row,) = [
                 row for row in rows
                 if (row["quantity"], row["x"], row["y"], row["layer"], row["variant"])
-                == ("recall@1", x, y, layer, "centred")
+                == ("recall@1", x, y, layer, "centered")
             ]  # fmt: skip
             assert row["value"] == pytest.approx(recall_by_hand(*sides, 1))
             assert row["chance"] == pytest.approx(1 / 3)
@@ -76,7 +76,7 @@ def test_recall_is_that_of_neighbors_found_one_by_one(given, tmp_path):
         [
             r["value"]
             for r in rows
-            if (r["quantity"], r["x"], r["y"], r["variant"]) == ("recall@1", "image/zxx", y, "centred")
+            if (r["quantity"], r["x"], r["y"], r["variant"]) == ("recall@1", "image/zxx", y, "centered")
         ]
         for y in ("es", "zh")
     )
@@ -130,7 +130,7 @@ def test_what_ships_has_names_in_20_languages_and_sounds_of_ten_concepts(tmp_pat
 
 def test_pictures_that_find_their_names_are_shown_to(tmp_path):
     rows = [
-        {"layer": layer, "metric": "recall@1", "quantity": "recall@1", "variant": "centred", "x": "image/zxx", "y": y,
+        {"layer": layer, "metric": "recall@1", "quantity": "recall@1", "variant": "centered", "x": "image/zxx", "y": y,
          "value": value, "low": value - 0.1, "high": min(1.0, value + 0.1), "n": 20, "chance": 0.05}
         for layer in ("1", "2", "final") for y, value in (("en", 0.9), ("es", 0.6), ("zh", 0.4))
     ]  # fmt: skip

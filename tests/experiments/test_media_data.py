@@ -54,7 +54,7 @@ def test_80_recordings_of_ten_labels_are_credited(context):
 @pytest.mark.parametrize("name", ["coco", "esc10", "emoji", "wordnet"])
 def test_license_and_origin_are_beside_the_data(name):
     readme = (DATA / name / "README.md").read_text()
-    assert "**Licence.**" in readme
+    assert "**License.**" in readme
     assert "**Source.**" in readme
 
 
@@ -62,14 +62,14 @@ def test_masks_are_where_things_are_seen(context):
     """In one photograph a cat stands at the left; in another cats stand on a toilet."""
     known = {one.id: one for one in photographs(context)}
 
-    def centre(number, category):
+    def center(number, category):
         width, height = open_image(known[number].image).size
         rows, columns = np.nonzero(known[number].mask(category, width, height))
         return columns.mean() / width, rows.mean() / height
 
-    assert centre("196393", "cat")[0] < 0.25
-    assert centre("358083", "toilet")[1] > 0.8
-    assert centre("358083", "cat")[1] < 0.6
+    assert center("196393", "cat")[0] < 0.25
+    assert center("358083", "toilet")[1] > 0.8
+    assert center("358083", "cat")[1] < 0.6
 
 
 def test_runs_go_along_the_rows():

@@ -77,7 +77,7 @@ def test_with_one_text_for_each_it_is_the_similarity_of_the_analysis(tmp_path):
     store = context.store("pairs", Corpus.from_items(items, "pairs"), media_template="{media}")
     table = similarity(store, [("image/zxx", "en")], layers=context.layers, bootstrap=200, device="cpu").to_pylist()
     for row in result.table.to_pylist():
-        variant = "centred" if row["quantity"].endswith("means removed") else "raw"
+        variant = "centered" if row["quantity"].endswith("means removed") else "raw"
         metric = {"matched": "matched", "baseline": "baseline"}.get(row["quantity"], "difference")
         (found,) = [r for r in table if (r["layer"], r["variant"], r["metric"]) == (row["layer"], variant, metric)]
         assert_allclose([row[key] for key in ("value", "low", "high")], [found[k] for k in ("value", "low", "high")],

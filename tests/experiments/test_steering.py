@@ -299,7 +299,7 @@ def test_shipped_lexicons_know_good_from_bad_and_say_where_they_are_from(context
         better, worse = read_lexicon(context, language.tag)(texts)
         assert better > 0 > worse
     readme = (files("hubstore.experiments.materials") / "sentiment/README.md").read_text(encoding="utf-8")
-    assert "Licence" in readme
+    assert "License" in readme
     assert "Source" in readme
 
 

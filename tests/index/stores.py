@@ -84,6 +84,6 @@ def brute_force(rows: torch.Tensor, queries: torch.Tensor, k: int, allowed: np.n
 
 
 def recall(found: torch.Tensor, truth: np.ndarray) -> float:
-    """Share of the true neighbours that were found."""
+    """Share of the true neighbors that were found."""
     hits = [len(set(a.tolist()) & set(b.tolist())) for a, b in zip(found, truth, strict=True)]
     return sum(hits) / truth.size

@@ -66,7 +66,7 @@ def index_files(store: StoreReader) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize(("kind", "threshold"), [("exact", 1.0), ("hnsw", 0.99), ("ivf", 0.95), ("ivfpq", 0.95)])
-def test_every_kind_finds_the_true_neighbours(store, states, queries, kind, threshold, layer):
+def test_every_kind_finds_the_true_neighbors(store, states, queries, kind, threshold, layer):
     build(store, [layer], kind=kind, rebuild=True, device="cpu")
     index = load(store, layer, device="cpu")
     scores, positions = index.search(queries[layer], 10)
@@ -148,7 +148,7 @@ def test_the_route_is_exact_for_few_rows_and_a_selector_for_many():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_more_neighbours_than_rows_gives_every_row_once_and_then_none(tmp_path, kind):
+def test_more_neighbors_than_rows_gives_every_row_once_and_then_none(tmp_path, kind):
     store = fresh(tmp_path / "x.hub", rows=40)
     build(store, kind=kind, device="cpu")
     scores, positions = load(store, 0, device="cpu").search(hub_states(3, 32), 50)
@@ -360,8 +360,8 @@ def test_what_cannot_be_indexed_or_searched_is_refused(tmp_path):
             build(store, kind="exact", seed=seed)
     with pytest.raises(QueryError, match="k is 0"):
         index.search(hub_states(1, 32), 0)
-    with pytest.raises(QueryError, match="effort is 0"):
-        index.search(hub_states(1, 32), 1, effort=0)
+    with pytest.raises(QueryError, match="search_effort is 0"):
+        index.search(hub_states(1, 32), 1, search_effort=0)
     with pytest.raises(QueryError, match=r"\[1, 16\].*\[queries, 32\]"):
         index.search(hub_states(1, 16), 1)
     with pytest.raises(NonFiniteError):
@@ -381,5 +381,7 @@ def test_more_effort_finds_more(store, states, queries):
     build(store, [0], kind="ivf", rebuild=True, device="cpu")
     index = load(store, 0, device="cpu")
     truth = brute_force(states[0], queries[0], 10)
-    found = [recall(index.search(queries[0], 10, effort=effort)[1], truth) for effort in (1, 8, 10_000)]
+    found = [
+        recall(index.search(queries[0], 10, search_effort=search_effort)[1], truth) for search_effort in (1, 8, 10_000)
+    ]
     assert found[0] < found[1] < found[2] == 1

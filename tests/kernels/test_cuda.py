@@ -57,7 +57,7 @@ def massive(n, width, seed=0, dtype=torch.float32):
     return rows.to(dtype)
 
 
-def assert_same_neighbours(queries, rows, k):
+def assert_same_neighbors(queries, rows, k):
     """Scores agree to float32, and what is found where float64 finds another is as near."""
     scores, indices = cuda.topk_cosine(queries, rows, k)
     expected, expected_indices = reference.topk_cosine(queries.cpu(), rows.cpu(), k)
@@ -82,7 +82,7 @@ def assert_same_neighbours(queries, rows, k):
 )
 def test_topk_is_the_reference(n, width, states, dtype):
     queries, rows = states(MANY, width, 1, dtype), states(n, width, 2, dtype)
-    assert_same_neighbours(queries, rows, 3)
+    assert_same_neighbors(queries, rows, 3)
 
 
 def test_topk_of_more_than_there_is_and_of_nothing():
@@ -112,12 +112,12 @@ def test_topk_where_the_nearest_rows_stand_side_by_side():
     queries = normal(MANY, 24, 1)
     rows = normal(n, 24, 2)
     rows[n // 2 : n // 2 + 32] = queries[2] + 0.01 * normal(32, 24, 3)
-    assert_same_neighbours(queries, rows, k)
+    assert_same_neighbors(queries, rows, k)
 
 
 def test_topk_of_negative_cosines():
     queries = normal(MANY, 24, 1).abs()
-    assert_same_neighbours(queries, -normal(sized(150, 70), 24, 2).abs(), 3)
+    assert_same_neighbors(queries, -normal(sized(150, 70), 24, 2).abs(), 3)
 
 
 def test_topk_of_segments_is_topk_of_the_whole(monkeypatch):
@@ -142,7 +142,7 @@ def test_topk_sweeps_queries_and_rows_in_parts(monkeypatch):
     monkeypatch.setattr(topk, "QUERIES", at_once)
     monkeypatch.setattr(topk, "KEPT_BYTES", at_once * 8 * sweep.TILE_N // 16)
     queries, rows = normal(at_once + 3, 16, 1), normal(2 * sweep.TILE_N + 5, 16, 2)
-    assert_same_neighbours(queries, rows, 2)
+    assert_same_neighbors(queries, rows, 2)
 
 
 def test_many_candidates_are_chosen_in_pytorch_as_few_are_in_one_kernel(monkeypatch):
@@ -230,7 +230,7 @@ def test_match_ranks_of_both_directions_and_csls_are_the_reference():
     n, k = sized((40, 5), (9, 2))
     x = normal(n, 24, 1)
     y = x + normal(n, 24, 2)
-    fast, slow = cuda.match_ranks(x, y, neighbours=k), reference.match_ranks(x.cpu(), y.cpu(), neighbours=k)
+    fast, slow = cuda.match_ranks(x, y, neighbors=k), reference.match_ranks(x.cpu(), y.cpu(), neighbors=k)
     for name in ("forward", "backward", "csls_forward", "csls_backward"):
         assert torch.equal(getattr(fast, name).cpu(), getattr(slow, name)), name
 
@@ -384,7 +384,7 @@ def test_values_whose_squares_leave_float32_are_no_trouble(dtype):
     scale = torch.tensor([1e30, 1e-30, 1.0], device=DEVICE).repeat(3)[:, None].to(dtype)
     expected = reference.paired_cosine((x * scale).cpu(), y.cpu()).cosines
     torch.testing.assert_close(cuda.paired_cosine(x * scale, y).cosines.cpu(), expected, rtol=0, atol=1e-6)
-    assert_same_neighbours(x, y * scale, 3)
+    assert_same_neighbors(x, y * scale, 3)
 
 
 @pytest.mark.parametrize(
@@ -402,10 +402,10 @@ def test_rows_whose_squares_vanish_in_float32_are_no_rows_of_zeros(n, dtype, few
         sizes = sizes**6  # beyond the range of float64's own squares
     x, y = normal(n, 8, 1).to(dtype), (normal(n, 8, 2).double() * sizes).to(dtype)
     if few_queries:
-        assert_same_neighbours(x[:2], y, 3)
-        assert_same_neighbours(y[:2], x, 3)
+        assert_same_neighbors(x[:2], y, 3)
+        assert_same_neighbors(y[:2], x, 3)
         return
-    assert_same_neighbours(x[:MANY], y, 3)
+    assert_same_neighbors(x[:MANY], y, 3)
     wanted = reference.paired_cosine(x.cpu(), y.cpu())
     assert (wanted.cosines != 0).sum() == n * 3 // 4
     for layers in (1, 2):
@@ -422,8 +422,8 @@ def test_a_number_of_neighbors_that_is_none_is_refused_before_any_kernel_runs(ba
     x = normal(5, 8)
     with pytest.raises(OptionError, match=f"k is {bad}; ask for 1 at least"):
         cuda.topk_cosine(x, x, bad)
-    with pytest.raises(OptionError, match=f"neighbours is {bad}; ask for 1 at least"):
-        cuda.match_ranks(x, x, neighbours=bad)
+    with pytest.raises(OptionError, match=f"neighbors is {bad}; ask for 1 at least"):
+        cuda.match_ranks(x, x, neighbors=bad)
 
 
 def test_what_is_read_of_a_state_does_not_depend_on_the_states_beside_it_nor_is_more_probable_than_certain():

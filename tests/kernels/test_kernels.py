@@ -37,7 +37,7 @@ def massive(n, width, seed=0, dtype=torch.float32):
     return rows.to(dtype)
 
 
-def assert_same_neighbours(queries, rows, k):
+def assert_same_neighbors(queries, rows, k):
     """Scores agree to float32, and no index stands before one whose float64 cosine is larger."""
     scores, indices = kernels.topk_cosine(queries, rows, k)
     expected, expected_indices = reference.topk_cosine(queries, rows, k)
@@ -53,7 +53,7 @@ def assert_same_neighbours(queries, rows, k):
 def test_topk_is_the_reference(states, n, width, dtype):
     queries, rows = states(53, width, 1, dtype), states(n, width, 2, dtype)
     for k in (1, 10, n + 5):
-        assert_same_neighbours(queries, rows, k)
+        assert_same_neighbors(queries, rows, k)
 
 
 def test_topk_marks_what_is_not_there():
@@ -70,7 +70,7 @@ def test_topk_gives_equal_rows_by_index_however_many_and_wherever_they_are():
     queries = torch.cat([rows[3:4], normal(40, 48, 5)])
     _, indices = kernels.topk_cosine(queries, rows, 30)
     assert indices[0].tolist() == list(range(3, 63, 2))
-    assert_same_neighbours(queries, rows, 200)
+    assert_same_neighbors(queries, rows, 200)
     _, indices = kernels.topk_cosine(queries, torch.ones(500, 48), 7)
     assert (indices == torch.arange(7)).all()
 
@@ -94,7 +94,7 @@ def test_topk_orders_cosines_that_float32_cannot_tell_apart():
     rows = direction.double() + 1e-4 * noise
     queries = direction.double() + 1e-4 * normal(30, 64, 2).double()
     assert reference.topk_cosine(queries, rows, 400)[0].min() > 1 - 1e-6
-    assert_same_neighbours(queries, rows, 10)
+    assert_same_neighbors(queries, rows, 10)
 
 
 def assert_same_ranks(found, expected):
@@ -127,8 +127,8 @@ def fine(monkeypatch):
 @pytest.mark.parametrize("states", [normal, massive])
 def test_topk_of_many_rows_is_the_reference_from_cheap_products_alone(monkeypatch, product, fine, states, dtype):
     monkeypatch.setattr(topk, "ROWS", 700)
-    assert_same_neighbours(states(60, 256, 1, dtype), states(3000, 256, 2, dtype), 10)
-    assert_same_neighbours(states(1, 256, 3, dtype), states(3000, 256, 2, dtype), 10)
+    assert_same_neighbors(states(60, 256, 1, dtype), states(3000, 256, 2, dtype), 10)
+    assert_same_neighbors(states(1, 256, 3, dtype), states(3000, 256, 2, dtype), 10)
     assert not fine
 
 
@@ -147,14 +147,14 @@ def test_topk_turns_to_float32_where_bfloat16_cannot_tell_rows_apart(monkeypatch
     clusters = normal(4, 128, 1).repeat(750, 1)
     rows = direction + clusters + noise * normal(3000, 128, 2)
     queries = direction + clusters[:41] + noise * normal(41, 128, 3)
-    assert_same_neighbours(queries, rows, 10)
+    assert_same_neighbors(queries, rows, 10)
     assert bool(fine) == (product == "bfloat16")
 
 
 def test_topk_of_rows_that_grow_ever_nearer_is_the_reference(product):
     rows = torch.linspace(-1, 1, 900)[:, None] * normal(1, 33) + 0.3 * normal(900, 33, 1)
-    assert_same_neighbours(normal(45, 33), rows, 10)
-    assert_same_neighbours(normal(45, 33), rows.flip(0), 10)
+    assert_same_neighbors(normal(45, 33), rows, 10)
+    assert_same_neighbors(normal(45, 33), rows.flip(0), 10)
 
 
 def test_topk_is_the_same_on_any_number_of_threads_and_from_several_at_once(product):
@@ -251,7 +251,7 @@ def test_match_ranks_of_both_directions_and_csls_are_the_reference(states, n, wi
     x = states(n, width, 1)
     y = (x + states(n, width, 2)).to(dtype)
     for k in (1, 10, n + 1):
-        fast, slow = kernels.match_ranks(x, y, neighbours=k), reference.match_ranks(x, y, neighbours=k)
+        fast, slow = kernels.match_ranks(x, y, neighbors=k), reference.match_ranks(x, y, neighbors=k)
         for name in ("forward", "backward", "csls_forward", "csls_backward"):
             assert torch.equal(getattr(fast, name), getattr(slow, name)), name
 
@@ -446,8 +446,8 @@ def test_a_number_of_neighbors_that_is_none_is_refused_before_any_kernel_runs(ba
     for kernel in (kernels, reference):
         with pytest.raises(OptionError, match=rf"k is {bad}; ask for 1 at least"):
             kernel.topk_cosine(x, x, bad)
-        with pytest.raises(OptionError, match=rf"neighbours is {bad}; ask for 1 at least"):
-            kernel.match_ranks(x, x, neighbours=bad)
+        with pytest.raises(OptionError, match=rf"neighbors is {bad}; ask for 1 at least"):
+            kernel.match_ranks(x, x, neighbors=bad)
 
 
 def test_tensors_that_are_not_floating_are_refused():

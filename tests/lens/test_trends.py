@@ -195,7 +195,7 @@ def test_gemmas_trends_and_words_are_the_papers_loop(gemma, tmp_path):
         row = store.token_ranges()[store.partition(language).positions()[0], 0] + 1 + place
         for layer in ("1", "6", "17", "final"):
             swept = lens.sweep(store.hidden(layer).take([row]), targets=torch.tensor([[word, gloss]]))
-            # Its raw logits reach 20,000, where neighbouring float32 numbers are 0.002 apart.
+            # Its raw logits reach 20,000, where neighboring float32 numbers are 0.002 apart.
             wanted = expected[layers.index(layer)]
             torch.testing.assert_close(swept.target_log_probabilities[0].double(), wanted, atol=1e-4, rtol=3e-6)
     made_from = json.loads(table.schema.metadata[b"hubstore"])

@@ -1,4 +1,4 @@
-"""Neighbours with means removed are those of a plain loop, for every kind of query and filter."""
+"""Neighbors with means removed are those of a plain loop, for every kind of query and filter."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def states() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def store(states, tmp_path_factory) -> StoreReader:
     return write_store(
-        tmp_path_factory.mktemp("centred") / "x.hub",
+        tmp_path_factory.mktemp("centered") / "x.hub",
         states,
         languages=[language for _, language in GROUPS for _ in range(ROWS // 3)],
         modalities=[modality for modality, _ in GROUPS for _ in range(ROWS // 3)],
@@ -66,20 +66,20 @@ def same(found, layer, expected):
 
 
 @pytest.mark.parametrize("item", [3, 40, 75])
-def test_neighbours_by_id_are_those_of_a_plain_loop(store, item):
-    found = search(store, ids=[f"item-{item}"], k=7, centred=True, device="cpu")
+def test_neighbors_by_id_are_those_of_a_plain_loop(store, item):
+    found = search(store, ids=[f"item-{item}"], k=7, centered=True, device="cpu")
     for layer in range(LAYERS):
         rows = [row for row in range(ROWS) if row != item]
         query = store.hidden(layer).read()[item]
         same(found, str(layer), truth(store, layer, query, item // 30, 7, rows))
-    assert json.loads(found.schema.metadata[b"hubstore"])["centred"]
+    assert json.loads(found.schema.metadata[b"hubstore"])["centered"]
 
 
 def test_pictures_find_texts_that_raw_cosines_do_not(store):
     pictures = [f"item-{row}" for row in range(30, 60)]
 
-    def right(centred):
-        found = search(store, ids=pictures, k=1, layers=[1], languages=["es"], centred=centred, device="cpu")
+    def right(centered):
+        found = search(store, ids=pictures, k=1, layers=[1], languages=["es"], centered=centered, device="cpu")
         return sum(f"item-{int(row['id'][5:]) - 30}" == row["query"] for row in found.to_pylist())
 
     assert right(True) == 30
@@ -92,7 +92,7 @@ def test_filters_and_what_is_given_now(store):
     def encoder(items):
         return {str(layer): torch.stack([state] * len(items)) for layer in range(LAYERS)}
 
-    about = {"centred": True, "encoder": encoder, "device": "cpu", "k": 4}
+    about = {"centered": True, "encoder": encoder, "device": "cpu", "k": 4}
     found = search(store, images=[b"a picture"], languages=["en", "es"], **about)
     same(found, "0", truth(store, 0, state, 1, 4, [*range(30), *range(60, 90)]))
     found = search(store, texts=["hola"], query_languages="es", exclude_same_language=True, **about)
@@ -117,23 +117,23 @@ def test_tokens_are_rows_of_their_items_partitions(tmp_path):
     moved = rows - means[torch.tensor([0] * 6 + [1] * 7)]
     unit = moved / moved.norm(dim=1, keepdim=True)
     expected = (unit @ unit[3]).masked_fill(torch.isin(torch.arange(13), torch.tensor([3, 4, 5])), -2).argmax()
-    found = search(store, ids=["item-2"], k=1, centred=True, device="cpu").to_pylist()
+    found = search(store, ids=["item-2"], k=1, centered=True, device="cpu").to_pylist()
     starts = np.cumsum([0, *lengths])
     assert found[0]["query"] == "item-2[0]"
     assert starts[int(found[0]["id"][5:])] + found[0]["token"] == int(expected)
 
 
-def test_what_cannot_be_centred_is_an_error_that_says_so(store):
+def test_what_cannot_be_centered_is_an_error_that_says_so(store):
     def encoder(items):
         return {"0": torch.ones(len(items), WIDTH)}
 
     with pytest.raises(QueryError, match="say which it is: query_languages"):
-        search(store, texts=["hola"], layers=[0], encoder=encoder, centred=True)
+        search(store, texts=["hola"], layers=[0], encoder=encoder, centered=True)
     with pytest.raises(QueryError, match="no audio items whose mean could be removed"):
-        search(store, audio=[b"a sound"], layers=[0], encoder=encoder, centred=True)
+        search(store, audio=[b"a sound"], layers=[0], encoder=encoder, centered=True)
     with pytest.raises(QueryError, match="no text items in zh whose mean"):
-        search(store, texts=["x"], layers=[0], encoder=encoder, centred=True, query_languages="zh")
+        search(store, texts=["x"], layers=[0], encoder=encoder, centered=True, query_languages="zh")
     with pytest.raises(NonFiniteError):
-        search(store, vectors=torch.full((WIDTH,), torch.nan), centred=True)
+        search(store, vectors=torch.full((WIDTH,), torch.nan), centered=True)
     with pytest.raises(EngineError, match="in one process"):
-        hubstore.open(store.path).search(ids=["item-1"], engine="ray", centred=True)
+        hubstore.open(store.path).search(ids=["item-1"], engine="ray", centered=True)

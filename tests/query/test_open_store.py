@@ -75,7 +75,7 @@ def test_a_stale_index_is_refused_though_it_was_opened_before(store, opened_file
 def test_a_closed_store_has_let_go_and_loads_again(store, opened_files):
     with store:
         store.search(ids=["item-7"], layers=[0], device="cpu")
-        store.search(ids=["item-7"], layers=[0], device="cpu", centred=True)
+        store.search(ids=["item-7"], layers=[0], device="cpu", centered=True)
         assert store.partition_means
     assert not store.partition_means
     store.search(ids=["item-7"], layers=[0], device="cpu")

@@ -1,4 +1,4 @@
-"""A search gives the right neighbours, in a table that says what they are, or an error that says what is wrong."""
+"""A search gives the right neighbors, in a table that says what they are, or an error that says what is wrong."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def positions_of(table: pa.Table, **where: object) -> list[int]:
     return [int(str(name).removeprefix("item-")) for name in column(table, "id", **where)]
 
 
-def test_neighbours_by_id_are_those_of_brute_force_without_the_item_at_every_layer(store, states):
+def test_neighbors_by_id_are_those_of_brute_force_without_the_item_at_every_layer(store, states):
     found = search(store, ids=["item-5", "item-450"], k=4, device="cpu")
     assert found.schema.equals(RESULT_SCHEMA)
     assert found.num_rows == 2 * LAYERS * 4
@@ -195,7 +195,7 @@ def token_store(tmp_path_factory) -> tuple[StoreReader, torch.Tensor, list[int]]
     return write_store(path, states[None], tokens=counts, languages=languages, shard_rows=32), states, counts
 
 
-def test_token_neighbours_name_their_item_and_their_place_in_it(token_store):
+def test_token_neighbors_name_their_item_and_their_place_in_it(token_store):
     store, states, counts = token_store
     owner = np.repeat(np.arange(len(counts)), counts)
     place = np.concatenate([np.arange(count) for count in counts])
@@ -246,8 +246,8 @@ def test_filters_over_tokens_keep_whole_items(token_store):
         ({"vectors": np.float32(3)}, "vectors"),
         ({"vectors": {name: np.empty((0, WIDTH)) for name in "012"}}, "no query at all"),
         ({"ids": ["item-0"], "k": 1.5}, "k is 1.5; ask for 1 at least"),
-        ({"ids": ["item-0"], "effort": 0}, "effort is 0; ask for 1"),
-        ({"ids": ["item-0"], "effort": 2**40}, "effort is 1099511627776; ask for 1 to"),
+        ({"ids": ["item-0"], "search_effort": 0}, "search_effort is 0; ask for 1"),
+        ({"ids": ["item-0"], "search_effort": 2**40}, "search_effort is 1099511627776; ask for 1 to"),
         ({"texts": ["a"], "encoder": lambda texts: {"0": torch.ones(1, WIDTH)}}, "no states of layer 1"),
         ({"texts": ["a"], "layers": [0], "encoder": lambda texts: {"0": torch.ones(2, WIDTH)}}, r"\[1, 32\]"),
     ],
@@ -264,7 +264,7 @@ def test_vectors_of_any_real_numbers_find_the_same(store, dtype):
     assert search(store, vectors=vector.astype(dtype), k=3, layers=[0], device="cpu")["id"].equals(expected["id"])
 
 
-def test_more_neighbours_than_there_are_rows_are_all_rows(store):
+def test_more_neighbors_than_there_are_rows_are_all_rows(store):
     found = search(store, ids=["item-0"], k=10**15, layers=[0], languages=["en"], device="cpu")
     assert found.num_rows == ROWS // 3 - 1
 

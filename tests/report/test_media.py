@@ -88,7 +88,7 @@ def test_pictures_are_shown_by_their_thumbnails_and_no_others_are_in_the_page(tm
     expected = {source(store.preview(name), "image/webp") for name in ["image:3", *near]}
     assert {one["src"] for one in pictures} == expected
     assert len(expected) < CONCEPTS
-    assert "Neighbours across languages and modalities" in page.text
+    assert "Neighbors across languages and modalities" in page.text
     policy = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert "img-src data:" in policy
     assert "media-src data:" in policy
@@ -108,7 +108,7 @@ def test_sounds_are_played_and_every_pair_of_modalities_is_compared(tmp_path):
     assert "/home/someone" not in page.text
 
 
-def test_each_modality_has_an_example_and_neighbours_are_never_of_the_own_partition(tmp_path):
+def test_each_modality_has_an_example_and_neighbors_are_never_of_the_own_partition(tmp_path):
     store = made_up(tmp_path / "x.hub")
     ids = choose_examples(store, None, 0)
     assert sorted({name.split("/")[0] for name in ids}) == ["audio", "image", "text"]
@@ -121,7 +121,7 @@ def test_each_modality_has_an_example_and_neighbours_are_never_of_the_own_partit
             assert own not in {(hit["modality"], hit["language"]) for hit in hits}
 
 
-def test_neighbours_are_the_nearest_of_all_other_partitions(tmp_path):
+def test_neighbors_are_the_nearest_of_all_other_partitions(tmp_path):
     store = made_up(tmp_path / "x.hub")
     states = torch.nn.functional.normalize(store.hidden("1", "mean").read(), dim=1)
     ids = store.items["id"].to_pylist()
@@ -141,7 +141,7 @@ def test_modalities_of_one_language_are_compared(partitions, tmp_path):
         assert all(hit["modality"] != example.item["modality"] for hits in example.hits.values() for hit in hits)
 
 
-def test_pictures_alone_have_neighbours_among_themselves(tmp_path):
+def test_pictures_alone_have_neighbors_among_themselves(tmp_path):
     store = made_up(tmp_path / "x.hub", (("image", "zxx"),))
     page = read(write_report(store, tmp_path / "out", bootstrap=0))
     assert len(shown(page, "img")) > 5

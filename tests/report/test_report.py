@@ -23,7 +23,7 @@ from hubstore.report import write_report
 from tests.report.stores import hub_states, write_store
 
 FIGURES = ("hub", "retrieval", "map", "clustering", "alignment", "geometry")
-TABLES = ("similarity", "retrieval", "clustering", "alignment", "geometry", "layer-by-layer", "neighbours")
+TABLES = ("similarity", "retrieval", "clustering", "alignment", "geometry", "layer-by-layer", "neighbors")
 LOADING = {"src", "href", "srcset", "data", "poster", "action", "background", "xlink:href"}
 HOSTILE = "</script><script>window.pwned=1</script><img src=x onerror=alert(1)>&lt;b&gt;\u202egnp.exe $x$ %{y}"
 
@@ -108,6 +108,7 @@ def test_every_file_is_there_and_no_partial_one(folder):
     assert files == {
         "report.html",
         "tables/provenance.json",
+        "tables/neighbours.csv",
         *(f"figures/{name}.png" for name in FIGURES),
         *(f"tables/{name}.csv" for name in TABLES),
     }
@@ -130,7 +131,7 @@ def line(figure: dict, name: str) -> dict:
 
 def test_the_curves_numbers_are_the_tables_numbers(store, page):
     table = analyze(store, ["similarity"], bootstrap=100)["similarity"].to_pylist()
-    for variant in ("raw", "centred"):
+    for variant in ("raw", "centered"):
         for metric, view in (("matched", "cosine"), ("baseline", "cosine"), ("difference", "difference")):
             rows = [row for row in table if row["variant"] == variant and row["metric"] == metric]
             by_layer = [[row for row in rows if row["layer"] == layer] for layer in store.layers]
@@ -150,7 +151,7 @@ def test_a_chosen_pair_shows_that_pairs_numbers(store, page):
     update = figure["updates"]["2.3"]
     assert update["title"] == "zh-Hans → en"
     names = [trace.get("name") for trace in figure["data"]]
-    for name, variant in (("cosine, raw", "raw"), ("CSLS, centred", "csls_centred")):
+    for name, variant in (("cosine, raw", "raw"), ("CSLS, centered", "csls_centered")):
         wanted = {"x": "zh-Hans", "y": "en", "metric": "mrr", "variant": variant}
         expected = [row["value"] for row in rows if wanted.items() <= row.items()]
         np.testing.assert_allclose(update["data"]["y"][names.index(name)], expected, rtol=1e-5)
@@ -220,7 +221,7 @@ def test_the_head_tells_model_weights_store_and_settings(store, page):
 
 
 def test_a_hub_made_on_purpose_is_called_as_predicted(page):
-    assert "as predicted Matched minus baseline (centred, mean over 3 pairs)" in page.text
+    assert "as predicted Matched minus baseline (centered, mean over 3 pairs)" in page.text
     assert "largest 50% of the way up" in page.text
 
 
@@ -240,11 +241,11 @@ def test_the_tables_read_back_as_they_were(store, folder):
     assert made["geometry"]["commits"] == store.digest
 
 
-def test_neighbours_have_language_and_direction(store, tmp_path):
+def test_neighbors_have_language_and_direction(store, tmp_path):
     page = read(write_report(store, tmp_path, bootstrap=0, example_ids=["en:3", "he:3"]))
     texts = [a for t, a in page.elements if t == "span" and a.get("class") == "text"]
     assert {(a["lang"], a["dir"]) for a in texts} == {("en", "ltr"), ("he", "rtl"), ("zh-Hans", "ltr")}
-    assert sum(t == "table" and a.get("class") == "neighbours" for t, a in page.elements) == 2
+    assert sum(t == "table" and a.get("class") == "neighbors" for t, a in page.elements) == 2
     assert "✓ match" in page.text
 
 
@@ -318,7 +319,7 @@ def test_a_store_of_tokens_only_says_what_is_left_out(tmp_path):
     store = write_store(tmp_path / "store", pooling="tokens")
     page = read(write_report(store, tmp_path / "out", bootstrap=20))
     assert page.data["figures"] == {}
-    titles = "The hub curve, Retrieval, Clustering, Alignment, Geometry, Neighbours across languages."
+    titles = "The hub curve, Retrieval, Clustering, Alignment, Geometry, Neighbors across languages."
     assert f"{titles} The store keeps a row for every token" in page.text
     assert "extract again with --pooling mean" in page.text
     assert "72 in 3 partitions" in page.text
@@ -401,4 +402,4 @@ def test_a_report_over_an_older_one_leaves_no_figure_of_the_older(folder, tmp_pa
     figures = sorted(path.name for path in (tmp_path / "out/figures").iterdir())
     tables = sorted(path.name for path in (tmp_path / "out/tables").iterdir())
     assert figures == ["geometry.png", "mine.png"]
-    assert tables == ["geometry.csv", "neighbours.csv", "provenance.json"]
+    assert tables == ["geometry.csv", "neighbors.csv", "neighbours.csv", "provenance.json"]

@@ -158,7 +158,7 @@ def test_parts_are_bfloat16_and_say_what_they_were_trained_from(trained: Path, d
 def test_training_keeps_results_that_name_chance_and_intervals(trained: Path) -> None:
     results = json.loads((trained / "pictures.json").read_text())
     assert not [name for name, value in results.items() if isinstance(value, dict) and "error" in value]
-    found = results["recall, picture-of"]["es"]["twemoji, trained concepts"]["last centred"]
+    found = results["recall, picture-of"]["es"]["twemoji, trained concepts"]["last centered"]
     assert len(found) == 3  # embeddings, the first block, the last after the norm
     for layer in found:
         assert layer["recall@1"]["chance"] == pytest.approx(1 / 6, abs=1e-4)
@@ -262,7 +262,7 @@ def test_images_come_back_as_they_were_drawn(data: Path) -> None:
 def test_the_answer_ranks_after_what_is_nearer_and_halfway_among_equals() -> None:
     queries = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     candidates = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]])
-    found = ranks(queries, candidates, torch.tensor([0, 2]), centred=False)
+    found = ranks(queries, candidates, torch.tensor([0, 2]), centered=False)
     assert found.tolist() == [[0.5, 1.0]]
 
 

@@ -243,7 +243,7 @@ def test_text_follows_each_audio_clip_at_once_whatever_its_length(gemma: Path) -
 def test_training_keeps_results_that_name_chance_and_intervals(trained: Path) -> None:
     results = json.loads((trained / "sounds.json").read_text())
     assert not [name for name, value in results.items() if isinstance(value, dict) and "error" in value]
-    found = results["recall, in-english"]["es"]["unseen voices, unseen concepts, unseen names"]["last centred"]
+    found = results["recall, in-english"]["es"]["unseen voices, unseen concepts, unseen names"]["last centered"]
     assert len(found) == 3  # embeddings, the first block, the last after the norm
     assert found[0]["recall@1"]["chance"] == 0.5
     effects = results["effects"]["bare"]["zh"]["unseen recordings"]["mean"]

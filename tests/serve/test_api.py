@@ -191,7 +191,7 @@ def test_a_map_is_the_stores_projection(server, store):
     assert json.loads(found.schema.metadata[b"hubstore"])["sampled"] == len(set(found["id"].to_pylist()))
     two = server.get("/api/stores/sentences/projection", layer="1", points=30, seed=3, fields=["x", "id"]).columns
     assert list(two) == ["layer", "id", "x"]
-    assert server.get("/api/stores/sentences/projection", layer="1", fields="colour").status == 400
+    assert server.get("/api/stores/sentences/projection", layer="1", fields="color").status == 400
     listed = server.get("/api/stores/sentences").json["projections"]
     assert {"layer": "2", "pooling": "mean", "method": "pca", "points": 30} in listed
 

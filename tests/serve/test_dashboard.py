@@ -196,10 +196,10 @@ def test_hub_curves_of_pairs_that_are_chosen_by_typing(page, url):
     expect(peaks).to_contain_text("sw – zh-Hans")
     expect(page.locator(".figure .scatterlayer .trace")).not_to_have_count(0)
     page.get_by_label("Quantity").select_option("matched")
-    page.get_by_label("States").select_option("centred")
+    page.get_by_label("States").select_option("centered")
     settle(page)
     until(page, lambda: asked(page).get("metric") == ["matched"])
-    until(page, lambda: asked(page).get("variant") == ["centred"])
+    until(page, lambda: asked(page).get("variant") == ["centered"])
     page.get_by_label("Remove English – Arabic").click()
     settle(page)
     expect(peaks.locator("tbody tr")).to_have_count(1)
@@ -570,21 +570,21 @@ def test_colors_of_text_contrast_as_wcag_aa_asks(new_page, url, scheme):
     page = new_page(color_scheme=scheme)
     show(page, url, "overview?store=words")
     value = "name => getComputedStyle(document.documentElement).getPropertyValue(name).trim()"
-    colours = {name: page.evaluate(value, f"--{name}") for name in (
+    colors = {name: page.evaluate(value, f"--{name}") for name in (
         "ink", "soft", "accent", "yes", "no", "paper", "panel", "accent-faint", "yes-faint", "no-faint", "on-accent"
     )}  # fmt: skip
     pairs = [(text, ground) for text in ("ink", "soft", "accent", "yes", "no") for ground in ("paper", "panel")]
     pairs += [("on-accent", "accent"), *((one, f"{one}-faint") for one in ("accent", "yes", "no"))]
     pairs += [("ink", "yes-faint"), ("soft", "yes-faint"), ("ink", "no-faint"), ("soft", "accent-faint")]
-    poor = {pair: contrast(*(colours[one] for one in pair)) for pair in pairs}
+    poor = {pair: contrast(*(colors[one] for one in pair)) for pair in pairs}
     assert {pair: ratio for pair, ratio in poor.items() if ratio < 4.5} == {}
 
 
 def contrast(one, other):
     """The ratio of WCAG 2."""
 
-    def luminance(colour):
-        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    def luminance(color):
+        parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 

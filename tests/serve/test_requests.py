@@ -202,7 +202,7 @@ def test_gzip_is_taken_where_its_weight_is_above_zero():
 
 
 @pytest.mark.parametrize(
-    ("path", "misspelt", "meant"),
+    ("path", "misspelled", "meant"),
     [
         ("/items", "langauge", "language"),
         ("/items", "ofset", "offset"),
@@ -215,16 +215,16 @@ def test_gzip_is_taken_where_its_weight_is_above_zero():
         ("", "formt", "format"),
     ],
 )
-def test_a_misspelt_parameter_is_named_with_the_one_that_it_is_near(running, path, misspelt, meant):
+def test_a_misspelled_parameter_is_named_with_the_one_that_it_is_near(running, path, misspelled, meant):
     needed = {"/curves": {"analysis": "geometry"}, "/items": {}, "/projection": {}, "": {}}.get(path, {"id": "en:1"})
-    answer = running.get(f"/api/stores/words{path}", **needed, **{misspelt: "1"})
+    answer = running.get(f"/api/stores/words{path}", **needed, **{misspelled: "1"})
     assert answer.status == 422
-    assert repr(misspelt) in answer.error
+    assert repr(misspelled) in answer.error
     assert repr(meant) in answer.error
     assert running.get("/api/stores", zzz="1").status == 422
 
 
-def test_a_misspelt_field_of_a_body_and_a_parameter_beside_a_body_are_refused(running):
+def test_a_misspelled_field_of_a_body_and_a_parameter_beside_a_body_are_refused(running):
     path = "/api/stores/words/neighbors"
     answer = running.post(path, {"ids": ["en:1"], "exclude_selves": True})
     assert answer.status == 422
@@ -310,9 +310,11 @@ def test_an_earlier_releases_spellings_are_still_answered_and_named_as_deprecate
     names = [one["name"] for one in paths[f"{prefix}/neighbors"]["get"]["parameters"]]
     assert "centered" in names
     assert "centred" not in names
+    assert running.get(f"{store}/neighbors", effort="9", **asked).json["rows"]
+    assert running.get(f"{store}/neighbors", effort="9", search_effort="9", **asked).status == 422
 
 
-def test_a_misspelt_parameter_is_an_error_wherever_parameters_are_taken(running):
+def test_a_misspelled_parameter_is_an_error_wherever_parameters_are_taken(running):
     paths = running.get("/api/openapi.json").json["paths"]
     for path in paths:
         asked = path.replace("{store}", "words").replace("{name}", "x").replace("{analysis}", "x").replace("{key}", "x")

@@ -38,12 +38,12 @@ def match_rank(
     return _Pair.of(x, y).ranks([(bias_x, bias_y)])[0]
 
 
-def match_ranks(x: Tensor, y: Tensor, *, neighbours: int = 10) -> MatchRanks:
+def match_ranks(x: Tensor, y: Tensor, *, neighbors: int = 10) -> MatchRanks:
     """See `hubstore.kernels.match_ranks`."""
     check_pair(x, y)
-    check_count("neighbours", neighbours)
+    check_count("neighbors", neighbors)
     pair = _Pair.of(x, y)
-    near_x, near_y = pair.neighbour_means(neighbours)
+    near_x, near_y = pair.neighbor_means(neighbors)
     plain, csls = pair.ranks([(None, None), (near_x / 2, near_y / 2)])
     return MatchRanks(*plain, *csls)
 
@@ -129,7 +129,7 @@ class _Pair:
         self.in_bands(count_all)
         return [(count.forward, count.backward) for count in counts]
 
-    def neighbour_means(self, k: int) -> tuple[Tensor, Tensor]:
+    def neighbor_means(self, k: int) -> tuple[Tensor, Tensor]:
         """Two float64 [n]: mean cosine of each row of x to its k nearest of y, and of y to x."""
         k = min(k, self.n)
         near_x = torch.full((self.n, k), -torch.inf)

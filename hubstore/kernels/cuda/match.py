@@ -239,10 +239,10 @@ class _Matching:
             yield _Side(first, prepared.values, (prepared.scale, along, common))
 
 
-def match_ranks(x: Tensor, y: Tensor, *, neighbours: int = 10) -> MatchRanks:
+def match_ranks(x: Tensor, y: Tensor, *, neighbors: int = 10) -> MatchRanks:
     """See `hubstore.kernels.match_ranks`."""
     check_pair(x, y)
-    k = min(check_count("neighbours", neighbours), max(len(x), 1))
+    k = min(check_count("neighbors", neighbors), max(len(x), 1))
     x, y = in_range(x), in_range(y)
     near_x, near_y = topk(x, y, k)[0].mean(1), topk(y, x, k)[0].mean(1)
     forward, backward = match_rank(x, y)

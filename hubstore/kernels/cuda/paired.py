@@ -72,7 +72,7 @@ def _paired(
 
 @triton.jit
 def _row_sums(values, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """float64 [ROWS]: sums of eight neighbours as they are, and of those in float64, an eighth of the conversions."""
+    """float64 [ROWS]: sums of eight neighbors as they are, and of those in float64, an eighth of the conversions."""
     eights = tl.sum(tl.reshape(values, (ROWS, WIDTH // 8, 8)), 2)
     return tl.sum(eights.to(tl.float64), 1)
 

@@ -3,7 +3,7 @@
 import { fresh, h } from "./dom.js";
 
 /** A label above a control. */
-function labelled(label, control) {
+function labeled(label, control) {
   control.id ||= fresh("control");
   return h("div", { class: "field" }, h("label", { for: control.id }, label), control);
 }
@@ -23,7 +23,7 @@ export function choice(label, options, onchange) {
     );
   offer(options);
   return {
-    node: labelled(label, node),
+    node: labeled(label, node),
     set: (value) => {
       node.value = value;
     },
@@ -71,7 +71,7 @@ export function wholeNumber(label, low, high, onchange) {
     },
   });
   return {
-    node: labelled(label, node),
+    node: labeled(label, node),
     set: (value) => {
       node.value = value;
     },

@@ -15,7 +15,7 @@ export const ANALYSES = {
     ],
     variants: [
       ["raw", "as stored"],
-      ["centred", "each language's mean removed"],
+      ["centered", "each language's mean removed"],
     ],
   },
   retrieval: {
@@ -32,9 +32,9 @@ export const ANALYSES = {
     ],
     variants: [
       ["raw", "cosine, raw"],
-      ["centred", "cosine, centered"],
+      ["centered", "cosine, centered"],
       ["csls_raw", "CSLS, raw"],
-      ["csls_centred", "CSLS, centered"],
+      ["csls_centered", "CSLS, centered"],
     ],
   },
   alignment: {
@@ -48,7 +48,7 @@ export const ANALYSES = {
     ],
     variants: [
       ["raw", "as stored"],
-      ["centred", "each language's mean removed"],
+      ["centered", "each language's mean removed"],
     ],
   },
   clustering: {
@@ -63,7 +63,7 @@ export const ANALYSES = {
     ],
     variants: [
       ["raw", "as stored"],
-      ["centred", "each language's mean removed"],
+      ["centered", "each language's mean removed"],
     ],
   },
   geometry: {
@@ -83,7 +83,7 @@ export const ANALYSES = {
     ],
     variants: [
       ["raw", "as stored"],
-      ["centred", "each language's mean removed"],
+      ["centered", "each language's mean removed"],
     ],
   },
 };

@@ -136,7 +136,7 @@ export class Plane {
     const scale = this.#scale();
     this.renderer.draw({
       time: this.time,
-      centre: [this.look.x, this.look.y],
+      center: [this.look.x, this.look.y],
       zoom: [(2 * scale) / this.width, (2 * scale) / this.height],
       size: this.#size() * this.ratio,
     });

@@ -21,7 +21,7 @@ export class Points2D {
     this.state = state;
   }
 
-  draw({ time, centre, zoom, size }) {
+  draw({ time, center, zoom, size }) {
     const { width, height } = this.canvas;
     if (this.image?.width !== width || this.image.height !== height)
       this.image = this.context.createImageData(width, height);
@@ -35,8 +35,8 @@ export class Points2D {
         if (!state[i] || (state[i] === LIT) !== lit) continue;
         const x = from[2 * i] + (to[2 * i] - from[2 * i]) * time;
         const y = from[2 * i + 1] + (to[2 * i + 1] - from[2 * i + 1]) * time;
-        const left = Math.round(halfWidth * (1 + (x - centre[0]) * zoom[0]));
-        const top = Math.round(halfHeight * (1 - (y - centre[1]) * zoom[1]));
+        const left = Math.round(halfWidth * (1 + (x - center[0]) * zoom[0]));
+        const top = Math.round(halfHeight * (1 - (y - center[1]) * zoom[1]));
         press(pixels, width, height, left, top, stamps[Number(lit)][look[4 * i + 3]], look, 4 * i, OPACITY[state[i]]);
       }
     }

@@ -2,12 +2,12 @@
 
 const VERTEX = `#version 300 es
 in vec2 a_from; in vec2 a_to; in vec4 a_look; in float a_state;
-uniform float u_time, u_size, u_pass; uniform vec2 u_centre, u_zoom;
+uniform float u_time, u_size, u_pass; uniform vec2 u_center, u_zoom;
 out vec3 v_color; out float v_alpha; flat out int v_shape;
 void main() {
   bool lit = a_state > 2.5;
   bool now = a_state > 0.5 && (lit == (u_pass > 0.5));
-  vec2 place = (mix(a_from, a_to, u_time) - u_centre) * u_zoom;
+  vec2 place = (mix(a_from, a_to, u_time) - u_center) * u_zoom;
   gl_Position = now ? vec4(place, 0.0, 1.0) : vec4(2.0, 2.0, 2.0, 1.0);
   gl_PointSize = u_size * (lit ? 1.7 : 1.0);
   v_color = a_look.rgb;
@@ -67,7 +67,7 @@ export class PointsGL {
     this.#put("a_state", state);
   }
 
-  /** @param {{time: number, centre: number[], zoom: number[], size: number}} view `size` of points in pixels. */
+  /** @param {{time: number, center: number[], zoom: number[], size: number}} view `size` of points in pixels. */
   draw(view) {
     this.last = view;
     const { gl, places } = this;
@@ -75,7 +75,7 @@ export class PointsGL {
     gl.clearColor(0, 0, 0, 0);
     gl.clear(gl.COLOR_BUFFER_BIT);
     gl.uniform1f(places.u_time, view.time);
-    gl.uniform2fv(places.u_centre, view.centre);
+    gl.uniform2fv(places.u_center, view.center);
     gl.uniform2fv(places.u_zoom, view.zoom);
     for (const pass of [0, 1]) {
       gl.uniform1f(places.u_pass, pass);
@@ -106,10 +106,10 @@ export class PointsGL {
     gl.enable(gl.BLEND);
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
     this.places = Object.fromEntries(
-      ["u_time", "u_size", "u_pass", "u_centre", "u_zoom"].map((name) => [name, gl.getUniformLocation(program, name)]),
+      ["u_time", "u_size", "u_pass", "u_center", "u_zoom"].map((name) => [name, gl.getUniformLocation(program, name)]),
     );
     this.buffers = {};
-    for (const [name, size, type, normalised] of [
+    for (const [name, size, type, normalized] of [
       ["a_from", 2, gl.FLOAT, false],
       ["a_to", 2, gl.FLOAT, false],
       ["a_look", 4, gl.UNSIGNED_BYTE, true],
@@ -119,7 +119,7 @@ export class PointsGL {
       this.buffers[name] = gl.createBuffer();
       gl.bindBuffer(gl.ARRAY_BUFFER, this.buffers[name]);
       gl.enableVertexAttribArray(place);
-      gl.vertexAttribPointer(place, size, type, normalised, 0, 0);
+      gl.vertexAttribPointer(place, size, type, normalized, 0, 0);
     }
   }
 

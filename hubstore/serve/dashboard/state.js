@@ -2,6 +2,7 @@
 
 /** Words of addresses of the release before, which still lead there: deprecated. */
 const OLDER = { neighbours: "neighbors", centred: "centered", colour: "color" };
+const OLDER_VARIANTS = { centred: "centered", csls_centred: "csls_centered" };
 
 const watchers = new Set();
 let shown = null;
@@ -10,7 +11,9 @@ let shown = null;
 export function read() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?", 2);
   const params = new URLSearchParams();
-  for (const [name, value] of new URLSearchParams(query)) params.append(OLDER[name] ?? name, value);
+  for (const [name, value] of new URLSearchParams(query)) {
+    params.append(OLDER[name] ?? name, name === "variant" ? (OLDER_VARIANTS[value] ?? value) : value);
+  }
   return { view: OLDER[path] ?? (path || "overview"), params };
 }
 

@@ -29,7 +29,7 @@ export function open({ store, info }) {
         "The lens shows which words a model would say at each layer. It needs the model's unembedding, norm and " +
           "tokenizer, which the store keeps after:",
         h("code", {}, `hubstore lens ${info.name}.hub --keep`),
-        "Only models with a language-modelling head have one; encoders such as E5 do not.",
+        "Only models with a language-modeling head have one; encoders such as E5 do not.",
       ),
     );
     return { node, show() {}, close() {} };

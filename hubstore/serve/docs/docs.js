@@ -13,7 +13,7 @@ function code(text) {
   return element("code", text);
 }
 
-/** A schema in a few words: "string or null", "array of integer", "NeighboursQuery". */
+/** A schema in a few words: "string or null", "array of integer", "NeighborsQuery". */
 function words(schema) {
   if (!schema) return "";
   if (schema.$ref) return schema.$ref.split("/").at(-1);

@@ -26,7 +26,7 @@ from hubstore.serve.context import (
     RequestContext,
     StoreParams,
 )
-from hubstore.serve.deprecated import CENTERED
+from hubstore.serve.deprecated import CENTERED, SEARCH_EFFORT
 from hubstore.serve.http_errors import InvalidError, NeedsModelError, UnreadableError, invalid_error
 from hubstore.serve.redaction import file_names
 from hubstore.serve.resources.items import previews
@@ -60,7 +60,9 @@ class SearchOptions(Params):
     query_language: Name | None = Field(
         None, description="Of a query that is no item; needed to leave its language out, or to remove its mean."
     )
-    effort: int | None = Field(None, ge=1, le=1_000_000, description="HNSW's efSearch or IVF's nprobe.")
+    search_effort: int | None = Field(
+        None, ge=1, le=1_000_000, validation_alias=SEARCH_EFFORT, description="HNSW's efSearch or IVF's nprobe."
+    )
 
 
 class SearchParams(SearchOptions, StoreParams):
