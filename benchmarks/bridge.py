@@ -16,7 +16,7 @@ READING = "last centered"
 CARRIERS = ("in-english", "bare")
 EXAMPLES = 12
 WHICH = {"vision_config": "pictures", "encoder": "sounds"}
-"""What only a bridge of pictures, or of sounds, records."""
+"""What only a bridge of images, or of audio, records."""
 
 SHOWN: Mapping[str, tuple[tuple[str, str], ...]] = {
     "pictures": (

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_media`: pictures and sounds through a model on a GPU, beside its own bare forward.
+"""`python -m benchmarks.gpu_media`: images and audio through a model on a GPU, beside its own bare forward.
 
 In turns: hubstore with the store on, from encoded files (JPEG, Ogg); the forward of the same batches, decoded and on
 the device already; the paper's way, one at a time; and reading alone, to see that it is not what one waits for.
@@ -40,7 +40,7 @@ from hubstore.models import Model, wrap_model
 SUITE = "gpu-media"
 DATA = ROOT / "hubstore/experiments/materials"
 WIDTH, HEIGHT = 640, 480
-"""Of the pictures: most of COCO's have them. The photographs that ship are smaller, and are scaled to it."""
+"""Of the images: most of COCO's have them. The photographs that ship are smaller, and are scaled to it."""
 
 BARE, LOOP, READING = "bare forward", "authors' loop", "reading alone"
 
@@ -70,7 +70,7 @@ class Case:
     template: str = "{media}"
 
 
-def _pictures(size: int) -> Any:
+def _images(size: int) -> Any:
     return transformers.CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 
 
@@ -82,7 +82,7 @@ def _tower(large: bool, size: int) -> Any:
 
 def _vit(large: bool = True) -> tuple[Any, Any]:
     """CLIP's ViT-L/14 at 224 pixels."""
-    return transformers.CLIPVisionModel(_tower(large, 224 if large else 28)), _pictures(224 if large else 28)
+    return transformers.CLIPVisionModel(_tower(large, 224 if large else 28)), _images(224 if large else 28)
 
 
 def _llava(large: bool = True) -> tuple[Any, Any]:
@@ -99,7 +99,7 @@ def _llava(large: bool = True) -> tuple[Any, Any]:
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
     )
     processor = transformers.LlavaProcessor(
-        _pictures(size),
+        _images(size),
         tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",
@@ -109,7 +109,7 @@ def _llava(large: bool = True) -> tuple[Any, Any]:
 
 
 def _whisper(large: bool = True) -> tuple[Any, Any]:
-    """Whisper-small's encoder: 12 blocks of 768, half a minute of sound at a time."""
+    """Whisper-small's encoder: 12 blocks of 768, half a minute of audio at a time."""
     width, blocks = (768, 12) if large else (32, 2)
     sizes = {"encoder_attention_heads": width // 64 or 1, "encoder_ffn_dim": 4 * width, "encoder_layers": blocks}
     config = transformers.WhisperConfig(d_model=width, **sizes, decoder_layers=1, decoder_attention_heads=1)
@@ -228,7 +228,7 @@ def _measure(run: Run, runs: int) -> list[Result]:
         print(f"{name}: {tasks[name]():.1f} a second", flush=True)
     samples = interleave(tasks, runs, warm=0)
     alone = Sample(tuple(_reading_rate(run) for _ in range(runs)))
-    unit = "pictures/s" if case.modality == "image" else "sounds/s"
+    unit = "images/s" if case.modality == "image" else "clips/s"
     named = f"{case.name}, {len(run.items):,} items"
     processes = processes_for(run.model.device, None)
     note = f"{processes} processes read; from files in memory to a store on disk, mean pooling, every layer"

@@ -17,8 +17,8 @@ CorpusArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="CORPUS...",
-        help="A file (.jsonl, .csv, .tsv, .parquet, .tar) or several of them, a folder of such or of pictures and "
-        "sounds, the id of a Hugging Face dataset, sample:ntrex; a file or a folder of .tar may be a URL (s3://, "
+        help="A file (.jsonl, .csv, .tsv, .parquet, .tar) or several of them, a folder of such or of images and "
+        "audio, the id of a Hugging Face dataset, sample:ntrex; a file or a folder of .tar may be a URL (s3://, "
         "gs://, az://, of a file https://); or, with --parallel, LANGUAGE=FILE for each language: en=a.txt zh=b.txt.",
         show_default=False,
     ),
@@ -47,11 +47,11 @@ class CorpusOptions:
     language_tag: Annotated[str | None, typer.Option("--language-tag", help="One language for all items.")] = None
     image: Annotated[
         str | None,
-        typer.Option("--image-column", help="Column of pictures: paths or bytes. Its row's texts are captions."),
+        typer.Option("--image-column", help="Column of images: paths or bytes. Its row's texts are captions."),
     ] = None
-    audio: Annotated[str | None, typer.Option("--audio-column", help="Column of sounds, likewise.")] = None
+    audio: Annotated[str | None, typer.Option("--audio-column", help="Column of audio, likewise.")] = None
     speech: Annotated[
-        bool, typer.Option("--speech", help="Sounds are speech in their row's language, rather than in none (zxx).")
+        bool, typer.Option("--speech", help="Audio is speech in its row's language, rather than in none (zxx).")
     ] = False
     metadata: Annotated[
         Path | None,
@@ -59,9 +59,9 @@ class CorpusOptions:
             help="A folder's table of captions, with a column file_name. Its metadata.jsonl or .csv by default."
         ),
     ] = None
-    modality: Annotated[
-        str | None, typer.Option("--modality", help="Of a folder, only the pictures (image) or the sounds (audio).")
-    ] = None
+    modality: Annotated[str | None, typer.Option("--modality", help="Of a folder, only the images or the audio.")] = (
+        None
+    )
     concept_from: Annotated[
         str | None,
         typer.Option(
@@ -109,14 +109,15 @@ class SettingsOptions:
     prefix: Annotated[str, typer.Option(help='Put before every text, such as "query: ".')] = ""
     template: Annotated[str, typer.Option(help="What the model reads; {text} is the item's text.")] = "{text}"
     media_template: Annotated[
-        str, typer.Option(help="What goes with a picture or sound: {media} stands for it, {text} for its item's text.")
+        str,
+        typer.Option(help="What goes with an image or audio clip: {media} stands for it, {text} for its item's text."),
     ] = "{media}"
     previews: Annotated[
         bool, typer.Option("--previews", help="Keep thumbnails and short clips in the store, to show results with.")
     ] = False
     max_tokens: Annotated[int | None, typer.Option(help="Cut longer texts here. The model's limit by default.")] = None
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens in a batch, padding included.")] = None
-    media_tokens: Annotated[int | None, typer.Option(help="Tokens in a batch of pictures or sounds.")] = None
+    media_tokens: Annotated[int | None, typer.Option(help="Tokens in a batch of images or audio clips.")] = None
     padding: Annotated[str, typer.Option(help="right or left, where batches are padded.")] = "right"
     batching: Annotated[
         str, typer.Option(help="packed (items end to end), padded, or auto: packed in half precision on a GPU.")

@@ -37,10 +37,10 @@ def lens(
     model: options.ModelOption = None,
     trust_remote_code: options.TrustOption = False,
     texts: Annotated[list[str] | None, typer.Option("--text", help="Read a text given now, token by token.")] = None,
-    images: Annotated[list[Path] | None, typer.Option("--image", help="Read a picture given now: its file.")] = None,
-    audio: Annotated[list[Path] | None, typer.Option("--audio", help="Read a sound given now: its file.")] = None,
+    images: Annotated[list[Path] | None, typer.Option("--image", help="Read an image given now: its file.")] = None,
+    audio: Annotated[list[Path] | None, typer.Option("--audio", help="Read an audio clip given now: its file.")] = None,
     media_template: Annotated[
-        str | None, typer.Option(help="The prompt around a picture or sound, {media}. The store's by default.")
+        str | None, typer.Option(help="The prompt around an image or audio clip, {media}. The store's by default.")
     ] = None,
     ids: Annotated[list[str] | None, typer.Option("--id", help="Read an item of the store, without the model.")] = None,
     targets: Annotated[
@@ -77,7 +77,7 @@ def lens(
     if store is None and not (model and (texts or media)):
         raise QueryError("give a STORE, or --model MODEL with --text TEXT, --image FILE or --audio FILE")
     if sum(map(bool, (texts, media, ids))) > 1:
-        raise QueryError("give --text, --id, or pictures and sounds; not several")
+        raise QueryError("give --text, --id, or images and audio; not several")
     if keep:
         _keep(store, model, asked, quiet=as_json)
     if not (texts or media or ids):

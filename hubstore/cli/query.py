@@ -26,8 +26,8 @@ def query(
     ] = None,
     ids: Annotated[list[str] | None, typer.Option("--id", help="Neighbors of an item of the store.")] = None,
     texts: Annotated[list[str] | None, typer.Option("--text", help="Neighbors of a text given now.")] = None,
-    images: Annotated[list[Path] | None, typer.Option("--image", help="Neighbors of a picture: its file.")] = None,
-    audio: Annotated[list[Path] | None, typer.Option("--audio", help="Neighbors of a sound: its file.")] = None,
+    images: Annotated[list[Path] | None, typer.Option("--image", help="Neighbors of an image: its file.")] = None,
+    audio: Annotated[list[Path] | None, typer.Option("--audio", help="Neighbors of an audio clip: its file.")] = None,
     vector: Annotated[Path | None, typer.Option(help="Neighbors of a .npy file's vector or rows.")] = None,
     *,
     search: SearchOptions,
@@ -48,7 +48,7 @@ def query(
 ) -> None:
     """Find the nearest items by cosine, at one layer or all, across languages and modalities.
 
-    With --url, in a store on a server, which reads texts, pictures and sounds with its own model.
+    With --url, in a store on a server, which reads texts, images and audio with its own model.
     """
     inputs: dict[str, Any] = {
         "ids": ids or None,

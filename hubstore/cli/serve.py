@@ -24,7 +24,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     model: Annotated[
         str | None,
-        typer.Option(help="The stores' model, to answer queries of texts, pictures and sounds: folder or hub id."),
+        typer.Option(help="The stores' model, to answer queries of texts, images and audio: folder or hub id."),
     ] = None,
     trust_remote_code: options.TrustOption = False,
     device: options.DeviceOption = "auto",

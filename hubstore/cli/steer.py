@@ -27,14 +27,14 @@ def steer(
     prompts: Annotated[Texts, typer.Option("--prompt", help="A text to go on from; several if repeated.")] = None,
     prompts_file: Annotated[Path | None, typer.Option("--prompts", help="A file with a prompt a line.")] = None,
     images: Annotated[
-        Files, typer.Option("--image", help="A picture to go on from, with --text after it; several if repeated.")
+        Files, typer.Option("--image", help="An image to go on from, with --text after it; several if repeated.")
     ] = None,
-    sounds: Annotated[Files, typer.Option("--audio", help="A sound, likewise.")] = None,
+    audio: Annotated[Files, typer.Option("--audio", help="An audio clip, likewise.")] = None,
     text: Annotated[str, typer.Option(help="What is asked of every --image and --audio.")] = "",
     media_template: Annotated[
         str | None,
         typer.Option(
-            help="The prompt around a picture or sound: {media} stands for it, {text} for --text; as in "
+            help="The prompt around an image or audio clip: {media} stands for it, {text} for --text; as in "
             "'USER: {media} {text} ASSISTANT:'. By default {media}, a line feed and {text}."
         ),
     ] = None,
@@ -60,7 +60,7 @@ def steer(
     positions: Annotated[
         str,
         typer.Option(
-            help="Tokens of the prompt: all, last, media (those of the picture or sound), or places such as 3,4 or "
+            help="Tokens of the prompt: all, last, media (those of the image or audio clip), or places such as 3,4 or "
             "0:5, special tokens counted."
         ),
     ] = "all",
@@ -78,7 +78,7 @@ def steer(
 ) -> None:
     """Change a model's hidden states along a direction while it goes on from a prompt.
 
-    A prompt is a text, or a picture or sound with a text. The direction is the difference of two texts, tokens or
+    A prompt is a text, or an image or audio clip with a text. The direction is the difference of two texts, tokens or
     partitions of a store, or one that was kept.
     """
     from hubstore import steer as library
@@ -93,7 +93,7 @@ def steer(
     }
     source = _only_source(sources)
     texts = _prompts(prompts, prompts_file)
-    files = {"image": images or [], "audio": sounds or []}
+    files = {"image": images or [], "audio": audio or []}
     _check_given(texts, files, text, media_template)
     at_layers: list[int] = _numbers("--layer", layers, int)
     asked: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What a lens reads, as a table: of stored states, or of texts, pictures and sounds given now."""
+"""What a lens reads, as a table: of stored states, or of texts, images and audio given now."""
 
 from __future__ import annotations
 
@@ -217,11 +217,11 @@ def read_media(
     targets: Sequence[str] = (),
     k: int = 5,
 ) -> pa.Table:
-    """What a lens reads at every token of pictures or sounds given now, and of the prompt around them.
+    """What a lens reads at every token of images or audio clips given now, and of the prompt around them.
 
     Args:
         model: loaded with its head; it reads the items' modality.
-        items: pictures or sounds.
+        items: images or audio clips.
         template: the prompt; `{media}` stands for the medium, `{text}` for its item's text.
         layers, variant, targets, k: as for `read_texts`.
 
@@ -231,7 +231,7 @@ def read_media(
 
     Raises:
         ModelError: the model has no head, no such layer, or does not read such items.
-        CorpusError: a picture or sound cannot be read.
+        CorpusError: an image or audio clip cannot be read.
         LensError: a target that is not one token.
     """
     question = Question(Lens.of_model(model), variant, targets, k)
@@ -293,7 +293,7 @@ def _stored(
 
 
 def _media_pieces(count: int, modality: str, edges: Sequence[int]) -> list[str | None]:
-    """What the tokens of a picture or a sound are called: `image 0`, `image 1`, ...; the prompt's have no name here."""
+    """What tokens of an image or audio clip are called: `image 0`, `image 1`, ...; the prompt's have no name here."""
     pieces: list[str | None] = [None] * count
     inside = media_rows(0, count, edges).tolist()
     for number, place in enumerate(inside):

@@ -21,7 +21,7 @@ Ints = npt.NDArray[np.int64]
 def text_rows(store: StoreReader, lens: Lens, positions: Ints, pooling: str) -> tuple[Ints, Ints]:
     """Rows of the states of items without their special tokens, and which of the items each row belongs to.
 
-    Of a picture or a sound they are the rows of its own tokens, without those of the prompt around it.
+    Of an image or an audio clip they are the rows of its own tokens, without those of the prompt around it.
 
     Args:
         store: an opened store.

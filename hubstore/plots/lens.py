@@ -25,7 +25,7 @@ from hubstore.quiet import ignored_warnings
 
 DPI = 150
 COLUMNS = 24
-"""Tokens across, in one row of a picture; more go below."""
+"""Tokens across, in one row of a figure; more go below."""
 
 SHOWN_CHARACTERS = 9
 FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Devanagari",
@@ -149,7 +149,7 @@ def _html_map(shown: HeatMap) -> str:
 
 
 def png(shown: HeatMap) -> bytes:
-    """A picture of the map, COLUMNS tokens across; MissingDependencyError where Matplotlib is not installed."""
+    """A PNG of the map, COLUMNS tokens across; MissingDependencyError where Matplotlib is not installed."""
     require_matplotlib()
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg

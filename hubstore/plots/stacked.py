@@ -1,4 +1,4 @@
-"""Language trends as a picture: for each input language, the languages that the lens reads, stacked over the layers."""
+"""Language trends as a figure: for each input language, the languages that the lens reads, stacked over the layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Queries: an item, a text, a picture, a sound or a vector to its ranked neighbors, as an Arrow table."""
+"""Queries: an item, a text, an image, an audio clip or a vector to its ranked neighbors, as an Arrow table."""
 
 from hubstore.options import SearchOptions
 from hubstore.query.queries import Encoder

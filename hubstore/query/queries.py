@@ -77,7 +77,7 @@ def from_items(
     width: int,
     languages: Sequence[str | None],
 ) -> Queries:
-    """Texts, pictures and sounds through the model, once for all layers."""
+    """Texts, images and audio through the model, once for all layers."""
     states = encoder(items)
     missing = [layer for layer in layers if layer not in states]
     if missing:

@@ -1,4 +1,4 @@
-"""A query (ids, texts, pictures, sounds or vectors) to a ranked Arrow table of neighbors, layer by layer."""
+"""A query (ids, texts, images, audio or vectors) to a ranked Arrow table of neighbors, layer by layer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from hubstore.store import StoreReader
 from hubstore.version import __version__
 
 Medium = str | os.PathLike[str] | bytes | Media
-"""A picture or a sound: a path, encoded bytes, or where it is."""
+"""An image or an audio clip: a path, encoded bytes, or where it is."""
 
 RESULT_SCHEMA = pa.schema(
     [
@@ -43,7 +43,7 @@ RESULT_SCHEMA = pa.schema(
         ("media", pa.string()),
     ]
 )
-"""What `search` returns; `media` is where a picture or sound is, null for a text.
+"""What `search` returns; `media` is where an image or audio clip is, null for a text.
 
 Over `tokens` pooling, `token` (int32), the hit's place in its item, follows.
 """

@@ -28,7 +28,7 @@ class Example:
     Args:
         item: id, concept, language, modality, text and media.
         hits: for each layer, its neighbors' rank, score, id, concept, language, modality, text and media.
-        previews: thumbnails and clips of those of them that are pictures or sounds, by id; not all have one.
+        previews: thumbnails and clips of those of them that are images or audio clips, by id; not all have one.
     """
 
     item: dict[str, Any]
@@ -118,7 +118,7 @@ def _search_elsewhere(
 def _previews(
     store: StoreReader, item: Mapping[str, Any], hits: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> dict[str, bytes]:
-    """Previews of the pictures and sounds among an item and its neighbors; none that would swell the page."""
+    """Previews of the images and audio among an item and its neighbors; none that would swell the page."""
     shown = [item, *(hit for rows in hits.values() for hit in rows)]
     names = dict.fromkeys(one["id"] for one in shown if one["modality"] != TEXT)
     found = {name: store.preview(name) for name in names}

@@ -125,7 +125,7 @@ def _contents(page: Page) -> str:
     links = "".join(f'<a href="#{key}">{in_html(name)}</a>' for key, name in [*names, ("files", "Files")])
     return (
         f'<nav aria-label="Sections">{links}</nav>\n<noscript><p class="note">The figures need JavaScript; their '
-        "numbers are below each of them, and the pictures in the folder <code>figures</code>.</p></noscript>"
+        "numbers are below each of them, and the figures in the folder <code>figures</code>.</p></noscript>"
     )
 
 
@@ -203,7 +203,7 @@ def _examples(examples: Sequence[Example]) -> str:
         kinds, asked, own = "languages", "sentences", "translation"
         near, among = "in other languages", "of all other languages"
     else:
-        kinds, asked, own = "languages and modalities", "items", "translation, caption, picture or sound"
+        kinds, asked, own = "languages and modalities", "items", "translation, caption, image or audio clip"
         near, among = "in other languages or modalities", "that differ in language or modality"
     return (
         f'<section id="neighbors">\n<h2>Neighbors across {kinds}</h2>\n'
@@ -246,10 +246,10 @@ def _tag(item: Mapping[str, str]) -> str:
 
 
 def _content(item: Mapping[str, str], previews: Mapping[str, bytes]) -> str:
-    """A text; a picture or a sound as its preview, or, where none is kept, the name of its file."""
+    """A text; an image or an audio clip as its preview, or, where none is kept, the name of its file."""
     if item["modality"] == TEXT:
         return _text(item)
-    # What a store holds is not trusted: only what begins as a picture or a sound is shown as one.
+    # What a store holds is not trusted: only what begins as an image or an audio clip is shown as one.
     data = previews.get(item["id"], b"")
     kind = mime_of(data)
     file = _file_name(item["media"] or "")
@@ -295,6 +295,6 @@ def _files(page: Page) -> str:
     names = "".join(f"<li><code>{in_html(name)}</code></li>" for name in page.tables)
     return (
         '<section id="files">\n<h2>Files beside this page</h2>\n'
-        "<p>The pictures as they are shown at first, every number "
+        "<p>The figures as they are shown at first, every number "
         f"of every pair and layer, and how each table was made.</p>\n<ul>{names}</ul>\n</section>\n</main>"
     )

@@ -46,7 +46,7 @@ def write_report(
     example_ids: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Write what a store says about the hub hypothesis: a page, its pictures and its tables.
+    """Write what a store says about the hub hypothesis: a page, its figures and its tables.
 
     The analyses are run, or taken from the store where they were run before. What the store cannot answer (no
     shared concepts, tokens only) is left out, and the page says why. The same store and arguments give the same

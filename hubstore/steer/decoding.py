@@ -109,7 +109,7 @@ def decode(
 
 
 def token_logits(model: Model, final: Tensor) -> Tensor:
-    """float32 [rows, vocabulary]; a token that stands for a piece of a picture is never said."""
+    """float32 [rows, vocabulary]; a token that stands for a piece of an image is never said."""
     logits = model.require_head().logits(final)
     pieces = getattr(getattr(model.trunk, "vocabulary_mapping", None), "image_tokens", None)
     if pieces is not None:  # Chameleon bars them in its own forward

@@ -35,7 +35,7 @@ class Continuation:
     """What a model said after a prompt.
 
     Args:
-        prompt: the prompt; the name of a picture or sound stands in its place.
+        prompt: the prompt; the name of an image or audio clip stands in its place.
         text: what follows it, special tokens left out.
         token_ids: of the continuation, its end-of-sequence token included where there is one.
         log_probabilities: of each of those tokens under the model as it was steered, at temperature 1.
@@ -71,7 +71,7 @@ def generate(
 
     Args:
         model: a causal model with its head.
-        prompts: texts, and pictures or sounds with text around them (`media_prompt`). A prompt may be there many
+        prompts: texts, and images or audio clips with text around them (`media_prompt`). A prompt may be there many
             times, with other strengths, directions or seeds.
         interventions: what each has for each row it has for each prompt.
         decoding: greedy by default, 32 tokens.

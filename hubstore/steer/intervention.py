@@ -31,8 +31,8 @@ class Intervention:
         layers: each 0 (the embedding output) to the number of blocks (the last block's output, before the final norm).
         kind: "add", h + s v; "replace", s v; or "project", h - s (h·v̂) v̂, of which s = 1 takes the direction out.
         strength: s, one for all rows or one for each. A row of strength 0 is left as it is, to the bit, in every kind.
-        positions: "all" tokens of the prompt, its "last", those of its picture or sound, "media" (in `generate`, which
-            knows them), or places and slices among its tokens, padding not counted
+        positions: "all" tokens of the prompt, its "last", those of its image or audio clip, "media" (in `generate`,
+            which knows them), or places and slices among its tokens, padding not counted
             and special tokens counted; negative ones count from its end. A list of those, or one for each row.
         when: "prompt", or "every step": every token after the prompt too.
 
@@ -80,7 +80,7 @@ class Intervention:
         )
 
     def at_media(self, places: Sequence[Sequence[Position]]) -> Intervention:
-        """The same at the places of each row's picture or sound, where its positions are "media".
+        """The same at the places of each row's image or audio clip, where its positions are "media".
 
         Raises:
             SteeringError: a row has none.
@@ -89,7 +89,7 @@ class Intervention:
             return self
         for row, of_row in enumerate(places):
             if not of_row:
-                raise SteeringError(f"prompt {row} has no picture or sound to steer at; use positions all or last")
+                raise SteeringError(f"prompt {row} has no image or audio clip to steer at; use positions all or last")
         return replace(self, positions=[list(of_row) for of_row in places])
 
     def check(self, model: Model) -> None:
@@ -129,7 +129,7 @@ def steering(model: Model, interventions: Sequence[Intervention], *, tokens: Ten
 
     A call without a cache, or with an empty one, is a prompt; a call with a filled one is a step. Interventions of one
     layer follow one another in their order. Padding, on either side, is known by the attention mask of the call, or of
-    the whole model's where that reads pictures or sounds and calls the trunk.
+    the whole model's where that reads images or audio clips and calls the trunk.
 
     Args:
         model: a causal language model.

@@ -1,6 +1,6 @@
-"""Prompts as a trunk takes them: the tokens of a text, or what a picture or sound became among the tokens around it.
+"""Prompts as a trunk takes them: a text's tokens, or what an image or audio clip became among the tokens around it.
 
-A picture or sound runs through its own encoder once a prompt; the blocks then are given its states in place of its
+An image or audio clip runs through its own encoder once a prompt; the blocks then are given its states in place of its
 tokens, and know no difference between a medium and a text.
 """
 
@@ -25,7 +25,7 @@ from hubstore.models import Adapter, Model
 from hubstore.steer.restart import run_to
 
 TOKEN_ARGUMENTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-"""Arguments of a model of pictures or sounds that have a place for each token."""
+"""Arguments of a model of images or audio clips that have a place for each token."""
 
 PASSED_ON = ("inputs_embeds", "attention_mask", "position_ids")
 """Arguments of a trunk whose rows are known, so that rows can share them."""
@@ -38,7 +38,7 @@ TEMPLATE = f"{MEDIA}\n{TEXT}"
 
 @dataclass(frozen=True)
 class MediaPrompt:
-    """A picture or a sound and the text around it, ready for a model. Equal where the model is given the same.
+    """An image or an audio clip and the text around it, ready for a model. Equal where the model is given the same.
 
     Args:
         modality: "image" or "audio".
@@ -55,7 +55,7 @@ class MediaPrompt:
     def __post_init__(self) -> None:
         if "input_ids" not in self.inputs.tensors:
             raise SteeringError(
-                f"{self.shown!r} is no prompt of tokens: only language models that a picture or sound is projected "
+                f"{self.shown!r} is no prompt of tokens: only language models that an image or audio clip is projected "
                 "into go on from one"
             )
         digest = hashlib.sha256()
@@ -80,7 +80,7 @@ Prompt = str | MediaPrompt
 
 
 def media_prompt(model: Model, item: Item, template: str = TEMPLATE) -> MediaPrompt:
-    """Read a picture or a sound as a prompt.
+    """Read an image or an audio clip as a prompt.
 
     Args:
         model: a model that reads the item's modality.
@@ -97,7 +97,7 @@ def media_prompt(model: Model, item: Item, template: str = TEMPLATE) -> MediaPro
         >>> generate(model, [cat], [Intervention(direction, [9], positions="media")])
     """
     if item.media is None:
-        raise SteeringError(f"item {item.id!r} has no picture or sound; a text is a prompt as it is")
+        raise SteeringError(f"item {item.id!r} has no image or audio clip; a text is a prompt as it is")
     model.require_modality(item.modality)
     reader = model.adapters[item.modality].reader
     reader.check(template, str(model.identity["id"]))
@@ -193,7 +193,7 @@ def _of_media(model: Model, prompts: Sequence[MediaPrompt]) -> TrunkInputs:
     lengths = torch.tensor([len(prompt.token_ids) for prompt in prompts])
     tensors = _padded_left(host.tensors, lengths)
     mask = tensors["attention_mask"]
-    if not hasattr(adapter.whole, "get_rope_index"):  # which counts a picture's rows and columns
+    if not hasattr(adapter.whole, "get_rope_index"):  # which counts an image's rows and columns
         tensors["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)
     given = dict(replace(host, tensors=tensors).to(model.device).inputs)
     mask = given["attention_mask"]
@@ -226,7 +226,7 @@ class _ReachedError(Exception):
 
 @torch.inference_mode()
 def _given_to(model: Model, adapter: Adapter, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What a model of pictures or sounds gives its trunk for these inputs."""
+    """What a model of images or audio clips gives its trunk for these inputs."""
 
     def reached(trunk: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         bound = inspect.signature(trunk.forward).bind_partial(*args, **kwargs).arguments
@@ -247,7 +247,7 @@ def _given_to(model: Model, adapter: Adapter, inputs: Mapping[str, Tensor]) -> d
 
 
 def _in_place_of_tokens(model: Model, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The same of a trunk that takes pictures itself: what its first block is given are its embeddings."""
+    """The same of a trunk that takes images itself: what its first block is given are its embeddings."""
     embedded = run_to(model, 0, inputs).states
     return {"inputs_embeds": embedded, **{name: inputs[name] for name in ("attention_mask", "position_ids")}}
 

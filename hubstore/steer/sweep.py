@@ -54,7 +54,7 @@ def sweep(
     Args:
         model: a causal model with its head.
         direction: of all prompts; or a tensor [prompts, width], one for each.
-        prompts: texts, and pictures or sounds with text around them; see `generate`.
+        prompts: texts, and images or audio clips with text around them; see `generate`.
         strengths: 0 among them is the model as it is.
         layers: see `Intervention`.
         kind: see `Intervention`.

@@ -44,8 +44,8 @@ def texts(tmp_path_factory, model):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    path = tmp_path_factory.mktemp("stores") / "pictures.hub"
+def images(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stores") / "images.hub"
     settings = {"poolings": ("mean",), "dtype": "float32", "previews": True}
     return hubstore.extract(Corpus.from_items(media_items("image")), tiny_media_model("llava"), path, **settings)
 
@@ -219,26 +219,26 @@ def test_maps_are_those_of_the_local_store(remote, texts):
     same(remote.projection(**options), texts.projection(device="cpu", **options))
 
 
-def test_pictures_are_asked_for_by_path_by_bytes_and_as_media(pictures, tmp_path):
+def test_images_are_asked_for_by_path_by_bytes_and_as_media(images, tmp_path):
     data = [png(picture(90 + i)) for i in range(2)]
     (tmp_path / "a.png").write_bytes(data[0])
     asked = [tmp_path / "a.png", data[1], Media("a name", data[0])]
     model = tiny_media_model("llava")
-    with served(pictures.path, model=model, device="cpu") as url, hubstore.connect(url) as remote:
-        expected = pictures.search(images=asked, k=3, layers=[1, 2], model=model)
+    with served(images.path, model=model, device="cpu") as url, hubstore.connect(url) as remote:
+        expected = images.search(images=asked, k=3, layers=[1, 2], model=model)
         shown = [None if name is None else name.rpartition("!")[2] for name in expected["media"].to_pylist()]
         expected = expected.set_column(9, "media", pa.array(shown, pa.string()))
         same(remote.search(images=asked, k=3, layers=[1, 2]), expected)
         assert remote.search(images=str(tmp_path / "a.png"), k=1)["query"][0].as_py() == str(tmp_path / "a.png")
-        assert remote.preview("m1") == pictures.preview("m1")
+        assert remote.preview("m1") == images.preview("m1")
         assert remote.preview("t1") is None
-        assert pictures.preview("m1")[:4] == b"RIFF"
+        assert images.preview("m1")[:4] == b"RIFF"
         with pytest.raises(QueryError, match="'nobody'"):
             remote.preview("nobody")
         with pytest.raises(CorpusError, match=r"nowhere\.png cannot be read"):
             remote.search(images=[tmp_path / "nowhere.png"])
         with pytest.raises(CorpusError):
-            remote.search(images=[b"no picture"])
+            remote.search(images=[b"no image"])
 
 
 def test_messages_call_the_store_by_its_name(remote, texts):
@@ -248,22 +248,22 @@ def test_messages_call_the_store_by_its_name(remote, texts):
     assert "has no layer '9'; it keeps 0, 1, 2, 3" in str(told.value)
 
 
-def test_a_server_without_a_model_says_that_texts_need_one(pictures):
-    with served(pictures.path) as url, hubstore.connect(url) as remote:
+def test_a_server_without_a_model_says_that_texts_need_one(images):
+    with served(images.path) as url, hubstore.connect(url) as remote:
         with pytest.raises(ServerError, match="--model"):
             remote.search(texts=["a text"])
         with pytest.raises(ServerError, match="keeps no lens"):
             remote.lens(["m1"])
 
 
-def test_several_stores_and_a_token(texts, pictures):
-    with served(texts.path, pictures.path, token="secret") as url:
+def test_several_stores_and_a_token(texts, images):
+    with served(texts.path, images.path, token="secret") as url:
         for token in (None, "wrong"):
             with pytest.raises(TokenError):
                 hubstore.connect(url, token=token, store="texts")
-        with pytest.raises(QueryError, match="name one of them: texts, pictures"):
+        with pytest.raises(QueryError, match="name one of them: texts, images"):
             hubstore.connect(url, token="secret")
-        with hubstore.connect(url, token="secret", store="pictures") as remote:
+        with hubstore.connect(url, token="secret", store="images") as remote:
             assert len(remote) == 10
 
 

@@ -20,7 +20,7 @@ from tests.tiny_media import picture, sound
 
 @pytest.fixture
 def given(tmp_path):
-    """Three things with pictures and names in three languages, and two of them with sounds."""
+    """Three things with images and names in three languages, and two of them with audio."""
     import soundfile
 
     data = tmp_path / "data"
@@ -88,7 +88,7 @@ def test_recall_is_that_of_neighbors_found_one_by_one(given, tmp_path):
     assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in ("pairs.png", "languages.png"))
 
 
-def test_sounds_are_read_by_a_model_of_sounds(given, tmp_path):
+def test_audio_clips_are_read_by_a_model_of_audio(given, tmp_path):
     context = ExperimentContext(hearing(), tmp_path / "out", data=given, bootstrap=100, device="cpu")
     result = cross_modal.cross_modal(context)
     assert "image items are left out: the model reads none" in result.notes
@@ -114,21 +114,21 @@ def test_a_folder_with_a_table_of_names_is_read(given, tmp_path):
     }
 
 
-def test_what_ships_has_names_in_20_languages_and_sounds_of_ten_concepts(tmp_path):
+def test_what_ships_has_names_in_20_languages_and_audio_of_ten_concepts(tmp_path):
     items = list(cross_modal.concept_items(ExperimentContext(seeing(), tmp_path)))
-    pictures, heard = ([one for one in items if one.modality == kind] for kind in ("image", "audio"))
+    images, heard = ([one for one in items if one.modality == kind] for kind in ("image", "audio"))
     languages = {one.language for one in items if one.modality == "text"}
-    assert (len(pictures), len(heard), len(languages)) == (200, 80, 20)
+    assert (len(images), len(heard), len(languages)) == (200, 80, 20)
     assert len({one.concept for one in heard}) == 10
-    assert {one.concept for one in heard} < {one.concept for one in pictures}
+    assert {one.concept for one in heard} < {one.concept for one in images}
     for language in languages:
         assert len({one.concept for one in items if one.language == language}) == 200
     assert len({one.id for one in items}) == len(items)
-    assert {open_image(one.media).size for one in pictures} == {(96, 96)}
+    assert {open_image(one.media).size for one in images} == {(96, 96)}
     assert len(open_audio(heard[0].media, 16_000)) / 16_000 == pytest.approx(5, abs=0.01)
 
 
-def test_pictures_that_find_their_names_are_shown_to(tmp_path):
+def test_images_that_find_their_names_are_shown_to(tmp_path):
     rows = [
         {"layer": layer, "metric": "recall@1", "quantity": "recall@1", "variant": "centered", "x": "image/zxx", "y": y,
          "value": value, "low": value - 0.1, "high": min(1.0, value + 0.1), "n": 20, "chance": 0.05}

@@ -54,7 +54,7 @@ def spelled(model, color):
     return {found for name in names if (found := token(model, name)) is not None}
 
 
-def test_colors_are_the_most_probable_tokens_of_pictures_of_them(eyes):
+def test_colors_are_the_most_probable_tokens_of_images_of_them(eyes):
     result = lens_media.vision_lens_color(eyes)
     colors = eyes.sample(BASIC_COLORS)
     assert 0 < len(colors) == len([one for one in colors if spelled(seeing(), one)])
@@ -69,7 +69,7 @@ def test_colors_are_the_most_probable_tokens_of_pictures_of_them(eyes):
 
 
 def test_a_model_that_says_the_colors_is_shown_to(eyes, monkeypatch):
-    """The unembeddings of names are turned toward the states of their pictures."""
+    """The unembeddings of names are turned toward the states of their images."""
     model = seeing()
     rows = model.head.unembedding.clone()
     for color in BASIC_COLORS:
@@ -110,12 +110,12 @@ def test_nouns_of_captions_are_those_of_all_logits(eyes):
     assert result.n == len(captions)
 
 
-def test_the_least_overlapping_caption_is_of_another_picture_and_shares_least_with_all_of_this_ones():
+def test_the_least_overlapping_caption_is_of_another_image_and_shares_least_with_all_of_this_ones():
     captions = [[1, 2], [3], [1], [3, 4], [5, 1]]
-    pictures = np.array([0, 0, 1, 2, 2])
+    images = np.array([0, 0, 1, 2, 2])
     for seed in range(5):
-        chosen = least_overlapping(captions, pictures, seed)
-        assert [pictures[other] for other in chosen] != list(pictures)
+        chosen = least_overlapping(captions, images, seed)
+        assert [images[other] for other in chosen] != list(images)
         assert set(chosen[:2]) <= {2, 3, 4}  # each shares one noun with {1, 2, 3}
         assert chosen[2] in (1, 3)  # share none with {1}
         assert chosen[3] in (0, 1, 2)
@@ -130,11 +130,11 @@ def test_names_are_read_where_the_masks_are(eyes):
     rng = np.random.default_rng(eyes.seed)
     own, other = [], []
     for one in chosen:
-        picture_size = open_image(one.image).size
+        image_size = open_image(one.image).size
         logs = read(model, "image", one.image)
         others = [name for name in names if name not in one.masks]
         for name in [name for name in one.masks if name in names]:
-            places = covered_by_hand(one.mask(name, *picture_size))
+            places = covered_by_hand(one.mask(name, *image_size))
             if places:
                 own.append(logs[:, places, token(model, f" {name}")].mean(1))
                 absent = others[int(rng.integers(len(others)))]
@@ -156,7 +156,7 @@ def covered_by_hand(mask):
 
 
 @pytest.mark.parametrize("family", ["llava", "chameleon", "gemma3", "qwen2-vl", "qwen2.5-vl"])
-def test_parts_of_a_picture_fall_on_the_tokens_of_their_patches(family):
+def test_parts_of_an_image_fall_on_the_tokens_of_their_patches(family):
     model = tiny_media_model(family)
     read_by = model.adapters["image"].reader
     left, top = np.zeros((64, 64), bool), np.zeros((64, 64), bool)
@@ -171,7 +171,7 @@ def test_parts_of_a_picture_fall_on_the_tokens_of_their_patches(family):
     assert_allclose(top_tokens, left_tokens.T, atol=1e-6)
 
 
-def test_parts_of_a_picture_that_is_cut_up_fall_on_the_pieces():
+def test_parts_of_an_image_that_is_cut_up_fall_on_the_pieces():
     """Idefics takes four pieces of 2 x 2 tokens, row after row, and the whole."""
     left = np.zeros((64, 64), bool)
     left[:, :32] = True
@@ -206,7 +206,7 @@ def media_embeddings(model, image):
     return tower[0].double().numpy()
 
 
-def test_what_is_cut_off_a_wide_picture_is_under_no_token(eyes):
+def test_what_is_cut_off_a_wide_image_is_under_no_token(eyes):
     mask = np.zeros((32, 96), bool)
     mask[:, :32] = True  # the middle third is what the model sees
     assert_allclose(coverage.coverage(seeing().adapters["image"].reader, [mask], "{media}"), 0, atol=0.05)
@@ -243,6 +243,6 @@ def test_labels_that_all_share_a_word_are_refused():
         other_labels(["dog bark"], {"dog bark": [1], "dog howl": [2]}, 0)
 
 
-def test_solid_pictures_are_of_their_color():
+def test_solid_images_are_of_their_color():
     image = Image.open(io.BytesIO(solid_image("red")))
     assert image.getcolors() == [(336 * 336, (255, 0, 0))]

@@ -52,13 +52,13 @@ def test_trials_are_the_papers_48():
         assert (one.old, one.retained) == (one.colors[one.half], one.colors[1 - one.half])
 
 
-def test_a_picture_has_one_color_above_and_one_below():
+def test_an_image_has_one_color_above_and_one_below():
     image = np.asarray(Image.open(io.BytesIO(halves_image(("red", "blue")))))
     assert (image[:128] == (255, 0, 0)).all()
     assert (image[128:] == (0, 0, 255)).all()
 
 
-def test_halves_are_those_of_the_pictures_tokens(seeing):
+def test_halves_are_those_of_the_images_tokens(seeing):
     prompt = steering_media.colors_prompt(seeing, ("red", "blue"))
     ((start, stop),) = prompt.inputs.media
     upper, lower = (steering_media.half_of(prompt, half) for half in (0, 1))
@@ -72,7 +72,7 @@ def test_a_color_gives_way_where_the_new_one_is_named_and_the_old_is_not():
     assert {text: steering_media.gives_way("green", "blue", text) for text in said} == said
 
 
-def test_half_a_picture_is_replaced_by_its_difference_from_a_layer_on(seeing, monkeypatch):
+def test_half_an_image_is_replaced_by_its_difference_from_a_layer_on(seeing, monkeypatch):
     model, chosen = seeing.language_model, seeing.sample(trials())
     result = steering_media.vision_steering(seeing)
     layers = list(cells(result, steering_media.SUCCESS))
@@ -105,7 +105,7 @@ def test_half_a_picture_is_replaced_by_its_difference_from_a_layer_on(seeing, mo
     ("said", "shown"),
     [("new", True), ("old new", False), ("fourth", False), ("retained", False), ("new fourth", False)],
 )
-def test_pictures_are_shown_where_the_new_color_takes_the_place_of_the_old(seeing, monkeypatch, said, shown):
+def test_images_are_shown_where_the_new_color_takes_the_place_of_the_old(seeing, monkeypatch, said, shown):
 
     def generate(model, prompts, interventions=(), **given):
         if not interventions:
@@ -145,14 +145,14 @@ def test_the_question_is_put_where_the_template_has_its_place(tmp_path):
     )
 
 
-def test_sounds_that_ship_are_of_dogs_and_roosters(hearing):
+def test_audio_clips_that_ship_are_of_dogs_and_roosters(hearing):
     found = animal_clips(hearing)
     assert [clip.animal for clip in found] == ["dog"] * 8 + ["rooster"] * 8
     assert [clip.is_mammal for clip in found] == [True] * 8 + [False] * 8
     assert len({clip.recording for clip in found}) == 12
 
 
-def test_a_users_sounds_take_their_place(tmp_path):
+def test_a_users_audio_take_their_place(tmp_path):
     (tmp_path / "animals.tsv").write_text("a/1.wav\tcow\tyes\nb.wav\tfrog\tno\n")
     context = lab_of("qwen2-audio", tmp_path, data=tmp_path)
     cow, frog = animal_clips(context)
@@ -189,7 +189,7 @@ def test_animals_are_made_into_others_of_the_other_class_or_of_their_own(hearing
         steering_media.other_animals(Vocabulary.of_model(speaker("qwen2-audio")[0]), found, False, 0)
 
 
-def test_shares_of_yes_are_those_of_single_runs_with_the_sound_steered(tmp_path, monkeypatch):
+def test_shares_of_yes_are_those_of_single_runs_with_the_audio_steered(tmp_path, monkeypatch):
     context = lab_of("qwen2-audio", tmp_path, limit=6)
     model, seen, real = context.language_model, [], steering_media.share_of_yes
     monkeypatch.setattr(
@@ -216,7 +216,7 @@ def test_shares_of_yes_are_those_of_single_runs_with_the_sound_steered(tmp_path,
 @pytest.mark.parametrize(
     ("other", "own", "shown"), [(0.3, 0.0, True), (0.0, 0.0, False), (0.3, 0.3, False), (-0.3, 0.0, False)]
 )
-def test_sounds_are_shown_where_the_other_class_moves_the_answer_further(hearing, monkeypatch, other, own, shown):
+def test_audio_clips_are_shown_where_the_other_class_moves_the_answer_further(hearing, monkeypatch, other, own, shown):
     clips = animal_clips(hearing)
     right_way = np.array([-1 if one.is_mammal else 1 for one in clips])
     asked = []

@@ -1,4 +1,4 @@
-"""A lens on pictures and sounds: from a store by the places of their tokens, and of one given now."""
+"""A lens on images and audio: from a store by the places of their tokens, and of one given now."""
 
 import torch
 
@@ -26,19 +26,19 @@ def llava(head):
     )
 
 
-def pictures(count=3):
+def images(count=3):
     items = [Item(f"p{i}", "", "zxx", f"c{i}", "image", Media(f"box!{i}", png(picture(i)))) for i in range(count)]
     return [*items, *(Item(f"t{i}", "It rained.", "en", f"c{i}") for i in range(count))]
 
 
-def test_stored_tokens_of_pictures_read_as_those_given_now(tmp_path):
+def test_stored_tokens_of_images_read_as_those_given_now(tmp_path):
     settings = Settings(poolings=("tokens",), dtype="float32", media_template="{media} so")
     model = llava(head=True)
-    extract(Corpus.from_items(pictures()), model, tmp_path / "x.hub", settings)
+    extract(Corpus.from_items(images()), model, tmp_path / "x.hub", settings)
     store = StoreReader(tmp_path / "x.hub")
     lens = Lens.of_model(model)
     stored = read_store(store, lens, ids=["p1"], layers=["2"], targets=[])
-    now = read_media(llava(head=True), pictures()[1:2], template="{media} so", layers=["2"])
+    now = read_media(llava(head=True), images()[1:2], template="{media} so", layers=["2"])
     assert stored["top_ids"].to_pylist() == now["top_ids"].to_pylist()
     pieces = stored["piece"].to_pylist()
     assert pieces[:3] == [None, "image 0", "image 1"]  # BOS stands before them
@@ -49,17 +49,17 @@ def test_stored_tokens_of_pictures_read_as_those_given_now(tmp_path):
     assert None not in given
 
 
-def test_the_summary_of_a_partition_of_pictures_reads_their_own_tokens(tmp_path):
+def test_the_summary_of_a_partition_of_images_reads_their_own_tokens(tmp_path):
     model = llava(head=True)
     alone = {}
     for template in ("{media}", "{media} and a longer prompt"):
         path = tmp_path / f"{len(template)}.hub"
         settings = Settings(poolings=("tokens",), layers=("1",), dtype="float32", media_template=template)
-        extract(Corpus.from_items(pictures()), model, path, settings)
+        extract(Corpus.from_items(images()), model, path, settings)
         summary = lens_summary(StoreReader(path), Lens.of_model(model), bootstrap=0).to_pylist()
         alone[template] = {row["metric"]: row for row in summary if row["x"] == "image/zxx"}
         model = llava(head=True)
     first, second = alone.values()
-    # All three pictures' tokens come before the rest of the prompt, so that it cannot move them.
+    # All three images' tokens come before the rest of the prompt, so that it cannot move them.
     assert first["entropy"]["n"] == 3
     assert abs(first["entropy"]["value"] - second["entropy"]["value"]) < 1e-4

@@ -160,7 +160,7 @@ def test_tokens_of_another_tokenizer_and_partitions_that_are_not_there_are_refus
         language_trends(store, lens, tokens, partitions=["fr"])
 
 
-def test_the_picture_stacks_the_inputs_language_then_english_then_the_greatest(lens, tokens, store):
+def test_the_figure_stacks_the_inputs_language_then_english_then_the_greatest(lens, tokens, store):
     table = language_trends(store, lens, tokens, bootstrap=0)
     assert trends_png(table).startswith(b"\x89PNG")
     one = table.filter([x == "es" for x in table["x"].to_pylist()])

@@ -75,11 +75,11 @@ def test_neighbors_by_id_are_those_of_a_plain_loop(store, item):
     assert json.loads(found.schema.metadata[b"hubstore"])["centered"]
 
 
-def test_pictures_find_texts_that_raw_cosines_do_not(store):
-    pictures = [f"item-{row}" for row in range(30, 60)]
+def test_images_find_texts_that_raw_cosines_do_not(store):
+    images = [f"item-{row}" for row in range(30, 60)]
 
     def right(centered):
-        found = search(store, ids=pictures, k=1, layers=[1], languages=["es"], centered=centered, device="cpu")
+        found = search(store, ids=images, k=1, layers=[1], languages=["es"], centered=centered, device="cpu")
         return sum(f"item-{int(row['id'][5:]) - 30}" == row["query"] for row in found.to_pylist())
 
     assert right(True) == 30
@@ -93,7 +93,7 @@ def test_filters_and_what_is_given_now(store):
         return {str(layer): torch.stack([state] * len(items)) for layer in range(LAYERS)}
 
     about = {"centered": True, "encoder": encoder, "device": "cpu", "k": 4}
-    found = search(store, images=[b"a picture"], languages=["en", "es"], **about)
+    found = search(store, images=[b"an image"], languages=["en", "es"], **about)
     same(found, "0", truth(store, 0, state, 1, 4, [*range(30), *range(60, 90)]))
     found = search(store, texts=["hola"], query_languages="es", exclude_same_language=True, **about)
     same(found, "1", truth(store, 1, state, 2, 4, range(60)))
@@ -130,7 +130,7 @@ def test_what_cannot_be_centered_is_an_error_that_says_so(store):
     with pytest.raises(QueryError, match="say which it is: query_languages"):
         search(store, texts=["hola"], layers=[0], encoder=encoder, centered=True)
     with pytest.raises(QueryError, match="no audio items whose mean could be removed"):
-        search(store, audio=[b"a sound"], layers=[0], encoder=encoder, centered=True)
+        search(store, audio=[b"audio"], layers=[0], encoder=encoder, centered=True)
     with pytest.raises(QueryError, match="no text items in zh whose mean"):
         search(store, texts=["x"], layers=[0], encoder=encoder, centered=True, query_languages="zh")
     with pytest.raises(NonFiniteError):

@@ -1,4 +1,4 @@
-"""Pictures and sounds among the report's examples: shown by what the store keeps of them, safely, or by name."""
+"""Images and audio among the report's examples: shown by what the store keeps of them, safely, or by name."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ PARTITIONS = (("text", "en"), ("text", "es"), ("image", "zxx"), ("audio", "zxx")
 SIZES = {"image": (160, 128), "audio": (48, 32)}
 
 
-def extracted(path, *, previews=True, name="pictures/#.png", label="label #"):
-    """Texts in two languages and pictures, through a tiny model."""
+def extracted(path, *, previews=True, name="images/#.png", label="label #"):
+    """Texts in two languages and images, through a tiny model."""
     items = [Item(f"{tag}:{i}", f"{words} {i}", tag, f"c{i}") for tag, words in TEXTS for i in range(CONCEPTS)]
     for i in range(CONCEPTS):
         medium = Media(name.replace("#", str(i)), png(picture(i, *SIZES["image"])))
@@ -76,17 +76,17 @@ def source(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def test_pictures_are_shown_by_their_thumbnails_and_no_others_are_in_the_page(tmp_path):
+def test_images_are_shown_by_their_thumbnails_and_no_others_are_in_the_page(tmp_path):
     store = extracted(tmp_path / "x.hub")
     assert list(store.partitions) == ["en", "es", "image/zxx"]
     page = read(write_report(store, tmp_path / "out", bootstrap=0, example_ids=["image:3", "en:4"]))
-    pictures = shown(page, "img")
-    assert pictures[0]["src"] == source(store.preview("image:3"), "image/webp")
-    assert pictures[0]["alt"] == "label 3"
+    images = shown(page, "img")
+    assert images[0]["src"] == source(store.preview("image:3"), "image/webp")
+    assert images[0]["alt"] == "label 3"
     found = find_examples(store, ["image:3", "en:4"], store.layers, "mean")
     near = [hit["id"] for e in found for hits in e.hits.values() for hit in hits if hit["modality"] == "image"]
     expected = {source(store.preview(name), "image/webp") for name in ["image:3", *near]}
-    assert {one["src"] for one in pictures} == expected
+    assert {one["src"] for one in images} == expected
     assert len(expected) < CONCEPTS
     assert "Neighbors across languages and modalities" in page.text
     policy = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
@@ -94,7 +94,7 @@ def test_pictures_are_shown_by_their_thumbnails_and_no_others_are_in_the_page(tm
     assert "media-src data:" in policy
 
 
-def test_sounds_are_played_and_every_pair_of_modalities_is_compared(tmp_path):
+def test_audio_clips_are_played_and_every_pair_of_modalities_is_compared(tmp_path):
     store = made_up(tmp_path / "x.hub")
     assert list(store.partitions) == ["en", "es", "image/zxx", "audio/zxx"]
     page = read(write_report(store, tmp_path / "out", bootstrap=20))
@@ -141,7 +141,7 @@ def test_modalities_of_one_language_are_compared(partitions, tmp_path):
         assert all(hit["modality"] != example.item["modality"] for hits in example.hits.values() for hit in hits)
 
 
-def test_pictures_alone_have_neighbors_among_themselves(tmp_path):
+def test_images_alone_have_neighbors_among_themselves(tmp_path):
     store = made_up(tmp_path / "x.hub", (("image", "zxx"),))
     page = read(write_report(store, tmp_path / "out", bootstrap=0))
     assert len(shown(page, "img")) > 5
@@ -171,7 +171,7 @@ def test_hostile_names_and_labels_are_text(tmp_path):
         assert all("onload=alert(3)" in one and "<script>" in one for one in words)
 
 
-def test_bytes_that_are_no_picture_or_are_too_many_are_not_put_into_the_page(tmp_path, monkeypatch):
+def test_bytes_that_are_no_image_or_are_too_many_are_not_put_into_the_page(tmp_path, monkeypatch):
     svg = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>"
     store = made_up(tmp_path / "svg.hub", PARTITIONS[1:3], previews={"image/zxx:3": svg})
     page = read(write_report(store, tmp_path / "svg", bootstrap=0, example_ids=["image/zxx:3"]))

@@ -115,14 +115,14 @@ def test_every_file_is_there_and_no_partial_one(folder):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_the_pictures_show_something(folder, name):
-    picture = imread(folder / f"figures/{name}.png")[..., :3]
-    height, width, _ = picture.shape
+def test_the_figures_show_something(folder, name):
+    figure = imread(folder / f"figures/{name}.png")[..., :3]
+    height, width, _ = figure.shape
     assert height >= 400
     assert width >= 600
-    inked = (picture < 0.95).any(axis=2)
+    inked = (figure < 0.95).any(axis=2)
     assert 0.01 < inked.mean() < 0.9
-    assert len(np.unique((picture[::3, ::3].reshape(-1, 3) * 255).astype(int), axis=0)) > 20
+    assert len(np.unique((figure[::3, ::3].reshape(-1, 3) * 255).astype(int), axis=0)) > 20
 
 
 def line(figure: dict, name: str) -> dict:

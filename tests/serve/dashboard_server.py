@@ -21,7 +21,7 @@ LANGUAGES = ("en", "ar", "sw", "zh-Hans")
 SENTENCES = 10
 HOSTILE = {
     "script": "<script>window.attacked = 1</script> after it",
-    "picture": '<img src="x" onerror="window.attacked = 1"> "quoted" & \'quoted\'',
+    "image": '<img src="x" onerror="window.attacked = 1"> "quoted" & \'quoted\'',
     "formula": "$\\alpha$ <b>bold</b> %{y} {{x}} javascript:window.attacked=1",
     "order": "left \u202eright-to-left override\u202c \u2066isolated\u2069 \u0000nothing\u2028line",
     "long": "word " * 200_000,
@@ -39,8 +39,8 @@ def words_store(model: Path, path: Path) -> Path:
     return path
 
 
-def pictures_store(model: Path, path: Path) -> Path:
-    """Texts in two languages and pictures of the same concepts, with thumbnails."""
+def image_store(model: Path, path: Path) -> Path:
+    """Texts in two languages and images of the same concepts, with thumbnails."""
     items = [
         Item(f"{tag}:{i}", f"{words} {i}", tag, f"c{i}")
         for tag, words in (("en", "Day"), ("es", "Día"))

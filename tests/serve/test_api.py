@@ -198,16 +198,16 @@ def test_a_map_is_the_stores_projection(server, store):
 
 def test_previews_are_the_stores_bytes_and_browsers_may_keep_them(media_server, media):
     path = "/api/stores/media/preview"
-    picture_answer = media_server.get(path, id="image/zxx:3", revision=media.digest)
-    assert picture_answer.body == media.preview("image/zxx:3")
-    assert picture_answer.headers["content-type"] == "image/webp"
-    assert "immutable" in picture_answer.headers["cache-control"]
-    assert picture_answer.headers["x-content-type-options"] == "nosniff"
-    sound_answer = media_server.get(path, id="audio/zxx:3")
-    assert sound_answer.body == media.preview("audio/zxx:3")
-    assert sound_answer.headers["content-type"] == "audio/mpeg"
-    assert "immutable" not in sound_answer.headers["cache-control"]
-    tag = {"If-None-Match": sound_answer.headers["etag"]}
+    image_answer = media_server.get(path, id="image/zxx:3", revision=media.digest)
+    assert image_answer.body == media.preview("image/zxx:3")
+    assert image_answer.headers["content-type"] == "image/webp"
+    assert "immutable" in image_answer.headers["cache-control"]
+    assert image_answer.headers["x-content-type-options"] == "nosniff"
+    audio_answer = media_server.get(path, id="audio/zxx:3")
+    assert audio_answer.body == media.preview("audio/zxx:3")
+    assert audio_answer.headers["content-type"] == "audio/mpeg"
+    assert "immutable" not in audio_answer.headers["cache-control"]
+    tag = {"If-None-Match": audio_answer.headers["etag"]}
     assert media_server.get(path, tag, id="audio/zxx:3").status == 304
     assert media_server.get(path, id="text/en:3").status == 404
 

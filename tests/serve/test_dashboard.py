@@ -23,7 +23,7 @@ from tests.serve.dashboard_server import (
     LANGUAGES,
     SENTENCES,
     experiment_folder,
-    pictures_store,
+    image_store,
     serving,
     words_store,
 )
@@ -56,14 +56,14 @@ def folder(tmp_path_factory):
     save_tiny_language_model("llama", folder / "model")
     save_tiny_llava(folder)
     words_store(folder / "model", folder / "words.hub")
-    pictures_store(folder / "llava", folder / "pictures.hub")
+    image_store(folder / "llava", folder / "images.hub")
     experiment_folder(folder / "experiments")
     return folder
 
 
 @pytest.fixture(scope="module")
 def url(folder):
-    stores = [folder / "words.hub", folder / "pictures.hub"]
+    stores = [folder / "words.hub", folder / "images.hub"]
     options = ("--model", str(folder / "model"), "--experiments", str(folder / "experiments"))
     with serving(stores, *options) as address:
         yield address
@@ -157,9 +157,9 @@ def test_it_starts_with_what_the_store_holds(page, url):
     rows = page.get_by_role("region", name="Partitions").last.locator("tbody tr")
     expect(rows).to_have_count(len(LANGUAGES))
     expect(rows.filter(has_text="Swahili")).to_contain_text(str(SENTENCES))
-    page.get_by_label("Store", exact=True).select_option("pictures")
-    expect(page.get_by_role("heading", level=1)).to_have_text("pictures")
-    until(page, lambda: asked(page).get("store") == ["pictures"])
+    page.get_by_label("Store", exact=True).select_option("images")
+    expect(page.get_by_role("heading", level=1)).to_have_text("images")
+    until(page, lambda: asked(page).get("store") == ["images"])
     page.go_back()
     expect(page.get_by_role("heading", level=1)).to_have_text("words")
 
@@ -354,8 +354,8 @@ def test_neighbors_of_a_text_that_is_typed(page, url):
     expect(page.locator(".hit .chip").filter(has_text="English")).to_have_count(0)
 
 
-def test_neighbors_of_a_picture_that_is_dropped_with_thumbnails_of_those_found(new_page, folder):
-    with serving([folder / "pictures.hub"], "--model", str(folder / "llava")) as url:
+def test_neighbors_of_an_image_that_is_dropped_with_thumbnails_of_those_found(new_page, folder):
+    with serving([folder / "images.hub"], "--model", str(folder / "llava")) as url:
         page = new_page()
         show(page, url, "neighbors?by=file&group=modality")
         expect(page.get_by_text("Give an image or audio.")).to_be_visible()
@@ -373,9 +373,9 @@ def test_neighbors_of_a_picture_that_is_dropped_with_thumbnails_of_those_found(n
 
 
 def test_what_a_server_without_the_model_cannot_do_is_said_in_place(page, url):
-    show(page, url, "neighbors?store=pictures&by=text&text=a")
+    show(page, url, "neighbors?store=images&by=text&text=a")
     expect(page.get_by_text("This server reads no new texts")).to_be_visible()
-    show(page, url, "lens?store=pictures")
+    show(page, url, "lens?store=images")
     expect(page.get_by_text("This store keeps no lens.")).to_be_visible()
 
 
@@ -422,7 +422,7 @@ def test_hostile_texts_are_shown_as_text(page, url, name):
 
 
 def test_a_token_is_asked_for_once_and_serves_thumbnails_and_downloads_too(new_page, folder):
-    with serving([folder / "pictures.hub"], token="correct horse") as url:
+    with serving([folder / "images.hub"], token="correct horse") as url:
         page = new_page(refused=["401"])
         page.goto(f"{url}/#/neighbors?item=image:1")
         page.get_by_label("Token", exact=True).fill("wrong")

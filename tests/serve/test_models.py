@@ -1,4 +1,4 @@
-"""Queries of texts and pictures through the server's model, and requests that are answered together."""
+"""Queries of texts and images through the server's model, and requests that are answered together."""
 
 from __future__ import annotations
 
@@ -116,15 +116,15 @@ def test_a_model_that_is_another_is_not_loaded_again(store, monkeypatch):
     assert not other.reads(store)
 
 
-def test_pictures_are_uploaded_and_those_that_are_none_are_415(tmp_path):
+def test_images_are_uploaded_and_those_that_are_none_are_415(tmp_path):
     model = tiny_media_model("llava")
-    pictures = [png(picture(n)) for n in range(4)]
-    items = [Item(f"{n}", "", "zxx", f"{n}", "image", Media(f"{n}.png", data)) for n, data in enumerate(pictures)]
+    images = [png(picture(n)) for n in range(4)]
+    items = [Item(f"{n}", "", "zxx", f"{n}", "image", Media(f"{n}.png", data)) for n, data in enumerate(images)]
     extract(Corpus.from_items(items), model, tmp_path / "p.hub", Settings(dtype="float32", poolings=("mean",)))
     with served(tmp_path / "p.hub", model=model) as running, ThreadPoolExecutor(4) as clients:
         path = "/api/stores/p/neighbors/image"
-        asked = [clients.submit(running.post, path, data, kind="image/png", k=1, layer=2) for data in pictures]
-        bad = clients.submit(running.post, path, b"no picture", kind="image/png", k=1, layer=2)
+        asked = [clients.submit(running.post, path, data, kind="image/png", k=1, layer=2) for data in images]
+        bad = clients.submit(running.post, path, b"no image", kind="image/png", k=1, layer=2)
         assert [answer.result().columns["id"] for answer in asked] == [["0"], ["1"], ["2"], ["3"]]
         assert all(answer.result().columns["query"] == ["image 0"] for answer in asked)
         assert bad.result().status == 415

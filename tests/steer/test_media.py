@@ -1,4 +1,4 @@
-"""Steering at pictures and sounds: rows of a batch are as alone, and continuations are those of transformers."""
+"""Steering at images and audio: rows of a batch are as alone, and continuations are those of transformers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def speaker(family, words=()):
 
 
 def read(family, texts=TEXTS, template="{media}\n{text}"):
-    """Prompts of pictures or sounds of three sizes, each with another text."""
+    """Prompts of images or audio clips of three sizes, each with another text."""
     reader = speaker(family)[0].adapters[FAMILIES[family].modality].reader
     return [
         MediaPrompt(reader.modality, reader.read(medium, template, text), text)
@@ -192,16 +192,16 @@ def test_probabilities_of_the_next_token_are_those_of_the_whole_model(family):
             torch.testing.assert_close(row, logits.log_softmax(-1)[[5, 6, 7]], atol=1e-4, rtol=1e-4)
 
 
-def test_texts_and_pictures_are_continued_together():
+def test_texts_and_images_are_continued_together():
     model, _ = speaker("llava")
-    pictures = read("llava")
-    mixed = [TEXTS[0], pictures[0], TEXTS[1], pictures[1]]
+    images = read("llava")
+    mixed = [TEXTS[0], images[0], TEXTS[1], images[1]]
     found = generate(model, mixed, decoding=GREEDY)
     assert_same(found[::2], generate(model, mixed[::2], decoding=GREEDY))
     assert_same(found[1::2], generate(model, mixed[1::2], decoding=GREEDY))
 
 
-def test_draws_are_of_the_picture_too():
+def test_draws_are_of_the_image_too():
     model, _ = speaker("llava")
     first, second = read("llava", (TEXTS[0],) * 3)[:2]
     sampled = Decoding(max_new_tokens=8, temperature=1.0)
@@ -233,14 +233,14 @@ def test_an_item_is_a_prompt_with_its_text_and_name():
 
 def test_what_is_no_prompt_is_refused():
     model, _ = speaker("llava")
-    with pytest.raises(SteeringError, match="has no picture or sound; a text is a prompt"):
+    with pytest.raises(SteeringError, match="has no image or audio clip; a text is a prompt"):
         media_prompt(model, Item("i", "x", "en"))
-    sound = Item("i", "", "zxx", modality="audio", media=Media("x.wav", b"no"))
+    audio = Item("i", "", "zxx", modality="audio", media=Media("x.wav", b"no"))
     with pytest.raises(ModelError, match="no audio items"):
-        media_prompt(model, sound)
+        media_prompt(model, audio)
     with pytest.raises(CorpusError, match=r"x\.wav: is no sound"):
-        media_prompt(speaker("qwen2-audio")[0], sound)
-    with pytest.raises(SteeringError, match="prompt 1 has no picture or sound to steer at"):
+        media_prompt(speaker("qwen2-audio")[0], audio)
+    with pytest.raises(SteeringError, match="prompt 1 has no image or audio clip to steer at"):
         generate(model, [read("llava")[0], "x"], [Intervention(VECTOR, [1], positions="media")])
     with (
         pytest.raises(SteeringError, match="known to `generate`"),

@@ -1,4 +1,4 @@
-"""hubstore steer with a picture or a sound, as it is typed."""
+"""hubstore steer with an image or an audio clip, as it is typed."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ TOKENS = ("--from-token", "a", "--to-token", "b", "--layer", "2,3", "--kind", "r
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A vision-language and an audio-language model as folders, pictures and sounds."""
+    """A vision-language and an audio-language model as folders, images and audio."""
     folder = tmp_path_factory.mktemp("media")
     for family in ("llava", "qwen2-audio"):
         model, whole = speaker(family)
         whole.save_pretrained(folder / family)
         model.adapters[FAMILIES[family].modality].reader.processor.save_pretrained(folder / family)
-    for number, picture in enumerate(media_of("llava")):
-        picture.save(folder / f"{number}.png")
-    for number, sound in enumerate(media_of("qwen2-audio")):
-        soundfile.write(folder / f"{number}.wav", sound, 16_000)
+    for number, image in enumerate(media_of("llava")):
+        image.save(folder / f"{number}.png")
+    for number, audio in enumerate(media_of("qwen2-audio")):
+        soundfile.write(folder / f"{number}.wav", audio, 16_000)
     return folder
 
 
@@ -58,33 +58,33 @@ def test_a_medium_is_a_prompt_and_steered_at_its_tokens(folder, family, option, 
     assert "What is this?" in " ".join(run(*arguments, "--text", "What is this?").split())
 
 
-def test_several_pictures_and_texts_are_prompts_in_a_template(folder):
-    pictures = ("--image", folder / "0.png", "--image", folder / "1.png", "--prompt", "A cat.")
+def test_several_images_and_texts_are_prompts_in_a_template(folder):
+    images = ("--image", folder / "0.png", "--image", folder / "1.png", "--prompt", "A cat.")
     template = ("--text", "Hm?", "--media-template", "USER: {media} {text} ASSISTANT:")
-    found = json.loads(run("-m", folder / "llava", *pictures, *template, *TOKENS, "--max-new-tokens", 2, "--json"))
+    found = json.loads(run("-m", folder / "llava", *images, *template, *TOKENS, "--max-new-tokens", 2, "--json"))
     assert [row["prompt"] for row in found["rows"][::2]] == [
         "A cat.", f"USER: <{folder / '0.png'}> Hm? ASSISTANT:", f"USER: <{folder / '1.png'}> Hm? ASSISTANT:",
     ]  # fmt: skip
 
 
 def test_what_is_wrong_is_said_with_its_remedy(folder, tmp_path):
-    llava, picture = ("-m", folder / "llava", *TOKENS), ("--image", folder / "0.png")
+    llava, image = ("-m", folder / "llava", *TOKENS), ("--image", folder / "0.png")
     with pytest.raises(SteeringError, match="--image FILE or --audio FILE"):
         run(*llava)
     with pytest.raises(SteeringError, match="--text and --media-template go with --image or --audio"):
         run(*llava, "--prompt", "x", "--text", "y")
     with pytest.raises(SteeringError, match="has no place for --text"):
-        run(*llava, *picture, "--text", "y", "--media-template", "{media}")
+        run(*llava, *image, "--text", "y", "--media-template", "{media}")
     with pytest.raises(ModelError, match="exactly once"):
-        run(*llava, *picture, "--media-template", "x")
+        run(*llava, *image, "--media-template", "x")
     with pytest.raises(CorpusError, match="there is no such file"):
         run(*llava, "--image", tmp_path / "none.png")
     with pytest.raises(ModelError, match="no audio items"):
         run(*llava, "--audio", folder / "0.wav")
-    with pytest.raises(SteeringError, match="prompt 0 has no picture or sound to steer at"):
+    with pytest.raises(SteeringError, match="prompt 0 has no image or audio clip to steer at"):
         run(*llava, "--prompt", "x", "--positions", "media")
     with pytest.raises(ModelError, match="no image items"):
-        run("-m", save_tiny_language_model("llama", tmp_path / "llama"), *TOKENS, *picture)
+        run("-m", save_tiny_language_model("llama", tmp_path / "llama"), *TOKENS, *image)
 
 
 def test_a_folder_has_the_model_that_it_was_saved_from(folder):
