@@ -16,7 +16,7 @@ from hubstore.analysis.alignment import alignment
 from hubstore.analysis.clustering import clustering
 from hubstore.analysis.comparing import compare_options
 from hubstore.analysis.geometry import geometry
-from hubstore.analysis.layers import Share
+from hubstore.analysis.layers import Executor
 from hubstore.analysis.pairs import chosen_pairs
 from hubstore.analysis.projection import PROJECTION_SCHEMA, projection
 from hubstore.analysis.results import metadata
@@ -53,7 +53,7 @@ def analyze(
     *,
     device: str = "auto",
     progress: Callable[[str, int, int], None] | None = None,
-    jobs: int | Share = 1,
+    jobs: int | Executor = 1,
     **named: Any,
 ) -> dict[str, pa.Table]:
     """Run several analyses with their defaults.

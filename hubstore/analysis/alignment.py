@@ -12,10 +12,10 @@ import torch
 
 from hubstore.analysis import cka
 from hubstore.analysis.comparing import by_pair, compare_options
-from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
+from hubstore.analysis.layers import Executor, LayerTask, Prepared, Progress, over_layers
 from hubstore.analysis.neighbors import nearest_others
 from hubstore.analysis.pairs import Concepts, Matched, Pair, Selection, all_pairs
-from hubstore.analysis.results import Row, intervals, kept_or_made
+from hubstore.analysis.results import Row, intervals, stored_or_computed
 from hubstore.analysis.states import VARIANTS, States
 from hubstore.checks import check_count
 from hubstore.devices import resolve_device
@@ -44,7 +44,7 @@ def alignment(
     cross_layers: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
-    jobs: int | Share = 1,
+    jobs: int | Executor = 1,
     **named: Any,
 ) -> pa.Table:
     """Whether matched items lie alike among themselves in two partitions.
@@ -84,17 +84,19 @@ def alignment(
             f"cross_layers compares {count} x {count} layers for each pair; name the pairs with ",
             Parameter("pairs", "..."),
         )
-    parts = Parts(_prepared, parameters, COLUMNS, resolve_device(device))
-    return kept_or_made(store, "alignment", parameters, lambda: over_layers(store, parts, progress, jobs))
+    task = LayerTask(_prepared, parameters, COLUMNS, resolve_device(device))
+    return stored_or_computed(store, "alignment", parameters, lambda: over_layers(store, task, progress, jobs))
 
 
-def _prepared(store: StoreReader, on: torch.device, asked: Mapping[str, Any]) -> Prepared:
+def _prepared(store: StoreReader, on: torch.device, params: Mapping[str, Any]) -> Prepared:
     """What is the same for all layers, and what finds the rows of one."""
-    matched, skipped = Concepts(store).match_all(asked["pairs"], cka.FEWEST)
-    compare = _Comparison(States(store, asked["pooling"], on), Bootstrap(asked["bootstrap"], asked["seed"]), asked["k"])
+    matched, skipped = Concepts(store).match_all(params["pairs"], cka.FEWEST)
+    compare = _Comparison(
+        States(store, params["pooling"], on), Bootstrap(params["bootstrap"], params["seed"]), params["k"]
+    )
 
     def find(layer: str) -> list[Row]:
-        others = asked["layers"] if asked["cross_layers"] else [layer]
+        others = params["layers"] if params["cross_layers"] else [layer]
         return [row for items in matched for other in others for row in compare(layer, other, items)]
 
     return Prepared(find, {"skipped_pairs": skipped})
@@ -127,13 +129,13 @@ class _Comparison:
         ]
 
     def _side(self, layer: str, selection: Selection) -> cka.Side:
-        return self._states.kept(
+        return self._states.cached(
             ("cka", layer, selection),
             lambda: cka.side(lambda: self._states.blocks(layer, selection, "centered")),
         )
 
     def _neighbors(self, layer: str, selection: Selection, variant: str, k: int) -> npt.NDArray[np.int64]:
-        return self._states.kept(
+        return self._states.cached(
             ("neighbors", layer, selection, variant),
             lambda: nearest_others(self._states.rows(layer, selection, variant), k),
         )

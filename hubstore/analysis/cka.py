@@ -41,13 +41,13 @@ class Side:
 
 def side(blocks: Blocks) -> Side:
     """Prepare the states that `blocks` gives for `shares`."""
-    diagonal = fixed.joined(lambda block: block.square().sum(1), blocks())
+    diagonal = fixed.concat_blocks(lambda block: block.square().sum(1), blocks())
     n, width = len(diagonal), next(blocks()).shape[1]
     row_means = _times(blocks, diagonal, torch.ones_like(diagonal)) / (n - 2)
     gram = None
     if n <= width:
         total = fixed.mean(row_means) * n / (n - 1)
-        (products,) = fixed.parts(lambda rows: rows @ rows.T, [torch.cat(list(blocks()))])
+        (products,) = fixed.map_blocks(lambda rows: rows @ rows.T, [torch.cat(list(blocks()))])
         gram = (products - row_means[:, None] - row_means + total).fill_diagonal_(0)
     bare = Side(blocks, gram, diagonal, row_means, diagonal)
     return Side(blocks, gram, diagonal, row_means, shares(bare, bare))
@@ -60,8 +60,8 @@ def shares(x: Side, y: Side) -> Tensor:
         return (x.gram * y.gram).sum(1) / (n - 3)
     # A row of Ũ sums to zero, so that of Ṽᵢⱼ only Lᵢⱼ and its column's mean sⱼ count:
     # Σⱼ≠ᵢ (Kᵢⱼ - rᵢ - rⱼ + t)(Lᵢⱼ - sⱼ), multiplied out.
-    covariance = fixed.summed(lambda a, b: a.T @ b, x.blocks(), y.blocks())
-    products = fixed.joined(lambda a, b: ((a @ covariance) * b).sum(1), x.blocks(), y.blocks())
+    covariance = fixed.sum_blocks(lambda a, b: a.T @ b, x.blocks(), y.blocks())
+    products = fixed.concat_blocks(lambda a, b: ((a @ covariance) * b).sum(1), x.blocks(), y.blocks())
     r, s, t = x.row_means, y.row_means, fixed.mean(x.row_means) * n / (n - 1)
     summed = (
         (products - x.diagonal * y.diagonal)
@@ -93,5 +93,5 @@ def cka(x: Side, y: Side) -> tuple[float, Tensor]:
 def _times(blocks: Blocks, diagonal: Tensor, vector: Tensor) -> Tensor:
     """Σⱼ≠ᵢ Kᵢⱼ vⱼ [n]."""
     pieces = torch.split(vector, [len(block) for block in blocks()])
-    weighted = fixed.summed(lambda block, piece: block.T @ piece, blocks(), pieces)
-    return fixed.joined(lambda block: block @ weighted, blocks()) - diagonal * vector
+    weighted = fixed.sum_blocks(lambda block, piece: block.T @ piece, blocks(), pieces)
+    return fixed.concat_blocks(lambda block: block @ weighted, blocks()) - diagonal * vector

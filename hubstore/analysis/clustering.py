@@ -12,10 +12,10 @@ import pyarrow as pa
 import torch
 
 from hubstore.analysis.comparing import by_partition, compare_options
-from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
+from hubstore.analysis.layers import Executor, LayerTask, Prepared, Progress, over_layers
 from hubstore.analysis.neighbors import nearest_others
 from hubstore.analysis.pairs import Concepts, Selection
-from hubstore.analysis.results import Row, kept_or_made
+from hubstore.analysis.results import Row, stored_or_computed
 from hubstore.analysis.states import VARIANTS, States
 from hubstore.checks import check_count, check_resamples
 from hubstore.devices import resolve_device
@@ -44,7 +44,7 @@ def clustering(
     k: int | None = None,
     device: str = "auto",
     progress: Progress | None = None,
-    jobs: int | Share = 1,
+    jobs: int | Executor = 1,
     **named: Any,
 ) -> pa.Table:
     """Whether an item's nearest neighbors, of all partitions together, share its concept or its language.
@@ -80,27 +80,27 @@ def clustering(
         "permutations": check_resamples("permutations", permutations, error=AnalysisError),
         "k": None if k is None else check_count("k", k, error=AnalysisError),
     }
-    parts = Parts(_prepared, parameters, COLUMNS, resolve_device(device))
-    return kept_or_made(store, "clustering", parameters, lambda: over_layers(store, parts, progress, jobs))
+    task = LayerTask(_prepared, parameters, COLUMNS, resolve_device(device))
+    return stored_or_computed(store, "clustering", parameters, lambda: over_layers(store, task, progress, jobs))
 
 
-def _prepared(store: StoreReader, on: torch.device, asked: Mapping[str, Any]) -> Prepared:
+def _prepared(store: StoreReader, on: torch.device, params: Mapping[str, Any]) -> Prepared:
     """What is the same for all layers, and what finds the rows of one."""
-    partitions, seed = asked["partitions"], asked["seed"]
+    partitions, seed = params["partitions"], params["seed"]
     items = _items(store, partitions)
-    near = min(asked["k"] or min(len(partitions) - 1, MOST_NEIGHBORS), len(items) - 1)
-    states = States(store, asked["pooling"], on)
-    resampling = Bootstrap(asked["bootstrap"], asked["seed"])
+    near = min(params["k"] or min(len(partitions) - 1, MOST_NEIGHBORS), len(items) - 1)
+    states = States(store, params["pooling"], on)
+    resampling = Bootstrap(params["bootstrap"], params["seed"])
 
     def permuted(start: int) -> Labels:
-        return states.kept(("permuted", start), lambda: _permuted(items, seed, start))
+        return states.cached(("permuted", start), lambda: _permuted(items, seed, start))
 
     def find(layer: str) -> list[Row]:
         rows: list[Row] = []
         for variant in VARIANTS:
             hidden = torch.cat([states.rows(layer, selection, variant) for selection in items.selections])
             neighbors = nearest_others(hidden, near)
-            null = _null(items, neighbors, asked["permutations"], permuted)
+            null = _null(items, neighbors, params["permutations"], permuted)
             common = {"layer": layer, "variant": variant, "k": near}
             rows += [{**common, **row} for row in _purities(items, neighbors, null, resampling)]
         return rows
@@ -150,18 +150,18 @@ def _items(store: StoreReader, partitions: Sequence[str]) -> _Items:
             f"partitions {', '.join(map(repr, partitions))} of {store.path} share {len(shared)} concepts, at least "
             "2 are needed; items match where their `concept` is the same: choose partitions of one parallel corpus"
         )
-    kept = [np.isin(numbers, shared) for numbers, _ in found]
+    masks = [np.isin(numbers, shared) for numbers, _ in found]
     return _Items(
         selections=[
-            Selection.of(name, positions[keep])
-            for name, (_, positions), keep in zip(partitions, found, kept, strict=True)
+            Selection.of(name, positions[mask])
+            for name, (_, positions), mask in zip(partitions, found, masks, strict=True)
         ],
         concepts=np.searchsorted(
-            shared, np.concatenate([numbers[keep] for (numbers, _), keep in zip(found, kept, strict=True)])
+            shared, np.concatenate([numbers[mask] for (numbers, _), mask in zip(found, masks, strict=True)])
         ),
-        partitions=np.repeat(np.arange(len(found)), [keep.sum() for keep in kept]),
+        partitions=np.repeat(np.arange(len(found)), [mask.sum() for mask in masks]),
         left_out={
-            name: store.partition(name).size - int(keep.sum()) for name, keep in zip(partitions, kept, strict=True)
+            name: store.partition(name).size - int(mask.sum()) for name, mask in zip(partitions, masks, strict=True)
         },
     )
 

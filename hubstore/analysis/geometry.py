@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from hubstore.analysis.comparing import by_partition, compare_options
-from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
+from hubstore.analysis.layers import Executor, LayerTask, Prepared, Progress, over_layers
 from hubstore.analysis.neighbors import nearest_others
 from hubstore.analysis.pairs import Selection
-from hubstore.analysis.results import Row, intervals, kept_or_made
+from hubstore.analysis.results import Row, intervals, stored_or_computed
 from hubstore.analysis.states import VARIANTS, States
 from hubstore.checks import check_count
 from hubstore.devices import resolve_device
@@ -44,7 +44,7 @@ def geometry(
     sample: int = 2048,
     device: str = "auto",
     progress: Progress | None = None,
-    jobs: int | Share = 1,
+    jobs: int | Executor = 1,
     **named: Any,
 ) -> pa.Table:
     """How the states of each partition, and of all together, fill their space.
@@ -79,21 +79,21 @@ def geometry(
         "k": check_count("k", k, error=AnalysisError),
         "sample": check_count("sample", sample, least=2, error=AnalysisError),
     }
-    parts = Parts(_prepared, parameters, COLUMNS, resolve_device(device))
-    return kept_or_made(store, "geometry", parameters, lambda: over_layers(store, parts, progress, jobs))
+    task = LayerTask(_prepared, parameters, COLUMNS, resolve_device(device))
+    return stored_or_computed(store, "geometry", parameters, lambda: over_layers(store, task, progress, jobs))
 
 
-def _prepared(store: StoreReader, on: torch.device, asked: Mapping[str, Any]) -> Prepared:
+def _prepared(store: StoreReader, on: torch.device, params: Mapping[str, Any]) -> Prepared:
     """What is the same for all layers, and what finds the rows of one."""
-    everything = [Selection.of(name, store.partition(name).positions()) for name in asked["partitions"]]
+    everything = [Selection.of(name, store.partition(name).positions()) for name in params["partitions"]]
     groups = {s.partition: [s] for s in everything if len(s) >= 2}
     skipped = [s.partition for s in everything if len(s) < 2]
     if not groups:
         raise AnalysisError(f"no partition of {store.path} has 2 items, fewer than which have no geometry")
     if len(everything) > 1:
         groups[WHOLE] = [s for selections in groups.values() for s in selections]
-    states = States(store, asked["pooling"], on)
-    resampling = Bootstrap(asked["bootstrap"], asked["seed"])
+    states = States(store, params["pooling"], on)
+    resampling = Bootstrap(params["bootstrap"], params["seed"])
 
     def find(layer: str) -> list[Row]:
         rows: list[Row] = []
@@ -101,7 +101,7 @@ def _prepared(store: StoreReader, on: torch.device, asked: Mapping[str, Any]) ->
             for variant in VARIANTS:
                 common = {"layer": layer, "x": name, "y": "", "variant": variant}
                 spread = _spread(_blocks(states, layer, selections, variant), resampling)
-                hubs = _hubness(states, layer, selections, variant, asked["k"], asked["sample"], asked["seed"])
+                hubs = _hubness(states, layer, selections, variant, params["k"], params["sample"], params["seed"])
                 rows += [{**common, **row} for row in [*spread, hubs]]
         return rows
 
@@ -114,22 +114,24 @@ def _blocks(states: States, layer: str, selections: Sequence[Selection], variant
 
 def _spread(blocks: Blocks, resampling: Bootstrap) -> list[Row]:
     """Every metric but the hubness, in two passes."""
-    passed = fixed.parts(
+    passed = fixed.map_blocks(
         lambda block: (block.square().sum(1), torch.stack([block.square().sum(0), unit_rows(block).sum(0)])), blocks()
     )
     squared = torch.cat([squares for squares, _ in passed])
-    energy, unit_sum = fixed.summed(lambda sums: sums, [sums for _, sums in passed])
+    energy, unit_sum = fixed.sum_blocks(lambda sums: sums, [sums for _, sums in passed])
     n = len(squared)
     order = energy.argsort(descending=True, stable=True)[:TOP]
     columns = [_anisotropy_shares(blocks, unit_sum), squared.sqrt()]
     values = [fixed.mean(column) for column in columns]
     bounds = resampling.of_estimates(np.array(values), torch.stack([2 * columns[0], columns[1]], 1).cpu().numpy())
     rows = intervals(["anisotropy", "norm_mean"], values, bounds)
-    largest = fixed.joined(lambda b: torch.stack([b[:, order[0]].square(), b[:, order].square().sum(1)], 1), blocks())
-    held, total = largest.cpu().numpy(), squared.expand(2, -1).T.cpu().numpy()
+    largest = fixed.concat_blocks(
+        lambda b: torch.stack([b[:, order[0]].square(), b[:, order].square().sum(1)], 1), blocks()
+    )
+    of_largest, total = largest.cpu().numpy(), squared.expand(2, -1).T.cpu().numpy()
     with np.errstate(invalid="ignore", divide="ignore"):
-        shares = held.sum(0) / total.sum(0)
-    rows += intervals(["share_top1", "share_top10"], shares, resampling.of_ratios(held, total))
+        shares = of_largest.sum(0) / total.sum(0)
+    rows += intervals(["share_top1", "share_top10"], shares, resampling.of_ratios(of_largest, total))
     rows[2] = {**rows[2], "dimension": int(order[0])}
     rows += [
         {"metric": "norm_median", "value": float(columns[1].quantile(0.5))},
@@ -146,7 +148,7 @@ def _anisotropy_shares(blocks: Blocks, unit_sum: Tensor) -> Tensor:
         unit = unit_rows(block)
         return unit @ unit_sum - unit.square().sum(1)
 
-    shares = fixed.joined(toward, blocks())
+    shares = fixed.concat_blocks(toward, blocks())
     return shares / (len(shares) - 1)
 
 
@@ -154,9 +156,9 @@ def effective_rank(blocks: Blocks, n: int) -> float:
     """exp(-Σ p log p), p = σ / Σ σ the singular values' shares of n states; NaN where all are zero."""
     if n <= next(blocks()).shape[1]:
         rows = torch.cat(list(blocks()))
-        (gram,) = fixed.parts(lambda whole: whole @ whole.T, [rows])
+        (gram,) = fixed.map_blocks(lambda whole: whole @ whole.T, [rows])
     else:
-        gram = fixed.summed(lambda block: block.T @ block, blocks())
+        gram = fixed.sum_blocks(lambda block: block.T @ block, blocks())
     with one_thread():  # several add up in another order
         singular: Tensor = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
         shares = singular / singular.sum()
@@ -167,8 +169,8 @@ def _hubness(
     states: States, layer: str, selections: Sequence[Selection], variant: str, k: int, sample: int, seed: int
 ) -> Row:
     chosen = _sampled([len(selection) for selection in selections], sample, seed)
-    parts = zip(selections, chosen, strict=True)
-    rows = torch.cat([states.rows(layer, selection, variant)[places.to(states.device)] for selection, places in parts])
+    pairs = zip(selections, chosen, strict=True)
+    rows = torch.cat([states.rows(layer, selection, variant)[places.to(states.device)] for selection, places in pairs])
     neighbors = nearest_others(rows, min(k, len(rows) - 1))
     occurrences = np.bincount(neighbors.ravel(), minlength=len(rows)).astype(np.float64)
     return {"metric": "hubness", "value": skewness(occurrences), "n": len(rows)}

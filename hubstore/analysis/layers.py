@@ -1,7 +1,7 @@
 """One analysis of many layers: in which order, on how many threads or processes, and how far it is.
 
-A layer is a part: what is found in it depends on nothing that another was found in. So parts may be taken by threads,
-by processes of this host or by those of others, and joined in the order of the layers they are the same to the byte.
+What is found in a layer depends on no other layer. So threads, processes of this host or those of others may take the
+layers, and the rows, joined in the order of the layers, are the same to the byte.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """An analysis as a process can be told of it: `prepare` is a function at the top of a module.
+class LayerTask:
+    """An analysis as it is sent to a process: `prepare` is a function at the top of a module.
 
     Args:
         prepare: what makes it ready, from the store, a device and `parameters`.
@@ -63,14 +63,16 @@ class Parts:
         return self.prepare(store, self.device, self.parameters).find
 
 
-Mapped = Callable[[Sequence[str]], Iterator[list[Row]]]
+LayerMap = Callable[[Sequence[str]], Iterator[list[Row]]]
 """Gives the rows of each layer, in their order."""
 
-Share = Callable[[StoreReader, Parts], contextlib.AbstractContextManager[Mapped]]
+Executor = Callable[[StoreReader, LayerTask], contextlib.AbstractContextManager[LayerMap]]
 """How others share the layers of an analysis."""
 
 
-def over_layers(store: StoreReader, parts: Parts, progress: Progress | None = None, jobs: int | Share = 1) -> Findings:
+def over_layers(
+    store: StoreReader, task: LayerTask, progress: Progress | None = None, jobs: int | Executor = 1
+) -> Findings:
     """What an analysis finds in each of its layers, in their order.
 
     Operations on small partitions cost less than waking a second thread for each, and on a busy machine waiting
@@ -88,26 +90,26 @@ def over_layers(store: StoreReader, parts: Parts, progress: Progress | None = No
     """
     if not callable(jobs):
         jobs = check_count("jobs", jobs, of="processes", error=AnalysisError)
-    prepared = parts.prepare(store, parts.device, parts.parameters)
-    layers: Sequence[str] = parts.parameters["layers"]
+    prepared = task.prepare(store, task.device, task.parameters)
+    layers: Sequence[str] = task.parameters["layers"]
     rows: list[Row] = []
     if not isinstance(jobs, int):
-        mapping = jobs(store, parts)
+        mapping = jobs(store, task)
     elif min(jobs, len(layers)) > 1:
-        mapping = _processes(store, parts, min(jobs, len(layers)))
+        mapping = _processes(store, task, min(jobs, len(layers)))
     else:
-        small = parts.device.type == "cpu" and len(store) * store.width < SMALL * len(store.partitions)
+        small = task.device.type == "cpu" and len(store) * store.width < SMALL * len(store.partitions)
         mapping = _threads(small, prepared.find)
-    with current(parts.device), mapping as mapped:
+    with current(task.device), mapping as mapped:
         for done, found in enumerate(mapped(layers), 1):
             rows += found
             if progress:
                 progress(done, len(layers))
-    return Findings(parts.columns, rows, dict(prepared.notes))
+    return Findings(task.columns, rows, dict(prepared.notes))
 
 
 @contextlib.contextmanager
-def _threads(small: bool, find: Callable[[str], list[Row]]) -> Iterator[Mapped]:
+def _threads(small: bool, find: Callable[[str], list[Row]]) -> Iterator[LayerMap]:
     """`find` of each layer, on as many threads as torch has where `small`, each of which is torch's only one then."""
     if not small:
         yield lambda layers: map(find, layers)
@@ -117,13 +119,13 @@ def _threads(small: bool, find: Callable[[str], list[Row]]) -> Iterator[Mapped]:
 
 
 @contextlib.contextmanager
-def _processes(store: StoreReader, parts: Parts, jobs: int) -> Iterator[Mapped]:
+def _processes(store: StoreReader, task: LayerTask, jobs: int) -> Iterator[LayerMap]:
     """The same by processes, each with its share of torch's threads: copies of one that has imported what they need."""
     threads = max(1, torch.get_num_threads() // jobs)
-    told = (store.path, store.digest, parts, threads)
+    arguments = (store.path, store.digest, task, threads)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__, parts.prepare.__module__])
-    with ProcessPoolExecutor(jobs, context, _begin, told) as pool:
+    context.set_forkserver_preload(["__main__", __name__, task.prepare.__module__])
+    with ProcessPoolExecutor(jobs, context, _begin, arguments) as pool:
         try:
             yield lambda layers: pool.map(_find, layers)
         except BrokenProcessPool as error:
@@ -132,23 +134,23 @@ def _processes(store: StoreReader, parts: Parts, jobs: int) -> Iterator[Mapped]:
             ) from error
 
 
-_told: list[tuple[Location, str, Parts]] = []
+_task: list[tuple[Location, str, LayerTask]] = []
 """In a process that shares the layers: the store, its digest, and the analysis."""
 
 
-def _begin(path: Location, digest: str, parts: Parts, threads: int) -> None:
+def _begin(path: Location, digest: str, task: LayerTask, threads: int) -> None:
     torch.set_num_threads(threads)
-    _told.append((path, digest, parts))
+    _task.append((path, digest, task))
 
 
 @functools.cache
 def _ready() -> Callable[[str], list[Row]]:
     """Opens the store when the first layer is asked for, so that what is wrong with it is raised there."""
-    ((path, digest, parts),) = _told
+    ((path, digest, task),) = _task
     store = StoreReader(path)
     if store.digest != digest:
         raise AnalysisError(f"{path} was written to while it was analyzed; run the analysis again")
-    return parts.of(store)
+    return task.of(store)
 
 
 def _find(layer: str) -> list[Row]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hubstore.analysis.layers import Progress
 from hubstore.analysis.pairs import Selection
-from hubstore.analysis.results import kept_table
+from hubstore.analysis.results import stored_table
 from hubstore.analysis.states import BLOCK, States, item_pooling
 from hubstore.checks import check_count, check_seed
 from hubstore.devices import current, resolve_device
@@ -152,7 +152,7 @@ def projection(
         "languages": None if languages is None else sorted(set(languages)),
         "modalities": None if modalities is None else sorted(set(modalities)),
     }
-    return kept_table(store, "projection", parameters, make)
+    return stored_table(store, "projection", parameters, make)
 
 
 def sampled(store: StoreReader, eligible: Positions, points: int, seed: int) -> Positions:
@@ -275,24 +275,24 @@ def _scaled(points: Coordinates) -> tuple[Coordinates, float]:
 
 def _eligible(store: StoreReader, languages: Sequence[str] | None, modalities: Sequence[str] | None) -> Positions:
     """Positions of the items that may be shown, ascending."""
-    kept = list(store.partitions.values())
+    chosen = list(store.partitions.values())
     for what, wanted in (("language", languages), ("modality", modalities)):
-        there = {getattr(partition, what) for partition in store.partitions.values()}
-        missing = sorted(set(wanted or ()) - there)
+        present = {getattr(partition, what) for partition in store.partitions.values()}
+        missing = sorted(set(wanted or ()) - present)
         if missing:
-            raise QueryError(f"{store.path} has no {what} {missing[0]!r}; it has {', '.join(sorted(there))}")
-        kept = [partition for partition in kept if wanted is None or getattr(partition, what) in wanted]
+            raise QueryError(f"{store.path} has no {what} {missing[0]!r}; it has {', '.join(sorted(present))}")
+        chosen = [partition for partition in chosen if wanted is None or getattr(partition, what) in wanted]
     empty = np.empty(0, np.int64)
-    return np.sort(np.concatenate([empty, *(partition.positions() for partition in kept)]))
+    return np.sort(np.concatenate([empty, *(partition.positions() for partition in chosen)]))
 
 
 def _table(store: StoreReader, positions: Positions, layers: Sequence[str], maps: Sequence[Coordinates]) -> pa.Table:
     items = store.items.select(PROJECTION_SCHEMA.names[2:7]).take(pa.array(positions)).combine_chunks()
-    about = {"position": pa.array(positions), **{name: items[name] for name in items.column_names}}
-    about["text"] = pc.utf8_slice_codeunits(items["text"], 0, TEXT)
+    of_items = {"position": pa.array(positions), **{name: items[name] for name in items.column_names}}
+    of_items["text"] = pc.utf8_slice_codeunits(items["text"], 0, TEXT)
     tables = []
     for layer, points in zip(layers, maps, strict=True):
         axes = dict(zip(AXES, points.T.astype(np.float32), strict=False))
-        columns = {"layer": [layer] * len(positions), **about, "z": pa.nulls(len(positions)), **axes}
+        columns = {"layer": [layer] * len(positions), **of_items, "z": pa.nulls(len(positions)), **axes}
         tables.append(pa.table({name: columns[name] for name in PROJECTION_SCHEMA.names}).cast(PROJECTION_SCHEMA))
     return pa.concat_tables(tables).combine_chunks()

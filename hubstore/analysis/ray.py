@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hubstore.analysis.layers import Mapped, Parts
+from hubstore.analysis.layers import LayerMap, LayerTask
 from hubstore.analysis.results import Row
 from hubstore.devices import current
 from hubstore.errors import AnalysisError, EngineError, HubstoreError
@@ -21,7 +21,7 @@ from hubstore.store import StoreReader
 
 STAYS = "Analyses that are done are kept, and the same command makes the others"
 
-Outcome = tuple[list[Row], HubstoreError | None]
+Result = tuple[list[Row], HubstoreError | None]
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,21 @@ class OnRay:
     address: str | None = None
 
     @contextlib.contextmanager
-    def __call__(self, store: StoreReader, parts: Parts) -> Iterator[Mapped]:
+    def __call__(self, store: StoreReader, task: LayerTask) -> Iterator[LayerMap]:
         """Tasks for the layers of one analysis, for as long as this lasts."""
         with connected(self.address) as ray:
-            needs = Needs.of_task(parts.device.type)
-            room = ClusterCapacity(ray, needs, "a layer's analysis")
-            task = ray.remote(_layer).options(**needs.options())
-            told = replace(parts, device=torch.device(parts.device.type))  # whichever of its type a node has
+            needs = Needs.of_task(task.device.type)
+            capacity = ClusterCapacity(ray, needs, "a layer's analysis")
+            remote_layer = ray.remote(_layer).options(**needs.options())
+            sent = replace(task, device=torch.device(task.device.type))  # whichever of its type a node has
             where, digest = store.path.absolute(), store.digest
             calls: list[Any] = []
 
             def mapped(layers: Sequence[str]) -> Iterator[list[Row]]:
-                calls.extend(task.remote(where, digest, told, layer) for layer in layers)
+                calls.extend(remote_layer.remote(where, digest, sent, layer) for layer in layers)
                 for call, layer in zip(calls, layers, strict=True):
                     while not ray.wait([call], timeout=POLL_S)[0]:
-                        room.poll(STAYS)
+                        capacity.poll(STAYS)
                     yield _rows(ray, call, layer, store)
 
             try:
@@ -61,14 +61,14 @@ class OnRay:
                 end_tasks(ray, calls)
 
 
-def _layer(where: Location, digest: str, parts: Parts, layer: str) -> Outcome:
+def _layer(where: Location, digest: str, task: LayerTask, layer: str) -> Result:
     """The task: the rows of one layer. An error is returned: raised, it would come with Ray's own traceback."""
     try:
         store = StoreReader(where)
         if store.digest != digest:
             raise AnalysisError(f"{where} was written to while it was analyzed; run the analysis again")
-        with current(parts.device), one_thread():
-            return parts.of(store)(layer), None
+        with current(task.device), one_thread():
+            return task.of(store)(layer), None
     except HubstoreError as error:
         return [], sendable(error, f"the task of layer {layer}")
 

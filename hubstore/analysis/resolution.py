@@ -57,7 +57,7 @@ def rounding_variance(
         return float(torch.dot(errors, errors))
 
     mine, others = (_blocks(states, layer, side, variant) for side in sides)
-    return sum(blocks.parts(squares, states.pieces(along), mine, others)) / (len(along) - 1) ** 2
+    return sum(blocks.map_blocks(squares, states.pieces(along), mine, others)) / (len(along) - 1) ** 2
 
 
 def lost_variance(states: States, layer: str, sides: tuple[Selection, Selection], variant: str) -> float:
@@ -66,7 +66,9 @@ def lost_variance(states: States, layer: str, sides: tuple[Selection, Selection]
     def products(x: _Block, y: _Block) -> Tensor:
         return (x.moved * y.moved).sum(0, dtype=torch.float64)
 
-    shares = blocks.summed(products, *(_blocks(states, layer, side, variant) for side in sides)) / (len(sides[0]) - 1)
+    shares = blocks.sum_blocks(products, *(_blocks(states, layer, side, variant) for side in sides)) / (
+        len(sides[0]) - 1
+    )
     (steps_x, frozen_x), (steps_y, frozen_y) = (_frozen(states, layer, side, variant) for side in sides)
     lost = torch.maximum(shares.abs(), steps_x * steps_y / 12)[frozen_x | frozen_y]
     return float(lost.square().sum())
@@ -83,9 +85,9 @@ def _frozen(states: States, layer: str, selection: Selection, variant: str) -> t
             spacings = spacing(stored, states.dtype).square().sum(0)
             return torch.stack([12 * block.error.square().sum(0, dtype=torch.float64), spread, spacings])
 
-        return blocks.summed(sums, states.blocks(layer, selection), _blocks(states, layer, selection, variant))
+        return blocks.sum_blocks(sums, states.blocks(layer, selection), _blocks(states, layer, selection, variant))
 
-    steps, spread, spacings = states.kept(("frozen", layer, selection, variant), make)
+    steps, spread, spacings = states.cached(("frozen", layer, selection, variant), make)
     return (steps / len(selection)).sqrt(), spread < spacings
 
 

@@ -50,10 +50,10 @@ class Findings:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def kept_or_made(
+def stored_or_computed(
     store: StoreReader, name: str, parameters: Mapping[str, Any], make: Callable[[], Findings]
 ) -> pa.Table:
-    """The findings kept under these parameters and the store's present commits, or new ones, which are then kept.
+    """The findings stored under these parameters and the store's present commits, or new ones, which are then stored.
 
     Args:
         store: the store, which holds the table at analyses/<name>/<key>.parquet.
@@ -62,23 +62,23 @@ def kept_or_made(
         make: computes it.
 
     Returns:
-        The table; see `kept_table` for its metadata, in which the findings' notes are under "notes".
+        The table; see `stored_table` for its metadata, in which the findings' notes are under "notes".
     """
 
-    def made() -> tuple[pa.Table, Mapping[str, Any]]:
+    def compute() -> tuple[pa.Table, Mapping[str, Any]]:
         findings = make()
         return _table(name, findings), {"notes": findings.notes}
 
-    return kept_table(store, name, parameters, made)
+    return stored_table(store, name, parameters, compute)
 
 
-def kept_table(
+def stored_table(
     store: StoreReader,
     name: str,
     parameters: Mapping[str, Any],
     make: Callable[[], tuple[pa.Table, Mapping[str, Any]]],
 ) -> pa.Table:
-    """The table kept under these parameters and the store's present commits, or a new one, which is then kept.
+    """The table stored under these parameters and the store's present commits, or a new one, which is then stored.
 
     Args:
         store: the store, which holds the table at analyses/<name>/<key>.parquet.
@@ -90,34 +90,34 @@ def kept_table(
         The table, whose schema metadata has the JSON of parameters, seed, commits' digest, version and what `make`
         said under b"hubstore". A store that may not be written to keeps nothing.
     """
-    record = {
+    provenance = {
         "analysis": name,
         "parameters": dict(parameters),
         "seed": parameters.get("seed"),
         "commits": store.digest,
         "version": __version__,
     }
-    key = result_key(record)
-    kept = _read(store, key)
-    if kept is not None:
-        return kept
+    key = result_key(provenance)
+    stored = _read(store, key)
+    if stored is not None:
+        return stored
     table, said = make()
-    table = table.replace_schema_metadata({METADATA: json.dumps({**record, **said}).encode()})
+    table = table.replace_schema_metadata({METADATA: json.dumps({**provenance, **said}).encode()})
     _write(store, key, table)
     return table
 
 
-def result_key(record: Mapping[str, Any]) -> str:
+def result_key(provenance: Mapping[str, Any]) -> str:
     """Where a store keeps the table with this record, which is the table's `metadata`."""
-    identity = {name: record[name] for name in ("analysis", "parameters", "seed", "commits", "version")}
+    identity = {name: provenance[name] for name in ("analysis", "parameters", "seed", "commits", "version")}
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return f"analyses/{record['analysis']}/{digest[:32]}.parquet"
+    return f"analyses/{provenance['analysis']}/{digest[:32]}.parquet"
 
 
 def metadata(table: pa.Table) -> dict[str, Any]:
     """How a table of results was made: analysis, parameters, seed, commits, version, and notes or more."""
-    record: dict[str, Any] = json.loads(table.schema.metadata[METADATA])
-    return record
+    provenance: dict[str, Any] = json.loads(table.schema.metadata[METADATA])
+    return provenance
 
 
 def intervals(names: Iterable[str], values: Iterable[float], bounds: Iterable[Iterable[float]]) -> list[Row]:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from hubstore.analysis.comparing import by_pair, compare_options
-from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
+from hubstore.analysis.layers import Executor, LayerTask, Prepared, Progress, over_layers
 from hubstore.analysis.pairs import Concepts, Matched, Pair
-from hubstore.analysis.results import Row, intervals, kept_or_made
+from hubstore.analysis.results import Row, intervals, stored_or_computed
 from hubstore.analysis.states import VARIANTS, States
 from hubstore.checks import check_count
 from hubstore.devices import resolve_device
@@ -39,7 +39,7 @@ def retrieval(
     k: int = 10,
     device: str = "auto",
     progress: Progress | None = None,
-    jobs: int | Share = 1,
+    jobs: int | Executor = 1,
     **named: Any,
 ) -> pa.Table:
     """Where each item's match stands among all paired items of the other partition.
@@ -68,18 +68,18 @@ def retrieval(
         **by_pair(store, compare_options("retrieval", options, named, pairs=pairs)),
         "k": check_count("k", k, error=AnalysisError),
     }
-    parts = Parts(_prepared, parameters, COLUMNS, resolve_device(device))
-    return kept_or_made(store, "retrieval", parameters, lambda: over_layers(store, parts, progress, jobs))
+    task = LayerTask(_prepared, parameters, COLUMNS, resolve_device(device))
+    return stored_or_computed(store, "retrieval", parameters, lambda: over_layers(store, task, progress, jobs))
 
 
-def _prepared(store: StoreReader, on: torch.device, asked: Mapping[str, Any]) -> Prepared:
+def _prepared(store: StoreReader, on: torch.device, params: Mapping[str, Any]) -> Prepared:
     """What is the same for all layers, and what finds the rows of one."""
-    matched, skipped = Concepts(store).match_all(asked["pairs"])
-    states = States(store, asked["pooling"], on)
-    resampling = Bootstrap(asked["bootstrap"], asked["seed"])
+    matched, skipped = Concepts(store).match_all(params["pairs"])
+    states = States(store, params["pooling"], on)
+    resampling = Bootstrap(params["bootstrap"], params["seed"])
 
     def find(layer: str) -> list[Row]:
-        return [row for items in matched for row in _both_directions(states, layer, items, asked["k"], resampling)]
+        return [row for items in matched for row in _both_directions(states, layer, items, params["k"], resampling)]
 
     return Prepared(find, {"skipped_pairs": skipped})
 

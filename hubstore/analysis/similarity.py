@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from hubstore.analysis.comparing import by_pair, compare_options
-from hubstore.analysis.layers import Parts, Prepared, Progress, Share, over_layers
+from hubstore.analysis.layers import Executor, LayerTask, Prepared, Progress, over_layers
 from hubstore.analysis.pairs import Concepts, Matched, Pair
 from hubstore.analysis.resolution import lost_variance, resolves, rounding_variance
-from hubstore.analysis.results import Row, intervals, kept_or_made
+from hubstore.analysis.results import Row, intervals, stored_or_computed
 from hubstore.analysis.states import VARIANTS, States
 from hubstore.devices import resolve_device
 from hubstore.options import CompareOptions
@@ -41,7 +41,7 @@ def similarity(
     *,
     device: str = "auto",
     progress: Progress | None = None,
-    jobs: int | Share = 1,
+    jobs: int | Executor = 1,
     **named: Any,
 ) -> pa.Table:
     """Cosine of matched items against the mean over mismatched ones, and their difference.
@@ -67,15 +67,15 @@ def similarity(
         AnalysisError: a number that is out of its range; a pair shares fewer than 2 concepts.
     """
     parameters = by_pair(store, compare_options("similarity", options, named, pairs=pairs))
-    parts = Parts(_prepared, parameters, COLUMNS, resolve_device(device))
-    return kept_or_made(store, "similarity", parameters, lambda: over_layers(store, parts, progress, jobs))
+    task = LayerTask(_prepared, parameters, COLUMNS, resolve_device(device))
+    return stored_or_computed(store, "similarity", parameters, lambda: over_layers(store, task, progress, jobs))
 
 
-def _prepared(store: StoreReader, on: torch.device, asked: Mapping[str, Any]) -> Prepared:
+def _prepared(store: StoreReader, on: torch.device, params: Mapping[str, Any]) -> Prepared:
     """What is the same for all layers, and what finds the rows of one."""
-    matched, skipped = Concepts(store).match_all(asked["pairs"])
-    states = States(store, asked["pooling"], on)
-    resampling = Bootstrap(asked["bootstrap"], asked["seed"])
+    matched, skipped = Concepts(store).match_all(params["pairs"])
+    states = States(store, params["pooling"], on)
+    resampling = Bootstrap(params["bootstrap"], params["seed"])
 
     def find(layer: str) -> list[Row]:
         return [
@@ -126,6 +126,6 @@ def _products(
     def products(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return (x * y).sum(1), y @ sum_x, x @ sum_y
 
-    pieces = blocks.parts(products, *(states.units(layer, side, variant) for side in (items.x, items.y)))
+    pieces = blocks.map_blocks(products, *(states.units(layer, side, variant) for side in (items.x, items.y)))
     cosines, toward_x, toward_y = (torch.cat(parts) for parts in zip(*pieces, strict=True))
     return cosines, toward_x, toward_y

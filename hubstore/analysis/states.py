@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 VARIANTS = ("raw", "centered")
 
 
-class Kept:
+class BudgetedCache:
     """Values by key, made when first asked for; the ones longest unused go when they outgrow `budget` bytes.
 
     Several threads may use one.
@@ -34,7 +34,7 @@ class Kept:
 
     def __init__(self, budget: int = BUDGET) -> None:
         self._budget = budget
-        self._held = 0
+        self._bytes_held = 0
         self._lock = threading.Lock()
         self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
 
@@ -48,10 +48,10 @@ class Kept:
         value = make()  # by two threads at once, if they ask at once: it comes out the same
         size = _bytes(value)
         with self._lock:
-            self._held += size - self._values.pop(key, (None, 0))[1]
+            self._bytes_held += size - self._values.pop(key, (None, 0))[1]
             self._values[key] = (value, size)
-            while self._held > self._budget and len(self._values) > 1:
-                self._held -= self._values.popitem(last=False)[1][1]
+            while self._bytes_held > self._budget and len(self._values) > 1:
+                self._bytes_held -= self._values.popitem(last=False)[1][1]
         return value
 
 
@@ -76,7 +76,7 @@ class States:
         self._store = store
         self._pooling = pooling
         self.device = device
-        self.kept = Kept()
+        self.cached = BudgetedCache()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -90,16 +90,16 @@ class States:
             NonFiniteError: an item's state holds NaN or infinity.
         """
         if variant == "raw":
-            return self.kept((layer, selection), lambda: self._read(layer, selection))
-        return self.kept((layer, selection, variant), lambda: self._centered(layer, selection))
+            return self.cached((layer, selection), lambda: self._read(layer, selection))
+        return self.cached((layer, selection, variant), lambda: self._centered(layer, selection))
 
     def mean(self, layer: str, selection: Selection) -> Tensor:
         """float64 [width]."""
 
         def make() -> Tensor:
-            return blocks.summed(lambda block: block.sum(0), self.blocks(layer, selection)) / len(selection)
+            return blocks.sum_blocks(lambda block: block.sum(0), self.blocks(layer, selection)) / len(selection)
 
-        return self.kept(("mean", layer, selection), make)
+        return self.cached(("mean", layer, selection), make)
 
     def blocks(self, layer: str, selection: Selection, variant: str = "raw") -> Iterator[Tensor]:
         """The same rows as `rows`, in float64 pieces [b, width] that are centered in float64."""
@@ -114,9 +114,9 @@ class States:
 
     def unit_sum(self, layer: str, selection: Selection, variant: str = "raw") -> Tensor:
         """The sum of the unit rows, float64 [width]."""
-        return self.kept(
+        return self.cached(
             ("unit sum", layer, selection, variant),
-            lambda: blocks.summed(lambda unit: unit.sum(0), self.units(layer, selection, variant)),
+            lambda: blocks.sum_blocks(lambda unit: unit.sum(0), self.units(layer, selection, variant)),
         )
 
     def pieces(self, values: Tensor) -> tuple[Tensor, ...]:
@@ -125,7 +125,7 @@ class States:
 
     def once(self, key: Hashable, selection: Selection, make: Callable[[], T]) -> T:
         """What `make` makes of a block: kept where it is the selection's only one, else made anew each time."""
-        return self.kept(key, make) if len(selection) <= self._step else make()
+        return self.cached(key, make) if len(selection) <= self._step else make()
 
     @property
     def _step(self) -> int:
@@ -147,7 +147,7 @@ class States:
         return rows.to(self.device)
 
     def _centered(self, layer: str, selection: Selection) -> Tensor:
-        return blocks.joined(lambda block: block.to(torch.float32), self.blocks(layer, selection, "centered"))
+        return blocks.concat_blocks(lambda block: block.to(torch.float32), self.blocks(layer, selection, "centered"))
 
 
 def item_pooling(store: StoreReader, pooling: str | None) -> str:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
+from hubstore.analysis.results import Findings, Row, intervals, stored_or_computed
 from hubstore.checks import check_resamples, check_seed
 from hubstore.errors import LensError
 from hubstore.lens.lens import Lens, Variant
@@ -81,7 +81,7 @@ def lens_summary(
         "seed": check_seed(seed, error=LensError),
         "bootstrap": check_resamples("bootstrap", bootstrap, error=LensError),
     }
-    return kept_or_made(store, "lens", parameters, make)
+    return stored_or_computed(store, "lens", parameters, make)
 
 
 class _Summary:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from hubstore.analysis.layers import Progress
-from hubstore.analysis.results import Findings, Row, intervals, kept_or_made
+from hubstore.analysis.results import Findings, Row, intervals, stored_or_computed
 from hubstore.checks import check_resamples, check_seed
 from hubstore.devices import resolve_device
 from hubstore.errors import LensError
@@ -125,7 +125,7 @@ def language_trends(
         "seed": check_seed(seed, error=LensError),
         "bootstrap": check_resamples("bootstrap", bootstrap, error=LensError),
     }
-    return kept_or_made(store, "trends", parameters, make)
+    return stored_or_computed(store, "trends", parameters, make)
 
 
 def language_mass(

@@ -20,7 +20,7 @@ T = TypeVar("T")
 CPU = torch.device("cpu")
 
 
-def parts(work: Callable[..., T], *blocks: Iterable[Any]) -> list[T]:
+def map_blocks(work: Callable[..., T], *blocks: Iterable[Any]) -> list[T]:
     """`work` of each block, or of the blocks of several iterables side by side, in their order.
 
     On a CPU as many threads as torch has take the blocks, each with one torch thread; on a GPU they queue up there.
@@ -42,18 +42,18 @@ def parts(work: Callable[..., T], *blocks: Iterable[Any]) -> list[T]:
     return [found[number] for number in range(len(found))]
 
 
-def summed(work: Callable[..., Tensor], *blocks: Iterable[Any]) -> Tensor:
-    """The sum of the `parts`, one after the other."""
-    first, *others = parts(work, *blocks)
+def sum_blocks(work: Callable[..., Tensor], *blocks: Iterable[Any]) -> Tensor:
+    """The sum of the `map_blocks`, one after the other."""
+    first, *others = map_blocks(work, *blocks)
     total = first.clone()
     for other in others:
         total += other
     return total
 
 
-def joined(work: Callable[..., Tensor], *blocks: Iterable[Any]) -> Tensor:
-    """The `parts`, one below the other."""
-    return torch.cat(parts(work, *blocks))
+def concat_blocks(work: Callable[..., Tensor], *blocks: Iterable[Any]) -> Tensor:
+    """The `map_blocks`, one below the other."""
+    return torch.cat(map_blocks(work, *blocks))
 
 
 def mean(values: Tensor) -> float:

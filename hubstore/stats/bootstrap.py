@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hubstore.stats.blocks import parts
+from hubstore.stats.blocks import map_blocks
 
 Floats = npt.NDArray[np.float64]
 BLOCK = 1 << 22  # resampled weights that are float64 at a time
@@ -40,7 +40,7 @@ class Bootstrap:
         """Means of `values` [n, m] over each resample of its rows: float64 [replicates, m]."""
         columns = torch.from_numpy(np.ascontiguousarray(values))
         counts = torch.split(self._counts(len(values)), max(1, BLOCK // len(values)))
-        sums = parts(lambda block: block.to(torch.float64) @ columns, counts)
+        sums = map_blocks(lambda block: block.to(torch.float64) @ columns, counts)
         return np.asarray(torch.cat([*sums, columns[:0]]).numpy() / len(values))
 
     def of_means(self, values: Floats) -> Floats:

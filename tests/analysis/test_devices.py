@@ -23,7 +23,7 @@ ELSEWHERE = torch.device("meta")
 
 
 @pytest.fixture(autouse=True)
-def there(monkeypatch):
+def elsewhere(monkeypatch):
     """The made-up device is one that PyTorch can compute on."""
     monkeypatch.setattr(devices, "_is_there", lambda device: True)
 
@@ -54,16 +54,16 @@ class Moving(TorchDispatchMode):
 
 def dispatched(function, args, kwargs):
     tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
-    there = any(isinstance(tensor, Elsewhere) for tensor in tensors)
-    strangers = [tensor for tensor in tensors if not isinstance(tensor, Elsewhere) and tensor.ndim]
-    if there and strangers and function is not torch.ops.aten.copy_.default:
+    elsewhere = any(isinstance(tensor, Elsewhere) for tensor in tensors)
+    others = [tensor for tensor in tensors if not isinstance(tensor, Elsewhere) and tensor.ndim]
+    if elsewhere and others and function is not torch.ops.aten.copy_.default:
         raise AssertionError(f"{function} mixes tensors of two devices")
     device = kwargs.get("device")
     if device is not None:
-        there = torch.device(device) == ELSEWHERE
+        elsewhere = torch.device(device) == ELSEWHERE
         kwargs = {**kwargs, "device": torch.device("cpu")}
     found = function(*unwrapped(args), **unwrapped(kwargs))
-    return wrapped(found) if there else found
+    return wrapped(found) if elsewhere else found
 
 
 def unwrapped(tree):
@@ -97,9 +97,9 @@ def agree(found, expected, ranks=0.0):
     for name in expected.column_names:
         if pa.types.is_floating(expected[name].type):
             tolerance = np.where(roots, 1e-6, 1e-5 if name == "resolution" else 1e-10)  # summed in float32
-            ours, theirs = found[name].to_numpy(), expected[name].to_numpy()
-            np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs), name)
-            off = np.nan_to_num(np.abs(ours - theirs)) > ranks + tolerance * (1e-3 + np.nan_to_num(np.abs(theirs)))
+            values, right = found[name].to_numpy(), expected[name].to_numpy()
+            np.testing.assert_array_equal(np.isnan(values), np.isnan(right), name)
+            off = np.nan_to_num(np.abs(values - right)) > ranks + tolerance * (1e-3 + np.nan_to_num(np.abs(right)))
             assert not off.any(), (name, found.filter(off).to_pylist()[:3], expected.filter(off).to_pylist()[:3])
         else:
             assert found[name].equals(expected[name]), name

@@ -89,9 +89,9 @@ def _crossed(store, key):
 def test_parts_are_joined_in_the_order_of_their_blocks():
     torch.set_num_threads(3)
     given = [torch.full((1,), float(i)) for i in range(50)]
-    assert blocks.parts(lambda a, b: float(a - b), given, reversed(given)) == [2.0 * i - 49 for i in range(50)]
-    assert blocks.joined(lambda a: a, given).tolist() == list(range(50))
-    assert blocks.parts(lambda a: a, []) == []
+    assert blocks.map_blocks(lambda a, b: float(a - b), given, reversed(given)) == [2.0 * i - 49 for i in range(50)]
+    assert blocks.concat_blocks(lambda a: a, given).tolist() == list(range(50))
+    assert blocks.map_blocks(lambda a: a, []) == []
 
 
 def test_a_sum_of_blocks_depends_on_no_thread():
@@ -99,11 +99,11 @@ def test_a_sum_of_blocks_depends_on_no_thread():
     sums = set()
     for count in (1, 2, 3, 4):
         torch.set_num_threads(count)
-        sums.add(tuple(blocks.summed(lambda block: block.T @ block, values.split(129)).flatten().tolist()))
+        sums.add(tuple(blocks.sum_blocks(lambda block: block.T @ block, values.split(129)).flatten().tolist()))
     assert len(sums) == 1
 
 
-def killed(store, device, asked):
+def killed(store, device, params):
     if os.environ.get("HUBSTORE_TEST_PARENT") == str(os.getpid()):
         return layers.Prepared(lambda layer: [], {})
     os.kill(os.getpid(), signal.SIGKILL)
@@ -113,6 +113,6 @@ def killed(store, device, asked):
 def test_a_killed_process_is_an_error_with_a_remedy(path, monkeypatch):
     monkeypatch.setenv("HUBSTORE_TEST_PARENT", str(os.getpid()))
     store = StoreReader(path)
-    parts = layers.Parts(killed, {"layers": list(store.layers)}, {}, torch.device("cpu"))
+    task = layers.LayerTask(killed, {"layers": list(store.layers)}, {}, torch.device("cpu"))
     with pytest.raises(AnalysisError, match=r"was killed, .* fewer --jobs"):
-        layers.over_layers(store, parts, jobs=2)
+        layers.over_layers(store, task, jobs=2)

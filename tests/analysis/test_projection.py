@@ -35,10 +35,10 @@ def test_pca_is_the_plain_svd_of_centered_unit_rows(width):
     rows[:, width // 2] += 500  # a direction that all rows share, as causal models have it
     table = projection(MemoryStore({"en": ["c"] * 300}, {"0": rows}))
     expected, shares = shares_by_numpy(rows)
-    made_from = metadata(table)
-    np.testing.assert_allclose(made_from["components"]["0"], shares, rtol=1e-4, atol=1e-8)
-    np.testing.assert_allclose(made_from["explained"]["0"], shares, rtol=1e-4, atol=1e-8)
-    found = points_of(table, "0") / made_from["scale"]["0"]
+    provenance = metadata(table)
+    np.testing.assert_allclose(provenance["components"]["0"], shares, rtol=1e-4, atol=1e-8)
+    np.testing.assert_allclose(provenance["explained"]["0"], shares, rtol=1e-4, atol=1e-8)
+    found = points_of(table, "0") / provenance["scale"]["0"]
     np.testing.assert_allclose(found, expected, atol=3e-4 * np.abs(expected).max())
 
 
@@ -67,11 +67,11 @@ def test_each_layer_lies_as_near_the_one_before_as_a_rotation_of_its_plane_bring
     for axes in (slice(0, 2), slice(2, 3)):
         left, _, right = np.linalg.svd(maps[2][:, axes].T @ maps[1][:, axes])
         np.testing.assert_allclose(left @ right, np.eye(len(right)), atol=1e-4)  # no rotation brings it nearer
-    made_from = metadata(table)
-    plane, third = made_from["components"]["2"][:2], made_from["components"]["2"][2]
-    assert sum(made_from["explained"]["2"][:2]) == pytest.approx(sum(plane), rel=1e-5)
-    assert made_from["explained"]["2"][2] == pytest.approx(third, rel=1e-5)
-    assert abs(made_from["explained"]["2"][0] - plane[0]) > 1e-6  # the plane was turned
+    provenance = metadata(table)
+    plane, third = provenance["components"]["2"][:2], provenance["components"]["2"][2]
+    assert sum(provenance["explained"]["2"][:2]) == pytest.approx(sum(plane), rel=1e-5)
+    assert provenance["explained"]["2"][2] == pytest.approx(third, rel=1e-5)
+    assert abs(provenance["explained"]["2"][0] - plane[0]) > 1e-6  # the plane was turned
 
 
 def test_alignment_undoes_a_rotation_and_a_reflection():
@@ -121,18 +121,18 @@ def test_every_layer_shows_the_sample_of_the_items_that_pass_the_filters():
 
 def test_a_map_is_kept_and_read_back_without_the_states(monkeypatch):
     store = parallel(["en", "zh"], related(layers=2, n=12, width=6))
-    told = []
-    first = projection(store, progress=lambda *step: told.append(step))
-    assert told == [(1, 2), (2, 2)]
+    reported = []
+    first = projection(store, progress=lambda *step: reported.append(step))
+    assert reported == [(1, 2), (2, 2)]
     assert list(store.storage.files) == [result_key(metadata(first))]
 
     def refuse(*_):
         raise AssertionError("the hidden states were read")
 
     monkeypatch.setattr(store, "hidden", refuse)
-    again = projection(store, layers=["0", -1])
-    assert again.equals(first)
-    assert again.schema.metadata == first.schema.metadata
+    second = projection(store, layers=["0", -1])
+    assert second.equals(first)
+    assert second.schema.metadata == first.schema.metadata
     with pytest.raises(AssertionError, match="were read"):
         projection(store, points=7)
 

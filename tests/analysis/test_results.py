@@ -35,9 +35,9 @@ def test_a_result_is_kept_and_read_back_without_the_states(store, name, monkeypa
     first = function(store, **QUICK)
     assert [key.split("/")[:2] for key in store.storage.files] == [["analyses", name]]
     forget_states(store, monkeypatch)
-    again = function(store, **QUICK)
-    assert again.equals(first)
-    assert again.schema.metadata == first.schema.metadata
+    second = function(store, **QUICK)
+    assert second.equals(first)
+    assert second.schema.metadata == first.schema.metadata
     with pytest.raises(AssertionError, match="were read"):
         function(store, seed=1, **QUICK)
 
@@ -91,28 +91,28 @@ def test_every_table_begins_with_the_common_columns_and_tells_how_it_was_made(st
         assert list(table.schema)[: len(FIELDS)] == FIELDS
         assert set(table["analysis"].to_pylist()) == {name}
         assert set(table["layer"].to_pylist()) == {"0", "1"}
-        record = json.loads(table.schema.metadata[b"hubstore"])
-        assert record["seed"] == 7
-        assert record["commits"] == store.digest
-        assert record["version"] == __version__
-        assert record["parameters"]["layers"] == ["0", "1"]
+        provenance = json.loads(table.schema.metadata[b"hubstore"])
+        assert provenance["seed"] == 7
+        assert provenance["commits"] == store.digest
+        assert provenance["version"] == __version__
+        assert provenance["parameters"]["layers"] == ["0", "1"]
 
 
 def test_layers_pairs_and_names_narrow_what_is_computed_and_progress_is_told(store):
-    told = []
+    reported = []
     tables = analysis.analyze(
         store,
         ["similarity", "geometry"],
         pairs=[("en", "sw")],
         layers=[-1],
         bootstrap=0,
-        progress=lambda *step: told.append(step),
+        progress=lambda *step: reported.append(step),
     )
     assert set(tables) == {"similarity", "geometry"}
     assert set(tables["similarity"]["y"].to_pylist()) == {"sw"}
     assert set(tables["geometry"]["x"].to_pylist()) == {"en", "sw", "*"}
     assert set(tables["geometry"]["layer"].to_pylist()) == {"1"}
-    assert told == [("similarity", 1, 1), ("geometry", 1, 1)]
+    assert reported == [("similarity", 1, 1), ("geometry", 1, 1)]
     assert tables["similarity"]["low"].null_count == tables["similarity"].num_rows
     with pytest.raises(AnalysisError, match="no analysis 'hub'; choose from similarity"):
         analysis.analyze(store, ["hub"])

@@ -7,7 +7,7 @@ import torch
 
 import hubstore
 from hubstore import analysis
-from hubstore.analysis.layers import Parts
+from hubstore.analysis.layers import LayerTask
 from hubstore.analysis.ray import OnRay
 from hubstore.bench.states import hub_states
 from hubstore.errors import EngineError
@@ -42,7 +42,7 @@ def test_the_tasks_of_two_nodes_give_the_same_bytes_as_one_process_or_say_that_t
     assert len(here) == len(analysis.ANALYSES)
     assert results(path, engine="ray") == here
     monkeypatch.setattr("hubstore.extraction.cluster.PATIENCE_S", 1.0)
-    parts = Parts(dict, {}, {}, torch.device("cuda:1"))
+    task = LayerTask(dict, {}, {}, torch.device("cuda:1"))
     room = r"room for a layer's analysis \(1 CPU and 1 GPU\) for 1 s; add one .*are kept"
-    with OnRay()(hubstore.open(path), parts) as mapped, pytest.raises(EngineError, match=room):
+    with OnRay()(hubstore.open(path), task) as mapped, pytest.raises(EngineError, match=room):
         next(mapped(["0"]))

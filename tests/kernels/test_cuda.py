@@ -140,7 +140,7 @@ def test_topk_of_segments_is_topk_of_the_whole(monkeypatch):
 def test_topk_sweeps_queries_and_rows_in_parts(monkeypatch):
     at_once = sized(64, 16)
     monkeypatch.setattr(topk, "QUERIES", at_once)
-    monkeypatch.setattr(topk, "KEPT_BYTES", at_once * 8 * sweep.TILE_N // 16)
+    monkeypatch.setattr(topk, "CANDIDATE_BYTES", at_once * 8 * sweep.TILE_N // 16)
     queries, rows = normal(at_once + 3, 16, 1), normal(2 * sweep.TILE_N + 5, 16, 2)
     assert_same_neighbors(queries, rows, 2)
 

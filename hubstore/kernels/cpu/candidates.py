@@ -122,12 +122,12 @@ def _choose(
                 if score - spread > heap[0]:
                     _push(heap, score - spread)
                     floor = max(floor, heap[0])
-    kept = 0
+    remaining = 0
     for c in range(found):
         if most[c] >= floor:
-            chosen[kept], most[kept] = chosen[c], most[c]
-            kept += 1
-    return kept, floor
+            chosen[remaining], most[remaining] = chosen[c], most[c]
+            remaining += 1
+    return remaining, floor
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -179,14 +179,14 @@ def search_tile(
         for j in range(k):
             heap[j] = scores[query, k - 1 - j] - shift[i]
         floor = np.float32(bound[query] - shift[i])
-        kept, floor = _choose(products[i], lacking, bias, relative, error[i], floor, heap, chosen, most)
-        failed[i] = kept > budget
+        remaining, floor = _choose(products[i], lacking, bias, relative, error[i], floor, heap, chosen, most)
+        failed[i] = remaining > budget
         if failed[i]:
             continue
         # The likeliest first: what they reach exactly rules out many of the others.
         likely = heap[0] + 2 * error[i]
         for unlikely in (False, True):
-            for c in range(kept):
+            for c in range(remaining):
                 if (most[c] < likely) == unlikely and most[c] >= floor:
                     j = chosen[c]
                     score = exact_cosine(queries[query], rows[j]) if cosine else exact_product(queries[query], rows[j])

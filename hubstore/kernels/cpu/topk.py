@@ -56,9 +56,9 @@ def topk_cosine(
     """See `hubstore.kernels.topk_cosine`."""
     check_count("k", k)
     check_floating(queries=queries)
-    asked = _Queries.of(queries)
+    prepared = _Queries.of(queries)
     segments = [(0, rows)] if isinstance(rows, Tensor) else rows
-    workers = [_Worker.of(asked, k) for _ in range(torch.get_num_threads())]
+    workers = [_Worker.of(prepared, k) for _ in range(torch.get_num_threads())]
     idle: SimpleQueue[_Worker] = SimpleQueue()
     for worker in workers:
         idle.put(worker)
@@ -67,11 +67,11 @@ def topk_cosine(
     def search(tile: _Tile) -> None:
         worker = idle.get()
         try:
-            worker.search(asked, tile, bound)
+            worker.search(prepared, tile, bound)
         finally:
             idle.put(worker)
 
-    in_threads(search, _tiles(asked, segments))
+    in_threads(search, _tiles(prepared, segments))
     first, *others = workers
     for other in others:
         merge(first.scores, first.indices, other.scores, other.indices)
@@ -80,7 +80,7 @@ def topk_cosine(
 
 @dataclass(frozen=True)
 class _Queries:
-    """What is asked.
+    """The queries of a search.
 
     Args:
         unit: float64 [q, width].
@@ -143,20 +143,20 @@ class _Tile:
     anchor: _Anchor
 
 
-def _tiles(asked: _Queries, segments: Iterable[tuple[int, Tensor]]) -> Iterator[_Tile]:
+def _tiles(queries: _Queries, segments: Iterable[tuple[int, Tensor]]) -> Iterator[_Tile]:
     """The segments in tiles, and a new anchor after some."""
     since = 0
     anchor = None
     for start, segment in segments:
-        check_widths(asked.unit, segment)
+        check_widths(queries.unit, segment)
         if anchor is None or since >= ANCHORED:
-            anchor, since = _anchor(asked, segment), 0
+            anchor, since = _anchor(queries, segment), 0
         since += len(segment)
         for first, stop in tiles.spans(len(segment), ROWS):
             yield _Tile(start + first, segment[first:stop].detach(), anchor)
 
 
-def _anchor(asked: _Queries, segment: Tensor) -> _Anchor:
+def _anchor(queries: _Queries, segment: Tensor) -> _Anchor:
     """Any is right; one near the mean of the rows keeps products small."""
     few = in_range(segment[:: max(1, len(segment) // SAMPLE)].detach()).to(torch.float64)
     norms = torch.linalg.vector_norm(few, dim=1, keepdim=True)
@@ -164,9 +164,9 @@ def _anchor(asked: _Queries, segment: Tensor) -> _Anchor:
     mean = unit.sum(0) / max(1, len(unit))
     mean = torch.where(torch.isfinite(mean), mean, 0.0).to(torch.float32).to(torch.float64)
     # One query is its own mean: there is no product, whose error could hide that of float32.
-    of_products = HALF_ROUNDING * float(asked.norms.mean() * torch.linalg.vector_norm(unit - mean, dim=1).mean())
+    of_products = HALF_ROUNDING * float(queries.norms.mean() * torch.linalg.vector_norm(unit - mean, dim=1).mean())
     careful = segment.dtype == torch.float64 or not 4 * _lanes(len(mean)) * ROUNDING < of_products
-    return _Anchor(mean, asked.unit @ mean, careful)
+    return _Anchor(mean, queries.unit @ mean, careful)
 
 
 def _lanes(width: int) -> float:
@@ -220,42 +220,42 @@ class _Worker:
     coarse: bool = True
 
     @classmethod
-    def of(cls, asked: _Queries, k: int) -> _Worker:
-        count, width = asked.coarse.shape
+    def of(cls, queries: _Queries, k: int) -> _Worker:
+        count, width = queries.coarse.shape
         return cls(
             scores=np.full((count, k), -np.inf),
             indices=np.full((count, k), -1),
             wide=torch.empty(ROWS * width),
-            moved=asked.coarse.new_empty(ROWS * width),
-            products=asked.coarse.new_empty(ROWS * min(count, QUERIES)),
+            moved=queries.coarse.new_empty(ROWS * width),
+            products=queries.coarse.new_empty(ROWS * min(count, QUERIES)),
         )
 
-    def search(self, asked: _Queries, tile: _Tile, bound: Doubles) -> None:
+    def search(self, queries: _Queries, tile: _Tile, bound: Doubles) -> None:
         """Put the tile's rows that belong to the best of all queries among them."""
-        left = np.arange(len(asked.unit))
+        left = np.arange(len(queries.unit))
         if self.coarse:
-            rows = self._rows(asked, tile, asked.coarse.dtype, tile.anchor.careful)
+            rows = self._rows(queries, tile, queries.coarse.dtype, tile.anchor.careful)
             few = max(4 * self.scores.shape[1] + 64, ROWS // 32)
-            left = left[self._search(asked, rows, asked.coarse, left, bound, few)]
-            self.coarse = 4 * len(left) <= len(asked.unit)
+            left = left[self._search(queries, rows, queries.coarse, left, bound, few)]
+            self.coarse = 4 * len(left) <= len(queries.unit)
         if len(left):
-            rows = self._rows(asked, tile, torch.float32, careful=True)
-            self._search(asked, rows, asked.moved, left, bound, len(tile.rows))
+            rows = self._rows(queries, tile, torch.float32, careful=True)
+            self._search(queries, rows, queries.moved, left, bound, len(tile.rows))
 
-    def _rows(self, asked: _Queries, tile: _Tile, dtype: torch.dtype, careful: bool) -> _Rows:
+    def _rows(self, queries: _Queries, tile: _Tile, dtype: torch.dtype, careful: bool) -> _Rows:
         """The tile made ready for products in `dtype`."""
         count, width = tile.rows.shape
         wide = self._wide(tile.rows)
-        needed = 0 if asked.alone else count
-        room = self.moved if dtype == self.moved.dtype else torch.empty(needed * width)
-        moved = room[: needed * width].view(needed, width)
+        needed = 0 if queries.alone else count
+        buffer = self.moved if dtype == self.moved.dtype else torch.empty(needed * width)
+        moved = buffer[: needed * width].view(needed, width)
         bias = torch.empty(count)
         kind = torch.float64 if careful else torch.float32
-        mean, query = tile.anchor.mean.to(kind).numpy(), asked.mean.to(kind).numpy()
+        mean, query = tile.anchor.mean.to(kind).numpy(), queries.mean.to(kind).numpy()
         longest, lost = _move(wide.numpy(), mean, query, as_stored(moved), bias.numpy())
         if not np.isfinite(longest):
             unit_rows(tile.rows, "rows", tile.first)  # refuses it where it is not finite
-            return self._rows(asked, tile, dtype, careful=True)
+            return self._rows(queries, tile, dtype, careful=True)
         # The sums of squares are a little off.
         longest, lost = 1.001 * math.sqrt(longest), 1.001 * math.sqrt(lost)
         return _Rows(tile.first, wide, tile.anchor.shift, moved, bias, longest, lost, careful)
@@ -268,7 +268,7 @@ class _Worker:
 
     def _search(
         self,
-        asked: _Queries,
+        queries: _Queries,
         rows: _Rows,
         moved: Tensor,
         wanted: npt.NDArray[np.int64],
@@ -280,10 +280,10 @@ class _Worker:
         for start, stop in tiles.spans(len(wanted), QUERIES):
             part = wanted[start:stop]
             # A slice where all are wanted: nothing is copied.
-            some = slice(start, stop) if len(wanted) == len(asked.unit) else torch.from_numpy(part)
-            products = torch.zeros(1, len(rows.wide)) if asked.alone else self._products(moved[some], rows)
+            some = slice(start, stop) if len(wanted) == len(queries.unit) else torch.from_numpy(part)
+            products = torch.zeros(1, len(rows.wide)) if queries.alone else self._products(moved[some], rows)
             shift = rows.shift[some]
-            errors = _errors(asked, rows, moved is asked.coarse)[some]
+            errors = _errors(queries, rows, moved is queries.coarse)[some]
             relative = HALF_ROUNDING if products.dtype == torch.bfloat16 else 0.0
             search_tile(
                 as_stored(products),
@@ -293,7 +293,7 @@ class _Worker:
                 errors.numpy(),
                 shift.numpy(),
                 part,
-                asked.unit.numpy(),
+                queries.unit.numpy(),
                 rows.wide.numpy(),
                 rows.first,
                 True,
@@ -313,12 +313,12 @@ class _Worker:
         return torch.mm(queries, rows.moved.T, out=products)
 
 
-def _errors(asked: _Queries, rows: _Rows, coarse: bool) -> Tensor:
+def _errors(queries: _Queries, rows: _Rows, coarse: bool) -> Tensor:
     """float32 [q]: more than the error of a score, but for its product's own rounding."""
-    lanes = _lanes(asked.unit.shape[1]) * ROUNDING
-    of_queries = asked.lost if coarse else ROUNDING * asked.norms
-    errors = asked.norms * rows.lost + of_queries * (rows.longest + rows.lost)
-    errors += (lanes + 4 * ROUNDING) * asked.norms * rows.longest
+    lanes = _lanes(queries.unit.shape[1]) * ROUNDING
+    of_queries = queries.lost if coarse else ROUNDING * queries.norms
+    errors = queries.norms * rows.lost + of_queries * (rows.longest + rows.lost)
+    errors += (lanes + 4 * ROUNDING) * queries.norms * rows.longest
     errors += 4 * ROUNDING * float(rows.bias.abs().amax()) + 2.0**-48
     if not rows.careful:
         errors += lanes * (1 + rows.longest)  # unit rows, their norms, and products with the mean query

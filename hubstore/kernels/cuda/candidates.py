@@ -46,9 +46,9 @@ def keep_best(keys, first_m, first_n, m, best, second, top, groups, tiles, TILE_
     high = tl.reshape(high, (TILE_M, TILE_N // 16))
     low = tl.reshape(low, (TILE_M, TILE_N // 16))
     at = rows.to(tl.int64)[:, None] * groups + first_n // 16 + tl.arange(0, TILE_N // 16)[None, :]
-    there = (rows < m)[:, None]
-    tl.store(best + at, high, there)
-    tl.store(second + at, low, there)
+    valid = (rows < m)[:, None]
+    tl.store(best + at, high, valid)
+    tl.store(second + at, low, valid)
     tl.store(top + rows.to(tl.int64) * tiles + first_n // TILE_N, tl.max(high, 1), rows < m)
 
 
@@ -60,12 +60,12 @@ def ordered(scores):
 
 
 @triton.jit
-def _candidates(keys, groups, first, n, there):
+def _candidates(keys, groups, first, n, valid):
     """int64 candidates of keys [tiles, groups of a tile]."""
     place = 15 - (keys & 15)
     row = groups // 4 * 64 + place // 2 * 8 + groups % 4 * 2 + place % 2
     found = ((keys & -16).to(tl.int64) << 32) | (0x7FFFFFFF - (first + row)).to(tl.int64)
-    return tl.where(there & (row < n), found, -9223372036854775808)
+    return tl.where(valid & (row < n), found, -9223372036854775808)
 
 
 @triton.jit
@@ -104,10 +104,10 @@ def _choose(
         most = tl.max(maxima, 0)
     if number > 0:
         group = chosen[:, None] * PER_TILE + tl.arange(0, PER_TILE)[None, :]
-        there = (slot < number)[:, None] & (group < groups)
+        valid = (slot < number)[:, None] & (group < groups)
         at = query * groups + group
-        high = _candidates(tl.load(best + at, there, other=0), group, first, n, there)
-        low = _candidates(tl.load(second + at, there, other=0), group, first, n, there)
+        high = _candidates(tl.load(best + at, valid, other=0), group, first, n, valid)
+        low = _candidates(tl.load(second + at, valid, other=0), group, first, n, valid)
         own_second = low
         for place in range(COUNT):
             leader = tl.maximum(tl.max(held, 0), tl.maximum(tl.max(tl.max(high, 1), 0), tl.max(tl.max(low, 1), 0)))
@@ -122,7 +122,7 @@ def _choose(
             low = tl.where(low == leader, -9223372036854775808, low)
 
 
-class Kept:
+class TileCandidates:
     """Where a sweep leaves the candidates of m queries among n rows."""
 
     def __init__(self, m: int, n: int, device: torch.device, tile_n: int) -> None:
@@ -139,7 +139,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Leading:
+class TopCandidates:
     """The leading candidates of each query, descending.
 
     Args:
@@ -151,46 +151,46 @@ class Leading:
     seconds: Tensor
 
     @classmethod
-    def none(cls, q: int, count: int, device: torch.device) -> Leading:
+    def none(cls, q: int, count: int, device: torch.device) -> TopCandidates:
         """No candidates yet, and room for at least `count`."""
         size = triton.next_power_of_2(max(16, count))
         return cls(*(torch.full((q, size), NONE, dtype=torch.int64, device=device) for _ in range(2)))
 
-    def part(self, span: slice) -> Leading:
+    def part(self, span: slice) -> TopCandidates:
         """Those of some queries: a view, into which a sweep of theirs is merged."""
-        return Leading(self.found[span], self.seconds[span])
+        return TopCandidates(self.found[span], self.seconds[span])
 
-    def merge(self, kept: Kept, first: int) -> None:
+    def merge(self, swept: TileCandidates, first: int) -> None:
         """Take in what a sweep left; its row 0 is row `first`, beyond all rows so far."""
         q, count = self.found.shape
         if count > FEW:
-            return self.merge_plain(kept, first)
+            return self.merge_plain(swept, first)
         _choose[(q,)](
-            kept.best,
-            kept.second,
-            kept.top,
-            kept.groups,
-            kept.tiles,
-            kept.n,
+            swept.best,
+            swept.second,
+            swept.top,
+            swept.groups,
+            swept.tiles,
+            swept.n,
             first,
             self.found,
             self.seconds,
             count,
-            max(16, triton.next_power_of_2(kept.tiles)),
-            kept.per_tile,
-            num_warps=1 if kept.tiles <= 1024 and count <= 16 else 4,
+            max(16, triton.next_power_of_2(swept.tiles)),
+            swept.per_tile,
+            num_warps=1 if swept.tiles <= 1024 and count <= 16 else 4,
         )
         return None
 
-    def merge_plain(self, kept: Kept, first: int) -> None:
+    def merge_plain(self, swept: TileCandidates, first: int) -> None:
         """The same in PyTorch, for candidates that are too many for one program."""
         count = self.found.shape[1]
-        tile = torch.arange(kept.tiles, device=kept.top.device)
-        chosen = _wide(kept.top & -GROUP, tile).topk(min(count, kept.tiles), sorted=False).values
+        tile = torch.arange(swept.tiles, device=swept.top.device)
+        chosen = _wide(swept.top & -GROUP, tile).topk(min(count, swept.tiles), sorted=False).values
         chosen = LAST_ROW - (chosen & LAST_ROW)
-        groups = (chosen[..., None] * kept.per_tile + torch.arange(kept.per_tile, device=tile.device)).flatten(1)
+        groups = (chosen[..., None] * swept.per_tile + torch.arange(swept.per_tile, device=tile.device)).flatten(1)
         high, low = (
-            self._candidates(keys.gather(1, groups), groups, kept.n, first) for keys in (kept.best, kept.second)
+            self._candidates(keys.gather(1, groups), groups, swept.n, first) for keys in (swept.best, swept.second)
         )
         everyone = torch.cat([self.found, high, low], 1)
         followers = torch.cat([self.seconds, low, torch.full_like(low, NONE)], 1)
@@ -220,12 +220,12 @@ class Leading:
         return (keys ^ ((keys >> 31) & 0x7FFFFFFF)).view(torch.float32)
 
     @property
-    def crowded(self) -> Tensor:
+    def tie_groups(self) -> Tensor:
         """bool [q, c]: whether the group's second best is a candidate too, and it may hold more."""
         return (self.seconds != NONE) & (self.seconds >= self.found[:, -1:])
 
-    def companions(self, queries: Tensor, first: int) -> Tensor:
-        """int64 [p, c * 16]: of the crowded groups of `queries` [p], the rows that are no candidates; -1 in between.
+    def neighbors(self, queries: Tensor, first: int) -> Tensor:
+        """int64 [p, c * 16]: of the tie groups of `queries` [p], the rows that are no candidates; -1 in between.
 
         Groups are those of a sweep whose row 0 is row `first`, or a multiple of 64 rows further.
         """
@@ -233,7 +233,7 @@ class Leading:
         inside = rows - first
         group = inside // 64 * 4 + inside % 8 // 2
         everyone = first + row_of(group[..., None], torch.arange(GROUP, device=rows.device))
-        shown = self.crowded[queries][..., None] & (everyone != rows[..., None]) & (everyone != seconds[..., None])
+        shown = self.tie_groups[queries][..., None] & (everyone != rows[..., None]) & (everyone != seconds[..., None])
         return torch.where(shown, everyone, -1).flatten(1)
 
 

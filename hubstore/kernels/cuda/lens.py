@@ -10,14 +10,14 @@ import triton.language as tl
 from torch import Tensor
 
 from hubstore.kernels.cuda import sweep as engine
-from hubstore.kernels.cuda.candidates import Kept, Leading, keep_best, ordered
+from hubstore.kernels.cuda.candidates import TileCandidates, TopCandidates, keep_best, ordered
 from hubstore.kernels.cuda.factors import Factors, aligned_rows, readable
-from hubstore.kernels.cuda.pairs import best, join_crowded, pair_product
+from hubstore.kernels.cuda.pairs import best, join_tie_groups, pair_product
 from hubstore.kernels.cuda.sweep import just_below, own
 from hubstore.kernels.reference import LensSweep
 from hubstore.kernels.rows import capped, check_lens, refuse_non_finite
 
-KEPT_BYTES = 144 << 20  # that a sweep over some states writes
+CANDIDATE_BYTES = 144 << 20  # that a sweep over some states writes
 PANEL = tl.constexpr(16)  # groups whose mass one product sums
 PANELS = 4  # that a sweep takes beside its own operands
 TARGETS = 4  # whose ranks a sweep counts; each costs registers
@@ -38,7 +38,7 @@ def _target(products, first_m, first_n, m, n, arguments, TILE_M: tl.constexpr, T
 @triton.jit
 def _read(products, first_m, first_n, m, n, arguments, TILE_M: tl.constexpr, TILE_N: tl.constexpr):
     """A tile's maximum, sums of exp(logit) and exp(logit) logit, tokens ahead of each target, best tokens, mass."""
-    largest, total, weighted, tiles, targets, kept, panels, scale, uneven, softcap = arguments
+    largest, total, weighted, tiles, targets, swept, panels, scale, uneven, softcap = arguments
     rows = first_m + tl.arange(0, TILE_M)
     columns = first_n + tl.arange(0, TILE_N)
     logits = products
@@ -55,8 +55,8 @@ def _read(products, first_m, first_n, m, n, arguments, TILE_M: tl.constexpr, TIL
         limit = tl.where(token >= first_n + TILE_N, just_below(logit), logit)
         before = tl.sum(tl.where(logits > limit[:, None], 1.0, 0.0), 1).to(tl.int32)
         tl.atomic_add(ahead + rows, before, rows < m, sem="relaxed")
-    if kept is not None:
-        first_best, second, top, groups, tops = kept
+    if swept is not None:
+        first_best, second, top, groups, tops = swept
         keys = ordered(logits)
         keep_best(keys, first_m, first_n, m, first_best, second, top, groups, tops, TILE_M, TILE_N)
     if softcap is not None:  # softcap · tanh(logit / softcap)
@@ -78,11 +78,11 @@ def _read(products, first_m, first_n, m, n, arguments, TILE_M: tl.constexpr, TIL
         for panel in tl.static_range(len(panels)):
             weights_high, weights_low, mass = panels[panel]
             place = columns[:, None] * PANEL + group[None, :]
-            there = (columns < n)[:, None]
-            weight = tl.load(weights_high + place, there, other=0.0)
+            valid = (columns < n)[:, None]
+            weight = tl.load(weights_high + place, valid, other=0.0)
             sums = tl.dot(high, weight)
             sums = tl.dot(low, weight, sums)
-            sums = tl.dot(high, tl.load(weights_low + place, there, other=0.0), sums)
+            sums = tl.dot(high, tl.load(weights_low + place, valid, other=0.0), sums)
             tl.store(mass + at[:, None] * PANEL + group[None, :], sums, (rows < m)[:, None])
 
 
@@ -98,8 +98,8 @@ def _twins(unembedding, stride, width, tokens, ahead, TILE_N: tl.constexpr, WIDT
         column = start + tl.arange(0, WIDTH)
         inside = column < width
         own_row = tl.load(unembedding + token * stride + column, inside, other=0.0)
-        there = (equal > 0)[:, None] & inside[None, :]
-        row = tl.load(unembedding + other[:, None] * stride + column[None, :], there, other=0.0)
+        valid = (equal > 0)[:, None] & inside[None, :]
+        row = tl.load(unembedding + other[:, None] * stride + column[None, :], valid, other=0.0)
         equal *= tl.min((row == own_row[None, :]).to(tl.int32), 1)
         start += WIDTH
     tl.store(ahead + at, tl.load(ahead + at) + tl.sum(equal, 0))
@@ -110,14 +110,14 @@ def _combine(largest, total, weighted, tiles, log_partition, mean, TILES: tl.con
     """A state's log-partition and mean logit from its tiles': each tile's sums are taken from its own maximum."""
     state = tl.program_id(0).to(tl.int64)
     tile = tl.arange(0, TILES)
-    there = tile < tiles
-    peak = tl.load(largest + state * tiles + tile, there, other=-float("inf"))
+    valid = tile < tiles
+    peak = tl.load(largest + state * tiles + tile, valid, other=-float("inf"))
     most = tl.max(peak, 0)
     share = tl.exp(peak - most).to(tl.float64)
-    amount = tl.load(total + state * tiles + tile, there, other=0.0).to(tl.float64)
-    moment = tl.load(weighted + state * tiles + tile, there, other=0.0).to(tl.float64)
+    amount = tl.load(total + state * tiles + tile, valid, other=0.0).to(tl.float64)
+    moment = tl.load(weighted + state * tiles + tile, valid, other=0.0).to(tl.float64)
     partition = tl.sum(share * amount, 0)
-    moment = moment + amount * tl.where(there, peak, 0.0).to(tl.float64)
+    moment = moment + amount * tl.where(valid, peak, 0.0).to(tl.float64)
     tl.store(log_partition + state, most.to(tl.float64) + tl.log(partition))
     tl.store(mean + state, tl.sum(share * moment, 0) / partition)
 
@@ -172,7 +172,7 @@ class _Groups:
         count = weights.shape[1]
         return cls(count, tuple(panels), scale, torch.empty(n, count, dtype=torch.float32, device=device))
 
-    def room(self, m: int, tiles: int) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
+    def buffers(self, m: int, tiles: int) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
         """What a sweep over m states takes: each panel's weights, and where its tiles' sums go."""
         shape = (m, tiles, PANEL.value)
         return tuple((*panel, torch.empty(shape, device=self.mass.device)) for panel in self.panels)
@@ -242,7 +242,7 @@ def lens_sweep(
         targets = torch.empty(n, 0, dtype=torch.int64, device=device)
     factors = Factors.of(hidden, unembedding)
     wanted = _Targets.of(factors, targets)
-    leading = Leading.none(n, min(k + SLACK, len(unembedding)), device) if k else None
+    leading = TopCandidates.none(n, min(k + SLACK, len(unembedding)), device) if k else None
     log_partition, mean = (torch.empty(n, 1, dtype=torch.float64, device=device) for _ in range(2))
     weights = _Groups.of(groups, n, device)
     step = _states_at_once(factors.unembedding, k, len(weights.panels))
@@ -287,7 +287,7 @@ def lens_sweep(
 def _sweep(
     factors: Factors,
     targets: tuple[tuple[Tensor, Tensor, Tensor], ...],
-    leading: Leading | None,
+    leading: TopCandidates | None,
     groups: _Groups,
     span: slice,
     log_partition: Tensor,
@@ -300,19 +300,19 @@ def _sweep(
     tile_n = engine.tile_of(hidden.dtype).n
     tiles = triton.cdiv(vocabulary, tile_n)
     largest, total, weighted = (torch.empty(m, tiles, dtype=torch.float32, device=device) for _ in range(3))
-    kept = Kept(m, vocabulary, device, tile_n) if leading else None
+    swept = TileCandidates(m, vocabulary, device, tile_n) if leading else None
     uneven = None if vocabulary % tile_n == 0 else 1
-    panels = groups.room(m, tiles)
+    panels = groups.buffers(m, tiles)
     sums = (largest, total, weighted, tiles)
-    candidates = kept.arguments() if kept else None
+    candidates = swept.arguments() if swept else None
     rest = (factors.scale, uneven, softcap)
     engine.sweep(hidden, unembedding, _read, (*sums, _few(targets[:TARGETS]), candidates, panels[:PANELS], *rest))
     for number in range(1, max(triton.cdiv(len(targets), TARGETS), triton.cdiv(len(panels), PANELS))):
         more = _few(targets[number * TARGETS : (number + 1) * TARGETS])
         mass = panels[number * PANELS : (number + 1) * PANELS]
         engine.sweep(hidden, unembedding, _read, (*sums, more, None, mass, *rest))
-    if leading and kept:
-        leading.merge(kept, 0)
+    if leading and swept:
+        leading.merge(swept, 0)
     _combine[(m,)](largest, total, weighted, tiles, log_partition, mean, triton.next_power_of_2(tiles), num_warps=4)
     groups.combine(panels, largest, log_partition, span)
 
@@ -325,17 +325,17 @@ def _few(targets: tuple[tuple[Tensor, Tensor, Tensor], ...]) -> tuple[tuple[Tens
     return (*targets, *[(tokens, logits, torch.zeros_like(ahead))] * (TARGETS - len(targets)))
 
 
-def _best(hidden: Tensor, unembedding: Tensor, leading: Leading, k: int) -> tuple[Tensor, Tensor]:
+def _best(hidden: Tensor, unembedding: Tensor, leading: TopCandidates, k: int) -> tuple[Tensor, Tensor]:
     """Logits float64 and tokens int64 [n, k], of equal logits the smaller token first."""
     tokens = leading.rows
     logits, tokens = best(pair_product(hidden, unembedding, tokens), tokens, k)
-    join_crowded(hidden, unembedding, leading, logits, tokens, cosine=False)
+    join_tie_groups(hidden, unembedding, leading, logits, tokens, cosine=False)
     return logits, tokens
 
 
 def _states_at_once(unembedding: Tensor, k: int, panels: int) -> int:
-    """Whole tiles of states whose candidates and sums keep to KEPT_BYTES, and what groups need to four times that."""
+    """Whole tiles of states: CANDIDATE_BYTES for candidates and sums, four times that for what groups need."""
     vocabulary = len(unembedding)
     tiles = vocabulary // engine.tile_of(unembedding.dtype).n
     each = 12 * tiles + (vocabulary // 2 if k else 0) + 4 * PANEL.value * panels * tiles // 4
-    return max(engine.TILE_M, KEPT_BYTES // max(1, each) // engine.TILE_M * engine.TILE_M)
+    return max(engine.TILE_M, CANDIDATE_BYTES // max(1, each) // engine.TILE_M * engine.TILE_M)

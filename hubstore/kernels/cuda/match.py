@@ -131,15 +131,15 @@ class _Side:
     factors: tuple[Tensor, Tensor, Tensor]
 
     @property
-    def here(self) -> slice:
+    def span(self) -> slice:
         """Their place among all."""
         return slice(self.start, self.start + len(self.values))
 
     def part(self, start: int, stop: int) -> _Side:
         """Those from row `start` of all to row `stop`."""
-        there = slice(start - self.start, stop - self.start)
+        part = slice(start - self.start, stop - self.start)
         scale, along, bias = self.factors
-        return _Side(start, self.values[there], (scale[there], along[there], bias[there]))
+        return _Side(start, self.values[part], (scale[part], along[part], bias[part]))
 
 
 def match_rank(
@@ -189,17 +189,17 @@ class _Matching:
         matches_x, matches_y = (torch.empty(n, dtype=torch.float32, device=device) for _ in range(2))
         bad: list[Tensor] = []
         for right in self._right(bad):
-            for left in self._left(right.here, right.values.dtype, bad):
-                there = right.part(left.start, left.here.stop)
-                matches = matches_x[left.here], matches_y[left.here]
-                engine.diagonal(left.values, there.values, _matches, (left.factors, there.factors, *matches))
-                ahead = ahead_x[left.here], ahead_y[left.here]
-                arguments = (left.factors, there.factors, *matches, *ahead)
-                engine.diagonal(left.values, there.values, _count_among, arguments)
+            for left in self._left(right.span, right.values.dtype, bad):
+                facing = right.part(left.start, left.span.stop)
+                matches = matches_x[left.span], matches_y[left.span]
+                engine.diagonal(left.values, facing.values, _matches, (left.factors, facing.factors, *matches))
+                ahead = ahead_x[left.span], ahead_y[left.span]
+                arguments = (left.factors, facing.factors, *matches, *ahead)
+                engine.diagonal(left.values, facing.values, _count_among, arguments)
         for right in self._right(bad):
             for left in self._left(slice(0, n), right.values.dtype, bad):
-                matches = matches_x[left.here], matches_y[right.here]
-                ahead = ahead_x[left.here], ahead_y[right.here]
+                matches = matches_x[left.span], matches_y[right.span]
+                ahead = ahead_x[left.span], ahead_y[right.span]
                 offsets = left.start, right.start
                 engine.sweep(
                     left.values, right.values, _count, (left.factors, right.factors, *matches, *ahead, *offsets)
@@ -220,19 +220,19 @@ class _Matching:
                 as_stored(rows, self.direction) if self.stored else converted(rows, self.direction, torch.float32)
             )
             bad.append(prepared.bad)
-            along = prepared.along.to(torch.float32) if self.direction.there else torch.zeros_like(prepared.scale)
+            along = prepared.along.to(torch.float32) if self.direction.nonzero else torch.zeros_like(prepared.scale)
             yield _Side(start, prepared.values, (prepared.scale, along, _bias(self.bias_y, prepared, start)))
 
-    def _left(self, here: slice, dtype: torch.dtype, bad: list[Tensor]) -> Iterator[_Side]:
+    def _left(self, span: slice, dtype: torch.dtype, bad: list[Tensor]) -> Iterator[_Side]:
         """The queries' side: its part across the direction block by block, or all as it is where there is none."""
-        rows = self.x[here]
-        whole = self.stored and not self.direction.there and rows.dtype == dtype and readable(rows)
+        rows = self.x[span]
+        whole = self.stored and not self.direction.nonzero and rows.dtype == dtype and readable(rows)
         for start, stop in tiles.spans(len(rows), STORED_ROWS) if whole else _spans(rows):
-            some, first = rows[start:stop], here.start + start
+            some, first = rows[start:stop], span.start + start
             prepared = as_stored(some, self.direction) if whole else converted(some, self.direction, dtype)
             bad.append(prepared.bad)
             along, common = torch.zeros_like(prepared.scale), _bias(self.bias_x, prepared, first)
-            if self.direction.there:
+            if self.direction.nonzero:
                 along = (prepared.along + self.direction.level).to(torch.float32)
                 # What is common to a row's scores tells its columns' matches apart.
                 common = (common - prepared.along * self.direction.level).to(torch.float32)

@@ -47,10 +47,10 @@ def _paired(
     total_y = tl.zeros((WIDTH,), NUMBER)
     for first in tl.range(program * ROWS, n, tl.num_programs(0) * ROWS, num_stages=STAGES):
         row = first + tl.arange(0, ROWS)
-        there = (row < n)[:, None] & inside[None, :]
+        valid = (row < n)[:, None] & inside[None, :]
         at = row.to(tl.int64)[:, None]
-        a = tl.load(x + layer * x_layer + at * x_row + column[None, :], there, other=0.0).to(NUMBER)
-        b = tl.load(y + layer * y_layer + at * y_row + column[None, :], there, other=0.0).to(NUMBER)
+        a = tl.load(x + layer * x_layer + at * x_row + column[None, :], valid, other=0.0).to(NUMBER)
+        b = tl.load(y + layer * y_layer + at * y_row + column[None, :], valid, other=0.0).to(NUMBER)
         norm_a, norm_b = tl.sqrt(_row_sums(a * a, ROWS, WIDTH)), tl.sqrt(_row_sums(b * b, ROWS, WIDTH))
         inverse_a = tl.where(norm_a > 0, 1 / tl.where(norm_a > 0, norm_a, 1.0), 0.0)
         inverse_b = tl.where(norm_b > 0, 1 / tl.where(norm_b > 0, norm_b, 1.0), 0.0)

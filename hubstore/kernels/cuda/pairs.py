@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hubstore.kernels.cuda.candidates import FEW, Leading
+from hubstore.kernels.cuda.candidates import FEW, TopCandidates
 
 PAIRS, WIDTH = 8, 512
 RANKED = 512  # candidates that a program ranks against one another
@@ -21,7 +21,7 @@ def row_scores(
     rows,
     r_stride,
     row,
-    there,
+    valid,
     width,
     COSINE: tl.constexpr,
     ROWS: tl.constexpr,
@@ -36,7 +36,7 @@ def row_scores(
         column = start + tl.arange(0, WIDTH)
         inside = column < width
         x = tl.load(queries + query * q_stride + column, inside, other=0.0).to(tl.float64)
-        y = tl.load(rows + row[:, None] * r_stride + column[None, :], there[:, None] & inside[None, :], other=0.0)
+        y = tl.load(rows + row[:, None] * r_stride + column[None, :], valid[:, None] & inside[None, :], other=0.0)
         y = y.to(tl.float64)
         product += y * x[None, :]
         if COSINE:
@@ -66,11 +66,11 @@ def _pair_scores(
     query = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * PAIRS + tl.arange(0, PAIRS)
     row = tl.load(chosen + query * count + place, place < count, other=-1)
-    there = row >= 0
+    valid = row >= 0
     score = tl.zeros((PAIRS,), tl.float64)
     if tl.max(row, 0) >= 0:
-        score, _ = row_scores(queries, q_stride, query, rows, r_stride, row, there, width, COSINE, PAIRS, WIDTH)
-    tl.store(scores + query * count + place, tl.where(there, score, -float("inf")), place < count)
+        score, _ = row_scores(queries, q_stride, query, rows, r_stride, row, valid, width, COSINE, PAIRS, WIDTH)
+    tl.store(scores + query * count + place, tl.where(valid, score, -float("inf")), place < count)
 
 
 def pair_product(queries: Tensor, rows: Tensor, chosen: Tensor) -> Tensor:
@@ -125,8 +125,8 @@ def _rank(
     query = tl.program_id(0).to(tl.int64)
     place = tl.arange(0, COUNT)
     index = tl.load(indices + query * count + place, place < count, other=-1)
-    there = index >= 0
-    score = tl.load(scores + query * count + place, there, other=-float("inf"))
+    valid = index >= 0
+    score = tl.load(scores + query * count + place, valid, other=-float("inf"))
     rank = tl.zeros((COUNT,), tl.int32)
     for start in range(0, count, STEP):
         other = start + tl.arange(0, STEP)
@@ -135,17 +135,17 @@ def _rank(
         higher = other_score[None, :] > score[:, None]
         tied = (other_score[None, :] == score[:, None]) & (other_index[None, :] < index[:, None])
         rank += tl.sum(((higher | tied) & (other_index >= 0)[None, :]).to(tl.int32), 1)
-    kept = there & (rank < k)
-    tl.store(best_scores + query * k + rank, score, kept)
-    tl.store(best_indices + query * k + rank, index, kept)
+    ranked = valid & (rank < k)
+    tl.store(best_scores + query * k + rank, score, ranked)
+    tl.store(best_indices + query * k + rank, index, ranked)
     empty = tl.arange(0, K)
-    beyond = (empty < k) & (empty >= tl.sum(there.to(tl.int32), 0))
+    beyond = (empty < k) & (empty >= tl.sum(valid.to(tl.int32), 0))
     tl.store(best_scores + query * k + empty, -float("inf"), beyond)
     tl.store(best_indices + query * k + empty, -1, beyond)
 
 
 @triton.jit
-def _join_crowded(
+def _join_tie_groups(
     queries,
     q_stride,
     rows,
@@ -163,7 +163,7 @@ def _join_crowded(
     PAIRS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """Score what is left of crowded groups, and let it into the best; most queries have none.
+    """Score what is left of tie groups, and let it into the best; most queries have none.
 
     As many rows at once as `_pair_scores` takes, and as wide: else sums had another order, and equal rows no tie.
     """
@@ -171,8 +171,8 @@ def _join_crowded(
     slot = tl.arange(0, COUNT)
     last = tl.min(tl.load(found + query * COUNT + slot), 0)
     second = tl.load(seconds + query * COUNT + slot)
-    crowded = (second != -9223372036854775808) & (second >= last)
-    if tl.max(crowded.to(tl.int32), 0) > 0:
+    tie_groups = (second != -9223372036854775808) & (second >= last)
+    if tl.max(tie_groups.to(tl.int32), 0) > 0:
         for number in range(COUNT):
             second_of = tl.load(seconds + query * COUNT + number)
             if (second_of != -9223372036854775808) & (second_of >= last):
@@ -181,10 +181,10 @@ def _join_crowded(
                 for part in range(0, 16, PAIRS):
                     place = part + tl.arange(0, PAIRS)
                     row = first_row // 64 * 64 + place // 2 * 8 + first_row % 8 // 2 * 2 + place % 2
-                    there = (row < n) & (row != first_row) & (row != second_row)
+                    valid = (row < n) & (row != first_row) & (row != second_row)
                     index = row.to(tl.int64)
                     score, _ = row_scores(
-                        queries, q_stride, query, rows, r_stride, index, there, width, COSINE, PAIRS, WIDTH
+                        queries, q_stride, query, rows, r_stride, index, valid, width, COSINE, PAIRS, WIDTH
                     )
                     held = tl.arange(0, K)
                     held_score = tl.load(best_scores + query * k + held, held < k, other=-float("inf"))
@@ -194,32 +194,32 @@ def _join_crowded(
                     before = (held_score[:, None] > score[None, :]) | (
                         (held_score[:, None] == score[None, :]) & (held_index[:, None] < index[None, :])
                     )
-                    before = before & holds[:, None] & there[None, :]
-                    after = (before == 0) & holds[:, None] & there[None, :]
+                    before = before & holds[:, None] & valid[None, :]
+                    after = (before == 0) & holds[:, None] & valid[None, :]
                     among = (score[:, None] > score[None, :]) | (
                         (score[:, None] == score[None, :]) & (index[:, None] < index[None, :])
                     )
-                    among = among & there[:, None] & there[None, :]
+                    among = among & valid[:, None] & valid[None, :]
                     held_rank = held + tl.sum(after.to(tl.int32), 1)
                     rank = tl.sum(before.to(tl.int32), 0) + tl.sum(among.to(tl.int32), 0)
                     tl.debug_barrier()
                     tl.store(best_scores + query * k + held_rank, held_score, holds & (held_rank < k))
                     tl.store(best_indices + query * k + held_rank, held_index, holds & (held_rank < k))
-                    tl.store(best_scores + query * k + rank, score, there & (rank < k))
-                    tl.store(best_indices + query * k + rank, index, there & (rank < k))
+                    tl.store(best_scores + query * k + rank, score, valid & (rank < k))
+                    tl.store(best_indices + query * k + rank, index, valid & (rank < k))
                     tl.debug_barrier()
 
 
-def join_crowded(
+def join_tie_groups(
     queries: Tensor,
     rows: Tensor,
-    leading: Leading,
+    leading: TopCandidates,
     scores: Tensor,
     indices: Tensor,
     *,
     cosine: bool,
 ) -> None:
-    """Let the companions of crowded candidates into the best, in place.
+    """Let the neighbors of candidates in tie groups into the best, in place.
 
     Args:
         queries: [q, width].
@@ -233,16 +233,16 @@ def join_crowded(
     if not q or not k:
         return
     if count > FEW:
-        crowded = torch.nonzero(leading.crowded.any(1))[:, 0]
-        if len(crowded):
-            companions = leading.companions(crowded, 0)
-            companions = torch.where(companions < len(rows), companions, -1)
-            more = torch.cat([scores[crowded], _scored(queries[crowded], rows, companions, cosine)], 1)
-            scores[crowded], indices[crowded] = best(more, torch.cat([indices[crowded], companions], 1), k)
+        tie_groups = torch.nonzero(leading.tie_groups.any(1))[:, 0]
+        if len(tie_groups):
+            neighbors = leading.neighbors(tie_groups, 0)
+            neighbors = torch.where(neighbors < len(rows), neighbors, -1)
+            more = torch.cat([scores[tie_groups], _scored(queries[tie_groups], rows, neighbors, cosine)], 1)
+            scores[tie_groups], indices[tie_groups] = best(more, torch.cat([indices[tie_groups], neighbors], 1), k)
         return
     queries, rows = (part if part.stride(1) == 1 else part.contiguous() for part in (queries, rows))
     width = queries.shape[1]
-    _join_crowded[(q,)](
+    _join_tie_groups[(q,)](
         queries,
         queries.stride(0),
         rows,

@@ -49,7 +49,7 @@ class Ready:
 def _measure(rows, stride, n, width, direction, level, scale, along, bad, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     """Inverse norms, and parts along the direction where there is one."""
     number = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    there = number < n
+    valid = number < n
     # With a direction, cosines differ in digits that float32 does not have.
     exact: tl.constexpr = tl.float32 if direction is None else tl.float64
     squares = tl.zeros((ROWS, WIDTH), exact)
@@ -58,7 +58,7 @@ def _measure(rows, stride, n, width, direction, level, scale, along, bad, ROWS: 
     for start in range(0, width, WIDTH):
         column = start + tl.arange(0, WIDTH)
         inside = column < width
-        value = tl.load(rows + number[:, None] * stride + column[None, :], there[:, None] & inside[None, :], other=0.0)
+        value = tl.load(rows + number[:, None] * stride + column[None, :], valid[:, None] & inside[None, :], other=0.0)
         value = value.to(exact)
         squares += value * value
         if direction is None:
@@ -70,11 +70,11 @@ def _measure(rows, stride, n, width, direction, level, scale, along, bad, ROWS: 
     fits = square < 1e38
     if direction is None:  # only a row of zeros has no square that float32 holds
         fits = fits & ((square > 1e-30) | (tl.max(largest, 1) == 0))
-    tl.store(scale + number, tl.where(fits, inverse, float("nan")).to(tl.float32), there)
-    if tl.max((there & (fits == 0)).to(tl.int32), 0) > 0:
+    tl.store(scale + number, tl.where(fits, inverse, float("nan")).to(tl.float32), valid)
+    if tl.max((valid & (fits == 0)).to(tl.int32), 0) > 0:
         tl.store(bad, 1)
     if direction is not None:
-        tl.store(along + number, tl.sum(parts, 1) * inverse - tl.load(level), there)
+        tl.store(along + number, tl.sum(parts, 1) * inverse - tl.load(level), valid)
 
 
 @triton.jit
@@ -95,13 +95,13 @@ def _convert(
 ):
     """The same, and the part across the direction as 16-bit rows of unit length."""
     number = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    there = number < n
+    valid = number < n
     squares = tl.zeros((ROWS, WIDTH), tl.float64)
     parts = tl.zeros((ROWS, WIDTH), tl.float64)
     for start in range(0, width, WIDTH):
         column = start + tl.arange(0, WIDTH)
         inside = column < width
-        value = tl.load(rows + number[:, None] * stride + column[None, :], there[:, None] & inside[None, :], other=0.0)
+        value = tl.load(rows + number[:, None] * stride + column[None, :], valid[:, None] & inside[None, :], other=0.0)
         value = value.to(tl.float64)
         squares += value * value
         parts += value * tl.load(direction + column, inside, other=0.0).to(tl.float64)[None, :]
@@ -112,7 +112,7 @@ def _convert(
     for start in range(0, width, WIDTH):
         column = start + tl.arange(0, WIDTH)
         inside = column < width
-        value = tl.load(rows + number[:, None] * stride + column[None, :], there[:, None] & inside[None, :], other=0.0)
+        value = tl.load(rows + number[:, None] * stride + column[None, :], valid[:, None] & inside[None, :], other=0.0)
         common = tl.load(direction + column, inside, other=0.0).to(tl.float64)
         rest = value.to(tl.float64) * inverse[:, None] - part[:, None] * common[None, :]
         across += rest * rest
@@ -121,29 +121,29 @@ def _convert(
     for start in range(0, width, WIDTH):
         column = start + tl.arange(0, WIDTH)
         inside = column < width
-        value = tl.load(rows + number[:, None] * stride + column[None, :], there[:, None] & inside[None, :], other=0.0)
+        value = tl.load(rows + number[:, None] * stride + column[None, :], valid[:, None] & inside[None, :], other=0.0)
         common = tl.load(direction + column, inside, other=0.0).to(tl.float64)
         rest = (value.to(tl.float64) * inverse[:, None] - part[:, None] * common[None, :]) * stretch[:, None]
         tl.store(
             values + number[:, None] * values_stride + column[None, :],
             rest.to(tl.float32).to(values.dtype.element_ty),
-            there[:, None] & inside[None, :],
+            valid[:, None] & inside[None, :],
         )
     # A norm that is none stays none: NaN times anything, and what is left of infinity less infinity.
     fits = norm < float("inf")
-    tl.store(scale + number, tl.where(fits, length, float("nan")).to(tl.float32), there)
-    if tl.max((there & (fits == 0)).to(tl.int32), 0) > 0:
+    tl.store(scale + number, tl.where(fits, length, float("nan")).to(tl.float32), valid)
+    if tl.max((valid & (fits == 0)).to(tl.int32), 0) > 0:
         tl.store(bad, 1)
-    tl.store(along + number, part - tl.load(level), there)
+    tl.store(along + number, part - tl.load(level), valid)
 
 
 def as_stored(rows: Tensor, direction: Direction) -> Ready:
     """Rows [n, width] that `sweep` reads where they are, one pass for their norms."""
     n, width = rows.shape
     scale = torch.empty(n, dtype=torch.float32, device=rows.device)
-    along = torch.zeros(n if direction.there else 0, dtype=torch.float64, device=rows.device)
+    along = torch.zeros(n if direction.nonzero else 0, dtype=torch.float64, device=rows.device)
     bad = torch.zeros(1, dtype=torch.int32, device=rows.device)
-    unit = direction.unit if direction.there else None
+    unit = direction.unit if direction.nonzero else None
     block = min(MEASURED_WIDTH, max(16, triton.next_power_of_2(width)))
     grid = (triton.cdiv(n, MEASURED_ROWS),)
     _measure[grid](
@@ -197,12 +197,12 @@ class Direction:
     Args:
         unit: float32 [width], of unit length, or zeros.
         level: float64 [], about the mean of the unit rows' parts along it.
-        there: whether it is not zeros.
+        nonzero: whether it is not zeros.
     """
 
     unit: Tensor
     level: Tensor
-    there: bool
+    nonzero: bool
 
 
 def common_direction(rows: Tensor) -> Direction:
@@ -210,6 +210,6 @@ def common_direction(rows: Tensor) -> Direction:
     sample = rows[:: max(1, len(rows) // SAMPLE)][:SAMPLE].to(torch.float64)
     mean = torch.nn.functional.normalize(sample, dim=1, eps=1e-300).mean(0)
     length = torch.linalg.vector_norm(mean)
-    there = bool(length > COMMON)  # nor where the sample holds NaN, which is found when all rows are read
-    unit = mean / length if there else torch.zeros_like(mean)
-    return Direction(unit.to(torch.float32), length, there)
+    nonzero = bool(length > COMMON)  # nor where the sample holds NaN, which is found when all rows are read
+    unit = mean / length if nonzero else torch.zeros_like(mean)
+    return Direction(unit.to(torch.float32), length, nonzero)

@@ -41,14 +41,14 @@ def _largest_cosines(
         most = -float("inf")
         for step in range(steps):
             number = (group * steps + step).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-            there = number < n
+            valid = number < n
             squares = tl.zeros((ROWS, WIDTH), tl.float32)
             products = tl.zeros((ROWS, WIDTH), tl.float32)
             for start in range(0, width, WIDTH):
                 column = start + tl.arange(0, WIDTH)
                 inside = column < width
                 at = number[:, None] * r_stride + column[None, :]
-                y = tl.load(rows + at, there[:, None] & inside[None, :], other=0.0).to(tl.float32)
+                y = tl.load(rows + at, valid[:, None] & inside[None, :], other=0.0).to(tl.float32)
                 x = tl.load(queries + query * q_stride + column, inside, other=0.0).to(tl.float32)
                 squares += y * y
                 products += y * x[None, :]
@@ -56,17 +56,17 @@ def _largest_cosines(
             cosine = tl.sum(products, 1) / tl.sqrt(tl.where(square > 0, square, 1.0))
             # Infinity stands for a cosine that is none: NaN or infinity in a row, or squares that leave float32.
             lost = square <= 1e-30
-            if tl.max((there & lost).to(tl.int32), 0) > 0:  # only a row of zeros has no square that float32 holds
+            if tl.max((valid & lost).to(tl.int32), 0) > 0:  # only a row of zeros has no square that float32 holds
                 filled = tl.zeros((ROWS,), tl.int32)
                 for start in range(0, width, WIDTH):
                     column = start + tl.arange(0, WIDTH)
                     at = number[:, None] * r_stride + column[None, :]
-                    y = tl.load(rows + at, there[:, None] & (column < width)[None, :], other=0.0)
+                    y = tl.load(rows + at, valid[:, None] & (column < width)[None, :], other=0.0)
                     filled = tl.maximum(filled, tl.max((y != 0).to(tl.int32), 1))
                 lost = lost & (filled > 0)
             fits = (square < 1e38) & (lost == 0)
             cosine = tl.where((cosine > -1e30) & fits, cosine, float("inf"))
-            most = tl.maximum(most, tl.max(tl.where(there, cosine, -float("inf")), 0))
+            most = tl.maximum(most, tl.max(tl.where(valid, cosine, -float("inf")), 0))
         tl.store(largest + query * tl.num_programs(0) + group, most)
 
 
@@ -118,15 +118,15 @@ def _group_cosines(
     group = tl.load(groups + query * places + place)
     for step in range(steps):
         row = (group.to(tl.int64) * steps + step) * ROWS + tl.arange(0, ROWS)
-        there = (row >= 0) & (row < n)
-        cosine, norm = row_scores(queries, q_stride, query, rows, r_stride, row, there, width, True, ROWS, WIDTH)
+        valid = (row >= 0) & (row < n)
+        cosine, norm = row_scores(queries, q_stride, query, rows, r_stride, row, valid, width, True, ROWS, WIDTH)
         out = ((query * places + place) * steps + step) * ROWS + tl.arange(0, ROWS)
         tl.store(cosines + out, cosine)
-        tl.store(numbers + out, tl.where(there, row, -1))
+        tl.store(numbers + out, tl.where(valid, row, -1))
         tl.store(norms + query, norm)
 
 
-def few_topk(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
+def small_batch_topk(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
     """`topk_cosine` for at most FEW queries over rows on the same device.
 
     Returns:

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from hubstore.checks import check_count
 from hubstore.kernels.cuda import sweep as engine
-from hubstore.kernels.cuda.candidates import GROUP, MOST_TILES, Kept, Leading, keep_best, ordered
-from hubstore.kernels.cuda.pairs import best, join_crowded, pair_cosine
+from hubstore.kernels.cuda.candidates import GROUP, MOST_TILES, TileCandidates, TopCandidates, keep_best, ordered
+from hubstore.kernels.cuda.pairs import best, join_tie_groups, pair_cosine
 from hubstore.kernels.cuda.rows import Direction, Ready, common_direction, converted, readable, ready
-from hubstore.kernels.cuda.small_batch import FEW, few_topk
+from hubstore.kernels.cuda.small_batch import FEW, small_batch_topk
 from hubstore.kernels.cuda.stream import Block, blocks
 from hubstore.kernels.rows import check_widths, in_range, refuse_non_finite
 
 QUERIES = 16384  # queries of a sweep, at most
 CHOSEN = 1 << 19  # candidates that are chosen at once
-KEPT_BYTES = 1 << 30  # that a sweep writes
+CANDIDATE_BYTES = 1 << 30  # that a sweep writes
 BLOCK_BYTES = 1 << 30  # of rows that are copied, to the device or to 16 bits
 SLACK = {torch.float16: 6, torch.bfloat16: 22}  # candidates beyond k, for what 16-bit products may misorder
 
@@ -62,30 +62,30 @@ class _Queries:
 
     Args:
         start: the first of them.
-        given: [q, width].
+        queries: [q, width].
         ready: the same across the direction.
         over: float32 [q], their parts along the direction in units of those across it, which a sweep's scores are
             in; None where there is no direction.
     """
 
     start: int
-    given: Tensor
+    queries: Tensor
     ready: Ready
     over: Tensor | None
 
     @property
-    def here(self) -> slice:
+    def span(self) -> slice:
         """Their place among all queries."""
-        return slice(self.start, self.start + len(self.given))
+        return slice(self.start, self.start + len(self.queries))
 
     @classmethod
-    def of(cls, given: Tensor, start: int, direction: Direction, dtype: torch.dtype) -> _Queries:
+    def of(cls, queries: Tensor, start: int, direction: Direction, dtype: torch.dtype) -> _Queries:
         """Queries of which the first is query `start`, for rows in `dtype`."""
-        prepared = converted(given, direction, dtype)
-        if not direction.there:
-            return cls(start, given, prepared, None)
+        prepared = converted(queries, direction, dtype)
+        if not direction.nonzero:
+            return cls(start, queries, prepared, None)
         over = (prepared.along + direction.level) / prepared.scale.masked_fill(prepared.scale == 0, 1.0)
-        return cls(start, given, prepared, over.to(torch.float32))
+        return cls(start, queries, prepared, over.to(torch.float32))
 
 
 Prepare = Callable[[Tensor, Direction], Ready]
@@ -118,13 +118,13 @@ class _Search:
                 return
         raise AssertionError("a row of finite norm is finite in float16 across the direction")
 
-    def _sweep(self, block: Block, prepare: Prepare, epilogue: Any) -> Leading | None:
+    def _sweep(self, block: Block, prepare: Prepare, epilogue: Any) -> TopCandidates | None:
         """The leading candidates; None where they do not hold: scores are not positive, or a norm leaves float32."""
         parts: list[_Queries] = []
         step = _queries_at_once(self.k)
         spans = _spans(min(len(self.queries), step), block.rows)
         bad: list[Tensor] = []
-        leading: Leading | None = None
+        leading: TopCandidates | None = None
         for start, stop in spans:
             rows = prepare(block.rows[start:stop], self.direction)
             bad.append(rows.bad)
@@ -133,14 +133,14 @@ class _Search:
                 _Queries.of(self.queries[first : first + step], first, self.direction, dtype)
                 for first in range(0, len(self.queries), step)
             ]
-            leading = leading or Leading.none(len(self.queries), self.k + SLACK[dtype], self.queries.device)
-            along = rows.along.to(torch.float32) if self.direction.there else None
+            leading = leading or TopCandidates.none(len(self.queries), self.k + SLACK[dtype], self.queries.device)
+            along = rows.along.to(torch.float32) if self.direction.nonzero else None
             for part in parts:
-                kept = Kept(len(part.given), stop - start, self.queries.device, engine.tile_of(dtype).n)
+                swept = TileCandidates(len(part.queries), stop - start, self.queries.device, engine.tile_of(dtype).n)
                 engine.sweep(
-                    part.ready.values, rows.values, epilogue, (part.over, rows.scale, along, *kept.arguments())
+                    part.ready.values, rows.values, epilogue, (part.over, rows.scale, along, *swept.arguments())
                 )
-                leading.part(part.here).merge(kept, start)
+                leading.part(part.span).merge(swept, start)
         assert leading is not None
         of_queries = torch.stack([part.ready.bad for part in parts]).any()
         flags = torch.stack([torch.stack(bad).any(), of_queries, leading.positive])
@@ -153,11 +153,11 @@ class _Search:
                 block.refuse_non_finite(norms, start)
         return leading if not rows_are_bad and (positive or epilogue is _any_sign) else None
 
-    def _score(self, block: Block, leading: Leading) -> None:
+    def _score(self, block: Block, leading: TopCandidates) -> None:
         """Merge the exact scores of a block's candidates into the best so far."""
         rows = leading.rows
         scores, places = best(pair_cosine(self.queries, block.rows, rows), rows, self.k)
-        join_crowded(self.queries, block.rows, leading, scores, places, cosine=True)
+        join_tie_groups(self.queries, block.rows, leading, scores, places, cosine=True)
         numbers = block.numbers(places)
         if self.scores.shape[1]:
             both = torch.cat([self.scores, scores], 1), torch.cat([self.indices, numbers], 1)
@@ -185,7 +185,7 @@ def topk(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int) -
         check_widths(queries, rows)
         rows = in_range(rows)
         if 0 < len(queries) <= FEW and rows.device == queries.device and len(rows) >= k:
-            found = few_topk(queries, rows, k)
+            found = small_batch_topk(queries, rows, k)
             if found is not None:
                 return found
     search: _Search | None = None
@@ -213,8 +213,8 @@ def _queries_at_once(k: int) -> int:
 
 
 def _spans(queries: int, rows: Tensor) -> list[tuple[int, int]]:
-    """Rows of each sweep, in whole tiles: what KEPT_BYTES of candidates and BLOCK_BYTES of copies allow."""
-    most = KEPT_BYTES * GROUP // (8 * max(queries, 64))
+    """Rows of each sweep, in whole tiles: what CANDIDATE_BYTES of candidates and BLOCK_BYTES of copies allow."""
+    most = CANDIDATE_BYTES * GROUP // (8 * max(queries, 64))
     if not readable(rows):
         most = min(most, BLOCK_BYTES // (2 * rows.shape[1]))
     step = max(1, min(most // engine.TILE_N, MOST_TILES)) * engine.TILE_N
