@@ -29,8 +29,8 @@ class Allowed:
     @classmethod
     def from_ranges(cls, ranges: Iterable[tuple[int, int]] | npt.NDArray[np.int64]) -> Allowed:
         """The union of (start, stop) ranges in any order; empty ones are dropped."""
-        given = ranges if isinstance(ranges, np.ndarray) else list(ranges)
-        return cls(_covered(np.asarray(given, np.int64).reshape(-1, 2), depth=1))
+        bounds = ranges if isinstance(ranges, np.ndarray) else list(ranges)
+        return cls(_covered(np.asarray(bounds, np.int64).reshape(-1, 2), depth=1))
 
     @classmethod
     def from_positions(cls, positions: npt.ArrayLike) -> Allowed:

@@ -114,9 +114,9 @@ def _build_layer(
     previous = None if rebuild else _previous(store, states)
     kind = requested
     if requested == "auto":
-        kept = previous is not None and previous.requested != "auto"
-        kind = previous.kind if previous and kept else kinds.choose(states.shape[0], device.type == "cuda")
-        requested = previous.requested if previous and kept else "auto"
+        by_kind = previous is not None and previous.requested != "auto"
+        kind = previous.kind if previous and by_kind else kinds.choose(states.shape[0], device.type == "cuda")
+        requested = previous.requested if previous and by_kind else "auto"
     job = _Job(store, states, kind, requested, seed, device, progress)
     if previous and _is_current(job, previous):
         return previous

@@ -53,8 +53,8 @@ class IndexCache:
             MissingDependencyError: FAISS is needed and not installed.
         """
         key = layer, pooling, device
-        if not self._follows and (known := self._loaded.get(key)) is not None:
-            return known
+        if not self._follows and (loaded := self._loaded.get(key)) is not None:
+            return loaded
         with self._lock:
             try:
                 return self._current(key, allow_stale)
@@ -72,14 +72,14 @@ class IndexCache:
         states = self._store.hidden(layer, pooling)
         description = self._description(layer, pooling) or exact_description(self._store, states)
         check_fresh(self._store, description, allow_stale)
-        known = self._loaded.get(key) or self._older.get(key)
-        if known is None or known.description != description:
-            known = open_index(self._store, description, resolve_device(device))
-        found = dataclasses.replace(known, states=states)
+        loaded = self._loaded.get(key) or self._older.get(key)
+        if loaded is None or loaded.description != description:
+            loaded = open_index(self._store, description, resolve_device(device))
+        found = dataclasses.replace(loaded, states=states)
         # States that are searched hold a file descriptor for each shard; an index that is looked at again has others.
-        self._loaded[key] = known if self._follows else found
+        self._loaded[key] = loaded if self._follows else found
         self._loaded.move_to_end(key)
-        self._make_room(known)
+        self._make_room(loaded)
         return found
 
     def _description(self, layer: str, pooling: str) -> IndexDescription | None:
@@ -92,10 +92,10 @@ class IndexCache:
         """Drop the indexes on the newest one's GPU that were unused for longest, where they take too much of it."""
         if not newest.gpu_bytes:
             return
-        there = [key for key, one in self._loaded.items() if one.gpu_bytes and one.device == newest.device]
+        on_device = [key for key, one in self._loaded.items() if one.gpu_bytes and one.device == newest.device]
         most = GPU_SHARE * torch.cuda.get_device_properties(newest.device).total_memory
-        while len(there) > 1 and sum(self._loaded[key].gpu_bytes for key in there) > most:
-            del self._loaded[there.pop(0)]
+        while len(on_device) > 1 and sum(self._loaded[key].gpu_bytes for key in on_device) > most:
+            del self._loaded[on_device.pop(0)]
 
 
 class _Layers(Mapping[str, SearchableLayer]):

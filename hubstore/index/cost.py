@@ -134,9 +134,9 @@ def index_costs(rows: int, width: int, dtype: str, speed: SearchSpeed, memory: i
 def _ivf_seconds(rows: int, width: int, speed: SearchSpeed) -> float | None:
     if speed.centroid_seconds is None or speed.code_seconds is None:
         return None
-    asked = kinds.parameters("ivfpq", rows)
-    visited = rows * asked["nprobe"] / asked["nlist"] * code_bytes(rows, width)
-    return asked["nlist"] * width * speed.centroid_seconds + visited * speed.code_seconds
+    settings = kinds.parameters("ivfpq", rows)
+    visited = rows * settings["nprobe"] / settings["nlist"] * code_bytes(rows, width)
+    return settings["nlist"] * width * speed.centroid_seconds + visited * speed.code_seconds
 
 
 def search_speed(width: int, dtype: str, folder: Path | None, *, refresh: bool = False) -> SearchSpeed:
@@ -148,10 +148,10 @@ def search_speed(width: int, dtype: str, folder: Path | None, *, refresh: bool =
         folder: on the disk that they are on; None to leave it out.
         refresh: measure whatever the cache has.
     """
-    kept = MeasurementCache({**machine(), "search": [width, dtype]}, refresh=refresh)
+    cache = MeasurementCache({**machine(), "search": [width, dtype]}, refresh=refresh)
     rows = torch.randn(SAMPLE_ROWS, width, generator=torch.Generator().manual_seed(0))
     stored = rows.to(getattr(torch, dtype))
-    few, many = (kept.value(f"exact {count}", _exact_measure(stored, count)) for count in (1, BATCH))
+    few, many = (cache.value(f"exact {count}", _exact_measure(stored, count)) for count in (1, BATCH))
     row_seconds = few / stored.nbytes
     pair_seconds = max(many - few, 0.0) / ((BATCH - 1) * stored.numel())
     read_seconds = None
@@ -163,7 +163,7 @@ def search_speed(width: int, dtype: str, folder: Path | None, *, refresh: bool =
     except MissingDependencyError:
         return SearchSpeed(row_seconds, pair_seconds, read_seconds, None, None)
     measure = _IvfMeasure(rows[:INDEXED_ROWS].numpy())
-    narrow, wide = (kept.value(f"ivfpq {share}", measure.of(share)) for share in (measure.NARROW, measure.WIDE))
+    narrow, wide = (cache.value(f"ivfpq {share}", measure.of(share)) for share in (measure.NARROW, measure.WIDE))
     codes = INDEXED_ROWS * code_bytes(INDEXED_ROWS, width)
     code_seconds = max(wide - narrow, 0.0) / ((measure.WIDE - measure.NARROW) * codes)
     rest = max(narrow - measure.NARROW * codes * code_seconds, 0.0)

@@ -53,29 +53,29 @@ class IndexDescription:
 
     def encode(self) -> bytes:
         """The bytes of `index.json`."""
-        record = asdict(self)
-        record["commits"] = [{"shard": shard, "digest": digest} for shard, digest in self.commits]
+        fields = asdict(self)
+        fields["commits"] = [{"shard": shard, "digest": digest} for shard, digest in self.commits]
         if self.file is not None:
-            record["file"]["crc32c"] = f"{self.file.crc32c:08x}"
+            fields["file"]["crc32c"] = f"{self.file.crc32c:08x}"
             # For whoever opens the file with plain FAISS: give it raw hidden states.
-            record["distance"] = "squared L2 of unit rows less their mean = 2 - 2 cosine"
-        content = {"format": FORMAT, **record}
+            fields["distance"] = "squared L2 of unit rows less their mean = 2 - 2 cosine"
+        content = {"format": FORMAT, **fields}
         return encode_json({**content, "digest": content_digest(content)})
 
     @classmethod
     def decode(cls, data: bytes) -> IndexDescription:
         """Back from `index.json`; ValueError, KeyError or TypeError where that is not one."""
-        record = json.loads(data)
-        digest = record.pop("digest", None)
-        if digest not in (None, content_digest(record)):  # older descriptions have none
+        fields = json.loads(data)
+        digest = fields.pop("digest", None)
+        if digest not in (None, content_digest(fields)):  # older descriptions have none
             raise ValueError("it does not match its digest")
-        if record.pop("format") != FORMAT:
+        if fields.pop("format") != FORMAT:
             raise ValueError("another format version")
-        record.pop("distance", None)
-        record["commits"] = tuple((commit["shard"], commit["digest"]) for commit in record["commits"])
-        if record["file"] is not None:
-            record["file"] = FileRecord(record["file"]["size"], int(record["file"]["crc32c"], 16))
-        return cls(**record)
+        fields.pop("distance", None)
+        fields["commits"] = tuple((commit["shard"], commit["digest"]) for commit in fields["commits"])
+        if fields["file"] is not None:
+            fields["file"] = FileRecord(fields["file"]["size"], int(fields["file"]["crc32c"], 16))
+        return cls(**fields)
 
 
 def folder(pooling: str, layer: str) -> str:

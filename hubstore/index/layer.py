@@ -237,21 +237,21 @@ def rerank(
     """
     scores = torch.full((len(queries), k), -torch.inf)
     positions = torch.full((len(queries), k), -1)
-    kept = min(k, candidates.shape[1])
+    best = min(k, candidates.shape[1])
     block = max(1, RERANK_ELEMENTS // (candidates.shape[1] * states.shape[1]))
     for start in range(0, len(queries), block):
         part = slice(start, start + block)
         cosines = _cosines(states, queries[part].cpu(), candidates[part])
-        order = np.lexsort((candidates[part], -cosines), axis=-1)[:, :kept]
-        scores[part, :kept] = torch.from_numpy(np.take_along_axis(cosines, order, axis=1)).float()
-        positions[part, :kept] = torch.from_numpy(np.take_along_axis(candidates[part], order, axis=1))
+        order = np.lexsort((candidates[part], -cosines), axis=-1)[:, :best]
+        scores[part, :best] = torch.from_numpy(np.take_along_axis(cosines, order, axis=1)).float()
+        positions[part, :best] = torch.from_numpy(np.take_along_axis(candidates[part], order, axis=1))
     return scores, positions
 
 
 def _cosines(states: HiddenStates, queries: torch.Tensor, candidates: Positions) -> npt.NDArray[np.float64]:
     """float64 [q, c]; -inf where there is no candidate."""
-    wanted, places = np.unique(np.maximum(candidates, 0), return_inverse=True)
-    rows = unit_rows(states.take(wanted))
+    rows_read, places = np.unique(np.maximum(candidates, 0), return_inverse=True)
+    rows = unit_rows(states.take(rows_read))
     gathered = rows[torch.from_numpy(places.reshape(candidates.shape))]  # [q, c, width]
     # Summed over the last dimension, as `topk_cosine` does, so that equal rows tie exactly.
     cosines = gathered.mul_(unit_rows(queries, "queries")[:, None]).sum(-1).numpy()

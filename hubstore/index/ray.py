@@ -18,7 +18,7 @@ from hubstore.store import StoreReader
 
 STAYS = "Indexes that are built stay, and the same command builds the others"
 
-Outcome = tuple[IndexDescription | None, HubstoreError | None]
+Result = tuple[IndexDescription | None, HubstoreError | None]
 
 
 def build_on_ray(
@@ -52,7 +52,7 @@ def build_on_ray(
     names = store.layer_names(layers)
     pooled = store.pooling_name(pooling)
     computing = resolve_device(device).type
-    told = progress or (lambda layer, done, total: None)
+    report = progress or (lambda layer, done, total: None)
     with connected(address) as ray:
         needs = Needs.of_task(computing)
         room = ClusterCapacity(ray, needs, "a layer's index")
@@ -66,13 +66,13 @@ def build_on_ray(
                 ready, waiting = ray.wait(waiting, timeout=POLL_S)
                 for call in ready:
                     built[calls[call]] = _result(ray, call, calls[call], store)
-                    told(calls[call], len(built), len(calls))
+                    report(calls[call], len(built), len(calls))
         finally:
             end_tasks(ray, waiting)
     return tuple(built[name] for name in names)
 
 
-def _build(where: Location, layer: str, pooling: str, kind: str, device: str, options: dict[str, Any]) -> Outcome:
+def _build(where: Location, layer: str, pooling: str, kind: str, device: str, options: dict[str, Any]) -> Result:
     """The task: build one layer's index. An error is returned: raised, it would come with Ray's own traceback."""
     try:
         with one_thread():

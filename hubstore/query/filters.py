@@ -27,14 +27,14 @@ def allowed_items(store: StoreReader, options: SearchOptions, query_language: st
     partitions = list(store.partitions.values())
     _check_names(store, "language", options.languages, [p.language for p in partitions])
     _check_names(store, "modality", options.modalities, [p.modality for p in partitions])
-    kept = [
+    chosen = [
         partition
         for partition in partitions
         if _passes(partition.language, options.languages)
         and _passes(partition.modality, options.modalities)
         and not (options.exclude_same_language and partition.language == query_language)
     ]
-    allowed = Allowed.from_ranges([bounds for partition in kept for bounds in partition.ranges])
+    allowed = Allowed.from_ranges([bounds for partition in chosen for bounds in partition.ranges])
     if options.concepts is not None:
         allowed = allowed & _of_concepts(store, options.concepts)
     if allowed.size == 0:
@@ -47,8 +47,8 @@ def _nothing_left(store: StoreReader, options: SearchOptions, query_language: st
     filters = [f"{name} {', '.join(values)}" for name, values in named.items() if values is not None]
     if options.exclude_same_language:
         filters.append(f"not in the query's language {query_language}")
-    there = shown(store.partitions)
-    return f"no item of {store.path} passes the filters ({'; '.join(filters)}); it has the partitions {there}"
+    present = shown(store.partitions)
+    return f"no item of {store.path} passes the filters ({'; '.join(filters)}); it has the partitions {present}"
 
 
 def shown(names: Collection[str]) -> str:
@@ -76,8 +76,8 @@ def _passes(value: str, wanted: Sequence[str] | None) -> bool:
     return wanted is None or value in wanted
 
 
-def _check_names(store: StoreReader, what: str, wanted: Sequence[str] | None, there: Sequence[str]) -> None:
-    names = sorted(set(there))
+def _check_names(store: StoreReader, what: str, wanted: Sequence[str] | None, present: Sequence[str]) -> None:
+    names = sorted(set(present))
     for name in wanted or ():
         if name not in names:
             raise QueryError(f"{store.path} has no {what} {name!r}; it has {shown(names)}")
@@ -86,8 +86,8 @@ def _check_names(store: StoreReader, what: str, wanted: Sequence[str] | None, th
 def _of_concepts(store: StoreReader, concepts: Sequence[str]) -> Allowed:
     column = store.items["concept"]
     mask = pc.is_in(column, value_set=pa.array(concepts, pa.string()))
-    there = set(pc.unique(column.filter(mask)).to_pylist())
+    present = set(pc.unique(column.filter(mask)).to_pylist())
     for concept in concepts:
-        if concept not in there:
+        if concept not in present:
             raise QueryError(f"{store.path} has no concept {concept!r}{closest(concept, column.drop_null())}")
     return Allowed.from_positions(np.flatnonzero(mask.to_numpy()))

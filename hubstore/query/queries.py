@@ -30,14 +30,14 @@ class Queries:
         labels: what the result calls each query.
         languages: each query's language, None where it is not known.
         modalities: each query's modality, None for a vector.
-        own_rows: int64 [queries, 2], start and stop of the query's own item among the rows; empty for a stranger.
+        self_rows: int64 [queries, 2], start and stop of the query's own item among the rows; empty where it has none.
         vectors: gives a layer's queries [queries, width].
     """
 
     labels: tuple[str, ...]
     languages: tuple[str | None, ...]
     modalities: tuple[str | None, ...]
-    own_rows: npt.NDArray[np.int64]
+    self_rows: npt.NDArray[np.int64]
     vectors: Callable[[str], torch.Tensor]
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ def from_items(
     checked = {layer: _checked(states[layer], layer, len(items), width) for layer in layers}
     labels = tuple(item.media.name if item.media else item.text for item in items)
     modalities = tuple(item.modality for item in items)
-    return Queries(labels, tuple(languages), modalities, _strangers(len(items)), checked.__getitem__)
+    return Queries(labels, tuple(languages), modalities, _no_rows(len(items)), checked.__getitem__)
 
 
 def from_vectors(vectors: Vectors, layers: Sequence[str], width: int, languages: str | Sequence[str] | None) -> Queries:
@@ -103,7 +103,7 @@ def from_vectors(vectors: Vectors, layers: Sequence[str], width: int, languages:
     count = counts.pop()
     labels = tuple(f"vector {number}" for number in range(count))
     spoken = query_languages(languages, count)
-    return Queries(labels, spoken, (None,) * count, _strangers(count), by_layer.__getitem__)
+    return Queries(labels, spoken, (None,) * count, _no_rows(count), by_layer.__getitem__)
 
 
 def query_languages(languages: str | Sequence[str] | None, count: int) -> tuple[str | None, ...]:
@@ -134,9 +134,9 @@ def _checked(rows: object, layer: str, count: int | None, width: int) -> torch.T
     if tensor.ndim == 1:
         tensor = tensor[None]
     if tensor.ndim != 2 or tensor.shape[1] != width or (count is not None and len(tensor) != count):
-        rows_wanted = "queries" if count is None else count
+        expected = "queries" if count is None else count
         raise QueryError(
-            f"vectors for layer {layer} have shape {list(tensor.shape)}; the store needs [{rows_wanted}, {width}]"
+            f"vectors for layer {layer} have shape {list(tensor.shape)}; the store needs [{expected}, {width}]"
         )
     if not torch.isfinite(tensor).all():
         raise NonFiniteError(f"a query vector for layer {layer} holds NaN or infinity; search for finite vectors")
@@ -153,5 +153,5 @@ def _as_tensor(rows: object, layer: str) -> torch.Tensor:
     return tensor if tensor.is_floating_point() else tensor.float()
 
 
-def _strangers(count: int) -> npt.NDArray[np.int64]:
+def _no_rows(count: int) -> npt.NDArray[np.int64]:
     return np.zeros((count, 2), np.int64)

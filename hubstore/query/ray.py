@@ -47,12 +47,12 @@ class _Layer:
     Args:
         where: the store.
         revision: digest of those commits.
-        about: the layer, and those commits.
+        description: of the layer, with those commits.
     """
 
     where: Location
     revision: str
-    about: IndexDescription
+    description: IndexDescription
 
 
 class Searcher:
@@ -77,22 +77,22 @@ class Searcher:
                 scores, rows = exact_search(states, queries, k, Allowed(ranges), self._device, dtype=torch.float64)
             return (scores.numpy(), rows.numpy()), None
         except HubstoreError as error:
-            return None, sendable(error, f"the search of layer {layer.about.layer}")
+            return None, sendable(error, f"the search of layer {layer.description.layer}")
 
     def _rows(self, layer: _Layer) -> HiddenStates:
         """The layer's states; the store is opened anew where it was other, or less, when it was opened last."""
-        key = layer.where, layer.about.layer, layer.about.pooling
+        key = layer.where, layer.description.layer, layer.description.pooling
         revision, states = self._states.get(key, ("", None))
         if states is None or revision != layer.revision:
             store = self._stores.get(layer.where)
-            if store is None or not grows_from(store, layer.about):
+            if store is None or not grows_from(store, layer.description):
                 store = self._stores[layer.where] = StoreReader(layer.where)
-            if not grows_from(store, layer.about):
+            if not grows_from(store, layer.description):
                 raise StoreError(
                     f"{layer.where} is another store on the node {platform.node()}; put it where every node reaches "
                     "it: an object store (s3://bucket/x.hub), or a file system that they share"
                 )
-            states = store.hidden(layer.about.layer, layer.about.pooling)
+            states = store.hidden(layer.description.layer, layer.description.pooling)
             self._states[key] = layer.revision, states
         return states
 
@@ -124,7 +124,7 @@ class Searchers:
         """Layers of the store as it is now, by name, each in as many ranges of rows as there are actors."""
         every = [exact_description(store, store.hidden(layer, pooling)) for layer in layers]
         where = store.path.absolute()
-        return {about.layer: LayerRanges(_Layer(where, store.digest, about), self) for about in every}
+        return {description.layer: LayerRanges(_Layer(where, store.digest, description), self) for description in every}
 
     def living(self, patience: float = 0.0, *, all_of_them: bool = False) -> Sequence[Any]:
         """Whom to ask.
@@ -182,7 +182,7 @@ class LayerRanges:
     @property
     def description(self) -> IndexDescription:
         """Of the layer."""
-        return self.layer.about
+        return self.layer.description
 
     @property
     def kind(self) -> str:
@@ -203,33 +203,35 @@ class LayerRanges:
             QueryError, NonFiniteError: as there.
             EngineError: all who were asked were lost.
         """
-        about = self.description
-        check_queries(queries, k, search_effort, about.layer, about.width)
+        description = self.description
+        check_queries(queries, k, search_effort, description.layer, description.width)
         everything = Allowed.everything(self.rows)
         left = everything if allowed is None else allowed & everything
-        asked = self.searchers.ray.put(queries.cpu())
-        parts: list[Found] = []
+        stored = self.searchers.ray.put(queries.cpu())
+        results: list[Found] = []
         for _ in range(ATTEMPTS):
             missed = [np.empty((0, 2), np.int64)]
-            for own, actor, call in self._calls(left, asked, k):
+            for own, actor, call in self._calls(left, stored, k):
                 found = self._found(actor, call)
                 if found is None:
                     missed.append(own.ranges)
                 else:
-                    parts.append(found)
+                    results.append(found)
             left = Allowed.from_ranges(np.concatenate(missed))
             if not left.size:
-                return merge(parts, len(queries), k)
+                return merge(results, len(queries), k)
         raise self._lost()
 
-    def _calls(self, within: Allowed, asked: Any, k: int) -> list[tuple[Allowed, Any, Any]]:
+    def _calls(self, within: Allowed, queries: Any, k: int) -> list[tuple[Allowed, Any, Any]]:
         """Who is asked for which rows, and the call."""
         actors = self.searchers.living()
         if not actors:
             raise self._lost()
         shares = (Allowed.from_ranges([_share(self.rows, number, len(actors))]) for number in range(len(actors)))
         owned = [(within & share, actor) for share, actor in zip(shares, actors, strict=True)]
-        return [(own, actor, actor.search.remote(self.layer, asked, k, own.ranges)) for own, actor in owned if own.size]
+        return [
+            (own, actor, actor.search.remote(self.layer, queries, k, own.ranges)) for own, actor in owned if own.size
+        ]
 
     def _lost(self) -> EngineError:
         return EngineError(
@@ -255,16 +257,16 @@ class LayerRanges:
         return found  # type: ignore[no-any-return]
 
 
-def _share(rows: int, number: int, parts: int) -> tuple[int, int]:
-    """Start and stop of one of `parts` ranges of nearly as many rows each."""
-    return rows * number // parts, rows * (number + 1) // parts
+def _share(rows: int, number: int, count: int) -> tuple[int, int]:
+    """Start and stop of one of `count` ranges of nearly as many rows each."""
+    return rows * number // count, rows * (number + 1) // count
 
 
-def merge(parts: Sequence[Found], queries: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def merge(results: Sequence[Found], queries: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The best k of what was found in parts of a layer, in the order of a search of the whole.
 
     Args:
-        parts: float64 scores and positions [queries, k] of each.
+        results: float64 scores and positions [queries, k] of each.
         queries: how many there are.
         k: rows wanted.
 
@@ -272,8 +274,8 @@ def merge(parts: Sequence[Found], queries: int, k: int) -> tuple[torch.Tensor, t
         scores float32 [queries, k], descending, and positions int64 [queries, k], ties to the smaller; -infinity and
         -1 where there are fewer.
     """
-    scores = np.concatenate([np.full((queries, k), -np.inf), *(part[0] for part in parts)], axis=1)
-    rows = np.concatenate([np.full((queries, k), -1), *(part[1] for part in parts)], axis=1)
+    scores = np.concatenate([np.full((queries, k), -np.inf), *(part[0] for part in results)], axis=1)
+    rows = np.concatenate([np.full((queries, k), -1), *(part[1] for part in results)], axis=1)
     order = np.lexsort((rows, -scores), axis=-1)[:, :k]
     best = np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
     return torch.from_numpy(best[0]).float(), torch.from_numpy(best[1])
@@ -299,25 +301,25 @@ def searchers(*, address: str | None = None, device: str = "auto", actors: int |
     with connected(address) as ray:
         wanted = actors or needs.capacity(ray.nodes())
         kind = ray.remote(Searcher).options(**needs.options(), max_restarts=0, max_task_retries=0)
-        held = Searchers(ray, lambda: kind.remote(computing.type, needs.cpus), wanted)
+        running = Searchers(ray, lambda: kind.remote(computing.type, needs.cpus), wanted)
         try:
-            _wait(held, needs, all_of_them=actors is not None)
-            yield held
+            _wait(running, needs, all_of_them=actors is not None)
+            yield running
         finally:
-            held.end()
+            running.end()
 
 
-def _wait(held: Searchers, needs: Needs, all_of_them: bool) -> None:
+def _wait(running: Searchers, needs: Needs, all_of_them: bool) -> None:
     """Until some have started; EngineError where none has when there was time.
 
     Others may hold some of the room, so that after the first no more are waited for than as long again, unless
     `all_of_them` are wanted; who comes later joins then.
     """
     began = time.monotonic()
-    held.living(PATIENCE_S)
-    held.living(PATIENCE_S if all_of_them else 2.0 + time.monotonic() - began, all_of_them=True)
-    if not held.actors:
-        problem = f"could start a searcher: {held.lost}" if held.lost else "has room to search"
+    running.living(PATIENCE_S)
+    running.living(PATIENCE_S if all_of_them else 2.0 + time.monotonic() - began, all_of_them=True)
+    if not running.actors:
+        problem = f"could start a searcher: {running.lost}" if running.lost else "has room to search"
         raise EngineError(
             f"no node of the Ray cluster {problem} ({needs}); wait until one has, add one, or choose another --device"
         )

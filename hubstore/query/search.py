@@ -87,11 +87,11 @@ class QueryInputs:
         object.__setattr__(self, "texts", strings("texts", self.texts))
         object.__setattr__(self, "images", _media(self.images))
         object.__setattr__(self, "audio", _media(self.audio))
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        if len(given) != 1:
+        fields = {name: value for name, value in vars(self).items() if value is not None}
+        if len(fields) != 1:
             raise QueryError("give exactly one of ids, texts, images, audio and vectors")
-        if self.vectors is None and len(next(iter(given.values()))) == 0:
-            raise QueryError(f"there is no query: {next(iter(given))} is empty")
+        if self.vectors is None and len(next(iter(fields.values()))) == 0:
+            raise QueryError(f"there is no query: {next(iter(fields))} is empty")
 
     @property
     def kind(self) -> str:
@@ -166,7 +166,7 @@ def search(
         )
         kinds[layer] = index.kind
         found.append(_search_layer(index, queries, groups, options))
-    about = {
+    provenance = {
         "store": str(store.path),
         "model": store.attributes.get("model"),
         "pooling": pooled,
@@ -178,7 +178,7 @@ def search(
         "k": options.k,
         "version": __version__,
     }
-    return _table(store, queries, found, pooled).replace_schema_metadata({b"hubstore": json.dumps(about)})
+    return _table(store, queries, found, pooled).replace_schema_metadata({b"hubstore": json.dumps(provenance)})
 
 
 def _media(media: Sequence[Medium] | Medium | None) -> tuple[Media, ...] | None:
@@ -239,19 +239,19 @@ def _search_layer(
     options: SearchOptions,
 ) -> _Hits:
     vectors = queries.vectors(index.description.layer)
-    parts = []
+    ranked = []
     for allowed, numbers in groups:
-        own = queries.own_rows[numbers]
+        own = queries.self_rows[numbers]
         # A query's own rows are dropped afterwards, so ask for as many more.
         extra = int((own[:, 1] - own[:, 0]).max()) if options.exclude_self else 0
-        wanted = min(options.k + extra, allowed.size)
+        count = min(options.k + extra, allowed.size)
         scores, rows = index.search(
-            vectors[torch.from_numpy(numbers)], wanted, allowed, search_effort=options.search_effort
+            vectors[torch.from_numpy(numbers)], count, allowed, search_effort=options.search_effort
         )
-        parts.append(_ranked(index.description.layer, numbers, scores, rows, own, options))
+        ranked.append(_ranked(index.description.layer, numbers, scores, rows, own, options))
     return _Hits(
         index.description.layer,
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("query", "rank", "score", "row")),
+        *(np.concatenate([getattr(part, name) for part in ranked]) for name in ("query", "rank", "score", "row")),
     )
 
 
@@ -264,13 +264,13 @@ def _ranked(
     options: SearchOptions,
 ) -> _Hits:
     found = rows.numpy()
-    kept = found >= 0
+    shown = found >= 0
     if options.exclude_self:
-        kept &= (found < own[:, :1]) | (found >= own[:, 1:])
-    ranks = np.cumsum(kept, axis=1, dtype=np.int64)
-    kept &= ranks <= options.k
+        shown &= (found < own[:, :1]) | (found >= own[:, 1:])
+    ranks = np.cumsum(shown, axis=1, dtype=np.int64)
+    shown &= ranks <= options.k
     query = np.broadcast_to(numbers[:, None], found.shape)
-    return _Hits(layer, query[kept], ranks[kept], scores.numpy()[kept], found[kept])
+    return _Hits(layer, query[shown], ranks[shown], scores.numpy()[shown], found[shown])
 
 
 def _table(store: StoreReader, queries: Queries, found: Sequence[_Hits], pooling: str) -> pa.Table:

@@ -16,8 +16,8 @@ pytest.importorskip("faiss")
 @pytest.mark.parametrize("kind", ["hnsw", "ivf", "ivfpq"])
 def test_an_index_has_the_bytes_that_it_is_said_to_have(tmp_path, kind):
     store = write_store(tmp_path / "x.hub", hub_states(4000, 64)[None])
-    (made,) = build(store, kind=kind, device="cpu")
-    assert index_bytes(kind, made.rows, made.width) == pytest.approx(made.file.size, rel=0.05)
+    (description,) = build(store, kind=kind, device="cpu")
+    assert index_bytes(kind, description.rows, description.width) == pytest.approx(description.file.size, rel=0.05)
 
 
 def test_exact_search_of_rows_beyond_memory_is_as_slow_as_the_disk():
@@ -33,9 +33,9 @@ def test_an_ivfpq_visits_its_share_of_the_codes():
     speed = SearchSpeed(1e-10, 1e-13, None, 1e-11, 1e-10)
     rows, width = 10_000_000, 384
     (found,) = (one for one in index_costs(rows, width, "float16", speed) if one.kind == "ivfpq")
-    asked = kinds.parameters("ivfpq", rows)
+    settings = kinds.parameters("ivfpq", rows)
     assert found.alone == pytest.approx(
-        asked["nlist"] * width * 1e-11 + rows * asked["nprobe"] / asked["nlist"] * 96 * 1e-10
+        settings["nlist"] * width * 1e-11 + rows * settings["nprobe"] / settings["nlist"] * 96 * 1e-10
     )
     assert found.by == "measured here"
 

@@ -187,9 +187,9 @@ def test_an_exact_index_is_a_description_and_no_file(tmp_path):
 def test_building_twice_with_one_seed_gives_the_same_bytes(tmp_path):
     store = fresh(tmp_path / "x.hub")
     first = build(store, kind="ivfpq", seed=5, device="cpu")
-    again = build(store, kind="ivfpq", seed=5, rebuild=True, device="cpu")
+    second = build(store, kind="ivfpq", seed=5, rebuild=True, device="cpu")
     other = build(store, kind="ivfpq", seed=6, rebuild=True, device="cpu")
-    assert first == again
+    assert first == second
     assert other[0].file != first[0].file
 
 

@@ -87,18 +87,18 @@ def test_images_find_texts_that_raw_cosines_do_not(store):
 
 
 def test_filters_and_what_is_given_now(store):
-    state = torch.randn(WIDTH, generator=torch.Generator().manual_seed(5))
+    vector = torch.randn(WIDTH, generator=torch.Generator().manual_seed(5))
 
     def encoder(items):
-        return {str(layer): torch.stack([state] * len(items)) for layer in range(LAYERS)}
+        return {str(layer): torch.stack([vector] * len(items)) for layer in range(LAYERS)}
 
-    about = {"centered": True, "encoder": encoder, "device": "cpu", "k": 4}
-    found = search(store, images=[b"an image"], languages=["en", "es"], **about)
-    same(found, "0", truth(store, 0, state, 1, 4, [*range(30), *range(60, 90)]))
-    found = search(store, texts=["hola"], query_languages="es", exclude_same_language=True, **about)
-    same(found, "1", truth(store, 1, state, 2, 4, range(60)))
-    found = search(store, vectors=state, concepts=["concept-2", "concept-9"], **{**about, "k": 9})
-    same(found, "1", truth(store, 1, state, None, 9, [2, 9, 32, 39, 62, 69]))
+    options = {"centered": True, "encoder": encoder, "device": "cpu", "k": 4}
+    found = search(store, images=[b"an image"], languages=["en", "es"], **options)
+    same(found, "0", truth(store, 0, vector, 1, 4, [*range(30), *range(60, 90)]))
+    found = search(store, texts=["hola"], query_languages="es", exclude_same_language=True, **options)
+    same(found, "1", truth(store, 1, vector, 2, 4, range(60)))
+    found = search(store, vectors=vector, concepts=["concept-2", "concept-9"], **{**options, "k": 9})
+    same(found, "1", truth(store, 1, vector, None, 9, [2, 9, 32, 39, 62, 69]))
 
 
 def test_means_are_of_partitions_and_read_once(store, states, monkeypatch):
