@@ -55,14 +55,14 @@ def build_on_ray(
     report = progress or (lambda layer, done, total: None)
     with connected(address) as ray:
         needs = Needs.of_task(computing)
-        room = ClusterCapacity(ray, needs, "a layer's index")
+        capacity = ClusterCapacity(ray, needs, "a layer's index")
         task = ray.remote(_build).options(**needs.options())
         where = store.path.absolute()
         calls = {task.remote(where, name, pooled, kind, computing, options): name for name in dict.fromkeys(names)}
         waiting, built = list(calls), {}
         try:
             while waiting:
-                room.poll(STAYS)
+                capacity.poll(STAYS)
                 ready, waiting = ray.wait(waiting, timeout=POLL_S)
                 for call in ready:
                     built[calls[call]] = _result(ray, call, calls[call], store)

@@ -89,7 +89,7 @@ class MapView {
           async (signal) => {
             this.map = await fetchMap(this.store, asked.layers, asked.query, signal);
             if (!this.map.count) return empty("No item passes these filters.", "Choose fewer of them.");
-            this.equivalentsds = Object.fromEntries(COLORS.map(([name]) => [name, categories(this.map.items[name])]));
+            this.categories = Object.fromEntries(COLORS.map(([name]) => [name, categories(this.map.items[name])]));
             this.places = new Map(this.map.items.id.map((id, i) => [id, i]));
             this.painted = null;
             this.#draw(false);
@@ -220,7 +220,7 @@ class MapView {
 
   #paint() {
     const { asked, map } = this;
-    const kinds = this.equivalentsds[asked.color];
+    const kinds = this.categories[asked.color];
     const only = new Set(asked.only);
     const found = asked.q ? holding(map.items, asked.q) : [];
     const usual = asked.q ? DIM : PLAIN;
@@ -228,7 +228,7 @@ class MapView {
     for (let i = 0; i < map.count; i += 1) state[i] = only.size && !only.has(kinds.names[kinds.of[i]]) ? DIM : usual;
     for (const i of found) state[i] = LIT;
     const picked = this.places.get(asked.item);
-    this.equivalents = picked === undefined ? [] : equivalents(this.equivalentsds.concept, picked);
+    this.equivalents = picked === undefined ? [] : equivalents(this.categories.concept, picked);
     for (const i of this.equivalents) state[i] = LIT;
     this.plane.paint(looks(kinds), state);
     this.#drawLegend(kinds, only);
@@ -353,7 +353,7 @@ class MapView {
   }
 
   #hover(i) {
-    this.hovered = i < 0 ? [] : equivalents(this.equivalentsds.concept, i);
+    this.hovered = i < 0 ? [] : equivalents(this.categories.concept, i);
     const { tip } = this;
     tip.hidden = i < 0;
     if (i >= 0) {
