@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_cases import CASES, Case
-from benchmarks.gpu_contest import Bench, free
+from benchmarks.head_to_head import Bench, free
 from benchmarks.record import RESULTS, Result, gpu_machine, machine, machine_name, reason, save
 from benchmarks.table import suite_table
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import gpu_peers as peers
-from benchmarks import gpu_truth as truth
-from benchmarks.gpu_contest import Bench, Contest, MakeReady, contest, peak_memory
+from benchmarks import ground_truth as truth
+from benchmarks.head_to_head import Bench, Contest, MakeReady, contest, peak_memory
 from benchmarks.record import Result, compare
 from hubstore.bench import ceilings
 from hubstore.bench.states import crowded_states, unit_states
@@ -35,7 +35,7 @@ SEARCH_NOTES = (
     "product alone: the float16 products by cuBLAS, in tiles, nothing done with them",
     "torch: float16 products in tiles of 2^29 scores, torch.topk; flashlib: flash_knn in bfloat16; FAISS: "
     "GpuIndexFlatIP in float32, rows uploaded once",
-    "first attempt: float16 score tiles of 4096 rows, one pass keeping 16, float32 re-rank",
+    "baseline: float16 score tiles of 4096 rows, one pass keeping 16, float32 re-rank",
 )
 
 
@@ -57,21 +57,21 @@ def topk(
         make(n, width, dtype=dtype, device=bench.device, seed=0),
         K,
     )
-    held = contest(
+    measured = contest(
         bench,
         lambda: topk_cosine(of.queries, of.rows, K)[1],
         {name: partial(make_ready, of) for name, make_ready in peers.SEARCHES.items()},
         _tflops(2 * n * q * width),
     )
     true = truth.nearest(of.queries[:CHECKED], of.rows, K)
-    found = {name: output for name, output in held.outputs.items() if output is not None}
+    found = {name: output for name, output in measured.outputs.items() if output is not None}
     kind = "like residual streams" if crowded else "in all directions"
     return [
         _compare(
             "topk_cosine",
             f"{_count(n)} x {width} {DTYPES[dtype]} {kind}, {q:,} queries, k {K}",
             "TFLOP/s",
-            held,
+            measured,
             against="product alone",
             target=None if target is None else bench.target(target),
             recalls={name: truth.recall(indices, true) for name, indices in found.items()},
@@ -92,7 +92,7 @@ def one_query(bench: Bench) -> list[Result]:
         "torch": lambda: peers.torch_one_query(query, rows, K),
         "FAISS": lambda: peers.faiss_search(of),
     }
-    held = contest(
+    measured = contest(
         bench,
         lambda: topk_cosine(query, rows, K)[1],
         contestants,
@@ -105,12 +105,14 @@ def one_query(bench: Bench) -> list[Result]:
             "topk_cosine",
             f"one query, {_count(n)} x {width} float16, k {K}",
             "ms",
-            held,
+            measured,
             against="one read",
             target=bench.target(1.3),
             target_of="ratio",
             better="lower",
-            recalls={name: truth.recall(held.outputs[name], true) for name in held.outputs if name != "one read"},
+            recalls={
+                name: truth.recall(measured.outputs[name], true) for name in measured.outputs if name != "one read"
+            },
             recall_target=bench.target(RECALL),
             notes=("one read: the sum of the rows' bytes as float32 words", "from an idle GPU, launches included"),
         )
@@ -123,7 +125,7 @@ def match(bench: Bench) -> list[Result]:
     x = unit_states(n, width, dtype=torch.float16, device=bench.device, seed=0)
     y = (x + 16 * unit_states(n, width, dtype=torch.float16, device=bench.device, seed=1)).contiguous()
     work = partial(match_rank, x, y)
-    held = contest(bench, work, {"torch": lambda: peers.torch_match_rank(x, y)}, _tflops(2 * n * n * width))
+    measured = contest(bench, work, {"torch": lambda: peers.torch_match_rank(x, y)}, _tflops(2 * n * n * width))
     true = truth.match_ranks(x, y, CHECKED), truth.match_ranks(y, x, CHECKED)
     case = f"{_count(n)} pairs, width {width}, float16, both directions"
     notes = (
@@ -132,13 +134,13 @@ def match(bench: Bench) -> list[Result]:
         f"share of ranks: of the first {CHECKED} pairs in both directions, against float64",
     )
     return [
-        _compare("match_rank", case, "TFLOP/s", held, target=bench.target(650), notes=notes),
+        _compare("match_rank", case, "TFLOP/s", measured, target=bench.target(650), notes=notes),
         _fact(
             "match_rank",
             f"{case}: share of ranks that are float64's",
             "",
-            _agreement(held.outputs["hubstore"], true),
-            others={name: _agreement(held.outputs[name], true) for name in held.outputs if name != "hubstore"},
+            _agreement(measured.outputs["hubstore"], true),
+            others={name: _agreement(measured.outputs[name], true) for name in measured.outputs if name != "hubstore"},
         ),
         *_memory("match_rank", f"{case}: memory beyond the inputs", work, bench, megabytes=256),
     ]
@@ -157,13 +159,13 @@ def pairs(bench: Bench) -> list[Result]:
         "torch": lambda: peers.torch_paired_cosine(x, y),
     }
     size = x.nbytes + y.nbytes
-    held = contest(bench, lambda: paired_cosine(x, y), contestants, lambda seconds: size / seconds / 1e9)
+    measured = contest(bench, lambda: paired_cosine(x, y), contestants, lambda seconds: size / seconds / 1e9)
     return [
         _compare(
             "paired_cosine",
             f"{layers} layers x {_count(n)} x {width} float16 ({size / 1e9:.1f} GB)",
             "GB/s",
-            held,
+            measured,
             against="device copy",
             target=bench.target(0.8),
             target_of="ratio",
@@ -191,9 +193,9 @@ def lens(bench: Bench) -> list[Result]:
         "cut-cross-entropy": lambda: peers.cut_cross_entropy(hidden, unembedding, targets[:, 0]),
     }
     work = partial(lens_sweep, hidden, unembedding, targets=targets, k=K)
-    held = contest(bench, work, contestants, _milliseconds)
+    measured = contest(bench, work, contestants, _milliseconds)
     case = f"{n:,} states x {width}, vocabulary {vocabulary:,}, bfloat16, 4 targets with ranks, top {K}"
-    found: LensSweep = held.outputs["hubstore"]
+    found: LensSweep = measured.outputs["hubstore"]
     rows = torch.linspace(0, n - 1, 64, device=bench.device).long()
     error = _lens_error(found, hidden, unembedding, targets, rows)
     notes = (
@@ -208,7 +210,7 @@ def lens(bench: Bench) -> list[Result]:
             "lens_sweep",
             case,
             "ms",
-            held,
+            measured,
             against="bare product",
             target=bench.target(1.2),
             target_of="ratio",
@@ -263,8 +265,8 @@ CASES: Mapping[str, tuple[Case, ...]] = {
 """By the name that the command line has for them."""
 
 
-def _compare(work: str, case: str, unit: str, held: Contest, *, target_of: Of = "value", **options: Any) -> Result:
-    return compare(work, case, unit, held.samples, missing=held.missing, target_of=target_of, **options)
+def _compare(work: str, case: str, unit: str, measured: Contest, *, target_of: Of = "value", **options: Any) -> Result:
+    return compare(work, case, unit, measured.samples, missing=measured.missing, target_of=target_of, **options)
 
 
 def _fact(

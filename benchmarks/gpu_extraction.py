@@ -225,7 +225,7 @@ def _one_device(run: Run, runs: int) -> list[Result]:
     steady: list[float] = []
     ends: list[Extraction] = []
 
-    def ours() -> float:
+    def subject() -> float:
         timeline = Timeline()
         ends.append(_extract(run, run.texts, Callbacks(progress=timeline)))
         steady.append(timeline.steady())
@@ -235,7 +235,7 @@ def _one_device(run: Run, runs: int) -> list[Result]:
         LOOP: _rate(run, len(loop_texts), functools.partial(_authors_loop, run.model, loop_texts)),
         PLAIN: _rate(run, len(token_ids), _padded(run, token_ids)),
         BARE: _rate(run, len(token_ids), _bare(run, token_ids, batching)),
-        "hubstore": ours,
+        "hubstore": subject,
     }
     for name in (LOOP, PLAIN, BARE):
         tasks[name]()
@@ -272,7 +272,7 @@ def _tables(
         compare(SUITE, case, "sentences/s", samples, against=BARE, target=0.97, notes=phases),
         compare(SUITE, case, "TFLOP/s", scaled, against=BARE, target=0.97),
         compare(SUITE, f"{case}, first and last shard left out", "sentences/s", ends_out, against=BARE, target=0.97),
-        compare(SUITE, f"{case}: bare forward", "TFLOP/s", forwards, ours=BARE, against=PLAIN, target=1.25),
+        compare(SUITE, f"{case}: bare forward", "TFLOP/s", forwards, subject=BARE, against=PLAIN, target=1.25),
         compare(SUITE, case, "sentences/s", samples, against=LOOP, target=35),
     ]
 
@@ -298,7 +298,9 @@ def _several(run: Run, gpus: int, runs: int) -> list[Result]:
     note = "rates from half of the items to 95 %: processes start, load the model and compile before"
     target = 0.95 * gpus
     return [
-        compare(SUITE, case, "sentences/s", samples, ours=name, against="hubstore on 1", target=target, notes=(note,))
+        compare(
+            SUITE, case, "sentences/s", samples, subject=name, against="hubstore on 1", target=target, notes=(note,)
+        )
     ]
 
 

@@ -204,7 +204,7 @@ def _measure(run: Run, runs: int) -> list[Result]:
     batches = _batches(run, inputs, batching)
     steady: list[float] = []
 
-    def ours() -> float:
+    def subject() -> float:
         timeline = Timeline()
         path = run.scratch / f"{next(_numbers)}.hub"
         done = extract(Corpus.from_items(run.items), run.model, path, run.settings, watch=Callbacks(progress=timeline))
@@ -221,7 +221,7 @@ def _measure(run: Run, runs: int) -> list[Result]:
     tasks: dict[str, Task] = {
         LOOP: lambda: len(loop) / device_seconds(functools.partial(_authors_loop, run, loop), run.model.device),
         BARE: lambda: len(bare) / device_seconds(forwards, run.model.device),
-        "hubstore": ours,
+        "hubstore": subject,
     }
     for name in (LOOP, BARE):
         tasks[name]()
@@ -243,7 +243,7 @@ def _measure(run: Run, runs: int) -> list[Result]:
             f"{case.name}: {READING}",
             unit,
             {READING: alone, BARE: samples[BARE]},
-            ours=READING,
+            subject=READING,
             against=BARE,
             target=1.0,
         ),

@@ -105,11 +105,11 @@ def product_alone(of: Searching) -> Callable[[], None]:
     return multiply
 
 
-def first_attempt(of: Searching) -> Search:
+def baseline(of: Searching) -> Search:
     """Score tiles and one pass over them, as first tried."""
     if not of.rows.is_cuda:  # where Triton interprets, it would run, and take minutes
         raise RuntimeError("it runs on a GPU")
-    from benchmarks.first_attempt import search
+    from benchmarks.baseline import search
 
     return lambda: search(of.half_queries, of.half_rows, of.k)
 
@@ -151,7 +151,7 @@ def faiss_search(of: Searching) -> Search:
 SEARCHES: dict[str, Callable[[Searching], Callable[[], Tensor | None]]] = {
     "product alone": product_alone,
     "torch": torch_search,
-    "first attempt": first_attempt,
+    "baseline": baseline,
     "flashlib": flashlib_search,
     "FAISS": faiss_search,
 }

@@ -338,13 +338,13 @@ def _extract(corpus: str, store: str) -> dict[str, Any]:
 
 def _build(path: str) -> dict[str, Any]:
     """Index the store, in this process."""
-    from benchmarks.made_store import told
+    from benchmarks.made_store import progress_printer
     from hubstore.index import build
     from hubstore.store import StoreReader
 
     started = time.perf_counter()
     with _Peak() as peak:
-        (made,) = build(StoreReader(path), [LAYER], kind="ivfpq", seed=SEED, device="cpu", progress=told())
+        (made,) = build(StoreReader(path), [LAYER], kind="ivfpq", seed=SEED, device="cpu", progress=progress_printer())
     assert made.file is not None
     return {
         "wall": time.perf_counter() - started,

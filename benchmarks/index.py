@@ -64,7 +64,7 @@ def _measure(store: StoreReader, queries: torch.Tensor, small: bool) -> list[Res
             f"{kind}, {rows:,} x {WIDTH}, recall@{K} {_recall(found[kind], truth):.3f}",
             "queries/s",
             {name: samples[name] for name in (kind, "FAISS IndexFlatIP")},
-            ours=kind,
+            subject=kind,
             against="FAISS IndexFlatIP",
             notes=(
                 f"{QUERIES} queries at once, k {K}, by cosine; made-up rows, clustered by concept, topic and language, "

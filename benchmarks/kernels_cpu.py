@@ -38,11 +38,11 @@ def run(scratch: Path, *, small: bool) -> list[Result]:
     ]
 
 
-def _search(count: int, width: int, asked: int, runs: int, target: float | None = None) -> Result:
+def _search(count: int, width: int, n_queries: int, runs: int, target: float | None = None) -> Result:
     """Hub-like rows in the store's float16, and queries that are not among them."""
-    states = hub_states(count + asked, width, seed=SEED)
-    drawn = np.random.default_rng(SEED).permutation(count + asked)
-    queries, rows = states[drawn[:asked]], states[np.sort(drawn[asked:])].to(torch.float16)
+    states = hub_states(count + n_queries, width, seed=SEED)
+    drawn = np.random.default_rng(SEED).permutation(count + n_queries)
+    queries, rows = states[drawn[:n_queries]], states[np.sort(drawn[n_queries:])].to(torch.float16)
     searches: dict[str, Search] = {
         "hubstore": lambda: topk_cosine(queries, rows, K)[1],
         "FAISS IndexFlatIP": _faiss(queries, rows),
@@ -51,8 +51,8 @@ def _search(count: int, width: int, asked: int, runs: int, target: float | None 
     }
     truth = _truth(queries, rows)
     recalls = {name: _recall(search(), truth) for name, search in searches.items()}
-    samples = interleave({name: (lambda s=search: asked / seconds(s)) for name, search in searches.items()}, runs)
-    of = f"{asked:,} queries" if asked > 1 else "one query"
+    samples = interleave({name: (lambda s=search: n_queries / seconds(s)) for name, search in searches.items()}, runs)
+    of = f"{n_queries:,} queries" if n_queries > 1 else "one query"
     return compare(
         "kernels_cpu",
         f"topk_cosine, {of}, {count:,} x {width}, recall@{K} {recalls['hubstore']:.4f}",
@@ -83,10 +83,10 @@ def _tiled(queries: Tensor, rows: Tensor, dtype: torch.dtype) -> Search:
     unit = normalize(rows.float(), dim=1).to(dtype)
 
     def search() -> Tensor:
-        asked = normalize(queries.float(), dim=1).to(dtype)
+        unit_queries = normalize(queries.float(), dim=1).to(dtype)
         scores, found = [], []
         for start in range(0, len(unit), TILE):
-            best = (asked @ unit[start : start + TILE].T).topk(K)
+            best = (unit_queries @ unit[start : start + TILE].T).topk(K)
             scores.append(best.values)
             found.append(best.indices + start)
         return torch.cat(found, 1).gather(1, torch.cat(scores, 1).topk(K).indices)
@@ -95,8 +95,8 @@ def _tiled(queries: Tensor, rows: Tensor, dtype: torch.dtype) -> Search:
 
 
 def _truth(queries: Tensor, rows: Tensor) -> Tensor:
-    asked, unit = normalize(queries.double(), dim=1), normalize(rows.double(), dim=1)
-    return torch.cat([(part @ unit.T).topk(K).indices for part in asked.split(128)])
+    unit_queries, unit = normalize(queries.double(), dim=1), normalize(rows.double(), dim=1)
+    return torch.cat([(part @ unit.T).topk(K).indices for part in unit_queries.split(128)])
 
 
 def _recall(found: Tensor, truth: Tensor) -> float:

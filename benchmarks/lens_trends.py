@@ -179,8 +179,8 @@ def disagreement(work: Work, path: Path) -> tuple[float, float]:
     place = {int(name): row for row, name in enumerate(store.items["id"].take(found.positions).to_pylist())}
     rows = [place[number] for number in work.drawn]
     tokens = int(found.tokens[rows].sum())
-    ours = torch.stack([torch.from_numpy(found.sums[layer][rows].sum(0)) for layer in work.layers]) / tokens
-    trends = (ours - masses.to(torch.float64).sum(0) / tokens).abs().max()
+    summed = torch.stack([torch.from_numpy(found.sums[layer][rows].sum(0)) for layer in work.layers]) / tokens
+    trends = (summed - masses.to(torch.float64).sum(0) / tokens).abs().max()
     log_probabilities = read(work, path)[:, work.drawn]
     lens = ((log_probabilities - words).abs() / words.abs().clamp_min(1)).max()
     return float(trends), float(lens)

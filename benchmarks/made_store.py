@@ -37,7 +37,7 @@ def made_store(path: Path, rows: int) -> StoreReader:
         rows: items; a multiple of the number of languages.
     """
     store = written_store(path, rows, tuple(LAYERS.values()))
-    build(store, [LAYERS["hnsw"]], kind="hnsw", seed=SEED, device="cpu", progress=told())
+    build(store, [LAYERS["hnsw"]], kind="hnsw", seed=SEED, device="cpu", progress=progress_printer())
     return store
 
 
@@ -113,7 +113,7 @@ def _items(start: int, stop: int, rows: int) -> pa.Table:
     )
 
 
-def told() -> Callable[[str, int, int], None]:
+def progress_printer() -> Callable[[str, int, int], None]:
     """Says how far an index is, ten times a minute at most."""
     said = float("-inf")
 

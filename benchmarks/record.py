@@ -111,7 +111,7 @@ def compare(
     unit: str,
     samples: Mapping[str, Sample],
     *,
-    ours: str = "hubstore",
+    subject: str = "hubstore",
     against: str | None = None,
     target: float | None = None,
     target_of: Literal["ratio", "value"] = "ratio",
@@ -127,8 +127,8 @@ def compare(
         work: the suite.
         case: what was done.
         unit: of every sample.
-        samples: by name; `ours` is hubstore's.
-        ours: which sample is hubstore's.
+        samples: by name; `subject` is hubstore's.
+        subject: which sample is hubstore's.
         against: the sample to divide by.
         target: what the ratio, or the value, should be.
         target_of: which of the two.
@@ -139,8 +139,8 @@ def compare(
         notes: what else a reader must know.
     """
     missing, recalls = missing or {}, recalls or {}
-    mine = samples[ours]
-    peers: dict[str, float | None] = {name: sample.median for name, sample in samples.items() if name != ours}
+    mine = samples[subject]
+    peers: dict[str, float | None] = {name: sample.median for name, sample in samples.items() if name != subject}
     ratio = mine.over(samples[against]) if against else None
     return Result(
         work=work,
@@ -157,7 +157,7 @@ def compare(
         target=target,
         target_of=target_of,
         better=better,
-        recall=recalls.get(ours),
+        recall=recalls.get(subject),
         recall_target=recall_target,
         peer_recalls={name: recall for name, recall in recalls.items() if name in peers},
         notes=(*(f"{name} did not run: {why}" for name, why in missing.items()), *notes),
@@ -188,7 +188,7 @@ def save(
         results: the suite's.
         measured: the commit that was measured, where the code at hand has no history to ask.
     """
-    kept = json.loads(path.read_text()) if path.exists() else {"suites": {}}
+    stored = json.loads(path.read_text()) if path.exists() else {"suites": {}}
     run = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": measured or commit(),
@@ -197,7 +197,7 @@ def save(
         "results": [result.to_json() for result in results],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"machine": dict(machine), "suites": {**kept["suites"], suite: run}}
+    content = {"machine": dict(machine), "suites": {**stored["suites"], suite: run}}
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -244,16 +244,16 @@ def machine_name(of: Mapping[str, Any]) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that take part, those that are installed."""
-    there = {}
+    installed = {}
     for name in VERSIONS:
         try:
-            there[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     faiss = sys.modules.get("faiss")
-    if faiss is not None and not any(name.startswith("faiss") for name in there):
-        there["faiss"] = faiss.__version__  # unpacked somewhere, not installed
-    return there
+    if faiss is not None and not any(name.startswith("faiss") for name in installed):
+        installed["faiss"] = faiss.__version__  # unpacked somewhere, not installed
+    return installed
 
 
 def commit() -> str | None:
@@ -261,8 +261,8 @@ def commit() -> str | None:
 
     HUBSTORE_COMMIT says it where the code was copied without its history.
     """
-    if told := os.environ.get("HUBSTORE_COMMIT"):
-        return told
+    if named := os.environ.get("HUBSTORE_COMMIT"):
+        return named
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
         return head + ("+" if _git("status", "--porcelain", "--", "hubstore", "benchmarks/*.py") else "")

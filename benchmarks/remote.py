@@ -116,7 +116,7 @@ def _scans(folder: Path, shards: int, runs: int) -> Iterator[Result]:
     for name, others in (("hubstore", (PLAIN, TO_FILES)), ("hubstore, nothing kept", (PLAIN,))):
         case = f"scan {what}{name.removeprefix('hubstore')}"
         chosen = {one: samples[one] for one in (name, *others)}
-        yield compare(SUITE, case, "MB/s", chosen, ours=name, against=PLAIN, target=SCAN_TARGET, notes=notes)
+        yield compare(SUITE, case, "MB/s", chosen, subject=name, against=PLAIN, target=SCAN_TARGET, notes=notes)
 
 
 def _takes(shards: int, runs: int, count: int) -> Result:

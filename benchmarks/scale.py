@@ -53,16 +53,16 @@ def run(work: Path, rows: Sequence[int] = ROWS, measured_rows: int = MEASURED_RO
 def _at(rows: int, speed: SearchSpeed, rabitq_seconds: float) -> list[Result]:
     costs = {cost.kind: cost for cost in index_costs(rows, WIDTH, "float16", speed, MEMORY)}
     exact, ivfpq = costs["exact"], costs["ivfpq"]
-    asked = kinds.parameters("ivfpq", rows)
+    settings = kinds.parameters("ivfpq", rows)
     bits = rabitq_bytes(WIDTH)
-    visited = rows * asked["nprobe"] / asked["nlist"] * bits
+    visited = rows * settings["nprobe"] / settings["nlist"] * bits
     assert speed.centroid_seconds is not None
     assert exact.together is not None
     assert ivfpq.together is not None
-    rabitq = asked["nlist"] * WIDTH * speed.centroid_seconds + visited * rabitq_seconds
+    rabitq = settings["nlist"] * WIDTH * speed.centroid_seconds + visited * rabitq_seconds
     stored = rows * WIDTH * 2
     disk = speed.read_seconds is not None and stored > MEMORY
-    lists = 4 * asked["nlist"] * WIDTH
+    lists = 4 * settings["nlist"] * WIDTH
     return [
         _model(
             f"exact, {rows:,} rows, {BATCH} queries at once",
@@ -72,7 +72,7 @@ def _at(rows: int, speed: SearchSpeed, rabitq_seconds: float) -> list[Result]:
             "every pass reads the rows from the disk" if disk else "the rows stay in memory",
         ),
         _model(
-            f"ivfpq, {rows:,} rows, {asked['nlist']:,} lists of which {asked['nprobe']:,} are visited",
+            f"ivfpq, {rows:,} rows, {settings['nlist']:,} lists of which {settings['nprobe']:,} are visited",
             1 / ivfpq.together,
             stored + ivfpq.disk,
             ivfpq.memory,
@@ -135,8 +135,8 @@ def _measured(name: str, rows: int) -> dict[str, Any]:
     states = made_states(rows)(0, rows)
     states -= states.mean(0)
     states /= np.linalg.norm(states, axis=1, keepdims=True)
-    asked = kinds.parameters("ivfpq", rows)
-    factory = kinds.factory("ivfpq", rows, WIDTH) if name == "PQ" else f"IVF{asked['nlist']},RaBitQ"
+    settings = kinds.parameters("ivfpq", rows)
+    factory = kinds.factory("ivfpq", rows, WIDTH) if name == "PQ" else f"IVF{settings['nlist']},RaBitQ"
     started = time.perf_counter()
     index = faiss().index_factory(WIDTH, factory, faiss().METRIC_L2)
     index.train(states[np.random.default_rng(0).choice(rows, kinds.training_rows("ivfpq", rows), replace=False)])
@@ -145,11 +145,11 @@ def _measured(name: str, rows: int) -> dict[str, Any]:
     queries = states[:: max(1, rows // BATCH)][:BATCH]
     queries = queries + np.random.default_rng(1).standard_normal(queries.shape, np.float32) * queries.std() * 0.3
     size = code_bytes(rows, WIDTH) if name == "PQ" else rabitq_bytes(WIDTH)
-    few, all_lists = (_seconds(index, queries, probes) for probes in (asked["nprobe"], asked["nlist"]))
-    further = rows * size * (1 - asked["nprobe"] / asked["nlist"])
-    _, found = index.search(queries, REFINE * K, params=faiss().SearchParametersIVF(nprobe=asked["nprobe"]))
+    few, all_lists = (_seconds(index, queries, probes) for probes in (settings["nprobe"], settings["nlist"]))
+    further = rows * size * (1 - settings["nprobe"] / settings["nlist"])
+    _, found = index.search(queries, REFINE * K, params=faiss().SearchParametersIVF(nprobe=settings["nprobe"]))
     return {
-        **asked,
+        **settings,
         "bytes": size,
         "built": built,
         "runs": len(few),

@@ -175,9 +175,9 @@ def _started(path: Path, item: str) -> dict[str, float]:
 def _starts(starts: Sequence[Mapping[str, float]], rows: int) -> list[Result]:
     samples = {name: Sample(tuple(start[name] for start in starts)) for name in starts[0]}
     case = f"start of `hubstore serve`, {rows:,} x {WIDTH}, 2 layers: to the first answer of /healthz"
-    told = {"ours": "/healthz", "target": STARTED, "target_of": "value", "better": "lower"}
+    compared = {"subject": "/healthz", "target": STARTED, "target_of": "value", "better": "lower"}
     notes = ("start: from the start of the process, Python's own included; the store's files are in the page cache",)
-    return [compare("serve", case, "s", samples, **told, notes=notes)]
+    return [compare("serve", case, "s", samples, **compared, notes=notes)]
 
 
 def _same_answers(server: Server, bare: Bare) -> None:
@@ -244,9 +244,9 @@ def _compared(bare: Bare, kind: str, clients: int, turns: Sequence[Turn]) -> lis
         "server rests; the median of the turn's calls, and their p99; p50 and p99 are of all answers of a turn",
     )
     return [
-        compare("serve", f"{case}: p99", "ms", latencies, ours="p99", against=call, target=SLOWER, better="lower",
+        compare("serve", f"{case}: p99", "ms", latencies, subject="p99", against=call, target=SLOWER, better="lower",
                 notes=notes),
-        compare("serve", f"{case}: throughput", "requests/s", rates, ours="server", against=call),
+        compare("serve", f"{case}: throughput", "requests/s", rates, subject="server", against=call),
     ]  # fmt: skip
 
 

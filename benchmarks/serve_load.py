@@ -119,8 +119,8 @@ async def _asked(
 
 def main() -> None:
     """The process of its own."""
-    given: dict[str, Any] = json.load(sys.stdin)
-    print(json.dumps(asdict(asyncio.run(make(Load(**given))))))
+    parameters: dict[str, Any] = json.load(sys.stdin)
+    print(json.dumps(asdict(asyncio.run(make(Load(**parameters))))))
 
 
 if __name__ == "__main__":

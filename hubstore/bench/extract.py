@@ -14,7 +14,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from hubstore.bench.figure import OURS, Report, figure, machine_of
+from hubstore.bench.figure import HUBSTORE, Report, figure, machine_of
 from hubstore.bench.timing import device_seconds, interleave
 from hubstore.corpus import read_sample
 from hubstore.extraction import Settings, extract
@@ -94,7 +94,7 @@ def measure_extract(
             shutil.rmtree(path)
             return texts.items / done.progress.seconds
 
-        tasks = {CEILING: lambda: texts.items / device_seconds(lambda: _forward(model, texts), device), OURS: ours}
+        tasks = {CEILING: lambda: texts.items / device_seconds(lambda: _forward(model, texts), device), HUBSTORE: ours}
         samples = interleave(tasks, runs)
     work = f"{model.identity['id']}, {texts.items:,} sentences, {what}"
     figures = (

@@ -12,7 +12,7 @@ import torch
 
 from hubstore.bench.timing import Sample
 
-OURS = "hubstore"
+HUBSTORE = "hubstore"
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,14 @@ def figure(
     Args:
         work: what was done.
         unit: of the samples, scaled.
-        samples: by name; `OURS` and the ceiling among them.
+        samples: by name; `HUBSTORE` and the ceiling among them.
         ceiling: which sample to compare with.
         better: whether the samples are speeds or times.
         scale: by which to multiply all of them.
     """
-    ours, best = (Sample(tuple(scale * value for value in samples[name].values)) for name in (OURS, ceiling))
-    share = ours.over(best) if better == "higher" else best.over(ours)
-    return Figure(work, ours.median, unit, ours.spread, len(ours.values), ceiling, best.median, share.median)
+    own, best = (Sample(tuple(scale * value for value in samples[name].values)) for name in (HUBSTORE, ceiling))
+    share = own.over(best) if better == "higher" else best.over(own)
+    return Figure(work, own.median, unit, own.spread, len(own.values), ceiling, best.median, share.median)
 
 
 def machine_of(device: torch.device) -> dict[str, Any]:

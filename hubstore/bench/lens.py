@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from hubstore.bench.ceilings import fastest_dtype, multiplying
-from hubstore.bench.figure import OURS, Report, figure, machine_of
+from hubstore.bench.figure import HUBSTORE, Report, figure, machine_of
 from hubstore.bench.states import unit_states
 from hubstore.bench.timing import device_seconds, interleave
 from hubstore.kernels import lens_sweep
@@ -46,7 +46,7 @@ def measure_lens(sizes: LensSizes, device: torch.device, runs: int) -> Report:
 
     tasks = {
         ceiling: multiplying(sizes.states, sizes.vocabulary, sizes.width, dtype=fastest, device=device),
-        OURS: lambda: operations / device_seconds(sweep, device) / 1e12,
+        HUBSTORE: lambda: operations / device_seconds(sweep, device) / 1e12,
     }
     samples = interleave(tasks, runs, disk=False)
     work = f"{sizes.states:,} states x {sizes.width}, vocabulary {sizes.vocabulary:,}, {sizes.dtype}, k {sizes.k}"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from hubstore.bench.ceilings import fastest_dtype, multiplying, reading
-from hubstore.bench.figure import OURS, Figure, Report, figure, machine_of
+from hubstore.bench.figure import HUBSTORE, Figure, Report, figure, machine_of
 from hubstore.bench.states import unit_states
 from hubstore.bench.timing import device_seconds, interleave
 from hubstore.kernels import topk_cosine
@@ -50,7 +50,7 @@ def _many(sizes: SearchSizes, queries: torch.Tensor, rows: torch.Tensor, what: s
     of_rows = min(sizes.rows, CEILING_ROWS)
     tasks = {
         ceiling: multiplying(sizes.queries, of_rows, sizes.width, dtype=fastest, device=device),
-        OURS: lambda: operations / device_seconds(lambda: topk_cosine(queries, rows, sizes.k), device) / 1e12,
+        HUBSTORE: lambda: operations / device_seconds(lambda: topk_cosine(queries, rows, sizes.k), device) / 1e12,
     }
     samples = interleave(tasks, runs, disk=False)
     each = 1e12 / (2 * sizes.rows * sizes.width)
@@ -65,7 +65,7 @@ def _one(sizes: SearchSizes, query: torch.Tensor, rows: torch.Tensor, what: str,
     device = rows.device
     tasks = {
         "one read of the rows": reading(rows),
-        OURS: lambda: device_seconds(lambda: topk_cosine(query, rows, sizes.k), device),
+        HUBSTORE: lambda: device_seconds(lambda: topk_cosine(query, rows, sizes.k), device),
     }
     samples = interleave(tasks, runs, disk=False)
     return figure(f"one query, {what}", "ms", samples, "one read of the rows", better="lower", scale=1e3)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from hubstore.bench.figure import OURS, Figure, Report, figure, machine_of
+from hubstore.bench.figure import HUBSTORE, Figure, Report, figure, machine_of
 from hubstore.bench.timing import Task, interleave, seconds
 from hubstore.storage import LocalStorage
 from hubstore.store import DTYPES, HiddenStates, Layout, StoreReader, write_metadata, write_shard
@@ -82,7 +82,7 @@ def _writing(sizes: StoreSizes, scratch: Path, runs: int) -> Figure:
 
     tasks = {
         "raw append": rate(lambda path: append_raw(path, shards)),
-        OURS: rate(lambda path: write_store(path, sizes.layout, shards, items)),
+        HUBSTORE: rate(lambda path: write_store(path, sizes.layout, shards, items)),
     }
     work = f"write {sizes.layers} layers x {sizes.rows:,} x {sizes.width} {sizes.dtype}"
     return figure(work, "MB/s", interleave(tasks, runs), "raw append")
@@ -98,7 +98,7 @@ def _reading(sizes: StoreSizes, scratch: Path, runs: int) -> tuple[Figure, Figur
     drawn = np.random.default_rng(0).integers(0, sizes.rows, (DRAWS, sizes.taken))
     what = f"{sizes.rows:,} x {sizes.width} {sizes.dtype}"
     scans = interleave(_scans(plain, hidden), runs, disk=False)
-    takes = {"numpy memmap": taking(lambda at: plain[at], drawn), OURS: taking(hidden.take, drawn)}
+    takes = {"numpy memmap": taking(lambda at: plain[at], drawn), HUBSTORE: taking(hidden.take, drawn)}
     return (
         figure(f"scan a layer of {what}", "GB/s", scans, "numpy memmap"),
         figure(
@@ -120,7 +120,7 @@ def _scans(plain: npt.NDArray[Any], hidden: HiddenStates) -> dict[str, Task]:
 
     return {
         "numpy memmap": rate(lambda: total(plain[piece] for piece in pieces)),
-        OURS: rate(lambda: total(rows.view(word).numpy() for _, rows in hidden.segments())),
+        HUBSTORE: rate(lambda: total(rows.view(word).numpy() for _, rows in hidden.segments())),
     }
 
 

@@ -27,7 +27,7 @@ MOST = 512
 BYTES = 1 << 24
 """Of a request's vectors."""
 
-NAMED = ("ids", "texts")
+DEDUPLICATED = ("ids", "texts")
 """Queries that a server answers once, however often a request has them."""
 
 MEDIA = {"images": "image", "audio": "audio"}
@@ -102,7 +102,7 @@ def batches_of(
     return list(_parts(what, several, _languages(languages, len(several)), 1 if what in MEDIA else MOST))
 
 
-def joined(batches: Sequence[Batch], answers: Sequence[Answer]) -> pa.Table:
+def concat_batches(batches: Sequence[Batch], answers: Sequence[Answer]) -> pa.Table:
     """One table of the answers, by query, layer and rank."""
     tables = [batch.table(answer) for batch, answer in zip(batches, answers, strict=True)]
     if len(tables) == 1:
@@ -131,18 +131,18 @@ def _parts(
     """Batches of at most `most` queries, each in one language; an id or a text that comes again is in another one."""
     start, seen = 0, set[str]()
     for number, language in enumerate(languages):
-        repeated = what in NAMED and values[number] in seen
+        repeated = what in DEDUPLICATED and values[number] in seen
         if number - start == most or repeated or language != languages[start]:
             yield _batch(what, values, slice(start, number), languages, layer)
             start, seen = number, set()
-        if what in NAMED:
+        if what in DEDUPLICATED:
             seen.add(values[number])
     yield _batch(what, values, slice(start, len(languages)), languages, layer)
 
 
 def _batch(what: str, values: Any, part: slice, languages: Sequence[str | None], layer: str | None) -> Batch:
-    given = values[part.start] if what in MEDIA else values[part]
-    return Batch(what, given, part.start, languages[part.start], layer)
+    queries = values[part.start] if what in MEDIA else values[part]
+    return Batch(what, queries, part.start, languages[part.start], layer)
 
 
 def _languages(languages: str | Sequence[str] | None, count: int) -> list[str | None]:

@@ -109,9 +109,9 @@ class Answer:
             kind, message = str(error["kind"]), str(error["message"])
         except (ValueError, KeyError, TypeError):
             raise self._unknown() from None
-        known = getattr(errors, kind, None)
-        if isinstance(known, type) and issubclass(known, HubstoreError):
-            raise known(message)
+        error_type = getattr(errors, kind, None)
+        if isinstance(error_type, type) and issubclass(error_type, HubstoreError):
+            raise error_type(message)
         if self.status == 401:
             raise TokenError(
                 f"{self.place}: {message}; give the token that the server was started with as ",

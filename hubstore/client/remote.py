@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from hubstore.client import verbs
 from hubstore.client.connection import AsyncConnection, Connection, Endpoint, Steps
-from hubstore.client.verbs import RemotePartition, ServedStore
+from hubstore.client.verbs import BaseRemoteStore, RemotePartition
 
 TIMEOUT = 60.0
 TOKEN = "HUBSTORE_TOKEN"
@@ -21,7 +21,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _blocking(verb: Callable[Concatenate[ServedStore, P], Steps[T]]) -> Callable[Concatenate[RemoteStore, P], T]:
+def _blocking(verb: Callable[Concatenate[BaseRemoteStore, P], Steps[T]]) -> Callable[Concatenate[RemoteStore, P], T]:
     @functools.wraps(verb)
     def method(self: RemoteStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self.connection.run(verb(self, *args, **kwargs))
@@ -30,7 +30,7 @@ def _blocking(verb: Callable[Concatenate[ServedStore, P], Steps[T]]) -> Callable
 
 
 def _awaiting(
-    verb: Callable[Concatenate[ServedStore, P], Steps[T]],
+    verb: Callable[Concatenate[BaseRemoteStore, P], Steps[T]],
 ) -> Callable[Concatenate[AsyncRemoteStore, P], Coroutine[Any, Any, T]]:
     @functools.wraps(verb)
     async def method(self: AsyncRemoteStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -39,7 +39,7 @@ def _awaiting(
     return method
 
 
-class RemoteStore(ServedStore):
+class RemoteStore(BaseRemoteStore):
     """A store on a server, with what can be asked of a `hubstore.Store`; made by `hubstore.connect`.
 
     A local store is as it was when it was opened. A server's gains commits while it is asked: every answer is of one
@@ -94,7 +94,7 @@ class RemoteStore(ServedStore):
     projection = _blocking(verbs.projection)
 
 
-class AsyncRemoteStore(ServedStore):
+class AsyncRemoteStore(BaseRemoteStore):
     """A store on a server, for programs with an event loop; made by `hubstore.connect_async`.
 
     Its verbs are those of `RemoteStore`, awaited; `items` and `partitions` are verbs here too. What takes several

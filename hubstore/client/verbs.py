@@ -14,7 +14,7 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow as pa
 
-from hubstore.client.batches import batches_of, joined, provenance
+from hubstore.client.batches import batches_of, concat_batches, provenance
 from hubstore.client.connection import ARROW, JSON, Answer, Endpoint, Request, Steps
 from hubstore.errors import QueryError, ServerError
 from hubstore.options import refuse_others, renamed
@@ -59,7 +59,7 @@ class RemotePartition:
     size: int
 
 
-class ServedStore:
+class BaseRemoteStore:
     """A store on a server: its name, and what no commit changes of it."""
 
     def __init__(self, endpoint: Endpoint, name: str, info: Mapping[str, Any]) -> None:
@@ -114,23 +114,23 @@ def connect(endpoint: Endpoint, store: str | None) -> Steps[tuple[str, dict[str,
         )
     [listed] = yield [Request("/api/stores", accept=JSON)]
     names = [one["name"] for one in listed.json()["stores"]]
-    there = ", ".join(names) or "none"
+    listed_names = ", ".join(names) or "none"
     if store is None and len(names) != 1:
-        raise QueryError(f"{endpoint.url} serves {len(names)} stores; name one of them: {there}")
+        raise QueryError(f"{endpoint.url} serves {len(names)} stores; name one of them: {listed_names}")
     if store is not None and store not in names:
-        raise QueryError(f"{endpoint.url} has no store {store!r}; it has {there}")
+        raise QueryError(f"{endpoint.url} has no store {store!r}; it has {listed_names}")
     name = names[0] if store is None else store
-    return name, (yield from info(ServedStore(endpoint, name, {})))
+    return name, (yield from info(BaseRemoteStore(endpoint, name, {})))
 
 
-def info(store: ServedStore) -> Steps[dict[str, Any]]:
+def info(store: BaseRemoteStore) -> Steps[dict[str, Any]]:
     """What the server says of the store now: items, model, partitions, indexes, analyses, provenance, ..."""
     [answer] = yield [store.get("", accept=JSON)]
     found: dict[str, Any] = answer.json()
     return found
 
 
-def partitions(store: ServedStore) -> Steps[Mapping[str, RemotePartition]]:
+def partitions(store: BaseRemoteStore) -> Steps[Mapping[str, RemotePartition]]:
     """Every partition by name, in the store's order, now."""
     found = yield from info(store)
     return {
@@ -139,7 +139,7 @@ def partitions(store: ServedStore) -> Steps[Mapping[str, RemotePartition]]:
     }
 
 
-def items(store: ServedStore) -> Steps[pa.Table]:
+def items(store: BaseRemoteStore) -> Steps[pa.Table]:
     """One row per item, in position order: all of them, in pages of a thousand; `find_items` gives some."""
 
     def pages() -> Steps[list[Answer]]:
@@ -155,7 +155,7 @@ def items(store: ServedStore) -> Steps[pa.Table]:
 
 
 def find_items(
-    store: ServedStore,
+    store: BaseRemoteStore,
     text: str | None = None,
     *,
     languages: Sequence[str] | None = None,
@@ -181,7 +181,7 @@ def find_items(
     return (yield from _table(store, "/items", ("q", text), *_each(**filters), ("offset", offset), ("limit", limit)))
 
 
-def preview(store: ServedStore, item: str) -> Steps[bytes | None]:
+def preview(store: BaseRemoteStore, item: str) -> Steps[bytes | None]:
     """The thumbnail (WebP) or clip of an item; None where there is none. QueryError when there is no such item."""
     [found] = yield [store.get("/item", ("id", item), accept=JSON)]
     if not found.json()["preview"]:
@@ -191,7 +191,7 @@ def preview(store: ServedStore, item: str) -> Steps[bytes | None]:
 
 
 def search(
-    store: ServedStore,
+    store: BaseRemoteStore,
     /,
     *,
     ids: Sequence[str] | None = None,
@@ -220,8 +220,8 @@ def search(
     centered = renamed("centred", "centered", older, centered)
     search_effort = renamed("effort", "search_effort", older, search_effort)
     refuse_others("search", older)
-    given = {"ids": ids, "texts": texts, "images": images, "audio": audio, "vectors": vectors}
-    queries = {name: value for name, value in given.items() if value is not None}
+    inputs = {"ids": ids, "texts": texts, "images": images, "audio": audio, "vectors": vectors}
+    queries = {name: value for name, value in inputs.items() if value is not None}
     if len(queries) != 1:
         raise QueryError("give exactly one of ids, texts, images, audio and vectors")
     named = store.layers if layers is None else [str(layer) for layer in layers]
@@ -241,18 +241,18 @@ def search(
     ((what, values),) = queries.items()
     batches = batches_of(what, values, query_languages, named, store.width)
     requests = [batch.request(store.path, options) for batch in batches]
-    return joined(batches, (yield from _of_one_revision(store, requests)))
+    return concat_batches(batches, (yield from _of_one_revision(store, requests)))
 
 
 def vectors(
-    store: ServedStore, ids: Sequence[str], *, layers: Layers | None = None, pooling: str | None = None
+    store: BaseRemoteStore, ids: Sequence[str], *, layers: Layers | None = None, pooling: str | None = None
 ) -> Steps[pa.Table]:
     """Hidden states of items: id, layer and vector; see `hubstore.Store.vectors`."""
     return (yield from _by_ids(store, "/hidden", ids, layers, ("pooling", pooling)))
 
 
 def analyze(
-    store: ServedStore,
+    store: BaseRemoteStore,
     names: Sequence[str] | None = None,
     *,
     pairs: Sequence[tuple[str, str]] | None = None,
@@ -274,28 +274,28 @@ def analyze(
     common = [*_each(layer=layers), ("pooling", pooling)]
     partitions = _each(partition=dict.fromkeys(itertools.chain.from_iterable(pairs or ())))
     compared = _each(pair=[f"{x}:{y}" for x, y in pairs or ()])
-    wanted = list(dict.fromkeys(names or ANALYSES))
+    chosen = list(dict.fromkeys(names or ANALYSES))
     answers = yield [
         store.get("/curves", ("analysis", name), *common, *(compared if name in PAIRED else partitions))
-        for name in wanted
+        for name in chosen
     ]
-    return {name: answer.table() for name, answer in zip(wanted, answers, strict=True)}
+    return {name: answer.table() for name, answer in zip(chosen, answers, strict=True)}
 
 
-def analyses(store: ServedStore) -> Steps[list[dict[str, Any]]]:
+def analyses(store: BaseRemoteStore) -> Steps[list[dict[str, Any]]]:
     """The tables that the store keeps: analysis, key, parameters, seed, rows, and whether they are of its content."""
     [answer] = yield [store.get("/analyses", accept=JSON)]
     found: list[dict[str, Any]] = answer.json()["analyses"]
     return found
 
 
-def analysis(store: ServedStore, name: str, key: str) -> Steps[pa.Table]:
+def analysis(store: BaseRemoteStore, name: str, key: str) -> Steps[pa.Table]:
     """A table that the store keeps."""
     return (yield from _table(store, f"/analyses/{quote(name, safe='')}/{quote(key, safe='')}"))
 
 
 def lens(
-    store: ServedStore,
+    store: BaseRemoteStore,
     ids: Sequence[str],
     *,
     layers: Layers | None = None,
@@ -310,7 +310,7 @@ def lens(
 
 
 def lens_summary(
-    store: ServedStore,
+    store: BaseRemoteStore,
     *,
     partitions: Sequence[str] | None = None,
     layers: Layers | None = None,
@@ -324,7 +324,7 @@ def lens_summary(
 
 
 def projection(
-    store: ServedStore,
+    store: BaseRemoteStore,
     *,
     layers: Layers | None = None,
     pooling: str | None = None,
@@ -340,13 +340,13 @@ def projection(
     return (yield from _table(store, "/projection", *lists, *options))
 
 
-def _table(store: ServedStore, path: str, *query: tuple[str, object]) -> Steps[pa.Table]:
+def _table(store: BaseRemoteStore, path: str, *query: tuple[str, object]) -> Steps[pa.Table]:
     [answer] = yield [store.get(path, *query)]
     return answer.table()
 
 
 def _by_ids(
-    store: ServedStore, path: str, ids: Sequence[str], layers: Layers | None, *options: tuple[str, object]
+    store: BaseRemoteStore, path: str, ids: Sequence[str], layers: Layers | None, *options: tuple[str, object]
 ) -> Steps[pa.Table]:
     """A table by layer and item, some items to a request: its line has an end."""
     names = dict.fromkeys(map(str, store.layers if layers is None else layers))
@@ -361,7 +361,7 @@ def _by_ids(
 
 
 def _of_one_revision(
-    store: ServedStore, requests: Sequence[Request] | Callable[[], Steps[list[Answer]]]
+    store: BaseRemoteStore, requests: Sequence[Request] | Callable[[], Steps[list[Answer]]]
 ) -> Steps[list[Answer]]:
     """Several answers about one state of the store: all are asked for again where it changed between them."""
     for _ in range(SNAPSHOTS):

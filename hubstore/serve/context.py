@@ -107,11 +107,11 @@ class RequestContext:
         """A record, made by a thread for short work."""
         return await self.service.work.run(lambda: json_response(make().model_dump(), revision=self.snapshot.revision))
 
-    def response(self, name: str, table: pa.Table, about: Mapping[str, Any]) -> TableResponse:
+    def response(self, name: str, table: pa.Table, provenance: Mapping[str, Any]) -> TableResponse:
         """A table as an answer about this store, or as several of which each has some rows."""
         return TableResponse(
             table,
-            {**redact(about), "store": self.snapshot.name, "revision": self.snapshot.revision},
+            {**redact(provenance), "store": self.snapshot.name, "revision": self.snapshot.revision},
             self.form,
             name=f"{self.snapshot.name}-{name}",
             revision=self.snapshot.revision,

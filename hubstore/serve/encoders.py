@@ -49,28 +49,28 @@ class Encoders:
 
     def __init__(self, model: Model | str | None, device: str, trust_remote_code: bool = False) -> None:
         # Absolute: it may be loaded when the process has changed its folder.
-        self._given = str(Path(model).absolute()) if isinstance(model, str) and Path(model).is_dir() else model
+        self._source = str(Path(model).absolute()) if isinstance(model, str) and Path(model).is_dir() else model
         self._device = device
         self._trust_remote_code = trust_remote_code
         self._lock = threading.Lock()
         self._models: dict[str, Model | _Failed] = {}
 
     @property
-    def given(self) -> bool:
+    def available(self) -> bool:
         """Whether the server has a model at all."""
-        return self._given is not None
+        return self._source is not None
 
     @property
     def names(self) -> Mapping[str, str]:
         """Where the model is loaded from, and its name."""
-        return {self._given: Path(self._given).name} if isinstance(self._given, str) else {}
+        return {self._source: Path(self._source).name} if isinstance(self._source, str) else {}
 
     def reads(self, store: StoreReader) -> bool:
         """Whether queries of a store can be read; also yes while the model has not been loaded yet."""
-        if self._given is None:
+        if self._source is None:
             return False
-        known = self._models.get(_key(store))
-        return not (isinstance(known, _Failed) and known.lately)
+        loaded = self._models.get(_key(store))
+        return not (isinstance(loaded, _Failed) and loaded.lately)
 
     def encoder(
         self, store: StoreReader, layers: Sequence[str], pooling: str
@@ -119,14 +119,14 @@ class Encoders:
     def _load(self, store: StoreReader) -> Model:
         from hubstore.extraction import load_model_of
 
-        if self._given is None:
+        if self._source is None:
             raise ModelError("it was started without a model; start it with --model, or ask by id or by vector")
-        if isinstance(self._given, str):
-            known = [model for model in self._models.values() if not isinstance(model, _Failed)]
-            return next((model for model in known if _is_of(store, model)), None) or load_model_of(
-                store, self._given, self._device, trust_remote_code=self._trust_remote_code
+        if isinstance(self._source, str):
+            loaded = [model for model in self._models.values() if not isinstance(model, _Failed)]
+            return next((model for model in loaded if _is_of(store, model)), None) or load_model_of(
+                store, self._source, self._device, trust_remote_code=self._trust_remote_code
             )
-        return self._given
+        return self._source
 
 
 def _is_of(store: StoreReader, model: Model) -> bool:

@@ -136,5 +136,5 @@ def invalid_error(mistakes: Sequence[Any], names: Collection[str]) -> InvalidErr
         return InvalidError("; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in mistakes[:SHOWN]))
     shown = extra if len(extra) <= SHOWN_NAME else extra[:SHOWN_NAME] + "…"
     near = difflib.get_close_matches(extra[:SHOWN_NAME], names, 1, 0.5)
-    there = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(sorted(names)) or 'none'}"
-    return InvalidError(f"there is no parameter {shown!r} here; {there}")
+    hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(sorted(names)) or 'none'}"
+    return InvalidError(f"there is no parameter {shown!r} here; {hint}")

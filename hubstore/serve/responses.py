@@ -74,7 +74,7 @@ class TableResponse:
 
     Args:
         table: the rows.
-        about: JSON-able, where they are from and how they were made; beside the columns in JSON, in the schema's
+        provenance: JSON-able, where they are from and how they were made; beside the columns in JSON, in the schema's
             metadata under b"hubstore" elsewhere.
         form: how to write them.
         name: of the file that a browser saves, without its suffix.
@@ -83,7 +83,7 @@ class TableResponse:
     """
 
     table: pa.Table
-    about: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     form: Format
     name: str
     revision: str | None
@@ -111,8 +111,8 @@ class TableResponse:
         return _values(self.table)
 
     @cached_property
-    def _about(self) -> str:
-        return json_text(self.about)
+    def _provenance(self) -> str:
+        return json_text(self.provenance)
 
     def _written(self, part: pa.Table) -> Response:
         self.limits.check_answer(part.nbytes)
@@ -120,11 +120,11 @@ class TableResponse:
 
     def _json(self, columns: Mapping[str, Sequence[Any]]) -> bytes:
         rows = len(next(iter(columns.values()), ()))
-        return utf8(f'{{"about":{self._about},"columns":{json_text(columns)},"rows":{rows}}}')
+        return utf8(f'{{"about":{self._provenance},"columns":{json_text(columns)},"rows":{rows}}}')
 
     def _encoded(self, part: pa.Table) -> bytes:
         sink = pa.BufferOutputStream()
-        described = part.replace_schema_metadata({b"hubstore": utf8(self._about)})
+        described = part.replace_schema_metadata({b"hubstore": utf8(self._provenance)})
         if self.form.name == "arrow":
             with pa.ipc.new_stream(sink, described.schema) as writer:
                 writer.write_table(described)

@@ -141,7 +141,7 @@ class Service:
                 continue
             if snapshot.keeps_lens:
                 await asyncio.get_running_loop().run_in_executor(self.opener, import_module, "hubstore.lens")
-            if self.encoders.given:
+            if self.encoders.available:
                 with contextlib.suppress(HubstoreError):  # each request that needs it raises it again
                     await asyncio.get_running_loop().run_in_executor(self.opener, self.encoders.load, snapshot)
         await asyncio.get_running_loop().run_in_executor(self.opener, _settle)

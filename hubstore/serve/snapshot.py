@@ -169,9 +169,9 @@ class Snapshot(StoreReader):
         for commit in self.commits:
             key = previews_key(commit.shard)
             if key in commit.files:
-                kept = read_parquet(self.storage.read(key), ["id"])["id"]
+                stored = read_parquet(self.storage.read(key), ["id"])["id"]
                 ids = self.items["id"].slice(start, commit.items)
-                found[start : start + commit.items] = pc.is_in(ids, value_set=kept.combine_chunks()).to_numpy()
+                found[start : start + commit.items] = pc.is_in(ids, value_set=stored.combine_chunks()).to_numpy()
             start += commit.items
         return found
 

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from hubstore.bench import ceilings, extract, states, store
-from hubstore.bench.figure import OURS, figure
+from hubstore.bench.figure import HUBSTORE, figure
 from hubstore.bench.timing import Sample, device_seconds
 from hubstore.cli import app
 from hubstore.store import StoreReader, verify
@@ -81,7 +81,7 @@ def test_a_gpu_that_is_not_there_is_an_error_of_one_line(monkeypatch):
 
 
 def test_a_share_is_of_speed_whether_speeds_or_times_were_measured():
-    samples = {OURS: Sample((2.0, 4.0, 6.0)), "best": Sample((4.0, 8.0, 12.0))}
+    samples = {HUBSTORE: Sample((2.0, 4.0, 6.0)), "best": Sample((4.0, 8.0, 12.0))}
     assert figure("x", "GB/s", samples, "best").share == 0.5
     assert figure("x", "ms", samples, "best", better="lower").share == 2.0
     scaled = figure("x", "ms", samples, "best", better="lower", scale=1e3)

@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_cases, gpu_peers, gpu_truth, table
-from benchmarks.gpu_contest import Bench, contest
+from benchmarks import gpu, gpu_cases, gpu_peers, ground_truth, table
+from benchmarks.head_to_head import Bench, contest
 from benchmarks.record import Result
 from hubstore.bench.states import unit_states
 from hubstore.kernels import reference
@@ -78,20 +78,20 @@ def test_targets_hold_for_full_sizes_on_a_gpu():
 
 
 def test_the_true_answers_are_the_reference_s(monkeypatch):
-    monkeypatch.setattr(gpu_truth, "PIECE", 40)
+    monkeypatch.setattr(ground_truth, "PIECE", 40)
     queries, rows = states(9, 1), states(95, 0)
-    assert torch.equal(gpu_truth.nearest(queries, rows, 5), reference.topk_cosine(queries, rows, 5)[1])
+    assert torch.equal(ground_truth.nearest(queries, rows, 5), reference.topk_cosine(queries, rows, 5)[1])
     x = states(95, 2)
-    ranks = gpu_truth.match_ranks(x, rows, 12)
+    ranks = ground_truth.match_ranks(x, rows, 12)
     unit_x, unit_rows = (torch.nn.functional.normalize(part.double(), dim=1) for part in (x, rows))
     scores = unit_x @ unit_rows.T
     assert ranks.tolist() == (scores > scores.diagonal()[:, None]).sum(1)[:12].tolist()
     expected = (queries.double() @ rows.double().T).log_softmax(1)
-    torch.testing.assert_close(gpu_truth.log_probabilities(queries, rows), expected)
+    torch.testing.assert_close(ground_truth.log_probabilities(queries, rows), expected)
 
 
 def test_recall_is_the_share_of_the_true_rows_found():
-    assert gpu_truth.recall(torch.tensor([[1, 2], [9, 4], [0, 0]]), torch.tensor([[2, 1], [3, 4]])) == 0.75
+    assert ground_truth.recall(torch.tensor([[1, 2], [9, 4], [0, 0]]), torch.tensor([[2, 1], [3, 4]])) == 0.75
 
 
 @pytest.mark.parametrize("name", ["torch", "FAISS"])
@@ -100,17 +100,17 @@ def test_peers_of_the_search_find_the_nearest(name, monkeypatch):
     monkeypatch.setattr(gpu_peers, "QUERIES", 4)
     of = gpu_peers.Searching(states(10, 1, torch.float32), states(170, 0, torch.float32), 3)
     found = gpu_peers.SEARCHES[name](of)()
-    assert gpu_truth.recall(found, gpu_truth.nearest(of.queries, of.rows, 3)) > 0.9
+    assert ground_truth.recall(found, ground_truth.nearest(of.queries, of.rows, 3)) > 0.9
 
 
 def test_peers_of_the_ranks_and_the_lens_agree_with_float64():
     x, y = states(50, 0), states(50, 1)
     forward, backward = gpu_peers.torch_match_rank(x, y, tile=16)()
-    assert (forward - gpu_truth.match_ranks(x, y, 50)).abs().max() <= 2
-    assert (backward - gpu_truth.match_ranks(y, x, 50)).abs().max() <= 2
+    assert (forward - ground_truth.match_ranks(x, y, 50)).abs().max() <= 2
+    assert (backward - ground_truth.match_ranks(y, x, 50)).abs().max() <= 2
     targets = torch.randint(50, (50, 2))
     (wanted, ranks, values, tokens), *_ = gpu_peers.torch_lens(x.float(), y.float(), targets, 4)()
-    true = gpu_truth.log_probabilities(x, y)
+    true = ground_truth.log_probabilities(x, y)
     torch.testing.assert_close(wanted, true.gather(1, targets).float(), atol=1e-5, rtol=0)
     torch.testing.assert_close(values, true.gather(1, tokens).float(), atol=1e-5, rtol=0)
     assert ranks.shape == (50, 2)

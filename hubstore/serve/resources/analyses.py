@@ -69,7 +69,7 @@ async def analysis(context: Context, analysis: Key, key: Key, params: Annotated[
     def found() -> tuple[pa.Table, Mapping[str, Any]]:
         for one in stored_tables(snapshot):
             if (one.info.analysis, one.info.key) == (analysis, key):
-                return one.table(snapshot), one.record
+                return one.table(snapshot), one.provenance
         raise NotFoundError(f"{snapshot.name} keeps no table {key!r} of {analysis!r}; /analyses lists what it keeps")
 
     return await context.table(analysis, found)
@@ -91,12 +91,12 @@ class StoredTable:
     """A table of results in a store, and the record of how it was made."""
 
     info: AnalysisInfo
-    record: Mapping[str, Any]
+    provenance: Mapping[str, Any]
 
     def projections(self) -> Iterator[dict[str, Any]]:
         """Its layers, where it is of maps."""
         if self.info.analysis == "projection":
-            parameters = self.record["parameters"]
+            parameters = self.provenance["parameters"]
             for layer in parameters["layers"]:
                 yield {"layer": layer, **{name: parameters[name] for name in ("pooling", "method", "points")}}
 
@@ -198,8 +198,8 @@ class Curves:
         return whole and defaults and pooled and wanted <= set(made_with.get("layers") or ())
 
     def _holds(self, table: pa.Table) -> bool:
-        there = set(zip(table["x"].to_pylist(), table["y"].to_pylist(), strict=True))
-        return set(self.pairs) <= there
+        present = set(zip(table["x"].to_pylist(), table["y"].to_pylist(), strict=True))
+        return set(self.pairs) <= present
 
     def _chosen(self, table: pa.Table) -> pa.ChunkedArray | pa.Array:
         """bool [rows]: whether a row is one of those wanted."""
@@ -232,18 +232,18 @@ def _stored_table(snapshot: Snapshot, key: str, analysis: str, name: str) -> Sto
 
     try:
         table, _ = decode_result(snapshot.storage.read(key), key)
-        record = json.loads((table.schema.metadata or {})[METADATA])
+        provenance = json.loads((table.schema.metadata or {})[METADATA])
         info = AnalysisInfo(
             analysis=analysis,
             key=name.removesuffix(".parquet"),
-            parameters=record.get("parameters", {}),
-            seed=record.get("seed"),
+            parameters=provenance.get("parameters", {}),
+            seed=provenance.get("seed"),
             rows=len(table),
-            current=record.get("commits") == snapshot.digest,
+            current=provenance.get("commits") == snapshot.digest,
         )
     except (CorruptStoreError, KeyError, ValueError):
         return None
-    return StoredTable(info, record)
+    return StoredTable(info, provenance)
 
 
 def _stamp(snapshot: Snapshot, key: str) -> int | None:

@@ -66,14 +66,14 @@ async def experiment(
 ) -> Response:
     """What one experiment found; `about` has its claim and verdict."""
 
-    def made() -> Response:
+    def answer() -> Response:
         from hubstore.experiments.result import TABLE as FILE
 
         run = _run(service.experiments, name)
-        table, about = read_parquet(run.folder / FILE), run.info.model_dump()
-        return TableResponse(table, about, form, name=name, revision=None, limits=service.limits).whole()
+        table, provenance = read_parquet(run.folder / FILE), run.info.model_dump()
+        return TableResponse(table, provenance, form, name=name, revision=None, limits=service.limits).whole()
 
-    return await service.work.run(made)
+    return await service.work.run(answer)
 
 
 @router.get(
@@ -84,12 +84,12 @@ async def experiment(
 async def figure(service: Serving, name: ExperimentName, params: Annotated[Params, Query()]) -> Response:
     """One experiment's figure."""
 
-    def made() -> Response:
+    def answer() -> Response:
         from hubstore.experiments.result import FIGURE
 
         return Response((_run(service.experiments, name).folder / FIGURE).read_bytes(), media_type="image/png")
 
-    return await service.work.run(made)
+    return await service.work.run(answer)
 
 
 def _runs(folders: Sequence[Path]) -> list[Run]:

@@ -50,7 +50,7 @@ async def lens(context: Context, params: Annotated[ItemLensParams, Query()]) -> 
     """The most probable tokens at each layer of some items; the store must keep a lens."""
     snapshot, options = _with_lens(context), params.options()
 
-    def made() -> Any:
+    def answer() -> Any:
         from hubstore.lens import read_store
 
         rows = snapshot.rows_of(snapshot.positions(params.ids), snapshot.pooling_name(params.pooling))
@@ -58,7 +58,7 @@ async def lens(context: Context, params: Annotated[ItemLensParams, Query()]) -> 
         context.service.limits.check_answer(rows * len(params.layers or snapshot.layers) * row_bytes)
         return read_store(snapshot, snapshot.lens(), **options)
 
-    return await context.computed("lens", tuple(options.items()), made)
+    return await context.computed("lens", tuple(options.items()), answer)
 
 
 @router.get("/summary", responses=TABLE)
@@ -66,12 +66,12 @@ async def summary(context: Context, params: Annotated[PartitionLensParams, Query
     """Entropy, agreement with the model and targets, by partition and layer; computed once and kept."""
     snapshot, options = _with_lens(context), params.options()
 
-    def made() -> Any:
+    def answer() -> Any:
         from hubstore.lens import lens_summary
 
         return lens_summary(snapshot, snapshot.lens(), **options)
 
-    return await context.computed("lens-summary", tuple(options.items()), made)
+    return await context.computed("lens-summary", tuple(options.items()), answer)
 
 
 def _with_lens(context: RequestContext) -> Snapshot:

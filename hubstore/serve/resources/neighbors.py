@@ -122,8 +122,8 @@ async def by_body(request: Request, context: Context, params: Annotated[SearchPa
         return await _answered(context, params, Question("vectors", vectors))
     if kind != MEDIA_TYPES["json"]:
         raise UnreadableError(f"a body is application/json or {MEDIA_TYPES['arrow']}, and this one {kind or 'nothing'}")
-    if beside := params.model_fields_set - {"format"}:
-        raise InvalidError(f"{', '.join(sorted(beside))}: with a body of JSON this belongs into the body")
+    if outside := params.model_fields_set - {"format"}:
+        raise InvalidError(f"{', '.join(sorted(outside))}: with a body of JSON this belongs into the body")
     query, question = await context.service.work.run(lambda: _read(body))
     return await _answered(context, query, question)
 
@@ -184,7 +184,7 @@ async def _answered(context: RequestContext, params: SearchParams | NeighborsQue
         raise QueryError(f"this server gives {limits.k} neighbors and takes {limits.ids} queries at most")
     if question.kind == "vectors" and question.queries.shape[1] != snapshot.width:
         raise QueryError(f"vectors have {question.queries.shape[1]} elements; the store's have {snapshot.width}")
-    if question.kind not in ("ids", "vectors") and not service.encoders.given:
+    if question.kind not in ("ids", "vectors") and not service.encoders.available:
         raise NeedsModelError(
             f"{question.kind} need the store's model; start the server with --model, or ask by id or vector"
         )
@@ -219,8 +219,8 @@ def answer_batch(
         # One of them is wrong: each is searched for alone, so that it costs no other its answer.
         alone = functools.partial(answer_batch, snapshot, search, encoders, limits, respond)
         return [alone([question])[0] for question in questions]
-    about = json.loads(found.schema.metadata[b"hubstore"])
-    response = respond("neighbors", _shown(snapshot, found), about)
+    provenance = json.loads(found.schema.metadata[b"hubstore"])
+    response = respond("neighbors", _shown(snapshot, found), provenance)
     if len(questions) == 1:
         return [_or_error(response.whole)]
     return _split(found["query"], response, questions)
@@ -263,10 +263,10 @@ def _found(
 def _shown(snapshot: Snapshot, found: pa.Table) -> pa.Table:
     """With the names of files alone, and whether there are previews."""
     found = found.set_column(found.column_names.index("media"), "media", file_names(found["media"]))
-    there = np.zeros(len(found), np.bool_)
+    with_preview = np.zeros(len(found), np.bool_)
     if snapshot.keeps_previews:
-        there = previews(snapshot, snapshot.positions(found["id"].to_pylist()))
-    return found.append_column("preview", pa.array(there))
+        with_preview = previews(snapshot, snapshot.positions(found["id"].to_pylist()))
+    return found.append_column("preview", pa.array(with_preview))
 
 
 def _split(labels: pa.ChunkedArray, response: TableResponse, questions: Sequence[Question]) -> list[Any]:
@@ -313,16 +313,16 @@ def _read(body: bytes) -> tuple[NeighborsQuery, Question]:
     except ValidationError as error:
         mistakes = error.errors(include_url=False, include_input=False)
         raise invalid_error(mistakes, NeighborsQuery.model_fields) from None
-    given = {name: getattr(query, name) for name in ("ids", "texts", "vectors") if getattr(query, name) is not None}
-    if len(given) != 1:
+    by_kind = {name: getattr(query, name) for name in ("ids", "texts", "vectors") if getattr(query, name) is not None}
+    if len(by_kind) != 1:
         raise QueryError("give exactly one of ids, texts and vectors")
-    ((kind, queries),) = given.items()
+    ((kind, queries),) = by_kind.items()
     return query, Question(kind, _vectors(queries) if kind == "vectors" else queries)
 
 
-def _vectors(given: Sequence[Any]) -> Vectors:
+def _vectors(values: Sequence[Any]) -> Vectors:
     """float32 [queries, width] of one vector or several."""
-    rows = given if isinstance(given[0], list) else [given]
+    rows = values if isinstance(values[0], list) else [values]
     widths = {len(row) for row in rows}
     if len(widths) != 1 or widths == {0}:
         raise QueryError("vectors must be of one width, and not empty")

@@ -35,10 +35,10 @@ async def projection(context: Context, params: Annotated[ProjectionParams, Query
         raise QueryError(f"points is {params.points}; this server gives {most} at most")
     options = params.options("columns")
 
-    def made() -> Any:
+    def answer() -> Any:
         from hubstore.analysis import projection as project
 
         return project(snapshot, **options, device=snapshot.device)
 
     shown = None if params.columns is None else ["layer", *params.columns]
-    return await context.computed("projection", tuple(options.items()), made, shown)
+    return await context.computed("projection", tuple(options.items()), answer, shown)

@@ -62,7 +62,7 @@ class Contest:
 
 def contest(
     bench: Bench,
-    ours: Work,
+    hubstore: Work,
     peers: Mapping[str, MakeReady],
     measure: Callable[[float], float],
     *,
@@ -72,12 +72,12 @@ def contest(
 
     Args:
         bench: how.
-        ours: hubstore's way.
+        hubstore: its work.
         peers: the others'.
         measure: what is reported of a time in seconds.
         runs: turns, where they are not the bench's.
     """
-    works, outputs, missing = {"hubstore": ours}, {"hubstore": ours()}, {}
+    works, outputs, missing = {"hubstore": hubstore}, {"hubstore": hubstore()}, {}
     for name, make_ready in peers.items():
         if name in bench.without:
             missing[name] = "left out"

@@ -6,18 +6,18 @@ import triton.language as tl
 from torch import Tensor
 
 TILE = 4096
-KEPT = 16
+CANDIDATES = 16
 QUERIES = 4096
 
 
 @triton.jit
-def _keep_best(scores, values, indices, first, TILE: tl.constexpr, KEPT: tl.constexpr):
+def _keep_best(scores, values, indices, first, TILE: tl.constexpr, CANDIDATES: tl.constexpr):
     query = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, TILE)
-    slots = tl.arange(0, KEPT)
+    slots = tl.arange(0, CANDIDATES)
     score = tl.load(scores + query * TILE + columns).to(tl.float32)
-    value = tl.load(values + query * KEPT + slots)
-    index = tl.load(indices + query * KEPT + slots)
+    value = tl.load(values + query * CANDIDATES + slots)
+    index = tl.load(indices + query * CANDIDATES + slots)
     best = tl.max(score, 0)
     least = tl.min(value, 0)
     if best > least:
@@ -29,8 +29,8 @@ def _keep_best(scores, values, indices, first, TILE: tl.constexpr, KEPT: tl.cons
             score = tl.where(columns == column, float("-inf"), score)
             best = tl.max(score, 0)
             least = tl.min(value, 0)
-        tl.store(values + query * KEPT + slots, value)
-        tl.store(indices + query * KEPT + slots, index)
+        tl.store(values + query * CANDIDATES + slots, value)
+        tl.store(indices + query * CANDIDATES + slots, index)
 
 
 def search(queries: Tensor, rows: Tensor, k: int) -> Tensor:
@@ -39,8 +39,8 @@ def search(queries: Tensor, rows: Tensor, k: int) -> Tensor:
 
 
 def _search(queries: Tensor, rows: Tensor, k: int) -> Tensor:
-    values = torch.full((len(queries), KEPT), -torch.inf, device=rows.device)
-    indices = torch.zeros(len(queries), KEPT, dtype=torch.int64, device=rows.device)
+    values = torch.full((len(queries), CANDIDATES), -torch.inf, device=rows.device)
+    indices = torch.zeros(len(queries), CANDIDATES, dtype=torch.int64, device=rows.device)
     scores = torch.empty(len(queries), TILE, dtype=queries.dtype, device=rows.device)
     for first in range(0, len(rows), TILE):
         tile = rows[first : first + TILE]
@@ -49,7 +49,7 @@ def _search(queries: Tensor, rows: Tensor, k: int) -> Tensor:
         else:
             scores.fill_(-torch.inf)
             scores[:, : len(tile)] = queries @ tile.T
-        _keep_best[(len(queries),)](scores, values, indices, first, TILE, KEPT, num_warps=4)
+        _keep_best[(len(queries),)](scores, values, indices, first, TILE, CANDIDATES, num_warps=4)
     return torch.cat([_rerank(*part, rows, k) for part in zip(queries.split(1024), indices.split(1024), strict=True)])
 
 
