@@ -24,7 +24,7 @@ from hubstore.errors import (
 from tests.client.serving import served
 from tests.extraction.test_media import items as media_items
 from tests.extraction.test_media import png
-from tests.tiny_media import picture, tiny_media_model
+from tests.tiny_media import random_image, tiny_media_model
 from tests.tiny_models import SAMPLE, tiny_language_model
 
 LANGUAGES = ("en", "es", "ar")
@@ -220,7 +220,7 @@ def test_maps_are_those_of_the_local_store(remote, texts):
 
 
 def test_images_are_asked_for_by_path_by_bytes_and_as_media(images, tmp_path):
-    data = [png(picture(90 + i)) for i in range(2)]
+    data = [png(random_image(90 + i)) for i in range(2)]
     (tmp_path / "a.png").write_bytes(data[0])
     asked = [tmp_path / "a.png", data[1], Media("a name", data[0])]
     model = tiny_media_model("llava")

@@ -15,7 +15,7 @@ from hubstore.experiments.significance import best_layer
 from hubstore.media.decode import open_audio, open_image
 from tests.experiments.media_readers import hearing, seeing
 from tests.experiments.readers import curve, reader
-from tests.tiny_media import picture, sound
+from tests.tiny_media import random_audio, random_image
 
 
 @pytest.fixture
@@ -28,14 +28,14 @@ def given(tmp_path):
     rows = []
     for number, names in enumerate((("cat", "gato", "猫"), ("dog", "perro", "狗"), ("bird", "pájaro", "鸟"))):
         concept = names[0]
-        picture(number).save(data / f"{concept}.png")
+        random_image(number).save(data / f"{concept}.png")
         rows.append({"concept": concept, "media": f"{concept}.png"})
         rows += [
             {"concept": concept, "language": language, "text": name}
             for language, name in zip(("en", "es", "zh"), names, strict=True)
         ]
         if number < 2:
-            soundfile.write(data / f"{concept}.wav", sound(number), 16_000)
+            soundfile.write(data / f"{concept}.wav", random_audio(number), 16_000)
             rows.append({"concept": concept, "media": f"{concept}.wav"})
     (data / "cross-modal.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     return data

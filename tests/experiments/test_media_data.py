@@ -12,7 +12,7 @@ from hubstore.errors import CorpusError
 from hubstore.experiments import ExperimentContext
 from hubstore.experiments.materials.media import Photograph, nouns, photographs, recordings
 from hubstore.media.decode import open_image
-from tests.tiny_media import picture
+from tests.tiny_media import random_image
 
 DATA = files("hubstore.experiments.materials")
 
@@ -82,7 +82,7 @@ def test_runs_go_along_the_rows():
 
 
 def test_the_users_photographs_are_read_by_path_from_their_folder(context, tmp_path):
-    picture(0).save(tmp_path / "a.png")
+    random_image(0).save(tmp_path / "a.png")
     rows = [{"id": "1", "image": "a.png", "captions": ["a cat", " "]}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "photographs.parquet")
     (one,) = photographs(context)

@@ -26,7 +26,7 @@ from hubstore.lens import Lens
 from hubstore.media.decode import open_image
 from tests.experiments.media_readers import hearing, media_states, seeing
 from tests.experiments.readers import curve, log_probabilities
-from tests.tiny_media import picture, tiny_media_model
+from tests.tiny_media import random_image, tiny_media_model
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_the_token_of_a_patch_is_the_one_that_moves_with_it(corner):
     model = seeing()
     token_of_mask = coverage.coverage(model.adapters["image"].reader, [mask], "{media}")[0]
     assert token_of_mask.argmax() == 4 * row + column
-    before = picture(0, 32, 32)
+    before = random_image(0, 32, 32)
     changed = np.array(before)
     changed[mask] = 255 - changed[mask]
     states = [media_embeddings(model, image) for image in (before, Image.fromarray(changed))]

@@ -8,7 +8,7 @@ from hubstore.lens import Lens, lens_summary, read_media, read_store
 from hubstore.models import wrap_model
 from hubstore.store import StoreReader
 from tests.extraction.test_media import png
-from tests.tiny_media import FAMILIES, picture
+from tests.tiny_media import FAMILIES, random_image
 
 
 def llava(head):
@@ -27,7 +27,7 @@ def llava(head):
 
 
 def images(count=3):
-    items = [Item(f"p{i}", "", "zxx", f"c{i}", "image", Media(f"box!{i}", png(picture(i)))) for i in range(count)]
+    items = [Item(f"p{i}", "", "zxx", f"c{i}", "image", Media(f"box!{i}", png(random_image(i)))) for i in range(count)]
     return [*items, *(Item(f"t{i}", "It rained.", "en", f"c{i}") for i in range(count))]
 
 

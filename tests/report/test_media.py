@@ -18,7 +18,7 @@ from hubstore.store import Layout, StoreReader, write_metadata, write_shard
 from tests.extraction.test_media import png
 from tests.report.stores import WIDTH, hub_states
 from tests.report.test_report import HOSTILE, Reader, read
-from tests.tiny_media import picture, sound, tiny_media_model
+from tests.tiny_media import random_audio, random_image, tiny_media_model
 
 CONCEPTS = 12
 PARTITIONS = (("text", "en"), ("text", "es"), ("image", "zxx"), ("audio", "zxx"))
@@ -29,7 +29,7 @@ def extracted(path, *, previews=True, name="images/#.png", label="label #"):
     """Texts in two languages and images, through a tiny model."""
     items = [Item(f"{tag}:{i}", f"{words} {i}", tag, f"c{i}") for tag, words in TEXTS for i in range(CONCEPTS)]
     for i in range(CONCEPTS):
-        medium = Media(name.replace("#", str(i)), png(picture(i, *SIZES["image"])))
+        medium = Media(name.replace("#", str(i)), png(random_image(i, *SIZES["image"])))
         items.append(Item(f"image:{i}", label.replace("#", str(i)), "zxx", f"c{i}", "image", medium))
     settings = Settings(poolings=("mean",), dtype="float32", previews=previews)
     extract(Corpus.from_items(items), tiny_media_model("llava"), path, settings)
@@ -56,7 +56,7 @@ def made_up(path, partitions=PARTITIONS, *, previews=None):
     }
     if previews is None:
         previews = {
-            name: thumbnail(picture(i, *SIZES["image"])) if modality == "image" else clip(sound(i), 16_000)
+            name: thumbnail(random_image(i, *SIZES["image"])) if modality == "image" else clip(random_audio(i), 16_000)
             for name, (modality, _, i) in zip(ids, kinds, strict=True)
             if modality != "text"
         }

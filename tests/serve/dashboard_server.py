@@ -15,7 +15,7 @@ from hubstore.corpus import Corpus, Item, Media, read_sample
 from hubstore.experiments.result import Result, make_table, write_result
 from hubstore.plots.experiment import Plot
 from tests.extraction.test_media import png
-from tests.tiny_media import picture
+from tests.tiny_media import random_image
 
 LANGUAGES = ("en", "ar", "sw", "zh-Hans")
 SENTENCES = 10
@@ -47,7 +47,7 @@ def image_store(model: Path, path: Path) -> Path:
         for i in range(8)
     ]
     for i in range(8):
-        medium = Media(f"{i}.png", png(picture(i, 160, 128)))
+        medium = Media(f"{i}.png", png(random_image(i, 160, 128)))
         items.append(Item(f"image:{i}", f"label {i}", "zxx", f"c{i}", "image", medium))
     settings = {"poolings": ("mean",), "dtype": "float32", "previews": True}
     hubstore.extract(Corpus.from_items(items), str(model), path, device="cpu", **settings)
@@ -75,7 +75,7 @@ def experiment_folder(folder: Path) -> Path:
         "claim": "They are nearer than others.",
         "stores": {},
     }
-    write_result(folder / "tiny", outcome, {**described, "made_from": {"model": {"id": "tiny"}}}, png(picture(0)))
+    write_result(folder / "tiny", outcome, {**described, "made_from": {"model": {"id": "tiny"}}}, png(random_image(0)))
     return folder
 
 

@@ -23,7 +23,7 @@ from tests.extraction.test_media import png
 from tests.report.stores import write_store
 from tests.report.test_media import made_up
 from tests.serve.servers import served
-from tests.tiny_media import picture, tiny_media_model
+from tests.tiny_media import random_image, tiny_media_model
 from tests.tiny_models import tiny_language_model
 
 ARROW = {"Accept": "application/vnd.apache.arrow.stream"}
@@ -223,7 +223,7 @@ def test_items_and_neighbors_say_which_have_previews_and_name_files_alone(media_
 
 def test_files_of_items_are_given_only_where_the_server_is_told_to(tmp_path):
     shown, other = tmp_path / "shown.png", tmp_path / "secret.txt"
-    shown.write_bytes(png(picture(1)))
+    shown.write_bytes(png(random_image(1)))
     other.write_bytes(b"root:x:0:0")
     items = [
         Item("a", "", "zxx", "a", "image", Media(str(shown))),

@@ -29,7 +29,7 @@ from tests.serve.dashboard_server import (
 )
 from tests.serve.servers import served
 from tests.test_readme import save_tiny_llava
-from tests.tiny_media import picture
+from tests.tiny_media import random_image
 from tests.tiny_models import save_tiny_language_model
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
@@ -362,7 +362,7 @@ def test_neighbors_of_an_image_that_is_dropped_with_thumbnails_of_those_found(ne
         page.locator("input[type=file]").set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"no"})
         expect(page.locator(".drop")).to_contain_text("neither an image nor audio")
         page.locator("input[type=file]").set_input_files(
-            {"name": "a.png", "mimeType": "image/png", "buffer": png(picture(3, 160, 128))}
+            {"name": "a.png", "mimeType": "image/png", "buffer": png(random_image(3, 160, 128))}
         )
         settle(page)
         expect(page.locator(".layer").first.locator(".hit")).to_have_count(10)

@@ -17,7 +17,7 @@ from hubstore.serve.http_errors import NeedsModelError
 from tests.extraction.test_media import png
 from tests.report.stores import write_store
 from tests.serve.servers import served
-from tests.tiny_media import picture, tiny_media_model
+from tests.tiny_media import random_image, tiny_media_model
 from tests.tiny_models import save_tiny_model, tiny_model
 
 WORDS = ("It rained", "A day in spring", "The harbour", "Nine ships", "Snow on the hills", "A short letter")
@@ -118,7 +118,7 @@ def test_a_model_that_is_another_is_not_loaded_again(store, monkeypatch):
 
 def test_images_are_uploaded_and_those_that_are_none_are_415(tmp_path):
     model = tiny_media_model("llava")
-    images = [png(picture(n)) for n in range(4)]
+    images = [png(random_image(n)) for n in range(4)]
     items = [Item(f"{n}", "", "zxx", f"{n}", "image", Media(f"{n}.png", data)) for n, data in enumerate(images)]
     extract(Corpus.from_items(items), model, tmp_path / "p.hub", Settings(dtype="float32", poolings=("mean",)))
     with served(tmp_path / "p.hub", model=model) as running, ThreadPoolExecutor(4) as clients:
