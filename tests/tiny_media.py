@@ -341,4 +341,3 @@ def media_of(name: str) -> list[Any]:
     return [random_audio(0, 0.5), random_audio(1, 0.83), random_audio(2, 1.31)]
 
 
-picture, sound = random_image, random_audio  # as tests of other packages still call them
