@@ -339,5 +339,3 @@ def media_of(name: str) -> list[Any]:
     if FAMILIES[name].modality == "image":
         return [random_image(0, 40, 32), random_image(1, 64, 24), random_image(2, 32, 60)]
     return [random_audio(0, 0.5), random_audio(1, 0.83), random_audio(2, 1.31)]
-
-

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from typer.core import TyperGroup
 
 from hubstore.cli import (
@@ -33,7 +31,7 @@ from hubstore.cli import (
     trends,
     verify,
 )
-from hubstore.cli.output import note
+from hubstore.cli.output import err, labelled, note
 from hubstore.cli.spelling import command_of, spelled
 from hubstore.errors import HubstoreError, HubstoreWarning, OptionError
 from hubstore.version import __version__
@@ -136,7 +134,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(_line(error))}", soft_wrap=True)
+        err.print(labelled("error", _line(error), "bold red"), soft_wrap=True)
         sys.exit(1)
 
 

@@ -101,7 +101,7 @@ def _list(experiments: Sequence[Experiment], as_json: bool) -> None:
     for one in experiments:
         out.print(one.name, style="bold")
         for label, words in (("what is done", one.title), ("claim", one.claim), ("data", one.data)):
-            out.print(f"  {label}: {words}", markup=False)
+            out.print(f"  {label}: {words}")
 
 
 def _rows(result: Result | None) -> dict[str, Any]:
@@ -111,8 +111,8 @@ def _rows(result: Result | None) -> dict[str, Any]:
 def _show(done: Run, folder: Path) -> None:
     """The plotted quantities by layer, beside the claim."""
     if done.result is None:
-        err.print(f"[bold red]{done.experiment.name}:[/] ", end="")
-        err.print(str(done.error), markup=False)
+        err.print(f"{done.experiment.name}: ", style="bold red", end="")
+        err.print(str(done.error))
         return
     rows = done.result.table.to_pylist()
     for plot in done.result.plots:
@@ -121,11 +121,11 @@ def _show(done: Run, folder: Path) -> None:
         lines = [[place, *(_cell(cells.get((place, name))) for name in plot.quantities)] for place in across]
         title = f"{done.experiment.name}: {plot.title} ({plot.y_label}; 95 % intervals)"
         out.print(table((plot.x_label, *plot.quantities), lines, title=title))
-    out.print(f"claim: {done.experiment.claim}", markup=False)
-    out.print(f"here: {done.result.figure}", markup=False)
+    out.print(f"claim: {done.experiment.claim}")
+    out.print(f"here: {done.result.figure}")
     for note in done.result.notes:
-        out.print(note, style="dim", markup=False)
-    out.print(f"{folder / done.experiment.name}\n", style="dim", markup=False)
+        out.print(note, style="dim")
+    out.print(f"{folder / done.experiment.name}\n", style="dim")
 
 
 def _cell(row: dict[str, Any] | None) -> str | None:

@@ -38,4 +38,4 @@ def export(
         print_json([str(path) for path in written])
         return
     for path in written:
-        out.print(f"{path}  {size(path.stat().st_size)}", markup=False)
+        out.print(f"{path}  {size(path.stat().st_size)}")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from hubstore.cli import corpora, options
 from hubstore.cli.corpora import CorpusArgument, CorpusOptions, RunOptions, SettingsOptions
-from hubstore.cli.output import out, print_json, table
+from hubstore.cli.output import labelled, out, print_json, table
 from hubstore.cli.progress import watching
 from hubstore.options import ModelOptions
 from hubstore.storage.location import shell_word
@@ -86,9 +85,9 @@ def print_extraction(store: Any, corpus: Any, as_json: bool) -> None:
         return
     if corpus.skipped.rows:
         rows = corpus.skipped.rows
-        out.print(f"{rows:,} {'row' if rows == 1 else 'rows'} read from {corpus.name}", markup=False)
+        out.print(f"{rows:,} {'row' if rows == 1 else 'rows'} read from {corpus.name}")
     if done.resumed:
-        out.print(f"{done.path}: an interrupted run was gone on with, and is finished", markup=False)
+        out.print(f"{done.path}: an interrupted run was gone on with, and is finished")
     rate = progress.seconds or 1.0
     out.print(
         f"{done.path}: {done.items:,} items x {len(store.layers)} layers x {store.width} ({store.layout.dtype}), "
@@ -100,7 +99,7 @@ def print_extraction(store: Any, corpus: Any, as_json: bool) -> None:
     )
     out.print(table(("partition", "items"), summary["partitions"].items()))
     if progress.truncated:
-        out.print(f"[yellow]note:[/] {progress.truncated:,} items were longer than the limit and cut")
+        out.print(labelled("note", f"{progress.truncated:,} items were longer than the limit and cut"))
     for modality, check in checks_of(store.attributes).items():
         if check.refused:
             which = {
@@ -108,14 +107,13 @@ def print_extraction(store: Any, corpus: Any, as_json: bool) -> None:
                 "same_shape": f"of {modality} items of one {'length' if modality == 'text' else 'shape'} only",
                 "single": "of one item each",
             }[check.batching]
-            out.print(f"[yellow]note:[/] batches of {modality} items are {which}: {escape(check.refused)}")
+            out.print(labelled("note", f"batches of {modality} items are {which}: {check.refused}"))
     if summary["skipped"]:
-        out.print(f"[yellow]note:[/] {summary['skipped']:,} rows were skipped; the first:")
+        out.print(labelled("note", f"{summary['skipped']:,} rows were skipped; the first:"))
         for message in (*corpus.skipped.messages, *progress.broken)[:5]:
-            out.print(f"  {message}", markup=False)
+            out.print(f"  {message}")
     path = shell_word(done.path)
     out.print(
         f"next: hubstore index {path}; hubstore query {path} --id ID; hubstore report {path}",
-        markup=False,
         soft_wrap=True,
     )

@@ -285,4 +285,4 @@ def _write(readings: pa.Table, asked: _Asked, folder: Path) -> None:
     sink = io.BytesIO()
     pq.write_table(readings, sink)
     storage.write("lens.parquet", sink.getvalue())
-    err.print(f"{folder / 'lens.html'}, {len(maps)} PNG, lens.parquet", markup=False)
+    err.print(f"{folder / 'lens.html'}, {len(maps)} PNG, lens.parquet")

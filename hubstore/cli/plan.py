@@ -64,7 +64,6 @@ def _show(found: Plan, model: str, device: str) -> None:
     out.print(
         f"{counted.items:,} items, {_tokens(ahead)} through {model}: {len(layout.layers)} layers x {layout.width} "
         f"({layout.dtype}), pooling {', '.join(layout.poolings)}",
-        markup=False,
     )
     for modality, one in counted.tokens.items():
         if one.truncated or one.unreadable:

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from hubstore.cli.output import err
+from hubstore.cli.output import err, note
 
 
 @contextmanager
@@ -17,14 +16,14 @@ def bar(what: str, details: str = "") -> Iterator[tuple[Progress, Any]]:
     """A progress bar and its task; it leaves nothing behind when it is done."""
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[details]}", style="dim"),
+        TextColumn("{task.fields[details]}", style="dim", markup=False),
     )
     with Progress(*columns, console=err, transient=True) as progress:
-        yield progress, progress.add_task(escape(what), total=None, details=details)
+        yield progress, progress.add_task(what, total=None, details=details)
 
 
 @contextmanager
@@ -41,7 +40,7 @@ def watching(store: str, model: str) -> Iterator[Any]:
         def planned(plan: Any) -> None:
             progress.update(task, description="self-check", total=plan.items)
             if plan.single_concepts:
-                err.print(f"[yellow]note:[/] {plan.single_concepts:,} concepts have one item only; they match nothing")
+                note(f"{plan.single_concepts:,} concepts have one item only; they match nothing")
 
         def checked(check: SelfCheck) -> None:
             err.print(
@@ -53,7 +52,7 @@ def watching(store: str, model: str) -> Iterator[Any]:
             workers = "" if done.workers == 1 else f"{done.workers} workers  "
             progress.update(
                 task,
-                description=escape(f"extracting {store}"),
+                description=f"extracting {store}",
                 completed=done.items,
                 total=done.total,
                 details=f"{workers}{done.items / done.seconds:,.0f} items/s  "

@@ -61,9 +61,9 @@ def project(
         out.print(f"{shown}, {len(made_from['scale'])} layers")
     kept = result_key(made_from)
     if opened.storage.exists(kept):
-        out.print(opened.path / kept, markup=False, soft_wrap=True)
+        out.print(opened.path / kept, soft_wrap=True)
     else:
-        err.print(f"{store} may not be written to: the map was not kept; --json prints it", markup=False)
+        err.print(f"{store} may not be written to: the map was not kept; --json prints it")
 
 
 def _shares(made_from: dict[str, Any], layer: str) -> list[str | None]:

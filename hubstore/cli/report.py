@@ -48,7 +48,7 @@ def report(
     if as_json:
         print_json({"report": str(page)})
     else:
-        out.print(f"{page}", markup=False)
+        out.print(f"{page}")
 
 
 def _beside(store: Location) -> Path:

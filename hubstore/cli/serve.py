@@ -46,7 +46,7 @@ def serve(
     from hubstore.serve.server import serve as run
 
     def ready(url: str) -> None:
-        err.print(f"serving {', '.join(store.name for store in stores)} on {url} (Ctrl-C stops)", markup=False)
+        err.print(f"serving {', '.join(store.name for store in stores)} on {url} (Ctrl-C stops)")
         if open_page:
             typer.launch(url)
 

@@ -138,4 +138,4 @@ def _write(found: Any, folder: Path) -> None:
     pq.write_table(found, sink)
     storage.write("trends.parquet", sink.getvalue())
     storage.write("trends.png", trends_png(found))
-    err.print(f"{folder / 'trends.png'}, trends.parquet", markup=False)
+    err.print(f"{folder / 'trends.png'}, trends.parquet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typer
+from rich.text import Text
 
 from hubstore.cli import options
 from hubstore.cli.output import err, note, out, print_json
@@ -18,7 +19,7 @@ def verify(store: options.StoreArgument, as_json: options.JsonOption = False) ->
 
     opened = StoreReader(store)
     with err.status("reading") as status:
-        every = check(opened.storage, lambda key: status.update(f"reading {key}"))
+        every = check(opened.storage, lambda key: status.update(Text(f"reading {key}")))
     problems = [problem for problem in every if problem.wrong]
     unverifiable = [problem for problem in every if not problem.wrong]
     files = sum(len(commit.files) for commit in opened.commits)
@@ -31,7 +32,7 @@ def verify(store: options.StoreArgument, as_json: options.JsonOption = False) ->
             raise typer.Exit(1)
         return
     for problem in every:
-        out.print(f"{problem.key}: {problem.what}", markup=False)
+        out.print(f"{problem.key}: {problem.what}")
     if not problems:
         out.print(f"{store}: {files:,} files of {len(opened.commits):,} shards are as they were written")
     if opened.unfinished is not None:

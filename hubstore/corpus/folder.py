@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -212,7 +211,13 @@ class _Rows:
                 yield self._row(Row(self._folder.name, "file", number, {}), path)
 
     def _path(self, row: Row) -> str:
-        path = posixpath.normpath(str(checked(row, self._file, text_problem)))
+        named = str(checked(row, self._file, text_problem))
+        path = os.path.relpath(os.path.join(self._folder, named), self._folder)
+        if path.partition(os.sep)[0] == os.pardir:
+            raise CorpusError(
+                f"{row.place(self._file)}: is {named!r}, outside the folder; a folder's table names files of the "
+                "folder: move the file there, or name it in a table that is no folder's"
+            )
         if modality_of(path) is None:
             raise CorpusError(f"{row.place(self._file)}: is {path!r}, by its suffix neither an image nor audio")
         return path

@@ -27,6 +27,9 @@ from hubstore.storage.location import Url
 _TEXT: Final = "txt"
 _FIELDS: Final = "json"
 
+MOST_BYTES: Final = 1 << 30
+"""Of a member that is read: one of a few bytes in its archive may be of any size when it is unpacked."""
+
 
 def read_webdataset(
     paths: PathLike | Url | Sequence[PathLike | Url],
@@ -85,12 +88,12 @@ def read_webdataset(
 
 
 class _Part(NamedTuple):
-    """A member of a sample: its column, its name for a person, and its bytes."""
+    """A member of a sample: its column, its name for a person, and its bytes; None where they are too many."""
 
     sample: str
     column: str
     name: str
-    data: bytes
+    data: bytes | None
 
 
 def _rows(file: Path | RemoteFile, columns: Columns, several: bool, refuse: Refuse) -> Iterator[Row]:
@@ -117,9 +120,9 @@ def _parts(file: Path | RemoteFile, columns: Columns) -> Iterator[_Part]:
             folder, base = posixpath.split(posixpath.normpath(member.name))
             stem, _, column = base.partition(".")
             if stem and member.isfile() and _is_read(column.lower(), columns):
-                content = tar.extractfile(member)
-                data = b"" if content is None else content.read()
-                if len(data) < member.size:
+                content = tar.extractfile(member) if member.size <= MOST_BYTES else None
+                data = None if content is None else content.read()
+                if data is not None and len(data) < member.size:
                     raise tarfile.ReadError(f"{member.name} is cut off")
                 yield _Part(posixpath.join(folder, stem), column.lower(), f"{archive}{MEMBER}{member.name}", data)
 
@@ -140,10 +143,15 @@ def _values(parts: Sequence[_Part], row: Row, refuse: Refuse) -> dict[str, Any]:
     members: dict[str, Any] = {"image": None, "audio": None}
     for part in parts:
         try:
+            if part.data is None:
+                raise CorpusError(
+                    f"{row.place(part.column)}: {part.name} has more than the {MOST_BYTES >> 30} GiB that are read of "
+                    "a member; split it, or leave it out"
+                )
             if part.column == _FIELDS:
-                fields = _fields(part, row)
+                fields = _fields(part, row, part.data)
             elif _kind(part.column) == _TEXT:
-                members[part.column] = _text(part, row)
+                members[part.column] = _text(part, row, part.data)
             else:
                 media = members[part.column] = Media(part.name, part.data)
                 modality = modality_of(f"x.{part.column}") if "." not in part.column else None
@@ -156,15 +164,15 @@ def _values(parts: Sequence[_Part], row: Row, refuse: Refuse) -> dict[str, Any]:
     return fields | members
 
 
-def _text(part: _Part, row: Row) -> str:
+def _text(part: _Part, row: Row, data: bytes) -> str:
     try:
-        return part.data.decode("utf-8-sig").strip()
+        return data.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise CorpusError(f"{row.place(part.column)}: {part.name} is not UTF-8: {error.reason}") from None
 
 
-def _fields(part: _Part, row: Row) -> dict[str, Any]:
+def _fields(part: _Part, row: Row, data: bytes) -> dict[str, Any]:
     try:
-        return json_object(part.data.decode("utf-8-sig"))
+        return json_object(data.decode("utf-8-sig"))
     except ValueError as error:
         raise CorpusError(f"{row.place(part.column)}: {part.name}: {error}") from None

@@ -275,3 +275,17 @@ def test_tables_and_archives_behind_links_are_read_and_broken_ones_named(tmp_pat
         open_corpus(tmp_path / "tables", language_tag="en")
     with pytest.raises(CorpusError, match=r"b\.csv: is a link to /no/such/b\.csv, where nothing is"):
         open_corpus(tmp_path / "tables" / "b.csv")
+
+
+@pytest.mark.parametrize("named", ["../private/x.png", "drawn/../../private/x.png", "{}/private/x.png"])
+def test_a_table_of_a_folder_names_no_file_outside_of_it(folder, tmp_path, named):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "x.png").write_bytes(image_bytes(9))
+    rows = [{"file_name": name, "text": "x"} for name in (named.format(tmp_path), str(folder / "bird.webp"))]
+    metadata(folder, rows)
+    with pytest.raises(CorpusError, match=r"line 1, column 'file_name': is '.*', outside the folder"):
+        contents(read_media_folder(folder, text="text", language_tag="en"))
+    corpus = read_media_folder(folder, text="text", language_tag="en", on_error="skip")
+    media = [item["media"] for item in contents(corpus) if "media" in item]
+    assert sorted(media) == sorted(str(folder / name) for name in FILES)
+    assert corpus.skipped.count == 1

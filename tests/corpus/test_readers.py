@@ -193,11 +193,24 @@ def test_json_that_is_nested_too_deeply_is_an_error_of_its_line(tmp_path):
     path.write_text(
         f'{{"id": "1", "text": "a"}}\n{{"id": "2", "text": "b", "meta": {deep}}}\n{{"id": "3", "text": "c"}}\n'
     )
-    with pytest.raises(CorpusError, match=r"x\.jsonl, line 2: the JSON is nested too deeply"):
+    with pytest.raises(CorpusError, match=r"x\.jsonl, line 2: the JSON is nested in more than 200 levels"):
         contents(read_jsonl(path, language_tag="en"))
     corpus = read_jsonl(path, language_tag="en", on_error="skip")
     assert texts(corpus) == [("1", "a"), ("3", "c")]
     assert (corpus.skipped.rows, corpus.skipped.count) == (3, 1)
+
+
+@pytest.mark.parametrize("levels", [300, 960, 990, 3000])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"]}": ', "}")])
+def test_a_row_that_is_nested_deeply_is_left_out_however_deeply_and_wherever(tmp_path, levels, opening, closing):
+    deep = opening * levels + "0" + closing * levels
+    rows = ['{"id": "1", "text": "a"}', f'{{"id": "2", "text": {deep}, "m": {deep}}}', '{"id": "3", "text": "c"}']
+    (tmp_path / "x.jsonl").write_text("\n".join(rows))
+    (tmp_path / "x.json").write_text("[" + ",\n".join(rows) + "]")
+    for name in ("x.jsonl", "x.json"):
+        corpus = open_corpus(tmp_path / name, language_tag="en", on_error="skip")
+        assert texts(corpus) == [("1", "a"), ("3", "c")]
+        assert corpus.skipped.count == 1
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -216,7 +229,7 @@ def test_what_is_wrong_in_a_json_array_is_named_by_its_element(tmp_path):
         ('[{"text": "a"}\n', "element 2: not valid JSON"),
         (
             '[{"text": "a"}, {"text": ' + "[" * 100_000 + "]" * 100_000 + "}]",
-            "element 2: the JSON is nested too deeply",
+            "element 2: the JSON is nested in more than 200 levels",
         ),
     ):
         path.write_text(text)

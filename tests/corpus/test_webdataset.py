@@ -180,3 +180,23 @@ def test_the_source_follows_the_archives_and_the_columns(tmp_path):
     assert json.loads(json.dumps(source)) == source == read_webdataset(path).source
     assert source != read_webdataset(path, text="caption").source
     assert source != read_webdataset(shard(tmp_path / "x.tar", MEMBERS[:-1])).source
+
+
+def sparse_member(name, size):
+    """A member of zeros alone, of which an archive holds 512 bytes whatever its size."""
+    header = bytearray(tarfile.TarInfo(name).tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[386:410] = b"%011o\0%011o\0" % (min(size, 8**11 - 1), 0)
+    header[483:495] = b"\x80" + size.to_bytes(11, "big")
+    header[148:156] = b"%06o\0 " % sum(bytes(header[:148]) + b" " * 8 + bytes(header[156:]))
+    return bytes(header)
+
+
+def test_a_member_that_is_too_large_when_it_is_unpacked_is_left_out_without_unpacking_it(tmp_path):
+    path = shard(tmp_path / "x.tar", MEMBERS[:2])
+    whole = path.read_bytes()
+    members = whole[: 512 + -(-len(MEMBERS[0][1]) // 512) * 512 + 1024]
+    path.write_bytes(members + sparse_member("big.png", 1 << 42) + whole)
+    corpus = read_webdataset(path, language_tag="en", on_error="skip")
+    assert len(contents(corpus)) == 4
+    assert "big.png has more than the 1 GiB that are read of a member" in corpus.skipped.messages[0]

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Final
 
 from hubstore.corpus.corpus import Refuse
 from hubstore.corpus.files import File
-from hubstore.corpus.readers.jsonl import checked_object
+from hubstore.corpus.readers.jsonl import TOO_DEEP, checked_object
 from hubstore.corpus.readers.lines import BLOCK, raw_blocks
 from hubstore.corpus.rows import Row
 from hubstore.errors import CorpusError
 
 _SPACE: Final = " \t\r\n"
+_BRACKET: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
+"""A bracket, or a text, which may hold some."""
 
 
 def is_array(file: File) -> bool:
@@ -65,7 +68,8 @@ class JsonArray:
                 value, end = decode(text, at)
                 whole = end < len(text)  # what ends with the block may be the beginning of a longer number
             except RecursionError:
-                raise self._error(number, "the JSON is nested too deeply; flatten it") from None
+                end = _end_of_nested(text, at)
+                value, whole, problem = ValueError(TOO_DEEP), end > at, "it does not end"
             except ValueError as error:
                 value, end, whole, problem = None, at, False, getattr(error, "msg", str(error))
             if not whole:
@@ -89,6 +93,8 @@ class JsonArray:
     @staticmethod
     def _checked(value: object, text: str) -> object:
         """An element that was parsed of a text; a ValueError saying why it is no row."""
+        if isinstance(value, ValueError):
+            return value
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -101,6 +107,16 @@ class JsonArray:
 
     def _error(self, number: int, problem: str) -> CorpusError:
         return CorpusError(f"{self._file.name}, element {number + 1}: {problem}")
+
+
+def _end_of_nested(text: str, at: int) -> int:
+    """Where a value ends that begins with a bracket, found without parsing it; `at` where it does not end here."""
+    depth = 0
+    for found in _BRACKET.finditer(text, at):
+        depth += (found[0] in "[{") - (found[0] in "]}")
+        if not depth:
+            return found.end()
+    return at
 
 
 def _next_place(text: str, at: int) -> int:

@@ -16,6 +16,11 @@ _scan: Final = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # wha
 
 _ID_FIRST: Final = b'{"id":'
 
+MOST_NESTED: Final = 200
+"""Objects and lists in one another; Python itself ends at some thousand, sooner or later by what calls what."""
+
+TOO_DEEP: Final = f"the JSON is nested in more than {MOST_NESTED} levels; flatten it, or leave it out"
+
 
 class JsonLines:
     """A file of JSON Lines; see `TableReader`.
@@ -83,19 +88,31 @@ def json_object(text: str) -> dict[str, Any]:
         if end < len(text) and not text[end:].isspace():
             value = _loads(text.rstrip())  # which says what is wrong
     except RecursionError:
-        raise ValueError("the JSON is nested too deeply; flatten it, or leave the line out") from None
+        raise ValueError(TOO_DEEP) from None
     except (ValueError, StopIteration):
         value = _loads(text.rstrip())
     return checked_object(value, text)
 
 
 def checked_object(value: Any, text: str) -> dict[str, Any]:
-    """What a text was parsed to; ValueError where it is no object, or an object in it has a key twice."""
+    """What a text was parsed to; ValueError where it is no object, is nested deeply, or one in it has a key twice."""
     if not isinstance(value, dict):
         raise ValueError(f"holds a JSON {type(value).__name__}, and no object")
+    if text.count("{") + text.count("[") > MOST_NESTED and _is_deep(value):
+        raise ValueError(TOO_DEEP)
     if text.count(":") != len(value):  # else each key has its own, and none was lost
         json.loads(text, object_pairs_hook=_once)
     return value
+
+
+def _is_deep(value: dict[str, Any]) -> bool:
+    level: list[Any] = [value]
+    for _ in range(MOST_NESTED):
+        inside = (part for one in level for part in (one.values() if isinstance(one, dict) else one))
+        level = [part for part in inside if isinstance(part, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _once(pairs: list[tuple[str, Any]]) -> None:
@@ -116,4 +133,4 @@ def _loads(text: str) -> Any:
         )
         raise ValueError(f"not valid JSON: {error.msg} at character {error.colno}{whole}") from None
     except RecursionError:
-        raise ValueError("the JSON is nested too deeply; flatten it, or leave the line out") from None
+        raise ValueError(TOO_DEEP) from None
