@@ -129,8 +129,8 @@ def lens(
     _show(found, as_json)
 
 
-def _sized(default: Sizes, **given: int | str | None) -> Sizes:
-    changed: Sizes = replace(default, **{name: value for name, value in given.items() if value is not None})
+def _sized(default: Sizes, **sizes: int | str | None) -> Sizes:
+    changed: Sizes = replace(default, **{name: value for name, value in sizes.items() if value is not None})
     return changed
 
 

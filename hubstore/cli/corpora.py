@@ -169,22 +169,22 @@ def open_items(corpus: Sequence[str], chosen: CorpusOptions) -> Any:
     from hubstore.corpus import open_corpus, read_parallel
 
     others = ("parallel", "text", "limit", "on_error")
-    given: dict[str, Any] = {
+    named: dict[str, Any] = {
         name: value
         for name, value in vars(chosen).items()
         if name not in others and value is not None and (value is not False or name == "quotes")
     }
     common: dict[str, Any] = {"limit": chosen.limit, "on_error": chosen.on_error.value}
     if chosen.parallel:
-        if given or chosen.text:
-            raise CorpusError(f"--parallel files have no columns or splits; leave out {', '.join(given) or 'text'}")
+        if named or chosen.text:
+            raise CorpusError(f"--parallel files have no columns or splits; leave out {', '.join(named) or 'text'}")
         return read_parallel(_by_language(corpus, "--parallel"), **common)
     if chosen.text:
         by_language = "=" in "".join(chosen.text)
         if len(chosen.text) > 1 and not by_language:
             raise CorpusError("give one --text-column, or LANGUAGE=COLUMN for each language")
-        given["text"] = _by_language(chosen.text, "--text-column") if by_language else chosen.text[0]
-    return open_corpus(corpus, **common, **given)
+        named["text"] = _by_language(chosen.text, "--text-column") if by_language else chosen.text[0]
+    return open_corpus(corpus, **common, **named)
 
 
 def _by_language(values: Sequence[str], option: str) -> dict[str, str]:

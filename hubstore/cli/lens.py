@@ -72,31 +72,31 @@ def lens(
     With --text or --id, a map of layers and tokens. With a store alone, a summary of every partition: entropy,
     agreement with the model's own next token, log-probabilities of the targets.
     """
-    asked = _Asked(layers, pool, normed, targets or [], k, device, trust_remote_code)
+    params = _LensParams(layers, pool, normed, targets or [], k, device, trust_remote_code)
     media = [*_items("image", images), *_items("audio", audio)]
     if store is None and not (model and (texts or media)):
         raise QueryError("give a STORE, or --model MODEL with --text TEXT, --image FILE or --audio FILE")
     if sum(map(bool, (texts, media, ids))) > 1:
         raise QueryError("give --text, --id, or images and audio; not several")
     if keep:
-        _keep(store, model, asked, quiet=as_json)
+        _keep(store, model, params, quiet=as_json)
     if not (texts or media or ids):
         if not keep or targets or partitions:
-            _summary(_required(store), model, partitions, asked, bootstrap, seed, as_json)
+            _summary(_required(store), model, partitions, params, bootstrap, seed, as_json)
         return
     if media:
-        readings = _of_media(store, model, media, media_template, asked)
+        readings = _of_media(store, model, media, media_template, params)
     else:
-        readings = _of_texts(store, model, texts, asked) if texts else _of_items(store, model, ids or [], asked)
+        readings = _of_texts(store, model, texts, params) if texts else _of_items(store, model, ids or [], params)
     if as_json:
         print_json(readings.to_pylist())
     else:
-        _show(readings, asked.targets)
+        _show(readings, params.targets)
     if folder is not None:
-        _write(readings, asked, folder)
+        _write(readings, params, folder)
 
 
-class _Asked:
+class _LensParams:
     """The options that every way of reading takes."""
 
     def __init__(
@@ -129,22 +129,22 @@ def _required(store: Location | None) -> Location:
     return store
 
 
-def _load(store: Location | None, model: str | None, asked: _Asked) -> Any:
+def _load(store: Location | None, model: str | None, params: _LensParams) -> Any:
     """The model named, or the store's, with its head."""
     from hubstore.api import Store
     from hubstore.models import load_model
 
     with err.status(f"loading {model or 'the model of ' + str(store)}"):
         if store is None:
-            return load_model(str(model), device=asked.device, head=True, trust_remote_code=asked.trust_remote_code)
-        return Store(store).model(model, asked.device, head=True, trust_remote_code=asked.trust_remote_code)
+            return load_model(str(model), device=params.device, head=True, trust_remote_code=params.trust_remote_code)
+        return Store(store).model(model, params.device, head=True, trust_remote_code=params.trust_remote_code)
 
 
-def _keep(store: Location | None, model: str | None, asked: _Asked, quiet: bool) -> None:
+def _keep(store: Location | None, model: str | None, params: _LensParams, quiet: bool) -> None:
     from hubstore.api import Store
 
     opened = Store(_required(store))
-    opened.keep_lens(_load(store, model, asked))
+    opened.keep_lens(_load(store, model, params))
     if not quiet:
         name = opened.attributes["model"]["id"]
         out.print(
@@ -153,10 +153,10 @@ def _keep(store: Location | None, model: str | None, asked: _Asked, quiet: bool)
         )
 
 
-def _of_texts(store: Location | None, model: str | None, texts: Sequence[str], asked: _Asked) -> pa.Table:
+def _of_texts(store: Location | None, model: str | None, texts: Sequence[str], params: _LensParams) -> pa.Table:
     from hubstore.lens import read_texts
 
-    return read_texts(_load(store, model, asked), texts, **asked.reading)
+    return read_texts(_load(store, model, params), texts, **params.reading)
 
 
 def _items(modality: str, paths: Sequence[Path] | None) -> list[Item]:
@@ -164,29 +164,29 @@ def _items(modality: str, paths: Sequence[Path] | None) -> list[Item]:
 
 
 def _of_media(
-    store: Location | None, model: str | None, items: Sequence[Item], template: str | None, asked: _Asked
+    store: Location | None, model: str | None, items: Sequence[Item], template: str | None, params: _LensParams
 ) -> pa.Table:
     from hubstore.lens import read_media
     from hubstore.store import StoreReader
 
     if template is None and store is not None:
         template = StoreReader(store).attributes["settings"].get("media_template")
-    return read_media(_load(store, model, asked), items, template=template or "{media}", **asked.reading)
+    return read_media(_load(store, model, params), items, template=template or "{media}", **params.reading)
 
 
-def _of_items(store: Location | None, model: str | None, ids: Sequence[str], asked: _Asked) -> pa.Table:
+def _of_items(store: Location | None, model: str | None, ids: Sequence[str], params: _LensParams) -> pa.Table:
     from hubstore.api import Store
 
     store = _required(store)
-    loaded = None if model is None else _load(store, model, asked)
-    return Store(store).lens(ids, pooling=asked.pool, model=loaded, device=asked.device, **asked.reading)
+    loaded = None if model is None else _load(store, model, params)
+    return Store(store).lens(ids, pooling=params.pool, model=loaded, device=params.device, **params.reading)
 
 
 def _summary(
     store: Location,
     model: str | None,
     partitions: Sequence[str] | None,
-    asked: _Asked,
+    params: _LensParams,
     bootstrap: int,
     seed: int,
     as_json: bool,
@@ -196,14 +196,14 @@ def _summary(
 
     found = Store(store).lens_summary(
         partitions=partitions or None,
-        layers=asked.layers,
-        pooling=asked.pool,
-        variant=asked.variant,
-        targets=asked.targets,
+        layers=params.layers,
+        pooling=params.pool,
+        variant=params.variant,
+        targets=params.targets,
         seed=seed,
         bootstrap=bootstrap,
-        model=None if model is None else _load(store, model, asked),
-        device=asked.device,
+        model=None if model is None else _load(store, model, params),
+        device=params.device,
     )
     rows = found.to_pylist()
     if as_json:
@@ -217,7 +217,7 @@ def _summary(
             [layer, *(_cell(cells[layer, column]) for column in columns)]
             for layer in dict.fromkeys(row["layer"] for row in own)
         ]
-        out.print(table(("layer", *columns), lines, title=f"{partition}: {own[0]['n']:,} items, {asked.variant} lens"))
+        out.print(table(("layer", *columns), lines, title=f"{partition}: {own[0]['n']:,} items, {params.variant} lens"))
 
 
 def _column(row: dict[str, Any]) -> str:
@@ -267,7 +267,7 @@ def _style(shade: float) -> str:
     return f"black on rgb({red},{green},{blue})"
 
 
-def _write(readings: pa.Table, asked: _Asked, folder: Path) -> None:
+def _write(readings: pa.Table, params: _LensParams, folder: Path) -> None:
     import pyarrow.parquet as pq
 
     from hubstore.plots.lens import heat_maps, html, png
@@ -275,10 +275,10 @@ def _write(readings: pa.Table, asked: _Asked, folder: Path) -> None:
 
     if folder.exists() and not folder.is_dir():
         raise LensError(f"{folder} is a file; --out names a folder")
-    maps = heat_maps(readings, asked.targets)
+    maps = heat_maps(readings, params.targets)
     storage = LocalStorage(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    heading = f"Logit lens ({'after the final norm' if asked.variant == 'normed' else 'raw'})"
+    heading = f"Logit lens ({'after the final norm' if params.variant == 'normed' else 'raw'})"
     storage.write("lens.html", html(maps, heading).encode())
     for number, shown in enumerate(maps, 1):
         storage.write(f"lens-{number}.png", png(shown))

@@ -101,11 +101,15 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
                 )
 
     @functools.wraps(command)
-    def expanded(**given: Any) -> None:
+    def expanded(**arguments: Any) -> None:
         for name, kind in groups.items():
-            own = {one.name: _read(one, given.pop(one.name)) for one in dataclasses.fields(kind) if one.name in given}
-            given[name] = kind(**own)
-        command(**given)
+            own = {
+                one.name: _read(one, arguments.pop(one.name))
+                for one in dataclasses.fields(kind)
+                if one.name in arguments
+            }
+            arguments[name] = kind(**own)
+        command(**arguments)
 
     expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     expanded.__annotations__ = {one.name: one.annotation for one in parameters}

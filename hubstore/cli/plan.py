@@ -83,7 +83,8 @@ def _show(found: Plan, model: str, device: str) -> None:
     out.print(table(("pooling", *dtypes), sizes, title=f"the arrays of these {len(layout.layers)} layers"))
     fits = {True: "fits", False: "DOES NOT FIT", None: "not known"}
     rooms = [
-        [n.what, n.where, size(n.needed), "" if n.there is None else size(n.there), fits[n.fits]] for n in ahead.needs
+        [n.what, n.where, size(n.needed), "" if n.available is None else size(n.available), fits[n.fits]]
+        for n in ahead.needs
     ]
     out.print(table(("room", "where", "needed", "free", ""), rooms))
     indexes = [

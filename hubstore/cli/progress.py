@@ -30,7 +30,7 @@ def bar(what: str, details: str = "") -> Iterator[tuple[Progress, Any]]:
 def watching(store: str, model: str) -> Iterator[Any]:
     """A `Callbacks` that draws an extraction, from the loading of its model on."""
     from hubstore.extraction import Callbacks, SelfCheck
-    from hubstore.extraction import Progress as Done
+    from hubstore.extraction import Progress as RunProgress
 
     with bar(f"loading {model}") as (progress, task):
 
@@ -48,7 +48,7 @@ def watching(store: str, model: str) -> Iterator[Any]:
                 f"{check.deviation:.1e} at most (layer {check.layer}; {check.tolerance:g} allowed)"
             )
 
-        def advanced(done: Done) -> None:
+        def advanced(done: RunProgress) -> None:
             workers = "" if done.workers == 1 else f"{done.workers} workers  "
             progress.update(
                 task,

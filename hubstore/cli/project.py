@@ -49,24 +49,24 @@ def project(
             device=device,
             progress=advanced,
         )
-    made_from = metadata(found)
+    provenance = metadata(found)
     if as_json:
-        print_json({"made_from": made_from, "rows": found.to_pylist()})
+        print_json({"made_from": provenance, "rows": found.to_pylist()})
         return
-    shown = f"{made_from['sampled']:,} of {made_from['items']:,} items"
+    shown = f"{provenance['sampled']:,} of {provenance['items']:,} items"
     if method == "pca":
-        lines = [[layer, *_shares(made_from, layer)] for layer in made_from["components"]]
+        lines = [[layer, *_shares(provenance, layer)] for layer in provenance["components"]]
         out.print(table(("layer", "axis 1", "axis 2", "axis 3", "together"), lines, title=f"{shown}: variance shown"))
     else:
-        out.print(f"{shown}, {len(made_from['scale'])} layers")
-    kept = result_key(made_from)
+        out.print(f"{shown}, {len(provenance['scale'])} layers")
+    kept = result_key(provenance)
     if opened.storage.exists(kept):
         out.print(opened.path / kept, soft_wrap=True)
     else:
         err.print(f"{store} may not be written to: the map was not kept; --json prints it")
 
 
-def _shares(made_from: dict[str, Any], layer: str) -> list[str | None]:
+def _shares(provenance: dict[str, Any], layer: str) -> list[str | None]:
     """The principal axes' shares of a layer's variance and their sum, as percentages."""
-    shares = made_from["components"][layer]
+    shares = provenance["components"][layer]
     return [None] * 4 if shares is None else [f"{share:.1%}" for share in (*shares, sum(shares))]

@@ -57,14 +57,14 @@ def query(
         "audio": audio or None,
         "vectors": None if vector is None else _load_vectors(vector),
     }
-    here: dict[str, Any] = {
+    local_options: dict[str, Any] = {
         "model": model,
         "trust_remote_code": trust_remote_code,
         "device": device,
         "engine": engine,
         "address": address,
     }
-    _show(_searched(store, url, token_file, inputs, search, here), as_json)
+    _show(_searched(store, url, token_file, inputs, search, local_options), as_json)
 
 
 def _searched(
@@ -73,7 +73,7 @@ def _searched(
     token_file: Path | None,
     inputs: dict[str, Any],
     search: SearchOptions,
-    here: dict[str, Any],
+    local_options: dict[str, Any],
 ) -> pa.Table:
     """What a local store answers, or one on a server."""
     if url is None:
@@ -83,19 +83,19 @@ def _searched(
             raise QueryError("--token-file is for a server; name it with --url http://127.0.0.1:8000")
         if store is None:
             raise QueryError("which store? Give its folder, such as ntrex.hub, or a server's address with --url")
-        return Store(store).search(**inputs, options=search, **here)
+        return Store(store).search(**inputs, options=search, **local_options)
     from hubstore.client import connect
 
     of_the_server = {
-        "--model": here["model"],
-        "--trust-remote-code": here["trust_remote_code"],
+        "--model": local_options["model"],
+        "--trust-remote-code": local_options["trust_remote_code"],
         "--allow-stale": search.allow_stale,
-        "--device": here["device"] != "auto",
-        "--engine": here["engine"] != "local",
-        "--address": here["address"],
+        "--device": local_options["device"] != "auto",
+        "--engine": local_options["engine"] != "local",
+        "--address": local_options["address"],
     }
-    for option, given in of_the_server.items():
-        if given:
+    for option, value in of_the_server.items():
+        if value:
             raise QueryError(f"{option} is the server's to choose: give it to `hubstore serve`, not beside --url")
     return connect(url, _token(token_file), store).search(**inputs, **http_options(search))
 

@@ -96,7 +96,7 @@ def steer(
     files = {"image": images or [], "audio": audio or []}
     _check_given(texts, files, text, media_template)
     at_layers: list[int] = _numbers("--layer", layers, int)
-    asked: dict[str, Any] = {
+    sweep_options: dict[str, Any] = {
         "strengths": _numbers("--strength", strengths, float),
         "seeds": _numbers("--seeds", seeds, int),
         "positions": _positions(positions),
@@ -116,7 +116,7 @@ def steer(
             layers=at_layers,
             kind=kind,  # type: ignore[arg-type]  # the library names those there are
             when="every step" if every_step else "prompt",
-            **asked,
+            **sweep_options,
             batch_tokens=batch_tokens,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
@@ -127,16 +127,16 @@ def steer(
 
 
 def _only_source(sources: Mapping[str, tuple[Any, Any]]) -> str:
-    given = [name for name, sides in sources.items() if any(side is not None for side in sides)]
-    if len(given) != 1:
+    named = [name for name, sides in sources.items() if any(side is not None for side in sides)]
+    if len(named) != 1:
         raise SteeringError(
-            f"give one direction, not {len(given)}: --from-text and --to-text, --from-token and --to-token, "
+            f"give one direction, not {len(named)}: --from-text and --to-text, --from-token and --to-token, "
             "--from-partition and --to-partition with --store, or --direction"
         )
-    if None in sources[given[0]]:
-        what = given[0].removesuffix("s")
+    if None in sources[named[0]]:
+        what = named[0].removesuffix("s")
         raise SteeringError(f"a direction has two sides; give both --from-{what} and --to-{what}")
-    return given[0]
+    return named[0]
 
 
 def _direction(

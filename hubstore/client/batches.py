@@ -107,7 +107,7 @@ def concat_batches(batches: Sequence[Batch], answers: Sequence[Answer]) -> pa.Ta
     tables = [batch.table(answer) for batch, answer in zip(batches, answers, strict=True)]
     if len(tables) == 1:
         return tables[0]
-    about = provenance(tables[0])
+    record = provenance(tables[0])
     kinds = {layer: kind for table in tables for layer, kind in provenance(table)["indexes"].items()}
     found = pa.concat_tables(table.replace_schema_metadata() for table in tables)
     if batches[0].layer is not None:
@@ -115,8 +115,8 @@ def concat_batches(batches: Sequence[Batch], answers: Sequence[Answer]) -> pa.Ta
         layer_numbers = [place[layer] for layer in found["layer"].to_pylist()]
         query_numbers = [_number(label) for label in found["query"].to_pylist()]
         found = found.take(pa.array(np.lexsort((found["rank"].to_numpy(), layer_numbers, query_numbers))))
-    about |= {"layers": list(kinds), "indexes": kinds}
-    return found.replace_schema_metadata({b"hubstore": json.dumps(about)}).combine_chunks()
+    record |= {"layers": list(kinds), "indexes": kinds}
+    return found.replace_schema_metadata({b"hubstore": json.dumps(record)}).combine_chunks()
 
 
 def provenance(table: pa.Table) -> dict[str, Any]:

@@ -90,8 +90,8 @@ class Columns:
     @property
     def media(self) -> dict[str, str]:
         """The columns of images and audio, by modality."""
-        given = {"image": self.image, "audio": self.audio}
-        return {modality: column for modality, column in given.items() if column is not None}
+        by_modality = {"image": self.image, "audio": self.audio}
+        return {modality: column for modality, column in by_modality.items() if column is not None}
 
     def texts(self) -> tuple[tuple[str | None, str], ...]:
         """Return the columns of text, each with its language where the options say it."""

@@ -107,9 +107,9 @@ def read_media_folder(
     return Corpus(name or folder.name, source, read, skip_errors=on_error == "skip")
 
 
-def _metadata(folder: Path, given: PathLike | None) -> Path | None:
-    if given is not None:
-        return existing_file(given)
+def _metadata(folder: Path, table: PathLike | None) -> Path | None:
+    if table is not None:
+        return existing_file(table)
     found = [folder / name for name in METADATA if (folder / name).is_file()]
     if len(found) > 1:
         raise CorpusError(

@@ -241,12 +241,12 @@ class _Maker:
             if media.data is None and self._is_known(media.name):
                 return None
         language = self._language(row, cell)
-        given = self._id(row)
+        item_id = self._id(row)
         concept = self._concept(row)
         if cell.grouped:
             paths = (_path(row.get(column)) for column in self._columns.media.values())
-            concept = concept or next(filter(None, paths), None) or given or str(number)
-        own = given if cell.takes_id else None
+            concept = concept or next(filter(None, paths), None) or item_id or str(number)
+        own = item_id if cell.takes_id else None
         if media is not None:
             own = own or _path(cell.value)
         kind = language if media is None else cell.modality

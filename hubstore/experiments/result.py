@@ -92,14 +92,14 @@ def write_result(folder: Path, result: Result, description: Mapping[str, Any], i
     put(folder / RESULT, to_json(found))
 
 
-def read_result(folder: Path, made_from: Mapping[str, Any]) -> Result | None:
+def read_result(folder: Path, provenance: Mapping[str, Any]) -> Result | None:
     """The result in `folder`; None where it was made from anything else or is not whole."""
     found = read_json(folder / RESULT)
     try:
         table = read_parquet(folder / TABLE)
     except (OSError, pa.ArrowException):
         return None  # what is damaged is made again
-    if found is None or found["made_from"] != json.loads(json.dumps(made_from)) or not (folder / FIGURE).is_file():
+    if found is None or found["made_from"] != json.loads(json.dumps(provenance)) or not (folder / FIGURE).is_file():
         return None
     plots = tuple(Plot(**{**plot, "quantities": tuple(plot["quantities"])}) for plot in found["plots"])
     return Result(found["shown"], found["figure"], found["n"], table, plots, tuple(found["notes"]))

@@ -67,9 +67,9 @@ def run_experiment(name: str, context: ExperimentContext) -> Result:
             f"{chosen.name} needs a model that reads {' or '.join(chosen.modalities)} items, and {model} reads "
             f"{' and '.join(context.model.modalities)}; give one, or one over the same language model too (also)"
         )
-    made_from = provenance(context, chosen)
+    wanted = provenance(context, chosen)
     folder = context.out / chosen.name
-    found = read_result(folder, made_from)
+    found = read_result(folder, wanted)
     if found is not None:
         return found
     context.stores.clear()
@@ -79,7 +79,7 @@ def run_experiment(name: str, context: ExperimentContext) -> Result:
         "name": chosen.name,
         "title": chosen.title,
         "claim": chosen.claim,
-        "made_from": made_from,
+        "made_from": wanted,
         "stores": dict(context.stores),
     }
     figure = experiment_png(result.table, result.plots, f"{chosen.title} ({model})")

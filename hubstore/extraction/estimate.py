@@ -47,24 +47,24 @@ ORDER_BYTES = 12
 
 @dataclass(frozen=True)
 class Need:
-    """What is needed somewhere, and what is there.
+    """Bytes that an extraction needs of a disk or a memory, and those that are free.
 
     Args:
         what: "disk", "memory" or "GPU memory".
         where: which one.
         needed: bytes.
-        there: bytes that are free; None where that is not known.
+        available: bytes that are free; None where that is not known.
     """
 
     what: str
     where: str
     needed: int
-    there: int | None
+    available: int | None
 
     @property
     def fits(self) -> bool | None:
         """Whether there is as much; None where that is not known."""
-        return None if self.there is None else self.needed <= self.there
+        return None if self.available is None else self.needed <= self.available
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Estimate:
         committed: items that the store has already; time and needs are those of the others.
         seconds: of each part of the work, measured here; parts that overlap are each given whole.
         speed: what was measured, on one device.
-        needs: what is needed, and what is there.
+        needs: what is needed, and what is free.
         place: the folder whose disk was measured.
     """
 
@@ -135,7 +135,7 @@ class Estimate:
                 "token_seconds": dict(self.speed.token_seconds),
                 "write_seconds_per_byte": self.speed.write_seconds,
             },
-            "needs": [{**asdict(need), "fits": need.fits} for need in self.needs],
+            "needs": [{**asdict(need), "there": need.available, "fits": need.fits} for need in self.needs],
         }
 
 

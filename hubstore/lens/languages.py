@@ -221,8 +221,8 @@ def _given_token(likely: Floats, possible: npt.NDArray[np.bool_]) -> Tensor:
     unseen = likely.sum(1, keepdims=True) == 0
     likely = np.where(unseen, np.broadcast_to(possible, likely.shape), likely)
     total = likely.sum(1, keepdims=True)
-    given: Tensor = torch.from_numpy(np.divide(likely, total, out=np.zeros_like(likely), where=total > 0))
-    return given.to(torch.float32)
+    probabilities: Tensor = torch.from_numpy(np.divide(likely, total, out=np.zeros_like(likely), where=total > 0))
+    return probabilities.to(torch.float32)
 
 
 def _refuse_empty(likely: Floats, languages: Sequence[str], name: str) -> None:

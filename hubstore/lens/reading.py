@@ -161,12 +161,12 @@ def read_store(
     for start in range(0, len(rows), STATES):
         part = rows[start : start + STATES]
         own = None if last is None else question.own(store.hidden(last, pooled).take(part), last)
-        about = states.part(slice(start, start + STATES))
+        rows_read = states.part(slice(start, start + STATES))
         for name in names:
             swept = question.read(store.hidden(name, pooled).take(part), name)
-            tables.append(_table(question, about, name, swept, own))
-    about_all = {"store": str(store.path), "model": store.attributes["model"], "commits": store.digest}
-    return _finished(tables, question, {**about_all, "pooling": pooled}, names)
+            tables.append(_table(question, rows_read, name, swept, own))
+    provenance = {"store": str(store.path), "model": store.attributes["model"], "commits": store.digest}
+    return _finished(tables, question, {**provenance, "pooling": pooled}, names)
 
 
 def read_texts(
@@ -202,8 +202,8 @@ def read_texts(
         batch = make_batch(model, [token_ids[i] for i in members])
         states = dict(zip(capture.layers, capture.run(batch)["tokens"], strict=True))
         own = question.own(states["final"], "final")
-        about = _read_now(question.lens, [texts[i] for i in members], [token_ids[i] for i in members])
-        tables += [_table(question, about, name, question.read(states[name], name), own) for name in names]
+        rows_read = _read_now(question.lens, [texts[i] for i in members], [token_ids[i] for i in members])
+        tables += [_table(question, rows_read, name, question.read(states[name], name), own) for name in names]
     return _finished(tables, question, {"model": dict(model.identity)}, names)
 
 
@@ -255,8 +255,8 @@ def read_media(
         if "input_ids" in read.inputs.tensors:
             around = question.lens.vocabulary.texts(read.inputs.tensors["input_ids"][0].tolist())
             pieces = [piece or other for piece, other in zip(pieces, around, strict=True)]
-        about = _States([item.media.name] * count, list(range(count)), pieces)
-        tables += [_table(question, about, name, question.read(states[name], name), own) for name in names]
+        rows_read = _States([item.media.name] * count, list(range(count)), pieces)
+        tables += [_table(question, rows_read, name, question.read(states[name], name), own) for name in names]
     return _finished(tables, question, {"model": dict(model.identity), "media_template": template}, names)
 
 
@@ -270,11 +270,11 @@ def _stored(
     ranges = store.token_ranges()[positions]
     rows = np.concatenate([np.arange(start, stop) for start, stop in ranges])
     template = store.attributes["settings"]["template"]
-    about = store.items.select(["text", "modality", "media_ranges"]).take(pa.array(positions)).to_pylist()
+    rows_of_items = store.items.select(["text", "modality", "media_ranges"]).take(pa.array(positions)).to_pylist()
     items: list[str] = []
     places: list[int | None] = []
     pieces: list[str | None] = []
-    for name, item, (start, stop) in zip(ids, about, ranges.tolist(), strict=True):
+    for name, item, (start, stop) in zip(ids, rows_of_items, ranges.tolist(), strict=True):
         if item["media_ranges"] is not None:
             items += [name] * (stop - start)
             places += range(stop - start)
@@ -325,27 +325,27 @@ def _batches(token_ids: Sequence[Sequence[int]], model: Model) -> Iterator[list[
 
 
 def _layer_names(model: Model, layers: Sequence[str | int] | None) -> list[str]:
-    there = model.layer_names()
+    known = model.layer_names()
     if layers is None:
-        return list(there)
-    from_last = {str(place - model.depth - 1): name for place, name in enumerate(there[:-1])}
-    names = []
+        return list(known)
+    from_last = {str(place - model.depth - 1): name for place, name in enumerate(known[:-1])}
+    names: list[str] = []
     for layer in map(str, layers):
         name = from_last.get(layer, layer)
-        if name not in there:
+        if name not in known:
             raise QueryError(f"{model.identity['id']} has no layer {layer!r}; it has 0 to {model.depth} and final")
         names.append(name)
     return names
 
 
-def _table(question: Question, about: _States, layer: str, swept: LensSweep, own: Tensor | None) -> pa.Table:
-    n = len(about.items)
+def _table(question: Question, rows_read: _States, layer: str, swept: LensSweep, own: Tensor | None) -> pa.Table:
+    n = len(rows_read.items)
     tokens = swept.top_tokens.cpu().numpy().ravel()
     agrees = None if own is None else (swept.top_tokens[:, 0] == own).cpu().numpy()
     columns = {
-        "item": pa.array(about.items, pa.string()),
-        "token": pa.array(about.places, pa.int32()),
-        "piece": pa.array(about.pieces, pa.string()),
+        "item": pa.array(rows_read.items, pa.string()),
+        "token": pa.array(rows_read.places, pa.int32()),
+        "piece": pa.array(rows_read.pieces, pa.string()),
         "layer": pa.array([layer] * n, pa.string()),
         "top_ids": equal_lists(tokens.astype(np.int32), n),
         "top_tokens": equal_lists(_words(question.lens, tokens), n),
@@ -365,13 +365,13 @@ def _words(lens: Lens, tokens: npt.NDArray[np.int64]) -> pa.Array:
 
 
 def _finished(
-    tables: Iterable[pa.Table], question: Question, about: Mapping[str, Any], layers: Sequence[str]
+    tables: Iterable[pa.Table], question: Question, provenance: Mapping[str, Any], layers: Sequence[str]
 ) -> pa.Table:
     """One table of those that are each of one layer, ordered by layer, with how it was made."""
     order = {name: place for place, name in enumerate(layers)}
     by_layer = sorted(filter(len, tables), key=lambda table: order[table["layer"][0].as_py()])
     record = {
-        **about,
+        **provenance,
         "variant": question.variant,
         "targets": list(question.targets),
         "target_ids": question.target_ids,

@@ -91,7 +91,7 @@ def language_trends(
         >>> tokens = count_token_languages(open_corpus("wiki.jsonl"), lens)
         >>> language_trends(store, lens, tokens, partitions=["zh-Hans"])
     """
-    names, chosen, pooled = _asked(store, layers, partitions, pooling)
+    names, chosen, pooled = _resolve(store, layers, partitions, pooling)
     token_languages.check(lens)
 
     def make() -> Findings:
@@ -145,17 +145,17 @@ def language_mass(
     Probability of rows of the unembedding that are no token is divided out, as the paper's code truncates the
     vocabulary to the tokenizer's.
     """
-    names, chosen, pooled = _asked(store, layers, partitions, pooling)
+    names, chosen, pooled = _resolve(store, layers, partitions, pooling)
     token_languages.check(lens)
-    here = lens if device is None else lens.to(resolve_device(device))
+    on_device = lens if device is None else lens.to(resolve_device(device))
     positions = np.concatenate([store.partition(name).positions() for name in chosen])
-    rows, owners = text_rows(store, here, positions, pooled)
-    weights = token_languages.weights.to(here.head.device)
+    rows, owners = text_rows(store, on_device, positions, pooled)
+    weights = token_languages.weights.to(on_device.head.device)
     shape = (len(positions), weights.shape[1])
     sums = {layer: torch.zeros(shape, dtype=torch.float64, device=weights.device) for layer in names}
     for layer, part, states in _blocks(store, names, pooled, rows):
         read: Variant = "final" if layer == "final" else variant
-        mass = here.sweep(states, variant=read, groups=weights).group_mass.to(torch.float64)
+        mass = on_device.sweep(states, variant=read, groups=weights).group_mass.to(torch.float64)
         mass /= mass.sum(1, keepdim=True)
         sums[layer].index_add_(0, torch.from_numpy(owners[part]).to(mass.device), mass)
         if progress and part.stop >= len(rows):
@@ -165,7 +165,7 @@ def language_mass(
     )
 
 
-def _asked(
+def _resolve(
     store: StoreReader, layers: Sequence[str | int] | None, partitions: Sequence[str] | None, pooling: str | None
 ) -> tuple[list[str], list[str], str]:
     names = store.layer_names(layers)

@@ -174,8 +174,8 @@ def png(shown: HeatMap) -> bytes:
 def _fonts() -> list[str]:
     from matplotlib import font_manager
 
-    there = {font.name for font in font_manager.fontManager.ttflist}
-    return [name for name in FONTS if name in there] or ["sans-serif"]
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return [name for name in FONTS if name in installed] or ["sans-serif"]
 
 
 def _draw(axes: Any, shown: HeatMap, start: int, across: int) -> None:

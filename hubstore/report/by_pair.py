@@ -157,10 +157,10 @@ def retrieval_section(found: Gathered, cube: Cube, pairs: Pairs, notes: Sequence
     metrics = Control("metric", "Measure", tuple(RETRIEVAL_METRICS.values()))
 
     def panel(group: Sequence[Pair], metric: str, back: bool) -> Panel:
-        asked = [(y, x) if back else (x, y) for x, y in group]
-        curves = [curve(cube, asked, v, metric, name, v) for v, name in RETRIEVAL_VARIANTS.items()]
-        curves.append(Curve("chance", "chance", _chance(cube, asked, metric)))
-        title = f"{asked[0][0]} → {asked[0][1]}" if len(asked) == 1 else ("backward" if back else "forward")
+        chosen = [(y, x) if back else (x, y) for x, y in group]
+        curves = [curve(cube, chosen, v, metric, name, v) for v, name in RETRIEVAL_VARIANTS.items()]
+        curves.append(Curve("chance", "chance", _chance(cube, chosen, metric)))
+        title = f"{chosen[0][0]} → {chosen[0][1]}" if len(chosen) == 1 else ("backward" if back else "forward")
         label = RETRIEVAL_METRICS[metric]
         y_label = f"{label} (mean of 1/rank)" if metric == "mrr" else f"{label} (share of queries)"
         return Panel(title, y_label, found.layers, tuple(curves), limits=(0.0, 1.0))

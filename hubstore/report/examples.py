@@ -108,9 +108,9 @@ def _search_elsewhere(
         ids = [item["id"] for item in items if (item["language"], item["modality"]) == own]
         language, modality = own
         others = sorted({part.modality for part in parts if part.language == language} - {modality})
-        asked: list[dict[str, Any]] = [{"exclude_same_language": True}] if many else []
-        asked += [{"languages": [language], "modalities": others}] if others else []
-        for limits in asked:
+        filters: list[dict[str, Any]] = [{"exclude_same_language": True}] if many else []
+        filters += [{"languages": [language], "modalities": others}] if others else []
+        for limits in filters:
             rows += search(store, ids=ids, k=NEIGHBORS, layers=layers, pooling=pooling, **limits).to_pylist()
     return rows
 

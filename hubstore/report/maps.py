@@ -68,9 +68,9 @@ def _of_pairs(found: Gathered, cubes: Mapping[str, Cube], pairs: Sequence[Pair],
     shown: dict[Choice, Panel | Grid] = {}
     for i, (name, (analysis, variant, metric)) in enumerate(wanted.items()):
         directed = analysis == "retrieval"
-        asked = ways if directed else ways[::2]
-        rows = tuple(f"{x} → {y}" if directed else f"{x} – {y}" for x, y in asked)
-        values = cubes[analysis].lines("value", asked, variant, metric)
+        shown_pairs = ways if directed else ways[::2]
+        rows = tuple(f"{x} → {y}" if directed else f"{x} – {y}" for x, y in shown_pairs)
+        values = cubes[analysis].lines("value", shown_pairs, variant, metric)
         limits = _limits(cubes[analysis], pairs, variant, metric)
         shown[(i,)] = Grid(name, rows, columns, "pair", "layer", values, name, limits, over_layers=True)
     return Section(

@@ -200,14 +200,14 @@ def _examples(examples: Sequence[Example]) -> str:
     parts = "".join(map(_example, examples))
     shown = [one for e in examples for one in (e.item, *(hit for hits in e.hits.values() for hit in hits))]
     if all(one["modality"] == TEXT for one in shown):
-        kinds, asked, own = "languages", "sentences", "translation"
+        kinds, noun, own = "languages", "sentences", "translation"
         near, among = "in other languages", "of all other languages"
     else:
-        kinds, asked, own = "languages and modalities", "items", "translation, caption, image or audio clip"
+        kinds, noun, own = "languages and modalities", "items", "translation, caption, image or audio clip"
         near, among = "in other languages or modalities", "that differ in language or modality"
     return (
         f'<section id="neighbors">\n<h2>Neighbors across {kinds}</h2>\n'
-        f'<p class="seen">A few {asked} with the five '
+        f'<p class="seen">A few {noun} with the five '
         f"nearest items {near} at layers {in_html(layers)}. ✓ marks the same concept: its own {own}."
         '</p>\n<p class="computed">Nearest by the cosine of the states as stored (not centered), among all items '
         f"{among}; the number is the cosine.</p>\n{parts}</section>"

@@ -38,7 +38,7 @@ class Profile:
     high: Floats
 
     @property
-    def peak(self) -> int:
+    def best_layer(self) -> int:
         """Place of the largest value."""
         return int(np.nanargmax(self.value))
 
@@ -49,7 +49,7 @@ class Profile:
 
     def above(self, end: int) -> bool:
         """Whether the peak's interval lies wholly above that at `end`: more than is needed to tell them apart."""
-        return bool(self.low[self.peak] > self.high[end])
+        return bool(self.low[self.best_layer] > self.high[end])
 
 
 def summarize(cubes: dict[str, Cube], pairs: Sequence[Pair]) -> list[Statement]:
@@ -85,28 +85,28 @@ def middle(name: str, of: Profile) -> Statement:
         every = " and ".join(of.at(place) for place in range(len(of.layers)))
         return Statement(f"{name} is {every}; where it peaks takes at least three layers to say.", OPEN)
     predicts = f"{name}: the hub hypothesis predicts more between the first and the last layer than at either"
-    last, peak = len(of.layers) - 1, of.peak
+    last, best_layer = len(of.layers) - 1, of.best_layer
     ends = f"{of.at(0)} and {of.at(last)}"
-    if peak in (0, last):
+    if best_layer in (0, last):
         return _at_an_end(predicts, of)
-    here = f"here it is largest {peak / last:.0%} of the way up, {of.at(peak)}, against {ends}"
-    if not np.isfinite(of.low[peak]):
-        return Statement(f"{predicts}; {here}. No intervals were computed.", OPEN)
+    finding = f"here it is largest {best_layer / last:.0%} of the way up, {of.at(best_layer)}, against {ends}"
+    if not np.isfinite(of.low[best_layer]):
+        return Statement(f"{predicts}; {finding}. No intervals were computed.", OPEN)
     near = [end for end in (0, last) if not of.above(end)]
     if near:
         which = " and ".join(f"layer {layer_label(of.layers[end])}" for end in near)
         words = f"The 95 % intervals of the peak and of {which} overlap: a peak between the ends is not settled."
-        return Statement(f"{predicts}; {here}. {words}", OPEN)
-    return Statement(f"{predicts}; {here}. The 95 % intervals do not overlap.", AS_PREDICTED)
+        return Statement(f"{predicts}; {finding}. {words}", OPEN)
+    return Statement(f"{predicts}; {finding}. The 95 % intervals do not overlap.", AS_PREDICTED)
 
 
 def _at_an_end(predicts: str, of: Profile) -> Statement:
     last = len(of.layers) - 1
     inner = 1 + int(np.argmax(np.nan_to_num(of.value[1:-1], nan=-np.inf)))
-    which, other = ("first", last) if of.peak == 0 else ("last", 0)
-    here = f"here it is largest at the {which} layer, {of.at(of.peak)}, against {of.at(other)} and at most "
-    words = f"{predicts}; {here}{of.at(inner)} between them."
-    if not np.isfinite(of.low[of.peak]):
+    which, other = ("first", last) if of.best_layer == 0 else ("last", 0)
+    finding = f"here it is largest at the {which} layer, {of.at(of.best_layer)}, against {of.at(other)} and at most "
+    words = f"{predicts}; {finding}{of.at(inner)} between them."
+    if not np.isfinite(of.low[of.best_layer]):
         return Statement(f"{words} No intervals were computed.", OPEN)
     if not of.above(inner):
         return Statement(
@@ -118,7 +118,7 @@ def _at_an_end(predicts: str, of: Profile) -> Statement:
 def _resolved(statement: Statement, profile: Profile, resolution: Floats) -> Statement:
     if not np.isfinite(profile.value).any():
         return statement
-    places = (0, profile.peak, len(profile.layers) - 1)
+    places = (0, profile.best_layer, len(profile.layers) - 1)
     if all(resolves(float(profile.value[place]), float(resolution[place])) for place in places):
         return statement
     words = "The store's dtype leaves fewer than two digits of one of these: extract again with --dtype float32."
@@ -130,14 +130,14 @@ def purity(cube: Cube, variant: str) -> Statement:
     whole = [(WHOLE, WHOLE)]
     concept, language = (pair_profile(cube, whole, variant, f"{what}_purity") for what in ("concept", "language"))
     null, p = (cube.mean(column, whole, variant, "concept_purity") for column in ("null_mean", "p_value"))
-    peak = concept.peak
+    best = concept.best_layer
     above = [layer for layer, c, of in zip(cube.layers, concept.value, language.value, strict=True) if c > of]
     where = f"at layers {spans(cube.layers, above)}" if above else "at no layer"
-    chance = f" ({number(null[peak])} by chance, p = {number(p[peak])})" if np.isfinite(p[peak]) else ""
+    chance = f" ({number(null[best])} by chance, p = {number(p[best])})" if np.isfinite(p[best]) else ""
     words = (
         f"Neighborhoods ({variant}): the hub hypothesis predicts neighbors that share the meaning more often than "
         f"the language in the middle layers; here the meaning wins {where}, and is shared most often, "
-        f"{concept.at(peak)}{chance}, against {number(language.value[peak])} for the language."
+        f"{concept.at(best)}{chance}, against {number(language.value[best])} for the language."
     )
     inner = set(above) & set(cube.layers[1:-1])
     return Statement(words, AS_PREDICTED if inner else NOT_AS_PREDICTED if len(cube.layers) > 2 else OPEN)

@@ -68,11 +68,11 @@ class Prefilled:
 
 @torch.inference_mode()
 def decode(
-    model: Model, prefilled: Prefilled, interventions: Sequence[Intervention], how: Decoding, draws: Tensor
+    model: Model, prefilled: Prefilled, interventions: Sequence[Intervention], decoding: Decoding, draws: Tensor
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Tokens and log-probabilities of each row, up to its end-of-sequence token where there is one."""
     every_step = [one for one in interventions if one.when == "every step"]
-    rows, steps, device = len(prefilled.mask), how.max_new_tokens, model.device
+    rows, steps, device = len(prefilled.mask), decoding.max_new_tokens, model.device
     stops = torch.tensor(stop_tokens(model), device=device)
     draws = draws.to(device)
     tokens = torch.zeros(rows, steps, dtype=torch.int64, device=device)
@@ -86,7 +86,7 @@ def decode(
         steered.enter_context(steering(model, every_step))
         for step in range(steps):
             logits = token_logits(model, final)
-            token = _choose(logits, how, draws[alive, step] if how.temperature else None)
+            token = _choose(logits, decoding, draws[alive, step] if decoding.temperature else None)
             tokens[alive, step] = token
             log_probabilities[alive, step] = logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(-1)
             is_done |= torch.isin(token, stops)
@@ -117,19 +117,19 @@ def token_logits(model: Model, final: Tensor) -> Tensor:
     return logits
 
 
-def _choose(logits: Tensor, how: Decoding, draws: Tensor | None) -> Tensor:
+def _choose(logits: Tensor, decoding: Decoding, draws: Tensor | None) -> Tensor:
     """int64 [rows]: the most probable tokens, or for draws [rows] those where the cumulated probability passes them."""
     if draws is None:
         return logits.argmax(-1)
-    probabilities, ids = (logits.to(torch.float64) / how.temperature).softmax(-1), None
-    if how.top_k is not None and how.top_k < probabilities.shape[1]:
-        probabilities, ids = probabilities.topk(how.top_k)
+    probabilities, ids = (logits.to(torch.float64) / decoding.temperature).softmax(-1), None
+    if decoding.top_k is not None and decoding.top_k < probabilities.shape[1]:
+        probabilities, ids = probabilities.topk(decoding.top_k)
         probabilities = probabilities / probabilities.sum(-1, keepdim=True)
-    elif how.top_p < 1:
-        probabilities, ids = _most_probable(probabilities, how.top_p)
-    if how.top_p < 1:
+    elif decoding.top_p < 1:
+        probabilities, ids = _most_probable(probabilities, decoding.top_p)
+    if decoding.top_p < 1:
         before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= how.top_p, 0.0)
+        probabilities = probabilities.masked_fill(before >= decoding.top_p, 0.0)
     cumulated = probabilities.cumsum(-1)
     place = torch.searchsorted(cumulated, draws[:, None] * cumulated[:, -1:], right=True)
     place = place.clamp_max(probabilities.shape[1] - 1)

@@ -90,14 +90,14 @@ def generate(
         SteeringError: an intervention does not fit the model or the rows, or a prompt leaves no room in its context.
         NonFiniteError: steering drove the states beyond the dtype.
     """
-    how, rows = decoding or Decoding(), len(prompts)
+    decoding, rows = decoding or Decoding(), len(prompts)
     seeds = [0] * rows if seeds is None else [check_seed(seed, error=SteeringError) for seed in seeds]
     if len(seeds) != rows:
         raise SteeringError(f"there are {len(seeds)} seeds for {rows} prompts; give each row one")
     found: list[Continuation | None] = [None] * rows
-    for part in _parts(model, prompts, interventions, how.max_new_tokens, batch_tokens, progress):
-        draws = _draws(part, [seeds[i] for i in part.members], how)
-        tokens, log_probabilities = decode(model, _prefill(model, part, restart), part.interventions, how, draws)
+    for part in _parts(model, prompts, interventions, decoding.max_new_tokens, batch_tokens, progress):
+        draws = _draws(part, [seeds[i] for i in part.members], decoding)
+        tokens, log_probabilities = decode(model, _prefill(model, part, restart), part.interventions, decoding, draws)
         for place, i in enumerate(part.members):
             ids = part.token_ids[place]
             found[i] = _continuation(model, prompts[i], ids, tokens[place], log_probabilities[place], seeds[i])
@@ -139,10 +139,10 @@ def next_log_probabilities(
     for part in _parts(model, prompts, interventions, 1, batch_tokens, progress):
         with torch.inference_mode():
             logits = token_logits(model, _prefill(model, part, restart).final)
-            here = (logits[:, tokens] - logits.logsumexp(-1, keepdim=True)).cpu()
+            scores = (logits[:, tokens] - logits.logsumexp(-1, keepdim=True)).cpu()
         for place, i in enumerate(part.members):
-            _check_finite(model, prompts[i], here[place].tolist())
-        found[part.members] = here
+            _check_finite(model, prompts[i], scores[place].tolist())
+        found[part.members] = scores
     return found
 
 
@@ -207,10 +207,10 @@ def _batches(
     kinds = [kind_of(prompt) for prompt in prompts]
     order = np.argsort(prompt_of, kind="stable")
     for kind in dict.fromkeys(kinds):
-        alike = np.array([i for i in order if kinds[i] == kind], np.int64)
-        lengths = np.array([len(token_ids[i]) + new_tokens for i in alike], np.int32)
+        same_kind = np.array([i for i in order if kinds[i] == kind], np.int64)
+        lengths = np.array([len(token_ids[i]) + new_tokens for i in same_kind], np.int32)
         for members in batch_members(lengths, budget):
-            yield alike[members].tolist()
+            yield same_kind[members].tolist()
 
 
 def _distinct(prompts: Sequence[Prompt], token_ids: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
@@ -228,15 +228,15 @@ def _key(prompt: Prompt, token_ids: Sequence[int]) -> tuple[Any, ...]:
     return (*token_ids, prompt.digest) if isinstance(prompt, MediaPrompt) else tuple(token_ids)
 
 
-def _draws(part: _Part, seeds: Sequence[int], how: Decoding) -> Tensor:
+def _draws(part: _Part, seeds: Sequence[int], decoding: Decoding) -> Tensor:
     """float64 [rows, new tokens], uniform in [0, 1): a row's depend on its seed and its prompt alone."""
-    if not how.temperature:
+    if not decoding.temperature:
         return torch.empty(len(seeds), 0)
     rows = []
     for prompt, ids, seed in zip(part.prompts, part.token_ids, seeds, strict=True):
         digest = hashlib.sha256(repr((seed, list(_key(prompt, ids)))).encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        rows.append(torch.rand(how.max_new_tokens, generator=generator, dtype=torch.float64))
+        rows.append(torch.rand(decoding.max_new_tokens, generator=generator, dtype=torch.float64))
     return torch.stack(rows)
 
 

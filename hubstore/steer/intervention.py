@@ -155,12 +155,12 @@ def steering(model: Model, interventions: Sequence[Intervention], *, tokens: Ten
                 handles.callback(whole.register_forward_pre_hook(masks.begin, with_kwargs=True).remove)
                 handles.callback(whole.register_forward_hook(masks.end, always_call=True).remove)
         handles.callback(model.trunk.register_forward_pre_hook(_begins(acting, masks), with_kwargs=True).remove)
-        for layer in sorted({layer for one in acting for layer in one.given.layers}):
-            here = [one for one in acting if layer in one.given.layers]
+        for layer in sorted({layer for one in acting for layer in one.intervention.layers}):
+            acting_here = [one for one in acting if layer in one.intervention.layers]
             if layer:
-                handle = model.blocks[layer - 1].register_forward_hook(_after_block(here))
+                handle = model.blocks[layer - 1].register_forward_hook(_after_block(acting_here))
             else:
-                handle = model.blocks[0].register_forward_pre_hook(_before_first(here), with_kwargs=True)
+                handle = model.blocks[0].register_forward_pre_hook(_before_first(acting_here), with_kwargs=True)
             handles.callback(handle.remove)
         yield
 
@@ -171,12 +171,12 @@ class _Acting:
     What a call needs is found once for all layers; rows are those of the flattened [rows x length].
     """
 
-    def __init__(self, model: Model, given: Intervention) -> None:
-        self.given = given
-        self._vector = given.vector.to(model.device, torch.float32)
-        if given.kind == "project":
+    def __init__(self, model: Model, intervention: Intervention) -> None:
+        self.intervention = intervention
+        self._vector = intervention.vector.to(model.device, torch.float32)
+        if intervention.kind == "project":
             self._vector = nn.functional.normalize(self._vector, dim=-1)
-        self._strength = torch.tensor(given.strength, dtype=torch.float32, device=model.device)
+        self._strength = torch.tensor(intervention.strength, dtype=torch.float32, device=model.device)
         self._mask: Tensor | None = None
         self._is_prompt = True
         self._places: tuple[Tensor, Tensor, Tensor] | None = None
@@ -187,7 +187,7 @@ class _Acting:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """The states [rows, length, width] after the intervention: a changed copy, or themselves."""
-        if not self._is_prompt and self.given.when == "prompt":
+        if not self._is_prompt and self.intervention.when == "prompt":
             return hidden
         if self._places is None:
             self._places = self._find_places(hidden)
@@ -196,9 +196,9 @@ class _Acting:
             return hidden
         flat = hidden.flatten(0, 1)
         states = flat[places].to(torch.float32)
-        if self.given.kind == "add":
+        if self.intervention.kind == "add":
             changed = states + strengths * vectors
-        elif self.given.kind == "replace":
+        elif self.intervention.kind == "replace":
             changed = (strengths * vectors).expand_as(states)
         else:
             changed = states - strengths * (states * vectors).sum(-1, keepdim=True) * vectors
@@ -207,11 +207,11 @@ class _Acting:
     def _find_places(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """int64 [n] rows to change, none of strength 0; their vectors, [n, width] or [width]; strengths [n, 1]."""
         rows, length, _ = hidden.shape
-        self.given.check_rows(rows)
+        self.intervention.check_rows(rows)
         chosen = torch.ones(rows, length, dtype=torch.bool, device=hidden.device)
         if self._is_prompt:
             tokens = chosen if self._mask is None else _token_mask(self._mask, chosen)
-            chosen = _chosen(self.given.positions, tokens)
+            chosen = _chosen(self.intervention.positions, tokens)
         strengths = self._strength.expand(rows)
         places = (chosen & (strengths != 0)[:, None]).flatten().nonzero()[:, 0]
         row = places // length
@@ -222,11 +222,11 @@ class _Masks:
     """The attention mask of the present call of a model that calls its trunk with another kind of mask.
 
     Args:
-        given: the mask of every call; None to see it from each.
+        mask: of every call; None to see it from each.
     """
 
-    def __init__(self, given: Tensor | None) -> None:
-        self._given = given
+    def __init__(self, mask: Tensor | None) -> None:
+        self._mask = mask
         self._outer: Tensor | None = None
 
     def begin(self, whole: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -239,16 +239,16 @@ class _Masks:
 
     def of_call(self, own: Any) -> Any:
         """Where tokens are in a call of the trunk with the mask `own`."""
-        return next((mask for mask in (self._given, self._outer) if mask is not None), own)
+        return next((mask for mask in (self._mask, self._outer) if mask is not None), own)
 
 
 def _begins(acting: Sequence[_Acting], masks: _Masks) -> Any:
     def hook(trunk: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = inspect.signature(trunk.forward).bind_partial(*args, **kwargs).arguments
-        cache = given.get("past_key_values")
+        arguments = inspect.signature(trunk.forward).bind_partial(*args, **kwargs).arguments
+        cache = arguments.get("past_key_values")
         is_prompt = cache is None or cache.get_seq_length() == 0
         for one in acting:
-            one.begin(masks.of_call(given.get("attention_mask")), is_prompt=is_prompt)
+            one.begin(masks.of_call(arguments.get("attention_mask")), is_prompt=is_prompt)
 
     return hook
 

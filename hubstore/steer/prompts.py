@@ -195,9 +195,10 @@ def _of_media(model: Model, prompts: Sequence[MediaPrompt]) -> TrunkInputs:
     mask = tensors["attention_mask"]
     if not hasattr(adapter.whole, "get_rope_index"):  # which counts an image's rows and columns
         tensors["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)
-    given = dict(replace(host, tensors=tensors).to(model.device).inputs)
-    mask = given["attention_mask"]
-    arguments = _in_place_of_tokens(model, given) if adapter.whole is model.trunk else _given_to(model, adapter, given)
+    inputs = dict(replace(host, tensors=tensors).to(model.device).inputs)
+    mask = inputs["attention_mask"]
+    whole = adapter.whole is model.trunk
+    arguments = _in_place_of_tokens(model, inputs) if whole else _trunk_arguments(model, adapter, inputs)
     positions = arguments.get("position_ids")
     if positions is None:
         return TrunkInputs(arguments, mask, mask.sum(-1))
@@ -225,7 +226,7 @@ class _ReachedError(Exception):
 
 
 @torch.inference_mode()
-def _given_to(model: Model, adapter: Adapter, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+def _trunk_arguments(model: Model, adapter: Adapter, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
     """What a model of images or audio clips gives its trunk for these inputs."""
 
     def reached(trunk: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -236,12 +237,12 @@ def _given_to(model: Model, adapter: Adapter, inputs: Mapping[str, Tensor]) -> d
     try:
         adapter.whole(**inputs)
     except _ReachedError as found:
-        given = found.arguments
+        inputs = found.arguments
     finally:
         handle.remove()
     return {
         name: value
-        for name, value in given.items()
+        for name, value in inputs.items()
         if name not in OF_A_CALL and isinstance(value, (Tensor, Mapping, Sequence)) and not isinstance(value, str)
     }
 

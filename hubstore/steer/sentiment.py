@@ -122,10 +122,10 @@ class Classifier:
         self._model = model.eval().to(device)
         labels = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
         known = scores if scores is not None else POLARITY
-        given = [known.get(label, known.get(label.casefold())) for label in labels]
-        if None in given:
+        per_label = [known.get(label, known.get(label.casefold())) for label in labels]
+        if None in per_label:
             raise SteeringError(f"the labels of {name} are {', '.join(labels)}; say with `scores` what each counts")
-        self._scores = torch.tensor(given, dtype=torch.float32, device=device)
+        self._scores = torch.tensor(per_label, dtype=torch.float32, device=device)
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> list[float]:

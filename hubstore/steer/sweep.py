@@ -74,11 +74,11 @@ def sweep(
     Raises:
         SteeringError: no prompt, strength or seed, several seeds under greedy decoding, or what `generate` refuses.
     """
-    how = decoding or Decoding()
-    for name, given in (("prompt", prompts), ("strength", strengths), ("seed", seeds)):
-        if not given:
+    decoding = decoding or Decoding()
+    for name, values in (("prompt", prompts), ("strength", strengths), ("seed", seeds)):
+        if not values:
             raise SteeringError(f"a sweep without a {name} has no row; give one at least")
-    if not how.temperature and len(seeds) > 1:
+    if not decoding.temperature and len(seeds) > 1:
         raise SteeringError("greedy decoding draws nothing: give one seed, or a temperature above 0")
     cells = list(product(range(len(prompts)), strengths, seeds))
     of_prompts = Intervention(direction, layers, kind, positions=positions, when=when)
@@ -91,7 +91,7 @@ def sweep(
         model,
         [prompts[prompt] for prompt, _, _ in cells],
         [intervention],
-        decoding=how,
+        decoding=decoding,
         seeds=[seed for _, _, seed in cells],
         batch_tokens=batch_tokens,
         restart=restart,
@@ -103,7 +103,7 @@ def sweep(
         "media": {one.shown: one.digest for one in prompts if isinstance(one, MediaPrompt)},
         "strengths": list(strengths),
         "seeds": list(seeds),
-        "decoding": asdict(how),
+        "decoding": asdict(decoding),
         "model": dict(model.identity),
         "version": __version__,
     }

@@ -53,7 +53,7 @@ class Owner:
     token: str
 
     @classmethod
-    def here(cls) -> Owner:
+    def this_process(cls) -> Owner:
         """This process."""
         return cls(socket.gethostname(), os.getpid(), _machine(), uuid.uuid4().hex)
 
@@ -92,7 +92,7 @@ class Lease:
         self._client = client
         self._root = root
         self._seconds = seconds
-        self._owner = Owner.here()
+        self._owner = Owner.this_process()
         self._version: Any = None
         self._until = 0.0
         self._ended = threading.Event()

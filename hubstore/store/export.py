@@ -64,8 +64,8 @@ def export(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        there = next(folder for folder in (out, *out.parents) if folder.exists())
-        raise StoreExistsError(f"{out} is to be a folder, and {there} is a file; give another") from error
+        existing = next(folder for folder in (out, *out.parents) if folder.exists())
+        raise StoreExistsError(f"{out} is to be a folder, and {existing} is a file; give another") from error
     items = store.items.take(pa.array(positions))
     pq.write_table(items, targets["items"])
     for layer in names:

@@ -194,7 +194,7 @@ def test_memory_of_a_gpu_is_counted_once(model, monkeypatch):
     begun = estimate_of._Begun()
     need = estimate_of._needs(on_gpu, ahead.layout, ahead.counted, speed, ahead.states, None, begun, 2)[-1]
     slots = estimate_of.SLOTS * estimate_of._largest_shard(ahead.layout, ahead.counted)
-    assert (need.needed, need.there) == (slots + 30, 900)
+    assert (need.needed, need.available) == (slots + 30, 900)
     assert need.where == "each of 2, as a GPU, beside the model's weights"
 
 

@@ -180,10 +180,10 @@ def names_found(every: Sequence[Row], spoken: Sequence[str], queries: str, layer
     rows: list[Row] = []
     for layer in layers:
         for name, headline, answers in zip(curves(queries), headlines(queries), (english, other), strict=True):
-            here = [row for row in answers if row["layer"] == layer and row["metric"] == metric]
-            chance = float(np.mean([row["chance"] for row in here]))
-            means = {key: float(np.mean([row[key] for row in here])) for key in ("value", "low", "high")}
-            n = min(row["n"] for row in here)
+            layer_rows = [row for row in answers if row["layer"] == layer and row["metric"] == metric]
+            chance = float(np.mean([row["chance"] for row in layer_rows]))
+            means = {key: float(np.mean([row[key] for row in layer_rows])) for key in ("value", "low", "high")}
+            n = min(row["n"] for row in layer_rows)
             common = {"layer": layer, "x": queries, "variant": CENTERED, "chance": chance, "n": n}
             rows.append({**common, "quantity": name, **means})
             rows.append({**common, "quantity": headline, **{key: value - chance for key, value in means.items()}})

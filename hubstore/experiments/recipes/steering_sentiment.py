@@ -96,15 +96,15 @@ def multilingual_steering(context: ExperimentContext) -> Result:
     notes = [RELEVANCE_LEFT_OUT if embedder is None else f"relevance under {embedder.model.identity['id']}"]
     for language in LANGUAGES:
         chosen = [i for i, draw in enumerate(draws) if draw.language == language]
-        here = {one: [found[i] for i in chosen] for one, found in continued.items()}
+        per_strength = {one: [found[i] for i in chosen] for one, found in continued.items()}
         lines, lexicon = np.array([draws[i].line for i in chosen]), sentiment.read_lexicon(context, language.tag)
-        scores = {one: sentiments(lexicon, found) for one, found in here.items()}
+        scores = {one: sentiments(lexicon, found) for one, found in per_strength.items()}
         rows += sentiment_rows(context, str(layer), language, scores, lines)
-        rows += fluency_rows(context, str(layer), language, here, lines, embedder)
-        texts = [one.text for found in here.values() for one in found]
+        rows += fluency_rows(context, str(layer), language, per_strength, lines, embedder)
+        texts = [one.text for found in per_strength.values() for one in found]
         known = sum(bool(lexicon.found(text)) for text in texts)
         notes.append(f"{language.tag}: {known:,} of {len(texts):,} continuations have words of the lexicon")
-        notes += examples(here, [OWN], f"{language.tag}, ")
+        notes += examples(per_strength, [OWN], f"{language.tag}, ")
     tags = ", ".join(language.tag for language in LANGUAGES)
     panels = {GAIN: "what the direction gains", LEAD: "what it gains beyond random directions"}
     panels |= {name: f"{name}, {tags}" for name in (PERPLEXITY, *([] if embedder is None else [RELEVANCE]))}

@@ -111,13 +111,13 @@ def _combine(largest, total, weighted, tiles, log_partition, mean, TILES: tl.con
     state = tl.program_id(0).to(tl.int64)
     tile = tl.arange(0, TILES)
     valid = tile < tiles
-    peak = tl.load(largest + state * tiles + tile, valid, other=-float("inf"))
-    most = tl.max(peak, 0)
-    share = tl.exp(peak - most).to(tl.float64)
+    maximum = tl.load(largest + state * tiles + tile, valid, other=-float("inf"))
+    most = tl.max(maximum, 0)
+    share = tl.exp(maximum - most).to(tl.float64)
     amount = tl.load(total + state * tiles + tile, valid, other=0.0).to(tl.float64)
     moment = tl.load(weighted + state * tiles + tile, valid, other=0.0).to(tl.float64)
     partition = tl.sum(share * amount, 0)
-    moment = moment + amount * tl.where(valid, peak, 0.0).to(tl.float64)
+    moment = moment + amount * tl.where(valid, maximum, 0.0).to(tl.float64)
     tl.store(log_partition + state, most.to(tl.float64) + tl.log(partition))
     tl.store(mean + state, tl.sum(share * moment, 0) / partition)
 
@@ -131,8 +131,8 @@ def _combine_mass(largest, mass, tiles, log_partition, found, groups, panel, TIL
     sums = tl.zeros((TILES, PANEL), tl.float64)
     for start in range(0, tiles, TILES):
         tile = start + tl.arange(0, TILES)
-        peak = tl.load(largest + state * tiles + tile, tile < tiles, other=-float("inf"))
-        share = tl.exp((peak.to(tl.float64) - partition).to(tl.float32))
+        maximum = tl.load(largest + state * tiles + tile, tile < tiles, other=-float("inf"))
+        share = tl.exp((maximum.to(tl.float64) - partition).to(tl.float32))
         place = (state * tiles + tile)[:, None] * PANEL + group[None, :]
         part = tl.load(mass + place, (tile < tiles)[:, None], other=0.0)
         sums += (share[:, None] * part).to(tl.float64)
