@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import tarfile
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +25,15 @@ if TYPE_CHECKING:
 
 NEEDED: Final = "images and audio need Pillow, soundfile and soxr: pip install 'hubstore[media]'"
 
+IMAGE_FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""Pillow's decoders that are used; of the others some start a program (EPS starts Ghostscript)."""
+
+MOST_SAMPLES: Final = 1 << 28
+"""Of each channel of a recording, as it is and at the model's rate: 1 GiB as float32, 93 minutes at 48 kHz."""
+
 _WHOLE: Final = 0.9  # of what a header announces: that of an MP3 may be an estimate
+_BLOCK: Final = 1 << 20  # samples of all channels that are decoded at a time
+_ROWS: Final = 256  # of an image of more than 8 bits that are scaled at a time
 _ENDLESS: Final = 0x7F000000  # sizes from here on, and 0, stand in the headers of audio clips written as a stream
 
 
@@ -70,12 +80,12 @@ def open_image(media: Media) -> Image.Image:
         MissingDependencyError: Pillow is not installed.
     """
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise MissingDependencyError(NEEDED) from error
     data = media_bytes(media)
     try:
-        with ignored_warnings(), Image.open(io.BytesIO(data)) as image:  # of odd metadata, which would name no file
+        with ignored_warnings(), _opened_image(data) as image:  # of odd metadata, which would name no file
             _check_pixels(image.size, Image.MAX_IMAGE_PIXELS, media.name)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
@@ -84,10 +94,47 @@ def open_image(media: Media) -> Image.Image:
         raise CorpusError(f"{media.name}: {_short(error)}; make the image smaller, or leave it out") from None
     except (CorpusError, MemoryError):
         raise
+    except UnidentifiedImageError:
+        raise CorpusError(
+            f"{media.name}: is no image that can be read: it is none of {', '.join(_image_formats())}; check that "
+            "the file is whole, or convert it to PNG"
+        ) from None
     except Exception as error:  # damaged images raise whatever their decoder trips over
         raise CorpusError(
             f"{media.name}: is no image that can be read: {_short(error)}; check that the file is whole"
         ) from error
+
+
+def decoded_size(modality: str, data: bytes, rate: int) -> int:
+    """How much there is to decode, as the header announces it: pixels of an image, samples of audio at `rate`.
+
+    No more than is announced is decoded. 0 where the header cannot be read: the decoder says what is wrong.
+    """
+    try:
+        if modality == "image":
+            with ignored_warnings(), _opened_image(data) as image:
+                return image.width * image.height
+        import soundfile
+
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            return _samples(file.frames, file.samplerate, rate)
+    except MemoryError:
+        raise
+    except Exception:
+        return 0
+
+
+def _opened_image(data: bytes) -> Image.Image:
+    """An image whose header is read."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(data), formats=_image_formats())
+
+
+@cache
+def _image_formats() -> tuple[str, ...]:
+    """Those of IMAGE_FORMATS that this Pillow has."""
+    return IMAGE_FORMATS if find_spec("PIL.AvifImagePlugin") else IMAGE_FORMATS[:-1]
 
 
 def _check_pixels(size: tuple[int, int], most: int | None, name: str) -> None:
@@ -105,7 +152,8 @@ def open_audio(media: Media, rate: int) -> npt.NDArray[np.float32]:
     An Ogg stream that was cut off cannot be told from a shorter one: what there is of it is the audio.
 
     Raises:
-        CorpusError: it is no audio that libsndfile reads, is cut off, or holds no sample or one that is not finite.
+        CorpusError: it is no audio that libsndfile reads, is cut off, is longer than MOST_SAMPLES, or holds no sample
+            or one that is not finite.
         MissingDependencyError: soundfile or soxr is not installed.
     """
     try:
@@ -117,18 +165,49 @@ def open_audio(media: Media, rate: int) -> npt.NDArray[np.float32]:
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             announced, own_rate = file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True)
-    except MemoryError:
+            _check_samples(_samples(announced, own_rate, rate), own_rate, media.name)
+            mono, finite = _mono(file)
+        if problem := _audio_problem(mono, announced, data, finite):
+            raise CorpusError(f"{media.name}: {problem}")
+        if own_rate == rate:
+            return mono
+        resampled: npt.NDArray[np.float32] = soxr.resample(mono, own_rate, rate, quality="HQ")
+    except (CorpusError, MemoryError):
         raise
     except Exception as error:  # damaged audio clips raise whatever their decoder trips over
         raise CorpusError(
             f"{media.name}: is no audio that can be read: {_short(error)}; check that the file is whole"
         ) from error
-    if problem := _audio_problem(samples, announced, data):
-        raise CorpusError(f"{media.name}: {problem}")
-    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
-    resampled: npt.NDArray[np.float32] = mono if own_rate == rate else soxr.resample(mono, own_rate, rate, quality="HQ")
+    if not len(resampled):
+        raise CorpusError(f"{media.name}: the audio has no samples at {rate:,} Hz, of {own_rate:,} Hz; leave it out")
     return resampled
+
+
+def _samples(announced: int, own_rate: int, rate: int) -> int:
+    """Samples of a channel as it is, or at `rate` where those are more."""
+    return max(announced, announced * rate // max(own_rate, 1))
+
+
+def _check_samples(samples: int, own_rate: int, name: str) -> None:
+    if samples > MOST_SAMPLES:
+        raise CorpusError(
+            f"{name}: the audio, of {own_rate:,} Hz, has {samples:,} samples decoded, more than the {MOST_SAMPLES:,} "
+            "that are safe to decode; cut it into parts, or leave it out"
+        )
+
+
+def _mono(file: Any) -> tuple[npt.NDArray[np.float32], bool]:
+    """float32 [samples], the mean of an opened file's channels, and whether every one is finite."""
+    mono, count, finite = np.empty(file.frames, np.float32), 0, True
+    block = max(1, _BLOCK // file.channels)
+    while count < len(mono):
+        part = file.read(min(block, len(mono) - count), dtype="float32", always_2d=True)
+        if not len(part):
+            break
+        finite = finite and bool(np.isfinite(part).all())
+        mono[count : count + len(part)] = part[:, 0] if part.shape[1] == 1 else part.mean(axis=1, dtype=np.float32)
+        count += len(part)
+    return mono[:count], finite
 
 
 def _member(archive: Path | RemoteFile, member: str) -> bytes:
@@ -163,17 +242,21 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """16-bit gray is scaled by its range, wider integers and floats by their own."""
     from PIL import Image
 
-    values = np.asarray(image, np.float64)
+    values = np.asarray(image)
     most = 65535.0 if image.mode.startswith("I;16") else max(float(values.max()), 1e-12)
-    return Image.fromarray((values.clip(0, most) * (255 / most)).round().astype(np.uint8))
+    scaled = np.empty(values.shape, np.uint8)
+    for start in range(0, len(values), _ROWS):
+        rows = values[start : start + _ROWS].astype(np.float64)
+        scaled[start : start + _ROWS] = (rows.clip(0, most) * (255 / most)).round()
+    return Image.fromarray(scaled)
 
 
-def _audio_problem(samples: npt.NDArray[np.float32], announced: int, data: bytes) -> str | None:
+def _audio_problem(samples: npt.NDArray[np.float32], announced: int, data: bytes, finite: bool) -> str | None:
     if len(samples) < _WHOLE * announced or _wave_is_cut(data):
         return f"the audio is cut off after {len(samples)} samples; check that the file is whole"
     if not len(samples):
         return "the audio has no samples; leave it out"
-    if not np.isfinite(samples).all():
+    if not finite:
         return "the audio has samples that are not finite; leave it out"
     return None
 

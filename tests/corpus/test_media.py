@@ -3,16 +3,18 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import zlib
 from contextlib import suppress
 
 import numpy as np
 import pytest
 import soundfile
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from hubstore.corpus.item import Media
 from hubstore.errors import CorpusError, MissingDependencyError
+from hubstore.media import decode as decoding
 from hubstore.media.decode import media_bytes, open_audio, open_image
 
 RATE = 16_000
@@ -253,3 +255,86 @@ def test_a_pointer_of_git_lfs_in_the_place_of_a_medium_is_named_as_such(tmp_path
     for decode in (open_image, lambda media: open_audio(media, 8000)):
         with pytest.raises(CorpusError, match=r"a\.png: is a pointer of Git LFS, and not the file itself"):
             decode(Media(str(path), data))
+
+
+def flac(samples, channels=8, rate=8000):
+    """A FLAC of silence: about 4 kB for each million of samples."""
+    buffer, block = io.BytesIO(), np.zeros((1 << 16, channels), np.int16)
+    with soundfile.SoundFile(buffer, "w", rate, channels, format="FLAC", subtype="PCM_16") as file:
+        for _ in range(-(-samples // len(block))):
+            file.write(block)
+    return buffer.getvalue()
+
+
+def wav_header(rate, samples, channels=1):
+    """A WAV of 16 bits."""
+    size = samples * channels * 2
+    shape = struct.pack("<IHHIIHH", 16, 1, channels, rate, rate * channels * 2, channels * 2, 16)
+    return b"RIFF" + struct.pack("<I", size + 36) + b"WAVEfmt " + shape + b"data" + struct.pack("<I", size)
+
+
+def test_only_decoders_that_start_no_program_open_an_image(monkeypatch):
+    started = []
+    monkeypatch.setattr(subprocess, "check_call", lambda *arguments, **_: started.append(arguments))
+    monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **_: started.append(arguments))
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", "/usr/bin/true")
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nnewpath\nshowpage\n%%EOF\n"
+    with pytest.raises(CorpusError, match=r"x\.png: is no image that can be read: it is none of PNG, JPEG"):
+        open_image(Media("x.png", eps))
+    assert not started
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF"])
+def test_an_image_of_each_format_is_read_whatever_it_is_called(kind):
+    assert open_image(image_media(Image.new("RGB", (16, 16), RED), kind)).size == (16, 16)
+
+
+@pytest.mark.parametrize("rate", [1, 2, 7])
+def test_a_recording_whose_rate_makes_it_endless_is_one_clear_error(rate):
+    with pytest.raises(CorpusError, match=rf"slow\.wav: the audio, of {rate} Hz, .*safe to decode; cut it"):
+        open_audio(Media("slow.wav", wav_header(rate, 1_000_000) + bytes(2_000_000)), RATE)
+
+
+def test_a_recording_of_which_nothing_is_left_at_the_rate_is_one_clear_error():
+    with pytest.raises(CorpusError, match=r"fast\.wav: the audio has no samples at 16,000 Hz, of 400,000,000 Hz"):
+        open_audio(Media("fast.wav", wav_header(400_000_000, 5) + bytes(10)), RATE)
+
+
+def test_more_samples_than_are_safe_are_refused_before_any_is_decoded(monkeypatch):
+    decoded = []
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_, **__: decoded.append(1))
+    monkeypatch.setattr(decoding, "MOST_SAMPLES", 1 << 18)
+    with pytest.raises(CorpusError, match=r"long\.flac: the audio, of 16,000 Hz, has 327,680 samples .* 262,144 that"):
+        open_audio(Media("long.flac", flac(5 << 16, 1, RATE)), RATE)
+    assert not decoded
+
+
+def test_channels_are_mixed_as_they_are_decoded():
+    data = flac(1 << 20)
+    open_audio(Media("short", wave(tone())), RATE)  # imports and buffers of the library
+    tracemalloc.start()
+    samples = open_audio(Media("wide.flac", data), 8000)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(samples) == 1 << 20
+    assert most < 4 * len(samples) + (12 << 20), "eight channels would take 32 MiB"
+
+
+@pytest.mark.parametrize("channels", [1, 2, 9])
+def test_mixing_by_blocks_gives_what_mixing_at_once_gives(channels, monkeypatch):
+    samples = np.random.default_rng(0).uniform(-1, 1, (5000, channels)).astype(np.float32)
+    media = Media("x.wav", wave(samples, subtype="FLOAT"))
+    whole = samples[:, 0] if channels == 1 else samples.mean(axis=1, dtype=np.float32)
+    monkeypatch.setattr(decoding, "_BLOCK", 700)
+    np.testing.assert_array_equal(open_audio(media, RATE), whole)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_more_than_eight_bits_are_scaled_alike_whatever_the_rows_at_a_time(mode, monkeypatch):
+    values = np.random.default_rng(1).integers(0, 60_000, (37, 5))
+    image = Image.fromarray(values.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]))
+    assert image.mode == mode
+    media = image_media(image, "TIFF")
+    whole = np.asarray(open_image(media))
+    monkeypatch.setattr(decoding, "_ROWS", 4)
+    np.testing.assert_array_equal(np.asarray(open_image(media)), whole)
