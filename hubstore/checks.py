@@ -50,6 +50,16 @@ def check_count(
     return number
 
 
+def whole_number(text: str, digits: int = 18) -> int | None:
+    """The number that a text is, as it is typed: ASCII digits, after a minus sign perhaps; None for any other text.
+
+    `str.isdigit` is also true of "²", which `int` does not take, and `int` takes "1_000", " 1" and the digits of every
+    script, and raises for thousands of them.
+    """
+    plain = text.removeprefix("-")
+    return int(text) if plain.isascii() and plain.isdigit() and len(plain) <= digits else None
+
+
 def check_seed(seed: Any, *, error: type[HubstoreError] = OptionError) -> int:
     """A seed of random draws as an int; `error` for one that a generator would not take."""
     return check_count("seed", seed, least=0, most=MOST_SEED, error=error)

@@ -205,3 +205,14 @@ def test_a_token_or_a_budget_that_cannot_be_is_refused_by_name(model, bad):
     if bad != 10**6:
         with pytest.raises(SteeringError, match=f"^batch_tokens is {bad};"):
             generate(model, ["A"], batch_tokens=bad)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-", "²", "-²", "١", "1_000", " 1", "+1", "1.0", "--1", "9" * 19, "9" * 5000, "-" + "9" * 5000]
+)
+def test_what_is_no_number_as_one_types_it_is_none_and_raises_nothing(text):
+    assert whole_number(text) is None
+
+
+def test_numbers_are_read_as_they_are_typed():
+    assert [whole_number(text) for text in ("0", "-1", "012", "9" * 18)] == [0, -1, 12, 10**18 - 1]

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from hubstore.checks import whole_number
 from hubstore.errors import EngineError, MissingDependencyError
 
 QUIET: Mapping[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -182,10 +183,11 @@ def _no_cluster(named: str | None, problem: str) -> EngineError:
 def unanswered(address: str | None) -> str | None:
     """Why nothing answers at an address; None where something does."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    if not (host and port.isdecimal()):
+    number = whole_number(port)
+    if not host or number is None or number < 0:
         return "it is not HOST:PORT"
     try:
-        socket.create_connection((host.strip("[]"), int(port)), PROBE_S).close()
+        socket.create_connection((host.strip("[]"), number), PROBE_S).close()
     except (OSError, OverflowError, ValueError) as error:
         return first_line(error)
     return None

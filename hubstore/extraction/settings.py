@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hubstore.checks import check_count
+from hubstore.checks import check_count, whole_number
 from hubstore.errors import ModelError, Parameter, StoreError
 from hubstore.forward import Padding
 from hubstore.media import MEDIA
@@ -193,8 +193,8 @@ def _resolve_layers(layers: Sequence[str], model: Model) -> tuple[str, ...]:
             wanted.update(names[:-1] or names)
         elif layer in names:
             wanted.add(layer)
-        elif layer.startswith("-") and layer[1:].isdecimal() and 1 <= int(layer[1:]) <= model.depth + 1:
-            wanted.add((names[:-1] or names)[int(layer)])
+        elif (number := whole_number(layer)) is not None and -model.depth - 1 <= number < 0:
+            wanted.add((names[:-1] or names)[number])
         else:
             blocks = f"0 to {model.depth} and final" if not model.joint else "final only, where its towers meet"
             raise ModelError(f"{model.identity['id']} has no layer {layer!r}; it has {blocks}")

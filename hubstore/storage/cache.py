@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hubstore.checks import whole_number
 from hubstore.errors import StoreError
 from hubstore.storage.interface import PARTIAL
 from hubstore.storage.location import LINKS
@@ -207,9 +208,10 @@ def user_cache() -> FileCache:
     folder = os.environ.get("HUBSTORE_CACHE")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     bound = os.environ.get("HUBSTORE_CACHE_BYTES", str(DEFAULT_BYTES))
-    if not bound.isdecimal():
+    most = whole_number(bound)
+    if most is None or most < 0:
         raise StoreError(f"HUBSTORE_CACHE_BYTES is {bound!r}; give a number of bytes, such as {DEFAULT_BYTES}, or 0")
-    return FileCache((Path(folder) if folder else base / "hubstore" / "objects").absolute(), int(bound))
+    return FileCache((Path(folder) if folder else base / "hubstore" / "objects").absolute(), most)
 
 
 def _mapped(path: Path) -> tuple[Bytes, tuple[int, int]]:
