@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import math
+import mmap
 import resource
 import threading
 import weakref
 from collections import deque
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 MOST = 1 << 15
 """Mappings of a process: half of what the kernel gives one."""
+
+
+Mapped = np.memmap[Any, np.dtype[np.uint8]]
+
+
+def size_of_mapped(mapped: Mapped) -> int:
+    """Bytes that a mapped file has now, removed or not. Reading beyond them kills the process (SIGBUS)."""
+    assert isinstance(mapped.base, mmap.mmap)
+    return mapped.base.size()
 
 
 class Evictable(Protocol):

@@ -13,6 +13,7 @@ import torch
 from hubstore.checks import check_count, check_positions
 from hubstore.errors import QueryError
 from hubstore.storage import FileRecord, Storage
+from hubstore.storage.mappings import Mapped, size_of_mapped
 from hubstore.store.commit import Commit
 from hubstore.store.dtypes import DTYPES, itemsize
 from hubstore.store.gather import copy_rows
@@ -39,7 +40,7 @@ class HiddenStates:
         self._layout = layout
         self._files = _files(layout, commits, layer, pooling)
         self._starts = np.cumsum([0, *(rows for _, _, rows in self._files)]).tolist()
-        self._mapped: dict[int, Find] = {}
+        self._mapped: dict[int, tuple[Mapped, Find]] = {}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -118,9 +119,14 @@ class HiddenStates:
 
     def _find(self, file: int, wanted: Positions) -> Found:
         """Rows of a file, by the cheapest way there is to them."""
-        find = self._mapped.get(file)
-        if find is None:
-            key, record, count = self._files[file]
+        key, record, count = self._files[file]
+        held = self._mapped.get(file)
+        if held is not None:
+            mapped, find = held
+            size = size_of_mapped(mapped)
+            if size < record.size:
+                raise self._storage.other_size(key, size, record)
+        else:
             whole = self._storage.mapped(key, record)
             if whole is None and WHOLE * len(np.unique(wanted)) >= count:
                 whole = self._storage.map_committed(key, record)
@@ -129,7 +135,7 @@ class HiddenStates:
                 *(record.size, count, self._layout, str(self._storage.root / key)),
             )
             if isinstance(whole, np.memmap):  # what is in memory goes with the caller
-                self._mapped[file] = find
+                self._mapped[file] = whole, find
                 self._storage.mappings.add(self, file, record.size)
         return find(wanted)
 
