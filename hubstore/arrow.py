@@ -1,4 +1,4 @@
-"""Arrow tables: Parquet read in the one way that ends well, and lists whose places no int32 counts."""
+"""Arrow tables: Parquet read in the one way that ends well, lists with places beyond int32, CSV without formulas."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+FORMULA = r"^[=+\-@\t\r]"
+"""How a text begins that a spreadsheet takes for a formula."""
 
 
 def parquet_file(source: bytes | Path) -> pq.ParquetFile:
@@ -37,3 +41,32 @@ def equal_lists(flat: pa.Array | npt.NDArray[Any], n: int) -> pa.LargeListArray:
     values = flat if isinstance(flat, pa.Array) else pa.array(flat)
     width = len(values) // n if n else 0
     return pa.LargeListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int64) * width), values)
+
+
+def csv_bytes(table: pa.Table, *, safe: bool = True) -> bytes:
+    """A table as CSV with a header, strings quoted, null as nothing.
+
+    Args:
+        table: without nested columns.
+        safe: put an apostrophe before texts, and names of columns, that a spreadsheet would take for a formula.
+    """
+    from pyarrow import csv
+
+    if safe:
+        for number, field in enumerate(table.schema):
+            name, column = _without_formulas(pa.array([field.name]))[0].as_py(), table.column(number)
+            if pa.types.is_dictionary(field.type):
+                column = column.cast(field.type.value_type)
+            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                column = _without_formulas(column)
+            table = table.set_column(number, name, column)
+    sink = pa.BufferOutputStream()
+    csv.write_csv(table, sink)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _without_formulas(texts: pa.Array | pa.ChunkedArray) -> Any:
+    """Texts with an apostrophe before those that begin as a formula does."""
+    marked = pc.binary_join_element_wise(pa.scalar("'", texts.type), texts, pa.scalar("", texts.type))
+    return pc.if_else(pc.match_substring_regex(texts, FORMULA), marked, texts)

@@ -10,6 +10,7 @@ import torch
 import hubstore
 from hubstore import analysis, kernels
 from hubstore.bench.states import hub_states
+from hubstore.checks import whole_number
 from hubstore.corpus import Corpus, Item, open_corpus, read_csv, read_jsonl, read_parallel, read_parquet, read_sample
 from hubstore.errors import AnalysisError, CorpusError, HubstoreError, SteeringError, StoreError
 from hubstore.index import load_or_exact

@@ -121,7 +121,7 @@ COMMANDS = (
 
 for command in COMMANDS:
     name = command.__name__.rsplit(".", 1)[-1]
-    app.command(name)(getattr(command, name))
+    app.command(name, cls=getattr(command, "COMMAND", None))(getattr(command, name))
 app.add_typer(bench.bench, name="bench")
 
 

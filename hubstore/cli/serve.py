@@ -7,12 +7,41 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from hubstore.cli import options
 from hubstore.cli.output import err
-from hubstore.errors import QueryError
+from hubstore.errors import OptionError, QueryError
 
 TOKEN = "HUBSTORE_TOKEN"
+ORIGINALS = "--originals"
+
+
+class ServeCommand(TyperCommand):
+    """Says what to write in the place of --originals alone, which the release before took."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse the option without a folder, also where it has taken the store for one."""
+        if ORIGINALS in args:
+            value = args[args.index(ORIGINALS) + 1 :][:1]
+            if not value or value[0].startswith("-"):
+                raise _folder_missing()
+        try:
+            return super().parse_args(ctx, list(args))
+        except typer.BadParameter as error:
+            if ORIGINALS in args and error.param is not None and error.param.name == "stores":
+                raise _folder_missing() from error
+            raise
+
+
+COMMAND = ServeCommand
+
+
+def _folder_missing() -> OptionError:
+    return OptionError(
+        f"{ORIGINALS} has no folder: it gives only files that are below one; write {ORIGINALS} FOLDER, such as: "
+        f"hubstore serve STORE {ORIGINALS} photographs"
+    )
 
 
 def serve(
@@ -35,8 +64,20 @@ def serve(
         list[Path] | None, typer.Option("--experiments", help="A folder that `hubstore experiment --out` wrote.")
     ] = None,
     originals: Annotated[
-        bool, typer.Option("--originals", help="Give items' own files too, not only previews.")
-    ] = False,
+        Path | None,
+        typer.Option(
+            ORIGINALS,
+            metavar="FOLDER",
+            help="Give items' own files too, not only previews: those below this folder, of 32 MiB at most.",
+        ),
+    ] = None,
+    csv_safe: Annotated[
+        bool,
+        typer.Option(
+            "--csv-safe/--no-csv-safe",
+            help="Put an apostrophe before texts in CSV that a spreadsheet would take for a formula (= + - @).",
+        ),
+    ] = True,
     allow_stale: Annotated[bool, typer.Option("--allow-stale", help="Use indexes older than their store.")] = False,
     engine: options.EngineOption = options.Engine.local,
     address: options.AddressOption = None,
@@ -61,6 +102,7 @@ def serve(
         device=device,
         experiment_folders=experiments or (),
         originals=originals,
+        csv_safe=csv_safe,
         allow_stale=allow_stale,
         engine=engine,
         address=address,
@@ -71,7 +113,7 @@ def serve(
 
 def _token(file: Path | None) -> str | None:
     if file is None:
-        return os.environ.get(TOKEN) or None
+        return os.environ.get(TOKEN, "").strip() or None
     try:
         token = file.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -20,6 +20,7 @@ import httpx2
 import pyarrow as pa
 
 from hubstore import errors
+from hubstore.checks import whole_number
 from hubstore.errors import HubstoreError, Parameter, QueryError, ServerError, TokenError
 from hubstore.version import __version__
 
@@ -137,7 +138,7 @@ class Endpoint:
 
     Args:
         url: where it is: http:// or https://, host, port, and where a proxy puts it below a path, that path.
-        token: the bearer token, where the server wants one.
+        token: the bearer token, where the server wants one; white space around it does not count.
         timeout: seconds to wait for an answer, and in all for a server that is busy or works on the answer.
     """
 
@@ -145,6 +146,7 @@ class Endpoint:
         self.url = url.rstrip("/")
         self._parts = _parts(self.url)
         self._timeout = timeout
+        token = token and token.strip()
         if token is not None and not (token.isascii() and token.isprintable() and token):
             raise QueryError("the token has characters that a header cannot carry; give it as the server was given it")
         self._headers = {"User-Agent": f"hubstore/{__version__}"}
@@ -333,8 +335,8 @@ def _word(value: object) -> str:
 def _pause(retry_after: str | None) -> float:
     """Seconds to wait from a Retry-After header: a number, or a date."""
     seconds = 1.0
-    if retry_after and retry_after.strip().isdecimal():
-        seconds = float(retry_after)
+    if retry_after and (number := whole_number(retry_after.strip())) is not None:
+        seconds = float(number)
     elif retry_after:
         with contextlib.suppress(TypeError, ValueError):
             then = email.utils.parsedate_to_datetime(retry_after)

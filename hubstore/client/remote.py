@@ -171,4 +171,4 @@ async def connect_async(
 
 
 def _endpoint(url: str, token: str | None, timeout: float) -> Endpoint:
-    return Endpoint(url, token or os.environ.get(TOKEN) or None, timeout)
+    return Endpoint(url, token or os.environ.get(TOKEN, "").strip() or None, timeout)

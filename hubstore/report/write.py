@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.csv
 
 from hubstore.analysis import ANALYSES, metadata
 from hubstore.analysis.pairs import Pair
+from hubstore.arrow import csv_bytes
 from hubstore.errors import HubstoreError
 from hubstore.files import put
 from hubstore.plots.interactive import plotly_js
@@ -110,9 +110,9 @@ def _files(store: StoreReader, found: Gathered, progress: Progress | None) -> di
         files[f"figures/{section.key}.png"] = png(section)
         if progress:
             progress("figures", done, len(sections))
-    files |= {f"tables/{name}.csv": csv(table) for name, table in found.tables.items()}
+    files |= {f"tables/{name}.csv": csv_bytes(table) for name, table in found.tables.items()}
     if found.examples:
-        files[f"tables/{EXAMPLES}.csv"] = csv(examples_table(found.examples))
+        files[f"tables/{EXAMPLES}.csv"] = csv_bytes(examples_table(found.examples))
         files[DEPRECATED_EXAMPLES] = files[f"tables/{EXAMPLES}.csv"]
     made = {name: metadata(table) for name, table in found.tables.items()}
     files[PROVENANCE] = json.dumps(made, indent=2, ensure_ascii=False, sort_keys=True).encode()
@@ -129,14 +129,6 @@ def _files(store: StoreReader, found: Gathered, progress: Progress | None) -> di
     )
     files[PAGE] = html_page(page).encode()
     return files
-
-
-def csv(table: pa.Table) -> bytes:
-    """A table as CSV with a header, strings quoted, null as nothing."""
-    sink = pa.BufferOutputStream()
-    pyarrow.csv.write_csv(table, sink)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
 
 
 def examples_table(examples: Sequence[Example]) -> pa.Table:

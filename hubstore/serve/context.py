@@ -116,6 +116,7 @@ class RequestContext:
             name=f"{self.snapshot.name}-{name}",
             revision=self.snapshot.revision,
             limits=self.service.limits,
+            csv_safe=self.service.options.csv_safe,
         )
 
 
@@ -162,11 +163,13 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, description in (
         (400, "A value that the store cannot answer."),
         (401, "The token is missing or wrong."),
+        (403, "A page of another site made the request."),
         (404, "No such store, item, layer, pooling, partition or table."),
         (409, "An index is older than its store."),
         (413, "The body or the answer is too large."),
         (415, "A body that cannot be read."),
         (422, "A parameter or a body of another form."),
+        (429, "Too many wrong tokens came from the address."),
         (501, "Needs a model, a lens or a package that the server does not have."),
         (503, "Busy; try again after as many seconds as Retry-After says."),
         (504, "It took too long."),

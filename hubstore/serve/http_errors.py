@@ -43,6 +43,12 @@ class TokenError(RequestError):
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer"}
 
 
+class CrossSiteError(RequestError):
+    """The request was made by a page of another site."""
+
+    status = 403
+
+
 class SlowBodyError(RequestError):
     """The body did not arrive in time."""
 
@@ -71,6 +77,13 @@ class InvalidError(RequestError):
     """A parameter or a body of another form than the schema's."""
 
     status = 422
+
+
+class TooManyTokensError(RequestError):
+    """So many wrong tokens came from an address that none of it is looked at for a while."""
+
+    status = 429
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
 
 
 class NeedsModelError(RequestError):

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from starlette.responses import Response
 
+from hubstore.arrow import csv_bytes
 from hubstore.errors import HubstoreError
 from hubstore.serve.http_errors import RequestError, error_body, kind_of, status_of
 from hubstore.serve.limits import Limits
@@ -80,6 +81,7 @@ class TableResponse:
         name: of the file that a browser saves, without its suffix.
         revision: the snapshot that they were computed from, where it is a store's.
         limits: with the most bytes that an answer may have.
+        csv_safe: whether CSV has no formulas.
     """
 
     table: pa.Table
@@ -88,6 +90,7 @@ class TableResponse:
     name: str
     revision: str | None
     limits: Limits
+    csv_safe: bool = True
 
     def whole(self) -> Response:
         """All rows; TooLargeError where they are too many."""
@@ -133,9 +136,7 @@ class TableResponse:
 
             pq.write_table(described, sink)
         else:
-            from pyarrow import csv
-
-            csv.write_csv(_flat(part), sink)
+            return csv_bytes(_flat(part), safe=self.csv_safe)
         written: bytes = sink.getvalue().to_pybytes()
         return written
 

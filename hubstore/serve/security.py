@@ -1,27 +1,32 @@
-"""Around every request: host, token, size and time of the body, security headers, and errors that tell no more than
-they should."""
+"""Around every request: host, origin, token, size and time of the body, security headers, and errors that tell no more
+than they should."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hubstore.serve.http_errors import (
+    CrossSiteError,
     HostError,
     RequestError,
     SlowBodyError,
     TokenError,
     TooLargeError,
+    TooManyTokensError,
     error_body,
 )
 from hubstore.serve.limits import MIB, Limits
+from hubstore.serve.lru import LRUCache
 from hubstore.serve.metrics import Metrics
 from hubstore.serve.responses import MEDIA_TYPES, error_response, json_response
 
@@ -61,6 +66,18 @@ def route_path(scope: Scope) -> str:
     return path[len(root) :] if path == root or path.startswith(f"{root}/") else path
 
 
+OWN_SITES = (b"same-origin", b"none")
+"""Sec-Fetch-Site of a request by the server's own pages, and of one that a person made."""
+
+GONE = 499
+"""The status that a request is counted under whose client went away before it was answered."""
+
+WRONG_TOKENS = 60
+"""Wrong tokens of one address before no more of its tokens are looked at, but for one a second."""
+
+ADDRESSES = 4096
+"""Addresses whose wrong tokens are counted, those of the last ones."""
+
 VIOLATION = 1008
 """The code with which a websocket is closed that is not allowed."""
 
@@ -82,6 +99,7 @@ class AuthMiddleware:
     ) -> None:
         self._app = app
         self._token = None if token is None else f"Bearer {token}".encode()
+        self._wrong = WrongTokens()
         self._hosts = hosts
         self._limits = limits
         self._metrics = metrics
@@ -110,6 +128,13 @@ class AuthMiddleware:
         self._metrics.in_flight.inc()
         try:
             await self._answer(scope, receive, send_safely)
+        except ClientDisconnect:
+            status = status or GONE
+        except MemoryError:
+            if status:
+                raise
+            message = "memory did not suffice to answer; ask for less, or send a smaller image or recording"
+            await error_response(TooLargeError(message))(scope, receive, send_safely)
         except Exception:
             number = secrets.token_hex(8)
             log.exception("request %s failed", number)
@@ -125,7 +150,7 @@ class AuthMiddleware:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         try:
-            self._check(route_path(scope), headers)
+            self._check(scope, headers)
         except RequestError as error:
             await error_response(error)(scope, receive, send)
             return
@@ -135,20 +160,87 @@ class AuthMiddleware:
     async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Open a websocket, where a route has one, for whom a request would be answered."""
         try:
-            self._check(route_path(scope), dict(scope["headers"]))
+            self._check(scope, dict(scope["headers"]))
         except RequestError as error:
             await send({"type": "websocket.close", "code": VIOLATION, "reason": str(error)})
             return
         await self._app(scope, receive, send)
 
-    def _check(self, path: str, headers: Mapping[bytes, bytes]) -> None:
+    def _check(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
         if self._hosts is not None and _host(headers) not in self._hosts:
             raise HostError(f"this server is called {' or '.join(self._hosts)}, and the request names another")
-        public = path in PUBLIC or path.startswith(PUBLIC_FOLDER)
-        if self._token is not None and not public:
-            shown = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(shown, self._token):
-                raise TokenError("this server needs its token, as a header: Authorization: Bearer TOKEN")
+        path = route_path(scope)
+        if path in PUBLIC or path.startswith(PUBLIC_FOLDER):
+            return
+        if is_foreign(headers):
+            raise CrossSiteError("a page of another site made the request; open the server's own page, or use a client")
+        if self._token is not None:
+            self._check_token(headers.get(b"authorization", b""), _address(scope))
+
+    def _check_token(self, shown: bytes, address: str) -> None:
+        """TokenError where what is shown is not the token; TooManyTokensError where it is not looked at."""
+        if shown and not self._wrong.looked_at(address):
+            raise TooManyTokensError("too many wrong tokens came from this address; try again in a second")
+        if not hmac.compare_digest(shown, self._token or b""):
+            if shown:
+                self._wrong.count(address)
+            raise TokenError("this server needs its token, as a header: Authorization: Bearer TOKEN")
+        self._wrong.know(address)
+
+
+class WrongTokens:
+    """How many wrong tokens each address has shown: WRONG_TOKENS at once, and from then on one a second.
+
+    From an address that has shown the right one, tokens are looked at whatever others of that address show: behind a
+    proxy it may be the address of all.
+    """
+
+    def __init__(self) -> None:
+        self._known: LRUCache[str, bool] = LRUCache(ADDRESSES)
+        self._wrong: LRUCache[str, tuple[float, float]] = LRUCache(ADDRESSES)
+
+    def looked_at(self, address: str) -> bool:
+        """Whether a token of an address is looked at now."""
+        return self._known.get(address) is not None or self._counted(address) < WRONG_TOKENS
+
+    def count(self, address: str) -> None:
+        """A wrong token came from an address."""
+        self._wrong.put(address, (self._counted(address) + 1, time.monotonic()))
+
+    def know(self, address: str) -> None:
+        """The right token came from an address."""
+        self._known.put(address, True)
+
+    def _counted(self, address: str) -> float:
+        """Wrong tokens of an address, less one for each second since the last."""
+        count, at = self._wrong.get(address) or (0.0, 0.0)
+        return max(0.0, count - (time.monotonic() - at))
+
+
+def is_foreign(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a browser says that a page of another origin made a request. Programs say nothing of that kind."""
+    site = headers.get(b"sec-fetch-site")
+    if site is not None:  # which no page can set, and no proxy changes
+        return site not in OWN_SITES
+    origin = headers.get(b"origin")
+    if origin is None:
+        return False
+    scheme, _, place = origin.lower().partition(b"://")
+    ports = {b"http": b":80", b"https": b":443"}
+    port = ports.get(scheme)
+    # A proxy that changes Host says what it was; a page could say so only with leave, for which it has to ask first.
+    hosts = (headers.get(name, b"").lower() for name in (b"host", b"x-forwarded-host"))
+    return port is None or place.removesuffix(port) not in [host.removesuffix(port) for host in hosts]
+
+
+def _address(scope: Scope) -> str:
+    """The client's address; of IPv6 the network, of which one client has all addresses."""
+    host = (scope.get("client") or ("", 0))[0]
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return str(host)
+    return host if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
 
 
 def _host(headers: Mapping[bytes, bytes]) -> str:

@@ -36,7 +36,7 @@ def serve(
         stores: the stores' folders.
         host: where to listen; another than this machine's loopback needs a token.
         port: 0 takes a free one.
-        token: what clients must send.
+        token: what clients must send; white space around it does not count.
         ready: called with the server's URL when it listens.
         options: of `create_app`.
 
@@ -50,7 +50,10 @@ def serve(
         MissingDependencyError: FastAPI or uvicorn is not installed.
     """
     public = not is_loopback(host)
-    if public and not token:
+    token = (token or "").strip() or None
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise ServeError("the token has characters that a header cannot carry; make one with: openssl rand -hex 32")
+    if public and token is None:
         raise ServeError(
             f"{host} is reachable from other machines; give a token (--token-file FILE, or HUBSTORE_TOKEN in the "
             "environment), or stay on 127.0.0.1 and reach it through an SSH tunnel"
@@ -112,8 +115,11 @@ def _application(stores: Sequence[str | Location], **options: Any) -> FastAPI:
 def _run(app: FastAPI, listening: socket.socket) -> None:
     import uvicorn
 
+    from hubstore.serve.protocol import bounded_protocol
+
     config = uvicorn.Config(
         app,
+        http=bounded_protocol(app.state.service.limits),
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -21,6 +21,7 @@ from hubstore.serve.fingerprint import require_store
 from hubstore.serve.handle import StoreHandle
 from hubstore.serve.limits import Limits
 from hubstore.serve.metrics import Metrics
+from hubstore.serve.originals import Originals
 from hubstore.serve.pools import Computations, Pool
 from hubstore.storage.location import Location, location
 
@@ -41,7 +42,8 @@ class ServeOptions:
         trust_remote_code: run the code that comes with the model; only where you trust its authors.
         device: where searches compute and the model is loaded: "auto", "cpu", "cuda" or "cuda:1".
         limits: what the server takes on; None for the defaults.
-        originals: whether items' own files are given, beside their previews.
+        originals: a folder; items' own files that are below it are given, beside their previews. None gives none.
+        csv_safe: whether a text that a spreadsheet would compute with has an apostrophe before it in CSV.
         experiment_folders: folders that `hubstore experiment --out` wrote.
         allow_stale: whether to search indexes that lack a store's newest rows.
         engine: "local", or "ray": actors of a cluster search, exactly, each a range of a layer's rows.
@@ -52,7 +54,8 @@ class ServeOptions:
     trust_remote_code: bool = False
     device: str = "auto"
     limits: Limits | None = None
-    originals: bool = False
+    originals: str | Path | None = None
+    csv_safe: bool = True
     experiment_folders: Sequence[str | Path] = ()
     allow_stale: bool = False
     engine: str = "local"
@@ -68,6 +71,7 @@ class Service:
 
     Raises:
         StoreNotFoundError: there is no store at a path.
+        ServeError: `originals` is no folder.
     """
 
     def __init__(self, stores: Sequence[str | Location], options: ServeOptions) -> None:
@@ -80,6 +84,7 @@ class Service:
             require_store(path)
         limits = options.limits or Limits()
         self.options = options
+        self.originals = None if options.originals is None else Originals(options.originals, limits.upload)
         self.limits = limits
         self.metrics = Metrics()
         self.experiments = [Path(folder).absolute() for folder in options.experiment_folders]
@@ -112,6 +117,7 @@ class Service:
             device=self.options.device,
             allow_stale=self.options.allow_stale,
             results=self.limits.results,
+            results_bytes=self.limits.results_bytes,
             searchers=self._searchers,
             previous=previous,
         )

@@ -49,6 +49,7 @@ class Snapshot(StoreReader):
         device: where searches and lenses compute.
         allow_stale: whether to search an index that lacks the newest rows.
         results: tables of one analysis that the store holds before no more are kept.
+        results_bytes: bytes of all of them likewise.
         searchers: actors of a cluster that search in the place of this process.
         previous: the snapshot before; what has not changed since is taken from it.
     """
@@ -61,10 +62,11 @@ class Snapshot(StoreReader):
         device: str = "auto",
         allow_stale: bool = False,
         results: int = 500,
+        results_bytes: int = 1 << 30,
         searchers: Searchers | None = None,
         previous: Snapshot | None = None,
     ) -> None:
-        super().__init__(path, quota_storage(path, results))
+        super().__init__(path, quota_storage(path, results, results_bytes))
         self.name = name
         self.device = device
         self.revision = self.digest

@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from hubstore.serve import create_app
+from hubstore.serve.protocol import bounded_protocol
 from hubstore.serve.server import listen
 
 ROOT = Path(__file__).parents[2]
@@ -97,9 +98,10 @@ def served(*stores: Path, mounted: str = "", **options: Any) -> Iterator[Server]
     """A server in a thread of this process, below a path perhaps; `options` are those of `create_app`."""
     listening = listen("127.0.0.1", 0)
     app: Any = create_app(stores, **options)
+    protocol = bounded_protocol(app.state.service.limits)
     if mounted:
         app = Starlette(routes=[Mount(mounted, app=app)])
-    running = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False))
+    running = uvicorn.Server(uvicorn.Config(app, http=protocol, log_level="critical", access_log=False))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:

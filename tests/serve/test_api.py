@@ -230,7 +230,7 @@ def test_files_of_items_are_given_only_where_the_server_is_told_to(tmp_path):
         Item("b", "", "zxx", "b", "image", Media(str(shown))),
     ]
     hubstore.extract(Corpus.from_items(items), tiny_media_model("llava"), tmp_path / "x.hub", dtype="float32")
-    with served(tmp_path / "x.hub", originals=True) as running:
+    with served(tmp_path / "x.hub", originals=tmp_path) as running:
         found = running.get("/api/stores/x/media", id="a")
         assert (found.body, found.headers["content-type"]) == (shown.read_bytes(), "image/png")
         shown.write_bytes(other.read_bytes())

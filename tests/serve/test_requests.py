@@ -94,7 +94,7 @@ def protected(folder):
 
 @pytest.fixture(scope="module")
 def running(folder):
-    with served(folder / "words.hub", folder / "media.hub", originals=True) as running:
+    with served(folder / "words.hub", folder / "media.hub", originals=folder) as running:
         yield running
 
 
@@ -257,7 +257,7 @@ def test_a_layer_that_is_no_number_is_not_there(running):
 
 def test_a_browser_that_has_a_preview_or_a_file_costs_no_reading_of_it(folder, monkeypatch):
     path = "/api/stores/media"
-    with served(folder / "media.hub", originals=True) as server:
+    with served(folder / "media.hub", originals=folder) as server:
         item = next(one for one in records(server.get(f"{path}/items", limit=1000)) if one["preview"])
         tag = {"If-None-Match": server.get(f"{path}/preview", id=item["id"]).headers["etag"]}
         for owner, read in ((StoreReader, "preview"), (Path, "read_bytes")):

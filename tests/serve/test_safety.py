@@ -114,7 +114,7 @@ def test_every_answer_has_the_security_headers(store):
 
 
 def test_no_folder_of_the_server_is_in_any_answer(hostile):
-    with served(hostile, originals=True) as running:
+    with served(hostile, originals=hostile.parent) as running:
         store = "/api/stores/hostile"
         said = [
             running.get(path, **query).body

@@ -37,7 +37,7 @@ def server(tmp_path_factory):
     items = [Item(f"text/en:{n}", words, "en", f"c{n}") for n, words in enumerate(["one", "two", "three"])]
     model = tiny_language_model("llama")
     extract(Corpus.from_items(items), model, folder / "words.hub", dtype="float32", poolings=["mean"], with_lens=True)
-    with served(folder / "media.hub", folder / "words.hub", model=model, originals=True) as running:
+    with served(folder / "media.hub", folder / "words.hub", model=model, originals=folder) as running:
         yield running
 
 

@@ -71,7 +71,9 @@ async def experiment(
 
         run = _run(service.experiments, name)
         table, provenance = read_parquet(run.folder / FILE), run.info.model_dump()
-        return TableResponse(table, provenance, form, name=name, revision=None, limits=service.limits).whole()
+        return TableResponse(
+            table, provenance, form, name=name, revision=None, limits=service.limits, csv_safe=service.options.csv_safe
+        ).whole()
 
     return await service.work.run(answer)
 

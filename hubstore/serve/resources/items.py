@@ -16,7 +16,8 @@ from starlette.responses import Response
 from hubstore.arrow import rows_as_lists
 from hubstore.errors import CorpusError, QueryError
 from hubstore.serve.context import ERRORS, TABLE, Context, Name, Names, RequestContext, StoreParams
-from hubstore.serve.http_errors import NotFoundError
+from hubstore.serve.http_errors import NotFoundError, TooLargeError
+from hubstore.serve.limits import RATE
 from hubstore.serve.redaction import file_names
 from hubstore.serve.responses import REVISION, has_tag
 
@@ -28,7 +29,6 @@ router = APIRouter(prefix="/api/stores/{store}", tags=["items"])
 
 COLUMNS = ("id", "concept", "language", "modality", "text", "media", "tokens", "truncated")
 EQUIVALENTS = 200
-RATE = 16_000
 
 MEDIA: dict[int | str, dict[str, Any]] = {
     200: {"description": "The bytes.", "content": {"image/*": {}, "audio/*": {}, "application/octet-stream": {}}},
@@ -154,9 +154,9 @@ async def preview(
 async def media(
     context: Context, params: Annotated[MediaParams, Query()], if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
-    """The file of an item that is an image or audio, where the server was started with --originals."""
-    if not context.service.options.originals:
-        raise NotFoundError("this server gives no files of items; it was started without --originals")
+    """The file of an item that is an image or audio, where it is below the server's --originals FOLDER."""
+    if context.service.originals is None:
+        raise NotFoundError("this server gives no files of items; it was started without --originals FOLDER")
     return await _media(context, params, if_none_match, _original)
 
 
@@ -218,23 +218,27 @@ def _preview(context: RequestContext, name: str) -> Callable[[], bytes]:
 def _original(context: RequestContext, name: str) -> Callable[[], bytes]:
     """What reads the file of an image or audio, which must be one that can be decoded."""
     from hubstore.corpus import Media
-    from hubstore.media.decode import media_bytes, open_audio, open_image
+    from hubstore.media.decode import open_audio, open_image
 
+    originals, limits = context.service.originals, context.service.limits
+    assert originals is not None
     item = context.snapshot.items.slice(int(context.snapshot.positions([name])[0]), 1).to_pylist()[0]
     missing = NotFoundError(f"there is no file of item {name!r} that can be given")
     if item["media"] is None or item["modality"] not in ("image", "audio"):
         raise missing
 
     def read() -> bytes:
+        data = originals.read(item["media"])
+        if data is None:
+            raise missing
         try:
-            data = media_bytes(Media(item["media"]))
-            if len(data) > context.service.limits.upload:
-                raise missing
-            if item["modality"] == "image":
-                open_image(Media("the file", data))
-            else:
-                open_audio(Media("the file", data), RATE)
-        except CorpusError:
+            limits.check_media(item["modality"], data)
+            with originals.decoding:
+                if item["modality"] == "image":
+                    open_image(Media("the file", data))
+                else:
+                    open_audio(Media("the file", data), RATE)
+        except (CorpusError, TooLargeError):
             raise missing from None
         return data
 

@@ -15,7 +15,8 @@ from fastapi import APIRouter, Query, Request
 from pydantic import Field, FiniteFloat, ValidationError
 from starlette.responses import Response
 
-from hubstore.errors import HubstoreError, QueryError
+from hubstore.errors import CorpusUnreachableError, HubstoreError, QueryError
+from hubstore.serve.arrow_bodies import read_vectors
 from hubstore.serve.context import (
     TABLE,
     Context,
@@ -118,7 +119,7 @@ async def by_body(request: Request, context: Context, params: Annotated[SearchPa
     body, limits = await request.body(), context.service.limits
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == MEDIA_TYPES["arrow"]:
-        vectors = await context.service.work.run(lambda: _streamed(body, limits.ids))
+        vectors = await context.service.work.run(lambda: read_vectors(body, limits.ids, limits.upload))
         return await _answered(context, params, Question("vectors", vectors))
     if kind != MEDIA_TYPES["json"]:
         raise UnreadableError(f"a body is application/json or {MEDIA_TYPES['arrow']}, and this one {kind or 'nothing'}")
@@ -213,7 +214,7 @@ def answer_batch(
     """The answer to each question, all of one kind; an error in the place of one that has none."""
     try:
         found = _found(snapshot, search, encoders, limits, questions)
-    except HubstoreError as error:
+    except (HubstoreError, MemoryError) as error:
         if len(questions) == 1:
             return [error]
         # One of them is wrong: each is searched for alone, so that it costs no other its answer.
@@ -240,24 +241,31 @@ def _found(
         queries = torch.from_numpy(np.concatenate([question.queries for question in questions]))
     elif kind in ("images", "audio"):
         media = [data for question in questions for data in question.queries]
+        for data in media:
+            limits.check_media(kind.removesuffix("s"), data)
         queries = [Media(name, data) for name, data in zip(_numbered(kind, 0, len(media)), media, strict=True)]
     else:
         queries = list(dict.fromkeys(name for question in questions for name in question.queries))
+    rows = len(queries)
     if kind == "ids":
         positions = snapshot.positions(queries)  # says so where one is not there, without looking for the closest
-        hits = min(options["k"], snapshot.hidden(search.layers[0], search.pooling).shape[0])
-        limits.check_answer(snapshot.rows_of(positions, search.pooling) * len(search.layers) * hits * HIT_BYTES)
+        rows = snapshot.rows_of(positions, search.pooling)
+    hits = min(options["k"], snapshot.hidden(search.layers[0], search.pooling).shape[0])
+    limits.check_answer(rows * len(search.layers) * hits * HIT_BYTES)
     encoder = None if kind in ("ids", "vectors") else encoders.encoder(snapshot, search.layers, search.pooling)
-    return query.search(
-        snapshot,
-        **{kind: queries},
-        layers=search.layers,
-        pooling=search.pooling,
-        encoder=encoder,
-        indexes=None if options["centered"] else snapshot.indexes(search.layers, search.pooling),
-        device=snapshot.device,
-        **options,
-    )
+    try:
+        return query.search(
+            snapshot,
+            **{kind: queries},
+            layers=search.layers,
+            pooling=search.pooling,
+            encoder=encoder,
+            indexes=None if options["centered"] else snapshot.indexes(search.layers, search.pooling),
+            device=snapshot.device,
+            **options,
+        )
+    except CorpusUnreachableError as error:  # the media are here: it is memory that did not suffice
+        raise MemoryError from error
 
 
 def _shown(snapshot: Snapshot, found: pa.Table) -> pa.Table:
@@ -328,22 +336,3 @@ def _vectors(values: Sequence[Any]) -> Vectors:
         raise QueryError("vectors must be of one width, and not empty")
     with np.errstate(over="ignore"):  # infinity is refused by the search
         return np.asarray(rows, np.float32)
-
-
-def _streamed(body: bytes, most: int) -> Vectors:
-    """float32 [queries, width] of the column `vector` of an Arrow stream."""
-    try:
-        with pa.ipc.open_stream(body) as reader:
-            table = reader.read_all()
-            table.validate(full=True)
-        column = table["vector"].combine_chunks()
-    except (pa.ArrowException, KeyError, OSError, ValueError, TypeError):
-        raise UnreadableError("the body is no Arrow stream with a column `vector` of fixed-size lists") from None
-    if not pa.types.is_fixed_size_list(column.type) or not pa.types.is_floating(column.type.value_type):
-        raise UnreadableError(f"column vector is {column.type}; it must be a fixed-size list of floats")
-    if column.null_count or column.flatten().null_count:
-        raise UnreadableError("column vector has nulls")
-    if not 1 <= len(column) <= most or not column.type.list_size:
-        raise QueryError(f"there are {len(column)} vectors; give 1 to {most}")
-    with np.errstate(over="ignore"):
-        return np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(len(column), -1)

@@ -118,7 +118,7 @@ async def store(context: Context, params: Annotated[StoreParams, Query()]) -> Re
             projections=[ProjectionInfo(**one) for one in maps],
             lens=snapshot.keeps_lens,
             previews=snapshot.keeps_previews,
-            originals=service.options.originals,
+            originals=service.originals is not None,
             encoder=service.encoders.reads(snapshot),
             provenance=redact(_provenance(snapshot)),
         )
