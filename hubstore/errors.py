@@ -184,3 +184,7 @@ class CorpusWarning(HubstoreWarning):
 
 class UnfinishedStoreWarning(HubstoreWarning):
     """What is read of a store is not all that its corpora have; the extraction that writes it goes on, or has to."""
+
+
+class IndexWarning(HubstoreWarning):
+    """A layer is searched exactly, since its index is not one that hubstore writes."""

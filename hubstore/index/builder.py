@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import torch
 
@@ -22,10 +24,12 @@ from hubstore.index.description import (
     faiss_key,
     grows_from,
     read_description,
+    rebuild_command,
     store_commits,
 )
 from hubstore.index.library import Gpu, faiss, has_gpu
 from hubstore.index.rows import Vectors, centered, unwrap, wrap
+from hubstore.index.validate import RefusedIndexError, check_index
 from hubstore.kernels.rows import unit_rows
 from hubstore.storage import FileRecord
 from hubstore.store import HiddenStates, StoreReader
@@ -158,10 +162,16 @@ def _check_rows(job: _Job) -> None:
 
 
 def _grow(job: _Job, previous: IndexDescription) -> IndexDescription:
-    check_file(job.store, previous)
-    whole = read_faiss(job.store, previous)
+    try:
+        whole = read_faiss(job.store, previous)
+    except RefusedIndexError as error:
+        raise CorruptStoreError(
+            f"the index of {job.name} cannot grow, since it is none that hubstore writes: {error}; build it again: "
+            f"{rebuild_command(job.store, previous.layer, previous.pooling)}"
+        ) from error
     core, mean = unwrap(whole)
     _add(job, core, mean, start=previous.rows)
+    whole.ntotal = core.ntotal
     description = replace(
         _describe(job),
         seed=previous.seed,
@@ -237,45 +247,76 @@ def _describe(job: _Job) -> IndexDescription:
 
 
 def _publish(job: _Job, description: IndexDescription, whole: Any | None) -> IndexDescription:
-    """Take the old index back, put the file, then the description: a build that is killed leaves none, not half."""
+    """Write file and description under other names, then take the old index back and rename them, the description last.
+
+    On a full disk the old index stays; a build that is killed leaves the old one, the new one, or none.
+    """
     storage = job.store.storage
     key = faiss_key(job.states.pooling, job.states.layer)
     described = description_key(job.states.pooling, job.states.layer)
-    if whole is None:
+    unique = uuid.uuid4().hex  # two may build at once
+    with storage.scratch(f"{key}.{unique}") as file, storage.scratch(f"{described}.{unique}") as about:
+        if whole is not None:
+            record = write_durably(file, lambda write: faiss().write_index(whole, faiss().PyCallbackIOWriter(write)))
+            description = replace(description, faiss=faiss().__version__, file=record)
+        write_durably(about, lambda write: write(description.encode()))
         storage.delete(described)
-        storage.delete(key)
-    else:
-        with tempfile.TemporaryDirectory(prefix="hubstore-index-") as temporary:
-            path = Path(temporary) / "index.faiss"
-            _write_faiss(whole, path)
-            description = replace(
-                description, faiss=faiss().__version__, file=FileRecord.of(np.memmap(path, np.uint8, mode="r"))
-            )
-            storage.delete(described)
-            storage.put_file(key, path)
-    storage.write(described, description.encode())
+        if whole is None:
+            storage.delete(key)
+        else:
+            storage.put_file(key, file)
+        storage.put_file(described, about)
     return description
 
 
-def _write_faiss(whole: Any, path: Path) -> None:
+def write_durably(path: Path, make: Callable[[Callable[[bytes], None]], object]) -> FileRecord:
+    """Write a file that `make` passes on piece by piece; its size and CRC32C, of what the disk has taken.
+
+    Raises:
+        IndexingError: the disk is full or broken.
+    """
+    size = checksum = 0
+
+    def write(piece: bytes) -> None:
+        nonlocal size, checksum
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        size, checksum = size + len(piece), google_crc32c.extend(checksum, piece)
+
     try:
-        faiss().write_index(whole, str(path))
-    except RuntimeError as error:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            make(write)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
         raise IndexingError(
-            f"the index could not be written to {path} ({error}); free space there, or set TMPDIR to a larger disk"
+            f"{path.parent}: the index could not be written there ({error.strerror or error}); free space on that disk "
+            "and run the same command again. An index that was there stays"
         ) from error
+    return FileRecord(size, checksum)
 
 
 def read_faiss(store: StoreReader, description: IndexDescription, *, mapped: bool = False) -> Any:
     """The FAISS index of a description, wrapped as in its file.
 
     `mapped`, it is to be searched only: its rows and links stay in the file, and are read where a search goes.
+
+    Raises:
+        CorruptStoreError: the file is not as it was written.
+        RefusedIndexError: it is no index that hubstore writes, or none that this FAISS reads.
     """
-    path = store.storage.local(faiss_key(description.pooling, description.layer))
+    check_file(store, description)
+    key = faiss_key(description.pooling, description.layer)
+    check_index(store.storage.map(key), description)
+    path = store.storage.local(key)
     try:
         return faiss().read_index(str(path), faiss().IO_FLAG_MMAP_IFC if mapped else 0)
     except RuntimeError as error:
-        raise CorruptStoreError(f"{path} is not a FAISS index that this FAISS reads: {error}") from error
+        raise RefusedIndexError(f"this FAISS does not read it: {error}") from error
 
 
 def _no_progress(layer: str, done: int, total: int) -> None:

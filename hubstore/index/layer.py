@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -12,20 +13,22 @@ import torch
 
 from hubstore.checks import check_count
 from hubstore.devices import resolve_device
-from hubstore.errors import IndexNotFoundError, QueryError
+from hubstore.errors import IndexNotFoundError, IndexWarning, QueryError
 from hubstore.index.allowed import Allowed, Positions
 from hubstore.index.builder import read_faiss
 from hubstore.index.description import (
     IndexDescription,
-    check_file,
     check_fresh,
+    faiss_key,
     read_description,
+    rebuild_command,
     store_commits,
 )
 from hubstore.index.exact import exact_search
 from hubstore.index.kinds import EXACT_ROWS, default_search_effort
 from hubstore.index.library import Gpu, faiss, has_gpu
 from hubstore.index.rows import Vectors, centered, unwrap
+from hubstore.index.validate import RefusedIndexError
 from hubstore.kernels.rows import unit_rows
 from hubstore.options import MOST_SEARCH_EFFORT, refuse_others, renamed
 from hubstore.store import HiddenStates, StoreReader
@@ -94,8 +97,8 @@ class LayerIndex:
 
     @property
     def kind(self) -> str:
-        """ "exact", "hnsw", "ivf" or "ivfpq"."""
-        return self.description.kind
+        """ "exact", "hnsw", "ivf" or "ivfpq": how it is searched."""
+        return self.description.kind if self._loaded else "exact"
 
     @property
     def rows(self) -> int:
@@ -299,13 +302,22 @@ def open_index(store: StoreReader, description: IndexDescription, device: torch.
     states = store.hidden(description.layer, description.pooling)
     if description.kind == "exact":
         return LayerIndex(description, states, device)
-    check_file(store, description)
-    whole = read_faiss(store, description, mapped=True)
+    try:
+        whole = read_faiss(store, description, mapped=True)
+    except RefusedIndexError as error:
+        warnings.warn(_refused(store, description, error), IndexWarning, stacklevel=2)
+        return LayerIndex(description, states, device)
     core, mean = unwrap(whole)
     if description.kind == "ivf" and has_gpu(device):
         gpu = Gpu(device)
         return LayerIndex(description, states, device, _Loaded(gpu.move(core), mean, gpu, (gpu,)))
     return LayerIndex(description, states, device, _Loaded(core, mean, None, (whole,)))
+
+
+def _refused(store: StoreReader, description: IndexDescription, error: RefusedIndexError) -> str:
+    place = store.path / faiss_key(description.pooling, description.layer)
+    remedy = rebuild_command(store, description.layer, description.pooling)
+    return f"{place} is no index that hubstore writes ({error}); the layer is searched exactly. {remedy} builds another"
 
 
 def load_or_exact(

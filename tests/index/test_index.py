@@ -311,10 +311,14 @@ def test_a_build_that_dies_before_its_description_leaves_no_index(tmp_path, monk
     store = fresh(tmp_path / "x.hub")
     build(store, kind="ivf", device="cpu")
 
-    def die(*_: object) -> None:
-        raise KeyboardInterrupt
+    real = store.storage.put_file
 
-    monkeypatch.setattr(store.storage, "write", die)
+    def die(key: str, path: Path) -> None:
+        if key.endswith(".json"):
+            raise KeyboardInterrupt
+        real(key, path)
+
+    monkeypatch.setattr(store.storage, "put_file", die)
     with pytest.raises(KeyboardInterrupt):
         build(store, kind="ivf", seed=1, rebuild=True, device="cpu")
     with pytest.raises(IndexNotFoundError):
