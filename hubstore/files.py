@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+
+ABANDONED_S = 86_400.0
+"""Age of a partial file whose writer was killed."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new name beside `path`; the file that is written there takes its place, synced, and a failure leaves it.
+
+    Raises:
+        OSError: the folder is not there or cannot be written to, or the disk is full.
+    """
+    for abandoned in path.parent.glob(f".{path.name}.*.partial"):
+        with contextlib.suppress(OSError):
+            if time.time() - abandoned.stat().st_mtime > ABANDONED_S:
+                abandoned.unlink()
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:16]}.partial")  # several may write one file at once
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+        with contextlib.suppress(OSError):  # not every file system syncs folders
+            _sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def put(path: Path, content: bytes) -> None:
     """Write `content` at `path` by way of a file beside it; a failure leaves what was there.
 
     Raises:
-        OSError: the folder is not there or cannot be written to, or the disk is full.
+        OSError: as of `replacing`.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_bytes(content)
-        partial.replace(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        partial.unlink(missing_ok=True)
+        os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from hubstore.arrow import rows_as_lists
-from hubstore.errors import QueryError, StoreExistsError
+from hubstore.errors import HubstoreError, Parameter, QueryError, StoreError, StoreExistsError
+from hubstore.files import replacing
 from hubstore.store import HiddenStates, StoreReader
 
 FORMATS = ("npy", "safetensors", "parquet")
@@ -48,6 +51,7 @@ def export(
     Raises:
         QueryError: an unknown format, layer, pooling or partition.
         StoreExistsError: a file is there already, or `out` is one.
+        StoreError: a file cannot be written, as on a full disk; one that was there before stays.
     """
     if format not in FORMATS:
         raise QueryError(f"format {format!r} is not known; use {', '.join(FORMATS)}")
@@ -67,30 +71,50 @@ def export(
         existing = next(folder for folder in (out, *out.parents) if folder.exists())
         raise StoreExistsError(f"{out} is to be a folder, and {existing} is a file; give another") from error
     items = store.items.take(pa.array(positions))
-    pq.write_table(items, targets["items"])
+    with _written(targets["items"]) as partial:
+        pq.write_table(items, partial)
     for layer in names:
-        _write(store.hidden(layer, name), positions, items, targets[layer], format)
+        with _written(targets[layer]) as partial:
+            _write(store.hidden(layer, name), positions, items, partial, format)
     return list(targets.values())
 
 
-def _write(states: HiddenStates, positions: np.ndarray, items: pa.Table, target: Path, format: str) -> None:
-    partial = target.with_name(f".{target.name}.partial")
+@contextlib.contextmanager
+def _written(target: Path) -> Iterator[Path]:
+    """A name beside a target; what is written there takes its place, whole."""
+    try:
+        with replacing(target) as partial:
+            yield partial
+    except HubstoreError:
+        raise
+    except (OSError, SafetensorError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise StoreError(
+            f"{target} could not be written ({said}); free space there or give another folder, and run the same "
+            "command again with ",
+            Parameter("overwrite", True),
+            ": files that are whole are there already",
+        ) from error
+
+
+def _write(states: HiddenStates, positions: np.ndarray, items: pa.Table, path: Path, format: str) -> None:
     if format == "safetensors":
-        save_file({f"layer-{states.layer}": states.take(positions)}, partial)
-    elif format == "npy":
-        shape = (len(positions), states.shape[1])
-        array = np.lib.format.open_memmap(partial, mode="w+", dtype=_exact(states.take([])).numpy().dtype, shape=shape)
+        save_file({f"layer-{states.layer}": states.take(positions)}, path)
+        return
+    dtype = _exact(states.take([])).numpy().dtype
+    if format == "npy":
+        with path.open("xb") as file:  # not mapped: on a full disk, a write to a mapping kills the process
+            shape = (len(positions), states.shape[1])
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for _, rows in _blocks(states, positions):
+                file.write(np.ascontiguousarray(rows.numpy()).data)
+        return
+    schema = items.schema.append(pa.field("hidden", pa.list_(pa.from_numpy_dtype(dtype), states.shape[1])))
+    with pq.ParquetWriter(path, schema) as writer:
         for start, rows in _blocks(states, positions):
-            array[start : start + len(rows)] = rows.numpy()
-        array.flush()
-    else:
-        value = pa.list_(pa.from_numpy_dtype(_exact(states.take([])).numpy().dtype), states.shape[1])
-        schema = items.schema.append(pa.field("hidden", value))
-        with pq.ParquetWriter(partial, schema) as writer:
-            for start, rows in _blocks(states, positions):
-                hidden = rows_as_lists(rows.numpy())
-                writer.write_table(items.slice(start, len(rows)).append_column(schema.field("hidden"), hidden))
-    partial.replace(target)
+            hidden = rows_as_lists(rows.numpy())
+            writer.write_table(items.slice(start, len(rows)).append_column(schema.field("hidden"), hidden))
 
 
 def _blocks(states: HiddenStates, positions: np.ndarray) -> Iterator[tuple[int, torch.Tensor]]:

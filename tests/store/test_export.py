@@ -1,0 +1,87 @@
+"""An export leaves whole files or what was there before, on a full disk, after a kill, and of two at once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import resource
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hubstore.bench.states import hub_states
+from hubstore.errors import StoreError
+from hubstore.store.export import FORMATS, export
+from tests.index.stores import write_store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return write_store(tmp_path_factory.mktemp("export") / "x.hub", hub_states(900, 32)[None].repeat(2, 1, 1))
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def digests(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_on_a_full_disk_an_export_is_one_error_and_leaves_the_files_that_were_there(store, tmp_path, format):
+    export(store, tmp_path, format=format)
+    before = digests(tmp_path)
+    with (
+        files_of_at_most(40_000),
+        pytest.raises(StoreError, match=rf"layer-0\.{format} could not be written \(.*[Ff]ile too large.*\); free"),
+    ):
+        export(store, tmp_path, format=format, overwrite=True)
+    assert digests(tmp_path) == before
+    with files_of_at_most(1000), pytest.raises(StoreError, match=r"items\.parquet could not be written"):
+        export(store, tmp_path, format=format, overwrite=True)
+    assert digests(tmp_path) == before
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_killed_export_leaves_no_torn_file_under_its_name(store, tmp_path, monkeypatch, format):
+    """What a kill leaves is what is there just before each file gets its name."""
+    seen = []
+
+    def at_rename(partial, target):
+        seen.append(sorted(path.name for path in tmp_path.glob("[!.]*")))
+        os.rename(partial, target)
+
+    monkeypatch.setattr(Path, "replace", at_rename)
+    export(store, tmp_path, format=format)
+    layers = [f"layer-{layer}.{format}" for layer in (0, 1)]
+    assert seen == [[], ["items.parquet"], ["items.parquet", layers[0]]]
+
+
+def test_two_exports_to_one_folder_at_once_both_succeed(store, tmp_path):
+    expected = tmp_path / "expected"
+    export(store, expected)
+    errors = []
+
+    def run() -> None:
+        try:
+            export(store, tmp_path / "out", overwrite=True)
+        except BaseException as error:  # whatever it is, the test is to say so
+            errors.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert digests(tmp_path / "out") == digests(expected)
