@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
+from hubstore.options import SearchOptions
+
 if TYPE_CHECKING:
     import torch
 
@@ -62,16 +64,8 @@ class StoreProtocol(Protocol):
         images: Sequence[Medium] | None = None,
         audio: Sequence[Medium] | None = None,
         vectors: Any = None,
-        k: int = 10,
-        layers: Layers | None = None,
-        pooling: str | None = None,
-        languages: Names | None = None,
-        modalities: Names | None = None,
-        concepts: Names | None = None,
-        exclude_same_language: bool = False,
-        exclude_self: bool = True,
-        query_languages: str | Names | None = None,
-        search_effort: int | None = None,
+        options: SearchOptions | None = None,
+        **named: Any,
     ) -> pa.Table:
         """The k nearest items by cosine at each layer; see `hubstore.query.search`."""
 

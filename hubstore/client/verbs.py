@@ -17,7 +17,7 @@ import pyarrow as pa
 from hubstore.client.batches import batches_of, concat_batches, provenance
 from hubstore.client.connection import ARROW, JSON, Answer, Endpoint, Request, Steps
 from hubstore.errors import QueryError, ServerError
-from hubstore.options import refuse_others, renamed
+from hubstore.options import SearchOptions, http_options, refuse_others, take
 
 if TYPE_CHECKING:
     import torch
@@ -199,48 +199,30 @@ def search(
     images: Sequence[Medium] | None = None,
     audio: Sequence[Medium] | None = None,
     vectors: Any = None,
-    k: int = 10,
-    layers: Layers | None = None,
-    pooling: str | None = None,
-    languages: Sequence[str] | None = None,
-    modalities: Sequence[str] | None = None,
-    concepts: Sequence[str] | None = None,
-    exclude_same_language: bool = False,
-    exclude_self: bool = True,
-    centered: bool = False,
-    query_languages: str | Sequence[str] | None = None,
-    search_effort: int | None = None,
-    **older: Any,
+    options: SearchOptions | None = None,
+    **named: Any,
 ) -> Steps[pa.Table]:
     """The k nearest items by cosine at each layer; as `hubstore.Store.search`, with the server's model and indexes.
 
-    Vectors travel as float32. `media` in the answer is a file's name: where it is, the server does not say. `older`
-    are `centred` and `effort`, which are `centered` and `search_effort`: deprecated.
+    Vectors travel as float32. `media` in the answer is a file's name: where it is, the server does not say. `named`
+    are fields of `SearchOptions`.
     """
-    centered = renamed("centred", "centered", older, centered)
-    search_effort = renamed("effort", "search_effort", older, search_effort)
-    refuse_others("search", older)
+    options = take(SearchOptions, named, options)
+    refuse_others("search", named)
     inputs = {"ids": ids, "texts": texts, "images": images, "audio": audio, "vectors": vectors}
     queries = {name: value for name, value in inputs.items() if value is not None}
     if len(queries) != 1:
         raise QueryError("give exactly one of ids, texts, images, audio and vectors")
-    named = store.layers if layers is None else [str(layer) for layer in layers]
-    options = {
-        "k": k,
-        "layers": None if layers is None else named,
-        "pooling": pooling,
-        "languages": _listed(languages),
-        "modalities": _listed(modalities),
-        "concepts": _listed(concepts),
-        "exclude_same_language": exclude_same_language,
-        "exclude_self": exclude_self,
-        "centered": centered,
-        "search_effort": search_effort,
-    }
-    options = {name: value for name, value in options.items() if value is not None}
+    if options.allow_stale:
+        raise QueryError("allow_stale is the server's to choose: give it to `hubstore serve`")
+    layers = store.layers if options.layers is None else [str(layer) for layer in options.layers]
+    sent = http_options(options)
+    languages = sent.pop("query_languages", None)  # each query's own travels with it
+    if options.layers is not None:
+        sent["layers"] = layers
     ((what, values),) = queries.items()
-    batches = batches_of(what, values, query_languages, named, store.width)
-    requests = [batch.request(store.path, options) for batch in batches]
+    batches = batches_of(what, values, languages, layers, store.width)
+    requests = [batch.request(store.path, sent) for batch in batches]
     return concat_batches(batches, (yield from _of_one_revision(store, requests)))
 
 
@@ -377,11 +359,6 @@ def _of_one_revision(
 def _each(**lists: Iterable[object] | None) -> list[tuple[str, object]]:
     """A parameter for each value of some lists, by the parameters' names."""
     return [(name, value) for name, values in lists.items() for value in values or ()]
-
-
-def _listed(names: Sequence[str] | None) -> list[str] | None:
-    """Names as a list, one alone too."""
-    return None if names is None else [names] if isinstance(names, str) else list(names)
 
 
 def _that_fit(ids: Sequence[str]) -> Iterator[list[str]]:
