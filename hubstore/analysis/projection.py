@@ -61,7 +61,7 @@ Coordinates = npt.NDArray[np.float64]
 Positions = npt.NDArray[np.int64]
 
 
-def projection(
+def projection(  # noqa: PLR0913
     store: StoreReader,
     *,
     layers: Sequence[str | int] | None = None,

@@ -24,7 +24,7 @@ from hubstore.errors import CorpusError, Parameter
 _SAVED = ("state.json", "dataset_dict.json")  # what `save_to_disk` leaves in a folder
 
 
-def read_dataset(
+def read_dataset(  # noqa: PLR0913
     path_or_id: PathLike,
     *,
     config: str | None = None,

@@ -30,7 +30,7 @@ CONCEPTS: Final[dict[str, Callable[[PurePosixPath], str]]] = {
 """What the concept of a file may be taken from."""
 
 
-def read_media_folder(
+def read_media_folder(  # noqa: PLR0913
     folder: PathLike,
     *,
     metadata: PathLike | None = None,

@@ -28,7 +28,7 @@ _MEDIA: Final = "media"
 _TAR: Final = "tar"
 
 
-def open_corpus(
+def open_corpus(  # noqa: PLR0913
     path_or_id: PathLike | Url | Sequence[PathLike | Url],
     *,
     config: str | None = None,

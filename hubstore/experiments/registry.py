@@ -50,7 +50,7 @@ DEPRECATED_NAMES = {"vision-lens-colour": "vision-lens-color"}
 """Names of an earlier release, which are to go with the next."""
 
 
-def experiment(
+def experiment(  # noqa: PLR0913
     name: str,
     *,
     title: str,

@@ -166,7 +166,7 @@ class PlanStart:
     fingerprint: str | None = None
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913
     storage: Storage,
     layout: Layout,
     batches: Iterator[pa.RecordBatch],

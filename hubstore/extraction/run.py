@@ -75,7 +75,7 @@ class Callbacks:
     progress: Callable[[Progress], None] = lambda done: None
 
 
-def extract(
+def extract(  # noqa: PLR0913
     corpus: Corpus,
     model: Model,
     path: str | os.PathLike[str] | Url,

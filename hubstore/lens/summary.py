@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 COLUMNS = {"target": pa.string()}
 
 
-def lens_summary(
+def lens_summary(  # noqa: PLR0913
     store: StoreReader,
     lens: Lens,
     *,

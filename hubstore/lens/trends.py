@@ -49,7 +49,7 @@ class LanguageMass:
     sums: Mapping[str, Floats]
 
 
-def language_trends(
+def language_trends(  # noqa: PLR0913
     store: StoreReader,
     lens: Lens,
     token_languages: TokenLanguages,
@@ -128,7 +128,7 @@ def language_trends(
     return stored_or_computed(store, "trends", parameters, make)
 
 
-def language_mass(
+def language_mass(  # noqa: PLR0913
     store: StoreReader,
     lens: Lens,
     token_languages: TokenLanguages,

@@ -28,7 +28,7 @@ HOST_BYTES = 64 << 20
 """Of weights on a GPU, read at once for their digest."""
 
 
-def load_model(
+def load_model(  # noqa: PLR0913
     name: str,
     *,
     extra_models: Sequence[str] = (),

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from hubstore.analysis import ANALYSES, alignment, analyze
-from hubstore.analysis.pairs import Pair, chosen_pairs
+from hubstore.analysis.pairs import chosen_pairs
 from hubstore.analysis.states import item_pooling
-from hubstore.checks import check_resamples, check_seed
 from hubstore.errors import AnalysisError, IndexingError, MissingDependencyError
+from hubstore.options import CompareOptions
 from hubstore.report.examples import Example, choose_examples, find_examples
 
 if TYPE_CHECKING:
@@ -49,33 +49,25 @@ class Gathered:
 
 
 def gather(
-    store: StoreReader,
-    *,
-    pairs: Sequence[Pair] | None,
-    pivot: str | None,
-    layers: Sequence[str | int] | None,
-    pooling: str | None,
-    seed: int,
-    bootstrap: int,
-    example_ids: Sequence[str] | None,
-    progress: Progress | None,
+    store: StoreReader, options: CompareOptions, example_ids: Sequence[str] | None, progress: Progress | None
 ) -> Gathered:
     """Run the analyses, or take them from the store; see `write_report` for the arguments.
 
     Raises:
         QueryError: a partition, layer, pooling or id that the store does not have, or both pairs and a pivot.
-        OptionError: a seed or number of resamples that it cannot be.
-        AnalysisError: a pair of one partition with itself, or pooling "tokens" where there is another.
+        AnalysisError: partitions are named, a pair of one partition with itself, or pooling "tokens" where there is
+            another.
     """
-    names = tuple(store.layer_names(layers))
-    seed, bootstrap = check_seed(seed), check_resamples("bootstrap", bootstrap)
-    chosen = chosen_pairs(store, pairs, pivot)
+    if options.partitions:
+        raise AnalysisError("a report is over pairs of partitions; give pairs or a pivot in the place of partitions")
+    names = tuple(store.layer_names(options.layers))
+    chosen = chosen_pairs(store, options.pairs, options.pivot)
     if example_ids is not None:
         store.positions(example_ids)  # an id that is not there is told before minutes of work, not after
     if set(store.poolings) == {"tokens"}:
-        return Gathered(names, None, left_out=dict.fromkeys([*ANALYSES, EXAMPLES], TOKENS_ONLY), seed=seed)
-    pooled = item_pooling(store, pooling)
-    found = Gathered(names, pooled, seed=seed)
+        return Gathered(names, None, left_out=dict.fromkeys([*ANALYSES, EXAMPLES], TOKENS_ONLY), seed=options.seed)
+    pooled = item_pooling(store, options.pooling)
+    found = Gathered(names, pooled, seed=options.seed)
     for name in ANALYSES:
         try:
             tables = analyze(
@@ -84,8 +76,8 @@ def gather(
                 pairs=chosen,
                 layers=names,
                 pooling=pooled,
-                seed=seed,
-                bootstrap=bootstrap,
+                seed=options.seed,
+                bootstrap=options.bootstrap,
                 progress=progress,
             )
         except AnalysisError as error:
@@ -94,7 +86,7 @@ def gather(
             found.tables.update(tables)
     if "alignment" in found.tables and len(names) > 1:
         found.tables[MATRIX] = _matrix(store, found, pooled, progress)
-    ids = choose_examples(store, chosen, seed) if example_ids is None else list(dict.fromkeys(example_ids))
+    ids = choose_examples(store, chosen, options.seed) if example_ids is None else list(dict.fromkeys(example_ids))
     try:
         examples = find_examples(store, ids, names, pooled)
     except (IndexingError, MissingDependencyError) as error:  # an index that is stale, or not readable here

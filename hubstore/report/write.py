@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from hubstore.analysis import ANALYSES, metadata
-from hubstore.analysis.pairs import Pair
 from hubstore.arrow import csv_bytes
 from hubstore.errors import HubstoreError
 from hubstore.files import put
+from hubstore.options import CompareOptions, refuse_others, take
 from hubstore.plots.interactive import plotly_js
 from hubstore.plots.static import png, require_matplotlib
 from hubstore.report.examples import Example
@@ -37,14 +37,10 @@ def write_report(
     store: StoreReader,
     folder: Path,
     *,
-    pairs: Sequence[Pair] | None = None,
-    pivot: str | None = None,
-    layers: Sequence[str | int] | None = None,
-    pooling: str | None = None,
-    seed: int = 0,
-    bootstrap: int = 1000,
+    options: CompareOptions | None = None,
     example_ids: Sequence[str] | None = None,
     progress: Progress | None = None,
+    **named: Any,
 ) -> Path:
     """Write what a store says about the hub hypothesis: a page, its figures and its tables.
 
@@ -55,14 +51,10 @@ def write_report(
     Args:
         store: an opened store.
         folder: gets report.html, figures/*.png and tables/*.csv; made where it is missing.
-        pairs: partitions to compare; None is all that share concepts.
-        pivot: a partition to compare with all others, instead of `pairs`.
-        layers: None is all.
-        pooling: None is the store's first that has a row per item.
-        seed: of the bootstrap, the permutations, the samples and the choice of examples.
-        bootstrap: resamples for the 95 % intervals; 0 gives none.
+        options: what is compared: pairs, pivot, layers, pooling, bootstrap and seed.
         example_ids: items to show with their neighbors; None draws a few.
         progress: called with what is being done, the steps done and the steps in all.
+        named: fields of `CompareOptions`.
 
     Returns:
         The path of report.html.
@@ -70,26 +62,18 @@ def write_report(
     Raises:
         MissingDependencyError: Plotly or Matplotlib is not installed.
         QueryError: a partition, layer, pooling or id that the store does not have, or both pairs and pivot.
-        OptionError: a seed or number of resamples that it cannot be.
-        AnalysisError: a pair of one partition with itself, or pooling "tokens" where there is another.
+        AnalysisError: a seed or number of resamples that it cannot be, a pair of one partition with itself, or pooling
+            "tokens" where there is another.
         HubstoreError: a file cannot be written.
 
     Example:
         >>> write_report(hubstore.open("ntrex.hub"), Path("ntrex-report"), pivot="en")
     """
+    options = take(CompareOptions, named, options)
+    refuse_others("write_report", named)
     plotly_js()
     require_matplotlib()
-    found = gather(
-        store,
-        pairs=pairs,
-        pivot=pivot,
-        layers=layers,
-        pooling=pooling,
-        seed=seed,
-        bootstrap=bootstrap,
-        example_ids=example_ids,
-        progress=progress,
-    )
+    found = gather(store, options, example_ids, progress)
     files = _files(store, found, progress)
     for name, content in files.items():
         _put(Path(folder) / name, content)

@@ -33,7 +33,7 @@ FIELDS = [
 ]
 
 
-def sweep(
+def sweep(  # noqa: PLR0913
     model: Model,
     direction: Direction | Tensor,
     prompts: Sequence[Prompt],

@@ -50,7 +50,7 @@ def write_metadata(storage: Storage, layout: Layout, attributes: Mapping[str, An
     storage.write(ROOT, group_metadata({"hubstore": hubstore}))
 
 
-def write_shard(
+def write_shard(  # noqa: PLR0913
     storage: Storage,
     layout: Layout,
     shard: int,
@@ -89,7 +89,20 @@ def write_shard(
         raise _committed_already(storage, shard)
 
     def write() -> Commit:
-        return _write_files(storage, layout, shard, items, states, generation, first_token_shard, times, previews)
+        started = time.perf_counter()
+        files = _write_files(storage, _shard_files(layout, shard, items, states, first_token_shard, previews))
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        write_ms = round(1e3 * (time.perf_counter() - started), 3)
+        return Commit(
+            shard=shard,
+            items=len(items),
+            generation=generation,
+            first_token_shard=first_token_shard,
+            tokens=states["tokens"].shape[1] if "tokens" in states else 0,
+            runs=_runs(items),
+            files=files,
+            times={**(times or {}), "write_ms": write_ms, "committed": now},
+        )
 
     try:
         commit = write()
@@ -112,36 +125,15 @@ def write_shard(
     return commit
 
 
-def _write_files(
-    storage: Storage,
-    layout: Layout,
-    shard: int,
-    items: pa.Table,
-    states: Mapping[str, torch.Tensor],
-    generation: int,
-    first_token_shard: int,
-    times: Mapping[str, float] | None,
-    previews: pa.Table | None,
-) -> Commit:
-    started = time.perf_counter()
+def _write_files(storage: Storage, files: Iterable[tuple[str, list[Buffer]]]) -> Mapping[str, FileRecord]:
     with ThreadPoolExecutor(WRITE_THREADS) as pool:
-        jobs = _shard_files(layout, shard, items, states, first_token_shard, previews)
-        written = pool.map(lambda job: _write_file(storage, *job), jobs)
-        languages = zip(items["modality"].to_pylist(), items["language"].to_pylist(), strict=True)
-        runs = tuple((*partition, len(list(group))) for partition, group in groupby(languages))
-        files = dict(written)
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    write_ms = round(1e3 * (time.perf_counter() - started), 3)
-    return Commit(
-        shard=shard,
-        items=len(items),
-        generation=generation,
-        first_token_shard=first_token_shard,
-        tokens=states["tokens"].shape[1] if "tokens" in states else 0,
-        runs=runs,
-        files=files,
-        times={**(times or {}), "write_ms": write_ms, "committed": now},
-    )
+        return dict(pool.map(lambda file: _write_file(storage, *file), files))
+
+
+def _runs(items: pa.Table) -> tuple[tuple[str, str, int], ...]:
+    """(modality, language, items) of items of one partition that follow one another."""
+    partitions = zip(items["modality"].to_pylist(), items["language"].to_pylist(), strict=True)
+    return tuple((*partition, len(list(group))) for partition, group in groupby(partitions))
 
 
 def encode_items(items: pa.Table) -> bytes:

@@ -341,7 +341,7 @@ def probabilities_and_logs(swept: LensSweep, targets: Tensor) -> Tensor:
     return torch.cat([logs.exp(), logs], 1)
 
 
-def compare_spans(
+def compare_spans(  # noqa: PLR0913
     context: ExperimentContext,
     store: StoreReader,
     spans: TokenSpans,
