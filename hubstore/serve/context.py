@@ -170,6 +170,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         (415, "A body that cannot be read."),
         (422, "A parameter or a body of another form."),
         (429, "Too many wrong tokens came from the address."),
+        (431, "The path, the parameters and the headers are too large."),
         (501, "Needs a model, a lens or a package that the server does not have."),
         (503, "Busy; try again after as many seconds as Retry-After says."),
         (504, "It took too long."),
