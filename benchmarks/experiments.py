@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _small(image_file: Path) -> bytes:
     """A figure no wider than a page shows and in few colors, all of the lines' own among them: half its bytes."""
-    with Image.open(image_file) as opened:
+    with Image.open(image_file, formats=["PNG"]) as opened:
         image = opened.convert("RGB")
     image.thumbnail((WIDEST, image.height))
     small = io.BytesIO()

@@ -78,7 +78,7 @@ def photographs(coco: Path, out: Path) -> None:
         instances[instance["image_id"]].append(instance)
     rows = []
     for photograph in sorted(described["images"], key=lambda one: one["id"]):
-        with Image.open(images / photograph["file_name"]) as opened:
+        with Image.open(images / photograph["file_name"], formats=["JPEG", "PNG"]) as opened:
             image = opened.convert("RGB")
         image.thumbnail((MOST_PIXELS, MOST_PIXELS), Image.Resampling.LANCZOS)
         encoded = io.BytesIO()

@@ -221,7 +221,7 @@ def _save(path: Path, concepts: Sequence[Mapping[str, Any]], images: Sequence[tu
 def _decode(encoded: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
     from PIL import Image
 
-    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGBA"))
+    return np.asarray(Image.open(io.BytesIO(encoded), formats=["PNG", "JPEG", "WEBP"]).convert("RGBA"))
 
 
 # --- making it ------------------------------------------------------------------------------------------------------
@@ -405,7 +405,7 @@ def _draw(source: str | bytes) -> bytes | None:
             import resvg_py
 
             source = bytes(resvg_py.svg_to_bytes(svg_string=source, width=SIZE, height=SIZE, skip_system_fonts=True))
-        image = Image.open(io.BytesIO(source)).convert("RGBA")
+        image = Image.open(io.BytesIO(source), formats=["PNG", "JPEG", "WEBP"]).convert("RGBA")
     except (ValueError, OSError):
         return None
     image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)

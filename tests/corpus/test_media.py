@@ -1,3 +1,4 @@
+import ast
 import io
 import struct
 import subprocess
@@ -6,12 +7,14 @@ import tarfile
 import tracemalloc
 import zlib
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from PIL import EpsImagePlugin, Image
 
+import hubstore
 from hubstore.corpus.item import Media
 from hubstore.errors import CorpusError, MissingDependencyError
 from hubstore.media import decode as decoding
@@ -338,3 +341,16 @@ def test_more_than_eight_bits_are_scaled_alike_whatever_the_rows_at_a_time(mode,
     whole = np.asarray(open_image(media))
     monkeypatch.setattr(decoding, "_ROWS", 4)
     np.testing.assert_array_equal(np.asarray(open_image(media)), whole)
+
+
+def test_every_image_is_opened_by_named_decoders():
+    root = Path(hubstore.__file__).parents[1]
+    opened = [
+        ast.unparse(node)
+        for folder in ("hubstore", "scripts", "benchmarks")
+        for path in sorted((root / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Image.open"
+    ]
+    assert len(opened) > 1
+    assert all("formats=" in call for call in opened)
