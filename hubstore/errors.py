@@ -10,7 +10,7 @@ HubstoreError
 │   ├── StoreNotFoundError (FileNotFoundError)
 │   ├── StoreExistsError (FileExistsError)
 │   ├── StoreLockedError                another writer holds the store
-│   ├── StoreAccessError (PermissionError)      an object store refuses the credentials, or there are none
+│   ├── StoreAccessError (PermissionError)      a file may not be read; a server refuses the credentials
 │   ├── StorageUnreachableError (ConnectionError)
 │   ├── StoreFormatError                written by another format version
 │   └── CorruptStoreError               a file is missing, truncated or changed
@@ -25,6 +25,7 @@ HubstoreError
 ├── ServerError (ConnectionError)       a server that does not answer, or is none of hubstore's
 │   └── TokenError (PermissionError)    its token is missing or wrong
 ├── ServeError (OSError)                a server that cannot be started as asked
+├── ResourceError (OSError)             no temporary folder, or no further processes
 ├── EngineError (RuntimeError)          a cluster that cannot be joined, has no room, or loses its workers
 └── MissingDependencyError (ImportError)
 
@@ -103,7 +104,7 @@ class StoreLockedError(StoreError):
 
 
 class StoreAccessError(StoreError, PermissionError):
-    """An object store refuses what was asked: the credentials are missing, wrong, expired or not allowed to."""
+    """A file may not be read, or an object store refuses: credentials are missing, wrong, expired or not allowed to."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -111,7 +112,7 @@ class StoreAccessError(StoreError, PermissionError):
 
 
 class StorageUnreachableError(StoreError, ConnectionError):
-    """An object store does not answer, or fails."""
+    """A disk or an object store does not answer, or fails."""
 
 
 class StoreFormatError(StoreError):
@@ -164,6 +165,10 @@ class TokenError(ServerError, PermissionError):
 
 class ServeError(HubstoreError, OSError):
     """A server cannot be started as asked."""
+
+
+class ResourceError(HubstoreError, OSError):
+    """The system has no folder for temporary files, or starts no further processes."""
 
 
 class EngineError(HubstoreError, RuntimeError):

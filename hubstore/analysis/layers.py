@@ -24,6 +24,7 @@ from hubstore.errors import AnalysisError
 from hubstore.kernels.cpu.threads import single_threads
 from hubstore.storage.location import Location
 from hubstore.store import StoreReader
+from hubstore.system import starting_processes
 
 Progress = Callable[[int, int], None]
 SMALL = 1 << 20  # elements of a layer of a partition
@@ -125,7 +126,9 @@ def _processes(store: StoreReader, task: LayerTask, jobs: int) -> Iterator[Layer
     arguments = (store.path, store.digest, task, threads)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", __name__, task.prepare.__module__])
-    with ProcessPoolExecutor(jobs, context, _begin, arguments) as pool:
+    with starting_processes("ask for one of --jobs"):
+        made = ProcessPoolExecutor(jobs, context, _begin, arguments)
+    with made as pool:
         try:
             yield lambda layers: pool.map(_find, layers)
         except BrokenProcessPool as error:

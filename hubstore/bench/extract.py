@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -22,6 +21,7 @@ from hubstore.extraction.settings import ResolvedSettings
 from hubstore.forward import tokenize
 from hubstore.models import Model, load_model, wrap_model
 from hubstore.store import StoreReader
+from hubstore.system import temporary_folder
 
 SAMPLE = "ntrex"
 CEILING = "bare forward"
@@ -82,7 +82,7 @@ def measure_extract(
     corpus = read_sample(SAMPLE, limit=lines)
     settings = Settings(poolings=("mean",))
     number = count()
-    with tempfile.TemporaryDirectory(prefix="hubstore-bench-", dir=scratch) as folder:
+    with temporary_folder("hubstore-bench-", scratch) as folder:
         first = extract(corpus, model, Path(folder) / "first.hub", settings)
         store = StoreReader(first.path)
         texts = _texts(model, store.items["text"].to_pylist(), settings.resolve(model))

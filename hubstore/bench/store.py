@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import statistics
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import count
@@ -21,6 +20,7 @@ from hubstore.bench.figure import HUBSTORE, Figure, Report, figure, machine_of
 from hubstore.bench.timing import Task, interleave, seconds
 from hubstore.storage import LocalStorage
 from hubstore.store import DTYPES, HiddenStates, Layout, StoreReader, write_metadata, write_shard
+from hubstore.system import temporary_folder
 
 SHARD_ROWS = 8192
 CHUNK_ROWS = 256
@@ -57,7 +57,7 @@ class StoreSizes:
 
 def measure_store(sizes: StoreSizes, scratch: Path | None, runs: int) -> Report:
     """MB/s of writing, GB/s of a scan and milliseconds of random rows, in a folder under `scratch`, then removed."""
-    with tempfile.TemporaryDirectory(prefix="hubstore-bench-", dir=scratch) as folder:
+    with temporary_folder("hubstore-bench-", scratch) as folder:
         figures = (_writing(sizes, Path(folder), runs), *_reading(sizes, Path(folder), runs))
     notes = (
         "write: every file synced, checksummed and committed, items too",

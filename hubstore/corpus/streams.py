@@ -3,10 +3,11 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import pyarrow as pa
+
+from hubstore.system import temporary_folder
 
 TABLE_ROWS: Final = 1024
 """Rows in a table. Few, as a row may have a long text, or columns that nobody asked for."""
@@ -39,7 +40,7 @@ def quietly() -> Iterator[None]:
 @contextmanager
 def scratch_cache() -> Iterator[str]:
     """Give a `cache_dir` for `datasets`, which writes lock files there even when it only streams."""
-    with TemporaryDirectory(prefix="hubstore-") as folder:
+    with temporary_folder("hubstore-") as folder:
         yield folder
 
 

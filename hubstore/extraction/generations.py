@@ -68,6 +68,7 @@ class Generations:
         self._described = {one["generation"] for one in planned}
         self._generation = max((commit.generation for commit in commits), default=-1) + 1
         self._shard = max(committed, default=-1) + 1
+        self._ends = {commit.generation: commit.shard + 1 for commit in sorted(commits, key=lambda one: one.shard)}
         self._token_ends = {commit.shard: self._token_end(commit) for commit in commits}
         later = {start.generation for start in self._lacking} | ({plan.generation} if plan else set())
         self._unread = [commit for commit in commits if commit.generation not in later]
@@ -79,7 +80,9 @@ class Generations:
         """Where the next generation begins, one that lacks shards before a new one; None after the last."""
         if self._lacking:
             start = self._lacking[0]  # the generation before it may have been extracted only now
-            return replace(start, token_shard=self._token_shard(start.shard))
+            before = (end for generation, end in self._ends.items() if generation < start.generation)
+            shard = max(start.shard, *before, 0)
+            return replace(start, shard=shard, token_shard=self._token_shard(shard))
         if not self._more:
             return None
         return PlanStart(self._generation, self._offset, self._shard, self._token_shard(self._shard))
@@ -117,6 +120,7 @@ class Generations:
         last = plan.shards[-1]
         self._generation = max(self._generation, plan.generation + 1)
         self._shard = max(self._shard, last.shard + 1)
+        self._ends[plan.generation] = last.shard + 1
         self._token_ends |= {shard.shard: self._token_end(shard) for shard in plan.shards}
         if whole:
             self._known.add(self._known.planned)

@@ -259,8 +259,8 @@ class Preparation:
         if changed is not None:
             raise CorpusError(
                 f"item {step.shard.table['id'][changed].as_py()!r} has {step.shard.metadata.tokens[changed]} tokens, "
-                "and another number when it was planned; it was changed since. Remove "
-                f"{self._work.storage.root} and run again"
+                "and another number when it was planned; it was changed since. Bring it back as it was and run the "
+                "same command again, or extract the corpus elsewhere: what was committed stays"
             )
 
     def _texts(self, step: _Step) -> Iterator[HostBatch]:

@@ -16,7 +16,7 @@ from hubstore.store.attributes import read_attributes
 from hubstore.store.commit import Commit
 from hubstore.store.layout import ROOT, commit_key
 from hubstore.store.reader import read_commits
-from hubstore.store.unfinished import Unfinished, unfinished_corpus
+from hubstore.store.unfinished import Unfinished, unfinished_corpus, with_shards
 
 CONTENT = ("hidden", "items", "previews", "commits", "lens", "indexes", "analyses")
 """Folders of a store, without that of the plan."""
@@ -40,8 +40,10 @@ class Begun:
 
     @property
     def entry(self) -> Mapping[str, Any] | None:
-        """What the store says of the run's corpus; None where that is new to it."""
-        corpora = _corpora(self.attributes)
+        """What the store says of the run's corpus, with all shards numbered; None where that is new to it."""
+        if self.attributes is None:
+            return None
+        corpora = with_shards(self.attributes, self.commits)["corpora"]
         return corpora[self.number] if self.number < len(corpora) else None
 
 

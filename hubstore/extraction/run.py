@@ -108,7 +108,7 @@ def extract(  # noqa: PLR0913
     """
     settings = (settings or Settings()).resolve(model)
     storage = store_files(path)
-    storage.check_vacant((ROOT, "plan"))
+    storage.check_vacant((ROOT, "plan", "commits"))
     layout = settings.layout(model.width)
     watching = watch or Callbacks()
     job = _Job(storage, corpus, model, settings, layout, watching, generation_items, engine, processes, ignore_space)

@@ -26,6 +26,7 @@ from hubstore.extraction.plan import PlannedShard
 from hubstore.extraction.prepare import Work
 from hubstore.forward.capture import Capture
 from hubstore.models import Model
+from hubstore.system import starting_processes
 
 SECONDS_TO_END = 5.0
 """Time that a worker has to end by itself before it is terminated."""
@@ -79,10 +80,11 @@ class Workers:
         if not devices:
             return run_shards(work, capture, shards, total=total, progress=progress)
         context = multiprocessing.get_context("spawn")
-        shard_queue = _SharedShardQueue(shards, context)
-        with _WorkerPool(
-            context, shard_queue, ExtractionTask.of(work, self.load, capture), devices, total, progress
-        ) as pool:
+        task = ExtractionTask.of(work, self.load, capture)
+        with starting_processes("extract on one device"):
+            shard_queue = _SharedShardQueue(shards, context)
+            workers = _WorkerPool(context, shard_queue, task, devices, total, progress)
+        with workers as pool:
             own = run_shards(work, capture, shard_queue, total=total, progress=pool.advanced)
             pool.finish()
         return pool.sum(own)

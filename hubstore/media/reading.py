@@ -25,6 +25,7 @@ from hubstore.media.decode import open_audio, open_image
 from hubstore.media.previews import clip, thumbnail
 from hubstore.media.processor import MediaInputs, MediaReader
 from hubstore.media.shared_memory import SegmentWriter, SharedMemoryPool
+from hubstore.system import starting_processes
 
 T = TypeVar("T")
 
@@ -143,7 +144,10 @@ class MediaFeed:
     def expect(self, items: int) -> None:
         """Say how many items there will be: processes for many start while the first are read here."""
         if self._processes and items > READ_HERE and self._pool is None:
-            with contextlib.suppress(BrokenProcessPool):  # which is met again, and by its items, when they are read
+            with (
+                _starting(),
+                contextlib.suppress(BrokenProcessPool),
+            ):  # which is met again, by items, when they are read
                 for _ in range(self._processes):
                     self._started().submit(_ready)
 
@@ -193,7 +197,7 @@ class MediaFeed:
         request, segment = rows.serialize(), self._shared.take()
         self._shared.send(segment, request)
         first = rows.column("id")[0].as_py()
-        with _killed(first):
+        with _killed(first), _starting():
             return _Away(segment, self._started().submit(_read, segment, request.size, table.schema), first)
 
     def _received(self, away: _Away) -> Iterator[ReadItem]:
@@ -211,6 +215,10 @@ class MediaFeed:
             context.set_forkserver_preload(["__main__", __name__, *_modules(self._task)])
             self._pool = ProcessPoolExecutor(self._processes, context, initializer=_begin, initargs=(self._task,))
         return self._pool
+
+
+def _starting() -> contextlib.AbstractContextManager[None]:
+    return starting_processes("read images and audio without (--readers 0)")
 
 
 @contextlib.contextmanager

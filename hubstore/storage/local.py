@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import platform
 import shutil
 import stat
 import time
@@ -16,7 +17,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from hubstore.errors import StoreError, StoreExistsError, StoreLockedError
+from hubstore.errors import HubstoreError, StoreError, StoreExistsError, StoreLockedError
+from hubstore.storage.disk import create, reading, sync_file, sync_folder, unwritable, write_file
 from hubstore.storage.interface import PARTIAL, FileStat, Storage
 from hubstore.storage.mappings import process_mappings
 from hubstore.storage.record import Buffer, Bytes, FileRecord
@@ -32,16 +34,18 @@ class LocalStorage(Storage):
 
     def __init__(self, root: Path) -> None:
         self._folder = root.absolute()  # a process may change its folder later
+        self._locked: tuple[str, int, int] | None = None
         super().__init__(self._folder, process_mappings())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._folder,)
+        return type(self), (self._folder,), {"_locked": self._locked}
 
     @property
     def root(self) -> Path:
         """The folder."""
         return self._folder
 
+    @reading
     def stat(self, key: str) -> FileStat | None:
         """Size and time of the file; None where there is none."""
         try:
@@ -55,11 +59,13 @@ class LocalStorage(Storage):
         names = {*keys, *(name for prefix in prefixes for name in self.list(prefix))}
         return [found for name in sorted(names) if (found := self.stat(name)) is not None]
 
+    @reading
     def list(self, prefix: str) -> Sequence[str]:
         """Every file below `prefix`, sorted; temporary files are left out."""
         above = f"{self._folder}/"
-        return sorted(path.removeprefix(above) for path in _files_below(self._folder / prefix))
+        return sorted(path.removeprefix(above) for path in _files_below(self._folder / prefix, refused=bool(prefix)))
 
+    @reading
     def read(self, key: str) -> bytes:
         """The file's bytes; CorruptStoreError when it is missing."""
         try:
@@ -72,6 +78,7 @@ class LocalStorage(Storage):
         whole = self.map_committed(key, record)
         return [whole[start:stop] for start, stop in zip(starts, stops, strict=True)]
 
+    @reading
     def map(self, key: str) -> Bytes:
         """The file's bytes, mapped copy-on-write: nothing the caller does reaches the disk."""
         if self.size(key) == 0:
@@ -93,35 +100,39 @@ class LocalStorage(Storage):
         """The file itself."""
         return self._folder / key
 
+    @reading
     def open(self, key: str) -> BinaryIO:
         """The file itself, opened."""
         return (self._folder / key).open("rb")
 
     def write(self, key: str, *buffers: Buffer) -> None:
         """Write a temporary file, fsync it, rename it over `key`, fsync the folder."""
-        self.before_write(key)
+        self._check_write(key)
         with self._partial(key) as partial:
-            _write_file(partial, buffers)
+            write_file(partial, buffers)
             partial.replace(self._folder / key)
-        _fsync((self._folder / key).parent)
+            sync_folder(partial.parent)
 
     def put_if_absent(self, key: str, *buffers: Buffer) -> bool:
-        """Write a temporary file and link it to `key`, which fails where `key` exists."""
-        self.before_write(key)
-        try:
-            with self._partial(key) as partial:
-                _write_file(partial, buffers)
-                os.link(partial, self._folder / key)
-        except FileExistsError:
-            return False
-        _fsync((self._folder / key).parent)
-        return True
+        """Write a temporary file and give it the name `key`, which fails where `key` exists."""
+        self._check_write(key)
+        with self._partial(key) as partial:
+            write_file(partial, buffers)
+            self._check_write(key)
+            created = create(partial, self._folder / key)
+            sync_folder(partial.parent)
+        return created
 
     def delete(self, key: str) -> None:
         """Remove the file, and the folders that this leaves empty."""
-        self.before_write(key)
+        self._check_write(key)
         path = self._folder / key
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except NotADirectoryError:
+            return
+        except OSError as error:
+            raise unwritable(path, error) from error
         for folder in path.parents:
             if folder == self._folder:
                 break
@@ -132,12 +143,12 @@ class LocalStorage(Storage):
 
     def put_file(self, key: str, path: Path) -> None:
         """Fsync `path` and rename it to `key`, by way of the store's own disk where they differ."""
-        self.before_write(key)
+        self._check_write(key)
         with self._partial(key) as partial:
             shutil.move(path, partial)
-            _fsync(partial)
+            sync_file(partial)
             partial.replace(self._folder / key)
-        _fsync((self._folder / key).parent)
+            sync_folder(partial.parent)
 
     @contextlib.contextmanager
     def scratch(self, key: str) -> Iterator[Path]:
@@ -149,11 +160,13 @@ class LocalStorage(Storage):
         finally:
             self.delete(partial.relative_to(self._folder).as_posix())
 
+    @reading
     def free_bytes(self) -> int:
         """Bytes that are free on the disk where the folder is or would be."""
         folder = next(above for above in (self._folder, *self._folder.parents) if above.exists())
         return shutil.disk_usage(folder).free
 
+    @reading
     def check_vacant(self, own: Sequence[str]) -> None:
         """StoreExistsError where something is at the root that no extraction left there."""
         if self._folder.is_file():
@@ -184,16 +197,50 @@ class LocalStorage(Storage):
                 raise StoreLockedError(
                     f"{self._folder} is being written by another process; wait until it ends, then try again"
                 ) from None
+            except OSError as error:
+                raise StoreError(
+                    f"{self._folder} cannot be locked ({error.strerror}): its file system has no locks, which keep two "
+                    "writers apart; write the store on another disk, and copy it when it is complete"
+                ) from error
+            try:
+                sync_folder(self._folder)
+            except OSError as error:
+                raise unwritable(self._folder, error) from error
+            found = os.fstat(descriptor)
+            self._locked = (platform.node(), found.st_dev, found.st_ino)
             self._sweep()
             try:
                 yield
             finally:
                 self._sweep()
+                self._locked = None
         finally:
             os.close(descriptor)
 
+    def _check_write(self, key: str) -> None:
+        """StoreError where the folder that was locked is no longer here: what is here is another's."""
+        self.before_write(key)
+        if self._locked is None or self._locked[0] != platform.node():
+            return
+        try:
+            found = self._folder.stat()
+            same = self._locked[1:] == (found.st_dev, found.st_ino)
+        except FileNotFoundError:
+            same = False
+        except OSError as error:
+            raise unwritable(self._folder / key, error) from error
+        if not same:
+            raise StoreError(
+                f"{self._folder} was moved or removed while it was written to; move it back and run the same command "
+                "again: what was committed to it stays, and what is in its place now was left as it is"
+            )
+
     def _sweep(self) -> None:
         """Remove what writers left behind that were killed: an earlier run, or workers of this one."""
+        with contextlib.suppress(OSError):  # it is ignored where it cannot be removed
+            self._remove_partials()
+
+    def _remove_partials(self) -> None:
         for folder in ("hidden", "items", "previews", "commits", "plan", "lens"):
             for path in (self._folder / folder).rglob(f"*{PARTIAL}"):
                 path.unlink(missing_ok=True)
@@ -213,42 +260,21 @@ class LocalStorage(Storage):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             yield partial
-        except FileExistsError:
+        except HubstoreError:
             raise
         except OSError as error:
-            raise StoreError(
-                f"{target} could not be written ({error.strerror or error}); free space or mend the disk and run the "
-                "same command again: what was committed stays"
-            ) from error
+            raise unwritable(target, error) from error
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the next writer removes it
+                partial.unlink(missing_ok=True)
 
 
-def _write_file(path: Path, buffers: Sequence[Buffer]) -> None:
-    with path.open("xb", buffering=0) as file:
-        for buffer in buffers:
-            _write_all(file.fileno(), memoryview(buffer).cast("B"))
-        os.fsync(file.fileno())
-
-
-def _write_all(descriptor: int, view: memoryview) -> None:
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _fsync(path: Path) -> None:
-    """Make a file's bytes, or a folder's names, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _files_below(folder: Path | str) -> Iterator[str]:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError), os.scandir(folder) as entries:
+def _files_below(folder: Path | str, *, refused: bool) -> Iterator[str]:
+    """Every file in a folder; what may not be read in it is an error where it is `refused`, and else left out."""
+    left_out = (FileNotFoundError, NotADirectoryError, *(() if refused else (PermissionError,)))
+    with contextlib.suppress(*left_out), os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                yield from _files_below(entry.path)
+                yield from _files_below(entry.path, refused=refused)
             elif entry.is_file() and not entry.name.endswith(PARTIAL):
                 yield entry.path

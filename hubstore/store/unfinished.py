@@ -54,16 +54,59 @@ def unfinished_corpus(
     items: Counter[int] = Counter()
     for commit in commits:
         items[commit.generation] += commit.items
-    corpora = attributes["corpora"]
+    corpora = with_shards(attributes, commits)["corpora"]
+    newest = [one for entry in attributes["corpora"][-1:] for one in entry["generations"][-1:]]
     for number, entry in enumerate(corpora):
         generations = entry["generations"]
         missing = tuple(shard for one in generations for shard in missing_shards(one, committed))
         last = number == len(corpora) - 1
-        begun = last and bool(generations) and "shards" not in generations[-1] and planned()
+        begun = last and bool(newest) and "shards" not in newest[0] and planned()
         if missing or entry["more"] or begun:
             so_far = sum(items[one["generation"]] for one in generations)
             return Unfinished(entry["name"], number, so_far, missing, entry["more"])
     return None
+
+
+def with_shards(attributes: Mapping[str, Any], commits: Sequence[Commit]) -> Mapping[str, Any]:
+    """Attributes of which every generation of a corpus has its `shards`; older stores have none.
+
+    A generation's shards follow those of the one before, as many as its items fill. Where every token has a row, only
+    its plan tells how many: one that lacks items has one shard more than are committed, and may begin later; a corpus
+    of which items may be left out does not tell that it lacks some.
+    """
+    generations = [(entry, one) for entry in attributes["corpora"] for one in entry["generations"]]
+    if all("shards" in one for _, one in generations):
+        return attributes
+    items: Counter[int] = Counter()
+    committed: dict[int, list[int]] = {}
+    for commit in commits:
+        items[commit.generation] += commit.items
+        committed.setdefault(commit.generation, []).append(commit.shard)
+    shards: dict[int, Sequence[int]] = {}
+    end = 0
+    for entry, one in sorted(generations, key=lambda pair: pair[1]["generation"]):
+        number, found = one["generation"], committed.get(one["generation"], [])
+        lacks = items[number] < one["items"] and not (found and _skips(entry))
+        known = max(found, default=end - 1) + 1
+        if "shards" in one:
+            shards[number], known = one["shards"], one["shards"][1]
+        elif "tokens" not in attributes["poolings"]:
+            known = end - (-one["items"] // attributes["shard_rows"])
+            shards[number] = [end, known]
+        else:
+            start = end if lacks else min(found, default=end)
+            shards[number] = [start, known + (lacks and len(found) == known - start)]
+        end = known
+    corpora = [
+        {**entry, "generations": [{**one, "shards": shards[one["generation"]]} for one in entry["generations"]]}
+        for entry in attributes["corpora"]
+    ]
+    return {**attributes, "corpora": corpora}
+
+
+def _skips(entry: Mapping[str, Any]) -> bool:
+    corpus = entry["identity"].get("corpus")
+    return isinstance(corpus, Mapping) and corpus.get("on_error") == "skip"
 
 
 def with_defaults(entry: Mapping[str, Any]) -> dict[str, Any]:
