@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import io
 import json
+import logging
 from pathlib import Path
 
 import pytest
 
 import hubstore
-from hubstore.cli.output import err, labelled, note, out, print_json, table
+from hubstore.cli.output import LogHandler, err, labelled, note, out, print_json, table
 from hubstore.cli.progress import bar
 from tests.command_line import fail
 
@@ -32,6 +33,14 @@ def test_a_name_is_printed_as_it_is_wherever_it_stands(name, capsys):
     said, told = capsys.readouterr()
     assert [said.count(shown), told.count(shown) >= 6] == [5, True]
     assert not set("\x1b\x9b\x7f") & set(said + told)
+
+
+def test_what_a_server_logs_is_printed_as_it_is(capsys):
+    record = logging.LogRecord(
+        "hubstore.serve", logging.ERROR, "", 0, "%s cannot be opened: %s", tuple(NAMES[-3:-1]), None
+    )
+    LogHandler().handle(record)
+    assert capsys.readouterr().err == "a[2Jb cannot be opened: a2Jb\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import sys
@@ -39,6 +40,14 @@ class _Console(Console):
 
 out = _Console()
 err = _Console(stderr=True)
+
+
+class LogHandler(logging.Handler):
+    """Shows log records on stderr, as all else is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one."""
+        err.print(self.format(record), soft_wrap=True)
 
 
 def print_json(data: Any) -> None:

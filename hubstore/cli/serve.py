@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from hubstore.cli import options
-from hubstore.cli.output import err
+from hubstore.cli.output import LogHandler, err
 from hubstore.errors import OptionError, QueryError
 
 TOKEN = "HUBSTORE_TOKEN"
@@ -85,6 +86,8 @@ def serve(
 ) -> None:
     """Serve stores to browsers and programs: a dashboard at /, an API at /api, its description at /api/docs."""
     from hubstore.serve.server import serve as run
+
+    logging.getLogger("hubstore").addHandler(LogHandler())
 
     def ready(url: str) -> None:
         err.print(f"serving {', '.join(store.name for store in stores)} on {url} (Ctrl-C stops)")

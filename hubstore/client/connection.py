@@ -27,7 +27,7 @@ from hubstore.version import __version__
 ARROW = "application/vnd.apache.arrow.stream"
 JSON = "application/json"
 REVISION = "Hubstore-Revision"
-REFUSED = (400, 413, 415, 422)
+REFUSED = (400, 413, 415, 422, 431)
 """Where the request is wrong, or beyond the server's limits."""
 
 AGAIN = (503, 504)

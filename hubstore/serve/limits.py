@@ -22,6 +22,7 @@ class Limits:
         half_open: connections whose head has not come; of more, the oldest is closed.
         body: bytes of a request's JSON; more is 413.
         upload: bytes of an image, a recording or an Arrow stream, and of the stream decompressed; more is 413.
+        bodies: bytes of all bodies whose requests are not answered yet; a request beyond is 503.
         pixels: of an image that is decoded; more is 413.
         samples: of a channel of audio that is decoded, at its own rate and at 16 kHz; more is 413.
         answer: bytes of an answer before it is written as JSON, Arrow, CSV or Parquet; more is 413.
@@ -45,6 +46,7 @@ class Limits:
     half_open: int = 256
     body: int = 8 * MIB
     upload: int = 32 * MIB
+    bodies: int = 512 * MIB
     pixels: int = 1 << 25
     samples: int = 1 << 26
     answer: int = 512 * MIB

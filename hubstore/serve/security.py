@@ -9,13 +9,14 @@ import ipaddress
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hubstore.serve.http_errors import (
+    BusyError,
     CrossSiteError,
     HostError,
     RequestError,
@@ -100,6 +101,7 @@ class AuthMiddleware:
         self._app = app
         self._token = None if token is None else f"Bearer {token}".encode()
         self._wrong = WrongTokens()
+        self._bodies = 0
         self._hosts = hosts
         self._limits = limits
         self._metrics = metrics
@@ -155,7 +157,19 @@ class AuthMiddleware:
             await error_response(error)(scope, receive, send)
             return
         most = self._limits.upload if _is_upload(scope["path"], headers) else self._limits.body
-        await self._app(scope, _bounded(receive, most, self._limits.timeout_s), send)
+        body = BoundedBody(receive, most, self._limits.timeout_s, self._take)
+        try:
+            await self._app(scope, body.receive, send)
+        finally:
+            self._bodies -= body.taken
+
+    def _take(self, size: int) -> None:
+        """Count bytes of a body until its request is answered; BusyError where all bodies have too many."""
+        if self._bodies + size > self._limits.bodies:
+            raise BodyError(
+                BusyError("other requests send as much as this server takes at once; try again in a second")
+            )
+        self._bodies += size
 
     async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Open a websocket, where a route has one, for whom a request would be answered."""
@@ -240,7 +254,9 @@ def _address(scope: Scope) -> str:
         address = ipaddress.ip_address(host)
     except ValueError:
         return str(host)
-    return host if address.version == 4 else str(ipaddress.ip_network((address, 64), strict=False))
+    if address.version == 4:
+        return str(host)
+    return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
 
 
 def _host(headers: Mapping[bytes, bytes]) -> str:
@@ -254,33 +270,48 @@ def _is_upload(path: str, headers: Mapping[bytes, bytes]) -> bool:
     return path.endswith(("/image", "/audio")) or kind == MEDIA_TYPES["arrow"].encode()
 
 
-def _bounded(receive: Receive, most: int, seconds: float) -> Receive:
-    """`receive`, of bodies of `most` bytes that have come after `seconds`."""
-    taken = 0
-    until = time.monotonic() + seconds
+class BoundedBody:
+    """A request's body, of so many bytes that come in so many seconds.
 
-    async def receive_some() -> Message:
-        nonlocal taken
-        if taken < 0:  # the body has come; what is waited for now is the client's going
-            return await receive()
+    Args:
+        receive: gives its parts.
+        most: bytes of it.
+        seconds: from now until its end.
+        take: called with the size of each part, before it is handed on; what it raises refuses the part.
+    """
+
+    def __init__(self, receive: Receive, most: int, seconds: float, take: Callable[[int], None]) -> None:
+        self.taken = 0
+        self._receive = receive
+        self._most = most
+        self._seconds = seconds
+        self._take = take
+        self._until = time.monotonic() + seconds
+        self._whole = False
+
+    async def receive(self) -> Message:
+        """The next part. After the last one, what is waited for is the client's going."""
+        if self._whole:
+            return await self._receive()
         try:
-            message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
+            message = await asyncio.wait_for(self._receive(), max(0.0, self._until - time.monotonic()))
         except TimeoutError:
-            raise BodyError(SlowBodyError(f"the body did not arrive within {seconds:g} s")) from None
+            raise BodyError(SlowBodyError(f"the body did not arrive within {self._seconds:g} s")) from None
         if message["type"] == "http.request":
-            taken += len(message.get("body", b""))
-            if taken > most:
-                raise BodyError(TooLargeError(f"the body has more than the {most / MIB:g} MiB that this server takes"))
-            if not message.get("more_body", False):
-                taken = -1
+            size = len(message.get("body", b""))
+            if self.taken + size > self._most:
+                raise BodyError(
+                    TooLargeError(f"the body has more than the {self._most / MIB:g} MiB that this server takes")
+                )
+            self._take(size)
+            self.taken += size
+            self._whole = not message.get("more_body", False)
         return message
-
-    return receive_some
 
 
 class BodyError(HTTPException):
     """An error of the reading of a body: of all that is raised there, FastAPI hands on only this kind."""
 
     def __init__(self, error: RequestError) -> None:
-        super().__init__(error.status, str(error))
+        super().__init__(error.status, str(error), dict(error.headers))
         self.error = error

@@ -188,6 +188,14 @@ def test_a_client_that_goes_away_is_no_error(store, caplog):
     assert 'status="500"' not in counted
 
 
+def test_bodies_of_all_requests_are_bounded_together_and_given_back(store):
+    app = create_app([store.path], limits=Limits(bodies=1000))
+    json, body = {"Content-Type": "application/json"}, b'{"ids":["en:1"]}'
+    assert ask(app, NEIGHBORS, json, method="POST", body=body + b" " * 1000)[0] == 503
+    for _ in range(100):
+        assert ask(app, NEIGHBORS, json, method="POST", body=body)[0] == 200
+
+
 # -- heads of requests
 
 
@@ -353,6 +361,8 @@ def test_wrong_tokens_of_one_address_are_bounded_and_others_are_answered(store):
         assert said[-1] == 429
     assert ask(app, "/api/stores", BEARER, client="192.0.2.7")[0] == 429, "no more guesses are looked at"
     assert ask(app, "/api/stores", BEARER, client="2001:db8::2")[0] == 429, "one network, one client"
+    assert ask(app, "/api/stores", BEARER, client="::ffff:192.0.2.7")[0] == 429, "the same address over IPv6"
+    assert ask(app, "/api/stores", BEARER, client="::ffff:192.0.2.9")[0] == 200
     assert ask(app, "/api/stores", {}, client="192.0.2.7")[0] == 401, "no token is no guess"
     assert ask(app, "/api/stores", BEARER, client="192.0.2.8")[0] == 200
     for n in range(WRONG_TOKENS + 9):
