@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from hubstore.corpus import Item
-from hubstore.errors import ModelError, QueryError
+from hubstore.errors import ModelError, Parameter, QueryError
 from hubstore.extraction.checks import checks_of
 from hubstore.extraction.run import require_same_model
 from hubstore.extraction.settings import ResolvedSettings, Settings, media_task
@@ -22,6 +23,8 @@ from hubstore.forward.memory import run_in_halves
 from hubstore.media.reading import read_item
 from hubstore.models import Model, length_borders, load_model
 from hubstore.models.checkpoint import REMOTE_CODE
+from hubstore.models.files import cached_folder
+from hubstore.storage.location import shell_word
 from hubstore.store import StoreReader
 
 
@@ -128,9 +131,12 @@ def load_model_of(
 ) -> Model:
     """The model that a store was made with, from where it was loaded then or from `source`; with its head if asked.
 
+    A hub is asked for nothing but what `source` names. What only the store names, which may be anybody's, is read from
+    its folder or from this machine's cache of models.
+
     Raises:
-        ModelError: it cannot be loaded, or it runs code of its own and `trust_remote_code` does not say again that it
-            may: a store cannot say so.
+        ModelError: it cannot be loaded; or only the store names it and it is not on this machine; or it runs code of
+            its own and `trust_remote_code` does not say again that it may: a store cannot say so.
     """
     made_with = store.attributes["model"]
     if made_with.get("remote_code") and not trust_remote_code:
@@ -139,13 +145,49 @@ def load_model_of(
             "you say so again: ",
             REMOTE_CODE,
         )
-    return load_model(
-        source or made_with["source"],
-        extra_models=made_with.get("also", ()),
+    recorded, revision = made_with.get("source", ""), made_with.get("revision")
+    also = made_with.get("also", ())
+    place = source or _on_this_machine(recorded, revision)
+    if place is None:
+        raise ModelError(
+            f"{store.path} was made with {recorded!r:.200}, which is neither a folder here nor in this machine's cache "
+            "of models. What a store names is fetched only if you name it too: ",
+            Parameter("model", recorded[:200] or "..."),
+        )
+    if source and trust_remote_code and revision and not os.path.isdir(source):  # it can be anybody's proposal
+        place = _fetched(store, source, revision)
+    model = load_model(
+        place,
+        extra_models=[_fetched(store, one, None) for one in also],
         stack=made_with.get("stack"),
-        revision=made_with["revision"],
-        dtype=made_with["dtype"],
+        revision=revision,
+        dtype=made_with.get("dtype", "auto"),
         device=device,
         head=head,
         trust_remote_code=trust_remote_code,
     )
+    if place != source:
+        named = {"id": source, "source": source} if source else {"id": made_with["id"], "source": recorded}
+        model = replace(model, identity={**model.identity, **named})
+    return replace(model, identity={**model.identity, "also": list(also)}) if also else model
+
+
+def _on_this_machine(name: str, revision: str | None) -> str | None:
+    """The folder that a model of that name is in; None where there is none."""
+    if name and os.path.isdir(name):
+        return name
+    folder = cached_folder(name, revision)
+    return None if folder is None else str(folder)
+
+
+def _fetched(store: StoreReader, name: str, revision: str | None) -> str:
+    """The folder of a model whose name or revision only the store says."""
+    found = _on_this_machine(name, revision)
+    if found is None:
+        which = f"revision {revision!r} of {name!r}" if revision else repr(name)
+        command = f"hf download {shell_word(name)}" + (f" --revision {shell_word(revision)}" if revision else "")
+        raise ModelError(
+            f"{store.path} was made with {which}, which is not in this machine's cache of models. What only a store "
+            f"names is not fetched; if you trust it, do so with `{command}`"
+        )
+    return found

@@ -49,7 +49,7 @@ def load_on_devices(
     loaded = load(first, model)
     if watch is not None:
         watch.loaded(loaded)
-    same = functools.partial(load_same, load=load, identity=loaded.identity)
+    same = functools.partial(load_same, load=load, identity=loaded.identity, named=model is not None)
     return loaded, extraction_engine(compute.engine, compute.address, same, others)
 
 
@@ -63,9 +63,9 @@ def load_of_store(device: str, source: str | None, path: Location, trust: bool) 
     return load_model_of(StoreReader(path), source, device, trust_remote_code=trust)
 
 
-def load_same(device: str, load: functools.partial[Model], identity: Mapping[str, Any]) -> Model:
-    """The model that `load` has loaded, from where it was then, on another device."""
+def load_same(device: str, load: functools.partial[Model], identity: Mapping[str, Any], named: bool) -> Model:
+    """The model that `load` has loaded, from where it was then, on another device; `named`, a user has said which."""
     if "options" in load.keywords:
         options = replace(load.keywords["options"], extra_models=tuple(identity.get("also", ())))
         load = functools.partial(load, options=options)
-    return load(device, identity["source"])
+    return load(device, identity["source"] if named else None)

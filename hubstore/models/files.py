@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,31 @@ def require_readable(name: str, revision: str | None = None) -> None:
     for text in sorted(path.iterdir()):
         if text.suffix in TEXTS and text.is_file() and _begin(text).startswith(POINTER):
             raise ModelError(f"{name}: {_pointer(text)}")
+
+
+def cached_folder(name: str, revision: str | None = None) -> Path | None:
+    """The folder of a hub's model in this machine's cache, with all its weights; None where it is not whole there.
+
+    No hub is asked.
+    """
+    from huggingface_hub import snapshot_download
+
+    if ".." in f"{name} {revision}":  # names no place outside of the cache
+        return None
+    try:
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        parts = [part for index in folder.glob("*.index.json") for part in _parts(index)]
+        weights = any(one.suffix in WEIGHTS and one.exists() for one in folder.iterdir())
+    except (OSError, ValueError):  # it is not there, or is no name of a hub's model
+        return None
+    return folder if weights and all((folder / part).exists() for part in parts) else None
+
+
+def _parts(index: Path) -> Collection[str]:
+    """The files that the index of a checkpoint in parts names."""
+    found = json.loads(index.read_bytes())
+    weights = found.get("weight_map", {}) if isinstance(found, dict) else {}
+    return {str(part) for part in weights.values()}
 
 
 def problem_of_file(name: str) -> str:

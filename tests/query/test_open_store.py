@@ -28,7 +28,7 @@ def store(tmp_path):
 @pytest.fixture
 def opened_files(monkeypatch):
     """The layers whose FAISS files are opened and checked, one after the other."""
-    seen, read, check = [], layer_module.read_faiss, layer_module.check_file
+    seen, read, check = [], layer_module.read_faiss, builder_module.check_file
 
     def counted(store, description, **options):
         seen.append(("read", description.layer))
@@ -39,11 +39,11 @@ def opened_files(monkeypatch):
         return check(store, description)
 
     monkeypatch.setattr(layer_module, "read_faiss", counted)
-    monkeypatch.setattr(layer_module, "check_file", checked)
+    monkeypatch.setattr(builder_module, "check_file", checked)
     return seen
 
 
-ONCE = [("check", "0"), ("read", "0"), ("check", "1"), ("read", "1")]
+ONCE = [("read", "0"), ("check", "0"), ("read", "1"), ("check", "1")]
 
 
 def test_four_searches_of_two_layers_open_two_files(store, opened_files):
