@@ -24,7 +24,7 @@ from hubstore.extraction.estimate import Estimate, estimate, memory_available
 from hubstore.extraction.loading import load_named, load_of_store, load_on_devices
 from hubstore.index import IndexCache
 from hubstore.index.cost import IndexCost, index_costs, search_speed
-from hubstore.lens import Lens, keep_lens, lens_summary, read_store
+from hubstore.lens import Lens, LensUpdate, keep_lens, lens_summary, read_store
 from hubstore.models import Model, devices_of, load_model
 from hubstore.options import CompareOptions, ModelOptions, SearchOptions, refuse_others, renamed, take
 from hubstore.query import Medium, QueryInputs
@@ -185,16 +185,19 @@ class Store(StoreReader):
         """A map of a sample of items at each layer, by PCA or UMAP; see `hubstore.analysis.projection`."""
         return analysis.projection(self, **options)
 
-    def keep_lens(self, model: Model | str | None = None, *, trust_remote_code: bool = False) -> None:
+    def keep_lens(self, model: Model | str | None = None, *, trust_remote_code: bool = False) -> LensUpdate:
         """Keep the model's unembedding, final norm and tokenizer in the store, so that a lens needs no model.
 
         Args:
             model: loaded with its head, or where to load it from; by default from where it was at extraction.
             trust_remote_code: run the code that comes with the model; see `hubstore.load_model`.
+
+        Returns:
+            Whether it was added, mended where it was damaged, or there already.
         """
         if not isinstance(model, Model):
             model = self.model(model, "cpu", head=True, trust_remote_code=trust_remote_code)
-        keep_lens(self, model)
+        return keep_lens(self, model)
 
     def lens(
         self,

@@ -193,3 +193,7 @@ class UnfinishedStoreWarning(HubstoreWarning):
 
 class IndexWarning(HubstoreWarning):
     """A layer is searched exactly, since its index is not one that hubstore writes."""
+
+
+class ResultWarning(HubstoreWarning):
+    """A result is answered, and the store could not keep it: its disk is full, say."""

@@ -6,13 +6,14 @@ import errno
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from hubstore.errors import CorruptStoreError
+from hubstore.errors import CorruptStoreError, ResultWarning, StoreError
 from hubstore.store.result import decode_result, encode_result
 from hubstore.version import __version__
 
@@ -88,7 +89,8 @@ def stored_table(
 
     Returns:
         The table, whose schema metadata has the JSON of parameters, seed, commits' digest, version and what `make`
-        said under b"hubstore". A store that may not be written to keeps nothing.
+        said under b"hubstore". A store that may not be written to keeps nothing; one on a full disk neither, with a
+        `ResultWarning`.
     """
     provenance = {
         "analysis": name,
@@ -152,9 +154,17 @@ def _read(store: StoreReader, key: str) -> pa.Table | None:
 
 
 def _write(store: StoreReader, key: str, table: pa.Table) -> None:
+    """Keep a table; where that fails, as on a full disk, it is answered all the same."""
     try:
         store.storage.write(key, encode_result(table))
-    except (OSError, ValueError) as error:
+    except (OSError, StoreError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
-        if getattr(cause, "errno", None) not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
+        if getattr(cause, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return  # it may not be written to, and whoever reads it knows
+        reason = getattr(cause, "strerror", None) or error
+        warnings.warn(
+            f"{store.path / key}: the result could not be kept ({reason}), and is computed anew when it is asked for "
+            "again; free space there to keep it",
+            ResultWarning,
+            stacklevel=2,
+        )

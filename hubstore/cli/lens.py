@@ -144,12 +144,16 @@ def _keep(store: Location | None, model: str | None, params: _LensParams, quiet:
     from hubstore.api import Store
 
     opened = Store(_required(store))
-    opened.keep_lens(_load(store, model, params))
+    update = opened.keep_lens(_load(store, model, params))
     if not quiet:
-        name = opened.attributes["model"]["id"]
+        name, state = opened.attributes["model"]["id"], ""
+        if update.outcome == "unchanged":
+            state = " already, whole"
+        elif update.outcome == "mended":
+            state = f", which was damaged and is mended: {', '.join(update.written)} written again"
+        command = f"hubstore lens {shell_word(opened.path)}"
         out.print(
-            f"{store} keeps the unembedding of {name}; `hubstore lens {shell_word(opened.path)}` needs no model",
-            soft_wrap=True,
+            f"{store} keeps the unembedding of {name}{state}; `{command}` needs no model", soft_wrap=True, markup=False
         )
 
 

@@ -3,7 +3,7 @@
 from hubstore.lens.languages import TokenLanguages, count_token_languages, token_languages_of_words
 from hubstore.lens.lens import VARIANTS, Lens, Variant
 from hubstore.lens.reading import READING_SCHEMA, read_media, read_store, read_texts
-from hubstore.lens.storage import keep_lens, read_lens
+from hubstore.lens.storage import LensUpdate, keep_lens, read_lens
 from hubstore.lens.summary import lens_summary
 from hubstore.lens.trends import LanguageMass, language_mass, language_trends
 from hubstore.lens.vocabulary import Encoded, Vocabulary
@@ -14,6 +14,7 @@ __all__ = [
     "Encoded",
     "LanguageMass",
     "Lens",
+    "LensUpdate",
     "TokenLanguages",
     "Variant",
     "Vocabulary",

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,14 +29,31 @@ TOKENIZER = "lens/tokenizer.json"
 SHARD_ROWS, CHUNK_ROWS = 8192, 256
 
 
-def keep_lens(store: StoreReader, model: Model) -> None:
+@dataclass(frozen=True)
+class LensUpdate:
+    """What `keep_lens` has done.
+
+    Args:
+        outcome: "added", "mended", or "unchanged" of a lens that was there, whole.
+        written: keys of the files that were written.
+    """
+
+    outcome: Literal["added", "mended", "unchanged"]
+    written: tuple[str, ...]
+
+
+def keep_lens(store: StoreReader, model: Model) -> LensUpdate:
     """Put a model's unembedding, final norm and tokenizer into the store that was made with it.
 
-    A lens that is there already, whole, stays as it is.
+    A lens that is there already, whole, stays as it is; of one that is damaged, the files that are not as the model has
+    them are written again.
 
     Args:
         store: the store.
         model: the model, loaded with its head.
+
+    Returns:
+        Which of these it was, and the files that were written.
 
     Raises:
         ModelError: the model has no head, or is not the store's.
@@ -44,10 +63,18 @@ def keep_lens(store: StoreReader, model: Model) -> None:
     require_same_model(store, model)
     head = model.require_head()
     definition = Vocabulary.of_model(model).definition
-    with store.storage.lock():
-        if store.storage.exists(LENS):
-            return
-        files = {key: _write(store.storage, key, buffers) for key, buffers in _files(head, definition)}
+    storage, files, written = store.storage, {}, []
+    with storage.lock():
+        there = storage.exists(LENS)
+        if there and _is_whole(storage):
+            return LensUpdate("unchanged", ())
+        for key, buffers in _files(head, definition):
+            files[key] = FileRecord.of(*buffers)
+            if storage.record(key) != files[key]:
+                storage.write(key, *buffers)
+                written.append(key)
+        for stray in set(storage.list("lens")) - {LENS, *files}:
+            storage.delete(stray)
         record = {
             "vocabulary": head.vocabulary,
             "width": head.width,
@@ -56,7 +83,16 @@ def keep_lens(store: StoreReader, model: Model) -> None:
             "scale": head.scale,
             "softcap": head.softcap,
         }
-        write_lens_record(store.storage, record, files)
+        write_lens_record(storage, record, files)
+    return LensUpdate("mended" if there else "added", (*written, LENS))
+
+
+def _is_whole(storage: Storage) -> bool:
+    try:
+        files = read_lens_record(storage)[1]
+    except CorruptStoreError:
+        return False
+    return not any(file_problem(storage, key, file) for key, file in files.items())
 
 
 def read_lens(store: StoreReader) -> tuple[Head, str]:
@@ -111,11 +147,6 @@ def _array_files(name: str, rows: Tensor, dimensions: tuple[str, str]) -> Iterat
 
 def _layout(width: int, dtype: str) -> Layout:
     return Layout((), (), dtype, width, SHARD_ROWS, CHUNK_ROWS)
-
-
-def _write(storage: Storage, key: str, buffers: list[Buffer]) -> FileRecord:
-    storage.write(key, *buffers)
-    return FileRecord.of(*buffers)
 
 
 def _read_array(storage: Storage, name: str) -> Tensor:

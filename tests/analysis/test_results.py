@@ -1,4 +1,5 @@
 import json
+import resource
 
 import numpy as np
 import pyarrow as pa
@@ -7,11 +8,12 @@ import torch
 
 from hubstore import analysis
 from hubstore.analysis.results import FIELDS
-from hubstore.errors import AnalysisError
+from hubstore.errors import AnalysisError, ResultWarning
 from hubstore.stats.bootstrap import Bootstrap
 from hubstore.store.result import encode_result
 from hubstore.version import __version__
 from tests.analysis.test_similarity import related
+from tests.index.stores import hub_states, write_store
 from tests.memory_store import MemoryStore, parallel
 
 QUICK = {"bootstrap": 20}
@@ -70,7 +72,7 @@ def test_a_damaged_result_is_computed_anew(store):
     assert analysis.similarity(store, **QUICK).equals(first)
 
 
-def test_a_store_that_may_not_be_written_answers_all_the_same_and_a_full_disk_is_told(store, monkeypatch):
+def test_a_store_that_may_not_be_written_answers_all_the_same_and_a_full_disk_warns(store, monkeypatch):
     def refuse(error):
         def write(*_):
             raise error
@@ -80,8 +82,26 @@ def test_a_store_that_may_not_be_written_answers_all_the_same_and_a_full_disk_is
     refuse(PermissionError(13, "Permission denied"))
     assert analysis.similarity(store, **QUICK).num_rows
     refuse(OSError(28, "No space left on device"))
-    with pytest.raises(OSError, match="No space"):
-        analysis.similarity(store, **QUICK)
+    with pytest.warns(ResultWarning, match=r"\.parquet: the result could not be kept \(No space left on device\)"):
+        assert analysis.similarity(store, **QUICK).num_rows
+
+
+@pytest.mark.parametrize("name", ["geometry", "projection"])
+def test_on_a_full_disk_a_result_is_answered_and_kept_when_there_is_room(tmp_path, name):
+    states = hub_states(60, 16).view(1, 60, 16)
+    opened = write_store(tmp_path / "x.hub", states, languages=["en", "es", "fr"] * 20)
+    function, options = getattr(analysis, name), {"method": "pca"} if name == "projection" else QUICK
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.warns(ResultWarning, match=r"could not be kept \(File too large\)"):
+            found = function(opened, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list((tmp_path / "x.hub").rglob("*.partial")) == []
+    assert opened.storage.list("analyses") == []
+    assert function(opened, **options).equals(found)
+    assert len(opened.storage.list("analyses")) == 1
 
 
 def test_every_table_begins_with_the_common_columns_and_tells_how_it_was_made(store):

@@ -7,7 +7,7 @@ import transformers
 from hubstore.corpus import read_sample
 from hubstore.errors import CorruptStoreError, LensError, ModelError
 from hubstore.extraction import Settings, extract
-from hubstore.lens import Lens, Vocabulary, keep_lens
+from hubstore.lens import Lens, LensUpdate, Vocabulary, keep_lens
 from hubstore.models import wrap_model
 from hubstore.store import StoreReader, verify
 from tests.tiny_models import tiny_language_model, tiny_tokenizer
@@ -120,12 +120,16 @@ def test_a_changed_missing_or_truncated_file_is_found(store_of, key):
         with pytest.raises(CorruptStoreError, match="add the lens again"):
             Lens.of_store(store)
         assert [problem.key for problem in verify(store.storage)] == [key]
-    path.write_bytes(good)
-    assert verify(store.storage) == []
+        assert keep_lens(store, model) == LensUpdate("mended", (key, "lens/lens.json"))
+        assert path.read_bytes() == good
+        assert verify(store.storage) == []
     (store.path / "lens/lens.json").write_bytes(b'{"digest": "0"}')
     with pytest.raises(CorruptStoreError, match="not as it was written"):
         Lens.of_store(store)
     assert [problem.key for problem in verify(store.storage)] == ["lens/lens.json"]
+    assert keep_lens(store, model) == LensUpdate("mended", ("lens/lens.json",))
+    assert keep_lens(store, model) == LensUpdate("unchanged", ())
+    assert Lens.of_store(store).vocabulary.definition == model.tokenizer.backend_tokenizer.to_str()
 
 
 def test_words_that_are_several_tokens_are_refused_and_shown():

@@ -200,7 +200,11 @@ def test_a_store_without_a_lens_gets_one_by_keep(folder, tmp_path):
     with pytest.raises(LensError, match="--keep"):
         run(tmp_path / "a.hub", "--id", "en:1")
     assert not json.loads(CliRunner().invoke(app, ["info", str(tmp_path / "a.hub"), "--json"]).output)["lens"]
-    assert "keeps the unembedding" in run(tmp_path / "a.hub", "--keep").output
+    assert f"keeps the unembedding of {folder.name}; `hubstore" in run(tmp_path / "a.hub", "--keep").output
+    assert f"{folder.name} already, whole; `hubstore" in run(tmp_path / "a.hub", "--keep").output
+    (tmp_path / "a.hub/lens/tokenizer.json").write_bytes(b"{}")
+    said = "which was damaged and is mended: lens/tokenizer.json, lens/lens.json written again"
+    assert said in run(tmp_path / "a.hub", "--keep").output
     assert json.loads(CliRunner().invoke(app, ["info", str(tmp_path / "a.hub"), "--json"]).output)["lens"]
     assert json.loads(run(tmp_path / "a.hub", "--id", "en:1", "--json").output)
     with pytest.raises(QueryError, match="give a STORE, or --model MODEL with --text"):

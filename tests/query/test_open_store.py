@@ -8,6 +8,7 @@ import hubstore
 from hubstore import api
 from hubstore.errors import StaleIndexError
 from hubstore.index import IndexCache, build
+from hubstore.index import builder as builder_module
 from hubstore.index import layer as layer_module
 from tests.extraction.test_extraction import items
 from tests.index.stores import hub_states, write_store
