@@ -39,6 +39,7 @@ def test_a_remote_scan_is_held_against_plain_downloads(kept, own_cache):
     assert all(result["value"] > 0 for result in results)
 
 
+@pytest.mark.slow
 def test_a_search_of_a_store_on_disk_is_exact_without_an_index_and_near_it_with_one(kept):
     results = kept(growth, "growth_search", "search")
     recalls = {case.partition(",")[0]: result["recall"] for case, result in results.items() if result["recall"]}

@@ -313,6 +313,7 @@ def test_a_share_of_zero_in_every_resample_is_no_standard_error_above_zero():
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_gemma_writes_starts_when_it_is_steered_toward_start(real_model, tmp_path, monkeypatch):
     monkeypatch.setattr(steering_text, "LENGTHS", (0.25,))
     monkeypatch.setattr(steering_text, "MULTIPLES", (10.0,))
