@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import warnings
@@ -13,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from hubstore.decoding import decode_object
 from hubstore.errors import CorruptStoreError, ResultWarning, StoreError
-from hubstore.store.result import decode_result, encode_result
+from hubstore.store.result import METADATA, decode_result, encode_result, result_key, result_record
 from hubstore.version import __version__
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader
 
 Row = Mapping[str, Any]
-METADATA = b"hubstore"
 FIELDS = [
     pa.field("analysis", pa.string()),
     pa.field("layer", pa.string()),
@@ -109,17 +108,9 @@ def stored_table(
     return table
 
 
-def result_key(provenance: Mapping[str, Any]) -> str:
-    """Where a store keeps the table with this record, which is the table's `metadata`."""
-    identity = {name: provenance[name] for name in ("analysis", "parameters", "seed", "commits", "version")}
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return f"analyses/{provenance['analysis']}/{digest[:32]}.parquet"
-
-
 def metadata(table: pa.Table) -> dict[str, Any]:
     """How a table of results was made: analysis, parameters, seed, commits, version, and notes or more."""
-    provenance: dict[str, Any] = json.loads(table.schema.metadata[METADATA])
-    return provenance
+    return decode_object(table.schema.metadata[METADATA])
 
 
 def intervals(names: Iterable[str], values: Iterable[float], bounds: Iterable[Iterable[float]]) -> list[Row]:
@@ -148,9 +139,10 @@ def _read(store: StoreReader, key: str) -> pa.Table | None:
         return None
     try:
         table, _ = decode_result(store.storage.read(key), key)
+        whole = result_key(result_record(table.schema.metadata or {}, key)) == key
     except CorruptStoreError:
         return None  # a damaged result is no loss: it is made again
-    return table if METADATA in (table.schema.metadata or {}) else None
+    return table if whole else None
 
 
 def _write(store: StoreReader, key: str, table: pa.Table) -> None:

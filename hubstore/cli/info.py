@@ -33,8 +33,8 @@ def info(store: options.StoreArgument, as_json: options.JsonOption = False) -> N
         "poolings": list(opened.poolings),
         "dtype": opened.layout.dtype,
         "width": opened.width,
-        "model": dict(opened.attributes["model"]),
-        "settings": dict(opened.attributes["settings"]),
+        "model": opened.attributes["model"],
+        "settings": opened.attributes["settings"],
         "self_checks": {modality: check.to_json() for modality, check in checks_of(opened.attributes).items()},
         "corpora": [
             {"name": entry["name"], "items": _committed(opened, entry)} for entry in opened.attributes["corpora"]

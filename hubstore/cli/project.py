@@ -29,8 +29,8 @@ def project(
     --layers, all are mapped.
     """
     from hubstore.analysis import metadata
-    from hubstore.analysis.results import result_key
     from hubstore.api import Store
+    from hubstore.store.result import result_key
 
     opened = Store(store)
     with bar("mapping") as (progress, task):

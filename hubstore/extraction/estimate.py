@@ -24,9 +24,9 @@ from hubstore.models import Model
 from hubstore.storage import LocalStorage, Storage
 from hubstore.store import DTYPES, Layout, write_shard
 from hubstore.store.attributes import read_attributes
+from hubstore.store.commit import read_commits
 from hubstore.store.dtypes import itemsize
 from hubstore.store.layout import ROOT
-from hubstore.store.reader import read_commits
 
 PROBE_BYTES = 64 << 20
 """Of the shard that is written, and removed, to measure the disk."""
@@ -200,7 +200,8 @@ def _begun(folder: Path, corpus: Corpus, model: Model, settings: ResolvedSetting
     storage = LocalStorage(folder)
     if not storage.exists(ROOT):
         return _Begun()
-    entry = next(reversed(read_attributes(storage)["corpora"]), None)
+    attributes = read_attributes(storage)
+    entry = next(reversed(attributes["corpora"]), None)
     if entry is None or not entry["identity"]:
         return _Begun()
     stored = entry["identity"]
@@ -210,7 +211,9 @@ def _begun(folder: Path, corpus: Corpus, model: Model, settings: ResolvedSetting
     if not same_source(stored["corpus"], corpus.source):
         return _Begun()
     generations = {generation["generation"] for generation in entry["generations"]}
-    commits = [commit for commit in read_commits(storage) if commit.generation in generations]
+    commits = [
+        commit for commit in read_commits(storage, Layout.from_json(attributes)) if commit.generation in generations
+    ]
     size = sum(file.size for commit in commits for file in commit.files.values())
     return _Begun(sum(commit.items for commit in commits), size, not entry["more"])
 

@@ -6,7 +6,6 @@ partition and then by corpus order. What is in memory is a few bytes per item, n
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import structs
 
 from hubstore.corpus import ITEM_SCHEMA
 from hubstore.errors import CorpusError, CorruptStoreError
@@ -23,7 +23,8 @@ from hubstore.extraction.spool import Count, Hashes, ItemStream, KnownIds, Spool
 from hubstore.storage import Storage, crc32c
 from hubstore.store import Layout
 from hubstore.store.dtypes import itemsize
-from hubstore.store.layout import PLAN, encode_json
+from hubstore.store.layout import PLAN
+from hubstore.store.records import PlanFileJson, decode_record, sealed
 
 SPOOL = "plan/items.arrow"
 ORDER = "plan/order.npy"
@@ -246,17 +247,31 @@ def load_plan(storage: Storage) -> Plan | None:
     """The plan that an unfinished extraction left, or None."""
     if not storage.exists(PLAN):
         return None
-    data = json.loads(storage.read(PLAN))
-    for key, checksum in data["files"].items():
-        if crc32c(storage.map(key).data) != checksum:
-            raise CorruptStoreError(
-                f"{storage.root / key} was changed after it was planned; remove {storage.root / 'plan'} and run the "
-                "same command again: what was committed stays"
-            )
-    content = data["plan"]
-    content["partitions"] = tuple((m, language, n) for m, language, n in content["partitions"])
-    content["shards"] = tuple(PlannedShard(*shard) for shard in content["shards"])
-    return Plan(**{"skipped": 0, **content})
+    remedy = f"remove {storage.root / 'plan'} and run the same command again: what was committed stays"
+    data = decode_record(storage.read(PLAN), PlanFileJson, storage.root / PLAN, remedy)
+    said = {**structs.asdict(data.plan), "partitions": tuple(data.plan.partitions)}
+    plan = Plan(**{**said, "shards": tuple(PlannedShard(*shard) for shard in data.plan.shards)})
+    problem = next(_problems(plan, data.files), None)
+    if problem:
+        raise CorruptStoreError(f"{storage.root / PLAN} is not as it was written: {problem}; {remedy}")
+    for key, checksum in data.files.items():
+        size = {ORDER: 8, TOKENS: 4}.get(key, 0) * plan.items
+        if not storage.exists(key) or (size and storage.size(key) != size) or crc32c(storage.map(key).data) != checksum:
+            raise CorruptStoreError(f"{storage.root / key} was changed after it was planned; {remedy}")
+    return plan
+
+
+def _problems(plan: Plan, files: Mapping[str, int]) -> Iterator[str]:
+    """What shows that a plan is none of its own files."""
+    if not {SPOOL, ORDER} <= files.keys() <= {SPOOL, ORDER, TOKENS}:
+        yield "its files are not those of a plan"
+    ends = [0, *(shard.stop for shard in plan.shards)]
+    if [shard.start for shard in plan.shards] != ends[:-1] or ends[-1] != plan.items or ends != sorted(ends):
+        yield "its shards do not hold its items one after the other"
+    if [shard.shard for shard in plan.shards] != list(
+        range(plan.shards[0].shard, plan.shards[0].shard + len(ends) - 1)
+    ):
+        yield "its shards are not numbered one after the other"
 
 
 def discard_plan(storage: Storage) -> None:
@@ -336,4 +351,4 @@ def _encode(plan: Plan, files: Mapping[str, int]) -> bytes:
         "shards": [[s.shard, s.start, s.stop, s.first_token_shard, s.tokens] for s in plan.shards],
         "identity": plan.identity,
     }
-    return encode_json({"plan": content, "files": dict(files)})
+    return sealed({"plan": content, "files": dict(files)})

@@ -331,7 +331,7 @@ class _Scheduler:
         done = worker.report.progress
         if worker.out:
             keys = map(commit_key, worker.committed)
-            items = sum(Commit.decode(self._storage.read(key), key).items for key in keys)
+            items = sum(Commit.decode(self._storage.read(key), str(self._storage.root / key)).items for key in keys)
             done = replace(done, items=items, shards=len(worker.committed))
         return done
 

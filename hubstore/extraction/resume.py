@@ -13,9 +13,8 @@ from hubstore.extraction.settings import Settings, is_older
 from hubstore.storage import Location, Storage
 from hubstore.store import Layout, write_metadata
 from hubstore.store.attributes import read_attributes
-from hubstore.store.commit import Commit
+from hubstore.store.commit import Commit, read_commits
 from hubstore.store.layout import ROOT, commit_key
-from hubstore.store.reader import read_commits
 from hubstore.store.unfinished import Unfinished, unfinished_corpus, with_shards
 
 CONTENT = ("hidden", "items", "previews", "commits", "lens", "indexes", "analyses")
@@ -178,11 +177,13 @@ def _open(corpus: Corpus) -> None:
 def _found(storage: Storage) -> tuple[Mapping[str, Any] | None, tuple[Commit, ...], Plan | None]:
     """What is in a store; a plan that is done, and files that belong to none, are removed."""
     attributes = read_attributes(storage) if storage.exists(ROOT) else None
-    commits = read_commits(storage)
-    if attributes is None and commits:
+    commits: tuple[Commit, ...] = ()
+    if attributes is not None:
+        commits = read_commits(storage, Layout.from_json(attributes))
+    elif orphans := storage.list("commits"):
         raise CorruptStoreError(
-            f"{storage.root / ROOT} is missing, and {len(commits)} shards are committed; bring it back from a copy, or "
-            "give the new store another path"
+            f"{storage.root / ROOT} is missing, and {len(orphans)} shards are committed; bring it back from a copy, "
+            "or give the new store another path"
         )
     plan = load_plan(storage)
     committed = {commit.shard for commit in commits}

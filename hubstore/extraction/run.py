@@ -36,10 +36,11 @@ from hubstore.media.reading import MediaFeed, processes_for
 from hubstore.models import Model
 from hubstore.storage import Location, Storage, Url
 from hubstore.store import DTYPES, Layout, StoreReader, write_metadata
-from hubstore.store.attributes import read_attributes
+from hubstore.store.attributes import read_attributes, write_root
+from hubstore.store.commit import read_commits
 from hubstore.store.files import store_files
-from hubstore.store.layout import ROOT, group_metadata
-from hubstore.store.reader import read_commits
+from hubstore.store.layout import ROOT
+from hubstore.store.metadata import wrong_metadata
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,11 @@ class _Job:
 
     def run(self, begun: Begun) -> Extraction:
         """Extract what is left of the corpus: generation by generation, in one pass over it."""
-        job = self if begun.attributes is None else replace(self, layout=Layout.from_json(begun.attributes))
+        job = self
+        if begun.attributes is not None:
+            job = replace(self, layout=Layout.from_json(begun.attributes))
+            for key, content in wrong_metadata(self.storage, job.layout, begun.attributes, begun.commits):
+                self.storage.write(key, content)
         rows = job.layout.shard_rows
         generations = Generations(
             self.storage, self.corpus, begun.entry, begun.commits, rows, begun.plan, self.generation_items
@@ -225,7 +230,7 @@ class _Job:
             generations.extracted(plan, whole=whole)
             done, last = done.then(now), plan
             plan = self._plan(generations, begun)
-        items = sum(commit.items for commit in read_commits(self.storage))
+        items = sum(commit.items for commit in read_commits(self.storage, self.layout))
         if not items:
             raise CorpusError(f"none of {done.skipped} items can be read; the first: {next(iter(done.broken), None)}")
         return Extraction(self.storage.root, items, done.items, resumed, done, checks.shown.get("text"), last)
@@ -325,4 +330,4 @@ class _Job:
         """What was left of a corpus has no item that can be read: it ends with the generation before."""
         described = read_attributes(self.storage)
         corpora = [{**one, "more": False} if i == number else one for i, one in enumerate(described["corpora"])]
-        self.storage.write(ROOT, group_metadata({"hubstore": {**described, "corpora": corpora}}))
+        write_root(self.storage, {**described, "corpora": corpora})

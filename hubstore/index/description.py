@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -10,9 +9,11 @@ from hubstore.errors import CorruptStoreError, IndexNotFoundError, StaleIndexErr
 from hubstore.storage import FileRecord
 from hubstore.storage.location import shell_word
 from hubstore.store import StoreReader
-from hubstore.store.layout import content_digest, encode_json
+from hubstore.store.layout import INDEX
+from hubstore.store.records import IndexJson, decode_record, sealed
 
 FORMAT = 1
+REBUILD = "build the index again: `hubstore index --rebuild`"
 
 
 @dataclass(frozen=True)
@@ -59,23 +60,16 @@ class IndexDescription:
             fields["file"]["crc32c"] = f"{self.file.crc32c:08x}"
             # For whoever opens the file with plain FAISS: give it raw hidden states.
             fields["distance"] = "squared L2 of unit rows less their mean = 2 - 2 cosine"
-        content = {"format": FORMAT, **fields}
-        return encode_json({**content, "digest": content_digest(content)})
+        return sealed({"format": FORMAT, **fields})
 
     @classmethod
-    def decode(cls, data: bytes) -> IndexDescription:
-        """Back from `index.json`; ValueError, KeyError or TypeError where that is not one."""
-        fields = json.loads(data)
-        digest = fields.pop("digest", None)
-        if digest not in (None, content_digest(fields)):  # older descriptions have none
-            raise ValueError("it does not match its digest")
-        if fields.pop("format") != FORMAT:
-            raise ValueError("another format version")
-        fields.pop("distance", None)
-        fields["commits"] = tuple((commit["shard"], commit["digest"]) for commit in fields["commits"])
-        if fields["file"] is not None:
-            fields["file"] = FileRecord(fields["file"]["size"], int(fields["file"]["crc32c"], 16))
-        return cls(**fields)
+    def decode(cls, data: bytes, name: str = INDEX, remedy: str = REBUILD) -> IndexDescription:
+        """Back from `index.json`, called `name`; CorruptStoreError where that is not one."""
+        found = decode_record(data, IndexJson, name, remedy)
+        said = {one: getattr(found, one) for one in cls.__dataclass_fields__}
+        said["commits"] = tuple((commit.shard, commit.digest) for commit in found.commits)
+        said["file"] = found.file and found.file.record()
+        return cls(**said)
 
 
 def folder(pooling: str, layer: str) -> str:
@@ -85,7 +79,7 @@ def folder(pooling: str, layer: str) -> str:
 
 def description_key(pooling: str, layer: str) -> str:
     """The description; an index exists if and only if it does."""
-    return f"{folder(pooling, layer)}/index.json"
+    return f"{folder(pooling, layer)}/{INDEX}"
 
 
 def faiss_key(pooling: str, layer: str) -> str:
@@ -116,13 +110,17 @@ def read_description(store: StoreReader, layer: str, pooling: str) -> IndexDescr
             f"{store.path} has no index of layer {layer} ({pooling}); "
             f"`hubstore index {shell_word(store.path)} --layers {layer} --pool {pooling}` builds one"
         )
-    try:
-        return IndexDescription.decode(store.storage.read(key))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    remedy = f"build the index again: {rebuild_command(store, layer, pooling)}"
+    found = IndexDescription.decode(store.storage.read(key), str(store.path / key), remedy)
+    if (found.layer, found.pooling, found.width) != (layer, pooling, store.width):
         raise CorruptStoreError(
-            f"{store.path / key} is not an index description ({error}); "
-            f"build the index again: {rebuild_command(store, layer, pooling)}"
-        ) from error
+            f"{store.path / key} describes an index of layer {found.layer} ({found.pooling}), {found.width} wide; "
+            f"{remedy}"
+        )
+    rows = store.hidden(layer, pooling).shape[0]
+    if found.commits == store_commits(store) and found.rows != rows and found.kind != "exact":
+        raise CorruptStoreError(f"{store.path / key} counts {found.rows} rows, of which the store has {rows}; {remedy}")
+    return found
 
 
 def grows_from(store: StoreReader, description: IndexDescription) -> bool:

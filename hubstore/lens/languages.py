@@ -11,17 +11,19 @@ from functools import lru_cache
 from importlib import import_module, metadata
 from itertools import islice, product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from msgspec import Meta, to_builtins
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from hubstore.corpus import Corpus
+from hubstore.decoding import decode_object
 from hubstore.errors import CorpusError, LensError, MissingDependencyError
 from hubstore.files import put
 from hubstore.lens.lens import Lens
@@ -40,6 +42,13 @@ WORDS = 20_000
 
 OF_A_LANGUAGE = 0.05
 """Share of its letters, as often as they are written, from which on a script is one of a language's own."""
+
+
+class LanguagesJson(TypedDict):
+    """What the record of a file of languages says, as far as it is read."""
+
+    languages: Annotated[list[str], Meta(min_length=2)]
+    tokenizer: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +106,7 @@ class TokenLanguages:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                record = json.loads((file.metadata() or {})[METADATA])
+                record = decode_object((file.metadata() or {})[METADATA], LanguagesJson)
                 found = cls(tuple(record.pop("languages")), file.get_tensor(WEIGHTS), record)
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise LensError(f"{path} holds no languages of tokens: {error}; save them there again") from error
@@ -134,7 +143,7 @@ def count_token_languages(corpus: Corpus, lens: Lens) -> TokenLanguages:
     _refuse_empty(likely, list(counts), corpus.name)
     record = {
         **_record("counts", lens, tokenizer),
-        "corpus": json.loads(json.dumps(corpus.source, default=list)),
+        "corpus": to_builtins(corpus.source, enc_hook=list),
         "tokens": {language: int(column.sum()) for language, column in counts.items()},
     }
     possible = _known(tokenizer, lens.head.vocabulary)[:, None]

@@ -5,8 +5,7 @@ FORMAT.md says how it lies in the store; `lens/lens.json` is written last, so th
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,14 +18,11 @@ from hubstore.lens.vocabulary import Vocabulary
 from hubstore.models import FinalNorm, Head, Model
 from hubstore.storage import Buffer, FileRecord, Storage
 from hubstore.storage.location import shell_word
-from hubstore.store import Layout, StoreReader, dtype_name
+from hubstore.store import StoreReader, dtype_name
 from hubstore.store.layout import LENS, ROOT, array_metadata, group_metadata
-from hubstore.store.lensrecord import read_lens_record, write_lens_record
+from hubstore.store.lensrecord import SHARD_ROWS, TOKENIZER, LensArray, read_lens_record, write_lens_record
 from hubstore.store.shardfile import encode_shard, map_rows
 from hubstore.store.verify import file_problem
-
-TOKENIZER = "lens/tokenizer.json"
-SHARD_ROWS, CHUNK_ROWS = 8192, 256
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ def keep_lens(store: StoreReader, model: Model) -> LensUpdate:
 
 def _is_whole(storage: Storage) -> bool:
     try:
-        files = read_lens_record(storage)[1]
+        files = read_lens_record(storage).files
     except CorruptStoreError:
         return False
     return not any(file_problem(storage, key, file) for key, file in files.items())
@@ -108,54 +104,37 @@ def read_lens(store: StoreReader) -> tuple[Head, str]:
             f"{store.path} keeps no unembedding. Add it with `hubstore lens {shell_word(store.path)} --keep`, which "
             "loads the store's model once, or extract with --with-lens; or read with the model itself: --model MODEL"
         )
-    record, files = read_lens_record(storage)
-    for key, file in files.items():
+    record = read_lens_record(storage)
+    for key, file in record.files.items():
         wrong = file_problem(storage, key, file)
         if wrong:
             raise CorruptStoreError(f"{storage.root / key}: {wrong}; remove {LENS} and add the lens again")
-    arrays = {name: _read_array(storage, name) for name in ("unembedding", *_vectors(files))}
-    vectors = {name: array[0] for name, array in arrays.items() if name != "unembedding"}
-    norm = FinalNorm(
-        record["norm"]["kind"], record["norm"]["eps"], vectors.get("norm_weight"), vectors.get("norm_bias")
-    )
-    head = Head(arrays["unembedding"], norm, vectors.get("bias"), record["scale"], record["softcap"])
+    unembedding, *vectors = ((array.name, _read_array(storage, array)) for array in record.arrays())
+    vector, said = {name: rows[0] for name, rows in vectors}, record.said
+    norm = FinalNorm(said.norm.kind, said.norm.eps, vector.get("norm_weight"), vector.get("norm_bias"))
+    head = Head(unembedding[1], norm, vector.get("bias"), said.scale, said.softcap)
     return head, storage.read(TOKENIZER).decode()
-
-
-def _vectors(files: Mapping[str, FileRecord]) -> list[str]:
-    """Names of the vectors that the lens has files of."""
-    return [name for name in ("norm_weight", "norm_bias", "bias") if f"lens/{name}/{ROOT}" in files]
 
 
 def _files(head: Head, definition: str) -> Iterator[tuple[str, list[Buffer]]]:
     """Every file but the record, a shard at a time."""
     yield f"lens/{ROOT}", [group_metadata()]
-    yield from _array_files("unembedding", head.unembedding, ("token", "hidden"))
+    yield from _array_files("unembedding", head.unembedding)
     for name, vector in (("norm_weight", head.norm.weight), ("norm_bias", head.norm.bias), ("bias", head.bias)):
         if vector is not None:
-            along = "token" if name == "bias" else "hidden"
-            yield from _array_files(name, vector.to(torch.float32)[None], ("one", along))
+            yield from _array_files(name, vector.to(torch.float32)[None])
     yield TOKENIZER, [definition.encode()]
 
 
-def _array_files(name: str, rows: Tensor, dimensions: tuple[str, str]) -> Iterator[tuple[str, list[Buffer]]]:
-    layout = _layout(rows.shape[1], dtype_name(rows.dtype))
-    yield f"lens/{name}/{ROOT}", [array_metadata(layout, len(rows), dimensions)]
-    for shard, start in enumerate(range(0, len(rows), SHARD_ROWS)):
-        yield f"lens/{name}/c/{shard}/0", encode_shard(rows[start : start + SHARD_ROWS].cpu(), layout)
+def _array_files(name: str, rows: Tensor) -> Iterator[tuple[str, list[Buffer]]]:
+    array = LensArray.of(name, (len(rows), rows.shape[1]), dtype_name(rows.dtype))
+    yield array.metadata_key, [array_metadata(array.layout, array.rows, array.dimensions)]
+    for (key, _), part in zip(array.shards(), torch.split(rows, SHARD_ROWS), strict=True):
+        yield key, encode_shard(part.cpu(), array.layout)
 
 
-def _layout(width: int, dtype: str) -> Layout:
-    return Layout((), (), dtype, width, SHARD_ROWS, CHUNK_ROWS)
-
-
-def _read_array(storage: Storage, name: str) -> Tensor:
+def _read_array(storage: Storage, array: LensArray) -> Tensor:
     """[rows, width], a copy."""
-    described = json.loads(storage.read(f"lens/{name}/{ROOT}"))
-    rows, width = described["shape"]
-    layout = _layout(width, described["data_type"])
-    parts = []
-    for shard, start in enumerate(range(0, rows, SHARD_ROWS)):
-        key = f"lens/{name}/c/{shard}/0"
-        parts.append(map_rows(storage.map(key), min(SHARD_ROWS, rows - start), layout, str(storage.root / key)))
-    return torch.cat(parts)
+    return torch.cat(
+        [map_rows(storage.map(key), rows, array.layout, str(storage.root / key)) for key, rows in array.shards()]
+    )

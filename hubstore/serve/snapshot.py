@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hubstore.arrow import read_parquet
 from hubstore.errors import CorruptStoreError, IndexNotFoundError, QueryError
 from hubstore.index import IndexDescription, LayerIndex, SearchableLayer, load_or_exact
 from hubstore.index.description import check_fresh, read_description
@@ -25,7 +24,7 @@ from hubstore.storage.location import Location, shell_word
 from hubstore.store import HiddenStates, Partition, StoreReader
 from hubstore.store.layout import LENS, previews_key
 from hubstore.store.partition import Positions
-from hubstore.store.reader import read_items
+from hubstore.store.reader import read_items, read_previews
 
 if TYPE_CHECKING:
     from hubstore.lens import Lens
@@ -171,7 +170,7 @@ class Snapshot(StoreReader):
         for commit in self.commits:
             key = previews_key(commit.shard)
             if key in commit.files:
-                stored = read_parquet(self.storage.read(key), ["id"])["id"]
+                stored = read_previews(self.storage, key, ["id"])["id"]
                 ids = self.items["id"].slice(start, commit.items)
                 found[start : start + commit.items] = pc.is_in(ids, value_set=stored.combine_chunks()).to_numpy()
             start += commit.items
@@ -198,7 +197,7 @@ class Snapshot(StoreReader):
     def _previews(self, key: str) -> pa.Table:
         with self._reading:
             found = self._shown.get(key)
-            return self._shown.put(key, read_parquet(self.storage.read(key))) if found is None else found
+            return self._shown.put(key, read_previews(self.storage, key)) if found is None else found
 
     def _index(self, layer: str, pooling: str) -> SearchableLayer:
         key = layer, pooling

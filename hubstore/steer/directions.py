@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from hubstore.decoding import decode_object
 from hubstore.errors import SteeringError
 from hubstore.files import put
 from hubstore.forward import make_batch, tokenize
@@ -31,6 +32,20 @@ IDENTITY = ("id", "revision", "type", "weights", "dtype", "width")
 
 BATCH_TOKENS = 2048
 """Of a batch that is read once, padding included."""
+
+
+class DirectionModel(TypedDict):
+    """Of the model's identity, what is held against another's."""
+
+    id: str
+    weights: str
+    dtype: str
+
+
+class DirectionJson(TypedDict, total=False):
+    """What the record of a direction says, as far as it is read."""
+
+    model: DirectionModel | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +106,7 @@ def load_direction(path: str | Path) -> Direction:
     """Read a direction that `Direction.save` wrote; SteeringError where the file is none."""
     try:
         with safe_open(path, "pt") as file:
-            record = json.loads((file.metadata() or {})[METADATA])
+            record = decode_object((file.metadata() or {})[METADATA], DirectionJson)
             return Direction(file.get_tensor(TENSOR), record)
     except FileNotFoundError as error:
         raise SteeringError(f"there is no file {path}; `hubstore steer --save-direction` writes one") from error

@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 from torch import Tensor
 
-from hubstore.analysis.results import METADATA
 from hubstore.errors import SteeringError
 from hubstore.models import Model
 from hubstore.steer.decoding import Decoding
@@ -19,6 +18,7 @@ from hubstore.steer.directions import Direction
 from hubstore.steer.generation import Continuation, generate
 from hubstore.steer.intervention import Intervention, Kind, Positions, When
 from hubstore.steer.prompts import MediaPrompt, Prompt
+from hubstore.store.result import METADATA
 from hubstore.version import __version__
 
 FIELDS = [

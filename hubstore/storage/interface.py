@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,15 +12,24 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from hubstore.errors import CorruptStoreError
+from hubstore.errors import CorruptStoreError, StoreError
 from hubstore.storage.location import Location, shell_word
 from hubstore.storage.mappings import Mappings
 from hubstore.storage.record import Buffer, Bytes, FileRecord
 
 T = TypeVar("T")
 
+_NO_KEY = re.compile(r"(\A|/)\.{0,2}(/|\Z)|\x00")
+"""In what names no file below a root: a part that is empty, . or .., or a zero byte."""
+
 PARTIAL = ".partial"
 """Suffix of files that are still being written."""
+
+
+def check_key(root: Location, key: str) -> None:
+    """StoreError where a key names nothing below the root."""
+    if _NO_KEY.search(key):
+        raise StoreError(f"{root}: {key!r:.200} names no file of a store; what names it is damaged, or not hubstore's")
 
 
 @dataclass(frozen=True)

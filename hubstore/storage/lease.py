@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hubstore.decoding import decode_object
 from hubstore.errors import StoreError, StoreLockedError
 from hubstore.storage.cloud import translate_errors
 
@@ -263,7 +264,7 @@ def _read(client: ObjectStore, root: Url) -> _Found | None:
     with translate_errors(f"reading {root / LEASE}", root):
         try:
             found = obstore.get(client, LEASE)
-            record = json.loads(bytes(found.bytes()))
+            record = decode_object(bytes(found.bytes()))
         except FileNotFoundError as error:
             if NO_BUCKET in str(error):
                 raise
@@ -272,7 +273,7 @@ def _read(client: ObjectStore, root: Url) -> _Found | None:
             record = {}
     try:
         return _Found(Owner(**record["owner"]), float(record["until"]), _version(found.meta))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise StoreError(f"{root / LEASE} is no lease; remove it where no process writes there") from None
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from hubstore.errors import HubstoreError, StoreError, StoreExistsError, StoreLockedError
 from hubstore.storage.disk import create, reading, sync_file, sync_folder, unwritable, write_file
-from hubstore.storage.interface import PARTIAL, FileStat, Storage
+from hubstore.storage.interface import PARTIAL, FileStat, Storage, check_key
 from hubstore.storage.mappings import process_mappings
 from hubstore.storage.record import Buffer, Bytes, FileRecord
 
@@ -45,11 +45,39 @@ class LocalStorage(Storage):
         """The folder."""
         return self._folder
 
+    def _path(self, key: str, *, links: bool = True) -> Path:
+        """Where a file is; StoreError where a link leads to it out of the folder.
+
+        The folder itself may be a link. A store from elsewhere may hold links to any place.
+
+        Args:
+            key: of the file.
+            links: whether one may be followed that stays in the folder, as to read; where files are made or removed,
+                no folder may be one.
+        """
+        check_key(self._folder, key)
+        parts = key.split("/")
+        for count in range(1, len(parts) + links):
+            place = os.path.join(self._folder, *parts[:count])
+            try:
+                is_link = stat.S_ISLNK(os.lstat(place).st_mode)
+            except OSError:
+                break
+            if is_link and (not links or not self._holds(os.path.realpath(self._folder / key))):
+                raise StoreError(
+                    f"{place} is a link, which {'leads out of the store' if links else 'no file is written through'}; "
+                    "put the files themselves in its place, or make the whole store a link"
+                )
+        return self._folder / key
+
+    def _holds(self, path: str) -> bool:
+        return path.startswith(f"{os.path.realpath(self._folder)}/")
+
     @reading
     def stat(self, key: str) -> FileStat | None:
         """Size and time of the file; None where there is none."""
         try:
-            found = (self._folder / key).stat()
+            found = self._path(key).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
         return FileStat(key, found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
@@ -68,10 +96,14 @@ class LocalStorage(Storage):
     @reading
     def read(self, key: str) -> bytes:
         """The file's bytes; CorruptStoreError when it is missing."""
+        if self.stat(key) is None:  # not a pipe either, which would never end
+            raise self.missing(key)
         try:
             return (self._folder / key).read_bytes()
         except FileNotFoundError:
             raise self.missing(key) from None
+        except (MemoryError, OverflowError):
+            raise self.corrupt(key, f"has {self.size(key):,} bytes, for which there is no memory") from None
 
     def read_ranges(self, key: str, record: FileRecord, starts: Sequence[int], stops: Sequence[int]) -> Sequence[Bytes]:
         """Bytes [start, stop) of the file, mapped."""
@@ -98,12 +130,12 @@ class LocalStorage(Storage):
 
     def local(self, key: str) -> Path:
         """The file itself."""
-        return self._folder / key
+        return self._path(key)
 
     @reading
     def open(self, key: str) -> BinaryIO:
         """The file itself, opened."""
-        return (self._folder / key).open("rb")
+        return self._path(key).open("rb")
 
     def write(self, key: str, *buffers: Buffer) -> None:
         """Write a temporary file, fsync it, rename it over `key`, fsync the folder."""
@@ -126,7 +158,7 @@ class LocalStorage(Storage):
     def delete(self, key: str) -> None:
         """Remove the file, and the folders that this leaves empty."""
         self._check_write(key)
-        path = self._folder / key
+        path = self._path(key, links=False)
         try:
             path.unlink(missing_ok=True)
         except NotADirectoryError:
@@ -153,8 +185,10 @@ class LocalStorage(Storage):
     @contextlib.contextmanager
     def scratch(self, key: str) -> Iterator[Path]:
         """A temporary name beside `key`; the next writer removes the file, should this process be killed."""
-        partial = self._folder / key
+        partial = self._path(key, links=False)
         partial = partial.with_name(f".{partial.name}{PARTIAL}")
+        if partial.is_symlink():
+            partial.unlink()
         try:
             yield partial
         finally:
@@ -242,12 +276,12 @@ class LocalStorage(Storage):
 
     def _remove_partials(self) -> None:
         for folder in ("hidden", "items", "previews", "commits", "plan", "lens"):
-            for path in (self._folder / folder).rglob(f"*{PARTIAL}"):
+            for path in _partials_below(self._folder / folder):
                 path.unlink(missing_ok=True)
         for path in self._folder.glob(f".*{PARTIAL}"):
             path.unlink(missing_ok=True)
         for folder in ("indexes", "analyses"):  # made without the lock: what is young may be under way
-            for path in (self._folder / folder).rglob(f"*{PARTIAL}"):
+            for path in _partials_below(self._folder / folder):
                 with contextlib.suppress(FileNotFoundError):
                     if time.time() - path.stat().st_mtime > ABANDONED_S:
                         path.unlink()
@@ -255,7 +289,7 @@ class LocalStorage(Storage):
     @contextlib.contextmanager
     def _partial(self, key: str) -> Iterator[Path]:
         """A temporary name beside `key`, of which nothing is left at the end."""
-        target = self._folder / key
+        target = self._path(key, links=False)
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL}")  # process ids are not one host's
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -267,6 +301,11 @@ class LocalStorage(Storage):
         finally:
             with contextlib.suppress(OSError):  # the next writer removes it
                 partial.unlink(missing_ok=True)
+
+
+def _partials_below(folder: Path) -> Iterator[Path]:
+    if not folder.is_symlink():
+        yield from folder.rglob(f"*{PARTIAL}")
 
 
 def _files_below(folder: Path | str, *, refused: bool) -> Iterator[str]:

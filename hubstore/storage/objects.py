@@ -19,7 +19,7 @@ from hubstore.errors import StoreError
 from hubstore.storage.cache import FileCache, user_cache, write_file
 from hubstore.storage.client import READERS, ObjectClient, joined, stat_of
 from hubstore.storage.cloud import FIRST_PATIENCE, connect
-from hubstore.storage.interface import FileStat, Storage
+from hubstore.storage.interface import FileStat, Storage, check_key
 from hubstore.storage.lease import LEASE, DelegatedLease, Lease
 from hubstore.storage.location import Url
 from hubstore.storage.mappings import Mappings
@@ -297,6 +297,7 @@ class RemoteStorage(Storage):
         return found
 
     def _check_write(self, key: str, *, anew: bool = False) -> None:
+        check_key(self._root, key)
         self.before_write(key)
         if self._lease is not None:
             self._lease.check(anew=anew)

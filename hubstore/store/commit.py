@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import msgspec
+
+from hubstore.decoding import decode_json, one_line
 from hubstore.errors import CorruptStoreError
-from hubstore.storage import FileRecord
-from hubstore.store.layout import content_digest, encode_json
+from hubstore.storage import FileRecord, Storage
+from hubstore.store.layout import Layout, commit_key, encode_json, items_key, previews_key, shard_key
+from hubstore.store.records import CommitJson
+from hubstore.store.shardfile import size_limits
+
+REMEDY = "remove it and run the same command again, which writes the shard again, or bring it back from a copy"
 
 
 @dataclass(frozen=True)
@@ -36,36 +44,77 @@ class Commit:
     files: Mapping[str, FileRecord]
     times: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of everything but the times: two shards with one digest hold the same bytes."""
-        return content_digest(self._content())
+        return _digest_of(self._content())
 
     def encode(self) -> bytes:
         """The commit file."""
         return encode_json({**self._content(), "digest": self.digest, "times": dict(self.times)})
 
     @classmethod
-    def decode(cls, data: bytes, name: str) -> Commit:
-        """Read a commit file; CorruptStoreError when it is not as it was written."""
+    def decode(cls, data: bytes, name: str, remedy: str = REMEDY) -> Commit:
+        """Read a commit file; CorruptStoreError, with the remedy, when it is not as it was written."""
         try:
-            content = json.loads(data)
+            content = decode_json(data, dict[str, Any])
+            found = msgspec.convert(content, CommitJson)
+            if found.digest != _digest_of({key: content[key] for key in content if key not in ("digest", "times")}):
+                raise ValueError("it does not match its digest; it was changed after it was written")
             commit = cls(
-                shard=content["shard"],
-                items=content["items"],
-                generation=content["generation"],
-                first_token_shard=content["first_token_shard"],
-                tokens=content["tokens"],
-                runs=tuple((modality, language, count) for modality, language, count in content["runs"]),
-                files={key: FileRecord.from_json(record) for key, record in content["files"].items()},
-                times=content["times"],
+                found.shard,
+                found.items,
+                found.generation,
+                found.first_token_shard,
+                found.tokens,
+                tuple(found.runs),
+                {key: file.record() for key, file in found.files.items()},
+                found.times,
             )
-            intact = content["digest"] == commit.digest
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CorruptStoreError(f"{name} is not a commit: {error}") from error
-        if not intact:
-            raise CorruptStoreError(f"{name} does not match its digest; it was changed after it was written")
+            vars(commit)["digest"] = found.digest  # of what it holds, as was seen
+        except ValueError as error:
+            raise CorruptStoreError(f"{name} is not a commit: {one_line(error)}; {remedy}") from error
         return commit
+
+    def check(self, layout: Layout, name: str, remedy: str = REMEDY) -> None:
+        """CorruptStoreError where it counts rows, or lists files or sizes, that no store of the layout has.
+
+        Nothing else is asked of a commit: a reader opens what it lists, and makes room for what it counts.
+        """
+        problem = next(self._problems(layout), None)
+        if problem:
+            raise CorruptStoreError(f"{name} is no commit of this store: {problem}; {remedy}")
+
+    def arrays(self, layout: Layout) -> Iterator[tuple[str, int]]:
+        """Key and rows of each of its Zarr shards, in order."""
+        for pooling in layout.poolings:
+            rows = self.tokens if pooling == "tokens" else self.items
+            first = self.first_token_shard if pooling == "tokens" else self.shard
+            for layer in layout.layers:
+                for offset, start in enumerate(range(0, rows, layout.shard_rows)):
+                    yield shard_key(pooling, layer, first + offset), min(layout.shard_rows, rows - start)
+
+    def _problems(self, layout: Layout) -> Iterator[str]:
+        if self.items > layout.shard_rows:
+            yield f"it counts {self.items} items in a shard of {layout.shard_rows} rows"
+        if self.items != sum(count for _, _, count in self.runs):
+            yield f"it counts {self.items} items, and its runs others"
+        if self.tokens and ("tokens" not in layout.poolings or not self.items):
+            yield f"it counts {self.tokens} rows of tokens where there are none"
+        if self.tokens > layout.shard_rows * len(self.files):
+            yield f"it counts {self.tokens} rows of tokens, which its files do not hold"
+        named, limits = {items_key(self.shard), previews_key(self.shard)}, dict[int, tuple[int, int]]()
+        for key, rows in self.arrays(layout):
+            named.add(key)
+            if key not in self.files:
+                yield f"it does not list {key}"
+            least, most = limits.get(rows) or limits.setdefault(rows, size_limits(rows, layout))
+            if not least <= self.files[key].size <= most:
+                yield f"it lists {key} with {self.files[key].size} bytes, which {rows} rows do not have"
+        if items_key(self.shard) not in self.files:
+            yield f"it does not list {items_key(self.shard)}"
+        for key in self.files.keys() - named:
+            yield f"it lists {key!r:.200}, which is no file of shard {self.shard}"
 
     def _content(self) -> dict[str, Any]:
         return {
@@ -77,3 +126,26 @@ class Commit:
             "runs": [list(run) for run in self.runs],
             "files": {key: record.to_json() for key, record in self.files.items()},
         }
+
+
+def _digest_of(content: Mapping[str, Any]) -> str:
+    """As `content_digest`, many times sooner: every number in a commit is whole."""
+    encoded = msgspec.json.format(msgspec.json.encode(content, order="sorted"), indent=2)
+    return hashlib.sha256(encoded + b"\n").hexdigest()
+
+
+def decode_commits(storage: Storage, layout: Layout, keys: Sequence[str]) -> Iterator[Commit]:
+    """The commits in the files `keys`, each checked against the layout; CorruptStoreError for one that is none."""
+    for key, data in zip(keys, storage.read_many(keys), strict=True):
+        name = str(storage.root / key)
+        commit = Commit.decode(data, name)
+        if key != commit_key(commit.shard):
+            raise CorruptStoreError(f"{name} holds the commit of shard {commit.shard}; {REMEDY}")
+        commit.check(layout, name)
+        yield commit
+
+
+def read_commits(storage: Storage, layout: Layout) -> tuple[Commit, ...]:
+    """Every commit, by shard number."""
+    keys = [key for key in storage.list("commits") if key.endswith(".json")]
+    return tuple(sorted(decode_commits(storage, layout, keys), key=lambda commit: commit.shard))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from hubstore.storage import Storage, Url, open_storage
 from hubstore.store.attributes import read_attributes
-from hubstore.store.commit import Commit
+from hubstore.store.commit import decode_commits
 from hubstore.store.layout import LENS, ROOT, Layout, array_key, commit_key, group_keys
 from hubstore.store.lensrecord import read_lens_record
 
@@ -47,11 +47,10 @@ def _commits(storage: Storage) -> Iterator[str]:
 def _named(storage: Storage) -> set[str]:
     layout = Layout.from_json(read_attributes(storage))
     keys = {ROOT, *group_keys(layout.poolings)}
-    commits = list(_commits(storage))
-    for key, data in zip(commits, storage.read_many(commits), strict=True):
-        keys |= {key, *Commit.decode(data, str(storage.root / key)).files}
+    for commit in decode_commits(storage, layout, list(_commits(storage))):
+        keys |= {commit_key(commit.shard), *commit.files}
     if storage.exists(LENS):
-        keys |= {LENS, *read_lens_record(storage)[1]}
+        keys |= {LENS, *read_lens_record(storage).files}
     likely = []
     for pooling in layout.poolings:
         for layer in layout.layers:

@@ -15,6 +15,8 @@ COMPRESSORS = ("none", "blosc-lz4-bitshuffle")
 ROOT = "zarr.json"
 PLAN = "plan/plan.json"
 """What an extraction that is not finished has planned; written last of the plan's files."""
+INDEX = "index.json"
+FAISS = "index.faiss"
 LENS = "lens/lens.json"
 """What the lens that a store keeps is made of; written last."""
 

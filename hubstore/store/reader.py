@@ -14,19 +14,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from hubstore.arrow import read_parquet
 from hubstore.checks import check_strings
 from hubstore.errors import CorruptStoreError, QueryError
 from hubstore.storage import Location, Storage, Url, location
 from hubstore.storage.location import shell_word
 from hubstore.store.attributes import read_attributes
-from hubstore.store.commit import Commit
+from hubstore.store.commit import Commit, read_commits
 from hubstore.store.dtypes import DTYPES
 from hubstore.store.files import store_files
 from hubstore.store.layout import PLAN, Layout, items_key, previews_key
 from hubstore.store.lookup import IdLookup
 from hubstore.store.partition import Partition, Positions
 from hubstore.store.states import HiddenStates
+from hubstore.store.tables import decode_table
 from hubstore.store.unfinished import Unfinished, unfinished_corpus
 
 NO_ITEMS = pa.schema(
@@ -43,6 +43,9 @@ NO_ITEMS = pa.schema(
     ]
 ).empty_table()
 """An item table's columns. `media` is where an image or audio clip is, `media_ranges` bounds of its tokens."""
+
+
+PREVIEWS = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("data", pa.binary(), nullable=False)])
 
 
 class StoreReader:
@@ -64,7 +67,7 @@ class StoreReader:
         self.storage = storage or store_files(self.path)
         self.attributes: Mapping[str, Any] = read_attributes(self.storage)
         self.layout = Layout.from_json(self.attributes)
-        self.commits = read_commits(self.storage)
+        self.commits = read_commits(self.storage, self.layout)
         self.partition_means: dict[tuple[str, str, str], torch.Tensor] = {}  # see `hubstore.query.centered`
         self._read_previews: tuple[str, pa.Table] = "", NO_ITEMS
 
@@ -131,7 +134,7 @@ class StoreReader:
     def _previews(self, key: str) -> pa.Table:
         read, table = self._read_previews
         if read != key:
-            table = read_parquet(self.storage.read(key))
+            table = read_previews(self.storage, key)
             self._read_previews = key, table  # one shard's at a time: they are large
         return table
 
@@ -224,14 +227,6 @@ class StoreReader:
         return ranges
 
 
-def read_commits(storage: Storage) -> tuple[Commit, ...]:
-    """Every commit, by shard number."""
-    keys = [key for key in storage.list("commits") if key.endswith(".json")]
-    read = zip(keys, storage.read_many(keys), strict=True)
-    commits = [Commit.decode(data, str(storage.root / key)) for key, data in read]
-    return tuple(sorted(commits, key=lambda commit: commit.shard))
-
-
 def read_items(storage: Storage, commit: Commit, columns: list[str] | None = None) -> pa.Table:
     """The item table of one shard."""
     return _item_table(storage, commit, storage.read(items_key(commit.shard)), columns)
@@ -240,8 +235,16 @@ def read_items(storage: Storage, commit: Commit, columns: list[str] | None = Non
 def _item_table(storage: Storage, commit: Commit, data: bytes, columns: list[str] | None = None) -> pa.Table:
     key = items_key(commit.shard)
     if len(data) != commit.files[key].size:
-        raise CorruptStoreError(f"{storage.root / key} has {len(data)} bytes, {commit.files[key].size} were committed")
-    try:
-        return read_parquet(data, columns)
-    except (pa.ArrowException, OSError) as error:
-        raise CorruptStoreError(f"{storage.root / key} is not a readable Parquet file: {error}") from error
+        raise storage.other_size(key, len(data), commit.files[key])
+    remedy = f"`hubstore verify {shell_word(storage.root)}` lists all that is wrong"
+    table = decode_table(data, storage.root / key, remedy, columns, rows=commit.items, schema=NO_ITEMS.schema)
+    tokens = table["tokens"].to_numpy() if commit.tokens and "tokens" in table.column_names else None
+    if tokens is not None and ((tokens < 0).any() or tokens.sum() != commit.tokens):
+        raise storage.corrupt(key, f"counts other tokens than the {commit.tokens} that were committed")
+    return table
+
+
+def read_previews(storage: Storage, key: str, columns: list[str] | None = None) -> pa.Table:
+    """Thumbnails and clips of one shard: `id` and `data`."""
+    remedy = f"`hubstore verify {shell_word(storage.root)}` lists all that is wrong"
+    return decode_table(storage.read(key), storage.root / key, remedy, columns, schema=PREVIEWS)

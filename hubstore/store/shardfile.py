@@ -21,6 +21,9 @@ MISSING = np.uint64(2**64 - 1)
 CHECKED = 1 << 17
 """Elements looked over at a time: as many as stay in the cache."""
 
+COMPRESSED_MOST = 256
+"""Times that lz4 makes bytes fewer at most."""
+
 APART = 1 << 18
 """Bytes between two rows from which they are read by two requests: fewer cost less than a request."""
 
@@ -68,6 +71,14 @@ def encode_shard(rows: torch.Tensor, layout: Layout) -> list[Buffer]:
 def index_size(layout: Layout) -> int:
     """Bytes of a shard's index and its checksum."""
     return 16 * (layout.shard_rows // layout.chunk_rows) + 4
+
+
+def size_limits(rows: int, layout: Layout) -> tuple[int, int]:
+    """The fewest and the most bytes of a shard of so many rows; where it is not compressed, it has one size only."""
+    whole = -(-rows // layout.chunk_rows) * _chunk_bytes(layout)
+    if layout.compressor == "none":
+        return whole + index_size(layout), whole + index_size(layout)
+    return whole // COMPRESSED_MOST + index_size(layout), 2 * whole + 4096 + index_size(layout)
 
 
 def read_index(ranges: Ranges, size: int, rows: int, layout: Layout, name: str) -> Index:

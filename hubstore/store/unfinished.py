@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,30 +109,7 @@ def _skips(entry: Mapping[str, Any]) -> bool:
     return isinstance(corpus, Mapping) and corpus.get("on_error") == "skip"
 
 
-def with_defaults(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A corpus as the metadata describes it, whole: older stores and other programs leave parts out.
-
-    Raises:
-        TypeError, ValueError: a part is of another kind.
-    """
-    whole = {"name": "", "identity": {}, "more": False, "generations": [], **entry}
-    whole["generations"] = [_generation(**one) for one in whole["generations"]]
-    for key, kind in (("name", str), ("identity", Mapping), ("more", bool)):
-        if not isinstance(whole[key], kind):
-            raise TypeError(f"{key} is {whole[key]!r:.60}")
-    return whole
-
-
-def _generation(*, generation: int, items: int = 0, fingerprint: str | None = None, **others: Any) -> dict[str, Any]:
-    start, stop = others.get("shards", (0, 0))
-    numbers = {"generation": generation, "items": items, "shards": start, "its end": stop}
-    wrong = next((name for name, number in numbers.items() if not isinstance(number, int)), None)
-    if wrong:
-        raise TypeError(f"{wrong} is {numbers[wrong]!r:.60}")
-    return {"generation": generation, "items": items, "fingerprint": fingerprint, **others}
-
-
-def missing_shards(generation: Mapping[str, Any], committed: Set[int]) -> Iterable[int]:
+def missing_shards(generation: Mapping[str, Any], committed: Set[int]) -> Sequence[int]:
     """Shards of a generation, as the metadata describes it, that are not among the committed ones."""
     start, stop = generation.get("shards", (0, 0))
     return [shard for shard in range(start, stop) if shard not in committed]

@@ -17,10 +17,10 @@ import torch
 from hubstore.errors import NonFiniteError, StoreError, StoreLockedError
 from hubstore.storage import Buffer, FileRecord, Storage
 from hubstore.storage.location import shell_word
+from hubstore.store.attributes import write_root
 from hubstore.store.commit import Commit
 from hubstore.store.layout import (
     FORMAT,
-    ROOT,
     Layout,
     array_key,
     array_metadata,
@@ -46,8 +46,7 @@ def write_metadata(storage: Storage, layout: Layout, attributes: Mapping[str, An
         metadata = array_metadata(layout, token_rows if pooling == "tokens" else rows)
         for layer in layout.layers:
             storage.write(f"{array_key(pooling, layer)}/zarr.json", metadata)
-    hubstore = {"format": FORMAT, **layout.to_json(), **attributes}
-    storage.write(ROOT, group_metadata({"hubstore": hubstore}))
+    write_root(storage, {"format": FORMAT, **layout.to_json(), **attributes})
 
 
 def write_shard(  # noqa: PLR0913

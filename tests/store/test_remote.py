@@ -267,7 +267,7 @@ def test_what_was_uploaded_is_not_read_back_for_its_checksum(storage, tmp_path, 
     start, none = PlanStart(0, 0, 0, 0), np.empty(0, np.uint64)
     batches = Corpus.from_items(rows).batches()
     make_plan(storage, layout("float32"), batches, start, {}, known_ids=none, memory_budget=1 << 20)
-    assert len(uploaded) == 2
+    assert {"indexes/mean/0/index.faiss", "plan/items.arrow"} <= set(uploaded)
     monkeypatch.undo()
     check_file(StoreReader(ROOT, storage), description)
     assert load_plan(storage).items == 9

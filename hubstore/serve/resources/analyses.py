@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,8 +96,8 @@ class StoredTable:
         """Its layers, where it is of maps."""
         if self.info.analysis == "projection":
             parameters = self.provenance["parameters"]
-            for layer in parameters["layers"]:
-                yield {"layer": layer, **{name: parameters[name] for name in ("pooling", "method", "points")}}
+            for layer in parameters.get("layers") or ():
+                yield {"layer": layer, **{name: parameters.get(name) for name in ("pooling", "method", "points")}}
 
     def table(self, snapshot: Snapshot) -> pa.Table:
         """Its rows."""
@@ -227,12 +226,11 @@ def _pair(snapshot: Snapshot, pair: str) -> tuple[str, str]:
 
 
 def _stored_table(snapshot: Snapshot, key: str, analysis: str, name: str) -> StoredTable | None:
-    from hubstore.analysis.results import METADATA
-    from hubstore.store.result import decode_result
+    from hubstore.store.result import decode_result, result_record
 
     try:
         table, _ = decode_result(snapshot.storage.read(key), key)
-        provenance = json.loads((table.schema.metadata or {})[METADATA])
+        provenance = result_record(table.schema.metadata or {}, key)
         info = AnalysisInfo(
             analysis=analysis,
             key=name.removesuffix(".parquet"),
@@ -241,7 +239,7 @@ def _stored_table(snapshot: Snapshot, key: str, analysis: str, name: str) -> Sto
             rows=len(table),
             current=provenance.get("commits") == snapshot.digest,
         )
-    except (CorruptStoreError, KeyError, ValueError):
+    except (CorruptStoreError, ValueError):
         return None
     return StoredTable(info, provenance)
 

@@ -1,0 +1,99 @@
+"""Parquet tables of a store, read only where their files can hold what they say they do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hubstore.arrow import parquet_file
+from hubstore.decoding import one_line
+from hubstore.errors import CorruptStoreError
+from hubstore.storage import Location
+
+FREE_BYTES = 128 << 20
+"""Of a table in memory, however small its file: values that are all the same take next to no room there."""
+
+MOST_TIMES = 256
+"""That a table may be larger in memory than its file, beyond `FREE_BYTES`."""
+
+VALUE_BYTES = 16
+"""Of a value with its offset, counted before any is decoded."""
+
+
+def decode_table(
+    data: bytes,
+    where: Location | str,
+    remedy: str,
+    columns: Sequence[str] | None = None,
+    *,
+    rows: int | None = None,
+    schema: pa.Schema | None = None,
+) -> pa.Table:
+    """The table of a Parquet file, or some of its columns.
+
+    Args:
+        data: the file.
+        where: names it in messages.
+        remedy: follows what is wrong.
+        columns: None is all.
+        rows: that it has to have, which is seen before any are decoded; None for any number.
+        schema: types of the columns that it may have; None for any. A column without null there has to be there.
+
+    Raises:
+        CorruptStoreError: it is no such file, or would take memory out of all proportion to it.
+    """
+    try:
+        with parquet_file(data) as file:
+            _check(file, schema, columns, rows)
+            table = _read(file, columns, FREE_BYTES + MOST_TIMES * len(data))
+        for field in schema or ():
+            if not field.nullable and field.name in table.column_names and table[field.name].null_count:
+                raise ValueError(f"its column {field.name!r} has a null")
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        what = f"is not a readable Parquet file of its kind: {one_line(error)}"
+        raise CorruptStoreError(f"{where} {what}; {remedy}") from error
+    return table
+
+
+def _check(file: pq.ParquetFile, schema: pa.Schema | None, columns: Sequence[str] | None, rows: int | None) -> None:
+    """ValueError where the file says of itself that it is another than it has to be."""
+    if rows is not None and file.metadata.num_rows != rows:
+        raise ValueError(f"it has {file.metadata.num_rows} rows, {rows} were committed")
+    there = file.schema_arrow
+    for field in schema or ():
+        if columns is not None and field.name not in columns:
+            continue
+        found = there.field(field.name).type if field.name in there.names else None
+        if found is None and not field.nullable:
+            raise ValueError(f"it has no column {field.name!r}")
+        if found not in (None, field.type) and not (pa.types.is_large_string(found) and field.type == pa.string()):
+            raise ValueError(f"its column {field.name!r} is of {found}, and not of {field.type}")
+
+
+def _read(file: pq.ParquetFile, columns: Sequence[str] | None, most: int) -> pa.Table:
+    """The table, read in so many rows at a time as cannot take more than `most` bytes, and until all of them do.
+
+    A value that a column has again and again stands in its file once, and may be as large as all of the column there.
+    """
+    chunks = [
+        file.metadata.row_group(group).column(number)
+        for group in range(file.metadata.num_row_groups)
+        for number in range(file.metadata.num_columns)
+    ]
+    wanted = [chunk for chunk in chunks if columns is None or chunk.path_in_schema.split(".")[0] in columns]
+    values = VALUE_BYTES * sum(chunk.num_values for chunk in wanted)
+    largest = max((chunk.total_uncompressed_size for chunk in wanted), default=0)
+    if values > most or largest > most:
+        raise ValueError(f"it would take more than {most:,} bytes of memory")
+    names = None if columns is None else list(columns)
+    if largest * file.metadata.num_rows <= most:
+        return file.read(columns=names)
+    batches, total = [], 0
+    for batch in file.iter_batches(batch_size=max(1, most // max(largest, 1)), columns=names):
+        batches.append(batch)
+        total += batch.nbytes
+        if total > most:
+            raise ValueError(f"it would take more than {most:,} bytes of memory")
+    return pa.Table.from_batches(batches, batches[0].schema if batches else None)
