@@ -260,7 +260,10 @@ def _publish(job: _Job, description: IndexDescription, whole: Any | None) -> Ind
             record = write_durably(file, lambda write: faiss().write_index(whole, faiss().PyCallbackIOWriter(write)))
             description = replace(description, faiss=faiss().__version__, file=record)
         write_durably(about, lambda write: write(description.encode()))
-        storage.delete(described)
+        if (
+            storage.is_local or whole is None
+        ):  # an upload takes long, and can fail: until it is done, the old index stays
+            storage.delete(described)
         if whole is None:
             storage.delete(key)
         else:
