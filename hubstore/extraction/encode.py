@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -24,8 +25,11 @@ from hubstore.media.reading import read_item
 from hubstore.models import Model, length_borders, load_model
 from hubstore.models.checkpoint import REMOTE_CODE
 from hubstore.models.files import cached_folder
-from hubstore.storage.location import shell_word
 from hubstore.store import StoreReader
+
+_HUB_NAME = re.compile(r"(\w[\w.-]{0,95}/)?\w[\w.-]{0,95}", re.ASCII)
+_REVISION = re.compile(r"\w[\w./-]{0,199}", re.ASCII)
+"""What a message names to be typed: a store may say anything."""
 
 
 def encode(
@@ -152,7 +156,7 @@ def load_model_of(
         raise ModelError(
             f"{store.path} was made with {recorded!r:.200}, which is neither a folder here nor in this machine's cache "
             "of models. What a store names is fetched only if you name it too: ",
-            Parameter("model", recorded[:200] or "..."),
+            Parameter("model", recorded if _HUB_NAME.fullmatch(recorded) else "..."),
         )
     if source and trust_remote_code and revision and not os.path.isdir(source):  # it can be anybody's proposal
         place = _fetched(store, source, revision)
@@ -184,10 +188,11 @@ def _fetched(store: StoreReader, name: str, revision: str | None) -> str:
     """The folder of a model whose name or revision only the store says."""
     found = _on_this_machine(name, revision)
     if found is None:
-        which = f"revision {revision!r} of {name!r}" if revision else repr(name)
-        command = f"hf download {shell_word(name)}" + (f" --revision {shell_word(revision)}" if revision else "")
+        which = f"revision {revision!r:.200} of {name!r:.200}" if revision else f"{name!r:.200}"
+        command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+        plain = _HUB_NAME.fullmatch(name) and (not revision or _REVISION.fullmatch(revision))
         raise ModelError(
             f"{store.path} was made with {which}, which is not in this machine's cache of models. What only a store "
-            f"names is not fetched; if you trust it, do so with `{command}`"
+            f"names is not fetched; if you trust it, do so {f'with `{command}`' if plain else 'by hand'}"
         )
     return found
