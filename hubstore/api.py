@@ -71,6 +71,7 @@ class Store(StoreReader):
     ) -> Model:
         """The store's model, loaded from where it was at extraction or from `source`; with its head where `head`.
 
+        A hub is asked for it only where `source` names it: a store may be anybody's.
         The model that was loaded last is kept, and given again to whoever asks for the same. Code that comes with it is
         run only where `trust_remote_code` says so, whatever was said at extraction.
         """

@@ -42,7 +42,7 @@ DevicesOption = Annotated[
 SeedOption = Annotated[int, typer.Option(help="Seed of all random draws; kept with the results.")]
 ModelOption = Annotated[
     str | None,
-    typer.Option(help="A model's folder or hub id. By default the one that the store was made with."),
+    typer.Option(help="A model's folder or hub id. By default the store's own, where it is on this machine."),
 ]
 TrustOption = Annotated[
     bool,

@@ -109,10 +109,17 @@ def test_a_model_that_is_not_whole_here_is_not_fetched_unless_it_is_named(store,
     with pytest.raises(ModelError, match="model='me/tiny'"):
         hubstore.open(store.path).model()
     assert asked == []
-    if lost == "all":
-        with pytest.raises(ModelError):
-            store.model("me/tiny", "cpu")
-        assert set(asked) == {"huggingface.co"}
+
+
+def test_a_model_that_the_user_names_is_fetched(store, cache, monkeypatch):
+    shutil.rmtree(cache)
+
+    def load(name, **options):
+        raise ModelError(f"{name} is fetched")
+
+    monkeypatch.setitem(load_model_of.__globals__, "load_model", load)  # the module has the name of its function
+    with pytest.raises(ModelError, match="me/tiny is fetched"):
+        store.model("me/tiny", "cpu")
 
 
 def test_further_models_that_only_the_store_names_are_not_fetched(store, asked):
