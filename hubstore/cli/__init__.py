@@ -34,6 +34,7 @@ from hubstore.cli import (
 from hubstore.cli.output import err, labelled, note
 from hubstore.cli.spelling import command_of, spelled
 from hubstore.errors import HubstoreError, HubstoreWarning, OptionError
+from hubstore.system import remedy
 from hubstore.version import __version__
 
 RESUMABLE = ("extract", "append")
@@ -143,6 +144,9 @@ def _line(error: Exception) -> str:
     text = " ".join(str(error).split()).encode(errors="backslashreplace").decode()
     if isinstance(error, HubstoreError):
         return text
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror}; {remedy(error)} and run the same command again"
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"{said.rstrip('.')}; nobody expected this one: with {DEBUG}=1 before the command it shows where it happened"
 

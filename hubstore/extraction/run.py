@@ -39,7 +39,7 @@ from hubstore.store import DTYPES, Layout, StoreReader, write_metadata
 from hubstore.store.attributes import read_attributes, write_root
 from hubstore.store.commit import read_commits
 from hubstore.store.files import store_files
-from hubstore.store.layout import ROOT
+from hubstore.store.layout import HIDDEN, ROOT
 from hubstore.store.metadata import wrong_metadata
 
 
@@ -109,7 +109,7 @@ def extract(  # noqa: PLR0913
     """
     settings = (settings or Settings()).resolve(model)
     storage = store_files(path)
-    storage.check_vacant((ROOT, "plan", "commits"))
+    storage.check_vacant((ROOT, "plan", "commits", HIDDEN))
     layout = settings.layout(model.width)
     watching = watch or Callbacks()
     job = _Job(storage, corpus, model, settings, layout, watching, generation_items, engine, processes, ignore_space)

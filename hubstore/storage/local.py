@@ -207,7 +207,8 @@ class LocalStorage(Storage):
             raise StoreExistsError(f"{self._folder} is a file; give the store another path")
         if not self._folder.is_dir() or any((self._folder / key).exists() for key in own):
             return
-        others = sorted(path.name for path in itertools.islice(self._folder.iterdir(), 5))
+        held = (path for path in self._folder.iterdir() if not path.is_dir() or any(path.iterdir()))
+        others = sorted(path.name for path in itertools.islice(held, 5))
         if others:
             raise StoreExistsError(
                 f"{self._folder} is not empty and no hubstore store (it holds {', '.join(others)}); give the store "

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import convert
 
 from hubstore.decoding import decode_object, one_line
-from hubstore.errors import CorruptStoreError, StoreFormatError, StoreNotFoundError
+from hubstore.errors import CorruptStoreError, StoreError, StoreFormatError, StoreNotFoundError
 from hubstore.storage import Location, Storage
 from hubstore.store.layout import FORMAT, ROOT, content_digest, group_metadata
 from hubstore.store.records import MOST_SHARDS, ROOT_FIELDS, ProvenanceJson, RootJson, check_digest, is_canonical
@@ -72,7 +72,7 @@ def read_attributes(storage: Storage) -> Mapping[str, Any]:
         for key in RootJson.__annotations__:
             Attributes(content, where)[key]
         _check(content)
-    except (StoreNotFoundError, StoreFormatError):
+    except StoreError:
         raise
     except (ValueError, RecursionError) as error:
         raise CorruptStoreError(f"{where} is not as it was written: {one_line(error)}; {REMEDY}") from error

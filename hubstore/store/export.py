@@ -17,6 +17,7 @@ from hubstore.arrow import rows_as_lists
 from hubstore.errors import HubstoreError, Parameter, QueryError, StoreError, StoreExistsError
 from hubstore.files import replacing
 from hubstore.store import HiddenStates, StoreReader
+from hubstore.system import reason, remedy
 
 FORMATS = ("npy", "safetensors", "parquet")
 BLOCK_ROWS = 8192
@@ -70,6 +71,8 @@ def export(
     except (FileExistsError, NotADirectoryError) as error:
         existing = next(folder for folder in (out, *out.parents) if folder.exists())
         raise StoreExistsError(f"{out} is to be a folder, and {existing} is a file; give another") from error
+    except OSError as error:
+        raise StoreError(f"{out} cannot be made ({reason(error)}); {remedy(error)}, or give another folder") from error
     items = store.items.take(pa.array(positions))
     with _written(targets["items"]) as partial:
         pq.write_table(items, partial)

@@ -13,6 +13,8 @@ POOLINGS = ("last", "mean", "first", "tokens", "media", "text")
 COMPRESSORS = ("none", "blosc-lz4-bitshuffle")
 
 ROOT = "zarr.json"
+HIDDEN = "hidden/zarr.json"
+"""The first file of a store's metadata that is written; the root is the last."""
 PLAN = "plan/plan.json"
 """What an extraction that is not finished has planned; written last of the plan's files."""
 INDEX = "index.json"
@@ -156,4 +158,4 @@ def blosc_configuration(dtype: str) -> dict[str, Any]:
 
 def group_keys(poolings: Sequence[str]) -> list[str]:
     """zarr.json of the groups between the root and the arrays, so that any reader can walk the tree."""
-    return ["hidden/zarr.json", *(f"hidden/{pooling}/zarr.json" for pooling in poolings)]
+    return [HIDDEN, *(f"hidden/{pooling}/zarr.json" for pooling in poolings)]

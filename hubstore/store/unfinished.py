@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hubstore.store.commit import Commit
+from hubstore.store.records import MOST_SHARDS
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def with_shards(attributes: Mapping[str, Any], commits: Sequence[Commit]) -> Map
         if "shards" in one:
             shards[number], known = one["shards"], one["shards"][1]
         elif "tokens" not in attributes["poolings"]:
-            known = end - (-one["items"] // attributes["shard_rows"])
+            known = end + min(-(-one["items"] // attributes["shard_rows"]), MOST_SHARDS)
             shards[number] = [end, known]
         else:
             start = end if lacks else min(found, default=end)

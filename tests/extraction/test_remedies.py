@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import re
 import shutil
@@ -177,6 +178,38 @@ def interrupted(tmp_path, stores):
     assert 0 < len(StoreReader(path)) < GENERATION
     go("extract", "A", tmp_path / "whole.hub")
     return path, content(tmp_path / "whole.hub")
+
+
+DAMAGES = {
+    "cut": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "other": lambda data: bytes(byte ^ 0xA5 for byte in data),
+    "a bit": lambda data: data[: len(data) // 3] + bytes([data[len(data) // 3] ^ 1]) + data[len(data) // 3 + 1 :],
+    "nested": lambda data: b"[" * 100_000,
+    "null": lambda data: b"null",
+    "a list": lambda data: b"[]",
+    "an object": lambda data: b"{}",
+    "gone": lambda data: None,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", ["plan.json", "items.arrow", "order.npy"])
+def test_a_damaged_plan_is_removed_as_its_message_says(interrupted, file, damage):
+    path, whole = interrupted
+    damaged = DAMAGES[damage]((path / "plan" / file).read_bytes())
+    if damaged is None:
+        (path / "plan" / file).unlink()
+    else:
+        (path / "plan" / file).write_bytes(damaged)
+    with contextlib.suppress(CorruptStoreError):
+        go("extract", "A", path)
+    if (path / "plan").exists():
+        with pytest.raises(CorruptStoreError, match=f"remove {path / 'plan'} and run the same command again"):
+            go("extract", "A", path)
+        shutil.rmtree(path / "plan")
+        go("extract", "A", path)
+    assert content(path) == whole
 
 
 def test_a_store_of_another_writer_is_left_alone(stores, tmp_path):

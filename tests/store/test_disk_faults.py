@@ -13,7 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hubstore.errors import ResourceError, StorageUnreachableError, StoreAccessError, StoreError, StoreLockedError
+from hubstore.errors import (
+    ResourceError,
+    StorageUnreachableError,
+    StoreAccessError,
+    StoreError,
+    StoreExistsError,
+    StoreLockedError,
+)
 from hubstore.storage import FileRecord, LocalStorage, disk
 from hubstore.system import starting_processes, temporary_folder
 
@@ -144,6 +151,15 @@ def test_a_store_that_was_swapped_for_another_gets_nothing_of_its_writer(storage
     (tmp_path / "away.hub").rename(storage.root)
     with storage.lock():
         storage.write("items/1", b"1")
+
+
+def test_a_folder_of_empty_folders_is_as_good_as_empty(tmp_path):
+    storage = LocalStorage(tmp_path)
+    (tmp_path / "hidden").mkdir()
+    storage.check_vacant(("zarr.json",))
+    (tmp_path / "hidden" / "x").touch()
+    with pytest.raises(StoreExistsError, match=r"it holds hidden"):
+        storage.check_vacant(("zarr.json",))
 
 
 def test_no_temporary_folder_and_no_processes_are_errors_that_say_what_is_needed(monkeypatch):

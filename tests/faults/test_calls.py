@@ -1,0 +1,145 @@
+"""Any call to the file system may fail, or be the last of its process: the same command, run again, ends the same."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.extraction.test_crash import content
+from tests.tiny_models import save_tiny_language_model
+
+pytestmark = pytest.mark.slow
+
+POINTS = int(os.environ.get("HUBSTORE_FAULT_POINTS", "3"))
+"""Calls that are tried of each command and each kind of fault; 0 for every call."""
+
+READS, MAKES, WRITES, REMOVES = 1, 2, 4, 8
+FAULTS = {
+    "KILL": (-signal.SIGKILL, READS | MAKES | WRITES | REMOVES, 0),
+    "ENOSPC": (errno.ENOSPC, MAKES | WRITES, 1),
+    "EDQUOT": (errno.EDQUOT, MAKES | WRITES, 1),
+    "EIO": (errno.EIO, READS | MAKES | WRITES | REMOVES, 0),
+    "EMFILE": (errno.EMFILE, READS | MAKES, 0),
+}
+"""The error, the kinds of calls that it meets, and whether it stays."""
+
+COMMANDS = ("extract", "append", "index", "analyze", "export")
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    """Sends a request to a process that has the shim, and returns what came of it."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("no C compiler, or no Linux")
+    shim = tmp_path_factory.mktemp("shim") / "shim.so"
+    source = Path(__file__).with_name("shim.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", shim, source, "-ldl"], check=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.driver"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "LD_PRELOAD": str(shim), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"},
+    )
+    assert process.stdout.readline() == "ready\n"
+
+    def ask(arguments, below, *, call=0, fault="KILL"):
+        number, kinds, sticky = FAULTS[fault]
+        asked = {"arguments": arguments, "below": str(below), "call": call, "number": number, "kinds": kinds}
+        process.stdin.write(json.dumps({**asked, "sticky": sticky}) + "\n")
+        process.stdin.flush()
+        return json.loads(process.stdout.readline())
+
+    yield ask
+    process.stdin.close()
+    process.wait()
+
+
+def command(name, inputs, work):
+    """The arguments of a command on a store in `work`."""
+    store = str(work / "x.hub")
+    model = ["--model", str(inputs / "model"), "--device", "cpu"]
+    return {
+        "extract": ["extract", str(inputs / "A.jsonl"), *model, "--out", store, "--pool", "mean", "--layers", "0,1"],
+        "append": ["append", store, str(inputs / "B.jsonl"), "--model", str(inputs / "model"), "--device", "cpu"],
+        "index": ["index", store, "--layers", "0", "--kind", "hnsw"],
+        "analyze": ["analyze", store, "geometry", "--bootstrap", "10"],
+        "export": ["export", store, "--out", str(work / "out"), "--overwrite"],
+    }[name]
+
+
+@pytest.fixture(scope="module")
+def stages(driver, tmp_path_factory):
+    """The inputs, and what is in the folder before each command and after the last."""
+    folder = tmp_path_factory.mktemp("stages")
+    save_tiny_language_model("llama", folder / "model")
+    for name, count in (("A", 28), ("B", 11)):
+        rows = (
+            {"id": f"{name}{i}", "text": f"Item {i} of {name}", "language": ("en", "de")[i % 2], "concept": str(i // 2)}
+            for i in range(count)
+        )
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    work = folder / "work"
+    work.mkdir()
+    counts = {}
+    for number, name in enumerate(COMMANDS):
+        shutil.copytree(work, folder / str(number))
+        for fault in FAULTS:
+            shutil.rmtree(work)
+            shutil.copytree(folder / str(number), work)
+            found = driver(command(name, folder, work), work, fault=fault)
+            assert found["status"] == 0, found["said"]
+            counts[name, fault] = found["calls"]
+    shutil.copytree(work, folder / str(len(COMMANDS)))
+    return folder, counts
+
+
+def contents(work):
+    """Every file; of commits all but their times."""
+    files = {key: data for key, data in content(work).items() if not key.endswith(".partial")}
+    commits = {f"x.hub/{key}": data for key, data in content(work / "x.hub").items() if key.startswith("commits/")}
+    return files | commits
+
+
+def points(name, fault, calls):
+    """Some of the calls, the first and the last among them, or all."""
+    if not POINTS or calls <= POINTS:
+        return range(1, calls + 1)
+    return sorted({1, calls, *random.Random(f"{name} {fault}").sample(range(1, calls + 1), POINTS)})[:POINTS]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_that_fails_at_any_call_is_one_line_and_ends_the_same_when_it_is_run_again(
+    driver, stages, name, fault
+):
+    folder, counts = stages
+    before, after = (folder / str(COMMANDS.index(name) + later) for later in (0, 1))
+    expected, work = contents(after), folder / "work"
+    for call in points(name, fault, counts[name, fault]):
+        shutil.rmtree(work)
+        shutil.copytree(before, work)
+        arguments = command(name, folder, work)
+        found = driver(arguments, work, call=call, fault=fault)
+        said = found["said"]
+        assert found["status"] in ((-signal.SIGKILL,) if fault == "KILL" else (0, 1)), (call, found)
+        assert "Traceback" not in said, (call, said)
+        assert "nobody expected" not in said, (call, said)
+        if found["status"] == 1:
+            assert sum(line.startswith("error: ") for line in said.splitlines()) == 1, (call, said)
+        again = driver(arguments, work)
+        committed = name == "append" and "is in the store already (11 such items" in again["said"]  # all of it was
+        assert again["status"] == 0 or committed, (call, said, again["said"])
+        left = contents(work)
+        assert left.keys() == expected.keys(), (call, said)
+        assert [key for key in left if left[key] != expected[key]] == [], (call, said)
