@@ -15,6 +15,7 @@ import pyarrow as pa
 from hubstore.decoding import decode_object
 from hubstore.errors import CorruptStoreError, ResultWarning, StoreError
 from hubstore.store.result import METADATA, decode_result, encode_result, result_key, result_record
+from hubstore.system import reason, remedy
 from hubstore.version import __version__
 
 if TYPE_CHECKING:
@@ -153,10 +154,10 @@ def _write(store: StoreReader, key: str, table: pa.Table) -> None:
         cause = error if isinstance(error, OSError) else error.__cause__
         if getattr(cause, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS):
             return  # it may not be written to, and whoever reads it knows
-        reason = getattr(cause, "strerror", None) or error
+        said, todo = (reason(cause), remedy(cause)) if isinstance(cause, OSError) else (error, "see that it is there")
         warnings.warn(
-            f"{store.path / key}: the result could not be kept ({reason}), and is computed anew when it is asked for "
-            "again; free space there to keep it",
+            f"{store.path / key}: the result could not be kept ({said}), and is computed anew when it is asked for "
+            f"again; {todo} to keep it",
             ResultWarning,
             stacklevel=2,
         )

@@ -33,6 +33,7 @@ from hubstore.index.validate import RefusedIndexError, check_index
 from hubstore.kernels.rows import unit_rows
 from hubstore.storage import FileRecord
 from hubstore.store import HiddenStates, StoreReader
+from hubstore.system import reason, remedy
 from hubstore.version import __version__
 
 BLOCK_ROWS = 8192
@@ -297,8 +298,8 @@ def write_durably(path: Path, make: Callable[[Callable[[bytes], None]], object])
             os.close(descriptor)
     except OSError as error:
         raise IndexingError(
-            f"{path.parent}: the index could not be written there ({error.strerror or error}); free space on that disk "
-            "and run the same command again. An index that was there stays"
+            f"{path.parent}: the index could not be written there ({reason(error)}); {remedy(error)} and run the same "
+            "command again. An index that was there stays"
         ) from error
     return FileRecord(size, checksum)
 

@@ -91,10 +91,10 @@ def _written(target: Path) -> Iterator[Path]:
     except HubstoreError:
         raise
     except (OSError, SafetensorError) as error:
-        said = getattr(error, "strerror", None) or error
+        said, todo = (reason(error), remedy(error)) if isinstance(error, OSError) else (error, "free space there")
         raise StoreError(
-            f"{target} could not be written ({said}); free space there or give another folder, and run the same "
-            "command again with ",
+            f"{target} could not be written ({said}); {todo} or give another folder, and run the same command again "
+            "with ",
             Parameter("overwrite", True),
             ": files that are whole are there already",
         ) from error
