@@ -98,7 +98,7 @@ def _problem(file: Path) -> str:
     if file.suffix == ".json":
         try:
             json.loads(file.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return f"{file.name} is no JSON ({error}); {AGAIN}"
     if file.suffix in WEIGHTS and begin.startswith(b"PK") and not zipfile.is_zipfile(file):
         return f"{file.name} is cut off or damaged; {AGAIN}"
@@ -115,7 +115,7 @@ def _safetensors_problem(file: Path, begin: bytes, size: int) -> str:
             stream.seek(8)
             described = json.loads(stream.read(header))
         end = max((one["data_offsets"][1] for key, one in described.items() if key != "__metadata__"), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         return f"{file.name} is no safetensors file: its header cannot be read; {AGAIN}"
     if header + 8 + end != size:
         return f"{file.name} has {size:,} bytes where its header says {header + 8 + end:,}; {AGAIN}"
