@@ -47,7 +47,7 @@ def written_store(path: Path, rows: int, layers: tuple[str, ...]) -> StoreReader
         raise ValueError(f"{rows} rows are not the same number in each of {len(LANGUAGES)} languages")
     if path.exists() and StoreReader(path).attributes["made_rows"] != rows:
         raise ValueError(f"{path} is a store of another number of rows than {rows}; name another folder")
-    layout = Layout(layers, ("mean",), "float16", WIDTH, SHARD_ROWS, chunk_rows=256)
+    layout = Layout(layers, ("mean",), "float16", WIDTH, SHARD_ROWS, chunk_rows=min(256, SHARD_ROWS))
     storage, states = LocalStorage(path), made_states(rows)
     shards = range(-(-rows // SHARD_ROWS))
     write_metadata(storage, layout, {"model": {"id": "made-up"}, "made_rows": rows}, len(shards) * SHARD_ROWS, 0)

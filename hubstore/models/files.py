@@ -64,6 +64,12 @@ def cached_folder(name: str, revision: str | None = None) -> Path | None:
     return folder if weights and all((folder / part).exists() for part in parts) else None
 
 
+def cached_commit(name: str) -> str | None:
+    """The commit of a hub's model, by its name or its folder in this machine's cache; None for what is not in it."""
+    folder = Path(name) if Path(name).is_dir() else cached_folder(name)
+    return folder.name if folder is not None and folder.parent.name == "snapshots" else None
+
+
 def _parts(index: Path) -> Collection[str]:
     """The files that the index of a checkpoint in parts names."""
     found = json.loads(index.read_bytes())

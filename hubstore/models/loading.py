@@ -18,6 +18,7 @@ from hubstore.errors import MissingDependencyError, ModelError
 from hubstore.models.adapters import Stack, find_stack, media_modalities
 from hubstore.models.blocks import find_blocks
 from hubstore.models.checkpoint import pretrained, pretrained_config, pretrained_model, require_weights
+from hubstore.models.files import cached_commit
 from hubstore.models.head import find_head
 from hubstore.models.kind import find_kind
 from hubstore.models.model import Model
@@ -179,7 +180,7 @@ def _model(
     identity = {
         "id": Path(name).name if Path(name).is_dir() else name,
         "source": str(Path(name).resolve()) if Path(name).is_dir() else name,
-        "revision": revision or getattr(trunk.config, "_commit_hash", None),
+        "revision": revision or cached_commit(name),
         "class": type(trunk).__name__,
         "type": trunk.config.model_type,
         "blocks": len(blocks),

@@ -85,7 +85,7 @@ def test_a_model_in_the_cache_is_loaded_from_there_and_no_hub_is_asked(store, tm
     assert {key: found[key] for key in ("id", "source", "revision")} == {
         "id": "me/tiny",
         "source": "me/tiny",
-        "revision": revision,
+        "revision": COMMIT,
     }
     (tmp_path / "b.jsonl").write_text(json.dumps({"id": "more", "text": "some more", "language": "en"}))
     assert len(hubstore.append(tmp_path / "b.jsonl", store.path, device="cpu")) == 4

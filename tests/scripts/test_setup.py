@@ -20,8 +20,10 @@ case "$*" in
         rm -rf .venv
         mkdir -p .venv/bin
         sed "s/\$VERSION/$VERSION/" "$0" >.venv/bin/python
-        chmod +x .venv/bin/python ;;
-    *"pip install"*) echo "$*" | sed 's/.*-e //' >>"$CALLS" ;;
+        printf '#!/bin/sh\n[ -z "$NO_UV" ] && echo "uv $*" | sed "s/ .*-e / /" >>"$CALLS"\n' >.venv/bin/uv
+        chmod +x .venv/bin/python .venv/bin/uv ;;
+    *"pip install"*uv) ;;
+    *"pip install"*) echo "pip $*" | sed 's/ .*-e / /' >>"$CALLS" ;;
 esac
 """
 """Stands where Python would, and writes down what is made and installed."""
@@ -37,24 +39,30 @@ def set_up(tmp_path):
     (tmp_path / "python").write_text(PYTHON)
     (tmp_path / "python").chmod(0o755)
 
-    def run(extras, version="3.11.7"):
+    def run(extras, version="3.11.7", **others):
         calls = tmp_path / "calls"
         calls.write_text("")
         environment = {"PYTHON": str(tmp_path / "python"), "HUBSTORE_EXTRAS": extras, "CALLS": str(calls)}
-        subprocess.run([tmp_path / "scripts/setup"], env={**os.environ, **environment, "VERSION": version}, check=True)
+        subprocess.run(
+            [tmp_path / "scripts/setup"], env={**os.environ, **environment, **others, "VERSION": version}, check=True
+        )
         return calls.read_text().splitlines()
 
     return run
 
 
 def test_what_was_installed_stays_and_what_is_missing_is_added_without_starting_anew(set_up, tmp_path):
-    assert set_up("models,cpu") == ["made", ".[cpu,models]"]
+    assert set_up("models,cpu") == ["made", "uv .[cpu,models]"]
     assert set_up("cpu") == []
-    assert set_up("cpu,ray") == [".[cpu,models,ray]"]
+    assert set_up("cpu,ray") == ["uv .[cpu,models,ray]"]
     assert set_up("ray,models") == []
     (tmp_path / "pyproject.toml").write_text("changed")
-    assert set_up("cpu") == [".[cpu,models,ray]"]
-    assert set_up("cpu", version="3.12.1") == ["made", ".[cpu,models,ray]"]
+    assert set_up("cpu") == ["uv .[cpu,models,ray]"]
+    assert set_up("cpu", version="3.12.1") == ["made", "uv .[cpu,models,ray]"]
+
+
+def test_what_uv_cannot_install_pip_does(set_up):
+    assert set_up("cpu", NO_UV="1") == ["made", "pip .[cpu]"]
 
 
 def test_the_demo_installs_nothing_of_the_tests():

@@ -238,7 +238,7 @@ def test_what_is_no_prompt_is_refused():
     audio = Item("i", "", "zxx", modality="audio", media=Media("x.wav", b"no"))
     with pytest.raises(ModelError, match="no audio items"):
         media_prompt(model, audio)
-    with pytest.raises(CorpusError, match=r"x\.wav: is no sound"):
+    with pytest.raises(CorpusError, match=r"x\.wav: is no audio"):
         media_prompt(speaker("qwen2-audio")[0], audio)
     with pytest.raises(SteeringError, match="prompt 1 has no image or audio clip to steer at"):
         generate(model, [read("llava")[0], "x"], [Intervention(VECTOR, [1], positions="media")])
