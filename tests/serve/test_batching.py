@@ -151,7 +151,7 @@ def test_a_computation_is_done_once_whoever_asks_and_goes_on_without_its_asker()
         return pa.table({"x": [1]})
 
     async def ask_all():
-        computations = Computations(Pool("x", 2, 10, None), timeout_s=0.2)
+        computations = Computations(Pool("x", 2, 10, None), timeout_s=1.0)
         late = await asyncio.gather(*(computations.table("k", make) for _ in range(3)), return_exceptions=True)
         assert [type(error) for error in late] == [TimedOutError] * 3
         go.set()
