@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import hubstore
-from hubstore.cli.output import LogHandler, err, labelled, note, out, print_json, table
+from hubstore.cli.output import LogHandler, err, labeled, note, out, print_json, table
 from hubstore.cli.progress import bar
 from tests.command_line import fail
 
@@ -26,7 +26,7 @@ def test_a_name_is_printed_as_it_is_wherever_it_stands(name, capsys):
         progress.update(task, description=name, total=1, completed=1)
     for console in (out, err):
         console.print(name)
-        console.print(labelled("note", name))
+        console.print(labeled("note", name))
         console.print(table((name, "n"), [(name, 1)], title=name))
     note(name)
     shown = "".join(character for character in name if character.isprintable())

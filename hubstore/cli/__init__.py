@@ -31,7 +31,7 @@ from hubstore.cli import (
     trends,
     verify,
 )
-from hubstore.cli.output import err, labelled, note
+from hubstore.cli.output import err, labeled, note
 from hubstore.cli.spelling import command_of, spelled
 from hubstore.errors import HubstoreError, HubstoreWarning, OptionError
 from hubstore.system import remedy
@@ -135,7 +135,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
-        err.print(labelled("error", _line(error), "bold red"), soft_wrap=True)
+        err.print(labeled("error", _line(error), "bold red"), soft_wrap=True)
         sys.exit(1)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hubstore.cli import options
-from hubstore.cli.output import err, labelled, out, print_json, table
+from hubstore.cli.output import err, labeled, out, print_json, table
 from hubstore.cli.progress import bar
 from hubstore.options import CompareOptions
 
@@ -72,7 +72,7 @@ def analyze(
     for name, result in tables.items():
         _show(name, result.to_pylist())
     if "similarity" in tables and (warning := analysis.unresolved(tables["similarity"])):
-        err.print(labelled("warning", warning))
+        err.print(labeled("warning", warning))
 
 
 def _show(name: str, rows: Sequence[dict[str, Any]]) -> None:

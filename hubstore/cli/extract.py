@@ -8,7 +8,7 @@ import typer
 
 from hubstore.cli import corpora, options
 from hubstore.cli.corpora import CorpusArgument, CorpusOptions, RunOptions, SettingsOptions
-from hubstore.cli.output import labelled, out, print_json, table
+from hubstore.cli.output import labeled, out, print_json, table
 from hubstore.cli.progress import watching
 from hubstore.options import ModelOptions
 from hubstore.storage.location import shell_word
@@ -99,7 +99,7 @@ def print_extraction(store: Any, corpus: Any, as_json: bool) -> None:
     )
     out.print(table(("partition", "items"), summary["partitions"].items()))
     if progress.truncated:
-        out.print(labelled("note", f"{progress.truncated:,} items were longer than the limit and cut"))
+        out.print(labeled("note", f"{progress.truncated:,} items were longer than the limit and cut"))
     for modality, check in checks_of(store.attributes).items():
         if check.refused:
             which = {
@@ -107,9 +107,9 @@ def print_extraction(store: Any, corpus: Any, as_json: bool) -> None:
                 "same_shape": f"of {modality} items of one {'length' if modality == 'text' else 'shape'} only",
                 "single": "of one item each",
             }[check.batching]
-            out.print(labelled("note", f"batches of {modality} items are {which}: {check.refused}"))
+            out.print(labeled("note", f"batches of {modality} items are {which}: {check.refused}"))
     if summary["skipped"]:
-        out.print(labelled("note", f"{summary['skipped']:,} rows were skipped; the first:"))
+        out.print(labeled("note", f"{summary['skipped']:,} rows were skipped; the first:"))
         for message in (*corpus.skipped.messages, *progress.broken)[:5]:
             out.print(f"  {message}")
     path = shell_word(done.path)

@@ -78,14 +78,14 @@ def shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def labelled(label: str, message: str, style: str = "yellow") -> Text:
+def labeled(label: str, message: str, style: str = "yellow") -> Text:
     """A line with a word before it that says what it is: a note, a warning, an error."""
     return Text.assemble((f"{label}: ", style), message)
 
 
 def note(message: str) -> None:
     """One line on stderr that is no error."""
-    err.print(labelled("note", message), soft_wrap=True)
+    err.print(labeled("note", message), soft_wrap=True)
 
 
 def size(count: float) -> str:

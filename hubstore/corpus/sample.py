@@ -1,4 +1,4 @@
-"""The corpora that ship with hubstore, each in a folder of `samples/` with its licence."""
+"""The corpora that ship with hubstore, each in a folder of `samples/` with its license."""
 
 import hashlib
 from collections.abc import Sequence

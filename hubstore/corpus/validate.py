@@ -15,7 +15,7 @@ from hubstore.errors import CorpusError, Parameter
 TEXT: Final = "text"
 MODALITIES: Final = (TEXT, "image", "audio")
 NO_LANGUAGE: Final = "zxx"
-"""The language of what is none: an image, or an audio clip that is no speech."""
+"""The language tag of items in no language: images, and audio that is no speech."""
 
 ON_ERROR: Final = ("stop", "skip")
 
