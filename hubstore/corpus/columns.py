@@ -102,7 +102,7 @@ class Columns:
         return tuple(tag for tag, _ in self.texts() if tag is not None)
 
     def required(self, has: Callable[[str], bool]) -> list[tuple[str, str]]:
-        """Return the option and name of every column that a table must have: what is named, the default text and language.
+        """Return the option and name of every column that a table must have, by default text and language.
 
         Args:
             has: Tells whether the table has a column. Beside media there need be no texts.
