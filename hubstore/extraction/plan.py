@@ -50,6 +50,10 @@ class NoItemsError(CorpusError):
         self.skipped = skipped
 
 
+class AppendedError(CorpusError):
+    """The corpus was appended before, whole: a run of it was killed when its last shard was committed, or ended."""
+
+
 @dataclass(frozen=True)
 class PlannedShard:
     """One shard: its number, its slice of the plan's order, and where its token rows go."""
@@ -157,6 +161,7 @@ class PlanStart:
         token_shard: where its token rows start, in Zarr shards.
         rows: of the corpus, in a generation that was planned before and whose plan is gone; else None.
         fingerprint: of the items that were planned then.
+        appended: fingerprints of corpora that are in the store, each planned in one generation.
     """
 
     generation: int
@@ -165,6 +170,7 @@ class PlanStart:
     token_shard: int
     rows: int | None = None
     fingerprint: str | None = None
+    appended: frozenset[str] = frozenset()
 
 
 def make_plan(  # noqa: PLR0913
@@ -195,6 +201,7 @@ def make_plan(  # noqa: PLR0913
         generation_bytes: most bytes of media to spool at once.
 
     Raises:
+        AppendedError: the corpus is one of those that `start` says were appended.
         CorpusError: no item can be read; an id stands twice in the corpus, or is in the store already; or what reading
             it raises.
         StoreError: the disk does not take the plan.
@@ -211,6 +218,8 @@ def make_plan(  # noqa: PLR0913
                 f"items {start.corpus_offset + 1} to {start.corpus_offset + spooled.items} of the corpus are not those "
                 f"that {storage.root} was planned with; run again with the corpus as it was, or extract it elsewhere"
             )
+        if spooled.ended and spooled.fingerprint in start.appended:
+            raise AppendedError(f"{storage.root} has these {spooled.items} items already")
         _refuse_duplicates(path, spooled, known, start.corpus_offset)
         files = {SPOOL: crc32c(np.memmap(path, np.uint8, mode="r").data)}
         storage.put_file(SPOOL, path)

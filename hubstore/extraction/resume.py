@@ -123,6 +123,12 @@ def is_described(attributes: Mapping[str, Any], generation: int) -> bool:
     return any(one["generation"] == generation for entry in attributes["corpora"] for one in entry["generations"])
 
 
+def fingerprints_of_appended(attributes: Mapping[str, Any]) -> frozenset[str]:
+    """Those of the corpora that were appended to a store in one generation each, and are whole."""
+    generations = (entry["generations"] for entry in attributes["corpora"][1:] if not entry["more"])
+    return frozenset(one[0]["fingerprint"] for one in generations if len(one) == 1 and one[0]["fingerprint"])
+
+
 def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
     """What differs between the request that a store was begun with and another; nothing where they agree."""
     stored = {**stored, "settings": Settings.from_json(stored.get("settings", {})).to_json()}

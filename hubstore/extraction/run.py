@@ -19,6 +19,7 @@ from hubstore.extraction.generations import Generations
 from hubstore.extraction.pipeline import Progress, run_shards
 from hubstore.extraction.plan import (
     GENERATION_ITEMS,
+    AppendedError,
     NoItemsError,
     Plan,
     PlannedShard,
@@ -26,7 +27,7 @@ from hubstore.extraction.plan import (
     make_plan,
 )
 from hubstore.extraction.prepare import Work
-from hubstore.extraction.resume import Begun, begin_append, begin_extract, is_described
+from hubstore.extraction.resume import Begun, begin_append, begin_extract, fingerprints_of_appended, is_described
 from hubstore.extraction.settings import ResolvedSettings, Settings, media_task
 from hubstore.extraction.token_counts import TokenCounts
 from hubstore.extraction.workers import Engine
@@ -254,6 +255,8 @@ class _Job:
         start = generations.next()
         if start is None:
             return None
+        if begun.attributes is not None and begun.entry is None:
+            start = replace(start, appended=fingerprints_of_appended(begun.attributes))
         processes = processes_for(self.model.device, self.processes)
         with MediaFeed(media_task(self.model, self.settings), processes) as feed:
             count = TokenCounts(self.corpus, self.model, self.settings, feed)
@@ -269,6 +272,8 @@ class _Job:
                     memory_budget=self.settings.memory_budget,
                     generation_items=self.generation_items,
                 )
+            except AppendedError:
+                return None
             except NoItemsError as error:
                 if start.rows is not None or not start.corpus_offset or not error.skipped:
                     raise

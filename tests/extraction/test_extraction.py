@@ -151,9 +151,12 @@ def test_append_adds_items_with_the_settings_of_the_store(tmp_path):
         items(10, "second"), tiny_model("llama"), tmp_path / "y.hub", settings(template="Q {text}", layers=("1", "3"))
     )
     torch.testing.assert_close(store.hidden(3).read(20), StoreReader(alone.path).hidden(3).read(), rtol=1e-4, atol=1e-5)
-    with pytest.raises(CorpusError, match=r"id 'second-0' is in the store already \(10 such items"):
-        append(items(10, "second"), tiny_model("llama"), path)
+    again = append(items(10, "second"), tiny_model("llama"), path)
+    assert (again.extracted, again.items) == (0, 30), "it is there already, as after a run that was killed at its end"
+    with pytest.raises(CorpusError, match=r"id 'second-0' is in the store already \(9 such items"):
+        append(items(9, "second"), tiny_model("llama"), path)
     assert load_plan(store.storage) is None, "a refused corpus leaves no plan behind"
+    assert len(StoreReader(path)) == 30
     with pytest.raises(ModelError, match="was made with tiny-llama, whose weights differ"):
         append(items(5, "third"), tiny_model("llama", seed=1), path)
 
