@@ -50,6 +50,7 @@ def test_a_search_of_a_store_on_disk_is_exact_without_an_index_and_near_it_with_
     assert all(0 < result["value"] < 4 and result["met"] for result in peaks)
 
 
+@pytest.mark.slow
 def test_extraction_is_followed_while_its_corpus_grows(kept):
     results = kept(growth, "growth_extraction", "extraction")
     assert {result["unit"] for result in results.values()} == {"us", "MB"}
@@ -58,6 +59,7 @@ def test_extraction_is_followed_while_its_corpus_grows(kept):
         assert result["ratio"] == pytest.approx(result["value"] / result["peers"]["1,000 items"], rel=0.01)
 
 
+@pytest.mark.slow
 def test_every_item_is_read_once_however_many_generations_there_are(kept):
     reads, processor = kept(generations, "growth_generations").values()
     assert reads["value"] == reads["peers"]["one generation"] == 1
