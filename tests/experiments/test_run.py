@@ -190,6 +190,7 @@ def test_the_command_without_a_model_says_what_to_type():
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_gemma_reads_the_experiments(real_model, tmp_path):
     """Translations and words of numbers are matched by a pretrained model, as by no random one."""
     there = ExperimentContext(real_model("gemma-3-270m"), tmp_path, limit=30, bootstrap=200, device="cpu")

@@ -46,7 +46,7 @@ def content(path: Path) -> dict[str, bytes]:
     return files
 
 
-@pytest.mark.parametrize("wanted", [6, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("wanted", [4, pytest.param(30, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_the_store_ends_byte_identical(tmp_path, processes, wanted):
     whole = tmp_path / "whole.hub"
     process = processes.Process(target=victim.run, args=(whole,))

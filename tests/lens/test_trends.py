@@ -178,6 +178,7 @@ def test_the_figure_stacks_the_inputs_language_then_english_then_the_greatest(le
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_gemmas_trends_and_words_are_the_papers_loop(gemma, tmp_path):
     model, lens = gemma, Lens.of_model(gemma)
     tokens = count_token_languages(read_sample("ntrex", languages=LANGUAGES, limit=60), lens)
