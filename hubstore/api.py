@@ -56,7 +56,7 @@ class Store(StoreReader):
         self.close()
 
     def close(self) -> None:
-        """Free the model, the indexes and the means; what is asked afterward loads them again."""
+        """Free the model, the indexes and the means; the next use loads them again."""
         self._model = None
         self._indexes.clear()
         self.partition_means.clear()
@@ -71,7 +71,7 @@ class Store(StoreReader):
     ) -> Model:
         """The store's model, loaded from where it was at extraction or from `source`; with its head where `head`.
 
-        A hub is asked for it only where `source` names it: a store may be anybody's.
+        A hub is contacted only where `source` names it: a store may be anybody's.
         The model that was loaded last is kept, and given again to whoever asks for the same. Code that comes with it is
         run only where `trust_remote_code` says so, whatever was said at extraction.
         """

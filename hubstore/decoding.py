@@ -43,19 +43,21 @@ def decode_object(data: bytes | str, kind: Any = None) -> dict[str, Any]:
         ValueError: as of `decode_json`.
     """
     found = decode_json(data, dict[str, Any])
-    _check_nesting(found)
+    if is_nested(found, MOST_NESTED):
+        raise ValueError(f"it is nested in more than {MOST_NESTED} levels")
     if kind is not None:
         msgspec.convert(found, kind, strict=True)
     return found
 
 
-def _check_nesting(value: Any) -> None:
+def is_nested(value: Any, most: int) -> bool:
+    """Whether objects and lists in one another are more than `most` levels deep."""
     level: list[Any] = [value]
-    for _ in range(MOST_NESTED):
+    for _ in range(most):
         level = [inner for one in level for inner in _inside(one) if isinstance(inner, dict | list)]
         if not level:
-            return
-    raise ValueError(f"it is nested in more than {MOST_NESTED} levels")
+            return False
+    return True
 
 
 def _inside(value: Any) -> Iterable[Any]:

@@ -27,10 +27,10 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:16]}.partial")  # several may write one file at once
     try:
         yield partial
-        _sync(partial)
+        sync_file(partial)
         partial.replace(path)
         with contextlib.suppress(OSError):  # not every file system syncs folders
-            _sync(path.parent)
+            sync_file(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -45,9 +45,17 @@ def put(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Make a file's bytes durable, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write every byte to an open file: a single write may take only some."""
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[os.write(descriptor, view) :]

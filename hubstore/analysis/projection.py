@@ -83,7 +83,7 @@ def projection(  # noqa: PLR0913
     Where there are more than `points` items, whole concepts are drawn, so that equivalent items are on the map
     together; at most one is cut. Every layer shows the same items. x and y span the plane of most variance at each
     layer; within it the points are turned or mirrored, as orthogonal Procrustes has it, to lie as near as they can to
-    the layer before (in the order asked for), and scaled so that their root mean square distance from the center is 1.
+    the layer before (as `layers` has them), and scaled so that their root mean square distance from the center is 1.
     So points move from layer to layer and do not jump, but where the plane itself is another. z is the third axis.
     To turn all three axes would leave in z what shows most: of Gemma 3's states, x and y then have a third of all
     variance and not a half, and points do not move less.

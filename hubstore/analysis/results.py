@@ -156,8 +156,8 @@ def _write(store: StoreReader, key: str, table: pa.Table) -> None:
             return  # it may not be written to, and whoever reads it knows
         said, todo = (reason(cause), remedy(cause)) if isinstance(cause, OSError) else (error, "see that it is there")
         warnings.warn(
-            f"{store.path / key}: the result could not be kept ({said}), and is computed anew when it is asked for "
-            f"again; {todo} to keep it",
+            f"{store.path / key}: the result could not be kept ({said}), and is computed again the next time; {todo} "
+            "to keep it",
             ResultWarning,
             stacklevel=2,
         )

@@ -16,6 +16,7 @@ import torch
 from hubstore.checks import check_count
 from hubstore.devices import resolve_device
 from hubstore.errors import CorruptStoreError, IndexingError, IndexNotFoundError
+from hubstore.files import write_all
 from hubstore.index import kinds
 from hubstore.index.description import (
     IndexDescription,
@@ -256,20 +257,19 @@ def _publish(job: _Job, description: IndexDescription, whole: Any | None) -> Ind
     key = faiss_key(job.states.pooling, job.states.layer)
     described = description_key(job.states.pooling, job.states.layer)
     unique = uuid.uuid4().hex  # two may build at once
-    with storage.scratch(f"{key}.{unique}") as file, storage.scratch(f"{described}.{unique}") as about:
+    with storage.scratch(f"{key}.{unique}") as file, storage.scratch(f"{described}.{unique}") as description_file:
         if whole is not None:
             record = write_durably(file, lambda write: faiss().write_index(whole, faiss().PyCallbackIOWriter(write)))
             description = replace(description, faiss=faiss().__version__, file=record)
-        write_durably(about, lambda write: write(description.encode()))
-        if (
-            storage.is_local or whole is None
-        ):  # an upload takes long, and can fail: until it is done, the old index stays
+        write_durably(description_file, lambda write: write(description.encode()))
+        # An upload takes long, and can fail: until it is done, the old index stays.
+        if storage.is_local or whole is None:
             storage.delete(described)
         if whole is None:
             storage.delete(key)
         else:
             storage.put_file(key, file)
-        storage.put_file(described, about)
+        storage.put_file(described, description_file)
     return description
 
 
@@ -283,9 +283,7 @@ def write_durably(path: Path, make: Callable[[Callable[[bytes], None]], object])
 
     def write(piece: bytes) -> None:
         nonlocal size, checksum
-        view = memoryview(piece)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        write_all(descriptor, piece)
         size, checksum = size + len(piece), google_crc32c.extend(checksum, piece)
 
     try:

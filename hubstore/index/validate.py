@@ -112,8 +112,8 @@ class _Reader:
     def _check_upper_links(self, links: Array, levels: Array, starts: Array, first_links: Array) -> None:
         """On a level above the lowest, a link leads to a node of that level: another has no links there to go on by."""
         for level in range(1, int(levels.max())):
-            there = starts[levels > level] + first_links[level]
-            ends = links[there[:, None] + np.arange(LINKS)]
+            link_starts = starts[levels > level] + first_links[level]
+            ends = links[link_starts[:, None] + np.arange(LINKS)]
             if np.any(levels[ends[ends >= 0]] <= level):
                 raise RefusedIndexError(f"a link of level {level} leads to a node that has no such level")
 

@@ -61,8 +61,8 @@ def keep_lens(store: StoreReader, model: Model) -> LensUpdate:
     definition = Vocabulary.of_model(model).definition
     storage, files, written = store.storage, {}, []
     with storage.lock():
-        there = storage.exists(LENS)
-        if there and _is_whole(storage):
+        existed = storage.exists(LENS)
+        if existed and _is_whole(storage):
             return LensUpdate("unchanged", ())
         for key, buffers in _files(head, definition):
             files[key] = FileRecord.of(*buffers)
@@ -80,7 +80,7 @@ def keep_lens(store: StoreReader, model: Model) -> LensUpdate:
             "softcap": head.softcap,
         }
         write_lens_record(storage, record, files)
-    return LensUpdate("mended" if there else "added", (*written, LENS))
+    return LensUpdate("mended" if existed else "added", (*written, LENS))
 
 
 def _is_whole(storage: Storage) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from hubstore.errors import HubstoreError, StorageUnreachableError, StoreAccessError, StoreError, StoreLockedError
+from hubstore.files import sync_file, write_all
 from hubstore.storage.interface import PARTIAL, Storage
 from hubstore.storage.record import Buffer
 from hubstore.system import reason, remedy
@@ -64,19 +65,8 @@ def write_file(path: Path, buffers: Sequence[Buffer]) -> None:
     """Write a new file, and wait until the disk has it."""
     with path.open("xb", buffering=0) as file:
         for buffer in buffers:
-            view = memoryview(buffer).cast("B")
-            while view:
-                view = view[os.write(file.fileno(), view) :]
+            write_all(file.fileno(), buffer)
         os.fsync(file.fileno())
-
-
-def sync_file(path: Path) -> None:
-    """Make a file's bytes durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sync_folder(path: Path) -> None:

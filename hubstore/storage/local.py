@@ -18,13 +18,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hubstore.errors import HubstoreError, StoreError, StoreExistsError, StoreLockedError
-from hubstore.storage.disk import create, reading, sync_file, sync_folder, unwritable, write_file
+from hubstore.files import ABANDONED_S, sync_file
+from hubstore.storage.disk import create, reading, sync_folder, unwritable, write_file
 from hubstore.storage.interface import PARTIAL, FileStat, Storage, check_key
 from hubstore.storage.mappings import process_mappings
 from hubstore.storage.record import Buffer, Bytes, FileRecord
-
-ABANDONED_S = 86_400.0
-"""Age of a temporary file of whose writer nothing else is known."""
 
 
 class LocalStorage(Storage):

@@ -64,6 +64,6 @@ class Mappings:
 
 @cache
 def process_mappings() -> Mappings:
-    """The files of local files that this process holds mapped: half of the files that it may open, `MOST` at most."""
+    """The local files that this process holds mapped: half of the files that it may open, `MOST` at most."""
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return Mappings(math.inf, MOST if allowed == resource.RLIM_INFINITY else min(allowed // 2, MOST))

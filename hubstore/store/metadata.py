@@ -63,8 +63,8 @@ def _planned_rows(layout: Layout, attributes: Mapping[str, Any], commits: Sequen
     if not generations:
         return range(end, UNKNOWN)
     last = max(generations, key=lambda one: int(one["generation"]))
-    there = sum(commit.items for commit in commits if commit.generation == last["generation"])
-    if there == last["items"] and not missing_shards(last, {commit.shard for commit in commits}):
+    committed_items = sum(commit.items for commit in commits if commit.generation == last["generation"])
+    if committed_items == last["items"] and not missing_shards(last, {commit.shard for commit in commits}):
         return range(end, end + 1)
     if "tokens" in layout.poolings or "shards" not in last:
         return range(end, UNKNOWN)

@@ -61,11 +61,11 @@ def _check(file: pq.ParquetFile, schema: pa.Schema | None, columns: Sequence[str
     """ValueError where the file says of itself that it is another than it has to be."""
     if rows is not None and file.metadata.num_rows != rows:
         raise ValueError(f"it has {file.metadata.num_rows} rows, {rows} were committed")
-    there = file.schema_arrow
+    schema_found = file.schema_arrow
     for field in schema or ():
         if columns is not None and field.name not in columns:
             continue
-        found = there.field(field.name).type if field.name in there.names else None
+        found = schema_found.field(field.name).type if field.name in schema_found.names else None
         if found is None and not field.nullable:
             raise ValueError(f"it has no column {field.name!r}")
         if found not in (None, field.type) and not (pa.types.is_large_string(found) and field.type == pa.string()):

@@ -646,11 +646,7 @@ def train(settings: Settings) -> None:
     settings.out.mkdir(parents=True, exist_ok=True)
     training = AudioTraining(settings, clock)
     results = Results(settings.out / "sounds.json", **training.description)
-    try:
-        training.run()
-    finally:
-        results["history"] = training.history
-    results["seconds trained"] = round(time.time() - clock, 1)
+    results.train(training, clock)
     Evaluation(training.projector, training.ear, training.frozen, training.data, settings, clock).run(results)
     training._say("done")
 

@@ -8,6 +8,7 @@ entry that of the last block after the final norm.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -164,6 +165,14 @@ class Results:
     def __setitem__(self, name: str, value: Any) -> None:
         self._found[name] = value
         self._write()
+
+    def train(self, training: Any, clock: float) -> None:
+        """Runs a training, and keeps its history, of one that fails too, and its seconds since `clock`."""
+        try:
+            training.run()
+        finally:
+            self["history"] = training.history
+        self["seconds trained"] = round(time.time() - clock, 1)
 
     def attempt(self, name: str, evaluate: Callable[[], Any]) -> None:
         """Keeps what `evaluate` gives, or the error that it ends with: an evaluation must not lose the others."""

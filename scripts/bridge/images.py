@@ -644,11 +644,7 @@ def train(settings: Settings) -> None:
     settings.out.mkdir(parents=True, exist_ok=True)
     training = Training(settings, clock)
     results = Results(settings.out / "pictures.json", **training.description)
-    try:
-        training.run()
-    finally:
-        results["history"] = training.history
-    results["seconds trained"] = round(time.time() - clock, 1)
+    results.train(training, clock)
     Evaluation(training.bridge, training.frozen, training.drawings, settings, clock).run(results, training.head)
     training._say("done")
 

@@ -1,5 +1,4 @@
 import json
-import resource
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ from hubstore.store.result import encode_result
 from hubstore.version import __version__
 from tests.analysis.test_similarity import related
 from tests.index.stores import hub_states, write_store
+from tests.limits import files_of_at_most
 from tests.memory_store import MemoryStore, parallel
 
 QUICK = {"bootstrap": 20}
@@ -91,13 +91,8 @@ def test_on_a_full_disk_a_result_is_answered_and_kept_when_there_is_room(tmp_pat
     states = hub_states(60, 16).view(1, 60, 16)
     opened = write_store(tmp_path / "x.hub", states, languages=["en", "es", "fr"] * 20)
     function, options = getattr(analysis, name), {"method": "pca"} if name == "projection" else QUICK
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    try:
-        with pytest.warns(ResultWarning, match=r"could not be kept \(File too large\)"):
-            found = function(opened, **options)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with files_of_at_most(100), pytest.warns(ResultWarning, match=r"could not be kept \(File too large\)"):
+        found = function(opened, **options)
     assert list((tmp_path / "x.hub").rglob("*.partial")) == []
     assert opened.storage.list("analyses") == []
     assert function(opened, **options).equals(found)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
 import tempfile
@@ -25,6 +23,7 @@ from hubstore.extraction.plan import PlanStart, make_plan
 from hubstore.storage import LocalStorage, open_storage
 from hubstore.store import Layout, StoreReader, verify
 from tests.extraction import victim
+from tests.limits import files_of_at_most
 from tests.tiny_models import tiny_model
 
 
@@ -131,16 +130,6 @@ def test_a_full_disk_is_a_clear_error_and_the_same_command_goes_on(tmp_path, mon
     done = extract(victim.corpus(), tiny_model("gpt2"), path, victim.SETTINGS)
     assert done.resumed
     assert content(path) == content(tmp_path / "whole.hub")
-
-
-@contextlib.contextmanager
-def files_of_at_most(size):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_items_are_spooled_in_the_store_itself_and_a_disk_that_is_full_is_a_clear_error(tmp_path, monkeypatch):

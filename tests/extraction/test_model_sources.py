@@ -16,6 +16,7 @@ from hubstore.cli import app
 from hubstore.errors import ModelError
 from hubstore.extraction import load_model_of
 from hubstore.extraction.loading import load_of_store, load_same
+from tests.store.everything import change_root
 from tests.tiny_models import save_tiny_language_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -69,11 +70,7 @@ def asked(monkeypatch):
 
 def says(store, **changes):
     """The store, opened again, with other words about its model."""
-    root = store.path / "zarr.json"
-    content = json.loads(root.read_text())
-    content["attributes"]["hubstore"]["model"].update(changes)
-    content["attributes"]["hubstore"].pop("digest", None)
-    root.write_text(json.dumps(content, indent=2))
+    change_root(store.path, lambda attributes: attributes["model"].update(changes))
     return hubstore.open(store.path)
 
 

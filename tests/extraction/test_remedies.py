@@ -20,6 +20,7 @@ from hubstore.store import StoreReader, unfinished, verify
 from tests.command_line import typed
 from tests.extraction.interrupted import GENERATION, SETTINGS, corpus
 from tests.extraction.test_crash import content
+from tests.store.everything import change_root
 from tests.tiny_models import tiny_model
 
 TOKENS = Settings(poolings=("mean", "tokens"), layers=("0",), batch_tokens=256, memory_budget=1)
@@ -214,11 +215,7 @@ def test_a_damaged_plan_is_removed_as_its_message_says(interrupted, file, damage
 
 def test_a_store_of_another_writer_is_left_alone(stores, tmp_path):
     shutil.copytree(stores / "mean/x.hub", tmp_path / "x.hub")
-    root = tmp_path / "x.hub/zarr.json"
-    described = json.loads(root.read_text())
-    described["attributes"]["hubstore"].pop("digest", None)
-    described["attributes"]["hubstore"]["corpora"] = []
-    root.write_text(json.dumps(described))
+    change_root(tmp_path / "x.hub", lambda attributes: attributes.update(corpora=[]))
     before = content(tmp_path / "x.hub")
     with pytest.raises(StoreExistsError, match=r"was not written by an extraction.*give the new store another path"):
         go("extract", "A", tmp_path / "x.hub")

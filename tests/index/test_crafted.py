@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import resource
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from hubstore.index.validate import RefusedIndexError, check_index
 from hubstore.storage import FileRecord
 from hubstore.store import StoreReader
 from tests.index.stores import write_store
+from tests.limits import files_of_at_most
 
 ROWS, WIDTH = 900, 32
 KINDS = ("hnsw", "ivf", "ivfpq")
@@ -204,16 +203,6 @@ def test_a_refused_index_is_said_once_for_an_open_store_and_does_not_grow(stores
         build(longer, kind="hnsw", device="cpu")
     build(longer, kind="hnsw", rebuild=True, device="cpu")
     assert load(longer, 0, device="cpu").kind == "hnsw"
-
-
-@contextlib.contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def files(store: StoreReader) -> dict[str, bytes]:

@@ -10,6 +10,7 @@ from hubstore.corpus.corpus import Refuse
 from hubstore.corpus.files import File
 from hubstore.corpus.readers.lines import NotUtf8Error, decoded, raw_lines
 from hubstore.corpus.rows import Row
+from hubstore.decoding import is_nested
 from hubstore.errors import CorpusError
 
 _scan: Final = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # what `json.loads` calls, without its checks and regular expressions
@@ -98,21 +99,11 @@ def checked_object(value: Any, text: str) -> dict[str, Any]:
     """What a text was parsed to; ValueError where it is no object, is nested deeply, or one in it has a key twice."""
     if not isinstance(value, dict):
         raise ValueError(f"holds a JSON {type(value).__name__}, and no object")
-    if text.count("{") + text.count("[") > MOST_NESTED and _is_deep(value):
+    if text.count("{") + text.count("[") > MOST_NESTED and is_nested(value, MOST_NESTED):
         raise ValueError(TOO_DEEP)
     if text.count(":") != len(value):  # else each key has its own, and none was lost
         json.loads(text, object_pairs_hook=_once)
     return value
-
-
-def _is_deep(value: dict[str, Any]) -> bool:
-    level: list[Any] = [value]
-    for _ in range(MOST_NESTED):
-        inside = (part for one in level for part in (one.values() if isinstance(one, dict) else one))
-        level = [part for part in inside if isinstance(part, dict | list)]
-        if not level:
-            return False
-    return True
 
 
 def _once(pairs: list[tuple[str, Any]]) -> None:
