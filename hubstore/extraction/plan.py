@@ -50,7 +50,7 @@ class NoItemsError(CorpusError):
         self.skipped = skipped
 
 
-class AppendedError(CorpusError):
+class AlreadyAppended(Exception):  # noqa: N818 - no error: the run has nothing to do
     """The corpus was appended before, whole: a run of it was killed when its last shard was committed, or ended."""
 
 
@@ -201,7 +201,7 @@ def make_plan(  # noqa: PLR0913
         generation_bytes: most bytes of media to spool at once.
 
     Raises:
-        AppendedError: the corpus is one of those that `start` says were appended.
+        AlreadyAppended: the corpus is one of those that `start` says were appended.
         CorpusError: no item can be read; an id stands twice in the corpus, or is in the store already; or what reading
             it raises.
         StoreError: the disk does not take the plan.
@@ -219,7 +219,7 @@ def make_plan(  # noqa: PLR0913
                 f"that {storage.root} was planned with; run again with the corpus as it was, or extract it elsewhere"
             )
         if spooled.ended and spooled.fingerprint in start.appended:
-            raise AppendedError(f"{storage.root} has these {spooled.items} items already")
+            raise AlreadyAppended
         _refuse_duplicates(path, spooled, known, start.corpus_offset)
         files = {SPOOL: crc32c(np.memmap(path, np.uint8, mode="r").data)}
         storage.put_file(SPOOL, path)

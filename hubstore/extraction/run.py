@@ -19,7 +19,7 @@ from hubstore.extraction.generations import Generations
 from hubstore.extraction.pipeline import Progress, run_shards
 from hubstore.extraction.plan import (
     GENERATION_ITEMS,
-    AppendedError,
+    AlreadyAppended,
     NoItemsError,
     Plan,
     PlannedShard,
@@ -272,7 +272,7 @@ class _Job:
                     memory_budget=self.settings.memory_budget,
                     generation_items=self.generation_items,
                 )
-            except AppendedError:
+            except AlreadyAppended:
                 return None
             except NoItemsError as error:
                 if start.rows is not None or not start.corpus_offset or not error.skipped:
