@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.data,
         options.limit,
         device=options.device,
-        also=tuple(options.also),
+        extra_models=tuple(options.also),
         media_template=options.media_template,
     )
     names = options.only or [one.name for one in EXPERIMENTS if one.fits(context.model)]

@@ -14,7 +14,7 @@ from benchmarks import ground_truth as truth
 from benchmarks.head_to_head import Bench, Contest, MakeReady, contest, peak_memory
 from benchmarks.record import Result, compare
 from hubstore.bench import ceilings
-from hubstore.bench.states import crowded_states, unit_states
+from hubstore.bench.states import near_parallel_states, unit_states
 from hubstore.bench.timing import Task, interleave
 from hubstore.kernels import LensSweep, lens_sweep, match_rank, paired_cosine, topk_cosine
 
@@ -44,14 +44,14 @@ def topk(
     *,
     width: int,
     dtype: torch.dtype = torch.float16,
-    crowded: bool = False,
+    near_parallel: bool = False,
     target: float | None = None,
     rows: int = 1_000_000,
     queries: int = 4096,
 ) -> list[Result]:
     """Exact search: TFLOP/s of the products that it stands for, and recall."""
     n, q, width = bench.size(rows, 1000), bench.size(queries, 100), bench.size(width, 64)
-    make = crowded_states if crowded else unit_states
+    make = near_parallel_states if near_parallel else unit_states
     of = peers.Searching(
         make(q, width, dtype=dtype, device=bench.device, seed=1),
         make(n, width, dtype=dtype, device=bench.device, seed=0),
@@ -65,7 +65,7 @@ def topk(
     )
     true = truth.nearest(of.queries[:CHECKED], of.rows, K)
     found = {name: output for name, output in measured.outputs.items() if output is not None}
-    kind = "like residual streams" if crowded else "in all directions"
+    kind = "like residual streams" if near_parallel else "in all directions"
     return [
         _compare(
             "topk_cosine",
@@ -253,8 +253,8 @@ CASES: Mapping[str, tuple[Case, ...]] = {
         partial(topk, width=1024, target=560),
         partial(topk, width=384, target=400),
         partial(topk, width=1024, dtype=torch.float32),
-        partial(topk, width=1024, crowded=True),
-        partial(topk, width=1024, dtype=torch.bfloat16, crowded=True),
+        partial(topk, width=1024, near_parallel=True),
+        partial(topk, width=1024, dtype=torch.bfloat16, near_parallel=True),
     ),
     "one-query": (one_query,),
     "all-pairs": (partial(topk, width=640, target=450, rows=100_000, queries=100_000),),

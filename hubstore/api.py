@@ -327,7 +327,7 @@ def append(
 
 
 @dataclass(frozen=True)
-class Plan:
+class CostEstimate:
     """What lies ahead of a corpus and a model.
 
     Args:
@@ -357,7 +357,7 @@ def plan(
     folder: str | Path | None = ".",
     refresh: bool = False,
     **named: Any,
-) -> Plan:
+) -> CostEstimate:
     """What extracting a corpus through a model would take. Nothing is written but what was measured, in a cache.
 
     Args:
@@ -385,7 +385,7 @@ def plan(
     place = None if found.speed.write_seconds is None else found.place  # where nothing may be written, nothing is read
     speed = search_speed(layout.width, layout.dtype, place, refresh=refresh)
     costs = index_costs(rows, layout.width, layout.dtype, speed, memory_available())
-    return Plan(model.identity["id"], devices, found, rows, tuple(costs))
+    return CostEstimate(model.identity["id"], devices, found, rows, tuple(costs))
 
 
 def _devices(model: Model | str | None, compute: Compute) -> tuple[str, ...]:

@@ -63,14 +63,14 @@ def shares(x: Side, y: Side) -> Tensor:
     covariance = fixed.sum_blocks(lambda a, b: a.T @ b, x.blocks(), y.blocks())
     products = fixed.concat_blocks(lambda a, b: ((a @ covariance) * b).sum(1), x.blocks(), y.blocks())
     r, s, t = x.row_means, y.row_means, fixed.mean(x.row_means) * n / (n - 1)
-    summed = (
+    total = (
         (products - x.diagonal * y.diagonal)
         - _times(x.blocks, x.diagonal, s)
         - _times(y.blocks, y.diagonal, r)
         + (t - r) * ((n - 2) * s - (fixed.mean(s) * n - s))
         + (fixed.mean(r * s) * n - r * s)
     )
-    return summed / (n - 3)
+    return total / (n - 3)
 
 
 def cka(x: Side, y: Side) -> tuple[float, Tensor]:

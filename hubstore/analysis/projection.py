@@ -276,12 +276,12 @@ def _scaled(points: Coordinates) -> tuple[Coordinates, float]:
 def _eligible(store: StoreReader, languages: Sequence[str] | None, modalities: Sequence[str] | None) -> Positions:
     """Positions of the items that may be shown, ascending."""
     chosen = list(store.partitions.values())
-    for what, wanted in (("language", languages), ("modality", modalities)):
+    for what, chosen_names in (("language", languages), ("modality", modalities)):
         present = {getattr(partition, what) for partition in store.partitions.values()}
-        missing = sorted(set(wanted or ()) - present)
+        missing = sorted(set(chosen_names or ()) - present)
         if missing:
             raise QueryError(f"{store.path} has no {what} {missing[0]!r}; it has {', '.join(sorted(present))}")
-        chosen = [partition for partition in chosen if wanted is None or getattr(partition, what) in wanted]
+        chosen = [partition for partition in chosen if chosen_names is None or getattr(partition, what) in chosen_names]
     empty = np.empty(0, np.int64)
     return np.sort(np.concatenate([empty, *(partition.positions() for partition in chosen)]))
 

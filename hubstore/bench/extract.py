@@ -88,13 +88,16 @@ def measure_extract(
         texts = _texts(model, store.items["text"].to_pylist(), settings.resolve(model))
         what = f"{len(store.layers)} layers x {store.width}, {store.layout.dtype}"
 
-        def ours() -> float:
+        def hubstore_rate() -> float:
             path = Path(folder) / f"{next(number)}.hub"
             done = extract(corpus, model, path, settings)
             shutil.rmtree(path)
             return texts.items / done.progress.seconds
 
-        tasks = {CEILING: lambda: texts.items / device_seconds(lambda: _forward(model, texts), device), HUBSTORE: ours}
+        tasks = {
+            CEILING: lambda: texts.items / device_seconds(lambda: _forward(model, texts), device),
+            HUBSTORE: hubstore_rate,
+        }
         samples = interleave(tasks, runs)
     work = f"{model.identity['id']}, {texts.items:,} sentences, {what}"
     figures = (

@@ -28,7 +28,7 @@ def unit_states(rows: int, width: int, *, dtype: torch.dtype, device: torch.devi
     return made
 
 
-def crowded_states(rows: int, width: int, *, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Tensor:
+def near_parallel_states(rows: int, width: int, *, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Tensor:
     """[rows, width] rows as residual streams have them: a few dimensions a thousand times the others, nearly constant.
 
     All cosines then crowd near 1 and differ in the fourth digit or later.
@@ -41,10 +41,10 @@ def crowded_states(rows: int, width: int, *, dtype: torch.dtype, device: torch.d
     return made
 
 
-def hub_states(rows: int, width: int, seed: int = 0, crowded: bool = False) -> Tensor:
+def hub_states(rows: int, width: int, seed: int = 0, near_parallel: bool = False) -> Tensor:
     """Float32 [rows, width] clustered as hidden states are: every third row is the same concept in another language.
 
-    `crowded` moves all by a few huge dimensions, until the mean cosine is within 1e-5 of 1.
+    `near_parallel` moves all by a few huge dimensions, until the mean cosine is within 1e-5 of 1.
     """
     rng = np.random.default_rng(seed)
     spectrum = np.arange(1, width + 1) ** -0.5
@@ -54,7 +54,7 @@ def hub_states(rows: int, width: int, seed: int = 0, crowded: bool = False) -> T
     tongue = rng.standard_normal((LANGUAGES, width)) * spectrum * 0.7
     states = np.repeat(meaning, LANGUAGES, 0)[:rows] + np.tile(tongue, (concepts, 1))[:rows]
     states += rng.standard_normal((rows, width)) * spectrum * 0.6
-    if crowded:
+    if near_parallel:
         offset = rng.standard_normal(width) * 5
         offset[width // 2] = 1000
         states += offset

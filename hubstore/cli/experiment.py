@@ -39,7 +39,7 @@ def experiment(
     model_dtype: Annotated[
         str, typer.Option(help="What the model computes in and stores keep: float32 (the paper's), bfloat16, auto.")
     ] = "float32",
-    also: Annotated[
+    extra_models: Annotated[
         list[str] | None,
         typer.Option("--also", help="A further model over the same language model, for another modality."),
     ] = None,
@@ -78,7 +78,7 @@ def experiment(
             device,
             model_dtype,
             advanced,
-            tuple(also or ()),
+            tuple(extra_models or ()),
             media_template,
             trust_remote_code,
         )

@@ -13,7 +13,7 @@ from hubstore.cli.output import err, out, print_json, size, table
 from hubstore.options import ModelOptions
 
 if TYPE_CHECKING:
-    from hubstore.api import Plan
+    from hubstore.api import CostEstimate
     from hubstore.extraction.estimate import Estimate
 
 
@@ -28,7 +28,7 @@ def plan(
     settings: SettingsOptions,
     loading: ModelOptions,
     device: options.DevicesOption = "auto",
-    again: Annotated[
+    refresh: Annotated[
         bool, typer.Option("--again", help="Measure this machine again; else what was measured is kept.")
     ] = False,
     reading: CorpusOptions,
@@ -48,7 +48,7 @@ def plan(
             model,
             settings=settings.settings(),
             folder=where if isinstance(where, Path) else None,
-            refresh=again,
+            refresh=refresh,
             device=device,
             **vars(loading),
         )
@@ -58,7 +58,7 @@ def plan(
     _show(found, found.model, ", ".join(found.devices))
 
 
-def _show(found: Plan, model: str, device: str) -> None:
+def _show(found: CostEstimate, model: str, device: str) -> None:
     ahead = found.extraction
     counted, layout = ahead.counted, ahead.layout
     out.print(

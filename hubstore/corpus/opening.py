@@ -195,5 +195,5 @@ def _no_reader(file: PathLike | Url, name: str, *, several: bool) -> CorpusError
 def _refuse_options(corpus: str, kind: str, options: Mapping[str, Any]) -> None:
     if options:
         first, *others = (Parameter(option, "...") for option in options)
-        also = [part for option in others for part in (" or ", option)]
-        raise CorpusError(f"{corpus} is {kind}, which has no ", first, *also, "; leave the option out")
+        further = [part for option in others for part in (" or ", option)]
+        raise CorpusError(f"{corpus} is {kind}, which has no ", first, *further, "; leave the option out")

@@ -129,8 +129,10 @@ class ItemMaker:
     def _items(self, row: Row) -> Iterator[Item]:
         cells = _cells(row, self._columns)
         if not cells:
-            wanted = ", ".join(map(repr, self._columns.media.values()))
-            self._refuse(CorpusError(f"{row.place()}: has no image, audio or text; the media are sought in {wanted}"))
+            media_columns = ", ".join(map(repr, self._columns.media.values()))
+            self._refuse(
+                CorpusError(f"{row.place()}: has no image, audio or text; the media are sought in {media_columns}")
+            )
         for cell in cells:
             try:
                 item = self._maker.item(row, self.number, cell)
@@ -150,11 +152,11 @@ def check_columns(row: Row, required: Iterable[tuple[str, str]]) -> None:
     for option, column in required:
         if not row.has(column):
             named = {name: Parameter(name, "...") for name in (option, "language_tag", "image", "audio")}
-            also = {
+            further = {
                 "language": ("; or give ", named["language_tag"], " for a corpus of one language"),
                 "text": ("; or name that of images or audio with ", named["image"], " or ", named["audio"]),
             }.get(option, ())
-            raise CorpusError(f"{row.file}: {_not_there(row, column)}; name another with ", named[option], *also)
+            raise CorpusError(f"{row.file}: {_not_there(row, column)}; name another with ", named[option], *further)
 
 
 def checked(row: Row, column: str, problem_of: Callable[[Any], str | None]) -> Any:
@@ -362,7 +364,7 @@ class _Ids:
         if concept is None:
             return str(number)
         first = f"{concept}/{kind}"
-        further = (f"{first}/{number}/{again}" for again in count(2))
+        further = (f"{first}/{number}/{repeat}" for repeat in count(2))
         return next(name for name in chain((first, f"{first}/{number}"), further) if self._is_new(name))
 
     def _is_new(self, name: str) -> bool:

@@ -110,8 +110,8 @@ def choose_split(folder: Path, files: list[Path], split: str | None) -> tuple[li
         return by_split[split], split
     problem = "has several splits" if split is None else f"has no split {split!r}"
     unnamed = by_split.get(None)
-    also = f"; {unnamed[0].relative_to(folder)} is in none of them: to read all tables, name them" if unnamed else ""
-    raise CorpusError(f"{folder}: {problem}; choose one of {', '.join(names)}{also}")
+    further = f"; {unnamed[0].relative_to(folder)} is in none of them: to read all tables, name them" if unnamed else ""
+    raise CorpusError(f"{folder}: {problem}; choose one of {', '.join(names)}{further}")
 
 
 def split_of(path: PurePath) -> str | None:

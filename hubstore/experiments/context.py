@@ -47,7 +47,7 @@ class ExperimentContext:
         device: "auto", "cpu", "cuda" or "cuda:1".
         dtype: what the model computes in; stores keep the same, so that nothing is lost. The paper's is float32.
         progress: called with what is done now, how much of it is done, and how much there is.
-        also: further models over the same language model, for other modalities; see `hubstore.load_model`.
+        extra_models: further models over the same language model, for other modalities; see `hubstore.load_model`.
         media_template: what goes with an image or an audio clip, which `{media}` stands for.
         trust_remote_code: run the code that comes with the model; see `hubstore.load_model`.
     """
@@ -61,7 +61,7 @@ class ExperimentContext:
     device: str = "auto"
     dtype: str = "float32"
     progress: Progress = lambda what, done, total: None
-    also: tuple[str, ...] = ()
+    extra_models: tuple[str, ...] = ()
     media_template: str = MEDIA
     trust_remote_code: bool = False
     stores: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -98,7 +98,7 @@ class ExperimentContext:
         assert isinstance(self.source, str)
         return load_model(
             self.source,
-            extra_models=self.also,
+            extra_models=self.extra_models,
             device=self.device,
             dtype=self.dtype,
             head=head,

@@ -75,8 +75,8 @@ def write_result(folder: Path, result: Result, description: Mapping[str, Any], i
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT).unlink(missing_ok=True)
-    record = {**description["made_from"], "stores": description["stores"], "notes": result.notes}
-    described = {METADATA: json.dumps(record).encode()}
+    provenance = {**description["made_from"], "stores": description["stores"], "notes": result.notes}
+    described = {METADATA: json.dumps(provenance).encode()}
     sink = pa.BufferOutputStream()
     pq.write_table(result.table.replace_schema_metadata(described), sink)
     put(folder / TABLE, sink.getvalue().to_pybytes())

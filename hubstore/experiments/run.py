@@ -65,11 +65,11 @@ def run_experiment(name: str, context: ExperimentContext) -> Result:
         model = context.model.identity["id"]
         raise ModelError(
             f"{chosen.name} needs a model that reads {' or '.join(chosen.modalities)} items, and {model} reads "
-            f"{' and '.join(context.model.modalities)}; give one, or one over the same language model too (also)"
+            f"{' and '.join(context.model.modalities)}; give one, or one over the same language model too (--also)"
         )
-    wanted = provenance(context, chosen)
+    made_with = provenance(context, chosen)
     folder = context.out / chosen.name
-    found = read_result(folder, wanted)
+    found = read_result(folder, made_with)
     if found is not None:
         return found
     context.stores.clear()
@@ -79,7 +79,7 @@ def run_experiment(name: str, context: ExperimentContext) -> Result:
         "name": chosen.name,
         "title": chosen.title,
         "claim": chosen.claim,
-        "made_from": wanted,
+        "made_from": made_with,
         "stores": dict(context.stores),
     }
     figure = experiment_png(result.table, result.plots, f"{chosen.title} ({model})")

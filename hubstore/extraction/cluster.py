@@ -72,8 +72,8 @@ class Needs:
         return sum(self._on(node["Resources"]) for node in nodes if node["Alive"])
 
     def _on(self, resources: Mapping[str, float]) -> int:
-        wanted = {"CPU": self.cpus, "GPU": self.gpus}
-        return min(int(resources.get(name, 0) // count) for name, count in wanted.items() if count)
+        required = {"CPU": self.cpus, "GPU": self.gpus}
+        return min(int(resources.get(name, 0) // count) for name, count in required.items() if count)
 
     def __str__(self) -> str:
         gpus = f" and {self.gpus} GPU" if self.gpus else ""

@@ -150,7 +150,7 @@ def load_model_of(
             REMOTE_CODE,
         )
     recorded, revision = made_with.get("source", ""), made_with.get("revision")
-    also = made_with.get("also", ())
+    extra = made_with.get("also", ())
     place = source or _on_this_machine(recorded, revision)
     if place is None:
         raise ModelError(
@@ -162,7 +162,7 @@ def load_model_of(
         place = _fetched(store, source, revision)
     model = load_model(
         place,
-        extra_models=[_fetched(store, one, None) for one in also],
+        extra_models=[_fetched(store, one, None) for one in extra],
         stack=made_with.get("stack"),
         revision=revision,
         dtype=made_with.get("dtype", "auto"),
@@ -173,7 +173,7 @@ def load_model_of(
     if place != source:
         named = {"id": source, "source": source} if source else {"id": made_with["id"], "source": recorded}
         model = replace(model, identity={**model.identity, **named})
-    return replace(model, identity={**model.identity, "also": list(also)}) if also else model
+    return replace(model, identity={**model.identity, "also": list(extra)}) if extra else model
 
 
 def _on_this_machine(name: str, revision: str | None) -> str | None:

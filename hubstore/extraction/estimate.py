@@ -278,8 +278,10 @@ def _needs(
         found.append(Need("disk", f"{place}, the plan's {planned / 1e6:,.0f} MB included", needed, free))
     slots = SLOTS * _largest_shard(layout, counted)
     memory = workers * slots + PLANNED_BYTES * counted.items
-    beside = "the model's weights and a batch in it" if workers == 1 else f"{workers} models' weights and their batches"
-    found.append(Need("memory", f"beside {beside}", memory, memory_available()))
+    model_copies = (
+        "the model's weights and a batch in it" if workers == 1 else f"{workers} models' weights and their batches"
+    )
+    found.append(Need("memory", f"beside {model_copies}", memory, memory_available()))
     if model.device.type == "cuda":
         torch.cuda.empty_cache()  # what measuring took and gave back is not free by the driver's account
         free, _ = torch.cuda.mem_get_info(model.device)

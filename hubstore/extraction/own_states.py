@@ -121,8 +121,8 @@ def _own_run(model: Model, batch: Batch) -> _OwnRun:
 @contextlib.contextmanager
 def _on_modules_beside(model: Model, hook: Any) -> Iterator[None]:
     inside = {id(module) for block in model.blocks for module in block.modules()}
-    beside = [m for m in model.trunk.modules() if id(m) not in inside and m is not model.trunk]
-    handles = [module.register_forward_hook(hook) for module in beside]
+    others = [m for m in model.trunk.modules() if id(m) not in inside and m is not model.trunk]
+    handles = [module.register_forward_hook(hook) for module in others]
     try:
         yield
     finally:

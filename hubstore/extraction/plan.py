@@ -121,15 +121,15 @@ class PlannedItems:
 
     def read(self, start: int, stop: int, *, media: bool = False) -> pa.Table:
         """Items [start, stop) of the plan's order: ITEM_SCHEMA, the bytes of media where asked for."""
-        wanted = self._order[start:stop]
+        positions = self._order[start:stop]
         columns = ITEM_SCHEMA.names if media else [name for name in ITEM_SCHEMA.names if name != "data"]
-        if len(wanted) and (np.diff(wanted) == 1).all():  # as they lie: nothing is copied
-            number = int(np.searchsorted(self._starts, wanted[0], side="right")) - 1
-            if wanted[-1] < self._starts[number + 1]:
-                lying = self._batches[number].slice(wanted[0] - self._starts[number], len(wanted))
+        if len(positions) and (np.diff(positions) == 1).all():  # as they lie: nothing is copied
+            number = int(np.searchsorted(self._starts, positions[0], side="right")) - 1
+            if positions[-1] < self._starts[number + 1]:
+                lying = self._batches[number].slice(positions[0] - self._starts[number], len(positions))
                 return pa.Table.from_batches([lying.select(columns)])
-        ascending = np.argsort(wanted, kind="stable")
-        rows = wanted[ascending]
+        ascending = np.argsort(positions, kind="stable")
+        rows = positions[ascending]
         bounds = np.searchsorted(rows, self._starts)
         parts = [
             self._batches[i].select(columns).take(pa.array(rows[bounds[i] : bounds[i + 1]] - self._starts[i]))

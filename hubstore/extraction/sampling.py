@@ -103,8 +103,8 @@ def cut_to_same_length(token_ids: Sequence[TokenIds], size: int) -> list[TokenId
 
 def fill_batch(members: Integers, lengths: Integers, tokens: int, *, packed: bool) -> Integers:
     """The members again and again, as many as fit into a batch: what an item does to others shows when it is full."""
-    again = np.resize(members, max(tokens // int(lengths[members].min()), 1))
-    ends = np.cumsum(lengths[again]) if packed else np.arange(1, len(again) + 1) * lengths[members].max()
+    repeated = np.resize(members, max(tokens // int(lengths[members].min()), 1))
+    ends = np.cumsum(lengths[repeated]) if packed else np.arange(1, len(repeated) + 1) * lengths[members].max()
     count = int(np.searchsorted(ends, tokens, side="right"))
     return np.resize(members, max(count, len(members)))
 

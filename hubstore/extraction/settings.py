@@ -187,18 +187,18 @@ def is_older(entry: Mapping[str, Any]) -> bool:
 
 def _resolve_layers(layers: Sequence[str], model: Model) -> tuple[str, ...]:
     names = model.layer_names()
-    wanted: set[str] = set()
+    chosen: set[str] = set()
     for layer in layers:
         if layer == "all":
-            wanted.update(names[:-1] or names)
+            chosen.update(names[:-1] or names)
         elif layer in names:
-            wanted.add(layer)
+            chosen.add(layer)
         elif (number := whole_number(layer)) is not None and -model.depth - 1 <= number < 0:
-            wanted.add((names[:-1] or names)[number])
+            chosen.add((names[:-1] or names)[number])
         else:
             blocks = f"0 to {model.depth} and final" if not model.joint else "final only, where its towers meet"
             raise ModelError(f"{model.identity['id']} has no layer {layer!r}; it has {blocks}")
-    return tuple(layer for layer in names if layer in wanted)
+    return tuple(layer for layer in names if layer in chosen)
 
 
 def _resolve_dtype(dtype: str, computed: torch.dtype) -> str:

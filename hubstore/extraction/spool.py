@@ -217,15 +217,15 @@ def _contents(batch: pa.RecordBatch) -> Iterator[Any]:
     """
     columns = [batch.column(name).cast(pa.large_binary()) for name in ("id", "concept", "language", "modality", "text")]
     between, after, nothing = (pa.scalar(value, pa.large_binary()) for value in (b"\x1f", b"\x1e", b""))
-    joined = pc.binary_join_element_wise(*columns, between, null_handling="replace")
+    identity = pc.binary_join_element_wise(*columns, between, null_handling="replace")
     if batch.column("media").null_count == len(batch):
-        yield _bytes_of(pc.binary_join_element_wise(joined, nothing, after))
+        yield _bytes_of(pc.binary_join_element_wise(identity, nothing, after))
         return
     media = zip(batch.column("media").to_pylist(), batch.column("data"), strict=True)
-    for content, (name, data) in zip(joined.to_pylist(), media, strict=True):
+    for content, (name, data) in zip(identity.to_pylist(), media, strict=True):
         digest = hashlib.sha256(data.as_buffer() or b"").digest()
-        beside = b"" if name is None else b"\x1f" + name.encode() + b"\x1f" + digest
-        yield content + beside + b"\x1e"
+        suffix = b"" if name is None else b"\x1f" + name.encode() + b"\x1f" + digest
+        yield content + suffix + b"\x1e"
 
 
 def _bytes_of(column: Any) -> memoryview:

@@ -325,14 +325,16 @@ def model_speed(model: Model, settings: ResolvedSettings, counted: Counted, *, r
     if counted.texts:
         cache = MeasurementCache(_model_key(model, settings), refresh=refresh)
         longest = counted.tokens["text"].longest
-        wanted = list(itertools.takewhile(lambda length: length < 2 * longest, LENGTHS)) or [LENGTHS[0]]
-        wanted = sorted({min(length, settings.max_tokens) for length in wanted})
+        lengths = list(itertools.takewhile(lambda length: length < 2 * longest, LENGTHS)) or [LENGTHS[0]]
+        lengths = sorted({min(length, settings.max_tokens) for length in lengths})
 
         def run_texts(length: int, figure: int) -> float:
             return run(_text_batch(model, settings, counted.texts, length))[figure]
 
-        token_seconds = {length: cache.value(str(length), functools.partial(run_texts, length, 0)) for length in wanted}
-        device_bytes.append(cache.value(f"device_bytes {wanted[-1]}", lambda: run_texts(wanted[-1], 1)))
+        token_seconds = {
+            length: cache.value(str(length), functools.partial(run_texts, length, 0)) for length in lengths
+        }
+        device_bytes.append(cache.value(f"device_bytes {lengths[-1]}", lambda: run_texts(lengths[-1], 1)))
     of_media = {name: run(_media_batch(model, settings, name, items)) for name, items in counted.media.items() if items}
     device_bytes += [taken for _, taken in of_media.values()]
     media_seconds = {modality: seconds for modality, (seconds, _) in of_media.items()}

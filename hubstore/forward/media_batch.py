@@ -56,8 +56,8 @@ def collate_media(model: Model, modality: str, items: Sequence[MediaInputs]) -> 
     if any(item.media for item in items):
         own = list(zip(skip.tolist(), lengths.tolist(), strict=True))
         every = [[bounds] for bounds in own]
-        beside = [_beside(item.media, *bounds) for item, bounds in zip(items, own, strict=True)]
-        for name, ranges in (("media", [item.media for item in items]), ("text", beside)):
+        own_text = [_outside(item.media, *bounds) for item, bounds in zip(items, own, strict=True)]
+        for name, ranges in (("media", [item.media for item in items]), ("text", own_text)):
             arrays |= _spans(name, start, [found or whole for found, whole in zip(ranges, every, strict=True)])
     return HostBatch(
         placed_in_order(arrays),
@@ -109,7 +109,7 @@ def _bytes(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
     return laid
 
 
-def _beside(media: Sequence[tuple[int, int]], skip: int, length: int) -> list[tuple[int, int]]:
+def _outside(media: Sequence[tuple[int, int]], skip: int, length: int) -> list[tuple[int, int]]:
     """The ranges of [skip, length) that no medium's token is in."""
     starts = [skip, *(stop for _, stop in media)]
     stops = [*(start for start, _ in media), length]

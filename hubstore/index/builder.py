@@ -281,10 +281,10 @@ def write_durably(path: Path, make: Callable[[Callable[[bytes], None]], object])
     """
     size = checksum = 0
 
-    def write(piece: bytes) -> None:
+    def write(data: bytes) -> None:
         nonlocal size, checksum
-        write_all(descriptor, piece)
-        size, checksum = size + len(piece), google_crc32c.extend(checksum, piece)
+        write_all(descriptor, data)
+        size, checksum = size + len(data), google_crc32c.extend(checksum, data)
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

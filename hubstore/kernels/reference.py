@@ -152,9 +152,9 @@ def lens_sweep(
     states, vectors = hidden.to(torch.float64), unembedding.to(torch.float64)
     refuse_non_finite(torch.linalg.vector_norm(states, dim=-1), "hidden")
     refuse_non_finite(torch.linalg.vector_norm(vectors, dim=-1), "unembedding")
-    wanted = torch.empty(len(hidden), 0, dtype=torch.int64) if targets is None else targets.to(torch.int64)
+    target_tokens = torch.empty(len(hidden), 0, dtype=torch.int64) if targets is None else targets.to(torch.int64)
     weights = torch.empty(len(unembedding), 0) if groups is None else groups
-    n, t, g = len(hidden), wanted.shape[1], weights.shape[1]
+    n, t, g = len(hidden), target_tokens.shape[1], weights.shape[1]
     swept = LensSweep(
         log_partition=torch.empty(n),
         entropy=torch.empty(n),
@@ -170,8 +170,8 @@ def lens_sweep(
         order = logits.argsort(descending=True, stable=True)
         swept.log_partition[i] = logits.logsumexp(-1)
         swept.entropy[i] = -(log_probabilities.exp() * log_probabilities).sum()
-        swept.target_log_probabilities[i] = log_probabilities[wanted[i]]
-        swept.target_ranks[i] = order.argsort()[wanted[i, : t if ranks else 0]]
+        swept.target_log_probabilities[i] = log_probabilities[target_tokens[i]]
+        swept.target_ranks[i] = order.argsort()[target_tokens[i, : t if ranks else 0]]
         swept.top_log_probabilities[i] = log_probabilities[order[:k]]
         swept.top_tokens[i] = order[:k]
         swept.group_mass[i] = log_probabilities.exp() @ weights.to(torch.float64)

@@ -45,7 +45,7 @@ OF_A_LANGUAGE = 0.05
 
 
 class LanguagesJson(TypedDict):
-    """What the record of a file of languages says, as far as it is read."""
+    """What the provenance in a file of languages says, as far as it is read."""
 
     languages: Annotated[list[str], Meta(min_length=2)]
     tokenizer: str
@@ -59,12 +59,12 @@ class TokenLanguages:
         languages: BCP 47 tags.
         weights: float32 [vocabulary, languages]. A row sums to 1; that of an unembedding's row that is no token is 0,
             so that probability which lands there can be divided out.
-        record: JSON-able: what the weights were made from, and the digest of the tokenizer whose tokens they are of.
+        provenance: JSON-able: what the weights were made from, and the digest of the tokenizer of their tokens.
     """
 
     languages: tuple[str, ...]
     weights: Tensor
-    record: Mapping[str, Any]
+    provenance: Mapping[str, Any]
 
     @property
     def digest(self) -> str:
@@ -86,7 +86,9 @@ class TokenLanguages:
 
     def check(self, lens: Lens) -> None:
         """LensError unless the weights are of the lens's own tokens."""
-        if len(self.weights) != lens.head.vocabulary or self.record["tokenizer"] != tokenizer_digest(lens.vocabulary):
+        if len(self.weights) != lens.head.vocabulary or self.provenance["tokenizer"] != tokenizer_digest(
+            lens.vocabulary
+        ):
             raise LensError(
                 f"these languages of tokens ({len(self.weights):,} of them) were found for another tokenizer than that "
                 f"of {lens.name} ({lens.head.vocabulary:,} tokens); count them again with its own"
@@ -94,7 +96,7 @@ class TokenLanguages:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, wholly or not at all."""
-        described = {METADATA: json.dumps({"languages": self.languages, **self.record})}
+        described = {METADATA: json.dumps({"languages": self.languages, **self.provenance})}
         put(Path(path), save({WEIGHTS: self.weights.cpu().contiguous()}, described))
 
     @classmethod
@@ -106,8 +108,8 @@ class TokenLanguages:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                record = decode_object((file.metadata() or {})[METADATA], LanguagesJson)
-                found = cls(tuple(record.pop("languages")), file.get_tensor(WEIGHTS), record)
+                provenance = decode_object((file.metadata() or {})[METADATA], LanguagesJson)
+                found = cls(tuple(provenance.pop("languages")), file.get_tensor(WEIGHTS), provenance)
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise LensError(f"{path} holds no languages of tokens: {error}; save them there again") from error
         found.check(lens)
@@ -141,13 +143,13 @@ def count_token_languages(corpus: Corpus, lens: Lens) -> TokenLanguages:
         raise CorpusError(f"{corpus.name}: all items are of one language; tokens are told apart by two or more")
     likely = np.stack(list(counts.values()), 1).astype(np.float64)
     _refuse_empty(likely, list(counts), corpus.name)
-    record = {
-        **_record("counts", lens, tokenizer),
+    provenance = {
+        **_provenance("counts", lens, tokenizer),
         "corpus": to_builtins(corpus.source, enc_hook=list),
         "tokens": {language: int(column.sum()) for language, column in counts.items()},
     }
     possible = _known(tokenizer, lens.head.vocabulary)[:, None]
-    return TokenLanguages(tuple(counts), _given_token(likely, possible), record)
+    return TokenLanguages(tuple(counts), _given_token(likely, possible), provenance)
 
 
 def token_languages_of_words(lens: Lens, languages: Sequence[str] | None = None) -> TokenLanguages:
@@ -179,13 +181,13 @@ def token_languages_of_words(lens: Lens, languages: Sequence[str] | None = None)
     texts = lens.vocabulary.texts(range(lens.head.vocabulary))
     of_script = np.stack([np.pad(share, (0, len(scripts) - len(share))) >= OF_A_LANGUAGE for share in written], 1)
     possible = scripts.possible(texts, of_script) & _known(tokenizer, lens.head.vocabulary)[:, None]
-    record = {
-        **_record("words", lens, tokenizer),
+    provenance = {
+        **_provenance("words", lens, tokenizer),
         "wordfreq": metadata.version("wordfreq"),
         "words": WORDS,
         "scripts": {tag: [scripts.names[i] for i in np.flatnonzero(of_script[:, p])] for p, tag in enumerate(tags)},
     }
-    return TokenLanguages(tuple(tags), _given_token(likely, possible), record)
+    return TokenLanguages(tuple(tags), _given_token(likely, possible), provenance)
 
 
 @lru_cache(maxsize=4)
@@ -198,7 +200,7 @@ def _digest(tokenizer: Any) -> str:
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
 
-def _record(kind: str, lens: Lens, tokenizer: Any) -> dict[str, Any]:
+def _provenance(kind: str, lens: Lens, tokenizer: Any) -> dict[str, Any]:
     return {"kind": kind, "model": lens.name, "tokenizer": _digest(tokenizer), "version": __version__}
 
 

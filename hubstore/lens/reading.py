@@ -370,7 +370,7 @@ def _finished(
     """One table of those that are each of one layer, ordered by layer, with how it was made."""
     order = {name: place for place, name in enumerate(layers)}
     by_layer = sorted(filter(len, tables), key=lambda table: order[table["layer"][0].as_py()])
-    record = {
+    provenance = {
         **provenance,
         "variant": question.variant,
         "targets": list(question.targets),
@@ -380,4 +380,4 @@ def _finished(
         "version": __version__,
     }
     whole = pa.concat_tables([READING_SCHEMA.empty_table(), *by_layer])
-    return whole.replace_schema_metadata({b"hubstore": json.dumps(record)})
+    return whole.replace_schema_metadata({b"hubstore": json.dumps(provenance)})

@@ -121,7 +121,7 @@ def language_trends(  # noqa: PLR0913
         "variant": variant,
         "lens": lens.name,
         "lens_digest": lens.digest,
-        "token_languages": {**token_languages.record, "digest": token_languages.digest},
+        "token_languages": {**token_languages.provenance, "digest": token_languages.digest},
         "seed": check_seed(seed, error=LensError),
         "bootstrap": check_resamples("bootstrap", bootstrap, error=LensError),
     }
@@ -200,13 +200,13 @@ def _blocks(
 ) -> Iterator[tuple[str, slice, torch.Tensor]]:
     """Layer by layer the states at `rows`, some at a time; the next are read while these are looked at."""
     step = max(1, BLOCK // store.width)
-    wanted = [(layer, slice(start, start + step)) for layer in layers for start in range(0, len(rows), step)]
+    jobs = [(layer, slice(start, start + step)) for layer in layers for start in range(0, len(rows), step)]
     with ThreadPoolExecutor(1) as reader:
-        following = reader.submit(_read, store, pooling, rows, *wanted[0])
-        for number, (layer, part) in enumerate(wanted, 1):
+        following = reader.submit(_read, store, pooling, rows, *jobs[0])
+        for number, (layer, part) in enumerate(jobs, 1):
             states = following.result()
-            if number < len(wanted):
-                following = reader.submit(_read, store, pooling, rows, *wanted[number])
+            if number < len(jobs):
+                following = reader.submit(_read, store, pooling, rows, *jobs[number])
             yield layer, part, states
 
 

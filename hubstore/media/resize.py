@@ -21,7 +21,7 @@ Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
 Floats = npt.NDArray[np.float64]
 Weights = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]
-"""Of each place wanted: the first pixel that it is made of, [wanted], and the weights, [wanted, n]."""
+"""Of each place target: the first pixel that it is made of, [target], and the weights, [target, n]."""
 
 PRECISION: Final = 22
 """Bits of a weight behind the point."""
@@ -39,7 +39,7 @@ def resize_rgb(image: Bytes, size: tuple[int, int], resample: int, crop: tuple[i
 
     Args:
         image: uint8 [height, width, 3], or [height, width, 4] whose last channel is left out.
-        size: height and width wanted.
+        size: height and width target.
         resample: a `PIL.Image.Resampling`.
         crop: height and width of the middle to keep, at most `size`; nothing else is computed.
 
@@ -89,9 +89,9 @@ def _middle(weights: Weights, whole: int, kept: int) -> Weights:
     return weights[0][start : start + kept], weights[1][start : start + kept]
 
 
-def _down_first(size: tuple[int, int], wanted: tuple[int, int]) -> bool:
+def _down_first(size: tuple[int, int], target: tuple[int, int]) -> bool:
     """Whether Pillow 13 goes down before it goes across; older ones never do."""
-    lost_down, lost_across = size[0] - wanted[0], size[1] - wanted[1]
+    lost_down, lost_across = size[0] - target[0], size[1] - target[1]
     return lost_down > max(0, 2 * lost_across)
 
 
@@ -144,19 +144,19 @@ KERNELS: Final = {
 
 
 @lru_cache(maxsize=1024)  # images of a corpus come in few sizes
-def _weights(size: int, wanted: int, kernel: _Kernel) -> Weights:
+def _weights(size: int, target: int, kernel: _Kernel) -> Weights:
     """The weights, fixed-point, of every place along one side."""
-    scale = size / wanted
+    scale = size / target
     stretch = max(scale, 1.0)
     reach = kernel.support * stretch
-    center = (np.arange(wanted) + 0.5) * scale
+    center = (np.arange(target) + 0.5) * scale
     first = np.maximum((center - reach + 0.5).astype(np.int64), 0)
     stop = np.minimum((center + reach + 0.5).astype(np.int64), size)
     count = int((stop - first).max())
     places = first[:, None] + np.arange(count)
     weights = kernel.weight((places - center[:, None] + 0.5) * (1.0 / stretch))
     weights[places >= stop[:, None]] = 0.0
-    total = np.zeros(wanted)
+    total = np.zeros(target)
     for column in weights.T:  # one after the other, as Pillow adds them
         total += column
     weights = weights / total[:, None]
@@ -165,8 +165,8 @@ def _weights(size: int, wanted: int, kernel: _Kernel) -> Weights:
     first_kept = np.minimum(first, size - count) if size >= count else np.zeros_like(first)
     shift = first - first_kept
     held = min(count, size)
-    moved = np.zeros((wanted, held + -held % TAPS), np.int32)
-    for place in range(wanted):
+    moved = np.zeros((target, held + -held % TAPS), np.int32)
+    for place in range(target):
         kept = fixed[place, : held - shift[place]]
         moved[place, shift[place] : shift[place] + len(kept)] = kept
     return first_kept, moved
@@ -174,10 +174,10 @@ def _weights(size: int, wanted: int, kernel: _Kernel) -> Weights:
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _across(words: Words, first: npt.NDArray[np.int64], weights: npt.NDArray[np.int32]) -> Words:
-    """Weighted sums along each row, from `first` on, rounded to bytes: [height, width] to [height, wanted]."""
+    """Weighted sums along each row, from `first` on, rounded to bytes: [height, width] to [height, target]."""
     height, width = words.shape
-    wanted, count = weights.shape
-    out = np.empty((height, wanted), np.uint32)
+    target, count = weights.shape
+    out = np.empty((height, target), np.uint32)
     turned = np.empty((width, TURNED), np.uint32)
     made = np.empty((1, TURNED), np.uint32)
     columns, made_bytes = turned.view(np.uint8), made.view(np.uint8)
@@ -189,7 +189,7 @@ def _across(words: Words, first: npt.NDArray[np.int64], weights: npt.NDArray[np.
         for column in range(start, stop):
             for row in range(rows):
                 turned[column, row] = part[row, column]
-        for place in range(wanted):
+        for place in range(target):
             _sum(columns, first[place], weights[place], total, made_bytes[0], 4 * TURNED)
             for row in range(rows):
                 out[top + row, place] = made[0, row]
@@ -198,13 +198,13 @@ def _across(words: Words, first: npt.NDArray[np.int64], weights: npt.NDArray[np.
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _down(words: Words, first: npt.NDArray[np.int64], weights: npt.NDArray[np.int32]) -> Words:
-    """Weighted sums along each column, from `first` on, rounded to bytes: [height, width] to [wanted, width]."""
-    wanted = len(weights)
+    """Weighted sums along each column, from `first` on, rounded to bytes: [height, width] to [target, width]."""
+    target = len(weights)
     width = words.shape[1]
-    out = np.empty((wanted, width), np.uint32)
+    out = np.empty((target, width), np.uint32)
     rows, made = words.view(np.uint8), out.view(np.uint8)
     total = np.empty(4 * width, np.int32)
-    for place in range(wanted):
+    for place in range(target):
         _sum(rows, first[place], weights[place], total, made[place], 4 * width)
     return out
 

@@ -76,24 +76,24 @@ class Stack:
     width: int | None = None
 
 
-def find_stack(loaded: Any, processor: Any, name: str, wanted: str | None) -> Stack:
+def find_stack(loaded: Any, processor: Any, name: str, requested: str | None) -> Stack:
     """The stack of blocks of a model without its head.
 
     Args:
         loaded: what `transformers.AutoModel` gives.
         processor: its processor; None for a language model.
         name: for messages.
-        wanted: of a pair, "joint" (the default), "text", "image" or "audio"; of a speech model, "encoder" (the
+        requested: of a pair, "joint" (the default), "text", "image" or "audio"; of a speech model, "encoder" (the
             default) or "decoder".
 
     Raises:
         ModelError: the model has no such stack, or reads its medium in a way that is not known here.
     """
     stacks = _stacks(loaded, processor, name)
-    chosen = next(iter(stacks)) if wanted is None else wanted
+    chosen = next(iter(stacks)) if requested is None else requested
     if chosen not in stacks:
         choices = ", ".join(stacks) if len(stacks) > 1 else "one only; leave the option out"
-        raise ModelError(f"{name} has no stack {wanted!r}; it has {choices}")
+        raise ModelError(f"{name} has no stack {requested!r}; it has {choices}")
     return stacks[chosen]()
 
 

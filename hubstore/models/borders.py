@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-NAMED = re.compile(
+LENGTH_NAMES = re.compile(
     r"(^|_)(sliding_windows?|attention_window|attn_window|local_attention|window|chunk|block|local_radius|lookback"
     r"|original_max_position_embeddings|original_max_seq_len|original_max_length)(_size|_length|_len)?$"
 )
@@ -34,7 +34,7 @@ def length_borders(config: Any) -> Borders:
     A key that changes nothing costs little: items of both sides go in batches of their own.
     """
     values = list(_values(config.to_dict() if hasattr(config, "to_dict") else dict(config)))
-    named = {length for key, value in values if NAMED.search(key) for length in _lengths(value)}
+    named = {length for key, value in values if LENGTH_NAMES.search(key) for length in _lengths(value)}
     varies: list[int] = []
     if any(key in ("rope_type", "type") and "dynamic" in str(value) for key, value in values):
         varies += [length for key, value in values if key == "max_position_embeddings" for length in _lengths(value)]

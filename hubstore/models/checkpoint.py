@@ -22,7 +22,7 @@ from hubstore.errors import HubstoreError, ModelError, Parameter
 from hubstore.models.files import problem_of_file, require_readable
 from hubstore.quiet import ignored_warnings
 
-NAMED = 3
+SHOWN_NAMES = 3
 """Weights that a message names, of those that are missing."""
 
 UNREAD = re.compile(r"(^|\.)(mask_token|masked_spec_embed|logit_scale|logit_bias)$")
@@ -191,7 +191,7 @@ def _shape(sizes: Sequence[int]) -> str:
 
 
 def _some(names: Collection[str]) -> str:
-    return ", ".join(sorted(names)[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return ", ".join(sorted(names)[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
 
 
 @contextlib.contextmanager

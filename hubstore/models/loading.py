@@ -82,8 +82,10 @@ def load_model(  # noqa: PLR0913
     require_weights(name, loaded, keys, read, pooled=bool(found.joint))
     model = _model(found, trunk, tokenizer, name, revision, on, loaded if head else None, stack)
     for other in extra_models:
-        joined = load_model(other, dtype=dtype, device=device, attention=attention, trust_remote_code=trust_remote_code)
-        model = _joined(model, joined)
+        combined = load_model(
+            other, dtype=dtype, device=device, attention=attention, trust_remote_code=trust_remote_code
+        )
+        model = _joined(model, combined)
     return model
 
 

@@ -103,5 +103,5 @@ def _draw(axes: Any, table: pa.Table, name: str, hub: str) -> None:
     axes.set_title(in_matplotlib(f"input: {name}"), fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
-    beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
-    axes.legend(handles[::-1], labels[::-1], fontsize=9, **beside)  # from the top down, as they are stacked
+    legend = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
+    axes.legend(handles[::-1], labels[::-1], fontsize=9, **legend)  # from the top down, as they are stacked

@@ -72,13 +72,13 @@ def closest(name: str, column: pa.ChunkedArray) -> str:
     return f"; closest: {', '.join(found)}" if found else ""
 
 
-def _passes(value: str, wanted: Sequence[str] | None) -> bool:
-    return wanted is None or value in wanted
+def _passes(value: str, allowed: Sequence[str] | None) -> bool:
+    return allowed is None or value in allowed
 
 
-def _check_names(store: StoreReader, what: str, wanted: Sequence[str] | None, present: Sequence[str]) -> None:
+def _check_names(store: StoreReader, what: str, allowed: Sequence[str] | None, present: Sequence[str]) -> None:
     names = sorted(set(present))
-    for name in wanted or ():
+    for name in allowed or ():
         if name not in names:
             raise QueryError(f"{store.path} has no {what} {name!r}; it has {shown(names)}")
 

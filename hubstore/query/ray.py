@@ -104,7 +104,7 @@ class Searchers:
     Args:
         ray: the Ray module.
         start: starts an actor, on whatever node has room, now or later.
-        wanted: how many there are to be.
+        target_count: how many there are to be.
         actors: those that have started, and are asked.
         coming: those that have not, by what they answer when they have.
         lost: what the last one was lost to.
@@ -112,7 +112,7 @@ class Searchers:
 
     ray: Any
     start: Callable[[], Any]
-    wanted: int
+    target_count: int
     actors: list[Any] = field(default_factory=list)
     coming: dict[Any, Any] = field(default_factory=dict)
     lost: str = ""
@@ -134,7 +134,7 @@ class Searchers:
             all_of_them: every one.
         """
         with self.lock:
-            while len(self.actors) + len(self.coming) < self.wanted:
+            while len(self.actors) + len(self.coming) < self.target_count:
                 actor = self.start()
                 self.coming[actor.ready.remote()] = actor
             if self.coming:
@@ -268,7 +268,7 @@ def merge(results: Sequence[Found], queries: int, k: int) -> tuple[torch.Tensor,
     Args:
         results: float64 scores and positions [queries, k] of each.
         queries: how many there are.
-        k: rows wanted.
+        k: rows target_count.
 
     Returns:
         scores float32 [queries, k], descending, and positions int64 [queries, k], ties to the smaller; -infinity and
@@ -299,9 +299,9 @@ def searchers(*, address: str | None = None, device: str = "auto", actors: int |
     computing = resolve_device(device)
     needs = Needs.of(computing)
     with connected(address) as ray:
-        wanted = actors or needs.capacity(ray.nodes())
+        target_count = actors or needs.capacity(ray.nodes())
         kind = ray.remote(Searcher).options(**needs.options(), max_restarts=0, max_task_retries=0)
-        running = Searchers(ray, lambda: kind.remote(computing.type, needs.cpus), wanted)
+        running = Searchers(ray, lambda: kind.remote(computing.type, needs.cpus), target_count)
         try:
             _wait(running, needs, all_of_them=actors is not None)
             yield running
@@ -313,7 +313,7 @@ def _wait(running: Searchers, needs: Needs, all_of_them: bool) -> None:
     """Until some have started; EngineError where none has when there was time.
 
     Others may hold some of the room, so that after the first no more are waited for than as long again, unless
-    `all_of_them` are wanted; who comes later joins then.
+    `all_of_them` are target_count; who comes later joins then.
     """
     began = time.monotonic()
     running.living(PATIENCE_S)

@@ -144,8 +144,8 @@ def geometry_section(found: Gathered, cube: Cube, table: pa.Table, control: Cont
 def _dimensions(table: pa.Table) -> tuple[str, ...]:
     """Which dimension is the largest, over the layers."""
     whole = WHOLE if WHOLE in table["x"].to_pylist() else table["x"][0].as_py()
-    wanted = {"metric": "share_top1", "variant": "raw", "x": whole}
-    for column, name in wanted.items():
+    conditions = {"metric": "share_top1", "variant": "raw", "x": whole}
+    for column, name in conditions.items():
         table = table.filter(pc.equal(table[column], name))
     rows = zip(*(table[column].to_pylist() for column in ("value", "layer", "dimension")), strict=True)
     known = [(value, layer, dimension) for value, layer, dimension in rows if value is not None]

@@ -25,21 +25,21 @@ Quantities = Mapping[str, tuple[str, str, str]]
 
 def map_section(found: Gathered, cubes: Mapping[str, Cube], pairs: Pairs) -> Section:
     """A map of languages where most pairs of them were compared, else of pairs over layers."""
-    wanted = {name: of for name, of in QUANTITIES.items() if of[0] in cubes}
+    quantities = {name: of for name, of in QUANTITIES.items() if of[0] in cubes}
     names = list(dict.fromkeys(name for pair in pairs.all for name in pair))
     if len(names) > 2 and len(pairs.all) > len(names) * (len(names) - 1) / 4:
-        return _of_languages(found, cubes, pairs.all, names, wanted)
-    return _of_pairs(found, cubes, pairs.all, wanted)
+        return _of_languages(found, cubes, pairs.all, names, quantities)
+    return _of_pairs(found, cubes, pairs.all, quantities)
 
 
 def _of_languages(
-    found: Gathered, cubes: Mapping[str, Cube], pairs: Sequence[Pair], names: Sequence[str], wanted: Quantities
+    found: Gathered, cubes: Mapping[str, Cube], pairs: Sequence[Pair], names: Sequence[str], quantities: Quantities
 ) -> Section:
-    kept = _kept_layers(found.layers, len(wanted) * len(names) ** 2)
+    kept = _kept_layers(found.layers, len(quantities) * len(names) ** 2)
     best = _best_layer(cubes, pairs, kept)
     slider = Control("layer", "Layer", tuple(layer_label(found.layers[i]) for i in kept), best, slider=True)
     shown: dict[Choice, Panel | Grid] = {}
-    for i, (name, (analysis, variant, metric)) in enumerate(wanted.items()):
+    for i, (name, (analysis, variant, metric)) in enumerate(quantities.items()):
         values = _square(cubes[analysis], names, variant, metric)
         limits = _limits(cubes[analysis], pairs, variant, metric)
         for j, layer in enumerate(kept):
@@ -57,16 +57,16 @@ def _of_languages(
             "The same numbers as in the two sections above. The map opens at the layer with the best recall@1 "
             "(centered, mean over all pairs)."
         ),
-        controls=(Control("quantity", "Quantity", tuple(wanted)), slider),
+        controls=(Control("quantity", "Quantity", tuple(quantities)), slider),
         views=(View("map", ("quantity", "layer"), shown, (0, best)),),
     )
 
 
-def _of_pairs(found: Gathered, cubes: Mapping[str, Cube], pairs: Sequence[Pair], wanted: Quantities) -> Section:
+def _of_pairs(found: Gathered, cubes: Mapping[str, Cube], pairs: Sequence[Pair], quantities: Quantities) -> Section:
     ways = [way for x, y in pairs[:MOST_PAIRS] for way in ((x, y), (y, x))]
     columns = tuple(layer_label(layer) for layer in found.layers)
     shown: dict[Choice, Panel | Grid] = {}
-    for i, (name, (analysis, variant, metric)) in enumerate(wanted.items()):
+    for i, (name, (analysis, variant, metric)) in enumerate(quantities.items()):
         directed = analysis == "retrieval"
         shown_pairs = ways if directed else ways[::2]
         rows = tuple(f"{x} → {y}" if directed else f"{x} – {y}" for x, y in shown_pairs)
@@ -78,7 +78,7 @@ def _of_pairs(found: Gathered, cubes: Mapping[str, Cube], pairs: Sequence[Pair],
         title="Pair by pair",
         seen="Each row is one pair (the first language asks, the second answers), each column a layer; bright: better.",
         computed="The same numbers as in the two sections above.",
-        controls=(Control("quantity", "Quantity", tuple(wanted)),),
+        controls=(Control("quantity", "Quantity", tuple(quantities)),),
         views=(View("map", ("quantity",), shown, (0,)),),
     )
 

@@ -10,7 +10,7 @@ from hubstore.steer.directions import (
 )
 from hubstore.steer.generation import Continuation, generate, next_log_probabilities
 from hubstore.steer.intervention import Intervention, steering
-from hubstore.steer.metrics import Share, perplexity, relevance, success_share
+from hubstore.steer.metrics import Proportion, perplexity, relevance, success_share
 from hubstore.steer.prompts import MediaPrompt, media_prompt
 from hubstore.steer.sentiment import Classifier, Lexicon
 from hubstore.steer.sweep import sweep
@@ -23,7 +23,7 @@ __all__ = [
     "Intervention",
     "Lexicon",
     "MediaPrompt",
-    "Share",
+    "Proportion",
     "difference_of_partitions",
     "difference_of_texts",
     "difference_of_tokens",

@@ -43,7 +43,7 @@ class DirectionModel(TypedDict):
 
 
 class DirectionJson(TypedDict, total=False):
-    """What the record of a direction says, as far as it is read."""
+    """What the provenance in a direction says, as far as it is read."""
 
     model: DirectionModel | None
 
@@ -54,14 +54,14 @@ class Direction:
 
     Args:
         vector: float32 [width], on the CPU.
-        record: JSON-able: what it is the difference of, the layer, the model's identity, hubstore's version.
+        provenance: JSON-able: what it is the difference of, the layer, the model's identity, hubstore's version.
 
     Raises:
         SteeringError: the vector is no [width], is zero, or holds NaN or infinity.
     """
 
     vector: Tensor
-    record: Mapping[str, Any]
+    provenance: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         if self.vector.ndim != 1:
@@ -83,17 +83,17 @@ class Direction:
         return float(self.vector.norm())
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file with the record in its metadata; it is whole or not there."""
+        """Write a safetensors file with the provenance in its metadata; it is whole or not there."""
         target = Path(path)
         try:
-            put(target, save({TENSOR: self.vector.contiguous()}, {METADATA: json.dumps(dict(self.record))}))
+            put(target, save({TENSOR: self.vector.contiguous()}, {METADATA: json.dumps(dict(self.provenance))}))
         except (OSError, SafetensorError) as error:
             raise SteeringError(f"{target} could not be written: {error}; give a folder that can be") from error
 
     def check(self, model: Model) -> None:
         """SteeringError unless it has the model's width, and comes from its weights."""
         check_width(self.vector, model)
-        made_with = self.record.get("model")
+        made_with = self.provenance.get("model")
         if made_with is not None and made_with["weights"] != model.identity["weights"]:
             raise SteeringError(
                 f"the direction was made with {made_with['id']} ({made_with['dtype']}), whose weights are not those of "
@@ -106,8 +106,8 @@ def load_direction(path: str | Path) -> Direction:
     """Read a direction that `Direction.save` wrote; SteeringError where the file is none."""
     try:
         with safe_open(path, "pt") as file:
-            record = decode_object((file.metadata() or {})[METADATA], DirectionJson)
-            return Direction(file.get_tensor(TENSOR), record)
+            provenance = decode_object((file.metadata() or {})[METADATA], DirectionJson)
+            return Direction(file.get_tensor(TENSOR), provenance)
     except FileNotFoundError as error:
         raise SteeringError(f"there is no file {path}; `hubstore steer --save-direction` writes one") from error
     except (OSError, SafetensorError, KeyError, ValueError) as error:
@@ -197,13 +197,13 @@ def difference_of_partitions(
         what = "layer final, which no block reads" if name == "final" else "pooling tokens, whose rows are no items"
         raise SteeringError(f"no direction is made of {what}; take another that {store.path} keeps")
     difference = _partition_mean(store, to, name, pooled) - _partition_mean(store, away, name, pooled)
-    record = {"made": "partitions", "to": to, "away": away, "layer": int(name), "pooling": pooled}
-    return _direction(difference, {**record, "commits": store.digest}, store.attributes["model"])
+    provenance = {"made": "partitions", "to": to, "away": away, "layer": int(name), "pooling": pooled}
+    return _direction(difference, {**provenance, "commits": store.digest}, store.attributes["model"])
 
 
-def _direction(difference: Tensor, record: Mapping[str, Any], identity: Mapping[str, Any]) -> Direction:
+def _direction(difference: Tensor, provenance: Mapping[str, Any], identity: Mapping[str, Any]) -> Direction:
     kept = {name: identity.get(name) for name in IDENTITY}
-    return Direction(difference.to(torch.float32), {**record, "model": kept, "version": __version__})
+    return Direction(difference.to(torch.float32), {**provenance, "model": kept, "version": __version__})
 
 
 def _listed(texts: str | Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from hubstore.steer.directions import BATCH_TOKENS
 
 
 @dataclass(frozen=True)
-class Share:
+class Proportion:
     """How many of n texts are successes, with a Wilson interval.
 
     Args:
@@ -41,7 +41,7 @@ class Share:
 
 def success_share(
     texts: Sequence[str], rule: str | re.Pattern[str] | Callable[[str], bool], level: float = 0.95
-) -> Share:
+) -> Proportion:
     """The share of texts that a rule accepts.
 
     The interval is Wilson's score interval (Wilson, JASA 22, 1927), which holds for shares near 0 and 1 too.
@@ -61,7 +61,7 @@ def success_share(
     z, share = NormalDist().inv_cdf((1 + level) / 2), successes / n
     center = (share + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Share(share, max(0.0, center - reach), min(1.0, center + reach), n)
+    return Proportion(share, max(0.0, center - reach), min(1.0, center + reach), n)
 
 
 def _expression(rule: str | re.Pattern[str]) -> re.Pattern[str]:

@@ -19,11 +19,11 @@ class Reached:
 
     Args:
         states: [rows, length, width], at the layer.
-        beside: what blocks of this model return beside their states; None where they return the states alone.
+        extras: what blocks of this model return extras their states; None where they return the states alone.
     """
 
     states: Tensor
-    beside: tuple[Any, ...] | None
+    extras: tuple[Any, ...] | None
 
 
 class _Stopped(Exception):  # noqa: N818 - no error: it carries what was reached out of the forward pass
@@ -63,7 +63,7 @@ def run_to(model: Model, layer: int, inputs: Mapping[str, Any]) -> Reached:
 @contextmanager
 def resumed_at(model: Model, layer: int, reached: Reached) -> Iterator[None]:
     """Within it the blocks up to `layer`, which is 1 at least, do nothing but hand on the states reached there."""
-    output = reached.states if reached.beside is None else (reached.states, *reached.beside)
+    output = reached.states if reached.extras is None else (reached.states, *reached.extras)
     below = list(model.blocks)[:layer]
     replaced = [vars(block).get("forward") for block in below]
     for block in below:

@@ -97,9 +97,9 @@ def sweep(  # noqa: PLR0913
         restart=restart,
         progress=progress,
     )
-    record = {
+    provenance = {
         "steering": {"kind": kind, "layers": list(layers), "positions": _plain(positions), "when": when},
-        "direction": dict(direction.record) if isinstance(direction, Direction) else None,
+        "direction": dict(direction.provenance) if isinstance(direction, Direction) else None,
         "media": {one.shown: one.digest for one in prompts if isinstance(one, MediaPrompt)},
         "strengths": list(strengths),
         "seeds": list(seeds),
@@ -107,10 +107,10 @@ def sweep(  # noqa: PLR0913
         "model": dict(model.identity),
         "version": __version__,
     }
-    return _table(found, [strength for _, strength, _ in cells], record)
+    return _table(found, [strength for _, strength, _ in cells], provenance)
 
 
-def _table(found: Sequence[Continuation], strengths: Sequence[float], record: dict[str, Any]) -> pa.Table:
+def _table(found: Sequence[Continuation], strengths: Sequence[float], provenance: dict[str, Any]) -> pa.Table:
     rows = [
         {
             "prompt": one.prompt,
@@ -124,7 +124,7 @@ def _table(found: Sequence[Continuation], strengths: Sequence[float], record: di
         }
         for one, strength in zip(found, strengths, strict=True)
     ]
-    return pa.Table.from_pylist(rows, schema=pa.schema(FIELDS, metadata={METADATA: json.dumps(record).encode()}))
+    return pa.Table.from_pylist(rows, schema=pa.schema(FIELDS, metadata={METADATA: json.dumps(provenance).encode()}))
 
 
 def _plain(positions: Any) -> Any:

@@ -204,7 +204,7 @@ def stat_of(key: str, meta: ObjectMeta) -> FileStat:
     return FileStat(key, meta["size"], round(meta["last_modified"].timestamp() * 1e9), meta["e_tag"])
 
 
-def joined(buffers: Sequence[Buffer]) -> bytes | memoryview:
+def concatenated(buffers: Sequence[Buffer]) -> bytes | memoryview:
     """The concatenated buffers; one alone is not copied."""
     views = [memoryview(buffer).cast("B") for buffer in buffers]
     return views[0] if len(views) == 1 else b"".join(views)

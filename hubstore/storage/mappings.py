@@ -17,10 +17,10 @@ MOST = 1 << 15
 """Mappings of a process: half of what the kernel gives one."""
 
 
-Mapped = np.memmap[Any, np.dtype[np.uint8]]
+MappedFile = np.memmap[Any, np.dtype[np.uint8]]
 
 
-def size_of_mapped(mapped: Mapped) -> int:
+def size_of_mapped(mapped: MappedFile) -> int:
     """Bytes that a mapped file has now, removed or not. Reading beyond them kills the process (SIGBUS)."""
     assert isinstance(mapped.base, mmap.mmap)
     return mapped.base.size()

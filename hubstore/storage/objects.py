@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from hubstore.errors import StoreError
 from hubstore.storage.cache import FileCache, user_cache, write_file
-from hubstore.storage.client import READERS, ObjectClient, joined, stat_of
+from hubstore.storage.client import READERS, ObjectClient, concatenated, stat_of
 from hubstore.storage.cloud import FIRST_PATIENCE, connect
 from hubstore.storage.interface import FileStat, Storage, check_key
 from hubstore.storage.lease import LEASE, DelegatedLease, Lease
@@ -191,13 +191,13 @@ class RemoteStorage(Storage):
     def write(self, key: str, *buffers: Buffer) -> None:
         """Put the object: it is there when its last part is."""
         self._check_write(key)
-        content = joined(buffers)
+        content = concatenated(buffers)
         self._client.put(key, content, len(content))
 
     def put_if_absent(self, key: str, *buffers: Buffer) -> bool:
         """Put the object on the condition that there is none, which the server decides."""
         self._check_write(key, anew=True)
-        return self._client.put_if_absent(key, joined(buffers))
+        return self._client.put_if_absent(key, concatenated(buffers))
 
     def put_file(self, key: str, path: Path) -> None:
         """Upload a finished local file in parts, and remove it."""

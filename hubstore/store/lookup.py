@@ -38,17 +38,17 @@ class IdLookup:
         places = np.argsort(hashes, kind="stable")
         return cls(ids, hashes[places], places.astype(np.uint32) if len(ids) < 1 << 32 else places)
 
-    def find(self, wanted: Sequence[str]) -> npt.NDArray[np.int64]:
-        """int64 [wanted]: where in the column each id first is; -1 for one that is not there."""
-        hashes = _hashes(wanted)
+    def find(self, names: Sequence[str]) -> npt.NDArray[np.int64]:
+        """int64 [names]: where in the column each name first is; -1 for one that is not there."""
+        hashes = _hashes(names)
         starts = np.searchsorted(self.hashes, hashes)
-        found = np.full(len(wanted), -1, np.int64)
-        for number, (start, name) in enumerate(zip(starts.tolist(), wanted, strict=True)):
+        found = np.full(len(names), -1, np.int64)
+        for number, (start, name) in enumerate(zip(starts.tolist(), names, strict=True)):
             found[number] = next((at for at in self._with_hash(start, hashes[number]) if self._is(at, name)), -1)
         return found
 
-    def _with_hash(self, start: int, wanted: np.uint64) -> Iterator[int]:
-        while start < len(self.hashes) and self.hashes[start] == wanted:
+    def _with_hash(self, start: int, value: np.uint64) -> Iterator[int]:
+        while start < len(self.hashes) and self.hashes[start] == value:
             yield int(self.places[start])
             start += 1
 

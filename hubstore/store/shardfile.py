@@ -124,7 +124,7 @@ def open_shard(shard: Bytes | Ranges, size: int, rows: int, layout: Layout, name
     assert not callable(shard)
     whole = torch.from_numpy(np.asarray(shard[: rows * _row_bytes(layout)]))
     mapped = whole.view(DTYPES[layout.dtype]).view(rows, layout.width)
-    return lambda wanted: (mapped, wanted)
+    return lambda requested: (mapped, requested)
 
 
 def map_rows(shard: Bytes, rows: int, layout: Layout, name: str) -> torch.Tensor:
@@ -136,10 +136,10 @@ def _slices(whole: Bytes) -> Ranges:
     return lambda starts, stops: [whole[start:stop] for start, stop in zip(starts, stops, strict=True)]
 
 
-def _find_ranges(ranges: Ranges, layout: Layout, wanted: Positions) -> Found:
+def _find_ranges(ranges: Ranges, layout: Layout, requested: Positions) -> Found:
     """Uncompressed rows by their ranges; near ones in one, with what is between them."""
     size = _row_bytes(layout)
-    rows, places = np.unique(wanted, return_inverse=True)
+    rows, places = np.unique(requested, return_inverse=True)
     after = np.flatnonzero(np.diff(rows) > 1 + APART // size) + 1
     firsts, lasts = [0, *after.tolist()], [*(after - 1).tolist(), len(rows) - 1]
     starts = [int(rows[first]) * size for first in firsts]
@@ -150,9 +150,9 @@ def _find_ranges(ranges: Ranges, layout: Layout, wanted: Positions) -> Found:
     return torch.from_numpy(found).view(DTYPES[layout.dtype]), places
 
 
-def _find_chunks(ranges: Ranges, index: Index, layout: Layout, name: str, wanted: Positions) -> Found:
+def _find_chunks(ranges: Ranges, index: Index, layout: Layout, name: str, requested: Positions) -> Found:
     """Compressed rows by the chunks that hold them."""
-    chunks, places = np.unique(wanted // layout.chunk_rows, return_inverse=True)
+    chunks, places = np.unique(requested // layout.chunk_rows, return_inverse=True)
     starts = index[chunks, 0].tolist()
     stops = index[chunks].sum(axis=1).tolist()
     decoded = torch.empty((len(chunks) * layout.chunk_rows, layout.width), dtype=DTYPES[layout.dtype])
@@ -163,7 +163,7 @@ def _find_chunks(ranges: Ranges, index: Index, layout: Layout, name: str, wanted
         if len(said) < 4 or (said[1], said[3]) != (len(target), len(chunk)):
             raise CorruptStoreError(f"{name}: a chunk is not what the shard index says")
         codec.decode(np.ascontiguousarray(chunk), target)
-    return decoded, places * layout.chunk_rows + wanted % layout.chunk_rows
+    return decoded, places * layout.chunk_rows + requested % layout.chunk_rows
 
 
 def non_finite(rows: torch.Tensor) -> tuple[int, str] | None:

@@ -13,7 +13,7 @@ import torch
 from hubstore.checks import check_count, check_positions
 from hubstore.errors import QueryError
 from hubstore.storage import FileRecord, Storage
-from hubstore.storage.mappings import Mapped, size_of_mapped
+from hubstore.storage.mappings import MappedFile, size_of_mapped
 from hubstore.store.commit import Commit
 from hubstore.store.dtypes import DTYPES, itemsize
 from hubstore.store.gather import copy_rows
@@ -40,7 +40,7 @@ class HiddenStates:
         self._layout = layout
         self._files = _files(layout, commits, layer, pooling)
         self._starts = np.cumsum([0, *(rows for _, _, rows in self._files)]).tolist()
-        self._mapped: dict[int, tuple[Mapped, Find]] = {}
+        self._mapped: dict[int, tuple[MappedFile, Find]] = {}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -81,13 +81,13 @@ class HiddenStates:
 
     def take(self, positions: npt.ArrayLike) -> torch.Tensor:
         """The rows at `positions` [n], in that order, as a copy [n, width] in the stored dtype."""
-        wanted = check_positions(f"rows of layer {self.layer}", positions, len(self), error=QueryError)
-        out = torch.empty((len(wanted), self._layout.width), dtype=self.dtype)
+        requested = check_positions(f"rows of layer {self.layer}", positions, len(self), error=QueryError)
+        out = torch.empty((len(requested), self._layout.width), dtype=self.dtype)
         bounds = np.asarray(self._starts, np.int64)
-        files = np.searchsorted(bounds, wanted, side="right") - 1
+        files = np.searchsorted(bounds, requested, side="right") - 1
         order = np.argsort(files, kind="stable")
         cuts = np.searchsorted(files[order], np.arange(len(bounds)))
-        local = (wanted - bounds[files])[order]
+        local = (requested - bounds[files])[order]
         numbers = np.flatnonzero(np.diff(cuts)).tolist()
         parts = [slice(cuts[number], cuts[number + 1]) for number in numbers]
         jobs = ((0, partial(self._find, n, local[part])) for n, part in zip(numbers, parts, strict=True))
@@ -117,7 +117,7 @@ class HiddenStates:
         rows, places = self._find(file, np.arange(start - first, stop - first))
         return rows[places[0] : places[-1] + 1]
 
-    def _find(self, file: int, wanted: Positions) -> Found:
+    def _find(self, file: int, requested: Positions) -> Found:
         """Rows of a file, by the cheapest way there is to them."""
         key, record, count = self._files[file]
         held = self._mapped.get(file)
@@ -128,7 +128,7 @@ class HiddenStates:
                 raise self._storage.other_size(key, size, record)
         else:
             whole = self._storage.mapped(key, record)
-            if whole is None and WHOLE * len(np.unique(wanted)) >= count:
+            if whole is None and WHOLE * len(np.unique(requested)) >= count:
                 whole = self._storage.map_committed(key, record)
             find = open_shard(
                 partial(self._storage.read_ranges, key, record) if whole is None else whole,
@@ -137,7 +137,7 @@ class HiddenStates:
             if isinstance(whole, np.memmap):  # what is in memory goes with the caller
                 self._mapped[file] = whole, find
                 self._storage.mappings.add(self, file, record.size)
-        return find(wanted)
+        return find(requested)
 
 
 def _files(layout: Layout, commits: Sequence[Commit], layer: str, pooling: str) -> list[tuple[str, FileRecord, int]]:

@@ -82,9 +82,9 @@ def _read(file: pq.ParquetFile, columns: Sequence[str] | None, most: int) -> pa.
         for group in range(file.metadata.num_row_groups)
         for number in range(file.metadata.num_columns)
     ]
-    wanted = [chunk for chunk in chunks if columns is None or chunk.path_in_schema.split(".")[0] in columns]
-    values = VALUE_BYTES * sum(chunk.num_values for chunk in wanted)
-    largest = max((chunk.total_uncompressed_size for chunk in wanted), default=0)
+    selected = [chunk for chunk in chunks if columns is None or chunk.path_in_schema.split(".")[0] in columns]
+    values = VALUE_BYTES * sum(chunk.num_values for chunk in selected)
+    largest = max((chunk.total_uncompressed_size for chunk in selected), default=0)
     if values > most or largest > most:
         raise ValueError(f"it would take more than {most:,} bytes of memory")
     names = None if columns is None else list(columns)

@@ -32,7 +32,7 @@ from hubstore.store.result import decode_result, result_key, result_record
 from hubstore.store.shardfile import read_index
 from hubstore.store.unfinished import missing_shards, with_shards
 
-NAMED = 20
+SHOWN_SHARDS = 20
 """Missing commits of a generation that are named one by one."""
 
 SHARD_FILES = ("hidden/", "items/", "previews/")
@@ -133,25 +133,25 @@ class _Verification:
         self.known.add(key)
         before, self.unlisted = self.unlisted, SHARD_FILES  # as long as the commit is none
         data = self.storage.read(key)
-        again = f"remove {key} and run {self.command(key)} again"
-        commit = Commit.decode(data, str(self.storage.root / key), again)
+        remedy = f"remove {key} and run {self.command(key)} again"
+        commit = Commit.decode(data, str(self.storage.root / key), remedy)
         if key != commit_key(commit.shard):
-            yield Problem(key, f"holds the commit of shard {commit.shard}; {again}")
+            yield Problem(key, f"holds the commit of shard {commit.shard}; {remedy}")
             return
-        commit.check(self.layout, str(self.storage.root / key), again)
+        commit.check(self.layout, str(self.storage.root / key), remedy)
         if not is_canonical(data):
-            yield Problem(key, f"says what was committed, but in other bytes; {again}")
+            yield Problem(key, f"says what was committed, but in other bytes; {remedy}")
         commits.append(commit)
         self.unlisted = before
         for name, record in commit.files.items():
-            wrong = list(self.guarded(name, self.file(name, record, again)))
+            wrong = list(self.guarded(name, self.file(name, record, remedy)))
             yield from wrong
             if not wrong and name.startswith("hidden/"):
                 try:
                     ranges = partial(self.storage.read_ranges, name, record)
                     read_index(ranges, record.size, 1, self.layout, name)
                 except CorruptStoreError as error:
-                    yield Problem(name, f"{error}; {again}")
+                    yield Problem(name, f"{error}; {remedy}")
 
     def command(self, key: str = "") -> str:
         """What writes the shard of a commit, as far as the root numbers them."""
@@ -188,12 +188,14 @@ class _Verification:
                 missing = [shard for shard in missing_shards(one, committed) if commit_key(shard) not in broken]
                 if missing:
                     self.unlisted = SHARD_FILES
-                for shard in missing[:NAMED]:
+                for shard in missing[:SHOWN_SHARDS]:
                     command = self.command(commit_key(shard))
                     what = f"missing, and with it the items of its shard; run {command} again"
                     yield Problem(commit_key(shard), what)
-                if missing[NAMED:]:
-                    yield Problem("commits", f"{len(missing) - NAMED} more are missing; run the same commands again")
+                if missing[SHOWN_SHARDS:]:
+                    yield Problem(
+                        "commits", f"{len(missing) - SHOWN_SHARDS} more are missing; run the same commands again"
+                    )
 
     def metadata(self, commits: Sequence[Commit]) -> Iterator[Problem]:
         """Groups and arrays, against the layout and the rows of the shards."""

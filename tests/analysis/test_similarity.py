@@ -73,7 +73,7 @@ def test_neither_order_nor_scale_of_items_changes_a_value():
     np.testing.assert_allclose(scaled.to_numpy(), expected[2], rtol=0, atol=1e-13)
 
 
-def crowded(dtype, common=8, n=200, width=48):
+def near_parallel(dtype, common=8, n=200, width=48):
     """States as e5-small's last token has them: a mean cosine near 1, a difference of about 1e-5."""
     g = torch.Generator().manual_seed(5)
     common = common * torch.randn(width, generator=g, dtype=torch.float64)
@@ -85,7 +85,7 @@ def crowded(dtype, common=8, n=200, width=48):
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-4), (torch.float16, 0.05)])
 def test_a_difference_of_1e_5_on_a_mean_near_1_is_right_where_it_is_called_resolved(dtype, error):
-    exact, store = crowded(dtype)
+    exact, store = near_parallel(dtype)
     matched, _, difference = brute_force(*exact)
     assert matched > 0.9999
     assert 5e-6 < difference < 5e-5
@@ -97,11 +97,11 @@ def test_a_difference_of_1e_5_on_a_mean_near_1_is_right_where_it_is_called_resol
 
 @pytest.mark.parametrize(("dtype", "common"), [(torch.float16, 64), (torch.bfloat16, 8), (torch.bfloat16, 300)])
 def test_a_dtype_too_coarse_for_the_difference_is_flagged_with_the_remedy(dtype, common):
-    exact, store = crowded(dtype, common)
+    exact, store = near_parallel(dtype, common)
     table = similarity(store, bootstrap=0)
     difference = brute_force(*exact)[2]
     assert values(table)["resolved"].to_pylist() == [False]
-    fine = similarity(crowded(torch.float32, common)[1], bootstrap=0)
+    fine = similarity(near_parallel(torch.float32, common)[1], bootstrap=0)
     assert values(fine)["resolved"].to_pylist() == [True]
     assert values(fine)["value"][0].as_py() == pytest.approx(difference, rel=0.005)
     assert "--dtype float32" in unresolved(table)

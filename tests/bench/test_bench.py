@@ -96,8 +96,8 @@ def test_unit_states_have_norm_1_and_are_the_same_for_the_same_seed():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_cosines_of_crowded_states_lie_near_1_and_no_two_rows_are_equal(dtype):
-    made = states.crowded_states(200, 64, dtype=dtype, device=CPU)
+def test_cosines_of_near_parallel_states_lie_near_1_and_no_two_rows_are_equal(dtype):
+    made = states.near_parallel_states(200, 64, dtype=dtype, device=CPU)
     assert made.isfinite().all()
     assert len(made.unique(dim=0)) == 200
     unit = torch.nn.functional.normalize(made.double(), dim=1)

@@ -31,7 +31,7 @@ def states() -> torch.Tensor:
     """Crowded states, of which many are the same: what orders them is beyond float32, or their place alone."""
     layers = []
     for seed in range(LAYERS):
-        rows = by_language(hub_states(ROWS, WIDTH, seed, crowded=True))[0]
+        rows = by_language(hub_states(ROWS, WIDTH, seed, near_parallel=True))[0]
         rows[100:200] = rows[:100]
         rows[400:500] = rows[:100]
         layers.append(rows)

@@ -42,4 +42,7 @@ def test_a_second_model_over_the_same_language_model_is_read_with(tmp_path):
     trunk = str(tmp_path / "trunk")
     seeing().trunk.save_pretrained(trunk)
     seeing().tokenizer.save_pretrained(trunk)
-    assert ExperimentContext(trunk, tmp_path, device="cpu", also=(folder,)).model.modalities == ("text", "image")
+    assert ExperimentContext(trunk, tmp_path, device="cpu", extra_models=(folder,)).model.modalities == (
+        "text",
+        "image",
+    )

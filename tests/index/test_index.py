@@ -35,7 +35,7 @@ APPROXIMATE = ("hnsw", "ivf", "ivfpq")
 @pytest.fixture(scope="module")
 def drawn() -> torch.Tensor:
     """[2, rows + 200, width]: a layer with room, and one where all cosines are 1 to within 1e-5."""
-    return torch.stack([hub_states(ROWS + 200, WIDTH), hub_states(ROWS + 200, WIDTH, seed=1, crowded=True)])
+    return torch.stack([hub_states(ROWS + 200, WIDTH), hub_states(ROWS + 200, WIDTH, seed=1, near_parallel=True)])
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ SHAPES = [(1, 1), (2, 3), (37, 5), (64, 64), (130, 33), (201, 96)]
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Tiles of which the shapes above hold several, none of them whole."""
-    monkeypatch.setattr(topk, "ROWS", 70)
+    monkeypatch.setattr(topk, "BLOCK_ROWS", 70)
     monkeypatch.setattr(topk, "QUERIES", 41)
     monkeypatch.setattr(match, "SIDE", 41)
     monkeypatch.setattr(lens, "STATES", 29)
@@ -126,7 +126,7 @@ def fine(monkeypatch):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("states", [normal, massive])
 def test_topk_of_many_rows_is_the_reference_from_cheap_products_alone(monkeypatch, product, fine, states, dtype):
-    monkeypatch.setattr(topk, "ROWS", 700)
+    monkeypatch.setattr(topk, "BLOCK_ROWS", 700)
     assert_same_neighbors(states(60, 256, 1, dtype), states(3000, 256, 2, dtype), 10)
     assert_same_neighbors(states(1, 256, 3, dtype), states(3000, 256, 2, dtype), 10)
     assert not fine
@@ -142,7 +142,7 @@ def test_topk_of_one_query_that_is_a_row_finds_it(product):
 
 @pytest.mark.parametrize("noise", [1e-1, 1e-3, 1e-5])
 def test_topk_turns_to_float32_where_bfloat16_cannot_tell_rows_apart(monkeypatch, product, fine, noise):
-    monkeypatch.setattr(topk, "ROWS", 700)
+    monkeypatch.setattr(topk, "BLOCK_ROWS", 700)
     direction = normal(1, 128)
     clusters = normal(4, 128, 1).repeat(750, 1)
     rows = direction + clusters + noise * normal(3000, 128, 2)

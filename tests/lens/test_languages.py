@@ -30,7 +30,7 @@ def test_counts_give_what_the_paper_defines(lens):
     wanted = authors.counted(tokens, VOCABULARY)
     assert found.languages == ("en", "es", "zh-Hans")
     torch.testing.assert_close(found.weights.double(), wanted, atol=1e-6, rtol=0)
-    assert found.record["tokens"]["es"] == sum(len(ids) for language, ids in tokens if language == "es")
+    assert found.provenance["tokens"]["es"] == sum(len(ids) for language, ids in tokens if language == "es")
     assert found.weights[0].tolist() == pytest.approx([1 / 3] * 3), "<s> is never counted"
 
 
@@ -60,7 +60,7 @@ def test_what_was_saved_is_loaded_again_and_only_for_its_tokenizer(lens, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
     loaded = TokenLanguages.load(tmp_path / "x.safetensors", lens)
     assert torch.equal(loaded.weights, found.weights)
-    assert (loaded.languages, loaded.record, loaded.digest) == (found.languages, found.record, found.digest)
+    assert (loaded.languages, loaded.provenance, loaded.digest) == (found.languages, found.provenance, found.digest)
     definition = json.loads(lens.vocabulary.definition)
     definition["model"]["vocab"]["the"], definition["model"]["vocab"]["en"] = 398, 399
     other = Lens(lens.head, type(lens.vocabulary)(json.dumps(definition)), "another")
@@ -95,7 +95,7 @@ def test_words_say_which_language_a_token_is_of(lens):
     assert given(" the")["en"] > 0.9
     assert given(" que")["es"] > 0.9
     assert given(" the")["ru"] == 0, "Russian is not written in Latin letters"
-    assert found.record["scripts"] == {"en": ["LATIN"], "es": ["LATIN"], "ru": ["CYRILLIC"]}
+    assert found.provenance["scripts"] == {"en": ["LATIN"], "es": ["LATIN"], "ru": ["CYRILLIC"]}
     torch.testing.assert_close(found.weights.sum(1), torch.ones(VOCABULARY))
 
 

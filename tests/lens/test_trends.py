@@ -147,13 +147,13 @@ def test_trends_are_kept_with_what_they_were_made_from(lens, tokens, store):
     kept = list((store.path / "analyses/trends").iterdir())
     assert len(kept) == 1
     assert language_trends(store, lens, tokens, bootstrap=10).equals(table)
-    other = TokenLanguages(tokens.languages, tokens.weights.flip(1), tokens.record)
+    other = TokenLanguages(tokens.languages, tokens.weights.flip(1), tokens.provenance)
     assert not language_trends(store, lens, other, bootstrap=10).equals(table)
     assert len(list((store.path / "analyses/trends").iterdir())) == 2
 
 
 def test_tokens_of_another_tokenizer_and_partitions_that_are_not_there_are_refused(lens, tokens, store):
-    other = TokenLanguages(tokens.languages, tokens.weights, {**tokens.record, "tokenizer": "0"})
+    other = TokenLanguages(tokens.languages, tokens.weights, {**tokens.provenance, "tokenizer": "0"})
     with pytest.raises(LensError, match="another tokenizer than that of tiny-llama"):
         language_trends(store, lens, other)
     with pytest.raises(QueryError, match="no partition 'fr'"):

@@ -142,7 +142,7 @@ class _DropsLateTokens(transformers.LlamaModel):
 
 def test_a_model_whose_items_compete_for_room_is_run_an_item_at_a_time():
     torch.manual_seed(0)
-    model = wrap_model(_DropsLateTokens(FAMILIES["llama"][0]()), tiny_tokenizer("bos"), name="crowded")
+    model = wrap_model(_DropsLateTokens(FAMILIES["llama"][0]()), tiny_tokenizer("bos"), name="near_parallel")
     capture = Capture(model, ("1", "3"), ("mean",), torch.float32)
     check = self_check(capture, [ids[:30] for ids in tokenize(model, TEXTS, 128)[0]], "right")
     assert (check.batching, check.deviation) == ("single", 0)

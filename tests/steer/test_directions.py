@@ -50,8 +50,12 @@ def test_a_difference_of_texts_is_that_of_their_last_tokens_states(family, layer
     wanted = last_state(model, "A good day.", layer) - last_state(model, "Bad", layer)
     torch.testing.assert_close(found.vector, wanted, rtol=1e-4, atol=1e-5)
     assert found.vector.dtype == torch.float32
-    assert found.record["model"]["weights"] == model.identity["weights"]
-    assert (found.record["to"], found.record["away"], found.record["layer"]) == (["A good day."], ["Bad"], layer)
+    assert found.provenance["model"]["weights"] == model.identity["weights"]
+    assert (found.provenance["to"], found.provenance["away"], found.provenance["layer"]) == (
+        ["A good day."],
+        ["Bad"],
+        layer,
+    )
 
 
 def test_a_difference_of_sets_is_that_of_their_means():
@@ -75,7 +79,7 @@ def test_a_difference_of_tokens_is_that_of_their_unembeddings():
     a, b = (model.tokenizer.convert_tokens_to_ids(token) for token in "ab")
     unembedding = model.require_head().unembedding
     torch.testing.assert_close(found.vector, unembedding[a] - unembedding[b])
-    assert found.record["tokens"] == [a, b]
+    assert found.provenance["tokens"] == [a, b]
     with pytest.raises(LensError, match="'zqzq' is not one token but 4: 'z' \\+ 'q' \\+ 'z' \\+ 'q'"):
         difference_of_tokens(model, "zqzq", "b")
     with pytest.raises(ModelError, match="head=True"):
@@ -94,7 +98,7 @@ def test_a_difference_of_partitions_is_that_of_their_means(store):
     found = difference_of_partitions(store, "es", "en", 2)
     means = [store.hidden(2, "mean").take(store.partition(p).positions()).mean(0) for p in ("es", "en")]
     torch.testing.assert_close(found.vector, means[0] - means[1], rtol=1e-4, atol=1e-6)
-    assert found.record["commits"] == store.digest
+    assert found.provenance["commits"] == store.digest
     found.check(tiny_language_model("llama"))
     with pytest.raises(SteeringError, match="whose weights are not those of tiny-llama"):
         found.check(tiny_language_model("llama", seed=1))
@@ -112,7 +116,7 @@ def test_a_saved_direction_comes_back_with_its_record(tmp_path):
     made.save(tmp_path / "good.safetensors")
     read = load_direction(tmp_path / "good.safetensors")
     assert read.vector.equal(made.vector)
-    assert read.record == json.loads(json.dumps(made.record))
+    assert read.provenance == json.loads(json.dumps(made.provenance))
     assert list(load_file(tmp_path / "good.safetensors")) == ["direction"]
     assert [path.name for path in tmp_path.iterdir()] == ["good.safetensors"], "no partial file is left"
 

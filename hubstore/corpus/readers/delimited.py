@@ -15,7 +15,7 @@ from hubstore.corpus.rows import Row
 from hubstore.corpus.suffixes import format_suffix
 from hubstore.errors import CorpusError, Parameter
 
-Parts = tuple[str | Parameter, ...]
+Message = tuple[str | Parameter, ...]
 """Of a message."""
 
 _TAB_SUFFIXES: Final = (".tsv", ".tab")
@@ -148,7 +148,7 @@ class Delimited:
         reader = csv.reader(self._feed(), delimiter=self._delimiter, strict=True)
         record = self._record
         while True:
-            problem: Parts | None = None
+            problem: Message | None = None
             refused: CorpusError | None = None
             try:
                 fields = next(reader, None)
@@ -192,7 +192,7 @@ class Delimited:
                 raise _TooLongError
             yield line
 
-    def _joined(self) -> Parts | None:
+    def _joined(self) -> Message | None:
         """Say where a row of several lines joins what are rows by themselves."""
         if self._quotes:
             return None
@@ -213,7 +213,7 @@ class Delimited:
         closes = last and fields[0].endswith('"') and len(fields) > 1
         return len(fields) == len(self._header) and not prose and not closes
 
-    def _problem(self, message: str) -> Parts:
+    def _problem(self, message: str) -> Message:
         """What Python's reader tripped over, in our words."""
         lines = f"line {self._record[0][0]}" if self._record else "its line"
         if "new-line character" in message and not self._header:

@@ -161,10 +161,10 @@ def ranges() -> Iterator[Range]:
             yield Range(f"mbpp:{program.task}:{number}", program.task, source.text[: place + 1])
 
 
-def token_that_is(text: str, encoded: Encoded, place: int, wanted: str) -> int | None:
-    """The place of the token that holds character `place` and is `wanted` but for spaces; None where it holds more."""
+def token_that_is(text: str, encoded: Encoded, place: int, expected: str) -> int | None:
+    """The place of the token that holds character `place` and is `expected` but for spaces; None if it holds more."""
     found = encoded.covering(place)
-    return found if found is not None and text[slice(*encoded.offsets[found])].strip(" ") == wanted else None
+    return found if found is not None and text[slice(*encoded.offsets[found])].strip(" ") == expected else None
 
 
 def token_that_ends(encoded: Encoded, place: int) -> int | None:

@@ -59,7 +59,7 @@ MULTIPLES = (10.0, 20.0, 40.0, 80.0)
 TWELVE_TOKENS = Decoding(max_new_tokens=12)
 TOWARD, OPPOSITE = "toward start", "toward end"
 STARTS = (f"{TOWARD} - {OPPOSITE}", f"{TOWARD} - {RANDOM}")
-SAME_END, NAMED = "0 and the same end", "a start that is called start"
+SAME_END, NAMED_START = "0 and the same end", "a start that is called start"
 OF_PAPER = "the paper's strengths"
 PAPER_STARTS = (f"{TOWARD}, {OF_PAPER}", f"{SAME_END}, {OF_PAPER}")
 
@@ -172,7 +172,7 @@ def code_steering(context: ExperimentContext) -> Result:
     }
     groups = np.array([one.task for one in calls])
     rows = start_rows(context, str(layer), continued, share, groups)
-    quantities = (TOWARD, OPPOSITE, RANDOM, NAMED, SAME_END)
+    quantities = (TOWARD, OPPOSITE, RANDOM, NAMED_START, SAME_END)
     plots = (
         Plot("ranges with a start", "share of ranges", quantities, "strength", "state lengths"),
         Plot(f"ranges with a start, {OF_PAPER}", "share of ranges", PAPER_STARTS, "multiple", "times the difference"),
@@ -303,7 +303,7 @@ def start_rows(context: ExperimentContext, layer: str, continued: Continued, sha
 
     def by_length(strength: float) -> dict[str, Floats]:
         found = {name: starts(name, strength) for name in (TOWARD, OPPOSITE, RANDOM)}
-        found[NAMED] = shares(names_start(one.text) for one in continued[condition(TOWARD, strength)])
+        found[NAMED_START] = shares(names_start(one.text) for one in continued[condition(TOWARD, strength)])
         found[SAME_END] = same_ends(TOWARD, strength)
         return with_differences(found, STARTS) if strength else found
 

@@ -85,7 +85,7 @@ def language_trends(context: ExperimentContext) -> Result:
         (folder / name).write_bytes(trends_png(make_table(every, COLUMNS)))
         named = [*compared, *every]
         rows += named if variant == "raw" else [{**row, "quantity": with_norm(row["quantity"])} for row in named]
-    sizes = sorted(tokens.record["tokens"].values())
+    sizes = sorted(tokens.provenance["tokens"].values())
     plots = (
         Plot("inputs in other languages than English", "p(language | layer)", (ENGLISH, OWN, THIRD)),
         Plot("how much more English", "difference of probabilities", MORE_ENGLISH),

@@ -65,14 +65,14 @@ def lens_sweep(
     lens = _Lens(
         hidden=hidden,
         unembedding=unembedding,
-        wanted=torch.empty(n, 0, dtype=torch.int64) if targets is None else targets.to(torch.int64).contiguous(),
+        target_tokens=torch.empty(n, 0, dtype=torch.int64) if targets is None else targets.to(torch.int64).contiguous(),
         groups=torch.empty(vocabulary, 0) if groups is None else groups.detach().to(torch.float32),
         wide=torch.float64 if torch.float64 in (hidden.dtype, unembedding.dtype) else torch.float32,
         longest=longest,
         softcap=softcap,
         ranks=ranks,
     )
-    swept = _empty(n, lens.wanted.shape[1], k, lens.groups.shape[1], ranks)
+    swept = _empty(n, lens.target_tokens.shape[1], k, lens.groups.shape[1], ranks)
     states = min(STATES, tiles.panelled(max(1, math.ceil(n / torch.get_num_threads()))))
     in_threads(lambda span: lens.sweep(slice(*span), swept), tiles.spans(n, states))
     return swept
@@ -134,7 +134,7 @@ class _Lens:
     Args:
         hidden: [n, width].
         unembedding: [vocabulary, width].
-        wanted: int64 [n, t], the targets.
+        target_tokens: int64 [n, t], the targets.
         groups: float32 [vocabulary, g].
         wide: dtype that holds every input exactly.
         longest: norm of the longest of the unembedding's rows.
@@ -144,7 +144,7 @@ class _Lens:
 
     hidden: Tensor
     unembedding: Tensor
-    wanted: Tensor
+    target_tokens: Tensor
     groups: Tensor
     wide: torch.dtype
     longest: float
@@ -160,7 +160,7 @@ class _Lens:
         top_tokens = swept.top_tokens[part]
         top = torch.full(top_tokens.shape, -torch.inf, dtype=torch.float64)
         bound = np.full(len(states), -np.inf)
-        of_targets = self._target_logits(states, self.wanted[part])
+        of_targets = self._target_logits(states, self.target_tokens[part])
         softmax = _Softmax.empty(len(states), self.groups.shape[1])
         for start, stop in tiles.spans(len(self.unembedding), TOKENS):
             tokens = self.unembedding[start:stop].to(self.wide).contiguous()
@@ -176,7 +176,7 @@ class _Lens:
                     tokens.numpy(),
                     start,
                     of_targets.numpy(),
-                    self.wanted[part].numpy(),
+                    self.target_tokens[part].numpy(),
                     swept.target_ranks[part].numpy(),
                 )
             if top.shape[1]:
@@ -207,11 +207,11 @@ class _Lens:
             found[part] = (capped(exact, self.softcap) - partition[:, None]).clamp_max(0)
         swept.group_mass[part] = softmax.mass / softmax.total[:, None]
 
-    def _target_logits(self, states: Tensor, wanted: Tensor) -> Tensor:
+    def _target_logits(self, states: Tensor, targets: Tensor) -> Tensor:
         """float64 [n, t]."""
-        logits = torch.empty(wanted.shape, dtype=torch.float64)
-        for column in range(wanted.shape[1]):
-            tokens = self.unembedding[wanted[:, column]].to(self.wide)
+        logits = torch.empty(targets.shape, dtype=torch.float64)
+        for column in range(targets.shape[1]):
+            tokens = self.unembedding[targets[:, column]].to(self.wide)
             _products_of_rows(states.numpy(), tokens.numpy(), logits[:, column].numpy())
         return logits
 
@@ -288,9 +288,9 @@ def _count_ahead(
     for i in range(len(logits)):
         row = logits[i]
         for t in range(targets.shape[1]):
-            wanted, target = of_targets[i, t], targets[i, t]
+            target_logit, target = of_targets[i, t], targets[i, t]
             # Twice the error: it covers the rounding of these two bounds as well.
-            low, high = np.float32(wanted - 2 * errors[i]), np.float32(wanted + 2 * errors[i])
+            low, high = np.float32(target_logit - 2 * errors[i]), np.float32(target_logit + 2 * errors[i])
             ahead, perhaps = np.int32(0), np.int32(0)
             for j in range(len(row)):
                 ahead += np.int32(row[j] > high)
@@ -301,4 +301,4 @@ def _count_ahead(
             for j in range(len(row)):
                 if low <= row[j] <= high and first + j != target:
                     logit = exact_product(states[i], tokens[j])
-                    ranks[i, t] += logit > wanted or (logit == wanted and first + j < target)
+                    ranks[i, t] += logit > target_logit or (logit == target_logit and first + j < target)

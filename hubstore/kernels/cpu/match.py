@@ -241,8 +241,8 @@ def _count(
             score = row[j] - less_y[j]
             ahead += np.int32((score > match) | ((score == match) & (j + offset < i)))
             score = row[j] - less
-            wanted = match_of_column[j]
-            ahead_of_columns[j] += np.int32((score > wanted) | ((score == wanted) & (i < j + offset)))
+            match_score = match_of_column[j]
+            ahead_of_columns[j] += np.int32((score > match_score) | ((score == match_score) & (i < j + offset)))
         forward[i] += ahead
     for j in range(len(less_y)):
         backward[j] += ahead_of_columns[j]

@@ -31,7 +31,7 @@ from hubstore.kernels.cpu.candidates import Doubles, Floats, merge, search_tile
 from hubstore.kernels.cpu.threads import in_threads
 from hubstore.kernels.rows import check_floating, check_widths, in_range, unit_rows
 
-ROWS = 4096
+BLOCK_ROWS = 4096
 """Rows of a tile."""
 
 QUERIES = 1024
@@ -152,7 +152,7 @@ def _tiles(queries: _Queries, segments: Iterable[tuple[int, Tensor]]) -> Iterato
         if anchor is None or since >= ANCHORED:
             anchor, since = _anchor(queries, segment), 0
         since += len(segment)
-        for first, stop in tiles.spans(len(segment), ROWS):
+        for first, stop in tiles.spans(len(segment), BLOCK_ROWS):
             yield _Tile(start + first, segment[first:stop].detach(), anchor)
 
 
@@ -225,9 +225,9 @@ class _Worker:
         return cls(
             scores=np.full((count, k), -np.inf),
             indices=np.full((count, k), -1),
-            wide=torch.empty(ROWS * width),
-            moved=queries.coarse.new_empty(ROWS * width),
-            products=queries.coarse.new_empty(ROWS * min(count, QUERIES)),
+            wide=torch.empty(BLOCK_ROWS * width),
+            moved=queries.coarse.new_empty(BLOCK_ROWS * width),
+            products=queries.coarse.new_empty(BLOCK_ROWS * min(count, QUERIES)),
         )
 
     def search(self, queries: _Queries, tile: _Tile, bound: Doubles) -> None:
@@ -235,7 +235,7 @@ class _Worker:
         left = np.arange(len(queries.unit))
         if self.coarse:
             rows = self._rows(queries, tile, queries.coarse.dtype, tile.anchor.careful)
-            few = max(4 * self.scores.shape[1] + 64, ROWS // 32)
+            few = max(4 * self.scores.shape[1] + 64, BLOCK_ROWS // 32)
             left = left[self._search(queries, rows, queries.coarse, left, bound, few)]
             self.coarse = 4 * len(left) <= len(queries.unit)
         if len(left):
@@ -271,16 +271,16 @@ class _Worker:
         queries: _Queries,
         rows: _Rows,
         moved: Tensor,
-        wanted: npt.NDArray[np.int64],
+        pending: npt.NDArray[np.int64],
         bound: Doubles,
         budget: int,
     ) -> npt.NDArray[np.bool_]:
-        """Look for the best of `wanted` queries; True for those with more candidates than `budget`, left undone."""
-        failed = np.zeros(len(wanted), np.bool_)
-        for start, stop in tiles.spans(len(wanted), QUERIES):
-            part = wanted[start:stop]
-            # A slice where all are wanted: nothing is copied.
-            some = slice(start, stop) if len(wanted) == len(queries.unit) else torch.from_numpy(part)
+        """Look for the best of `pending` queries; True for those with more candidates than `budget`, left undone."""
+        failed = np.zeros(len(pending), np.bool_)
+        for start, stop in tiles.spans(len(pending), QUERIES):
+            part = pending[start:stop]
+            # A slice where all are pending: nothing is copied.
+            some = slice(start, stop) if len(pending) == len(queries.unit) else torch.from_numpy(part)
             products = torch.zeros(1, len(rows.wide)) if queries.alone else self._products(moved[some], rows)
             shift = rows.shift[some]
             errors = _errors(queries, rows, moved is queries.coarse)[some]

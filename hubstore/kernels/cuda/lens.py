@@ -241,7 +241,7 @@ def lens_sweep(
     if targets is None:
         targets = torch.empty(n, 0, dtype=torch.int64, device=device)
     factors = Factors.of(hidden, unembedding)
-    wanted = _Targets.of(factors, targets)
+    target_counts = _Targets.of(factors, targets)
     leading = TopCandidates.none(n, min(k + SLACK, len(unembedding)), device) if k else None
     log_partition, mean = (torch.empty(n, 1, dtype=torch.float64, device=device) for _ in range(2))
     weights = _Groups.of(groups, n, device)
@@ -251,7 +251,7 @@ def lens_sweep(
         part = leading.part(span) if leading else None
         _sweep(
             factors.of_states(span),
-            wanted.of_states(span) if ranks else (),
+            target_counts.of_states(span) if ranks else (),
             part,
             weights,
             span,
@@ -260,9 +260,9 @@ def lens_sweep(
             softcap,
         )
     if ranks:
-        wanted.count_twins(factors.unembedding)
-    logits = capped(wanted.logits.T.to(torch.float64), softcap)
-    top, tokens = _best(hidden, unembedding, leading, k) if leading else (logits[:, :0], wanted.tokens.T[:, :0])
+        target_counts.count_twins(factors.unembedding)
+    logits = capped(target_counts.logits.T.to(torch.float64), softcap)
+    top, tokens = _best(hidden, unembedding, leading, k) if leading else (logits[:, :0], target_counts.tokens.T[:, :0])
     # A state of zeros holds all tokens equally probable: more of them than a sweep keeps to put in order.
     blank = (hidden == 0).all(1)[:, None]
     if leading:
@@ -273,7 +273,9 @@ def lens_sweep(
         entropy=(log_partition - mean)[:, 0].clamp_min(0).to(torch.float32),
         # Logits of other digits than those of the sum: no probability is above 1.
         target_log_probabilities=(logits - log_partition).clamp_max(0).to(torch.float32),
-        target_ranks=torch.where(blank, wanted.tokens.T, wanted.ahead.T.long()) if ranks else targets[:, :0],
+        target_ranks=torch.where(blank, target_counts.tokens.T, target_counts.ahead.T.long())
+        if ranks
+        else targets[:, :0],
         top_log_probabilities=(capped(top, softcap) - log_partition).clamp_max(0).to(torch.float32),
         top_tokens=tokens,
         group_mass=weights.mass * weights.scale,

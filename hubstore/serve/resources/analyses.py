@@ -81,8 +81,8 @@ async def curves(context: Context, params: Annotated[CurveParams, Query()]) -> R
     From a table that the store keeps, else computed now, and kept where the store may be written to.
     """
     snapshot = context.snapshot
-    wanted = Curves.checked(snapshot, params)
-    return await context.computed(wanted.analysis, wanted, lambda: wanted.table(snapshot))
+    chosen = Curves.checked(snapshot, params)
+    return await context.computed(chosen.analysis, chosen, lambda: chosen.table(snapshot))
 
 
 @dataclass(frozen=True)
@@ -187,30 +187,30 @@ class Curves:
     def _covers(self, snapshot: Snapshot, made_with: Mapping[str, Any]) -> bool:
         from hubstore.analysis.states import item_pooling
 
-        wanted = set(snapshot.layers if self.layers is None else self.layers)
+        layers = set(snapshot.layers if self.layers is None else self.layers)
         if self.analysis in BY_PARTITION:
             whole = made_with.get("partitions") == list(snapshot.partitions)
         else:
             whole = bool(self.pairs) or made_with.get("pairs") is None
         defaults = (made_with.get("seed"), made_with.get("bootstrap")) == (0, 1000)
         pooled = made_with.get("pooling") == item_pooling(snapshot, self.pooling)
-        return whole and defaults and pooled and wanted <= set(made_with.get("layers") or ())
+        return whole and defaults and pooled and layers <= set(made_with.get("layers") or ())
 
     def _holds(self, table: pa.Table) -> bool:
         present = set(zip(table["x"].to_pylist(), table["y"].to_pylist(), strict=True))
         return set(self.pairs) <= present
 
     def _chosen(self, table: pa.Table) -> pa.ChunkedArray | pa.Array:
-        """bool [rows]: whether a row is one of those wanted."""
+        """bool [rows]: whether a row is one of those chosen."""
         chosen = pc.is_valid(table["layer"])
         if self.layers is not None:
             chosen = pc.and_(chosen, pc.is_in(table["layer"], pa.array(self.layers)))
         if self.partitions:
             chosen = pc.and_(chosen, pc.is_in(table["x"], pa.array(self.partitions)))
         if self.pairs:
-            wanted = {*self.pairs, *((y, x) for x, y in self.pairs)}  # retrieval goes both ways
+            pairs = {*self.pairs, *((y, x) for x, y in self.pairs)}  # retrieval goes both ways
             rows = zip(table["x"].to_pylist(), table["y"].to_pylist(), strict=True)
-            chosen = pc.and_(chosen, pa.array([row in wanted for row in rows]))
+            chosen = pc.and_(chosen, pa.array([row in pairs for row in rows]))
         return chosen
 
 
