@@ -128,13 +128,13 @@ class Server:
 
 
 @contextmanager
-def served(path: Path) -> Iterator[Server]:
-    """A server of the store at `path`, which answers."""
+def served(path: Path, root: Path = ROOT) -> Iterator[Server]:
+    """A server of the store at `path`, which answers, by the package in the folder `root`."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "hubstore", "serve", str(path), "--port", str(port), "--device", "cpu"]
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=root, stdout=log, stderr=log)
         try:
             until = time.monotonic() + 60
             while _get(port, "/healthz") is None:
