@@ -20,8 +20,8 @@ from hubstore.analysis.layers import Executor
 from hubstore.analysis.pairs import chosen_pairs
 from hubstore.analysis.projection import PROJECTION_SCHEMA, projection
 from hubstore.analysis.results import metadata
-from hubstore.analysis.retrieval import retrieval
-from hubstore.analysis.similarity import similarity, unresolved
+from hubstore.analysis.retrieval import found_by_concept, retrieval
+from hubstore.analysis.similarity import concept_differences, similarity, unresolved
 from hubstore.errors import AnalysisError
 from hubstore.options import CompareOptions
 
@@ -35,6 +35,8 @@ __all__ = [
     "alignment",
     "analyze",
     "clustering",
+    "concept_differences",
+    "found_by_concept",
     "geometry",
     "metadata",
     "projection",

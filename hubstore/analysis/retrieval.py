@@ -15,11 +15,11 @@ from hubstore.analysis.comparing import by_pair, compare_options
 from hubstore.analysis.layers import Executor, LayerTask, Prepared, Progress, over_layers
 from hubstore.analysis.pairs import Concepts, Matched, Pair
 from hubstore.analysis.results import Row, intervals, stored_or_computed
-from hubstore.analysis.states import VARIANTS, States
+from hubstore.analysis.states import VARIANTS, States, item_pooling
 from hubstore.checks import check_count
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
-from hubstore.kernels import match_ranks
+from hubstore.kernels import match_rank, match_ranks
 from hubstore.options import CompareOptions
 from hubstore.stats.bootstrap import Bootstrap
 
@@ -82,6 +82,31 @@ def _prepared(store: StoreReader, on: torch.device, params: Mapping[str, Any]) -
         return [row for items in matched for row in _both_directions(states, layer, items, params["k"], resampling)]
 
     return Prepared(find, {"skipped_pairs": skipped})
+
+
+def found_by_concept(
+    store: StoreReader, pair: Pair, layers: Sequence[str], *, metric: str, variant: str, device: str = "auto"
+) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.float64]]]:
+    """What each query of x adds to a metric by cosine: what a verdict on it is tested with.
+
+    Args:
+        store: an opened store.
+        pair: x, which asks, and y.
+        layers: names.
+        metric: one of METRICS.
+        variant: "raw" or "centered".
+        device: where to compute.
+
+    Returns:
+        The queries' positions in the store, int64 [n], and by layer float64 [n].
+    """
+    items = Concepts(store).match(*pair)
+    states = States(store, item_pooling(store, None), resolve_device(device))
+    found = {}
+    for layer in layers:
+        forward, _ = match_rank(*(states.rows(layer, side, variant) for side in (items.x, items.y)))
+        found[layer] = _successes(forward)[:, METRICS.index(metric)]
+    return items.x.positions, found
 
 
 def _both_directions(states: States, layer: str, items: Matched, k: int, resampling: Bootstrap) -> list[Row]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -16,7 +17,7 @@ from hubstore.analysis.layers import Executor, LayerTask, Prepared, Progress, ov
 from hubstore.analysis.pairs import Concepts, Matched, Pair
 from hubstore.analysis.resolution import lost_variance, resolves, rounding_variance
 from hubstore.analysis.results import Row, intervals, stored_or_computed
-from hubstore.analysis.states import VARIANTS, States
+from hubstore.analysis.states import VARIANTS, States, item_pooling
 from hubstore.devices import resolve_device
 from hubstore.options import CompareOptions
 from hubstore.stats import blocks
@@ -100,7 +101,38 @@ def unresolved(table: pa.Table) -> str | None:
     )
 
 
+def concept_differences(
+    store: StoreReader, pair: Pair, layers: Sequence[str], device: str = "auto"
+) -> dict[str, npt.NDArray[np.float64]]:
+    """What each concept adds to matched minus baseline (raw), to first order: what a verdict on it is tested with.
+
+    Returns:
+        By layer float64 [n], whose mean is the difference.
+    """
+    items = Concepts(store).match(*pair)
+    states = States(store, item_pooling(store, None), resolve_device(device))
+    found = {}
+    for layer in layers:
+        values, shares, *_ = _estimates(states, layer, items, "raw")
+        found[layer] = values[2] + shares[:, 2] - shares[:, 2].mean()
+    return found
+
+
 def _compare(states: States, layer: str, items: Matched, variant: str, resampling: Bootstrap) -> list[Row]:
+    n = len(items)
+    values, columns, cosines, toward_x, toward_y = _estimates(states, layer, items, variant)
+    rows = intervals(METRICS, values, resampling.of_estimates(values, columns))
+    variance = rounding_variance(states, layer, (items.x, items.y), variant, cosines - toward_y / n)
+    variance += rounding_variance(states, layer, (items.y, items.x), variant, cosines - toward_x / n)
+    variance += lost_variance(states, layer, (items.x, items.y), variant)
+    resolution = variance**0.5
+    return [*rows[:2], {**rows[2], "resolution": resolution, "resolved": resolves(values[2], resolution)}]
+
+
+def _estimates(
+    states: States, layer: str, items: Matched, variant: str
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Tensor, Tensor, Tensor]:
+    """Values of METRICS [3], each concept's share in them [n, 3], and what `_products` gives."""
     n = len(items)
     sum_x, sum_y = (states.unit_sum(layer, side, variant) for side in (items.x, items.y))
     cosines, toward_x, toward_y = _products(states, layer, items, variant, sum_x, sum_y)
@@ -109,13 +141,7 @@ def _compare(states: States, layer: str, items: Matched, variant: str, resamplin
     # To first order a concept acts on the baseline through all mismatched pairs that it is in.
     shares = (toward_x + toward_y - 2 * cosines) / (n - 1)
     columns = torch.stack([cosines, shares, cosines - shares], 1).cpu().numpy()
-    values = np.array([matched, baseline, matched - baseline])
-    rows = intervals(METRICS, values, resampling.of_estimates(values, columns))
-    variance = rounding_variance(states, layer, (items.x, items.y), variant, cosines - toward_y / n)
-    variance += rounding_variance(states, layer, (items.y, items.x), variant, cosines - toward_x / n)
-    variance += lost_variance(states, layer, (items.x, items.y), variant)
-    resolution = variance**0.5
-    return [*rows[:2], {**rows[2], "resolution": resolution, "resolved": resolves(values[2], resolution)}]
+    return np.array([matched, baseline, matched - baseline]), columns, cosines, toward_x, toward_y
 
 
 def _products(

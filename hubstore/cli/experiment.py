@@ -140,7 +140,7 @@ def _summarize(done: Sequence[Run]) -> None:
     lines = [
         (one.experiment.name, "not done", str(one.error), None)
         if one.result is None
-        else (one.experiment.name, "yes" if one.result.shown else "no", one.result.figure, one.result.n)
+        else (one.experiment.name, one.result.verdict, one.result.figure, one.result.n)
         for one in done
     ]
     out.print(table(("experiment", "shown", "figure", "n"), lines, title="does this model show it?"))

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from hubstore.arrow import read_parquet
 from hubstore.files import put
 from hubstore.plots.experiment import Plot
+from hubstore.stats.verdicts import YES, Verdict
 
 METADATA = b"hubstore"
 COLUMNS = {
@@ -34,7 +35,8 @@ class Result:
     """What an experiment found.
 
     Args:
-        shown: whether the model shows what the paper claims, by the rule in the experiment's docstring.
+        verdict: "yes" where the model shows what the paper claims, by the rule in the experiment's docstring; "no", or
+            "too few to say".
         figure: the headline in words: "matched - baseline 0.31 [0.29, 0.33] at layer 9 of 18".
         n: items, pairs or positions that the headline is over.
         table: layer, quantity, value, low, high (95 %) and n, and columns of the experiment's own.
@@ -42,12 +44,17 @@ class Result:
         notes: what a reader must know: what was left out, and why.
     """
 
-    shown: bool
+    verdict: Verdict
     figure: str
     n: int
     table: pa.Table
     plots: tuple[Plot, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> bool:
+        """Whether the verdict is "yes"."""
+        return self.verdict == YES
 
 
 def make_table(rows: Iterable[Row], columns: Mapping[str, pa.DataType] | None = None) -> pa.Table:
@@ -83,6 +90,7 @@ def write_result(folder: Path, result: Result, description: Mapping[str, Any], i
     put(folder / FIGURE, image)
     found = {
         **description,
+        "verdict": result.verdict,
         "shown": result.shown,
         "figure": result.figure,
         "n": result.n,
@@ -99,10 +107,12 @@ def read_result(folder: Path, provenance: Mapping[str, Any]) -> Result | None:
         table = read_parquet(folder / TABLE)
     except (OSError, pa.ArrowException):
         return None  # what is damaged is made again
-    if found is None or found["made_from"] != json.loads(json.dumps(provenance)) or not (folder / FIGURE).is_file():
+    if found is None or "verdict" not in found:
+        return None  # judged by an earlier rule
+    if found["made_from"] != json.loads(json.dumps(provenance)) or not (folder / FIGURE).is_file():
         return None
     plots = tuple(Plot(**{**plot, "quantities": tuple(plot["quantities"])}) for plot in found["plots"])
-    return Result(found["shown"], found["figure"], found["n"], table, plots, tuple(found["notes"]))
+    return Result(found["verdict"], found["figure"], found["n"], table, plots, tuple(found["notes"]))
 
 
 def to_json(value: Any) -> bytes:

@@ -42,6 +42,7 @@ class Run:
         return {
             "experiment": self.experiment.name,
             "claim": self.experiment.claim,
+            "verdict": None if found is None else found.verdict,
             "shown": None if found is None else found.shown,
             "figure": None if found is None else found.figure,
             "n": None if found is None else found.n,

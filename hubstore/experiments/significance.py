@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -15,28 +14,48 @@ from hubstore.experiments.context import ExperimentContext
 from hubstore.experiments.result import Result, Row, make_table
 from hubstore.plots.experiment import Plot
 from hubstore.stats.bootstrap import Bootstrap
+from hubstore.stats.verdicts import NO, TOO_FEW, YES, MaxTest, Verdict, sign_flip_test
 
-LEVEL = 0.95
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class ClusterValues:
+    """What each cluster adds to a row's value, which is their mean; under "clusters" of a row, and not in a table.
+
+    Args:
+        ids: int64 [clusters], which they are: the same text or concept has one number at every layer.
+        values: float64 [clusters].
+    """
+
+    ids: Ints
+    values: Floats
+
+
+@dataclass(frozen=True, eq=False)
 class BestLayer:
     """The layer where some differences are most clearly above zero, all of them at once.
 
     Args:
         rows: of the table, one for each difference, at that layer: value, low and high (95 %, of this layer alone), n.
-        bound: of the least clear of them, corrected for picking the best of all layers; see `best_layer`.
+        test: of all layers and differences, by which the best of them was picked; see `best_layer`.
+        place: of that layer among those tested.
     """
 
     rows: tuple[Row, ...]
-    bound: float
+    test: MaxTest
+    place: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether all differences are above zero there, more clearly than the best layer is by chance."""
+        return self.test.verdict
 
     @property
     def shown(self) -> bool:
-        """Whether every corrected interval lies above zero."""
-        return self.bound > 0
+        """Whether the verdict is "yes"."""
+        return self.verdict == YES
 
     @property
     def n(self) -> int:
@@ -47,15 +66,24 @@ class BestLayer:
         """The differences and their intervals as a headline, with the model's depth beside the layer where given."""
         found = "; ".join(f"{r['quantity']} {r['value']:.3g} [{r['low']:.3g}, {r['high']:.3g}]" for r in self.rows)
         of_depth = "" if depth is None else f" of {depth}"
-        return f"{found} at layer {self.rows[0]['layer']}{of_depth}, n = {self.n:,}"
+        p, clusters = self.test.p_by_layer[self.place], self.test.clusters
+        of_clusters = "" if clusters == self.n else f" in {clusters:,} clusters"
+        too_few = f"; {TOO_FEW}" if self.verdict == TOO_FEW else ""
+        at = f"{found} at layer {self.rows[0]['layer']}{of_depth}"
+        return f"{at}, n = {self.n:,}{of_clusters}, p = {p:.2g} over {len(self.test.p)} layers{too_few}"
 
 
-def best_layer(rows: Sequence[Row], quantities: Sequence[str], layers: Sequence[str]) -> BestLayer:
-    """Where among `layers` some differences are all most clearly above zero.
+def best_layer(rows: Sequence[Row], quantities: Sequence[str], layers: Sequence[str], seed: int = 0) -> BestLayer:
+    """Where among `layers` some differences are all most clearly above zero, and whether that is more than chance.
 
-    A 95 % interval of a mean is 1.96 standard errors to either side. Over m layers the lower bound is taken at as many
-    standard errors as leave 2.5 % / m below (Bonferroni), so that the best of all m is wrongly above zero 2.5 times
-    in a hundred at most. Several differences must all be above zero at one layer, which needs no further correction.
+    The test is `sign_flip_test` over all layers and differences at once, with the rows' clusters as observations: a
+    layer counts where every difference has a family-wise p of 2.5 % at most.
+
+    Args:
+        rows: of `mean_rows`, or others that say under "clusters" what each cluster adds.
+        quantities: the differences.
+        layers: to pick from.
+        seed: of the draws.
 
     Raises:
         AnalysisError: a difference has no value at any of the layers.
@@ -68,24 +96,19 @@ def best_layer(rows: Sequence[Row], quantities: Sequence[str], layers: Sequence[
             "a claim about intermediate layers needs a model of two blocks or more"
         )
     found = [tuple(cells[layer, quantity] for quantity in quantities) for layer in among]
-    # In standard errors: cosines and log-probabilities spread more at some layers than at others.
-    best = max(found, key=lambda at_layer: min(map(standard_errors, at_layer)))
-    return BestLayer(best, min(corrected_bound(row, len(among)) for row in best))
+    test = sign_flip_test(stacked_clusters(found), seed=seed)
+    return BestLayer(found[test.best], test, test.best)
 
 
-def corrected_bound(row: Row, places: int) -> float:
-    """The lower bound of a row's value when the best of `places` is picked."""
-    tail = (1 - LEVEL) / 2
-    widen = NormalDist().inv_cdf(1 - tail / places) / NormalDist().inv_cdf(1 - tail)
-    return float(row["value"] - widen * (row["value"] - row["low"]))
-
-
-def standard_errors(row: Row) -> float:
-    """How many of them a row's value is above zero."""
-    error = (row["value"] - row["low"]) / NormalDist().inv_cdf((1 + LEVEL) / 2)
-    if error > 0:
-        return float(row["value"] / error)
-    return float(np.copysign(np.inf, row["value"])) if row["value"] else 0.0  # a share may be 0 in every resample
+def stacked_clusters(rows: Sequence[Sequence[Row]]) -> Floats:
+    """float64 [clusters, layers, quantities] of rows by layer and quantity; NaN where a cluster has no value."""
+    every: list[list[ClusterValues]] = [[row["clusters"] for row in at_layer] for at_layer in rows]
+    known = np.unique(np.concatenate([one.ids for at_layer in every for one in at_layer]))
+    stacked = np.full((len(known), len(every), len(every[0])), np.nan)
+    for layer, at_layer in enumerate(every):
+        for quantity, one in enumerate(at_layer):
+            stacked[np.searchsorted(known, one.ids), layer, quantity] = one.values
+    return stacked
 
 
 def judge(
@@ -97,9 +120,16 @@ def judge(
     columns: Mapping[str, pa.DataType] | None = None,
 ) -> Result:
     """The result of a claim that is shown where all headlines are above zero at one intermediate layer."""
-    best = best_layer(rows, headlines, context.intermediate)
+    best = best_layer(rows, headlines, context.intermediate, context.seed)
     words = best.words(context.model.depth)
-    return Result(best.shown, words, best.n, make_table(rows, columns), tuple(plots), tuple(notes))
+    return Result(best.verdict, words, best.n, make_table(rows, columns), tuple(plots), tuple(notes))
+
+
+def joint(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict of a claim that holds where several do: no where one does not."""
+    if all(one == YES for one in verdicts):
+        return YES
+    return NO if NO in verdicts else TOO_FEW
 
 
 def with_differences(values: Mapping[str, Floats], headlines: Sequence[str]) -> dict[str, Floats]:
@@ -120,14 +150,50 @@ def mean_rows(layer: str, values: Mapping[str, Floats], resampling: Bootstrap, g
     """
     columns = np.stack(list(values.values()), axis=1)
     if groups is None:
-        bounds = resampling.of_means(columns)
+        bounds, ids, means = resampling.of_means(columns), np.arange(len(columns)), columns
     else:
-        _, group = np.unique(groups, return_inverse=True)
-        sums = np.zeros((int(group.max()) + 1, columns.shape[1]))
+        ids, group = np.unique(groups, return_inverse=True)
+        sums = np.zeros((len(ids), columns.shape[1]))
         np.add.at(sums, group, columns)
         counts = np.repeat(np.bincount(group)[:, None], columns.shape[1], axis=1).astype(np.float64)
-        bounds = resampling.of_ratios(sums, counts)
-    return interval_rows(layer, list(values), columns.mean(0), bounds, len(columns))
+        bounds, means = resampling.of_ratios(sums, counts), sums * (len(ids) / len(columns))
+    rows = interval_rows(layer, list(values), columns.mean(0), bounds, len(columns))
+    return with_clusters(rows, means, ids)
+
+
+def with_clusters(rows: Sequence[Row], values: Floats, ids: Ints | None = None) -> list[Row]:
+    """The rows with what each cluster adds to them, for `best_layer`.
+
+    Args:
+        rows: of one layer, m quantities.
+        values: float64 [clusters, m], whose means are the rows' values: for an estimate with Hájek projections
+            `shares`, value + shares - shares.mean(0).
+        ids: int64 [clusters], the same at every layer; by default clusters are numbered.
+    """
+    numbers = np.arange(len(values)) if ids is None else ids
+    return [{**row, "clusters": ClusterValues(numbers, column)} for row, column in zip(rows, values.T, strict=True)]
+
+
+def estimate_rows(
+    layer: str,
+    quantities: Sequence[str],
+    values: Floats,
+    shares: Floats,
+    resampling: Bootstrap,
+    n: int | Sequence[int],
+) -> list[Row]:
+    """Rows of m estimates, with intervals and clusters from each cluster's Hájek projection.
+
+    Args:
+        layer: its name.
+        quantities: m names.
+        values: float64 [m].
+        shares: float64 [clusters, m], each cluster's first-order share in the values.
+        resampling: of the clusters.
+        n: items that each is over.
+    """
+    rows = interval_rows(layer, quantities, values, resampling.of_estimates(values, shares), n)
+    return with_clusters(rows, values + shares - shares.mean(0))
 
 
 def interval_rows(

@@ -1,1 +1,1 @@
-"""Statistics that analyses share: bootstrap intervals, and sums that do not depend on how work was split."""
+"""Statistics that analyses share: intervals, verdicts, and sums that do not depend on how work was split."""

@@ -139,12 +139,12 @@ def test_experiments_are_recorded_and_shown_with_their_verdicts(tmp_path, capsys
     assert experiments.main([*arguments, "--limit", "12", "--device", "cpu", "--only", "arithmetic-similarity"]) == 0
     record = json.loads((tmp_path / "out/tiny.json").read_text())
     (line,) = record["experiments"]
-    assert line["shown"] in (True, False)
+    assert line["shown"] == (line["verdict"] == "yes")
     shown = table.experiment_tables({"tiny": record})
-    assert f"| {'yes' if line['shown'] else '**no**'} | {line['figure']} | {line['n']} |" in shown
+    assert f"| {table._verdict(line)} | {line['figure']} | {line['n']} |" in shown
     assert f"{int(line['shown'])} of 1 claims shown" in shown
     assert (tmp_path / "out/tiny-arithmetic-similarity.png").read_bytes()[:4] == b"\x89PNG"
-    failed = {**line, "shown": None, "figure": None, "n": None, "error": "no | head"}
+    failed = {**line, "shown": None, "verdict": None, "figure": None, "n": None, "error": "no | head"}
     shown = table.experiment_tables({"tiny": {**record, "experiments": [line, failed]}})
     assert r"| not done | no \| head |  |" in shown
     assert "of 1 claims shown" in shown

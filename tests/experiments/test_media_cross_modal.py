@@ -136,14 +136,33 @@ def test_images_that_find_their_names_are_shown_to(tmp_path):
     ]  # fmt: skip
     context = ExperimentContext(seeing(), tmp_path, bootstrap=100, device="cpu")
     found = cross_modal.names_found(rows, ("en", "es", "zh"), "image/zxx", context.layers)
-    assert best_layer(found, cross_modal.headlines("image/zxx"), context.intermediate).shown
     table = make_table(found, cross_modal.COLUMNS).to_pylist()
     (mean,) = [r for r in table if r["layer"] == "1" and r["quantity"] == "image/zxx to other languages - chance"]
     assert (mean["value"], mean["low"]) == (pytest.approx(0.45), pytest.approx(0.35))
-    for row in rows:
-        row.update(value=0.05, low=0.0, high=0.2)
-    found = cross_modal.names_found(rows, ("en", "es", "zh"), "image/zxx", context.layers)
-    assert not best_layer(found, cross_modal.headlines("image/zxx"), context.intermediate).shown
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_the_verdict_is_of_each_image_and_its_names_in_all_languages(tmp_path, monkeypatch, found):
+    shares = {"en": 0.9, "es": 0.6, "zh": 0.3} if found else dict.fromkeys(("en", "es", "zh"), 0.05)
+
+    def by_concept(store, pair, layers, *, metric, variant, device):
+        n = 40 if pair[1] == "en" else 20
+        return np.arange(n), {layer: (np.arange(n) < round(shares[pair[1]] * n)) * 1.0 for layer in layers}
+
+    monkeypatch.setattr(cross_modal, "found_by_concept", by_concept)
+    context = ExperimentContext(seeing(), tmp_path, bootstrap=100, device="cpu")
+    rows = [
+        {"layer": layer, "metric": "recall@1", "quantity": "recall@1", "variant": "centered", "x": "image/zxx", "y": y,
+         "value": share, "low": 0.0, "high": 1.0, "n": 40 if y == "en" else 20, "chance": 0.05}
+        for layer in context.layers for y, share in shares.items()
+    ]  # fmt: skip
+    spoken = ("en", "es", "zh")
+    headlines = cross_modal.names_found(rows, spoken, "image/zxx", context.layers)
+    tested = cross_modal.with_queries(context, None, headlines, rows, spoken, "image/zxx")
+    for row in tested:
+        assert row["clusters"].values.mean() == pytest.approx(row["value"])
+    best = best_layer(tested, cross_modal.headlines("image/zxx"), context.intermediate)
+    assert best.verdict == ("yes" if found else "no")
 
 
 def test_names_in_english_alone_are_refused():

@@ -68,7 +68,7 @@ def test_colors_are_the_most_probable_tokens_of_images_of_them(eyes):
     assert_allclose(curve(result, "another color", eyes.layers), np.mean(other, 0), atol=1e-9)
 
 
-def test_a_model_that_says_the_colors_is_shown_to(eyes, monkeypatch):
+def test_a_model_that_says_the_colors_is_shown_to(eyes, few_clusters, monkeypatch):
     """The unembeddings of names are turned toward the states of their images."""
     model = seeing()
     rows = model.head.unembedding.clone()

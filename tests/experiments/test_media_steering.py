@@ -105,7 +105,9 @@ def test_half_an_image_is_replaced_by_its_difference_from_a_layer_on(seeing, mon
     ("said", "shown"),
     [("new", True), ("old new", False), ("fourth", False), ("retained", False), ("new fourth", False)],
 )
-def test_images_are_shown_where_the_new_color_takes_the_place_of_the_old(seeing, monkeypatch, said, shown):
+def test_images_are_shown_where_the_new_color_takes_the_place_of_the_old(
+    seeing, few_clusters, monkeypatch, said, shown
+):
 
     def generate(model, prompts, interventions=(), **given):
         if not interventions:
@@ -216,7 +218,9 @@ def test_shares_of_yes_are_those_of_single_runs_with_the_audio_steered(tmp_path,
 @pytest.mark.parametrize(
     ("other", "own", "shown"), [(0.3, 0.0, True), (0.0, 0.0, False), (0.3, 0.3, False), (-0.3, 0.0, False)]
 )
-def test_audio_clips_are_shown_where_the_other_class_moves_the_answer_further(hearing, monkeypatch, other, own, shown):
+def test_audio_clips_are_shown_where_the_other_class_moves_the_answer_further(
+    hearing, few_clusters, monkeypatch, other, own, shown
+):
     clips = animal_clips(hearing)
     right_way = np.array([-1 if one.is_mammal else 1 for one in clips])
     asked = []

@@ -13,6 +13,8 @@ from hubstore.experiments.materials.arithmetic import Expression, sums
 from hubstore.experiments.materials.programs import Source, range_arguments, ranges
 from hubstore.experiments.materials.sentiment import LANGUAGES, read_lexicon
 from hubstore.experiments.recipes import steering, steering_sentiment, steering_text
+from hubstore.experiments.significance import mean_rows
+from hubstore.stats.bootstrap import Bootstrap
 from hubstore.steer import Continuation, Decoding, Intervention, difference_of_texts, generate
 from tests.experiments.readers import reader
 from tests.tiny_models import tiny_language_model
@@ -119,7 +121,9 @@ def test_random_directions_are_as_long_and_not_the_same():
 
 
 @pytest.mark.parametrize(("own", "control", "shown"), [(1, 0, True), (0, 0, False), (1, 1, False), (0, 1, False)])
-def test_arithmetic_is_shown_where_its_own_direction_does_more_than_another(context, monkeypatch, own, control, shown):
+def test_arithmetic_is_shown_where_its_own_direction_does_more_than_another(
+    context, few_clusters, monkeypatch, own, control, shown
+):
     by_prompt = {one.question: one for one in sums()}
 
     def text(prompt, condition):
@@ -192,7 +196,7 @@ def test_prompts_end_with_the_parenthesis_of_ranges_that_have_one_argument():
     ],
 )
 def test_code_is_shown_where_starts_come_with_its_direction_alone(
-    context, monkeypatch, toward, opposite, random, shown
+    context, few_clusters, monkeypatch, toward, opposite, random, shown
 ):
     said_by = {"": "n)", "toward start": toward, "toward end": opposite, "random directions": random}
     saying(monkeypatch, steering_text, lambda prompt, one: said_by.get(one[0], "n)"))
@@ -235,7 +239,7 @@ def test_prompts_are_the_first_words_after_the_papers_sentence():
 
 
 @pytest.mark.parametrize(("good", "random", "shown"), [(1, 0, True), (0, 0, False), (-1, 0, False), (1, 1, False)])
-def test_sentiment_is_shown_in_both_languages_or_not(tmp_path, monkeypatch, words, good, random, shown):
+def test_sentiment_is_shown_in_both_languages_or_not(tmp_path, few_clusters, monkeypatch, words, good, random, shown):
     context = ExperimentContext(reader(), tmp_path / "out", limit=24, bootstrap=200, device="cpu")
     texts = {1: "bueno 美好 good", 0: "", -1: "terrible 糟糕 bad"}
 
@@ -303,11 +307,13 @@ def test_shipped_lexicons_know_good_from_bad_and_say_where_they_are_from(context
     assert "Source" in readme
 
 
-def test_a_share_of_zero_in_every_resample_is_no_standard_error_above_zero():
-    certain = {"quantity": "q", "n": 9, "strength": 1.0}
-    rows = [{**certain, "layer": "1", "value": 0.0, "low": 0.0, "high": 0.0}]
+def test_a_share_of_zero_of_every_prompt_is_not_clear_and_the_clearest_layer_and_strength_are_named():
+    def at(layer, values):
+        return [{**row, "strength": 1.0} for row in mean_rows(layer, {"q": values}, Bootstrap(100, 0))]
+
+    rows = at("1", np.zeros(30))
     assert not steering.clearest(rows, ["q"]).shown
-    best = steering.clearest([*rows, {**certain, "layer": "2", "value": 0.5, "low": 0.2, "high": 0.8}], ["q"])
+    best = steering.clearest([*rows, *at("2", np.tile([0.0, 1.0], 15))], ["q"])
     assert best.shown
     assert "at layer 2, strength 1" in best.words()
 

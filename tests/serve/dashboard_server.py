@@ -62,7 +62,7 @@ def experiment_folder(folder: Path) -> Path:
         for name, value in (("matched", 0.5 + layer / 10), ("baseline", 0.4))
     ]
     outcome = Result(
-        True,
+        "yes",
         "matched - baseline 0.4 [0.3, 0.5] at layer 3",
         10,
         make_table(rows),

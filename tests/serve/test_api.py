@@ -342,7 +342,7 @@ def test_experiments_are_listed_with_verdict_table_and_figure(store, tmp_path):
     from hubstore.plots.experiment import Plot
 
     outcome = Result(
-        True,
+        "yes",
         "0.31 at layer 9",
         12,
         make_table([{"layer": "9", "quantity": "difference", "value": 0.31}]),
@@ -356,6 +356,7 @@ def test_experiments_are_listed_with_verdict_table_and_figure(store, tmp_path):
         first, second = running.get("/api/experiments").json["experiments"]
         assert (first["name"], second["name"]) == ("multilingual-similarity", "multilingual-similarity-2")
         assert (first["shown"], first["claim"], first["model"], first["notes"]) == (True, "c", "m", ["a note"])
+        assert first["verdict"] == "yes"
         table = running.get("/api/experiments/multilingual-similarity-2").json
         assert (table["columns"]["value"], table["about"]["figure"]) == ([0.31], "0.31 at layer 9")
         assert running.get("/api/experiments/multilingual-similarity/figure").body == b"\x89PNG"

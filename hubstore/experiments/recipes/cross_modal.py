@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from hubstore.analysis import retrieval
+from hubstore.analysis import found_by_concept, retrieval
 from hubstore.analysis.states import VARIANTS
 from hubstore.arrow import read_parquet
 from hubstore.corpus import Corpus, Item, Media, open_corpus, read_media_folder
@@ -17,7 +17,7 @@ from hubstore.experiments.materials import shipped_bytes
 from hubstore.experiments.materials.media import NO_LANGUAGE, RECORDINGS, SHIPPED, recordings
 from hubstore.experiments.registry import experiment
 from hubstore.experiments.result import Result, Row, make_table
-from hubstore.experiments.significance import BestLayer, best_layer
+from hubstore.experiments.significance import BestLayer, best_layer, joint, with_clusters
 from hubstore.plots.experiment import Plot
 from hubstore.plots.panels import Curve, Grid, Panel
 from hubstore.plots.static import panels_png, require_matplotlib
@@ -70,7 +70,8 @@ def cross_modal(context: ExperimentContext) -> Result:
     queries = [name for name in store.partitions if store.partition(name).modality in MODALITIES]
     spoken = [name for name in store.partitions if name not in queries]
     rows = [row for name in queries for row in names_found(every, spoken, name, context.layers)] + every
-    best = {name: best_layer(rows, headlines(name), context.intermediate) for name in queries}
+    tested = [row for name in queries for row in with_queries(context, store, rows, every, spoken, name)]
+    best = {name: best_layer(tested, headlines(name), context.intermediate, context.seed) for name in queries}
     draw(context, store, every, best)
     plots = [
         plot
@@ -81,7 +82,7 @@ def cross_modal(context: ExperimentContext) -> Result:
         )
     ]
     return Result(
-        all(found.shown for found in best.values()),
+        joint([found.verdict for found in best.values()]),
         "; ".join(found.words(context.model.depth) for found in best.values()),
         next(iter(best.values())).n,
         make_table(rows, COLUMNS),
@@ -190,6 +191,47 @@ def names_found(every: Sequence[Row], spoken: Sequence[str], queries: str, layer
             if answers is english:
                 rows.append({**common, "quantity": f"{queries}: chance", "value": chance})
     return rows
+
+
+def with_queries(
+    context: ExperimentContext,
+    store: StoreReader,
+    rows: Sequence[Row],
+    every: Sequence[Row],
+    spoken: Sequence[str],
+    queries: str,
+) -> list[Row]:
+    """The headlines of a partition of media, with what each of its items adds to them.
+
+    Args:
+        context: for the layers.
+        store: of media and names.
+        rows: of `names_found`.
+        every: recalls.
+        spoken: the partitions of names.
+        queries: the partition of media.
+    """
+    compared = {row["y"]: metric_for(row) for row in every if row["x"] == queries and row["y"] in spoken}
+    metric = compared[ENGLISH]
+    found = {
+        name: found_by_concept(
+            store, (queries, name), context.layers, metric=metric, variant=CENTERED, device=context.device
+        )
+        for name in compared
+    }
+    ids = np.unique(np.concatenate([positions for positions, _ in found.values()]))
+    headline = {(row["layer"], row["quantity"]): row for row in rows if row["quantity"] in headlines(queries)}
+    tested: list[Row] = []
+    for layer in context.layers:
+        for name, answers in zip(headlines(queries), ([ENGLISH], [y for y in compared if y != ENGLISH]), strict=True):
+            # Weighed so that the mean over items is the mean over languages, which may share fewer concepts.
+            added = np.zeros(len(ids))
+            for positions, by_layer in (found[y] for y in answers):
+                places = np.searchsorted(ids, positions)
+                added[places] += by_layer[layer] * len(ids) / (len(positions) * len(answers))
+            row = headline[layer, name]
+            tested += with_clusters([row], (added - row["chance"])[:, None], ids)
+    return tested
 
 
 def metric_for(row: Row) -> str:

@@ -23,10 +23,14 @@ from hubstore.experiments.result import Result, Row, make_table
 from hubstore.experiments.significance import Floats, Ints, best_layer, mean_rows, with_differences
 from hubstore.lens import Encoded, Variant
 from hubstore.plots.experiment import Plot
+from hubstore.stats.verdicts import NO, TOO_FEW, YES
 from hubstore.store import StoreReader
 
 NORMED = "with the final norm before the lens"
 """How the note begins that says what the other reading shows."""
+
+SAID = {YES: "shown", NO: "not shown", TOO_FEW: TOO_FEW}
+"""What a note says of a verdict."""
 
 
 @dataclass(frozen=True)
@@ -280,11 +284,12 @@ def lens_result(
     """The result of a lens: judged as the paper reads it, and in a note with the final norm."""
     depth = context.model.depth
     best, normed = (
-        best_layer(rows, several, context.intermediate) for several in (headlines, [*map(with_norm, headlines)])
+        best_layer(rows, several, context.intermediate, context.seed)
+        for several in (headlines, [*map(with_norm, headlines)])
     )
     every = (
         *plots,
         *(Plot(f"{p.title}, normed", p.y_label, tuple(map(with_norm, p.quantities)), p.x, p.x_label) for p in plots),
     )
-    note = f"{NORMED} it is {'' if normed.shown else 'not '}shown: {normed.words(depth)}"
-    return Result(best.shown, best.words(depth), best.n, make_table(rows, columns), every, (note, *notes))
+    note = f"{NORMED} it is {SAID[normed.verdict]}: {normed.words(depth)}"
+    return Result(best.verdict, best.words(depth), best.n, make_table(rows, columns), every, (note, *notes))

@@ -25,7 +25,7 @@ from hubstore.experiments.recipes.lens import (
 )
 from hubstore.experiments.registry import experiment
 from hubstore.experiments.result import Result, Row
-from hubstore.experiments.significance import Floats, Ints, interval_rows, mean_rows, with_differences
+from hubstore.experiments.significance import Floats, Ints, estimate_rows, mean_rows, with_differences
 from hubstore.lens import Encoded
 from hubstore.plots.experiment import Plot
 
@@ -291,7 +291,7 @@ def confusion_rows(context: ExperimentContext, layer: str, found: Floats, own: I
     columns = np.stack([(shares * weights).sum((1, 2)), *(shares - shares.mean(1, keepdims=True)).reshape(n, -1).T], 1)
     quantities = [ROLE, *(name for role in known for name in _cells(role, known))]
     counts = [n, *np.repeat(np.bincount(own, minlength=total), total).tolist()]
-    return interval_rows(layer, quantities, values, context.resampling.of_estimates(values, columns), counts)
+    return estimate_rows(layer, quantities, values, columns, context.resampling, counts)
 
 
 def _cells(role: str, known: Sequence[str]) -> list[str]:

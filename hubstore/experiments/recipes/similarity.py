@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hubstore.analysis import similarity, unresolved
+from hubstore.analysis import concept_differences, similarity, unresolved
 from hubstore.analysis.states import VARIANTS
 from hubstore.corpus import Corpus, Item, read_parallel, read_sample
 from hubstore.errors import AnalysisError, CorpusError
@@ -23,7 +23,7 @@ from hubstore.experiments.materials.arithmetic import Expression, expressions
 from hubstore.experiments.materials.logical_forms import Meaning, meanings, shuffled, swapped
 from hubstore.experiments.registry import experiment
 from hubstore.experiments.result import Result, Row
-from hubstore.experiments.significance import Floats, interval_rows, judge, mean_rows
+from hubstore.experiments.significance import Floats, estimate_rows, judge, mean_rows, with_clusters
 from hubstore.kernels import paired_cosine
 from hubstore.kernels.rows import unit_rows
 from hubstore.plots.experiment import Plot
@@ -220,11 +220,13 @@ def compare_partitions(
         device=context.device,
         progress=lambda done, total: context.progress(f"comparing {x} with {y}", done, total),
     )
-    rows: list[Row] = [
-        {"quantity": NAMES[row["variant"], row["metric"]], **row}
-        for row in table.to_pylist()
-        if (row["variant"], row["metric"]) in NAMES
-    ]
+    added = concept_differences(store, (x, y), context.layers, context.device)
+    rows: list[Row] = []
+    for row in table.to_pylist():
+        if (row["variant"], row["metric"]) in NAMES:
+            named = {"quantity": NAMES[row["variant"], row["metric"]], **row}
+            is_headline = named["quantity"] == DIFFERENCE
+            rows += with_clusters([named], added[row["layer"]][:, None]) if is_headline else [named]
     warning = unresolved(table)
     return rows, () if warning is None else (warning,)
 
@@ -285,8 +287,8 @@ def compare_groups(
         unit_rows(x - x.mean(0)), unit_rows(y - y.mean(0)), group_x, group_y
     )
     values = np.append(raw, centered[2])
-    bounds = context.resampling.of_estimates(values, np.column_stack([raw_shares, centered_shares[:, 2]]))
-    return interval_rows(layer, list(NAMES.values()), values, bounds, len(x))
+    shares = np.column_stack([raw_shares, centered_shares[:, 2]])
+    return estimate_rows(layer, list(NAMES.values()), values, shares, context.resampling, len(x))
 
 
 def _matched_and_baseline(x: Tensor, y: Tensor, group_x: Tensor, group_y: Tensor) -> tuple[Floats, Floats]:
@@ -336,8 +338,7 @@ def compare_expressions(
         more, less = headline.split(" - ")
         means[headline], shares[headline] = means[more] - means[less], shares[more] - shares[less]
     values = np.array(list(means.values()))
-    bounds = context.resampling.of_estimates(values, np.stack(list(shares.values()), axis=1))
-    return interval_rows(layer, list(means), values, bounds, n)
+    return estimate_rows(layer, list(means), values, np.stack(list(shares.values()), axis=1), context.resampling, n)
 
 
 def compare_forms(context: ExperimentContext, two_names: Sequence[Meaning]) -> list[Row]:

@@ -155,7 +155,7 @@ def steering_result(
     best = clearest(rows, headlines)
     named = [{**row, "quantity": at_layer(row["quantity"], row["layer"])} for row in rows] if by_layer else rows
     table = make_table(named, columns)
-    return Result(best.shown, best.words(), best.n, table, tuple(plots), tuple(dict.fromkeys(notes)))
+    return Result(best.verdict, best.words(), best.n, table, tuple(plots), tuple(dict.fromkeys(notes)))
 
 
 def at_layer(quantity: str, layer: str) -> str:

@@ -18,7 +18,7 @@ from hubstore.experiments.materials.arithmetic import number_word, sums
 from hubstore.experiments.recipes.lens import lens_result, with_norm
 from hubstore.experiments.registry import experiment
 from hubstore.experiments.result import Result, Row, make_table
-from hubstore.experiments.significance import Floats, Ints, interval_rows, judge, mean_rows
+from hubstore.experiments.significance import Floats, Ints, interval_rows, judge, mean_rows, with_clusters
 from hubstore.lens import LanguageMass, TokenLanguages, Variant, count_token_languages, language_mass
 from hubstore.plots.experiment import Plot
 from hubstore.plots.stacked import HUB, trends_png
@@ -212,12 +212,13 @@ class _Inputs:
         chosen: npt.NDArray[np.bool_],
     ) -> list[Row]:
         """Rows of m means over some items' tokens, from totals over each item's [items, m]."""
-        _, group = np.unique(self.concept[chosen], return_inverse=True)
+        concepts, group = np.unique(self.concept[chosen], return_inverse=True)
         by_concept = np.stack([np.bincount(group, column) for column in totals[chosen].T], axis=1).astype(np.float64)
         tokens = np.bincount(group, self.found.tokens[chosen])[:, None]
         shared = np.broadcast_to(tokens, by_concept.shape).astype(np.float64)
         bounds = context.resampling.of_ratios(by_concept, shared)
-        return interval_rows(layer, quantities, by_concept.sum(0) / tokens.sum(), bounds, int(chosen.sum()))
+        rows = interval_rows(layer, quantities, by_concept.sum(0) / tokens.sum(), bounds, int(chosen.sum()))
+        return with_clusters(rows, by_concept / tokens.mean(), concepts)
 
 
 def _compare(context: ExperimentContext, layer: str, inputs: _Inputs) -> Iterator[Row]:

@@ -61,7 +61,7 @@ function all(experiments) {
         h("p", { class: "soft under" }, bdi(claim, 400)),
       ],
     },
-    { name: "shown", label: "Verdict", show: verdict },
+    { name: "verdict", label: "Verdict", show: verdict },
     { name: "figure", label: "Found", show: (figure) => h("span", { class: "wide" }, bdi(figure, 400)) },
     { name: "n", label: "n", numeric: true, show: count },
   ];
@@ -73,8 +73,9 @@ function all(experiments) {
   ];
 }
 
-function verdict(shown) {
-  return h("span", { class: shown ? "chip yes" : "chip no" }, shown ? "shown" : "not shown");
+function verdict(said) {
+  const words = { yes: "shown", no: "not shown" };
+  return h("span", { class: said === "yes" ? "chip yes" : "chip no" }, words[said] ?? said);
 }
 
 async function details(experiment, signal, figures) {
@@ -82,7 +83,7 @@ async function details(experiment, signal, figures) {
   const head = [
     h("p", {}, h("a", { href: sibling("experiments") }, "← all experiments")),
     h("h2", {}, bdi(experiment.title)),
-    h("p", {}, verdict(experiment.shown), " ", bdi(experiment.claim, 2000)),
+    h("p", {}, verdict(experiment.verdict), " ", bdi(experiment.claim, 2000)),
     h("p", { class: "finding" }, bdi(experiment.figure, 2000)),
   ];
   const answer = await get(path, {}, signal);

@@ -32,6 +32,7 @@ class ExperimentInfo(BaseModel):
     claim: str
     model: str | None
     shown: bool
+    verdict: str = Field(description="yes, no, or too few to say.")
     figure: str = Field(description="The headline in words.")
     n: int
     notes: list[str]
@@ -129,4 +130,5 @@ def _info(name: str, result: dict[str, Any]) -> ExperimentInfo:
     model = result.get("made_from", {}).get("model")
     fields = {field: result[field] for field in ("title", "claim", "shown", "figure", "n", "notes", "plots")}
     model = redact(model.get("id") if isinstance(model, dict) else model)
+    fields["verdict"] = result.get("verdict", "yes" if result["shown"] else "no")
     return ExperimentInfo(name=name, experiment=result["name"], model=model, **fields)
