@@ -11,6 +11,7 @@ from hubstore.arrow import parquet_file
 from hubstore.decoding import one_line
 from hubstore.errors import CorruptStoreError
 from hubstore.storage import Location
+from hubstore.store.parquet import ParquetContent, parquet_content
 
 FREE_BYTES = 128 << 20
 """Of a table in memory, however small its file: values that are all the same take next to no room there."""
@@ -45,9 +46,12 @@ def decode_table(
         CorruptStoreError: it is no such file, or would take memory out of all proportion to it.
     """
     try:
+        content = parquet_content(data)
+        if rows is not None and content.rows != rows:
+            raise ValueError(f"it has {content.rows} rows, {rows} were committed")
         with parquet_file(data) as file:
-            _check(file, schema, columns, rows)
-            table = _read(file, columns, FREE_BYTES + MOST_TIMES * len(data))
+            _check(file, schema, columns)
+            table = _read(file, content, columns, FREE_BYTES + MOST_TIMES * len(data))
         for field in schema or ():
             if not field.nullable and field.name in table.column_names and table[field.name].null_count:
                 raise ValueError(f"its column {field.name!r} has a null")
@@ -57,11 +61,11 @@ def decode_table(
     return table
 
 
-def _check(file: pq.ParquetFile, schema: pa.Schema | None, columns: Sequence[str] | None, rows: int | None) -> None:
-    """ValueError where the file says of itself that it is another than it has to be."""
-    if rows is not None and file.metadata.num_rows != rows:
-        raise ValueError(f"it has {file.metadata.num_rows} rows, {rows} were committed")
+def _check(file: pq.ParquetFile, schema: pa.Schema | None, columns: Sequence[str] | None) -> None:
+    """ValueError where a column is of another type than it has to be, or is not there."""
     schema_found = file.schema_arrow
+    if len(set(schema_found.names)) < len(schema_found.names):
+        raise ValueError("it has two columns of one name")
     for field in schema or ():
         if columns is not None and field.name not in columns:
             continue
@@ -72,23 +76,18 @@ def _check(file: pq.ParquetFile, schema: pa.Schema | None, columns: Sequence[str
             raise ValueError(f"its column {field.name!r} is of {found}, and not of {field.type}")
 
 
-def _read(file: pq.ParquetFile, columns: Sequence[str] | None, most: int) -> pa.Table:
+def _read(file: pq.ParquetFile, content: ParquetContent, columns: Sequence[str] | None, most: int) -> pa.Table:
     """The table, read in so many rows at a time as cannot take more than `most` bytes, and until all of them do.
 
     A value that a column has again and again stands in its file once, and may be as large as all of the column there.
     """
-    chunks = [
-        file.metadata.row_group(group).column(number)
-        for group in range(file.metadata.num_row_groups)
-        for number in range(file.metadata.num_columns)
-    ]
-    selected = [chunk for chunk in chunks if columns is None or chunk.path_in_schema.split(".")[0] in columns]
-    values = VALUE_BYTES * sum(chunk.num_values for chunk in selected)
-    largest = max((chunk.total_uncompressed_size for chunk in selected), default=0)
+    selected = [chunk for chunk in content.chunks if columns is None or chunk.name in columns]
+    values = VALUE_BYTES * sum(chunk.values for chunk in selected)
+    largest = max((chunk.size for chunk in selected), default=0)
     if values > most or largest > most:
         raise ValueError(f"it would take more than {most:,} bytes of memory")
     names = None if columns is None else list(columns)
-    if largest * file.metadata.num_rows <= most:
+    if largest * content.rows <= most:
         return file.read(columns=names)
     batches, total = [], 0
     for batch in file.iter_batches(batch_size=max(1, most // max(largest, 1)), columns=names):
