@@ -22,6 +22,7 @@ from hubstore.serve.lru import LRUCache
 from hubstore.serve.quota import quota_storage
 from hubstore.storage.location import Location, shell_word
 from hubstore.store import HiddenStates, Partition, StoreReader
+from hubstore.store.commit import Commit
 from hubstore.store.layout import LENS, previews_key
 from hubstore.store.partition import Positions
 from hubstore.store.reader import read_items, read_previews
@@ -78,7 +79,7 @@ class Snapshot(StoreReader):
         self._lens: tuple[bytes, Lens] | None = None
         self._cache: LRUCache[Any, Any] = LRUCache(CACHED)
         self._files: dict[str, tuple[int, Any]] = {}
-        self._shown: LRUCache[str, pa.Table] = LRUCache(PREVIEWS, lambda table: min(int(table.nbytes), PREVIEWS))
+        self._shown: LRUCache[int, pa.Table] = LRUCache(PREVIEWS, lambda table: min(int(table.nbytes), PREVIEWS))
         if previous is not None:
             self._take_over(previous)
 
@@ -168,9 +169,8 @@ class Snapshot(StoreReader):
         found = np.zeros(len(self), np.bool_)
         start = 0
         for commit in self.commits:
-            key = previews_key(commit.shard)
-            if key in commit.files:
-                stored = read_previews(self.storage, key, ["id"])["id"]
+            if previews_key(commit.shard) in commit.files:
+                stored = read_previews(self.storage, commit, ["id"])["id"]
                 ids = self.items["id"].slice(start, commit.items)
                 found[start : start + commit.items] = pc.is_in(ids, value_set=stored.combine_chunks()).to_numpy()
             start += commit.items
@@ -194,10 +194,10 @@ class Snapshot(StoreReader):
         found: T = known[1]
         return found
 
-    def _previews(self, key: str) -> pa.Table:
+    def _previews(self, commit: Commit) -> pa.Table:
         with self._reading:
-            found = self._shown.get(key)
-            return self._shown.put(key, read_previews(self.storage, key)) if found is None else found
+            found = self._shown.get(commit.shard)
+            return self._shown.put(commit.shard, read_previews(self.storage, commit)) if found is None else found
 
     def _index(self, layer: str, pooling: str) -> SearchableLayer:
         key = layer, pooling

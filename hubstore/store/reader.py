@@ -16,7 +16,7 @@ import torch
 
 from hubstore.checks import check_strings
 from hubstore.errors import CorruptStoreError, QueryError
-from hubstore.storage import Location, Storage, Url, location
+from hubstore.storage import FileRecord, Location, Storage, Url, location
 from hubstore.storage.location import shell_word
 from hubstore.store.attributes import read_attributes
 from hubstore.store.commit import Commit, read_commits
@@ -69,7 +69,7 @@ class StoreReader:
         self.layout = Layout.from_json(self.attributes)
         self.commits = read_commits(self.storage, self.layout)
         self.partition_means: dict[tuple[str, str, str], torch.Tensor] = {}  # see `hubstore.query.centered`
-        self._read_previews: tuple[str, pa.Table] = "", NO_ITEMS
+        self._read_previews: tuple[int, pa.Table] = -1, NO_ITEMS
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -123,19 +123,18 @@ class StoreReader:
             if position >= commit.items:
                 position -= commit.items
                 continue
-            key = previews_key(commit.shard)
-            if key not in commit.files:
+            if previews_key(commit.shard) not in commit.files:
                 return None
-            found = self._previews(key)
+            found = self._previews(commit)
             row = pc.index_in(pa.scalar(item), value_set=found["id"]).as_py()
             return None if row is None else found["data"][row].as_py()
         return None
 
-    def _previews(self, key: str) -> pa.Table:
-        read, table = self._read_previews
-        if read != key:
-            table = read_previews(self.storage, key)
-            self._read_previews = key, table  # one shard's at a time: they are large
+    def _previews(self, commit: Commit) -> pa.Table:
+        shard, table = self._read_previews
+        if shard != commit.shard:
+            table = read_previews(self.storage, commit)
+            self._read_previews = commit.shard, table  # one shard's at a time: they are large
         return table
 
     @cached_property
@@ -232,19 +231,47 @@ def read_items(storage: Storage, commit: Commit, columns: list[str] | None = Non
     return _item_table(storage, commit, storage.read(items_key(commit.shard)), columns)
 
 
-def _item_table(storage: Storage, commit: Commit, data: bytes, columns: list[str] | None = None) -> pa.Table:
-    key = items_key(commit.shard)
-    if len(data) != commit.files[key].size:
-        raise storage.other_size(key, len(data), commit.files[key])
-    remedy = f"`hubstore verify {shell_word(storage.root)}` lists all that is wrong"
-    table = decode_table(data, storage.root / key, remedy, columns, rows=commit.items, schema=NO_ITEMS.schema)
+def decode_items(
+    data: bytes, commit: Commit, where: Location | str, remedy: str, columns: list[str] | None = None
+) -> pa.Table:
+    """The item table of a shard in its file, or some of its columns; CorruptStoreError where its commit says another.
+
+    Args:
+        data: the file.
+        commit: of the shard.
+        where: names the file in messages.
+        remedy: follows what is wrong.
+        columns: None is all.
+    """
+    table = decode_table(data, where, remedy, columns, rows=commit.items, schema=NO_ITEMS.schema)
     tokens = table["tokens"].to_numpy() if commit.tokens and "tokens" in table.column_names else None
-    if tokens is not None and ((tokens < 0).any() or tokens.sum() != commit.tokens):
-        raise storage.corrupt(key, f"counts other tokens than the {commit.tokens} that were committed")
+    if tokens is not None and not ((tokens >= 0).all() and tokens.sum() == commit.tokens):
+        what = f"counts other tokens than the {commit.tokens} that were committed"
+        raise CorruptStoreError(f"{where} {what}; {remedy}")
     return table
 
 
-def read_previews(storage: Storage, key: str, columns: list[str] | None = None) -> pa.Table:
-    """Thumbnails and clips of one shard: `id` and `data`."""
-    remedy = f"`hubstore verify {shell_word(storage.root)}` lists all that is wrong"
-    return decode_table(storage.read(key), storage.root / key, remedy, columns, schema=PREVIEWS)
+def read_previews(storage: Storage, commit: Commit, columns: list[str] | None = None) -> pa.Table:
+    """Thumbnails and clips of a shard that has some: `id` and `data`."""
+    key = previews_key(commit.shard)
+    data = storage.read(key)
+    _check_record(storage, key, data, commit)
+    return decode_table(data, storage.root / key, _remedy(storage), columns, schema=PREVIEWS)
+
+
+def _item_table(storage: Storage, commit: Commit, data: bytes, columns: list[str] | None = None) -> pa.Table:
+    key = items_key(commit.shard)
+    _check_record(storage, key, data, commit)
+    return decode_items(data, commit, storage.root / key, _remedy(storage), columns)
+
+
+def _check_record(storage: Storage, key: str, data: bytes, commit: Commit) -> None:
+    """CorruptStoreError where a file is not the one that was committed. To look takes a hundredth of decoding it."""
+    if len(data) != commit.files[key].size:
+        raise storage.other_size(key, len(data), commit.files[key])
+    if FileRecord.of(data) != commit.files[key]:
+        raise storage.corrupt(key, "has bytes that do not match the checksum of its commit")
+
+
+def _remedy(storage: Storage) -> str:
+    return f"`hubstore verify {shell_word(storage.root)}` lists all that is wrong"
