@@ -85,7 +85,7 @@ def alignment(
             Parameter("pairs", "..."),
         )
     task = LayerTask(_prepared, parameters, COLUMNS, resolve_device(device))
-    return stored_or_computed(store, "alignment", parameters, lambda: over_layers(store, task, progress, jobs))
+    return stored_or_computed(store, "alignment", parameters, COLUMNS, lambda: over_layers(store, task, progress, jobs))
 
 
 def _prepared(store: StoreReader, on: torch.device, params: Mapping[str, Any]) -> Prepared:

@@ -81,7 +81,9 @@ def clustering(
         "k": None if k is None else check_count("k", k, error=AnalysisError),
     }
     task = LayerTask(_prepared, parameters, COLUMNS, resolve_device(device))
-    return stored_or_computed(store, "clustering", parameters, lambda: over_layers(store, task, progress, jobs))
+    return stored_or_computed(
+        store, "clustering", parameters, COLUMNS, lambda: over_layers(store, task, progress, jobs)
+    )
 
 
 def _prepared(store: StoreReader, on: torch.device, params: Mapping[str, Any]) -> Prepared:

@@ -80,7 +80,7 @@ def geometry(
         "sample": check_count("sample", sample, least=2, error=AnalysisError),
     }
     task = LayerTask(_prepared, parameters, COLUMNS, resolve_device(device))
-    return stored_or_computed(store, "geometry", parameters, lambda: over_layers(store, task, progress, jobs))
+    return stored_or_computed(store, "geometry", parameters, COLUMNS, lambda: over_layers(store, task, progress, jobs))
 
 
 def _prepared(store: StoreReader, on: torch.device, params: Mapping[str, Any]) -> Prepared:

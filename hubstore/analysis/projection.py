@@ -152,7 +152,7 @@ def projection(  # noqa: PLR0913
         "languages": None if languages is None else sorted(set(languages)),
         "modalities": None if modalities is None else sorted(set(modalities)),
     }
-    return stored_table(store, "projection", parameters, make)
+    return stored_table(store, "projection", parameters, PROJECTION_SCHEMA, make)
 
 
 def sampled(store: StoreReader, eligible: Positions, points: int, seed: int) -> Positions:

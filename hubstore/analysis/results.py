@@ -52,7 +52,11 @@ class Findings:
 
 
 def stored_or_computed(
-    store: StoreReader, name: str, parameters: Mapping[str, Any], make: Callable[[], Findings]
+    store: StoreReader,
+    name: str,
+    parameters: Mapping[str, Any],
+    columns: Mapping[str, pa.DataType],
+    make: Callable[[], Findings],
 ) -> pa.Table:
     """The findings stored under these parameters and the store's present commits, or new ones, which are then stored.
 
@@ -60,6 +64,7 @@ def stored_or_computed(
         store: the store, which holds the table at analyses/<name>/<key>.parquet.
         name: the analysis.
         parameters: JSON-able; everything the result depends on beside the store's content.
+        columns: of the findings beside `FIELDS`.
         make: computes it.
 
     Returns:
@@ -70,13 +75,14 @@ def stored_or_computed(
         findings = make()
         return _table(name, findings), {"notes": findings.notes}
 
-    return stored_table(store, name, parameters, compute)
+    return stored_table(store, name, parameters, _schema(columns), compute)
 
 
 def stored_table(
     store: StoreReader,
     name: str,
     parameters: Mapping[str, Any],
+    schema: pa.Schema,
     make: Callable[[], tuple[pa.Table, Mapping[str, Any]]],
 ) -> pa.Table:
     """The table stored under these parameters and the store's present commits, or a new one, which is then stored.
@@ -85,6 +91,7 @@ def stored_table(
         store: the store, which holds the table at analyses/<name>/<key>.parquet.
         name: the analysis.
         parameters: JSON-able; everything the result depends on beside the store's content.
+        schema: of the table. One that is stored and has another, as from a stranger, is computed again.
         make: computes it: its columns, and what else its metadata says, JSON-able.
 
     Returns:
@@ -100,7 +107,7 @@ def stored_table(
         "version": __version__,
     }
     key = result_key(provenance)
-    stored = _read(store, key)
+    stored = _read(store, key, schema)
     if stored is not None:
         return stored
     table, said = make()
@@ -114,6 +121,13 @@ def metadata(table: pa.Table) -> dict[str, Any]:
     return decode_object(table.schema.metadata[METADATA])
 
 
+def has_fields(table: pa.Table) -> bool:
+    """Whether a stored table, which may be a stranger's, has the columns of an analysis."""
+    return table.schema.names[: len(FIELDS)] == [field.name for field in FIELDS] and all(
+        table.schema.field(place).type == field.type for place, field in enumerate(FIELDS)
+    )
+
+
 def intervals(names: Iterable[str], values: Iterable[float], bounds: Iterable[Iterable[float]]) -> list[Row]:
     """Rows of metric, value, low and high from values [m] and bounds [2, m]."""
     low, high = bounds
@@ -124,10 +138,14 @@ def intervals(names: Iterable[str], values: Iterable[float], bounds: Iterable[It
 
 
 def _table(name: str, findings: Findings) -> pa.Table:
-    fields = FIELDS + [pa.field(column, kind) for column, kind in findings.columns.items()]
-    columns = [[_known({"analysis": name, **row}.get(f.name)) for row in findings.rows] for f in fields]
-    arrays = [pa.array(column, f.type) for column, f in zip(columns, fields, strict=True)]
-    return pa.table(arrays, schema=pa.schema(fields))
+    schema = _schema(findings.columns)
+    columns = [[_known({"analysis": name, **row}.get(f.name)) for row in findings.rows] for f in schema]
+    arrays = [pa.array(column, f.type) for column, f in zip(columns, schema, strict=True)]
+    return pa.table(arrays, schema=schema)
+
+
+def _schema(columns: Mapping[str, pa.DataType]) -> pa.Schema:
+    return pa.schema(FIELDS + [pa.field(column, kind) for column, kind in columns.items()])
 
 
 def _known(value: Any) -> Any:
@@ -135,7 +153,7 @@ def _known(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _read(store: StoreReader, key: str) -> pa.Table | None:
+def _read(store: StoreReader, key: str, schema: pa.Schema) -> pa.Table | None:
     if not store.storage.exists(key):
         return None
     try:
@@ -143,7 +161,7 @@ def _read(store: StoreReader, key: str) -> pa.Table | None:
         whole = result_key(result_record(table.schema.metadata or {}, key)) == key
     except CorruptStoreError:
         return None  # a damaged result is no loss: it is made again
-    return table if whole else None
+    return table if whole and table.schema.equals(schema) else None
 
 
 def _write(store: StoreReader, key: str, table: pa.Table) -> None:

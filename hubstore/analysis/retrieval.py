@@ -69,7 +69,7 @@ def retrieval(
         "k": check_count("k", k, error=AnalysisError),
     }
     task = LayerTask(_prepared, parameters, COLUMNS, resolve_device(device))
-    return stored_or_computed(store, "retrieval", parameters, lambda: over_layers(store, task, progress, jobs))
+    return stored_or_computed(store, "retrieval", parameters, COLUMNS, lambda: over_layers(store, task, progress, jobs))
 
 
 def _prepared(store: StoreReader, on: torch.device, params: Mapping[str, Any]) -> Prepared:

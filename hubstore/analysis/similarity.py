@@ -69,7 +69,9 @@ def similarity(
     """
     parameters = by_pair(store, compare_options("similarity", options, named, pairs=pairs))
     task = LayerTask(_prepared, parameters, COLUMNS, resolve_device(device))
-    return stored_or_computed(store, "similarity", parameters, lambda: over_layers(store, task, progress, jobs))
+    return stored_or_computed(
+        store, "similarity", parameters, COLUMNS, lambda: over_layers(store, task, progress, jobs)
+    )
 
 
 def _prepared(store: StoreReader, on: torch.device, params: Mapping[str, Any]) -> Prepared:

@@ -81,7 +81,7 @@ def lens_summary(  # noqa: PLR0913
         "seed": check_seed(seed, error=LensError),
         "bootstrap": check_resamples("bootstrap", bootstrap, error=LensError),
     }
-    return stored_or_computed(store, "lens", parameters, make)
+    return stored_or_computed(store, "lens", parameters, COLUMNS, make)
 
 
 class _Summary:

@@ -125,7 +125,7 @@ def language_trends(  # noqa: PLR0913
         "seed": check_seed(seed, error=LensError),
         "bootstrap": check_resamples("bootstrap", bootstrap, error=LensError),
     }
-    return stored_or_computed(store, "trends", parameters, make)
+    return stored_or_computed(store, "trends", parameters, COLUMNS, make)
 
 
 def language_mass(  # noqa: PLR0913

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hubstore.errors import HubstoreError
 from hubstore.serve.http_errors import (
     BusyError,
     CrossSiteError,
@@ -137,9 +138,10 @@ class AuthMiddleware:
                 raise
             message = "memory did not suffice to answer; ask for less, or send a smaller image or recording"
             await error_response(TooLargeError(message))(scope, receive, send_safely)
-        except Exception:
+        except Exception as error:
             number = secrets.token_hex(8)
-            log.exception("request %s failed", number)
+            ours = isinstance(error, HubstoreError)  # which says in one line what is wrong with a store
+            log.error("request %s failed%s", number, f": {error}" if ours else "", exc_info=None if ours else error)
             if status:
                 raise  # the answer has begun: all that is left is to break it off
             message = f"internal error; the server's log tells more under {number}"

@@ -177,10 +177,12 @@ class Curves:
 
     def _stored(self, snapshot: Snapshot) -> pa.Table | None:
         """A table of the store as it is now that holds all that is wanted."""
+        from hubstore.analysis.results import has_fields
+
         for one in stored_tables(snapshot):
             if one.info.analysis == self.analysis and one.info.current and self._covers(snapshot, one.info.parameters):
                 table = one.table(snapshot)
-                if self._holds(table):
+                if has_fields(table) and self._holds(table):
                     return table
         return None
 
@@ -226,7 +228,7 @@ def _pair(snapshot: Snapshot, pair: str) -> tuple[str, str]:
 
 
 def _stored_table(snapshot: Snapshot, key: str, analysis: str, name: str) -> StoredTable | None:
-    from hubstore.store.result import decode_result, result_record
+    from hubstore.store.result import decode_result, result_key, result_record
 
     try:
         table, _ = decode_result(snapshot.storage.read(key), key)
@@ -239,9 +241,10 @@ def _stored_table(snapshot: Snapshot, key: str, analysis: str, name: str) -> Sto
             rows=len(table),
             current=provenance.get("commits") == snapshot.digest,
         )
+        named = result_key(provenance) == key
     except (CorruptStoreError, ValueError):
         return None
-    return StoredTable(info, provenance)
+    return StoredTable(info, provenance) if named else None
 
 
 def _stamp(snapshot: Snapshot, key: str) -> int | None:
