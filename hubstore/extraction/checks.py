@@ -10,6 +10,7 @@ import torch
 
 from hubstore.forward import Batching, Padding
 from hubstore.forward.batch import DEPRECATED_KINDS, BatchKind
+from hubstore.store.records import of_known_fields
 
 TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 """Largest relative distance ||batched - single|| / ||single|| of states at a layer, by compute dtype.
@@ -106,7 +107,8 @@ class SelfCheck:
         """Back from the store; one without later fields was made when all batches were padded, whatever the borders."""
         batching = data.get("batching", cls.batching)
         borders = {name: tuple(data.get(name, ())) for name in BORDERS}
-        return cls(**{**data, "batching": DEPRECATED_KINDS.get(batching, batching), **borders})
+        values = {**data, "batching": DEPRECATED_KINDS.get(batching, batching), **borders}
+        return of_known_fields(cls, values, "a self-check of")
 
 
 def checks_of(attributes: Mapping[str, Any]) -> dict[str, SelfCheck]:

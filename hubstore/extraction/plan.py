@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from msgspec import structs
 
 from hubstore.corpus import ITEM_SCHEMA
+from hubstore.decoding import one_line
 from hubstore.errors import CorpusError, CorruptStoreError
 from hubstore.extraction.spool import Count, Hashes, ItemStream, KnownIds, Spooled, spool
 from hubstore.storage import Storage, crc32c
@@ -267,7 +268,28 @@ def load_plan(storage: Storage) -> Plan | None:
         size = {ORDER: 8, TOKENS: 4}.get(key, 0) * plan.items
         if not storage.exists(key) or (size and storage.size(key) != size) or crc32c(storage.map(key).data) != checksum:
             raise CorruptStoreError(f"{storage.root / key} was changed after it was planned; {remedy}")
+    problem = _items_problem(storage, plan)
+    if problem:
+        raise CorruptStoreError(f"{storage.root / SPOOL} is not as it was written: {problem}; {remedy}")
     return plan
+
+
+def _items_problem(storage: Storage, plan: Plan) -> str | None:
+    """What shows that a plan's files, which a stranger signs too, do not hold its items."""
+    rows = 0
+    try:
+        reader = pa.ipc.open_file(pa.py_buffer(storage.map(SPOOL)))
+        if reader.schema != ITEM_SCHEMA:
+            return "it has other columns than items"
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            batch.validate(full=True)
+            rows += len(batch)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        return one_line(error)
+    order = np.sort(storage.map(ORDER).view(np.int64))
+    whole = rows == plan.items and np.array_equal(order, np.arange(rows))
+    return None if whole else f"it holds {rows} items, and {plan.items} were planned in an order"
 
 
 def _problems(plan: Plan, files: Mapping[str, int]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from hubstore.media.reading import MediaTask
 from hubstore.models import Model
 from hubstore.store import DTYPES, Layout
 from hubstore.store.layout import COMPRESSORS, POOLINGS
+from hubstore.store.records import of_known_fields
 
 SHARD_ROWS = 8192
 CHUNK_ROWS = 256
@@ -139,7 +140,7 @@ class Settings:
             key: tuple(value) if isinstance(value, list) else value
             for key, value in {"batching": "padded", "compile": "off", **data}.items()
         }
-        return cls(**values)
+        return of_known_fields(cls, values, "a setting")
 
     @classmethod
     def of_store(cls, attributes: Mapping[str, Any]) -> Settings:

@@ -13,6 +13,7 @@ import torch
 from hubstore.errors import ModelError
 from hubstore.forward.packed import Packing
 from hubstore.media.shortcuts import PIXELS, DeferredNormalization
+from hubstore.store.records import of_known_fields
 
 if TYPE_CHECKING:
     from hubstore.models.model import Model
@@ -64,7 +65,8 @@ class Batching:
     def from_json(cls, data: Mapping[str, Any]) -> Batching:
         """Back from a store."""
         kind = DEPRECATED_KINDS.get(data["kind"], data["kind"])
-        return cls(**{**data, "kind": kind, "borders": tuple(data["borders"])})
+        values = {**data, "kind": kind, "borders": tuple(data.get("borders", ()))}
+        return of_known_fields(cls, values, "batches of")
 
 
 @dataclass(frozen=True)

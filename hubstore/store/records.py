@@ -6,12 +6,13 @@ A store may be anybody's: a record is held against its description before anythi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypedDict, TypeVar
+from dataclasses import fields
+from typing import Annotated, Any, Literal, Required, TypedDict, TypeVar
 
 from msgspec import Meta, Struct, convert
 
 from hubstore.decoding import decode_object, one_line
-from hubstore.errors import CorruptStoreError
+from hubstore.errors import CorruptStoreError, StoreFormatError
 from hubstore.storage import FileRecord, Location
 from hubstore.store.layout import content_digest, encode_json
 
@@ -22,6 +23,9 @@ MOST_SHARDS = 1 << 22
 
 Modality = Literal["text", "image", "audio"]
 Pooling = Literal["last", "mean", "first", "tokens", "media", "text"]
+Padding = Literal["right", "left"]
+BatchKind = Literal["packed", "padded", "same_shape", "single", "alike"]
+"""How batches are made; the last is the name of an older release for "same_shape"."""
 Dtype = Literal["float32", "float16", "bfloat16"]
 Count = Annotated[int, Meta(ge=0, le=1 << 40)]
 Width = Annotated[int, Meta(ge=1, le=1 << 24)]
@@ -59,6 +63,38 @@ class CommitJson(Struct, frozen=True, forbid_unknown_fields=True):
     times: dict[str, float | int | str | None]
 
 
+class SettingsJson(TypedDict, total=False):
+    """How states were extracted."""
+
+    poolings: list[str]
+    layers: list[str]
+    dtype: str
+    template: str
+    media_template: str
+    previews: bool
+    max_tokens: Count | None
+    batch_tokens: Count | None
+    media_tokens: Count | None
+    padding: Padding
+    batching: str
+    compile: str
+    memory_budget: Count
+    compressor: str
+
+
+class BatchingJson(TypedDict, total=False):
+    """How batches of a modality were made."""
+
+    kind: Required[BatchKind]
+    padding: Padding
+    explicit_positions: bool
+    first_position: Count
+    compiled: bool
+    borders: list[Count]
+    varies_beyond: Count | None
+    restores: bool
+
+
 class GenerationJson(TypedDict, total=False):
     """One generation of a corpus."""
 
@@ -70,18 +106,34 @@ class GenerationJson(TypedDict, total=False):
     single_concepts: Count
     no_concept: Count
     shards: tuple[ShardNumber, ShardNumber]
-    batching: dict[Modality, dict[str, Any]]
+    batching: dict[Modality, BatchingJson]
+
+
+class IdentityJson(TypedDict, total=False):
+    """What a corpus was asked for with."""
+
+    settings: SettingsJson
+    model: dict[str, Any]
+    corpus: dict[str, Any]
+    generation_items: Count
 
 
 class CorpusJson(TypedDict, total=False):
     """One corpus of a store."""
 
     name: str
-    identity: dict[str, Any]
+    identity: IdentityJson
     items: Count
     generation: ShardNumber
     more: bool
     generations: list[GenerationJson]
+
+
+class MediaJson(TypedDict, total=False):
+    """What a model reads a modality with."""
+
+    weights: Required[str]
+    processor: Required[str]
 
 
 class ModelJson(TypedDict, total=False):
@@ -99,7 +151,7 @@ class ModelJson(TypedDict, total=False):
     tokenizer: str | None
     transformers: str
     torch: str
-    media: dict[str, dict[str, Any]]
+    media: dict[Modality, MediaJson]
     also: list[str]
     stack: Any
 
@@ -107,16 +159,22 @@ class ModelJson(TypedDict, total=False):
 class CheckJson(TypedDict, total=False):
     """What a self-check measured."""
 
-    items: Count
-    deviation: float
-    layer: str
-    tolerance: float
-    reference: str
-    padding: Literal["right", "left"]
-    batching: str
+    items: Required[Count]
+    deviation: Required[float]
+    layer: Required[str]
+    tolerance: Required[float]
+    reference: Required[str]
+    padding: Padding
+    explicit_positions: bool
+    batching: BatchKind
+    first_position: Count
+    compiled: bool
+    refused: str
     borders: list[Count]
-    checked_borders: list[Count]
     varies_beyond: Count | None
+    restores: bool
+    longest: Count
+    checked_borders: list[Count]
 
 
 class RootJson(TypedDict):
@@ -135,7 +193,7 @@ class ProvenanceJson(TypedDict, total=False):
     """What `attributes.hubstore` may have besides."""
 
     model: ModelJson
-    settings: dict[str, Any]
+    settings: SettingsJson
     self_check: CheckJson | None
     media_checks: dict[Modality, CheckJson]
     corpora: list[CorpusJson]
@@ -241,6 +299,17 @@ class PlanFileJson(Struct, frozen=True, forbid_unknown_fields=True):
     plan: PlanJson
     files: dict[Line, Annotated[int, Meta(ge=0, lt=1 << 32)]]
     digest: Digest | None = None
+
+
+def of_known_fields(kind: type[T], values: Mapping[str, Any], what: str) -> T:
+    """A dataclass of what a store keeps; StoreFormatError, with `what` it is, for a field that it does not have."""
+    unknown = sorted(values.keys() - {field.name for field in fields(kind)})  # type: ignore[arg-type]
+    if unknown:
+        raise StoreFormatError(
+            f"the store was made with {what} {unknown[0]!r:.60}, which this hubstore does not know; use the one that "
+            "wrote it"
+        )
+    return kind(**values)
 
 
 def decode_record(data: bytes | str, kind: type[T], where: Location | str, remedy: str) -> T:
