@@ -10,23 +10,21 @@ import resource
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import hubstore
 from hubstore.decoding import decode_json, decode_object
-from hubstore.errors import CorruptStoreError, HubstoreError, StoreError
-from hubstore.extraction.plan import load_plan
-from hubstore.index import IndexDescription
+from hubstore.errors import CorruptStoreError, HubstoreError, StoreError, StoreFormatError
+from hubstore.extraction.checks import batching_of, checks_of
+from hubstore.serve import create_app
 from hubstore.storage import LocalStorage
-from hubstore.store.attributes import read_attributes
 from hubstore.store.commit import Commit
-from hubstore.store.layout import PLAN, Layout, encode_json
+from hubstore.store.layout import encode_json
 from hubstore.store.lensrecord import read_lens_record
-from hubstore.store.result import decode_result
-from hubstore.store.tables import decode_table
+from hubstore.store.result import decode_result, encode_result
 from tests.command_line import typed
-from tests.memory_store import MemoryStorage
+from tests.serve.test_bounds import ask
 from tests.store import everything
 from tests.store.everything import change_json, change_root, replace_file
 
@@ -74,7 +72,12 @@ ROOTS = {
     "corpora": lambda root: root.update(corpora={}),
     "a model": lambda root: root.update(model=[]),
     "a self-check": lambda root: root.update(self_check=7),
+    "a self-check without its numbers": lambda root: root["self_check"].pop("deviation"),
     "media": lambda root: root["model"].update(media="x"),
+    "media without weights": lambda root: root["model"].update(media={"image": {}}),
+    "a setting of another type": lambda root: root["settings"].update(layers=5),
+    "batches of another kind": lambda root: generation(root).update(batching={"text": {"kind": "evil"}}),
+    "what a corpus was asked for with": lambda root: root["corpora"][0]["identity"].update(settings=[]),
     "nested": lambda root: root.update(settings=json.loads('{"a":' * 90 + "1" + "}" * 90)),
 }
 
@@ -119,6 +122,21 @@ LENSES = {
 }
 
 
+CRAFTED = {
+    "zarr.json": ROOTS,
+    "commits/0.json": COMMITS,
+    "indexes/last/2/index.json": INDEXES,
+    "lens/lens.json": LENSES,
+}
+
+REQUESTS = [
+    ("", {}),
+    ("/items", {"limit": 3}),
+    ("/neighbors", {"id": "en:1", "layer": "2", "k": 3}),
+    ("/lens", {"id": "en:1", "layer": "2"}),
+]
+
+
 def refused(*arguments):
     """One line on stderr and exit status 1."""
     status, out, err = typed(*arguments)
@@ -136,6 +154,40 @@ def test_a_crafted_root_is_one_line(store, name):
             use(store)
         assert "\n" not in str(refusal.value)
         assert len(str(refusal.value)) < 1500
+
+
+UNKNOWN = {
+    "a setting": lambda root: root["settings"].update(x=1),
+    "a self-check of": lambda root: root["self_check"].update(x=1),
+    "batches of": lambda root: generation(root)["batching"]["text"].update(x=1),
+}
+
+
+@pytest.mark.parametrize("what", UNKNOWN)
+def test_what_a_newer_version_may_have_added_is_one_line_that_names_it(store, what):
+    change_root(store, UNKNOWN[what])
+    attributes = hubstore.open(store).attributes
+    uses = {"a self-check of": lambda: checks_of(attributes), "batches of": lambda: batching_of(attributes, 0)}
+    with pytest.raises(StoreFormatError, match=f"{what} 'x', which this hubstore does not know"):
+        uses.get(what, lambda: everything.append(store))()
+
+
+@pytest.mark.parametrize(("key", "name"), [(key, name) for key, changes in CRAFTED.items() for name in changes])
+def test_a_server_of_a_crafted_store_answers_and_logs_one_line(store, key, name, caplog):
+    change = CRAFTED[key][name]
+    if key == "zarr.json":
+        change_root(store, change)
+    else:
+        change_json(store / key, change)
+    app = create_app([store], hosts=("localhost",))
+    said = [ask(app, f"/api/stores/s{path}", **query) for path, query in REQUESTS]
+    failed = [json.loads(body)["error"] for status, body in said if status == 500]
+    assert [error["kind"] for error in failed] == ["InternalError"] * len(caplog.records)
+    assert failed, "what is damaged is not answered from"
+    for record in caplog.records:
+        assert record.exc_info is None, "a fault of the store, and no traceback"
+        assert key in record.message
+        assert "\n" not in record.message
 
 
 @pytest.mark.parametrize("name", COMMITS)
@@ -173,6 +225,18 @@ def test_what_is_no_json_object_is_one_line_in_every_place(store, data):
         assert "zarr.json" in refused(command[0], store, *command[1:])
     with pytest.raises(CorruptStoreError):
         read_lens_record(LocalStorage(store))
+
+
+def test_a_kept_table_of_other_columns_is_left_out_and_computed_again(store):
+    (key,) = LocalStorage(store).list("analyses/similarity")
+    table, _ = decode_result((store / key).read_bytes(), key)
+    asked = {"analysis": "similarity", "layer": "2"}
+    for other in (table.drop(["x"]), table.set_column(1, "layer", pa.array([1] * len(table))), table.select([])):
+        (store / key).write_bytes(encode_result(other))
+        status, body = ask(create_app([store], hosts=("localhost",)), "/api/stores/s/curves", **asked)
+        assert status == 200, body
+        again = hubstore.open(store).analyze(["similarity"], bootstrap=10, layers=["2"], device="cpu")["similarity"]
+        assert again.equals(table)
 
 
 def parquet(table):
@@ -265,94 +329,6 @@ def test_the_fast_encoding_of_commits_is_the_documented_one(content):
 
     fast = msgspec.json.format(msgspec.json.encode(content, order="sorted"), indent=2) + b"\n"
     assert fast == encode_json(content)
-
-
-def decoders(original):
-    """By name, a decoder, and a good input of it."""
-    root = (original / "zarr.json").read_bytes()
-    layout = Layout.from_json(read_attributes(LocalStorage(original)))
-
-    def in_place(key, read):
-        def decode(data):
-            storage = MemoryStorage()
-            storage.files[key] = data
-            read(storage)
-
-        return decode
-
-    plan = {
-        "plan": {
-            "generation": 0, "corpus_offset": 0, "last": True, "items": 4, "skipped": 0, "fingerprint": "f",
-            "partitions": [["text", "en", 4]], "single_concepts": 0, "no_concept": 0, "identity": {},
-            "shards": [[0, 0, 4, 0, 9]],
-        },
-        "files": {"plan/items.arrow": 1, "plan/order.npy": 2},
-    }  # fmt: skip
-    index = (original / "indexes/last/2/index.json").read_bytes()
-    result = next((original / "analyses/similarity").iterdir()).read_bytes()
-    items = (original / "items/0.parquet").read_bytes()
-    commit = (original / "commits/0.json").read_bytes()
-    return {
-        "root": (in_place("zarr.json", read_attributes), root),
-        "commit": (lambda data: Commit.decode(data, "a").check(layout, "a"), commit),
-        "plan": (in_place(PLAN, load_plan), encode_json(plan)),
-        "index": (IndexDescription.decode, index),
-        "lens": (in_place("lens/lens.json", read_lens_record), (original / "lens/lens.json").read_bytes()),
-        "result": (lambda data: decode_result(data, "a"), result),
-        "items": (lambda data: decode_table(data, "a", "b", rows=8), items),
-    }
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-def mutated(draw, good):
-    """Bytes that are changed, cut or put in; or a record of which one value is another and that is signed again."""
-    try:
-        content = json.loads(good)
-    except ValueError:
-        content = None
-    if content is None or draw.draw(st.booleans()):
-        data = bytearray(good)
-        for _ in range(draw.draw(st.integers(1, 4))):
-            place = draw.draw(st.integers(0, len(data)))
-            data[place : place + draw.draw(st.integers(0, 4))] = draw.draw(st.binary(max_size=4))
-        return bytes(data)
-    at = content
-    while True:
-        keys = list(at) if isinstance(at, dict) else list(range(len(at)))
-        if not keys:
-            break
-        key = draw.draw(st.sampled_from(keys))
-        if not isinstance(at[key], dict | list) or draw.draw(st.integers(0, 3)) == 0:
-            at[key] = draw.draw(VALUES)
-            break
-        at = at[key]
-    return json.dumps(content).encode()
-
-
-@pytest.mark.parametrize("name", ["root", "commit", "plan", "index", "lens", "result", "items"])
-@pytest.mark.parametrize("examples", [60, pytest.param(15_000, marks=pytest.mark.slow)])
-def test_no_input_of_a_decoder_raises_anything_else_than_one_clear_line(original, name, examples):
-    decode, good = decoders(original)[name]
-    if name != "plan":
-        decode(good)
-
-    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-    @given(st.data())
-    def attack(draw):
-        said = ""
-        try:
-            decode(mutated(draw, good))
-        except HubstoreError as error:
-            said = str(error)
-        assert said.isprintable()
-
-    attack()
 
 
 def test_decoding_is_bounded_in_depth_and_in_bytes(monkeypatch):
