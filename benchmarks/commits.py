@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.made_store import LAYERS, item_id
 from benchmarks.record import RESULTS, ROOT, Result, compare, machine, machine_name, save
-from benchmarks.serve import Server, served
+from benchmarks.serve import Server, get, served
 from benchmarks.serve_load import Load, run_load
 from benchmarks.table import suite_table
 from hubstore.bench.timing import Sample
@@ -108,12 +108,18 @@ def _serving(trees: Mapping[str, Path], work: Path, rows: int, runs: int, second
 
 
 def _neighbors(server: Server, kind: str, item: str) -> str:
-    """The first edition answered under the British spelling alone; this one still answers under both."""
-    return server.neighbors(kind, item).replace("/neighbors?", "/neighbours?")
+    """The path under the spelling that the server knows: the first edition's was British."""
+    path = server.neighbors(kind, item)
+    try:
+        get(server.port, path)
+    except RuntimeError:
+        return path.replace("/neighbors?", "/neighbours?")
+    return path
 
 
 def _milliseconds(server: Server, kind: str, ids: Sequence[str], seconds: float) -> list[float]:
-    paths = {"neighbors": [_neighbors(server, kind, item) for item in ids]}
+    spelled = _neighbors(server, kind, ids[0]).partition("?")[0]
+    paths = {"neighbors": [spelled + "?" + server.neighbors(kind, item).partition("?")[2] for item in ids]}
     seen = run_load(Load(server.port, CLIENTS, seconds, paths, {"neighbors": 1}, warm=seconds / 2))
     if seen.errors or seen.busy:
         raise RuntimeError(f"{kind}: {seen.busy} busy, errors {seen.errors}")

@@ -137,7 +137,7 @@ def served(path: Path, root: Path = ROOT) -> Iterator[Server]:
         process = subprocess.Popen(command, cwd=root, stdout=log, stderr=log)
         try:
             until = time.monotonic() + 60
-            while _get(port, "/healthz") is None:
+            while get(port, "/healthz") is None:
                 if process.poll() is not None or time.monotonic() > until:
                     log.seek(0)
                     raise RuntimeError(f"the server did not start: {log.read().decode()}")
@@ -148,7 +148,7 @@ def served(path: Path, root: Path = ROOT) -> Iterator[Server]:
             process.wait(30)
 
 
-def _get(port: int, path: str) -> bytes | None:
+def get(port: int, path: str) -> bytes | None:
     """The body of a 200; None while nothing listens."""
     try:
         with socket.create_connection(("127.0.0.1", port), 60) as connection:
@@ -167,7 +167,7 @@ def _started(path: Path, item: str) -> dict[str, float]:
     started = time.perf_counter()
     with served(path) as server:
         found = {"/healthz": time.perf_counter() - started}
-        _get(server.port, server.neighbors("hnsw", item))
+        get(server.port, server.neighbors("hnsw", item))
         found["first neighbors, HNSW"] = time.perf_counter() - started
         return found
 

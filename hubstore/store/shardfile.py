@@ -35,11 +35,11 @@ Positions = npt.NDArray[np.int64]
 Ranges = Callable[[Sequence[int], Sequence[int]], Sequence[Bytes]]
 """Bytes [start, stop) of a shard, for each start and stop."""
 
-Found = tuple[torch.Tensor, Positions]
-"""Rows [n, width] that hold those wanted, and where among them each of those is."""
+Found = tuple[torch.Tensor, Positions | range]
+"""Rows [n, width] that hold those asked for, and where among them each of those is."""
 
-Find = Callable[[Positions], Found]
-"""Finds the rows with the numbers wanted in a shard."""
+Find = Callable[[Positions | range], Found]
+"""Finds the rows with some numbers in a shard."""
 
 
 def row_bytes(rows: torch.Tensor) -> memoryview:
@@ -136,10 +136,10 @@ def _slices(whole: Bytes) -> Ranges:
     return lambda starts, stops: [whole[start:stop] for start, stop in zip(starts, stops, strict=True)]
 
 
-def _find_ranges(ranges: Ranges, layout: Layout, requested: Positions) -> Found:
+def _find_ranges(ranges: Ranges, layout: Layout, requested: Positions | range) -> Found:
     """Uncompressed rows by their ranges; near ones in one, with what is between them."""
     size = _row_bytes(layout)
-    rows, places = np.unique(requested, return_inverse=True)
+    rows, places = np.unique(np.asarray(requested), return_inverse=True)
     after = np.flatnonzero(np.diff(rows) > 1 + APART // size) + 1
     firsts, lasts = [0, *after.tolist()], [*(after - 1).tolist(), len(rows) - 1]
     starts = [int(rows[first]) * size for first in firsts]
@@ -150,9 +150,10 @@ def _find_ranges(ranges: Ranges, layout: Layout, requested: Positions) -> Found:
     return torch.from_numpy(found).view(DTYPES[layout.dtype]), places
 
 
-def _find_chunks(ranges: Ranges, index: Index, layout: Layout, name: str, requested: Positions) -> Found:
+def _find_chunks(ranges: Ranges, index: Index, layout: Layout, name: str, requested: Positions | range) -> Found:
     """Compressed rows by the chunks that hold them."""
-    chunks, places = np.unique(requested // layout.chunk_rows, return_inverse=True)
+    numbers = np.asarray(requested)
+    chunks, places = np.unique(numbers // layout.chunk_rows, return_inverse=True)
     starts = index[chunks, 0].tolist()
     stops = index[chunks].sum(axis=1).tolist()
     decoded = torch.empty((len(chunks) * layout.chunk_rows, layout.width), dtype=DTYPES[layout.dtype])
@@ -163,7 +164,7 @@ def _find_chunks(ranges: Ranges, index: Index, layout: Layout, name: str, reques
         if len(said) < 4 or (said[1], said[3]) != (len(target), len(chunk)):
             raise CorruptStoreError(f"{name}: a chunk is not what the shard index says")
         codec.decode(np.ascontiguousarray(chunk), target)
-    return decoded, places * layout.chunk_rows + requested % layout.chunk_rows
+    return decoded, places * layout.chunk_rows + numbers % layout.chunk_rows
 
 
 def non_finite(rows: torch.Tensor) -> tuple[int, str] | None:

@@ -92,7 +92,7 @@ class HiddenStates:
         parts = [slice(cuts[number], cuts[number + 1]) for number in numbers]
         jobs = ((0, partial(self._find, n, local[part])) for n, part in zip(numbers, parts, strict=True))
         for part, (rows, places) in zip(parts, self._storage.in_order(jobs), strict=True):
-            copy_rows(rows, places, out, order[part])
+            copy_rows(rows, np.asarray(places), out, order[part])
         return out
 
     def evict(self, file: int) -> None:
@@ -114,10 +114,10 @@ class HiddenStates:
     def _span(self, file: int, start: int, stop: int) -> torch.Tensor:
         """Rows of a file, which hold positions [start, stop)."""
         first = self._starts[file]
-        rows, places = self._find(file, np.arange(start - first, stop - first))
+        rows, places = self._find(file, range(start - first, stop - first))
         return rows[places[0] : places[-1] + 1]
 
-    def _find(self, file: int, requested: Positions) -> Found:
+    def _find(self, file: int, requested: Positions | range) -> Found:
         """Rows of a file, by the cheapest way there is to them."""
         key, record, count = self._files[file]
         held = self._mapped.get(file)
