@@ -28,6 +28,7 @@ from benchmarks.table import suite_table
 from hubstore.bench.timing import Sample, Task, device_seconds, interleave
 from hubstore.corpus import Corpus, Item, read_sample
 from hubstore.extraction import Callbacks, Extraction, Progress, Settings, Workers, extract
+from hubstore.extraction.settings import ResolvedSettings
 from hubstore.forward import Batch, Batching, collate, forward, pad, tokenize
 from hubstore.forward.compiled import block_parameters, compiled_blocks
 from hubstore.forward.members import batch_members
@@ -220,7 +221,7 @@ def _one_device(run: Run, runs: int) -> list[Result]:
     print(f"self-check and first batches {time.perf_counter() - began:.0f} s: {check}", flush=True)
     if run.profiled:
         _profile(run)
-    token_ids = _token_ids(run, run.texts[: run.shape.bare_items])
+    token_ids, resolved = _token_ids(run, run.texts[: run.shape.bare_items]), run.settings.resolve(run.model)
     loop_texts = run.texts[: 8 if run.shape.name == SHAPES["small"].name else 32]
     steady: list[float] = []
     ends: list[Extraction] = []
@@ -234,7 +235,7 @@ def _one_device(run: Run, runs: int) -> list[Result]:
     tasks: dict[str, Task] = {
         LOOP: _rate(run, len(loop_texts), functools.partial(_authors_loop, run.model, loop_texts)),
         PLAIN: _rate(run, len(token_ids), _padded(run, token_ids)),
-        BARE: _rate(run, len(token_ids), _bare(run, token_ids, batching)),
+        BARE: _rate(run, len(token_ids), bare_forward(run.model, resolved, token_ids, batching)),
         "hubstore": subject,
     }
     for name in (LOOP, PLAIN, BARE):
@@ -357,22 +358,23 @@ def _padded(run: Run, token_ids: list[list[int]]) -> Callable[[], None]:
     return work
 
 
-def _bare(run: Run, token_ids: list[list[int]], batching: Batching) -> Callable[[], None]:
+def bare_forward(
+    model: Model, settings: ResolvedSettings, token_ids: list[list[int]], batching: Batching
+) -> Callable[[], None]:
     """hubstore's own batches of its own shards through the model, and nothing else."""
-    settings = run.settings.resolve(run.model)
     tokens = settings.batch_tokens
-    rows = settings.layout(run.model.width).shard_rows
+    rows = settings.layout(model.width).shard_rows
     batches: list[Batch] = []
     for start in range(0, len(token_ids), rows):
         shard = token_ids[start : start + rows]
         for members in batch_members(np.array([len(ids) for ids in shard], np.int32), tokens, batching):
-            batches.append(collate(run.model, [shard[i] for i in members], batching, tokens).to(run.model.device))
+            batches.append(collate(model, [shard[i] for i in members], batching, tokens).to(model.device))
 
     @torch.inference_mode()
     def work() -> None:
-        with compiled_blocks(run.model, tokens) if batching.compiled else contextlib.nullcontext():
+        with compiled_blocks(model, tokens) if batching.compiled else contextlib.nullcontext():
             for batch in batches:
-                forward(run.model, batch)
+                forward(model, batch)
 
     return work
 

@@ -12,13 +12,14 @@ import io
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import transformers
@@ -29,13 +30,14 @@ from benchmarks.table import suite_table
 from hubstore.bench.timing import Sample, Task, device_seconds, interleave
 from hubstore.corpus import Corpus, Item, Media
 from hubstore.extraction import Callbacks, Settings, extract
-from hubstore.extraction.settings import media_task
+from hubstore.extraction.readers import processes_for, reading_processes, submit_items
 from hubstore.forward import Batch, Batching, collate_media, forward
 from hubstore.forward.members import media_members
 from hubstore.media import MediaInputs
 from hubstore.media.decode import open_audio, open_image
-from hubstore.media.reading import CHUNK, READ_HERE, MediaFeed, processes_for
+from hubstore.media.reading import ReadItem
 from hubstore.models import Model, wrap_model
+from hubstore.reading.processes import ReadingProcesses
 
 SUITE = "gpu-media"
 DATA = ROOT / "hubstore/experiments/materials"
@@ -255,34 +257,39 @@ _numbers = count()
 
 def _read(run: Run, items: list[Item]) -> list[MediaInputs]:
     """Items decoded and processed, as the extraction does it."""
-    tables = _tables(items)
-    task = media_task(run.model, run.settings.resolve(run.model))
-    with MediaFeed(task, processes_for(run.model.device, None)) as feed:
-        found = [read.inputs for read in feed.read(tables)]
+    with _readers(run) as readers:
+        found = [read.inputs for read in _read_by(readers, run, items)]
     kept = [one for one in found if one is not None]
     assert len(kept) == len(items)
     # What shared memory holds has to be given back.
     return [MediaInputs({n: t.clone() for n, t in one.tensors.items()}, one.media, one.length) for one in kept]
 
 
-def _tables(items: list[Item]) -> Any:
-    import pyarrow as pa
+def _readers(run: Run) -> ReadingProcesses:
+    processes = processes_for(run.model.device, None)
+    return reading_processes(run.model, run.settings.resolve(run.model), [run.case.modality], processes)
 
-    for batch in Corpus.from_items(items).batches():
-        for start in range(0, len(batch), CHUNK):
-            yield pa.Table.from_batches([batch.slice(start, CHUNK)])
+
+def _read_by(readers: ReadingProcesses, run: Run, items: list[Item]) -> Iterator[ReadItem]:
+    table = pa.Table.from_batches(list(Corpus.from_items(items).batches()))
+    sizes = np.array([len(item.media.data or b"") if item.media else 0 for item in items], np.int64)
+    jobs = submit_items(
+        readers, run.case.modality, sizes, lambda a, b: table.slice(a, b - a), lambda place: items[place].id
+    )
+    for job in jobs:
+        yield from job.result().items()
 
 
 def _reading_rate(run: Run) -> float:
     """Items/s that are read when nobody waits; the processes have started, and their memory was written to before."""
-    task = media_task(run.model, run.settings.resolve(run.model))
-    processes = processes_for(run.model.device, None)
-    with MediaFeed(task, processes) as feed:
-        for _ in feed.read(_tables(run.items[: READ_HERE + 16 * CHUNK * processes]), len(run.items)):
+    with _readers(run) as readers:
+        readers.start()
+        readers.wait()
+        for _ in _read_by(readers, run, run.items[: 256 * max(readers.processes, 1)]):
             pass
         counted = run.items[: 16 * 256]
         began = time.perf_counter()
-        for _ in feed.read(_tables(counted)):
+        for _ in _read_by(readers, run, counted):
             pass
         return len(counted) / (time.perf_counter() - began)
 

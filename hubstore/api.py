@@ -270,7 +270,7 @@ def extract(
         with_lens: keep the unembedding in the store too, so that a lens needs no model. A loaded model must have its
             head.
         watch: called as the run goes.
-        readers: processes that read images and audio beside a GPU; all spare CPUs by default.
+        readers: processes that tokenize texts and read images and audio beside a GPU; all spare CPUs by default.
         ignore_space: begin even where the disk has no room for the store.
         named: fields of `Settings`, of `ModelOptions` (model_dtype, extra_models, stack, trust_remote_code, ...) and of
             `Compute`. Of several devices, each but the first gets a process of its own, which loads the model again;

@@ -18,6 +18,7 @@ FLOORS = (
     "storage",
     "store",
     "corpus",
+    "reading",
     "media",
     "models",
     "forward",

@@ -155,7 +155,11 @@ class RunOptions:
     device: options.DevicesOption = "auto"
     readers: Annotated[
         int | None,
-        typer.Option("--readers", min=0, help="Processes that read media beside a GPU. All spare CPUs by default."),
+        typer.Option(
+            "--readers",
+            min=0,
+            help="Processes that read texts and media beside a GPU. All spare CPUs by default.",
+        ),
     ] = None
     ignore_space: Annotated[
         bool, typer.Option("--ignore-space", help="Begin even where the disk has no room for the store.")

@@ -9,7 +9,6 @@ from typing import Any, Final
 from hubstore.errors import CorpusError
 from hubstore.extraction.checks import SelfCheck, batching_of, checks_of
 from hubstore.extraction.plan import Plan, PlannedItems
-from hubstore.extraction.prepare import tokenized
 from hubstore.extraction.sample import mixes_items
 from hubstore.extraction.sampling import READ, choose_sample, choose_texts, largest_media, longest_texts, sampled_rows
 from hubstore.extraction.selfcheck import PackingOptions, media_check, self_check
@@ -19,6 +18,7 @@ from hubstore.forward.capture import Capture
 from hubstore.forward.compiled import COMPILE_FROM, block_parameters
 from hubstore.media.reading import read_rows
 from hubstore.models import length_borders
+from hubstore.reading.texts import TokenizedTexts
 from hubstore.storage import Storage
 
 FILLED: Final = 16
@@ -102,7 +102,7 @@ class BatchingChecks:
         texts = [row["text"] for row in sampled_rows(items, plan, "text", READ)]
         whole = self._tokenize(texts) or longest
         if not whole:
-            why = tokenized(model, settings, texts[:1])[2][0]
+            why = self._read(texts[:1]).problems[0]
             raise CorpusError(f"none of {len(texts)} texts that were tried can be read; the first: {why}")
         sample = choose_texts(whole, longest, length_borders(model.trunk.config))
         tokens = plan.items * sum(map(len, whole)) // len(whole)
@@ -113,9 +113,12 @@ class BatchingChecks:
         fill = tokens if mixes_items(model) else tokens // FILLED
         return self_check(self.capture, sample, settings.padding, packing, settings.batch_tokens, fill)
 
+    def _read(self, texts: Sequence[str]) -> TokenizedTexts:
+        return self.capture.model.text_reader(self.settings.max_tokens, self.settings.template).read(texts)
+
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of those texts that the model can read."""
-        return [list(ids) for ids in tokenized(self.capture.model, self.settings, texts)[0] if ids]
+        return [ids.tolist() for ids in self._read(texts).split() if len(ids)]
 
     def _compiling_pays(self, tokens: int) -> bool:
         if self.settings.compile != "auto":

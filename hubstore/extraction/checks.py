@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hubstore.forward import Batching, Padding
-from hubstore.forward.batch import DEPRECATED_KINDS, BatchKind
+from hubstore.reading.layout import DEPRECATED_KINDS, BatchKind
 from hubstore.store.records import of_known_fields
 
 TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}

@@ -17,7 +17,6 @@ from hubstore.extraction.checks import checks_of
 from hubstore.extraction.run import require_same_model
 from hubstore.extraction.settings import ResolvedSettings, Settings, media_task
 from hubstore.forward import Batching, HostBatch, collate, collate_media, tokenize
-from hubstore.forward.batch import Integers
 from hubstore.forward.capture import Capture
 from hubstore.forward.members import batch_members, media_members
 from hubstore.forward.memory import run_in_halves
@@ -25,6 +24,7 @@ from hubstore.media.reading import read_item
 from hubstore.models import Model, length_borders, load_model
 from hubstore.models.checkpoint import REMOTE_CODE
 from hubstore.models.files import cached_folder
+from hubstore.reading.layout import Integers
 from hubstore.store import StoreReader
 
 _HUB_NAME = re.compile(r"(\w[\w.-]{0,95}/)?\w[\w.-]{0,95}", re.ASCII)

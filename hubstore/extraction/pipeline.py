@@ -1,6 +1,6 @@
 """Tokenize, run, copy and write, all at the same time: bounded queues between three threads.
 
-prepare thread: items -> token ids, or media as other processes have read them -> batches, on their way to the device
+prepare thread: items, as other processes have tokenized or read them -> batches, on their way to the device
 this thread:    batches -> the model -> pooled states, each at its place in the shard, on the device
 write thread:   a finished shard, copied off the device -> disk -> commit
 
@@ -25,11 +25,14 @@ import torch
 
 from hubstore.extraction.plan import PlannedShard
 from hubstore.extraction.prepare import BROKEN_SHOWN, Preparation, ShardEnd, ShardStart, Work
+from hubstore.extraction.readers import processes_for, reading_processes, start_for
 from hubstore.forward import HostBatch
-from hubstore.forward.batch import Integers
 from hubstore.forward.capture import Capture, States
 from hubstore.forward.compiled import compiled_blocks
 from hubstore.forward.memory import ShardMemory, Slot, StagedBatch, Staging, is_out_of_memory, run_in_halves
+from hubstore.models import Model
+from hubstore.reading.layout import Integers
+from hubstore.reading.processes import ReadingProcesses
 from hubstore.store import write_shard
 
 T = TypeVar("T")
@@ -135,6 +138,7 @@ def run_shards(
     *,
     total: int,
     progress: Callable[[Progress], None] | None = None,
+    readers: ReadingProcesses | None = None,
 ) -> Progress:
     """Extract and commit shards of a plan.
 
@@ -144,6 +148,7 @@ def run_shards(
         shards: those to do; the next is taken when what comes before it has been read.
         total: items that are in them, or that others do beside.
         progress: called after every batch and every commit.
+        readers: read the plan's items; None for processes of its own.
 
     Raises:
         NonFiniteError, StoreError, CorpusError: whatever stopped it; shards committed before stay.
@@ -151,8 +156,21 @@ def run_shards(
     compiled: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if "text" in work.batching and work.batching["text"].compiled:
         compiled = compiled_blocks(capture.model, work.batch_tokens)
-    with compiled, _quick_switching(), _device_of(capture):
-        return _Run(work, capture, shards, total, progress).run()
+    with contextlib.ExitStack() as stack:
+        if readers is None:
+            readers = stack.enter_context(_own_readers(work, capture.model))
+        for context in (compiled, _quick_switching(), _device_of(capture)):
+            stack.enter_context(context)
+        return _Run(work, capture, shards, total, progress, readers).run()
+
+
+def _own_readers(work: Work, model: Model) -> ReadingProcesses:
+    """Processes for the items of a plan, on their way."""
+    partitions = work.plan.partitions
+    processes = processes_for(model.device, work.processes)
+    readers = reading_processes(model, work.settings, (modality for modality, _, _ in partitions), processes)
+    start_for(readers, ((modality, items) for modality, _, items in partitions))
+    return readers
 
 
 @contextlib.contextmanager
@@ -179,8 +197,10 @@ class _Run:
         shards: Iterable[PlannedShard],
         total: int,
         progress: Callable[[Progress], None] | None,
+        readers: ReadingProcesses,
     ) -> None:
         self._work = work
+        self._readers = readers
         self._capture = capture
         if any(batching.restores for batching in work.batching.values()):
             capture.isolate_batches()
@@ -227,7 +247,8 @@ class _Run:
             self._stop.set()
 
     def _prepare(self) -> None:
-        with contextlib.closing(Preparation(self._work, self._capture.model).parts(self._shards)) as parts:
+        preparation = Preparation(self._work, self._capture.model, self._readers)
+        with contextlib.closing(preparation.parts(self._shards)) as parts:
             for part in parts:
                 self._put(self._prepared, self._sent(part) if isinstance(part, HostBatch) else part)
         self._put(self._prepared, None)

@@ -119,6 +119,7 @@ class PlannedItems:
         reader = pa.ipc.open_file(pa.py_buffer(storage.map(SPOOL)))
         self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+        self._sizes: dict[str, npt.NDArray[np.int64]] = {}
 
     def read(self, start: int, stop: int, *, media: bool = False) -> pa.Table:
         """Items [start, stop) of the plan's order: ITEM_SCHEMA, the bytes of media where asked for."""
@@ -141,10 +142,11 @@ class PlannedItems:
 
     def bytes_of(self, column: str) -> npt.NDArray[np.int64]:
         """int64 [items]: bytes of every item's "text" or "data", in the plan's order; 0 where it has none."""
-        spooled = [pc.fill_null(pc.binary_length(batch.column(column)), 0) for batch in self._batches]
-        return np.concatenate([of_batch.to_numpy(zero_copy_only=False) for of_batch in spooled]).astype(np.int64)[
-            self._order
-        ]
+        if column not in self._sizes:
+            spooled = [pc.fill_null(pc.binary_length(batch.column(column)), 0) for batch in self._batches]
+            sizes = np.concatenate([of_batch.to_numpy(zero_copy_only=False) for of_batch in spooled])
+            self._sizes[column] = sizes.astype(np.int64)[self._order]
+        return self._sizes[column]
 
     def tokens(self, start: int, stop: int) -> npt.NDArray[np.int32]:
         """int32: tokens of items [start, stop), where the plan counted them."""

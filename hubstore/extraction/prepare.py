@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from array import array
+import functools
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from itertools import chain, groupby
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +17,22 @@ import torch
 
 from hubstore.errors import CorpusError
 from hubstore.extraction.plan import Plan, PlannedItems, PlannedShard
-from hubstore.extraction.settings import ResolvedSettings, media_task
-from hubstore.forward import Batching, HostBatch, collate, collate_media, tokenize
-from hubstore.forward.batch import Integers
+from hubstore.extraction.readers import LAY_OUT, submit_items
+from hubstore.extraction.settings import ResolvedSettings
+from hubstore.forward import Batching, HostBatch, collate_media
+from hubstore.forward.batch import host_batch
 from hubstore.forward.members import batch_members, media_members, runs_of
 from hubstore.media import MediaInputs
-from hubstore.media.reading import CHUNK, MediaFeed, ReadItem, processes_for
 from hubstore.models import Model
+from hubstore.reading.layout import Integers, TextArrays, TextItems, TextLayout, lay_out
+from hubstore.reading.processes import Job, ReadingProcesses
+from hubstore.reading.texts import TokenizedTexts, positions_of
 from hubstore.storage import Storage
 from hubstore.store import Layout
 
-TOKENIZED: Final = 512
-"""Texts given to the tokenizer at once."""
+LAID_OUT_TOKENS: Final = 1 << 19
+LAID_OUT_BATCHES: Final = 256
+"""Texts whose batches are laid out at once: tokens, and batches at most; a token takes some 50 bytes then."""
 
 WINDOW_ITEMS = 512
 WINDOW_BYTES = 256 << 20
@@ -47,7 +53,7 @@ class Work:
         plan: the plan that the shards are of.
         batching: by modality, how batches are made, as the self-check found.
         skip_broken: whether images and audio that cannot be read are left out; else they stop the run.
-        processes: that read images and audio; None to choose by the device.
+        processes: that read items; None to choose by the device.
     """
 
     storage: Storage
@@ -100,12 +106,11 @@ class _ShardMetadata:
         self._planned = tokens
         self._ends = None if tokens is None else np.cumsum(tokens, dtype=np.int64)
 
-    def places(self, members: Integers) -> tuple[Integers, Integers]:
-        """Where pooled rows of these items go, and rows of their tokens."""
+    def places(self, members: Integers) -> tuple[Integers, Integers | None]:
+        """Where pooled rows of these items go, and where the rows of their tokens begin; None where they go nowhere."""
         if self._ends is None or self._planned is None:
-            return members, np.arange(self.tokens[members].sum(), dtype=np.int64)
-        ends, lengths = self._ends[members], self._planned[members]
-        return members, np.concatenate([np.arange(a - n, a) for a, n in zip(ends, lengths, strict=True)])
+            return members, None
+        return members, self._ends[members] - self._planned[members]
 
     def changed(self, start: int, stop: int) -> int | None:
         """The first item whose tokens are not as many as when it was planned."""
@@ -139,33 +144,31 @@ def _with_previews(previews: pa.Table | None) -> pa.Table | None:
     return None if previews is None else previews.filter(pc.is_valid(previews["data"]))
 
 
-def tokenized(
-    model: Model, settings: ResolvedSettings, texts: Sequence[str]
-) -> tuple[list[Sequence[int]], list[bool], dict[int, str]]:
-    """What the model reads of each text, in its template; whether it was cut; and what is wrong with those of no ids.
-
-    A few texts are tokenized at a time, and their ids held as plain numbers: a tokenizer's own output is many times as
-    large.
-    """
-    token_ids: list[Sequence[int]] = []
-    cut: list[bool] = []
-    problems: dict[int, str] = {}
-    for start in range(0, len(texts), TOKENIZED):
-        part = [settings.template.replace("{text}", text) for text in texts[start : start + TOKENIZED]]
-        wrong: dict[int, str] = {}
-        ids, were_cut = tokenize(model, part, settings.max_tokens, problems=wrong)
-        token_ids += [array("i", of_text) for of_text in ids]
-        cut += were_cut
-        problems |= {start + number: problem for number, problem in wrong.items()}
-    return token_ids, cut, problems
-
-
 def left_out(name: str, problem: object, *, skip: bool) -> CorpusError:
     """What says that an item is left out because it cannot be read; where such stop the run, it is raised."""
     named = f"item {name!r}: {problem}"
     if not skip:
         raise CorpusError(f"{named}; or leave out what cannot be read, with --on-error skip")
     return CorpusError(named)
+
+
+@dataclass
+class _Run:
+    """Items [start, stop) of a shard, of one modality, that are being read.
+
+    Args:
+        modality: of all of them.
+        start: the first, in the shard.
+        stop: after the last.
+        jobs: what they are read by, in order; of texts, in the end what lays out their batches.
+        problems: of texts that the model cannot read, by their place in the run.
+    """
+
+    modality: str
+    start: int
+    stop: int
+    jobs: list[Job]
+    problems: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -176,6 +179,7 @@ class _Shard:
         planned: of the plan.
         table: its items, without the bytes of media.
         metadata: what is known of them by now.
+        runs: its items, in order.
         pending: images or audio that were read and are in no batch yet, by their place in the shard.
         pending_bytes: of their tensors.
     """
@@ -183,19 +187,13 @@ class _Shard:
     planned: PlannedShard
     table: pa.Table
     metadata: _ShardMetadata
+    runs: list[_Run] = field(default_factory=list)
     pending: dict[int, MediaInputs] = field(default_factory=dict)
     pending_bytes: int = 0
 
-
-@dataclass(frozen=True)
-class _Step:
-    """One step through a plan: into a shard, to items [start, stop) of one modality or past them, and out."""
-
-    shard: _Shard
-    kind: Literal["start", "read", "run", "end"]
-    modality: str = ""
-    start: int = 0
-    stop: int = 0
+    def name(self, number: int) -> str:
+        """The id of an item."""
+        return str(self.table["id"][number].as_py())
 
 
 class Preparation:
@@ -204,126 +202,170 @@ class Preparation:
     Args:
         work: the plan and how it is extracted.
         model: whose tokenizer and processors it is.
+        readers: read the items.
     """
 
-    def __init__(self, work: Work, model: Model) -> None:
+    def __init__(self, work: Work, model: Model, readers: ReadingProcesses) -> None:
         self._work = work
         self._model = model
+        self._readers = readers
         self._items = PlannedItems(work.storage)
+        self._part = functools.partial(self._lay_out_part, model.text_layout) if model.tokenizer is not None else None
 
     def parts(self, shards: Iterable[PlannedShard]) -> Generator[ShardStart | HostBatch | ShardEnd]:
         """Every shard's start, its batches and its end; a shard is taken when reading comes to it.
 
+        A shard's texts are tokenized while those of the one before are laid out, and those before that run.
+
         Raises:
             CorpusError: media cannot be read and are not to be left out, or an item is not as it was planned.
         """
-        processes = processes_for(self._model.device, self._work.processes)
-        with MediaFeed(media_task(self._model, self._work.settings), processes) as feed:
-            for step, read in feed.follow(self._steps(shards, feed)):
-                yield from self._done(step, read)
+        reading = map(self._begin, shards)
+        laid_out = map(self._lay_out, self._ahead(reading))
+        for shard in self._ahead(laid_out):
+            yield from self._finish(shard)
 
-    def _steps(self, shards: Iterable[PlannedShard], feed: MediaFeed) -> Iterator[tuple[_Step, pa.Table | None]]:
+    def _ahead(self, shards: Iterator[_Shard]) -> Iterator[_Shard]:
+        """The same shards, each taken one ahead of need where other processes work on it meanwhile."""
+        taken: deque[_Shard] = deque()
+        for shard in shards:
+            taken.append(shard)
+            if len(taken) > self._readers.started:
+                yield taken.popleft()
+        yield from taken
+
+    def _begin(self, planned: PlannedShard) -> _Shard:
+        """Have a shard's items read."""
+        table = self._items.read(planned.start, planned.stop)
         counted = "tokens" in self._work.layout.poolings
-        for planned in shards:
-            table = self._items.read(planned.start, planned.stop)
-            tokens = self._items.tokens(planned.start, planned.stop) if counted else None
-            shard = _Shard(planned, table, _ShardMetadata(len(table), tokens))
-            yield _Step(shard, "start"), None
-            for modality, start, stop in runs_of(table["modality"]):
-                if modality != "text":
-                    feed.expect(stop - start)
-                    for at in range(start, stop, CHUNK):
-                        end = min(at + CHUNK, stop)
-                        rows = self._items.read(planned.start + at, planned.start + end, media=True)
-                        yield _Step(shard, "read", modality, at, end), rows
-                yield _Step(shard, "run", modality, start, stop), None
-            yield _Step(shard, "end"), None
+        tokens = self._items.tokens(planned.start, planned.stop) if counted else None
+        shard = _Shard(planned, table, _ShardMetadata(len(table), tokens))
+        for modality, start, stop in runs_of(table["modality"]):
+            jobs = self._submit(shard, modality, start, stop)
+            shard.runs.append(_Run(modality, start, stop, jobs))
+        return shard
 
-    def _done(self, step: _Step, read: Iterable[ReadItem]) -> Iterator[ShardStart | HostBatch | ShardEnd]:
-        work, shard = self._work, step.shard
-        count, metadata = len(shard.table), shard.metadata
-        match step.kind:
-            case "start":
-                tokens = shard.planned.tokens
-                yield ShardStart(shard.planned, {p: tokens if p == "tokens" else count for p in work.layout.poolings})
-            case "read":
-                yield from self._read_media(step, read)
-            case "run":
-                yield from self._texts(step) if step.modality == "text" else self._media(step, last=True)
-                self._require_as_planned(step)
-            case "end":
-                yield metadata.end(shard.table, work.settings.previews)
+    def _submit(self, shard: _Shard, modality: str, start: int, stop: int) -> list[Job]:
+        texts, first = shard.table.select(["text"]).slice(start, stop - start), shard.planned.start + start
 
-    def _require_as_planned(self, step: _Step) -> None:
-        changed = step.shard.metadata.changed(step.start, step.stop)
+        def rows(at: int, end: int) -> pa.Table:
+            return (
+                texts.slice(at, end - at)
+                if modality == "text"
+                else self._items.read(first + at, first + end, media=True)
+            )
+
+        if modality == "text":
+            sizes = pc.binary_length(texts["text"]).to_numpy().astype(np.int64)
+        else:
+            sizes = self._items.bytes_of("data")[first : shard.planned.start + stop]
+        return submit_items(self._readers, modality, sizes, rows, lambda place: shard.name(start + place))
+
+    def _lay_out(self, shard: _Shard) -> _Shard:
+        """Have the batches of a shard's texts laid out, now that all of them have token ids."""
+        for run in shard.runs:
+            if run.modality == "text":
+                read = TokenizedTexts.joined([job.result() for job in run.jobs])
+                shard.metadata.tokens[run.start : run.stop] = read.lengths
+                shard.metadata.truncated[run.start : run.stop] = read.cut
+                run.problems, run.jobs = read.problems, list(self._layouts(shard, run, read))
+        return shard
+
+    def _layouts(self, shard: _Shard, run: _Run, read: TokenizedTexts) -> Iterator[Job]:
+        """What lays out the batches of texts, a few batches each."""
+        batching, batch_tokens = self._work.batching["text"], self._work.batch_tokens
+        (readable,) = np.nonzero(read.lengths)
+        members = [readable[member] for member in batch_members(read.lengths[readable], batch_tokens, batching)]
+        ends = np.cumsum([read.lengths[member].sum() for member in members], dtype=np.int64)
+
+        def arguments(group: Sequence[Integers]) -> tuple[Any, ...]:
+            every = np.concatenate(group)
+            places, starts = shard.metadata.places(every + run.start)
+            items = TextItems(read.take(every), read.lengths[every], places, starts)
+            return items, np.array([len(member) for member in group]), batching, batch_tokens
+
+        def group_of(number: int) -> tuple[int, int]:
+            return number // LAID_OUT_BATCHES, int(ends[number]) // LAID_OUT_TOKENS
+
+        for _, numbers in groupby(range(len(members)), group_of):
+            group = [members[number] for number in numbers]
+            yield self._readers.submit(LAY_OUT, functools.partial(arguments, group), lambda: shard.name(run.start))
+
+    def _lay_out_part(self, layout: TextLayout, items: TextItems) -> TextArrays:
+        return lay_out(layout, items, self._work.batching["text"], self._work.batch_tokens)
+
+    def _finish(self, shard: _Shard) -> Iterator[ShardStart | HostBatch | ShardEnd]:
+        work, planned, count = self._work, shard.planned, len(shard.table)
+        yield ShardStart(planned, {p: planned.tokens if p == "tokens" else count for p in work.layout.poolings})
+        for run in shard.runs:
+            if run.modality == "text":
+                yield from self._texts(shard, run)
+            else:
+                yield from self._read_media(shard, run)
+        yield shard.metadata.end(shard.table, work.settings.previews)
+
+    def _require_as_planned(self, shard: _Shard, run: _Run) -> None:
+        changed = shard.metadata.changed(run.start, run.stop)
         if changed is not None:
             raise CorpusError(
-                f"item {step.shard.table['id'][changed].as_py()!r} has {step.shard.metadata.tokens[changed]} tokens, "
+                f"item {shard.name(changed)!r} has {shard.metadata.tokens[changed]} tokens, "
                 "and another number when it was planned; it was changed since. Bring it back as it was and run the "
                 "same command again, or extract the corpus elsewhere: what was committed stays"
             )
 
-    def _texts(self, step: _Step) -> Iterator[HostBatch]:
-        work, metadata = self._work, step.shard.metadata
-        batching = work.batching["text"]
-        texts = step.shard.table["text"].slice(step.start, step.stop - step.start).to_pylist()
-        token_ids, metadata.truncated[step.start : step.stop], problems = tokenized(self._model, work.settings, texts)
-        lengths = np.array([len(ids) for ids in token_ids], np.int32)
-        metadata.tokens[step.start : step.stop] = lengths
-        for number, problem in problems.items():
-            self._leave_out(step, step.start + number, CorpusError(problem))
-        (readable,) = np.nonzero(lengths)
-
-        def make(member: Integers) -> HostBatch:
-            batch = collate(self._model, [token_ids[i] for i in member], batching, work.batch_tokens)
-            batch = batch.placed(*metadata.places(member + step.start))
-            return replace(batch, part=lambda chosen: make(member[chosen]))
-
-        for member in batch_members(lengths[readable], work.batch_tokens, batching):
-            yield make(readable[member])
-
-    def _leave_out(self, step: _Step, number: int, error: CorpusError) -> None:
+    def _leave_out(self, shard: _Shard, number: int, error: CorpusError) -> None:
         """Count an item of a shard as broken; where such stop the run, raise what says so."""
-        name = step.shard.table["id"][number].as_py()
-        step.shard.metadata.broken[number] = left_out(name, error, skip=self._work.skip_broken)
+        shard.metadata.broken[number] = left_out(shard.name(number), error, skip=self._work.skip_broken)
 
-    def _read_media(self, step: _Step, read: Iterable[ReadItem]) -> Iterator[HostBatch]:
-        shard, metadata = step.shard, step.shard.metadata
-        for number, item in enumerate(read, start=step.start):
+    def _texts(self, shard: _Shard, run: _Run) -> Iterator[HostBatch]:
+        for place, problem in run.problems.items():
+            self._leave_out(shard, run.start + place, CorpusError(problem))
+        self._require_as_planned(shard, run)
+        for job in run.jobs:
+            for laid in job.result():
+                yield host_batch(laid, self._part)
+
+    def _read_media(self, shard: _Shard, run: _Run) -> Iterator[HostBatch]:
+        metadata = shard.metadata
+        read = chain.from_iterable(job.result().items() for job in run.jobs)
+        for number, item in enumerate(read, start=run.start):
             if item.error is not None:
-                self._leave_out(step, number, item.error)
+                self._leave_out(shard, number, item.error)
                 continue
             assert item.inputs is not None
             shard.pending[number] = item.inputs
             shard.pending_bytes += item.inputs.nbytes
             metadata.previews[number] = item.preview
-            metadata.tokens[number] = self._model.adapters[step.modality].length_of(item.inputs)
+            metadata.tokens[number] = self._model.adapters[run.modality].length_of(item.inputs)
             metadata.truncated[number] = item.inputs.truncated
             metadata.media[number] = [edge for span in item.inputs.media for edge in span]
             if len(shard.pending) >= WINDOW_ITEMS or shard.pending_bytes >= WINDOW_BYTES:
-                yield from self._media(step)
+                yield from self._media(shard, run.modality)
+        yield from self._media(shard, run.modality, last=True)
+        self._require_as_planned(shard, run)
 
-    def _media(self, step: _Step, *, last: bool = False) -> Iterator[HostBatch]:
+    def _media(self, shard: _Shard, modality: str, *, last: bool = False) -> Iterator[HostBatch]:
         """Pending items in batches; those that fill none stay pending, unless they are the last.
 
         A GPU takes as long for a batch of two as for one of twenty. Where most would stay pending, as of many shapes,
         they go all the same.
         """
-        work, metadata, pending = self._work, step.shard.metadata, step.shard.pending
+        work, metadata, pending = self._work, shard.metadata, shard.pending
         numbers, inputs = np.array(list(pending), np.int64), list(pending.values())
         lengths = metadata.tokens[numbers]
-        members = list(media_members(inputs, lengths, work.media_tokens, work.batching[step.modality]))
+        members = list(media_members(inputs, lengths, work.media_tokens, work.batching[modality]))
         rest = [member for member in members if (len(member) + 1) * lengths[member].max() <= work.media_tokens]
         if last or 2 * sum(map(len, rest)) > len(pending):
             rest = []
         left = {int(number) for member in rest for number in numbers[member]}
-        step.shard.pending = {number: pending[number] for number in sorted(left)}
-        step.shard.pending_bytes = sum(pending[number].nbytes for number in left)
+        shard.pending = {number: pending[number] for number in sorted(left)}
+        shard.pending_bytes = sum(pending[number].nbytes for number in left)
 
         def make(member: Integers) -> HostBatch:
-            batch = collate_media(self._model, step.modality, [inputs[i] for i in member])
-            batch = batch.placed(*metadata.places(numbers[member]))
-            return replace(batch, part=lambda chosen: make(member[chosen]))
+            batch = collate_media(self._model, modality, [inputs[i] for i in member])
+            places, starts = metadata.places(numbers[member])
+            tokens = np.arange(batch.tokens) if starts is None else positions_of(starts, lengths[member])
+            return replace(batch.placed(places, tokens), part=lambda chosen: make(member[chosen]))
 
         for member in members:
             if int(numbers[member[0]]) not in left:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,14 +27,15 @@ from hubstore.extraction.plan import (
     make_plan,
 )
 from hubstore.extraction.prepare import Work
+from hubstore.extraction.readers import processes_for, reading_processes, start_for
 from hubstore.extraction.resume import Begun, begin_append, begin_extract, fingerprints_of_appended, is_described
-from hubstore.extraction.settings import ResolvedSettings, Settings, media_task
+from hubstore.extraction.settings import ResolvedSettings, Settings
 from hubstore.extraction.token_counts import TokenCounts
 from hubstore.extraction.workers import Engine
 from hubstore.forward import Batching
 from hubstore.forward.capture import Capture
-from hubstore.media.reading import MediaFeed, processes_for
 from hubstore.models import Model
+from hubstore.reading.processes import ReadingProcesses
 from hubstore.storage import Location, Storage, Url
 from hubstore.store import DTYPES, Layout, StoreReader, write_metadata
 from hubstore.store.attributes import read_attributes, write_root
@@ -99,8 +100,8 @@ def extract(  # noqa: PLR0913
         watch: called as the run goes.
         generation_items: most items to order at once.
         engine: further devices, of this host (`Workers`) or of a cluster; the store is the same to the byte.
-        processes: that read images and audio for each device; by default as many as there are CPUs to spare for a
-            GPU, and none for a CPU, where reading goes on beside the model in one process.
+        processes: that tokenize texts and read images and audio for each device; by default as many as there are CPUs
+            to spare for a GPU, and none for a CPU, where reading goes on beside the model in one process.
         ignore_space: begin even where the disk has no room for what was planned.
 
     Raises:
@@ -216,16 +217,14 @@ class _Job:
         plan = begun.plan or self._plan(generations, begun)
         while plan is not None:
             left = [shard for shard in plan.shards if shard.shard not in committed]
-            with self._refused_whole(begun=resumed or last is not None):
-                self._check_disk_space(left)
-                self.watch.planned(plan)
-                batching = self._check(checks, plan, begun.number)
-            work = Work(
-                self.storage, self.layout, self.settings, plan, batching, self.corpus.skip_errors, self.processes
-            )
-            total = sum(shard.stop - shard.start for shard in left)
-            run_plan = run_shards if self.engine is None else self.engine.run_shards
-            now = run_plan(work, capture, left, total=total, progress=self.watch.progress)
+            with self._reading(modality for modality, _, _ in plan.partitions) as readers:
+                with self._refused_whole(begun=resumed or last is not None):
+                    self._check_disk_space(left)
+                    self.watch.planned(plan)
+                    if self.engine is None:  # they start while the model is checked
+                        start_for(readers, ((modality, items) for modality, _, items in plan.partitions))
+                    batching = self._check(checks, plan, begun.number)
+                now = self._run_plan(plan, left, batching, capture, readers)
             discard_plan(self.storage)
             whole = plan is not begun.plan and len(left) == len(plan.shards) and not now.skipped
             generations.extracted(plan, whole=whole)
@@ -235,6 +234,25 @@ class _Job:
         if not items:
             raise CorpusError(f"none of {done.skipped} items can be read; the first: {next(iter(done.broken), None)}")
         return Extraction(self.storage.root, items, done.items, resumed, done, checks.shown.get("text"), last)
+
+    def _run_plan(
+        self,
+        plan: Plan,
+        left: Sequence[PlannedShard],
+        batching: Mapping[str, Batching],
+        capture: Capture,
+        readers: ReadingProcesses,
+    ) -> Progress:
+        skip = self.corpus.skip_errors
+        work = Work(self.storage, self.layout, self.settings, plan, batching, skip, self.processes)
+        total = sum(shard.stop - shard.start for shard in left)
+        if self.engine is None:
+            return run_shards(work, capture, left, total=total, progress=self.watch.progress, readers=readers)
+        return self.engine.run_shards(work, capture, left, total=total, progress=self.watch.progress)
+
+    def _reading(self, modalities: Iterable[str]) -> ReadingProcesses:
+        processes = processes_for(self.model.device, self.processes)
+        return reading_processes(self.model, self.settings, modalities, processes)
 
     @contextlib.contextmanager
     def _refused_whole(self, *, begun: bool) -> Iterator[None]:
@@ -257,9 +275,8 @@ class _Job:
             return None
         if begun.attributes is not None and begun.entry is None:
             start = replace(start, appended=fingerprints_of_appended(begun.attributes))
-        processes = processes_for(self.model.device, self.processes)
-        with MediaFeed(media_task(self.model, self.settings), processes) as feed:
-            count = TokenCounts(self.corpus, self.model, self.settings, feed)
+        with self._reading(self.model.modalities) as readers:
+            count = TokenCounts(self.corpus, self.model, readers)
             try:
                 plan = make_plan(
                     self.storage,

@@ -14,10 +14,10 @@ from hubstore.errors import NonFiniteError
 from hubstore.extraction.checks import TOLERANCE, SelfCheck
 from hubstore.extraction.own_states import compare_with_own
 from hubstore.forward import Batch, Batching, HostBatch
-from hubstore.forward.batch import Integers
 from hubstore.forward.capture import Capture
 from hubstore.forward.memory import run_in_halves
 from hubstore.models import Model, Restorer
+from hubstore.reading.layout import Integers
 
 CHECKED_TOKENS = 128
 """Tokens of an item that are compared, evenly spread, its first and its last among them."""
@@ -196,4 +196,4 @@ def _thinned(batch: HostBatch) -> tuple[HostBatch, list[int]]:
     chosen = [np.unique(np.linspace(0, n - 1, min(n, CHECKED_TOKENS)).round().astype(np.int64)) for n in counts]
     places = np.concatenate([end - n + of_item for end, n, of_item in zip(ends, counts, chosen, strict=True)])
     arrays = {**batch.arrays, "token_rows": rows[places], "token_places": np.arange(len(places))}
-    return replace(batch, arrays=arrays), [len(of_item) for of_item in chosen]
+    return replace(batch, arrays=arrays, buffer=None), [len(of_item) for of_item in chosen]

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from hubstore.extraction.plan import Plan, PlannedItems
-from hubstore.forward.batch import Integers
 from hubstore.models import Borders
+from hubstore.reading.layout import Integers
 
 TokenIds = Sequence[int]
 

@@ -14,12 +14,12 @@ from hubstore.extraction.checks import PADDED_MEDIA, SelfCheck
 from hubstore.extraction.sample import Sample, probe_of
 from hubstore.extraction.sampling import cut_to_same_length, fill_batch
 from hubstore.forward import Batching, HostBatch, Padding, collate, collate_media, pack
-from hubstore.forward.batch import BatchKind, Integers
 from hubstore.forward.capture import Capture
 from hubstore.forward.compiled import compiled_blocks
 from hubstore.forward.members import batch_members, media_members, padded_batching
 from hubstore.media import MediaInputs
 from hubstore.models import Model, Restorer
+from hubstore.reading.layout import BatchKind, Integers
 
 SAME_LENGTH = 4
 """Items of one length in a batch, where batches of one length are tried."""

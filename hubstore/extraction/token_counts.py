@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
+
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hubstore.corpus import Corpus
-from hubstore.extraction.prepare import left_out, tokenized
-from hubstore.extraction.settings import ResolvedSettings
+from hubstore.extraction.prepare import left_out
+from hubstore.extraction.readers import FEW, submit_items
 from hubstore.forward.members import rows_by_modality
-from hubstore.media.reading import CHUNK, MediaFeed
 from hubstore.models import Model
+from hubstore.reading.processes import ReadingProcesses
+from hubstore.reading.texts import TokenizedTexts
 
 
 class TokenCounts:
@@ -18,39 +24,46 @@ class TokenCounts:
     Args:
         corpus: the items' own; what it leaves out is listed there.
         model: whose tokenizer and processors count.
-        settings: resolved.
-        feed: reads media.
+        readers: read the items as the model does.
     """
 
-    def __init__(self, corpus: Corpus, model: Model, settings: ResolvedSettings, feed: MediaFeed) -> None:
+    def __init__(self, corpus: Corpus, model: Model, readers: ReadingProcesses) -> None:
         self._corpus = corpus
         self._model = model
-        self._settings = settings
-        self._feed = feed
+        self._readers = readers
+        self._portions = 0
 
     def __call__(self, batch: pa.RecordBatch) -> list[int | None]:
         """Tokens of each item; None for one that cannot be read, where such are left out."""
         counted: list[int | None] = [None] * len(batch)
-        for modality, rows in rows_by_modality(batch.column("modality")):
+        for modality, places in rows_by_modality(batch.column("modality")):
             self._model.require_modality(modality)
-            if modality == "text":
-                texts = batch.column("text").take(pa.array(rows)).to_pylist()
-                ids, _, problems = tokenized(self._model, self._settings, texts)
-                for number, (row, of_text) in enumerate(zip(rows, ids, strict=True)):
-                    if number in problems:
-                        self._leave_out(batch, row, problems[number])
-                    else:
-                        counted[row] = len(of_text)
-                continue
-            chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
-            tables = (pa.Table.from_batches([batch.take(pa.array(chunk))]) for chunk in chunks)
-            for row, read in zip(rows, self._feed.read(tables), strict=True):
-                if read.error is not None:
-                    self._leave_out(batch, row, read.error)
-                if read.inputs is not None:
-                    counted[row] = self._model.adapters[modality].length_of(read.inputs)
+            table = pa.Table.from_batches([batch.take(pa.array(places))])
+            for place, length, problem in self._lengths(modality, table):
+                counted[places[place]] = length
+                if problem is not None:
+                    name = batch.column("id")[places[place]].as_py()
+                    self._corpus.skipped.add(left_out(name, problem, skip=self._corpus.skip_errors))
         return counted
 
-    def _leave_out(self, batch: pa.RecordBatch, row: int, problem: object) -> None:
-        name = batch.column("id")[row].as_py()
-        self._corpus.skipped.add(left_out(name, problem, skip=self._corpus.skip_errors))
+    def _lengths(self, modality: str, table: pa.Table) -> Iterator[tuple[int, int | None, object]]:
+        """Of each item, its place, its tokens, and what is wrong with it."""
+        sizes = pc.fill_null(pc.binary_length(table["text" if modality == "text" else "data"]), 0)
+        jobs = submit_items(
+            self._readers,
+            modality,
+            sizes.to_numpy().astype(np.int64),
+            lambda start, stop: table.slice(start, stop - start),
+            lambda place: str(table["id"][place].as_py()),
+        )
+        self._portions += len(jobs)
+        if self._portions > FEW:
+            self._readers.start()
+        if modality == "text":
+            read = TokenizedTexts.joined([job.result() for job in jobs])
+            for place, length in enumerate(read.lengths.tolist()):
+                yield place, length or None, read.problems.get(place)
+            return
+        for place, item in enumerate(chain.from_iterable(job.result().items() for job in jobs)):
+            length = None if item.inputs is None else self._model.adapters[modality].length_of(item.inputs)
+            yield place, length, item.error

@@ -13,7 +13,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Protocol
@@ -24,6 +24,7 @@ from hubstore.errors import HubstoreError, ModelError, StoreError
 from hubstore.extraction.pipeline import Progress, run_shards
 from hubstore.extraction.plan import PlannedShard
 from hubstore.extraction.prepare import Work
+from hubstore.extraction.readers import processes_for
 from hubstore.forward.capture import Capture
 from hubstore.models import Model
 from hubstore.system import starting_processes
@@ -80,6 +81,8 @@ class Workers:
         if not devices:
             return run_shards(work, capture, shards, total=total, progress=progress)
         context = multiprocessing.get_context("spawn")
+        own_processes = processes_for(capture.model.device, work.processes, 1 + len(devices))
+        work = replace(work, processes=own_processes)
         task = ExtractionTask.of(work, self.load, capture)
         with starting_processes("extract on one device"):
             shard_queue = _SharedShardQueue(shards, context)

@@ -24,7 +24,7 @@ import torch
 
 from hubstore.corpus import Corpus
 from hubstore.extraction.plan import GENERATION_ITEMS, PlanStart, assign_shards
-from hubstore.extraction.prepare import left_out, tokenized
+from hubstore.extraction.prepare import left_out
 from hubstore.extraction.settings import ResolvedSettings, media_task
 from hubstore.forward import Batching, HostBatch, collate, collate_media
 from hubstore.forward.capture import Capture
@@ -239,12 +239,13 @@ class _Counting:
 
     def _lengths(self, modality: str, part: pa.RecordBatch, of: Tokens) -> npt.NDArray[np.int32]:
         if modality == "text":
-            ids, cut, problems = tokenized(self._model, self._settings, part.column("text").to_pylist())
-            for number, problem in problems.items():
+            reader = self._model.text_reader(self._settings.max_tokens, self._settings.template)
+            read = reader.read(part.column("text").to_pylist())
+            for number, problem in read.problems.items():
                 self._leave_out(part, number, problem, of)
-            of.truncated += sum(cut)
-            self._texts += [own for own in ids if own][: SAMPLES - len(self._texts)]
-            return np.array([len(own) for own in ids], np.int32)
+            of.truncated += int(read.cut.sum())
+            self._texts += [ids.tolist() for ids in read.split() if len(ids)][: SAMPLES - len(self._texts)]
+            return read.lengths
         lengths = []
         for number, item in enumerate(read_rows(self._task, part.to_pylist())):
             if item.inputs is None:

@@ -3,70 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from hubstore.errors import ModelError
 from hubstore.forward.packed import Packing
 from hubstore.media.shortcuts import PIXELS, DeferredNormalization
-from hubstore.store.records import of_known_fields
+from hubstore.reading.layout import (
+    Batching,
+    Integers,
+    Padding,
+    TextArrays,
+    TextItems,
+    lay_out,
+    pack_items,
+    pad_items,
+)
 
 if TYPE_CHECKING:
     from hubstore.models.model import Model
 
-Padding = Literal["right", "left"]
-BatchKind = Literal["packed", "padded", "same_shape", "single"]
-Integers = npt.NDArray[np.int64]
-
-DEPRECATED_KINDS: Mapping[str, BatchKind] = {"alike": "same_shape"}
-"""Kinds of batches as stores of the release before spell them: deprecated."""
-
 ROW_FIELDS = ("first", "last", "token_rows", "item_places", "token_places")
 """The arrays of a batch that say where its items are; all others are the model's arguments."""
-
-ROUNDED = 64
-"""A packed batch that is not full has a multiple of this many tokens."""
-
-
-@dataclass(frozen=True)
-class Batching:
-    """How items become batches: what the self-check found to give the states of single items.
-
-    Args:
-        kind: "packed", items end to end in one sequence; "padded" to the longest item's length; "same_shape", only
-            texts of one length, and images or audio of one shape, together; or "single", one item each.
-        padding: the side of the padding, where padded.
-        explicit_positions: whether a padded model gets its tokens' positions; a packed one always does.
-        first_position: the position of an item's first token, where packed.
-        compiled: whether full packed batches go through compiled blocks.
-        borders: ascending lengths at which the model changes: items of both sides of one share no batch.
-        varies_beyond: items of more tokens share a batch with those of their own length only.
-        restores: whether the model changes itself as it runs, and is put back after every batch.
-    """
-
-    kind: BatchKind = "padded"
-    padding: Padding = "right"
-    explicit_positions: bool = False
-    first_position: int = 0
-    compiled: bool = False
-    borders: tuple[int, ...] = ()
-    varies_beyond: int | None = None
-    restores: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """As kept in a store."""
-        return {**asdict(self), "borders": list(self.borders)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Batching:
-        """Back from a store."""
-        kind = DEPRECATED_KINDS.get(data["kind"], data["kind"])
-        values = {**data, "kind": kind, "borders": tuple(data.get("borders", ()))}
-        return of_known_fields(cls, values, "batches of")
 
 
 @dataclass(frozen=True)
@@ -142,6 +103,7 @@ class HostBatch:
         normalization: of pixels that are sent as bytes; None where they are sent normalized.
         part: makes the batch of some of its items, for where memory does not suffice for all; bound for the same
             places.
+        buffer: the arrays end to end, where they lie so.
     """
 
     arrays: Mapping[str, Integers]
@@ -151,6 +113,7 @@ class HostBatch:
     modality: str = "text"
     normalization: DeferredNormalization | None = None
     part: Callable[[Integers], HostBatch] = _whole_only
+    buffer: Integers | None = None
 
     @property
     def items(self) -> int:
@@ -169,7 +132,8 @@ class HostBatch:
 
     def placed(self, items: Integers, tokens: Integers) -> HostBatch:
         """The same batch, its pooled rows bound for these places."""
-        return replace(self, arrays={**self.arrays, "item_places": items, "token_places": tokens})
+        arrays = {**self.arrays, "item_places": items, "token_places": tokens}
+        return replace(self, arrays=arrays, buffer=None)
 
     def to(self, device: torch.device, staging: torch.Tensor | None = None) -> Batch:
         """Send it to `device`.
@@ -179,7 +143,10 @@ class HostBatch:
             staging: pinned int64 memory to send it through, without waiting; it must stay as it is until then.
         """
         held = torch.empty(self.elements, dtype=torch.int64) if staging is None else staging[: self.elements]
-        np.concatenate([array.reshape(-1) for array in self.arrays.values()], out=held.numpy())
+        if self.buffer is None:
+            np.concatenate([array.reshape(-1) for array in self.arrays.values()], out=held.numpy())
+        else:
+            held.copy_(torch.from_numpy(self.buffer))
         sent = held.to(device, non_blocking=staging is not None)
         parts: dict[str, torch.Tensor] = {}
         start = 0
@@ -233,39 +200,12 @@ def tokenize(
     Raises:
         ModelError: a text has no token at all, or one that the model has no embedding for, and `problems` is None.
     """
-    texts = model.added.without(texts)
-    # A tokenizer warns of every text beyond the model's context; hubstore counts and reports them itself.
-    options: dict[str, Any] = {"padding": False, "return_attention_mask": False, "verbose": False}
-    whole = model.tokenizer(texts, truncation=False, **options)["input_ids"]
-    cut = [len(ids) > max_tokens for ids in whole]
-    if any(cut):
-        long = [text for text, is_cut in zip(texts, cut, strict=True) if is_cut]
-        short = iter(model.tokenizer(long, truncation=True, max_length=max_tokens, **options)["input_ids"])
-        whole = [next(short) if is_cut else ids for ids, is_cut in zip(whole, cut, strict=True)]
-    fewest, beyond = max(len(model.added.before), 1), model.has_tokens_beyond
-    for number, ids in enumerate(whole):
-        if len(ids) > fewest and not beyond:
-            continue
-        problem = _problem(model, texts[number], ids)
-        if problem is None:
-            continue
-        if problems is None:
-            raise ModelError(problem)
-        problems[number], whole[number] = problem, []
-    return whole, cut
-
-
-def _problem(model: Model, text: str, ids: Sequence[int]) -> str | None:
-    """Why a model cannot read a text of these ids."""
-    if len(ids) <= model.leading_special([ids])[0]:
-        return f"the tokenizer makes no token of {text[:80]!r}; leave the item out"
-    if model.has_tokens_beyond and max(ids) >= (model.rows or 0):
-        token = model.tokenizer.convert_ids_to_tokens(max(ids))
-        return (
-            f"{text[:80]!r} holds the token {token!r} ({max(ids)}), beyond the {model.rows:,} embeddings of "
-            f"{model.identity['id']}; leave the item out"
-        )
-    return None
+    read = model.text_reader(max_tokens).read(texts)
+    if problems is None and read.problems:
+        raise ModelError(next(iter(read.problems.values())))
+    if problems is not None:
+        problems.update(read.problems)
+    return [ids.tolist() for ids in read.split()], read.cut.tolist()
 
 
 def make_batch(
@@ -281,38 +221,15 @@ def make_batch(
 
 def collate(model: Model, token_ids: Sequence[Sequence[int]], batching: Batching, batch_tokens: int) -> HostBatch:
     """A batch as `batching` has it."""
-    if batching.kind == "packed":
-        return pack(model, token_ids, batch_tokens, first_position=batching.first_position)
-    return pad(model, token_ids, batching.padding, explicit_positions=batching.explicit_positions)
+    return host_batch(lay_out(model.text_layout, TextItems.of(token_ids), batching, batch_tokens))
 
 
 def pad(
     model: Model, token_ids: Sequence[Sequence[int]], padding: Padding = "right", *, explicit_positions: bool = False
 ) -> HostBatch:
-    """Pad token ids to the longest item's length.
-
-    Right padding leaves every token's position, and in a causal model every state, as it is without
-    padding. Left padding moves tokens, so models with absolute positions must be given them
-    (`explicit_positions`); the self-check finds out which models.
-    """
-    lengths = np.array([len(ids) for ids in token_ids], np.int64)
-    width = model.fixed_tokens or int(lengths.max())
-    start = np.zeros_like(lengths) if padding == "right" else width - lengths
-    columns = np.arange(width)
-    mask = (columns >= start[:, None]) & (columns < (start + lengths)[:, None])
-    ids = np.full(mask.shape, model.pad_id, np.int64)
-    ids[mask] = _joined(token_ids)
-    arrays: dict[str, Any] = {"input_ids": ids}
-    # In a causal model no token sees padding to its right. Without a mask a GPU takes its fastest attention.
-    unmasked = padding == "right" and model.kind == "causal" and model.device.type == "cuda"
-    if not unmasked and model.fixed_tokens is None:
-        arrays["attention_mask"] = mask.astype(np.int64)
-    if explicit_positions and model.takes_position_ids:
-        arrays["position_ids"] = np.clip(mask.cumsum(axis=1) - 1, 0, None)
-    begin = np.arange(len(lengths)) * width + start
-    first = begin + model.leading_special(token_ids)
-    arrays |= {"first": first, "last": begin + lengths - 1, "token_rows": np.flatnonzero(mask)}
-    return HostBatch(placed_in_order(arrays), None, ids.size)
+    """Token ids padded to the longest item's length; see `hubstore.reading.layout.pad_items`."""
+    items = TextItems.of(token_ids)
+    return host_batch(pad_items(model.text_layout, items, padding, explicit_positions=explicit_positions))
 
 
 def pack(
@@ -323,36 +240,20 @@ def pack(
     first_position: int = 0,
     full: bool = False,
 ) -> HostBatch:
-    """Lay items end to end.
-
-    A batch that is nearly full (or any, where `full`) is filled up to `batch_tokens` tokens, so that compiled
-    blocks see one shape; another to a multiple of `ROUNDED`. Fillers are items of padding that nothing is pooled
-    from, none longer than the longest item: attention costs the square of the length.
-    """
-    lengths = [len(ids) for ids in token_ids]
-    tokens = sum(lengths)
-    full = full or 8 * tokens >= 7 * batch_tokens
-    total = batch_tokens if full and tokens <= batch_tokens else -(-tokens // ROUNDED) * ROUNDED
-    longest = max(lengths)
-    fillers = [longest] * ((total - tokens) // longest) + [(total - tokens) % longest]
-    every = np.array([*lengths, *filter(None, fillers)], np.int64)
-    bounds = np.concatenate([[0], every.cumsum()])
-    ids = np.full((1, total), model.pad_id, np.int64)
-    ids[0, :tokens] = _joined(token_ids)
-    positions = np.arange(total) - np.repeat(bounds[:-1], every) + first_position
-    arrays = {
-        "input_ids": ids,
-        "position_ids": positions[None],
-        "first": bounds[: len(lengths)] + model.leading_special(token_ids),
-        "last": bounds[1 : len(lengths) + 1] - 1,
-        "token_rows": np.arange(tokens),
-        "bounds": bounds,
-    }
-    return HostBatch(placed_in_order(arrays), tuple(every.tolist()), ids.size)
+    """Items end to end; see `hubstore.reading.layout.pack_items`."""
+    items = TextItems.of(token_ids)
+    return host_batch(pack_items(model.text_layout, items, batch_tokens, first_position=first_position, full=full))
 
 
-def _joined(token_ids: Sequence[Sequence[int]]) -> Integers:
-    return np.concatenate([np.asarray(ids, np.int64) for ids in token_ids])
+def host_batch(laid: TextArrays, part: Callable[[TextItems], TextArrays] | None = None) -> HostBatch:
+    """A batch of texts whose arrays are made; `part` makes those of some of its items."""
+
+    def part_of(chosen: Integers) -> HostBatch:
+        assert part is not None, "made without a way to make a part of it"
+        return host_batch(part(laid.read().part(chosen)), part)
+
+    lengths = tuple(laid.lengths.tolist()) if laid.packed else None
+    return HostBatch(laid.arrays, lengths, laid.padded_tokens, part=part_of, buffer=laid.buffer)
 
 
 def placed_in_order(arrays: dict[str, Any]) -> dict[str, Integers]:

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hubstore.forward.batch import HostBatch, Integers, placed_in_order
+from hubstore.forward.batch import HostBatch, placed_in_order
 from hubstore.media import MediaInputs
 from hubstore.media.shortcuts import PIXELS
 from hubstore.models import Model
+from hubstore.reading.layout import Integers
 
 
 def collate_media(model: Model, modality: str, items: Sequence[MediaInputs]) -> HostBatch:

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hubstore.forward.batch import Batching
 from hubstore.media import MediaInputs, shapes_of
 from hubstore.models import Model, length_borders
+from hubstore.reading.layout import Batching
 
 
 def runs_of(modalities: pa.ChunkedArray) -> Iterator[tuple[str, int, int]]:
@@ -99,13 +99,22 @@ def _padded_members(lengths: npt.NDArray[np.int32], batch_tokens: int) -> Iterat
 
 
 def _packed_members(lengths: npt.NDArray[np.int32], batch_tokens: int) -> Iterator[npt.NDArray[np.int64]]:
-    """The longest item that is left, and while there is room the longest that fits."""
-    left = np.argsort(lengths, kind="stable").tolist()
-    ascending = lengths[left].tolist()
-    while left:
-        members = [left.pop()]
-        room = batch_tokens - ascending.pop()
-        while (fits := bisect.bisect_right(ascending, room)) > 0:
-            members.append(left.pop(fits - 1))
-            room -= ascending.pop(fits - 1)
-        yield np.array(members, np.int64)
+    """The longest item that is left, and while there is room the longest that fits: as many of a length at once."""
+    order = np.argsort(lengths, kind="stable")
+    of_length, starts = np.unique(lengths[order], return_index=True)
+    left = np.diff([*starts, len(order)]).tolist()  # items of each length; the last of a length goes first
+    ascending, begins = of_length.tolist(), starts.tolist()
+    longest = len(ascending) - 1
+    while longest >= 0:
+        members, room, at = [], max(batch_tokens, ascending[longest]), longest
+        while at >= 0:
+            count = min(left[at], room // ascending[at])
+            if count:
+                end = begins[at] + left[at]
+                members.append(order[end - count : end][::-1])
+                left[at] -= count
+                room -= count * ascending[at]
+            at = min(at - 1, bisect.bisect_right(ascending, room) - 1)
+        yield np.concatenate(members).astype(np.int64)
+        while longest >= 0 and not left[longest]:
+            longest -= 1

@@ -16,9 +16,10 @@ import numpy.typing as npt
 import torch
 
 from hubstore.errors import ModelError, StoreError
-from hubstore.forward.batch import Batch, HostBatch, Integers
+from hubstore.forward.batch import Batch, HostBatch
 from hubstore.forward.capture import States
 from hubstore.models import Model
+from hubstore.reading.layout import Integers
 from hubstore.store import DTYPES, Layout
 
 SIGNS = ("can't allocate memory", "DefaultCPUAllocator", "not enough memory", "out of memory", "ALLOC_FAILED")

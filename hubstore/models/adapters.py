@@ -20,7 +20,7 @@ from hubstore.errors import ModelError
 from hubstore.media.processor import MediaInputs, MediaReader, processor_digest
 from hubstore.media.shortcuts import can_trim_padding, defer_normalization, with_fast_resize, with_fused_crop
 from hubstore.models.blocks import find_blocks, on_calls
-from hubstore.models.special import NOTHING, Added
+from hubstore.reading.texts import NOTHING, Added
 
 FEATURES: Final[dict[str, str]] = {"image": "get_image_features", "audio": "get_audio_features"}
 INPUTS: Final[dict[str, str]] = {"pixel_values": "image", "input_features": "audio", "input_values": "audio"}

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from hubstore.errors import ModelError
 from hubstore.models.adapters import Adapter
 from hubstore.models.head import Head
-from hubstore.models.special import Added, embedding_rows, position_limits
+from hubstore.models.special import embedding_rows, position_limits, tokenizing_part
+from hubstore.reading.layout import TextLayout
+from hubstore.reading.texts import NOTHING, TEXT, Added, TextReader
 
 Kind = Literal["encoder", "causal"]
 
@@ -140,11 +140,35 @@ class Model:
         bos: int | None = getattr(self.tokenizer, "bos_token_id", None)
         return bos
 
-    def leading_special(self, token_ids: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:
-        """int64 [items]: special tokens before the text of a causal model (its BOS), of one state in every item."""
-        if self.kind != "causal" or self.tokenizer is None:
-            return np.zeros(len(token_ids), np.int64)
-        return self.added.leading(token_ids, self.bos_id)
+    def text_reader(self, max_tokens: int, template: str = TEXT) -> TextReader:
+        """What makes token ids of texts for it, here or in another process."""
+        return TextReader(
+            tokenizing_part(self.tokenizer),
+            self.identity["id"],
+            max_tokens,
+            self.added,
+            self.bos_id,
+            self.kind == "causal",
+            self.rows if self.has_tokens_beyond else None,
+            getattr(self.tokenizer, "truncation_side", "right"),
+            getattr(self.tokenizer, "split_special_tokens", False),
+            template,
+        )
+
+    @property
+    def text_layout(self) -> TextLayout:
+        """What the arrays of a batch of texts depend on."""
+        causal = self.kind == "causal" and self.tokenizer is not None
+        return TextLayout(
+            self.pad_id,
+            self.added if causal else NOTHING,
+            self.bos_id,
+            causal,
+            self.fixed_tokens,
+            # In a causal model no token sees padding to its right. Without a mask a GPU takes its fastest attention.
+            unmasked=self.kind == "causal" and self.device.type == "cuda",
+            takes_positions=self.takes_position_ids,
+        )
 
     @cached_property
     def takes_position_ids(self) -> bool:

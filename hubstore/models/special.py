@@ -1,89 +1,31 @@
-"""What a tokenizer adds to a text, and which of its tokens and positions a model has a row for."""
+"""Which of a tokenizer's tokens and positions a model has a row for, and which library its texts go through."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
+from tokenizers import Tokenizer
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 from hubstore.errors import ModelError
 
 POSITIONS = re.compile(r"(^|\.)(wpe|(abs\w*_)?pos\w*_emb\w*|embed_pos\w*)$")
 """Names of tables of positions, of which a token has one."""
 
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """The special tokens that a tokenizer puts around every text.
-
-    Args:
-        before: their ids, in front.
-        after: their ids, behind.
-        opening: `before` as it would be written in a text; "" for none.
-        closing: `after`, likewise.
-    """
-
-    before: tuple[int, ...] = ()
-    after: tuple[int, ...] = ()
-    opening: str = ""
-    closing: str = ""
-
-    @classmethod
-    def by(cls, tokenizer: Any) -> Added:
-        """What a tokenizer adds; nothing where it cannot be told from the text's own tokens."""
-        whole, bare = (
-            list(tokenizer("a", add_special_tokens=add, verbose=False)["input_ids"]) for add in (True, False)
-        )
-        special = set(tokenizer.all_special_ids)
-        for start in range(len(whole) - len(bare) + 1):
-            before, after = whole[:start], whole[start + len(bare) :]
-            if whole[start : start + len(bare)] == bare and special.issuperset((*before, *after)):
-                opening, closing = ("".join(tokenizer.convert_ids_to_tokens(ids)) for ids in (before, after))
-                return cls(tuple(before), tuple(after), opening, closing)
-        return NOTHING
-
-    def without(self, texts: Sequence[str]) -> list[str]:
-        """Texts without what the tokenizer adds anyway: a sequence begins and ends once, whatever a template holds.
-
-        Special tokens inside the text stay as they are.
-        """
-        opening, closing = self.opening or UNWRITTEN, self.closing or UNWRITTEN
-        return [
-            self._stripped(text) if text.lstrip().startswith(opening) or text.endswith(closing) else text
-            for text in texts
-        ]
-
-    def _stripped(self, text: str) -> str:
-        """White space before what the tokenizer begins with is not of the text either: a template may be indented."""
-        while self.opening and text.lstrip().startswith(self.opening):
-            text = text.lstrip().removeprefix(self.opening)
-        while self.closing and text.endswith(self.closing):
-            text = text.removesuffix(self.closing)
-        return text
-
-    def leading(self, token_ids: Sequence[Sequence[int]], bos: int | None) -> npt.NDArray[np.int64]:
-        """int64 [items]: how many special tokens each begins with; also where a template has put them there."""
-        first = np.fromiter((ids[0] if len(ids) else -1 for ids in token_ids), np.int64, len(token_ids))
-        count: npt.NDArray[np.int64] = ((first >= 0) & (first == (-1 if bos is None else bos))).astype(np.int64)
-        if len(self.before) == 1:
-            count[first == self.before[0]] = 1
-        elif self.before:
-            for item in np.flatnonzero(first == self.before[0]).tolist():
-                if tuple(token_ids[item][: len(self.before)]) == self.before:
-                    count[item] = len(self.before)
-        return count
+ENCODING: Final = ("__call__", "_encode_plus", "set_truncation_and_padding", "_convert_encoding")
+"""Methods of transformers through which a text goes on its way to the tokenizers library."""
 
 
-UNWRITTEN = "\0"
-"""In the place of nothing, which every text begins and ends with."""
-
-NOTHING = Added()
-"""Of a model that reads no text beside a medium."""
+def tokenizing_part(tokenizer: Any) -> Any:
+    """The tokenizers library's own tokenizer, where transformers' does nothing beside it; else transformers'."""
+    backend, base = getattr(tokenizer, "backend_tokenizer", None), PreTrainedTokenizerFast
+    if not isinstance(tokenizer, base) or not isinstance(backend, Tokenizer):
+        return tokenizer
+    own = (name for name in ENCODING if getattr(type(tokenizer), name, None) is not getattr(base, name, None))
+    return tokenizer if any(own) else backend
 
 
 def embedding_rows(trunk: Any) -> int | None:

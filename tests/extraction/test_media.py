@@ -14,7 +14,7 @@ import torch
 
 from hubstore.corpus import Corpus, Item, Media
 from hubstore.errors import CorpusError, ModelError
-from hubstore.extraction import Callbacks, Settings, append, encode, extract, prepare
+from hubstore.extraction import Callbacks, Settings, append, encode, extract, prepare, readers
 from hubstore.extraction.settings import media_task
 from hubstore.forward import Capture, collate_media
 from hubstore.media import reading as media
@@ -64,8 +64,7 @@ def alone(model, item, settings, layer, pooling):
 @pytest.mark.parametrize(
     ("name", "processes"), [("llava", 0), ("qwen2-vl", 0), ("idefics3", 2), ("qwen2-audio", 0), ("qwen2-audio", 1)]
 )
-def test_a_store_holds_the_states_that_items_have_alone(name, processes, tmp_path, monkeypatch):
-    monkeypatch.setattr(media, "READ_HERE", 0)  # else so few would be read in this process
+def test_a_store_holds_the_states_that_items_have_alone(name, processes, tmp_path, read_elsewhere):
     modality = FAMILIES[name].modality
     given = items(modality)
     settings = Settings(
@@ -116,7 +115,7 @@ def test_captions_between_images_are_counted_at_their_places_and_images_read_tog
     together, read = [], media.read_rows
     monkeypatch.setattr(media, "read_rows", lambda task, rows: together.append(len(rows)) or read(task, rows))
     done = extract(corpus, tiny_media_model("llava"), tmp_path / "x.hub", Settings(poolings=("tokens",)))
-    assert together[0] == len(images) <= media.CHUNK
+    assert together[0] == len(images) <= readers.AT_ONCE["image"]
     store = StoreReader(tmp_path / "x.hub")
     assert (len(store), corpus.skipped.count) == (13, 1)
     assert store.hidden(1, "tokens").shape[0] == sum(store.items["tokens"].to_pylist()) == done.progress.tokens
@@ -291,25 +290,29 @@ def test_files_are_read_where_they_are(tmp_path):
         extract(Corpus.from_items(given), tiny_media_model("llava"), tmp_path / "y.hub")
 
 
-@pytest.mark.parametrize("portion", [1, 800, 1 << 20])
-def test_items_are_read_in_order_by_other_processes_in_portions_of_so_many_bytes(portion, monkeypatch):
-    monkeypatch.setattr(media, "READ_HERE", 0)
-    monkeypatch.setattr(media, "PORTION_BYTES", portion)
-    sent, send = [], media.MediaFeed._sent
-    monkeypatch.setattr(media.MediaFeed, "_sent", lambda feed, table: sent.append(table) or send(feed, table))
+@pytest.mark.parametrize(("portion", "least", "most"), [(1, 9, 9), (800, 2, 8), (1 << 20, 1, 1)])
+@pytest.mark.parametrize("processes", [0, 1])
+def test_items_are_read_in_order_in_portions_of_so_many_bytes(processes, portion, least, most, monkeypatch):
+    monkeypatch.setattr(readers, "PORTION_BYTES", portion)
     model = tiny_media_model("vit")
-    task = media_task(model, Settings(poolings=("mean",)).resolve(model))
+    settings = Settings(poolings=("mean",)).resolve(model)
     given = [item for item in items("image", 9, broken=(4,)) if item.modality == "image"]
-    tables = [pa.Table.from_batches([batch]) for batch in Corpus.from_items(given).batches()]
-    wanted = [one for table in tables for one in media.read_rows(task, table.to_pylist())]
-    steps = [("before", None), *((number, table[:5]) for number, table in enumerate(tables)), ("after", None)]
-    with media.MediaFeed(task, 1) as feed:
-        found = [(step, list(read)) for step, read in feed.follow(steps)]
-        found[1][1].extend(feed.read(table[5:] for table in tables))
-    assert [step for step, _ in found] == ["before", 0, "after"]
-    assert all(table.nbytes <= portion or len(table) == 1 for table in sent)
-    assert len(sent) == {1: 9, 800: 4, 1 << 20: 2}[portion]
-    for one, other in zip(found[1][1], wanted, strict=True):
+    (table,) = [pa.Table.from_batches([batch]) for batch in Corpus.from_items(given).batches()]
+    sizes = np.array([len(item.media.data) for item in given])
+    wanted, sent = media.read_rows(media_task(model, settings), table.to_pylist()), []
+
+    def rows(start, stop):
+        sent.append(sizes[start:stop])
+        return table.slice(start, stop - start)
+
+    with readers.reading_processes(model, settings, ["image"], processes) as pool:
+        pool.start()
+        pool.wait()
+        jobs = readers.submit_items(pool, "image", sizes, rows, lambda place: given[place].id)
+        found = [item for job in jobs for item in job.result().items()]
+    assert all(of_job.sum() <= portion or len(of_job) == 1 for of_job in sent)
+    assert least <= len(sent) <= most
+    for one, other in zip(found, wanted, strict=True):
         assert str(one.error) == str(other.error)
         if other.inputs is not None:
             assert torch.equal(one.inputs.tensors["pixel_values"], other.inputs.tensors["pixel_values"])

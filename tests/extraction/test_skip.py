@@ -11,10 +11,11 @@ import pytest
 
 from hubstore.corpus import Corpus, Item, Media, transient
 from hubstore.errors import CorpusError, CorpusUnreachableError, MissingDependencyError, StorageUnreachableError
-from hubstore.extraction import Settings, append, extract
+from hubstore.extraction import Settings, append, extract, readers
 from hubstore.media import decode as media
 from hubstore.media import reading
 from hubstore.query import search
+from hubstore.reading.processes import ReadingProcesses
 from hubstore.storage import LocalStorage
 from hubstore.store import StoreReader, verify
 from tests.extraction.test_media import png
@@ -156,25 +157,32 @@ def test_what_is_no_fault_of_the_item_is_never_counted_as_broken(tmp_path, monke
     assert extract(skipping(given), tiny_media_model("clip"), tmp_path / "x.hub", SMALLEST).items == 3
 
 
-def test_a_reading_process_that_is_killed_is_said_and_costs_no_item(tmp_path, monkeypatch):
-    given = images(tmp_path, 40)
-    monkeypatch.setattr(reading, "READ_HERE", 0)
-    received = reading.MediaFeed._received
+def killed_at_work(monkeypatch, kind: str) -> None:
+    """Kill the reading processes once one of them is at work of this kind."""
+    send = ReadingProcesses._send
 
-    def kill_first(feed, away):
-        for process in feed._pool._processes.values():
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
-        return received(feed, away)
+    def kill(pool, job):
+        send(pool, job)
+        if job.name == kind:
+            os.killpg(pool._nursery.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(reading.MediaFeed, "_received", kill_first)
+    monkeypatch.setattr(ReadingProcesses, "_send", kill)
+
+
+@pytest.mark.parametrize("kind", [readers.TOKENIZE, readers.LAY_OUT, readers.READ])
+def test_a_reading_process_that_is_killed_is_said_and_costs_no_item(tmp_path, monkeypatch, read_elsewhere, kind):
+    if kind == readers.READ:
+        given, model = images(tmp_path, 40), tiny_media_model("clip")
+    else:
+        given, model = [Item(f"p{i}", f"text {i}", "en") for i in range(300)], tiny_model("llama")
+    killed_at_work(monkeypatch, kind)
     with pytest.raises(
         CorpusUnreachableError, match=r"items from 'p\d+' on: a process that read them was killed.*--readers"
     ):
-        extract(skipping(given), tiny_media_model("clip"), tmp_path / "x.hub", SMALLEST, processes=1)
+        extract(skipping(given), model, tmp_path / "x.hub", SMALLEST, processes=1)
     monkeypatch.undo()
-    done = extract(skipping(given), tiny_media_model("clip"), tmp_path / "x.hub", SMALLEST)
-    assert (done.items, done.progress.skipped) == (40, 0)
+    done = extract(skipping(given), model, tmp_path / "x.hub", SMALLEST)
+    assert (done.items, done.progress.skipped) == (len(given), 0)
 
 
 def test_a_row_that_cannot_be_reached_ends_a_pass_that_leaves_out_bad_rows():

@@ -13,7 +13,7 @@ import torch
 import hubstore
 from hubstore.kernels.cpu.threads import in_threads, limited, one_thread
 
-OWN_PROCESS = {"analysis/layers.py", "extraction/workers.py", "media/reading.py"}
+OWN_PROCESS = {"analysis/layers.py", "extraction/workers.py"}
 """Where a process of our own begins and sets its count, once."""
 
 
