@@ -16,7 +16,7 @@ import numpy as np
 
 from hubstore.errors import CorruptStoreError, StoreError
 from hubstore.storage.cache import page_aligned
-from hubstore.storage.cloud import translate_errors
+from hubstore.storage.cloud import no_place, translate_errors
 from hubstore.storage.interface import FileStat
 from hubstore.storage.location import Url
 from hubstore.storage.record import Buffer, Bytes
@@ -74,13 +74,15 @@ class ObjectClient:
             except obstore.exceptions.BaseError as error:
                 if not REFUSED.search(str(error)):
                     raise
+            with contextlib.suppress(FileNotFoundError):
                 return obstore.get(self.store(), key).meta  # refused as well, and with the reason that HEAD leaves out
+            return None
 
     def list(self, prefix: str) -> list[ObjectMeta]:
         """The metadata of every object below `prefix`."""
         import obstore
 
-        with self.asking("listing", prefix):
+        with self.asking("listing", prefix, absent=False):
             return [found for page in obstore.list(self.store(), prefix or None) for found in page]
 
     def whole(self, key: str, size: int = 0) -> Bytes:
@@ -124,7 +126,7 @@ class ObjectClient:
         """Put the object, in parts of one upload where it is large: it is there when the last part is."""
         import obstore
 
-        with self.asking("writing", key):
+        with self.asking("writing", key, absent=False):
             obstore.put(self.store(), key, content, chunk_size=max(PART, -(-size // PARTS)))
 
     def put_if_absent(self, key: str, content: bytes | memoryview) -> bool:
@@ -133,7 +135,7 @@ class ObjectClient:
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         token = uuid.uuid4().hex
-        with self.asking("writing", key):
+        with self.asking("writing", key, absent=False):
             try:
                 obstore.put(
                     self.store(), key, content, mode="create", use_multipart=False, attributes={"writer": token}
@@ -152,14 +154,23 @@ class ObjectClient:
             obstore.delete(self.store(), key)
 
     @contextlib.contextmanager
-    def asking(self, doing: str, key: str) -> Iterator[None]:
-        """Turn what the client raises into hubstore's errors; FileNotFoundError of a key is raised as it is."""
+    def asking(self, doing: str, key: str, *, absent: bool = True) -> Iterator[None]:
+        """Turn what the client raises into hubstore's errors.
+
+        FileNotFoundError of a key is raised as it is, unless the request is such that there need be none (`absent`).
+        """
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
         what = f"{doing} {self.root / key if key else self.root}"
         try:
             with translate_errors(what, self.root):
                 yield
+        except StoreError:
+            raise
+        except FileNotFoundError:
+            if absent:
+                raise
+            raise no_place(what) from None
         except (AlreadyExistsError, PreconditionError):
             raise StoreError(
                 f"{what}: the server refused it, since something else was done to the object at the same time; run the "

@@ -221,6 +221,14 @@ def _unreachable(what: str, text: str, code: str) -> StorageUnreachableError:
     )
 
 
+def no_place(what: str) -> StorageUnreachableError:
+    """The error of a server that answers 404 to what needs no object."""
+    return StorageUnreachableError(
+        f"{what}: the server answers that there is no such place (HTTP 404); check the endpoint and the bucket, then "
+        "run the same command again: what was committed stays"
+    )
+
+
 def _no_bucket(what: str, root: Url | Path) -> StoreNotFoundError:
     return StoreNotFoundError(f"{what}: there is no such bucket; make it, or check the name {root}")
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hubstore.decoding import decode_object
 from hubstore.errors import StoreError, StoreLockedError
-from hubstore.storage.cloud import translate_errors
+from hubstore.storage.cloud import no_place, translate_errors
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -30,6 +30,9 @@ LEASE_S = 60.0
 
 RENEWALS = 4
 """Times a lease is renewed before it would end."""
+
+ATTEMPTS = 20
+"""To take a lease that others take, give back and remove meanwhile."""
 
 GIVEN_BACK = 0.0
 """When a lease ended that its owner gave back."""
@@ -139,11 +142,11 @@ class Lease:
     def _take(self) -> None:
         mode: Any = "create"
         waited = False
-        while True:
+        for _ in range(ATTEMPTS):
             if self._put(mode):
                 return
             found = _read(self._client(), self._root)
-            if found is None:  # removed in between
+            if found is None:  # removed in between, or the server has nothing at this place and takes nothing
                 mode = "create"
                 continue
             if found.owner.token == self.token:  # our own put, whose answer was lost
@@ -155,6 +158,7 @@ class Lease:
                 time.sleep(self._seconds / (RENEWALS - 1))  # by its own clock it may live, and is then renewed
                 waited = True
             mode = found.version
+        raise no_place(f"locking {self._root}")
 
     def _prove(self) -> None:
         """StoreError where the server puts what its conditions forbid."""
