@@ -240,7 +240,7 @@ class Store(StoreReader):
 
     def verify(self) -> list[Problem]:
         """Read every committed file back; what is wrong, or nothing."""
-        return verify(self.storage)
+        return verify(self.storage, check_index=index.index_problem)
 
 
 def open(path: str | Location) -> Store:

@@ -18,13 +18,14 @@ def verify(store: options.StoreArgument, as_json: options.JsonOption = False) ->
     What an older version wrote without a checksum, and files that belong to no record of the store, are named and do
     not count as wrong.
     """
+    from hubstore.index import index_problem
     from hubstore.store import StoreReader
     from hubstore.store import verify as check
     from hubstore.store.files import store_files
 
     storage = store_files(store)
     with err.status("reading") as status:
-        every = check(storage, lambda key: status.update(Text(f"reading {key}")))
+        every = check(storage, lambda key: status.update(Text(f"reading {key}")), index_problem)
     problems = [problem for problem in every if problem.wrong]
     stray = [problem for problem in every if problem.stray]
     unverifiable = [problem for problem in every if not problem.wrong and not problem.stray]

@@ -6,6 +6,7 @@ from hubstore.index.cache import IndexCache
 from hubstore.index.description import IndexDescription
 from hubstore.index.kinds import KINDS
 from hubstore.index.layer import LayerIndex, SearchableLayer, load, load_or_exact
+from hubstore.index.validate import index_problem
 
 __all__ = [
     "KINDS",
@@ -15,6 +16,7 @@ __all__ = [
     "LayerIndex",
     "SearchableLayer",
     "build",
+    "index_problem",
     "load",
     "load_or_exact",
 ]

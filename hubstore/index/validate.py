@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from hubstore.index.description import IndexDescription
 from hubstore.options import MOST_SEARCH_EFFORT
-from hubstore.storage import Bytes
+from hubstore.storage import Bytes, Storage
+from hubstore.store.layout import FAISS, INDEX
 
 Array = npt.NDArray[Any]
 
@@ -49,6 +50,15 @@ def check_index(data: Bytes, description: IndexDescription) -> None:
         RefusedIndexError: it is not.
     """
     _Reader(data, description).check()
+
+
+def index_problem(storage: Storage, folder: str) -> str | None:
+    """What shows that the FAISS file in a folder of a store, whose checksum matches, is none that hubstore writes."""
+    try:
+        check_index(storage.map(f"{folder}/{FAISS}"), IndexDescription.decode(storage.read(f"{folder}/{INDEX}")))
+    except RefusedIndexError as error:
+        return f"is no index that hubstore writes, and is not searched: {error}"
+    return None
 
 
 class _Reader:

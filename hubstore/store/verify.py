@@ -57,7 +57,11 @@ class Problem:
     stray: bool = False
 
 
-def verify(storage: Storage, progress: Callable[[str], None] | None = None) -> list[Problem]:
+def verify(
+    storage: Storage,
+    progress: Callable[[str], None] | None = None,
+    check_index: Callable[[Storage, str], str | None] | None = None,
+) -> list[Problem]:
     """Check all that is in a store.
 
     Those are the root, by its digest; the metadata of groups and arrays, by the layout; every commit, and every file
@@ -67,6 +71,8 @@ def verify(storage: Storage, progress: Callable[[str], None] | None = None) -> l
     Args:
         storage: the store.
         progress: called with each key before it is read.
+        check_index: what is wrong with the index in a folder of the storage, beyond its checksum, which is by whoever
+            made it: `hubstore.index.index_problem`. None looks no further.
 
     Returns:
         What is wrong, what cannot be verified, and what is stray; empty when the store is as it was written.
@@ -74,13 +80,14 @@ def verify(storage: Storage, progress: Callable[[str], None] | None = None) -> l
     Raises:
         StoreNotFoundError, StoreFormatError, CorruptStoreError: the root metadata itself cannot be read.
     """
-    return list(_Verification(storage, progress or (lambda key: None)).problems())
+    return list(_Verification(storage, progress or (lambda key: None), check_index).problems())
 
 
 @dataclass
 class _Verification:
     storage: Storage
     progress: Callable[[str], None]
+    check_index: Callable[[Storage, str], str | None] | None
     known: set[str] = field(default_factory=lambda: {ROOT})
     """Keys of all that belongs to the store, as far as it is read."""
     unlisted: tuple[str, ...] = ()
@@ -240,10 +247,14 @@ class _Verification:
             yield Problem(key, f"{NO_DIGEST}; {remedy}", wrong=False)
         elif not is_canonical(data):
             yield Problem(key, f"says what was written, but in other bytes; {remedy}")
-        if found.file is not None:
-            yield from self.guarded(f"{folder}/{FAISS}", self.file(f"{folder}/{FAISS}", found.file.record(), remedy))
-        else:
+        if found.file is None:
             self.known.discard(f"{folder}/{FAISS}")
+            return
+        wrong = list(self.guarded(f"{folder}/{FAISS}", self.file(f"{folder}/{FAISS}", found.file.record(), remedy)))
+        yield from wrong
+        refused = self.check_index(self.storage, folder) if self.check_index and not wrong else None
+        if refused:
+            yield Problem(f"{folder}/{FAISS}", f"{refused}; {remedy}")
 
     def result(self, key: str) -> Iterator[Problem]:
         self.known.add(key)

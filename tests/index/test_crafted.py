@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import hubstore
 from hubstore.bench.states import hub_states
 from hubstore.errors import CorruptStoreError, IndexingError, IndexWarning
 from hubstore.index import build, load
@@ -119,6 +120,20 @@ def test_an_index_that_would_make_faiss_read_elsewhere_is_not_searched(stores, k
         assert torch.equal(found, exact)
 
 
+def test_verify_names_an_index_that_is_not_searched_though_its_checksum_matches(stores):
+    store = stores["ivf"]
+    build(store, kind="ivf", rebuild=True, device="cpu")
+    assert hubstore.open(store.path).verify() == []
+    whole = read_faiss(store, read_description(store, "0", "mean"))
+    _list_ids(unwrap(whole)[0], ROWS)
+    sign(store, faiss.serialize_index(whole).tobytes())
+    (found,) = hubstore.open(store.path).verify()
+    assert (found.key, found.wrong) == ("indexes/mean/0/index.faiss", True)
+    assert "names a row that is not there; build the index again: `hubstore index" in found.what
+    build(store, kind="ivf", rebuild=True, device="cpu")
+    assert hubstore.open(store.path).verify() == []
+
+
 @pytest.mark.parametrize("make", ["ids", "flat", "other chain", "truncated", "longer", "file"])
 def test_what_hubstore_does_not_build_is_refused_before_faiss_reads_it(stores, make, monkeypatch):
     store = stores["hnsw"]
@@ -156,7 +171,8 @@ def test_parameters_that_no_search_takes_are_refused(stores, kind, name, value):
         check_index(store.storage.map("indexes/mean/0/index.faiss"), bad)
 
 
-@pytest.mark.parametrize("count", [150, pytest.param(30_000, marks=pytest.mark.slow)])
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("count", [150, pytest.param(50_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_changed_bytes_that_pass_make_faiss_fail(stores, kind, count):
     store = stores[kind]
