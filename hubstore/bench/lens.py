@@ -8,7 +8,7 @@ import torch
 
 from hubstore.bench.ceilings import fastest_dtype, multiplying
 from hubstore.bench.figure import HUBSTORE, Report, figure, machine_of
-from hubstore.bench.states import unit_states
+from hubstore.bench.states import RESULT_BYTES, require_memory, unit_states
 from hubstore.bench.timing import device_seconds, interleave
 from hubstore.kernels import lens_sweep
 
@@ -32,6 +32,8 @@ class LensSizes:
 def measure_lens(sizes: LensSizes, device: torch.device, runs: int) -> Report:
     """States/s and TFLOP/s of a sweep, on made-up states and unembedding."""
     dtype = getattr(torch, sizes.dtype)
+    elements = (sizes.states + sizes.vocabulary) * sizes.width
+    require_memory(elements * dtype.itemsize + RESULT_BYTES * sizes.states * sizes.k, device)
     hidden = unit_states(sizes.states, sizes.width, dtype=dtype, device=device, seed=0) * sizes.width**0.5
     # Logits then spread by 3 around 0, as a model's do.
     unembedding = unit_states(sizes.vocabulary, sizes.width, dtype=dtype, device=device, seed=1) * 3

@@ -8,7 +8,7 @@ import torch
 
 from hubstore.bench.ceilings import fastest_dtype, multiplying, reading
 from hubstore.bench.figure import HUBSTORE, Figure, Report, figure, machine_of
-from hubstore.bench.states import unit_states
+from hubstore.bench.states import RESULT_BYTES, require_memory, unit_states
 from hubstore.bench.timing import device_seconds, interleave
 from hubstore.kernels import topk_cosine
 
@@ -35,6 +35,8 @@ class SearchSizes:
 def measure_search(sizes: SearchSizes, device: torch.device, runs: int) -> Report:
     """TFLOP/s and queries/s of a search, and the latency of one query, on made-up unit rows."""
     dtype = getattr(torch, sizes.dtype)
+    elements = (sizes.rows + sizes.queries) * sizes.width
+    require_memory(elements * dtype.itemsize + RESULT_BYTES * sizes.queries * sizes.k, device)
     rows = unit_states(sizes.rows, sizes.width, dtype=dtype, device=device, seed=0)
     queries = unit_states(sizes.queries, sizes.width, dtype=dtype, device=device, seed=1)
     what = f"{sizes.rows:,} x {sizes.width} {sizes.dtype}, k {sizes.k}"

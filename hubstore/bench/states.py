@@ -9,6 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from hubstore.errors import OptionError
+from hubstore.extraction.estimate import memory_available
+
+RESULT_BYTES = 12
+"""Of one result: a score or a probability, and what it is of."""
+
 DRAWN = 1 << 26
 """Numbers drawn at once, in float32: what is made beyond the rows themselves stays small."""
 
@@ -18,6 +24,16 @@ LARGE_DEVIATION = 0.005
 
 LANGUAGES = 3
 """In which `hub_states` has every concept."""
+
+
+def require_memory(needed: int, device: torch.device) -> None:
+    """OptionError where a device has less memory than a measurement takes at least, in bytes."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_available()
+    if free is not None and needed > free:
+        raise OptionError(
+            f"these sizes take {needed / 1e9:.3g} GB of memory, and {free / 1e9:.3g} GB are free ({device}); ask for "
+            "fewer rows, layers, states or results"
+        )
 
 
 def unit_states(rows: int, width: int, *, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Tensor:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import torch
 
 from hubstore.bench.figure import HUBSTORE, Figure, Report, figure, machine_of
+from hubstore.bench.states import require_memory
 from hubstore.bench.timing import Task, interleave, seconds
 from hubstore.storage import LocalStorage
 from hubstore.store import DTYPES, HiddenStates, Layout, StoreReader, write_metadata, write_shard
@@ -57,6 +58,7 @@ class StoreSizes:
 
 def measure_store(sizes: StoreSizes, scratch: Path | None, runs: int) -> Report:
     """MB/s of writing, GB/s of a scan and milliseconds of random rows, in a folder under `scratch`, then removed."""
+    require_memory(sizes.nbytes + DRAWS * 8 * sizes.taken, torch.device("cpu"))
     with temporary_folder("hubstore-bench-", scratch) as folder:
         figures = (_writing(sizes, Path(folder), runs), *_reading(sizes, Path(folder), runs))
     notes = (

@@ -14,7 +14,7 @@ from hubstore.bench.figure import HUBSTORE, figure
 from hubstore.bench.timing import Sample, device_seconds
 from hubstore.cli import app
 from hubstore.store import StoreReader, verify
-from tests.command_line import typed
+from tests.command_line import fail, typed
 from tests.tiny_models import save_tiny_model
 
 CPU = torch.device("cpu")
@@ -30,6 +30,21 @@ def run(*arguments: str, code: int = 0) -> str:
     result = CliRunner().invoke(app, ["bench", *arguments])
     assert result.exit_code == code, (result.output, result.exception)
     return result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("store", "--layers", "99999999999999999999"),
+        ("store", "--taken", "99999999999999999999"),
+        ("search", "--rows", "2000000000", "--device", "cpu"),
+        ("search", "-k", "99999999999999999999", "--rows", "9", "--device", "cpu"),
+        ("lens", "--vocabulary", "10000000000", "--device", "cpu"),
+    ],
+    ids=" ".join,
+)
+def test_sizes_that_no_memory_holds_are_one_line_before_anything_is_made(arguments):
+    assert "GB of memory, and" in fail("bench", *arguments)
 
 
 @pytest.mark.parametrize("what", SMALL)
