@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 import hubstore
@@ -122,9 +124,7 @@ class Server:
 
     def memory(self) -> dict[str, float]:
         """Megabytes that are resident: all, and what is of no file."""
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        named = dict(line.split(":", 1) for line in lines)
-        return {name: int(named[name].split()[0]) * 1024 / 1e6 for name in ("VmRSS", "RssAnon")}
+        return memory_of(self.process.pid)
 
 
 @contextmanager
@@ -257,25 +257,10 @@ def _each(turns: Sequence[Turn], measure: Callable[[Turn], float]) -> Sample:
 def _mixed(server: Server, bare: Bare, seconds: float) -> list[Result]:
     """Everything at once, the server's memory read each second."""
     paths, weights = _mixed_paths(server, bare)
-    memory: list[tuple[float, float, float]] = []
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(1.0):
-            now = server.memory()
-            memory.append((time.perf_counter(), now["RssAnon"], now["VmRSS"]))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with watched(server.memory) as memory:
         seen = run_load(Load(server.port, MIXED_CLIENTS, seconds, paths, weights, warm=2.0))
-    finally:
-        stop.set()
-        watcher.join()
     assert server.process.poll() is None, "the server ended"
-    times, anonymous, resident = np.array(memory)[int(SETTLED * len(memory)) :].T
-    slope = float(np.polyfit(times - times[0], anonymous, 1)[0])
-    grown = slope * float(times[-1] - times[0])
+    grown, anonymous, resident = growth(memory)
     failed = sum(seen.errors.values())
     minutes = f"{seconds / 60:.3g} minutes of mixed load, {MIXED_CLIENTS} clients, {len(seen.all):,} answers"
     kinds = ", ".join(f"{kind} {len(values) / len(seen.all):.0%}" for kind, values in seen.latencies.items())
@@ -302,6 +287,42 @@ def _mixed(server: Server, bare: Bare, seconds: float) -> list[Result]:
         target=0, target_of="value", better="lower",
     )  # fmt: skip
     return [flat, errors]
+
+
+@contextmanager
+def watched(memory: Callable[[], Mapping[str, float]]) -> Iterator[list[tuple[float, float, float]]]:
+    """Meanwhile fills a list with the time, anonymous and resident memory of each second."""
+    seen: list[tuple[float, float, float]] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(1.0):
+            now = memory()
+            seen.append((time.perf_counter(), now["RssAnon"], now["VmRSS"]))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def growth(
+    memory: Sequence[tuple[float, float, float]], settled: float = SETTLED
+) -> tuple[float, npt.NDArray[Any], npt.NDArray[Any]]:
+    """What a server has grown by, by the line through its anonymous memory; and that and resident memory, settled."""
+    times, anonymous, resident = np.array(memory)[int(settled * len(memory)) :].T
+    slope = float(np.polyfit(times - times[0], anonymous, 1)[0])
+    return slope * float(times[-1] - times[0]), anonymous, resident
+
+
+def memory_of(pid: int) -> dict[str, float]:
+    """Megabytes of a process that are resident: all, and what is of no file."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    named = dict(line.split(":", 1) for line in lines)
+    return {name: int(named[name].split()[0]) * 1024 / 1e6 for name in ("VmRSS", "RssAnon")}
 
 
 def _mixed_paths(server: Server, bare: Bare) -> tuple[dict[str, list[str]], dict[str, float]]:

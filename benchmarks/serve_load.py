@@ -7,6 +7,7 @@ answer to its last byte and sends the next at once.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import resource
@@ -28,7 +29,8 @@ class Load:
         port: of the server on 127.0.0.1.
         clients: at once.
         seconds: that count.
-        paths: by kind of request, paths with their parameters; a client draws one of the kind.
+        paths: by kind of request, paths with their parameters; a client draws one of the kind. `{new}` in one is a
+            number that no other request has.
         weights: how often each kind is drawn, relative to the others.
         warm: seconds before those that count.
         seed: of the draws.
@@ -80,6 +82,7 @@ async def make(load: Load) -> Seen:
     """Run the clients."""
     seen, kinds = Seen({kind: [] for kind in load.paths}), list(load.paths)
     weights = [load.weights[kind] for kind in kinds]
+    numbers = itertools.count(load.seed << 20)
     begins = time.perf_counter() + load.warm
     ends = begins + load.seconds
 
@@ -88,7 +91,10 @@ async def make(load: Load) -> Seen:
         reader, writer = await asyncio.open_connection("127.0.0.1", load.port)
         while (started := time.perf_counter()) < ends:
             (kind,) = drawn.choices(kinds, weights)
-            status, headers, body = await _asked(reader, writer, drawn.choice(load.paths[kind]))
+            path = drawn.choice(load.paths[kind])
+            if "{new}" in path:
+                path = path.replace("{new}", str(next(numbers)))
+            status, headers, body = await _asked(reader, writer, path)
             done = time.perf_counter()
             if status == 200 and started >= begins:
                 seen.latencies[kind].append(1e3 * (done - started))
