@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -49,6 +49,12 @@ def driver(shim):
     yield ask
     process.stdin.close()
     process.wait()
+
+
+@pytest.fixture(scope="module")
+def ended():
+    """By command and by what a fault has left: what is wrong after it was run again. Many faults leave the same."""
+    return defaultdict(dict)
 
 
 def problem_of(found, *, killed=False):
