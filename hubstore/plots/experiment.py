@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -12,11 +12,10 @@ import pyarrow.compute as pc
 
 from hubstore.plots.interactive import ticks_of
 from hubstore.plots.panels import BLUE, GOLD, GRAY, GREEN, PURPLE, RED
-from hubstore.plots.static import require_matplotlib
+from hubstore.plots.static import axes_png
 from hubstore.plots.text import in_matplotlib
 
-DPI = 130
-PANEL_INCHES = (6.2, 4.4)
+INCHES = (6.2, 4.4)
 MOST_ACROSS = 4
 LOOKS = tuple(zip((BLUE, GOLD, GREEN, RED, PURPLE, GRAY), "osD^vX", strict=True))
 
@@ -42,27 +41,11 @@ class Plot:
 
 def experiment_png(table: pa.Table, plots: Sequence[Plot], title: str) -> bytes:
     """Plots of an experiment's table side by side; MissingDependencyError where Matplotlib is not installed."""
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    width, height = PANEL_INCHES
-    columns = min(len(plots), MOST_ACROSS)
-    rows = -(-len(plots) // columns)
-    figure = Figure(figsize=(width * columns, height * rows), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(in_matplotlib(title), fontsize=12)
-    places = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, plot in zip(places, plots, strict=False):
-        _draw(axes, plot, table)
-    for axes in places[len(plots) :]:
-        axes.set_axis_off()
-    target = io.BytesIO()
-    figure.savefig(target, format="png", metadata={"Software": None})
-    return target.getvalue()
+    draws = [partial(_draw, plot, table) for plot in plots]
+    return axes_png(draws, min(len(plots), MOST_ACROSS), INCHES, title=title)
 
 
-def _draw(axes: Any, plot: Plot, table: pa.Table) -> None:
+def _draw(plot: Plot, table: pa.Table, axes: Any) -> None:
     drawn = table.filter(pc.is_in(table["quantity"], pa.array(plot.quantities)))
     across = list(dict.fromkeys(drawn[plot.x].to_pylist()))
     for quantity, (color, marker) in zip(plot.quantities, LOOKS, strict=False):

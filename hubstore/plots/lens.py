@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,19 +19,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hubstore.plots.static import require_matplotlib
+from hubstore.plots.static import axes_png
 from hubstore.plots.text import in_html, in_matplotlib, layer_label, number, visible
-from hubstore.quiet import ignored_warnings
 
-DPI = 150
 COLUMNS = 24
 """Tokens across, in one row of a figure; more go below."""
 
 SHOWN_CHARACTERS = 9
-FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Devanagari",
-         "Noto Sans Arabic", "Noto Sans Thai", "Noto Sans Tamil", "Noto Sans Hebrew")  # fmt: skip
-"""Tried in turn for each character; those that a machine lacks are passed over."""
-
 LOWEST = -16.0
 """Log-probability at which a target's color is the palest: about one token of nine million."""
 
@@ -150,35 +144,14 @@ def _html_map(shown: HeatMap) -> str:
 
 def png(shown: HeatMap) -> bytes:
     """A PNG of the map, COLUMNS tokens across; MissingDependencyError where Matplotlib is not installed."""
-    require_matplotlib()
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    tokens, layers = len(shown.pieces), len(shown.layers)
-    starts = range(0, tokens, COLUMNS)
-    across = min(tokens, COLUMNS)
-    with matplotlib.rc_context({"font.family": _fonts()}), ignored_warnings("Glyph .* missing from"):
-        size = (1.6 + 0.78 * across, len(starts) * (1.0 + 0.25 * layers) + 0.6)
-        figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)
-        for axes, start in zip(figure.subplots(len(starts), 1, squeeze=False).ravel(), starts, strict=True):
-            _draw(axes, shown, start, across)
-        figure.suptitle(in_matplotlib(visible(shown.title, 110)), fontsize=10)
-        figure.supxlabel(in_matplotlib(f"color: {shown.scale}"), fontsize=8)
-        target = io.BytesIO()
-        figure.savefig(target, format="png", metadata={"Software": None})
-    return target.getvalue()
+    across = min(len(shown.pieces), COLUMNS)
+    draws = [partial(_draw, shown, start, across) for start in range(0, len(shown.pieces), COLUMNS)]
+    inches = 0.78 * across, 1.0 + 0.25 * len(shown.layers)
+    title = visible(shown.title, 110)
+    return axes_png(draws, 1, inches, margin=(1.6, 0.6), title=title, caption=f"color: {shown.scale}")
 
 
-def _fonts() -> list[str]:
-    from matplotlib import font_manager
-
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    return [name for name in FONTS if name in installed] or ["sans-serif"]
-
-
-def _draw(axes: Any, shown: HeatMap, start: int, across: int) -> None:
+def _draw(shown: HeatMap, start: int, across: int, axes: Any) -> None:
     stop = min(start + across, len(shown.pieces))
     shades = shown.shades[:, start:stop]
     axes.imshow(shades, cmap="Oranges", vmin=0, vmax=1.25, aspect="auto", origin="lower")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from hubstore.plots.interactive import ticks_of
 from hubstore.plots.panels import BLUE, GOLD, GREEN, PURPLE, RED
-from hubstore.plots.static import DPI, PANEL_INCHES, require_matplotlib
+from hubstore.plots.static import PANEL_INCHES, axes_png
 from hubstore.plots.text import in_matplotlib, layer_label
 
 Floats = npt.NDArray[np.float64]
@@ -37,24 +37,9 @@ def trends_png(table: pa.Table, *, hub: str = HUB) -> bytes:
     Raises:
         MissingDependencyError: Matplotlib is not installed.
     """
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     inputs = list(dict.fromkeys(table["x"].to_pylist()))
-    columns = min(COLUMNS, len(inputs))
-    rows = -(-len(inputs) // columns)
-    width, height = PANEL_INCHES
-    figure = Figure(figsize=(width * columns, height * rows), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for place, name in zip(axes, inputs, strict=False):
-        _draw(place, table.filter(pc.equal(table["x"], name)), name, hub)
-    for place in axes[len(inputs) :]:
-        place.set_axis_off()
-    target = io.BytesIO()
-    figure.savefig(target, format="png", metadata={"Software": None})
-    return target.getvalue()
+    draws = [partial(_draw, table.filter(pc.equal(table["x"], name)), name, hub) for name in inputs]
+    return axes_png(draws, min(COLUMNS, len(inputs)), PANEL_INCHES)
 
 
 def areas(table: pa.Table, own: str, hub: str = HUB) -> tuple[list[str], list[str], Floats]:
@@ -84,7 +69,7 @@ def areas(table: pa.Table, own: str, hub: str = HUB) -> tuple[list[str], list[st
     return layers, shown, stacked
 
 
-def _draw(axes: Any, table: pa.Table, name: str, hub: str) -> None:
+def _draw(table: pa.Table, name: str, hub: str, axes: Any) -> None:
     own = name.rpartition("/")[2]
     layers, shown, stacked = areas(table, own, hub)
     looks = iter(OTHER_LOOKS)

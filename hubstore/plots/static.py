@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,10 @@ from hubstore.quiet import ignored_warnings
 
 DPI = 150
 PANEL_INCHES = (5.2, 4.0)
+FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Devanagari",
+         "Noto Sans Arabic", "Noto Sans Thai", "Noto Sans Tamil", "Noto Sans Hebrew")  # fmt: skip
+"""Tried in turn for each character; those that a machine lacks are passed over."""
+
 DASHES = {"solid": "-", "dash": "--", "dot": ":"}
 MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^"}
 MOST_WRITTEN = 16  # rows and columns of a grid whose cells have their numbers written in them
@@ -37,26 +42,63 @@ def png(section: Section) -> bytes:
 
 def panels_png(shown: Sequence[Panel | Grid]) -> bytes:
     """Panels and grids in one image."""
+    columns = 1 if len(shown) == 1 else 3 if len(shown) > 4 else 2
+    draws = [partial(_draw_panel, one) if isinstance(one, Panel) else partial(_draw_grid, one) for one in shown]
+    return axes_png(draws, columns, _inches(shown))
+
+
+def axes_png(
+    draws: Sequence[Callable[[Any], None]],
+    columns: int,
+    inches: tuple[float, float],
+    *,
+    margin: tuple[float, float] = (0.0, 0.0),
+    title: str = "",
+    caption: str = "",
+) -> bytes:
+    """Some Matplotlib axes in one PNG, each drawn by a function of its own.
+
+    Args:
+        draws: take the axes.
+        columns: axes across.
+        inches: width and height of each.
+        margin: inches beside all of them.
+        title: above them.
+        caption: below them.
+
+    Raises:
+        MissingDependencyError: Matplotlib is not installed.
+    """
+    require_matplotlib()
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = 1 if len(shown) == 1 else 3 if len(shown) > 4 else 2
-    rows = -(-len(shown) // columns)
-    width, height = _inches(shown)
-    figure = Figure(figsize=(width * columns, height * rows), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for place, panel in zip(axes, shown, strict=False):
-        if isinstance(panel, Panel):
-            _draw_panel(place, panel)
-        else:
-            _draw_grid(place, panel)
-    for place in axes[len(shown) :]:
-        place.set_axis_off()
+    rows = -(-len(draws) // columns)
+    size = (inches[0] * columns + margin[0], inches[1] * rows + margin[1])
     target = io.BytesIO()
-    with ignored_warnings("Glyph .* missing from"):  # a language's name in a script that the font lacks: boxes
+    # Where no font has a script, its letters are boxes.
+    with matplotlib.rc_context({"font.family": _fonts()}), ignored_warnings("Glyph .* missing from"):
+        figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for place, draw in zip(axes, draws, strict=False):
+            draw(place)
+        for place in axes[len(draws) :]:
+            place.set_axis_off()
+        if title:
+            figure.suptitle(in_matplotlib(title), fontsize=12)
+        if caption:
+            figure.supxlabel(in_matplotlib(caption), fontsize=8)
         figure.savefig(target, format="png", metadata={"Software": None}, pil_kwargs={"compress_level": 4})
     return target.getvalue()
+
+
+def _fonts() -> list[str]:
+    from matplotlib import font_manager
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return [name for name in FONTS if name in installed] or ["sans-serif"]
 
 
 def _inches(shown: Sequence[Panel | Grid]) -> tuple[float, float]:
@@ -68,7 +110,7 @@ def _inches(shown: Sequence[Panel | Grid]) -> tuple[float, float]:
     return width, height
 
 
-def _draw_panel(axes: Any, panel: Panel) -> None:
+def _draw_panel(panel: Panel, axes: Any) -> None:
     from matplotlib.ticker import LogFormatter
 
     places = np.arange(len(panel.layers))
@@ -121,7 +163,7 @@ def _draw_curve(axes: Any, places: Any, curve: Curve) -> None:
         )
 
 
-def _draw_grid(axes: Any, grid: Grid) -> None:
+def _draw_grid(grid: Grid, axes: Any) -> None:
     low, high = grid.limits
     image = axes.imshow(grid.values, cmap="viridis", vmin=low, vmax=high, aspect="auto")
     down, across = name_ticks(grid.rows), name_ticks(grid.columns)
