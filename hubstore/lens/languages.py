@@ -20,6 +20,7 @@ import torch
 from msgspec import Meta, to_builtins
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from hubstore.corpus import Corpus
@@ -36,6 +37,16 @@ WEIGHTS = "weights"
 
 BATCH = 1024
 """Texts that are tokenized at a time."""
+
+COUNTED = "counted"
+ALIKE = 1e-6
+"""Least difference of a token's languages, in a file that does not say which tokens were counted."""
+
+DISCOUNT = 0.75
+"""Taken from every count where counts are smoothed: what is seen once is often chance (Ney et al., 1994)."""
+
+LIST_TOKENS = 1_000_000
+"""Tokens that a list of words stands for, beside those of texts."""
 
 WORDS = 20_000
 """Most frequent words of a language that are tokenized."""
@@ -60,17 +71,30 @@ class TokenLanguages:
         weights: float32 [vocabulary, languages]. A row sums to 1; that of an unembedding's row that is no token is 0,
             so that probability which lands there can be divided out.
         provenance: JSON-able: what the weights were made from, and the digest of the tokenizer of their tokens.
+        counted: bool [vocabulary], the tokens that are in some language's texts or words. Of the others nothing is
+            known: their rows have all languages alike.
     """
 
     languages: tuple[str, ...]
     weights: Tensor
     provenance: Mapping[str, Any]
+    counted: Tensor | None = None
+
+    @property
+    def known(self) -> Tensor:
+        """float32 [vocabulary, languages]: the weights, and 0 for tokens that were never counted."""
+        counted = self.counted
+        if counted is None:  # saved by an earlier release, where those were of all languages alike
+            counted = self.weights.amax(1) - self.weights.amin(1) > ALIKE
+        return self.weights * counted.to(self.weights.device)[:, None]
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the languages and the weights."""
+        """SHA-256 of the languages, the weights, and which tokens were counted."""
         names = json.dumps(self.languages).encode()
-        return hashlib.sha256(names + self.weights.cpu().contiguous().numpy().tobytes()).hexdigest()
+        tensors = [self.weights, *([] if self.counted is None else [self.counted])]
+        data = b"".join(tensor.cpu().contiguous().numpy().tobytes() for tensor in tensors)
+        return hashlib.sha256(names + data).hexdigest()
 
     @property
     def prior(self) -> Tensor:
@@ -97,7 +121,8 @@ class TokenLanguages:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, wholly or not at all."""
         described = {METADATA: json.dumps({"languages": self.languages, **self.provenance})}
-        put(Path(path), save({WEIGHTS: self.weights.cpu().contiguous()}, described))
+        tensors = {WEIGHTS: self.weights} if self.counted is None else {WEIGHTS: self.weights, COUNTED: self.counted}
+        put(Path(path), save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, described))
 
     @classmethod
     def load(cls, path: str | Path, lens: Lens) -> TokenLanguages:
@@ -109,14 +134,17 @@ class TokenLanguages:
         try:
             with safe_open(path, framework="pt") as file:
                 provenance = decode_object((file.metadata() or {})[METADATA], LanguagesJson)
-                found = cls(tuple(provenance.pop("languages")), file.get_tensor(WEIGHTS), provenance)
+                counted = file.get_tensor(COUNTED) if COUNTED in file.keys() else None  # noqa: SIM118
+                found = cls(tuple(provenance.pop("languages")), file.get_tensor(WEIGHTS), provenance, counted)
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise LensError(f"{path} holds no languages of tokens: {error}; save them there again") from error
         found.check(lens)
         return found
 
 
-def count_token_languages(corpus: Corpus, lens: Lens) -> TokenLanguages:
+def count_token_languages(
+    corpus: Corpus, lens: Lens, *, with_words: bool = False, smoothed: bool = False
+) -> TokenLanguages:
     """p(language given token) from how often each token is in each language's texts (Wu et al., 2025, section 4.1).
 
     p(language given token) is proportional to p(token given language): all languages are as probable before, however
@@ -125,9 +153,14 @@ def count_token_languages(corpus: Corpus, lens: Lens) -> TokenLanguages:
     Args:
         corpus: texts with their languages; streamed, never held.
         lens: whose tokens.
+        with_words: also count the most frequent words of the languages that `wordfreq` has lists of, as if they were
+            LIST_TOKENS tokens of text: texts of a few hundred lines have few of a vocabulary's tokens.
+        smoothed: take DISCOUNT from every count, and give a language what was taken from its own, spread as tokens are
+            over all languages: a token that one text has once is not of that text's language for certain.
 
     Raises:
         CorpusError: an item of the corpus is not valid, or all are of one language.
+        MissingDependencyError: words are to be counted, and `wordfreq` is not installed.
 
     Example:
         >>> count_token_languages(open_corpus("wiki.jsonl"), lens).save("wiki.safetensors")
@@ -147,9 +180,14 @@ def count_token_languages(corpus: Corpus, lens: Lens) -> TokenLanguages:
         **_provenance("counts", lens, tokenizer),
         "corpus": to_builtins(corpus.source, enc_hook=list),
         "tokens": {language: int(column.sum()) for language, column in counts.items()},
+        **({"discount": DISCOUNT} if smoothed else {}),
     }
+    if with_words:
+        provenance |= _add_words(likely, list(counts), tokenizer)
     possible = _known(tokenizer, lens.head.vocabulary)[:, None]
-    return TokenLanguages(tuple(counts), _given_token(likely, possible), provenance)
+    counted = torch.from_numpy(likely.any(1) & possible[:, 0])
+    given = _given_token(_discounted(likely) if smoothed else likely, possible)
+    return TokenLanguages(tuple(counts), given, provenance, counted)
 
 
 def token_languages_of_words(lens: Lens, languages: Sequence[str] | None = None) -> TokenLanguages:
@@ -181,13 +219,14 @@ def token_languages_of_words(lens: Lens, languages: Sequence[str] | None = None)
     texts = lens.vocabulary.texts(range(lens.head.vocabulary))
     of_script = np.stack([np.pad(share, (0, len(scripts) - len(share))) >= OF_A_LANGUAGE for share in written], 1)
     possible = scripts.possible(texts, of_script) & _known(tokenizer, lens.head.vocabulary)[:, None]
+    counted = torch.from_numpy((likely * possible).any(1))
     provenance = {
         **_provenance("words", lens, tokenizer),
         "wordfreq": metadata.version("wordfreq"),
         "words": WORDS,
         "scripts": {tag: [scripts.names[i] for i in np.flatnonzero(of_script[:, p])] for p, tag in enumerate(tags)},
     }
-    return TokenLanguages(tuple(tags), _given_token(likely, possible), provenance)
+    return TokenLanguages(tuple(tags), _given_token(likely, possible), provenance, counted)
 
 
 @lru_cache(maxsize=4)
@@ -222,6 +261,30 @@ def _by_language(languages: pa.Array, encoded: Sequence[Sequence[int]]) -> Itera
         yield language, tokens[of_token == code]
 
 
+def _add_words(counts: Floats, languages: Sequence[str], tokenizer: Any) -> dict[str, Any]:
+    """Add to counts [vocabulary, languages] those of the languages' words, where there is a list; returns which."""
+    wordfreq = _wordfreq()
+    listed = [language for language in languages if _primary(language) in wordfreq.available_languages()]
+    for language in listed:
+        weights = _word_weights(tokenizer.to_str(), language, len(counts), WORDS)
+        counts[:, languages.index(language)] += weights * (LIST_TOKENS / weights.sum())
+    return {"wordfreq": metadata.version("wordfreq"), "words": WORDS, "word_lists": listed}
+
+
+@lru_cache(maxsize=32)
+def _word_weights(definition: str, language: str, rows: int, number: int) -> Floats:
+    """`_token_weights` of a language's words under a tokenizer; the same for models that share it."""
+    words = dict(islice(_words(_wordfreq(), language).items(), number))
+    return _token_weights(Tokenizer.from_str(definition), words, rows)
+
+
+def _discounted(counts: Floats) -> Floats:
+    """Shares of counts [vocabulary, languages] less DISCOUNT each, and of what that frees as all languages have it."""
+    totals = counts.sum(0)
+    kept = np.maximum(counts - DISCOUNT, 0.0) / totals
+    return np.asarray(kept + (1 - kept.sum(0)) * (counts / totals).mean(1, keepdims=True))
+
+
 def _given_token(likely: Floats, possible: npt.NDArray[np.bool_]) -> Tensor:
     """float32 [vocabulary, languages]: p(language given token) from weights of tokens, to the same total a language.
 
@@ -253,15 +316,21 @@ def _wordfreq() -> Any:
         ) from error
 
 
+def _primary(language: str) -> str:
+    """What `wordfreq` calls a language; it would itself take the nearest that it has: English for Swahili."""
+    return language.partition("-")[0]
+
+
 def _words(wordfreq: Any, language: str) -> Mapping[str, float]:
     """The most frequent words, with their frequencies."""
-    primary = language.partition("-")[0]  # it would take the nearest language that it has: English for Swahili
+    primary = _primary(language)
     if primary not in wordfreq.available_languages():
         raise LensError(
             f"wordfreq has no words of {language!r}; leave it out, or count tokens over a corpus that has it"
         )
-    words = wordfreq.get_frequency_dict(primary)
-    return dict(islice(sorted(words.items(), key=lambda pair: -pair[1]), WORDS))
+    lists = wordfreq.get_frequency_list(primary)  # from the most frequent on, by hundredths of a magnitude
+    ranked = ((word, wordfreq.cB_to_freq(-magnitude)) for magnitude, words in enumerate(lists) for word in words)
+    return dict(islice(ranked, WORDS))
 
 
 def _token_weights(tokenizer: Any, words: Mapping[str, float], rows: int) -> Floats:

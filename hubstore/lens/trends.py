@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 METRIC = "p(language)"
-COLUMNS = {"language": pa.string(), "tokens": pa.int64()}
+COLUMNS = {
+    "language": pa.string(),
+    "tokens": pa.int64(),
+    "of_counted": pa.float64(),
+    "uncounted": pa.float64(),
+}
 
 BLOCK = 1 << 25
 """Elements of the states that are read at a time."""
@@ -42,11 +47,13 @@ class LanguageMass:
         positions: int64 [items], of the items in the store.
         tokens: int64 [items], states read of each.
         sums: layer name to float64 [items, languages], the sum over an item's states of p(language given state).
+        counted: the same as far as it is of tokens that were counted in some language; the rest is of all alike.
     """
 
     positions: Ints
     tokens: Ints
     sums: Mapping[str, Floats]
+    counted: Mapping[str, Floats]
 
 
 def language_trends(  # noqa: PLR0913
@@ -82,6 +89,10 @@ def language_trends(  # noqa: PLR0913
         A row per layer, x (a partition) and `language`, whose value is p(language given layer); over all languages
         they sum to 1. Intervals are 95 %, over items: tokens of one text are alike. n counts items and `tokens` the
         states read. Special tokens that a tokenizer puts around every text, such as BOS, are left out.
+
+        Tokens that were never counted are of all languages alike, and draw every value toward 1 in so many languages.
+        `uncounted` is the mass that the lens gives them, the same for all languages, and `of_counted` is p(language
+        given layer) among the others.
 
     Raises:
         QueryError: a partition, layer, pooling or device that is not there.
@@ -150,18 +161,23 @@ def language_mass(  # noqa: PLR0913
     on_device = lens if device is None else lens.to(resolve_device(device))
     positions = np.concatenate([store.partition(name).positions() for name in chosen])
     rows, owners = text_rows(store, on_device, positions, pooled)
-    weights = token_languages.weights.to(on_device.head.device)
-    shape = (len(positions), weights.shape[1])
-    sums = {layer: torch.zeros(shape, dtype=torch.float64, device=weights.device) for layer in names}
+    both = torch.cat([token_languages.weights, token_languages.known], 1).to(on_device.head.device)
+    languages = len(token_languages.languages)
+    shape = (len(positions), both.shape[1])
+    sums = {layer: torch.zeros(shape, dtype=torch.float64, device=both.device) for layer in names}
     for layer, part, states in _blocks(store, names, pooled, rows):
         read: Variant = "final" if layer == "final" else variant
-        mass = on_device.sweep(states, variant=read, groups=weights).group_mass.to(torch.float64)
-        mass /= mass.sum(1, keepdim=True)
+        mass = on_device.sweep(states, variant=read, groups=both).group_mass.to(torch.float64)
+        mass /= mass[:, :languages].sum(1, keepdim=True)
         sums[layer].index_add_(0, torch.from_numpy(owners[part]).to(mass.device), mass)
         if progress and part.stop >= len(rows):
             progress(names.index(layer) + 1, len(names))
+    found = {name: of.cpu().numpy() for name, of in sums.items()}
     return LanguageMass(
-        positions, np.bincount(owners, minlength=len(positions)), {name: of.cpu().numpy() for name, of in sums.items()}
+        positions,
+        np.bincount(owners, minlength=len(positions)),
+        {name: of[:, :languages] for name, of in found.items()},
+        {name: of[:, languages:] for name, of in found.items()},
     )
 
 
@@ -189,10 +205,15 @@ def _rows(
         start = part.stop
         sums, tokens = found.sums[layer][part], found.tokens[part]
         values = sums.sum(0) / tokens.sum()
+        counted = found.counted[layer][part].sum(0)
+        among = counted / counted.sum() if counted.sum() > 0 else np.full(len(counted), np.nan)
+        uncounted = 1 - float(counted.sum() / tokens.sum())
         counts = np.repeat(tokens[:, None].astype(np.float64), len(languages), 1)
         bounds = resampling.of_ratios(sums, counts)
-        for row, language in zip(intervals([METRIC] * len(languages), values, bounds), languages, strict=True):
-            yield {**row, "x": name, "y": "", "language": language, "n": len(sums), "tokens": int(tokens.sum())}
+        shared = {"x": name, "y": "", "n": len(sums), "tokens": int(tokens.sum()), "uncounted": uncounted}
+        rows = intervals([METRIC] * len(languages), values, bounds)
+        for row, language, of_counted in zip(rows, languages, among.tolist(), strict=True):
+            yield {**row, **shared, "language": language, "of_counted": of_counted}
 
 
 def _blocks(

@@ -3,13 +3,14 @@
 import importlib
 import json
 
+import numpy as np
 import pytest
 import torch
 import transformers
 
 from hubstore.corpus import Corpus, Item, read_sample
 from hubstore.errors import CorpusError, LensError, MissingDependencyError
-from hubstore.lens import Lens, TokenLanguages, Vocabulary, count_token_languages, token_languages_of_words
+from hubstore.lens import Lens, TokenLanguages, Vocabulary, count_token_languages, languages, token_languages_of_words
 from hubstore.models import FinalNorm, Head
 from tests.lens import authors
 from tests.tiny_models import VOCABULARY, tiny_language_model
@@ -127,3 +128,48 @@ def test_gemmas_tokens_are_of_the_languages_that_people_would_say(real_model):
         for found in (of_words, counted):
             likely = found.weights[lens.token(text)]
             assert found.languages[int(likely.argmax())] == language, (text, likely)
+
+
+def test_tokens_that_no_text_has_are_known_not_to_be_counted(lens, tmp_path):
+    found = count_token_languages(read_sample("ntrex", **SAMPLE), lens)
+    seen = {token for text in found_texts() for token in lens.encode(text).ids[1:]}
+    assert set(found.counted.nonzero()[:, 0].tolist()) == seen
+    uncounted = ~found.counted
+    assert uncounted.any()
+    assert not found.known[uncounted].any()
+    torch.testing.assert_close(found.known[found.counted], found.weights[found.counted])
+    found.save(tmp_path / "x.safetensors")
+    assert torch.equal(TokenLanguages.load(tmp_path / "x.safetensors", lens).counted, found.counted)
+    earlier = TokenLanguages(found.languages, found.weights, found.provenance)
+    one_language = found.weights.amax(1) - found.weights.amin(1) > 1e-6
+    assert torch.equal(earlier.known.any(1), one_language), "a file of an earlier release does not say"
+
+
+def found_texts():
+    return [text for batch in read_sample("ntrex", **SAMPLE).batches() for text in batch["text"].to_pylist()]
+
+
+def test_what_one_text_has_once_is_not_of_its_language_for_certain(lens):
+    corpus = read_sample("ntrex", **SAMPLE)
+    plain, smoothed = (count_token_languages(corpus, lens, smoothed=smoothed) for smoothed in (False, True))
+    assert torch.equal(plain.counted, smoothed.counted)
+    torch.testing.assert_close(smoothed.weights.sum(1), torch.ones(VOCABULARY))
+    certain = plain.weights.amax(1) == 1
+    assert certain.any()
+    assert (smoothed.weights[certain].amax(1) < 1).all()
+    assert (smoothed.weights.argmax(1) == plain.weights.argmax(1))[certain].all()
+    counts = np.array([[3.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
+    found = languages._discounted(counts)
+    np.testing.assert_allclose(found.sum(0), 1)
+    freed = np.array([1.5 / 4, 0.75])
+    np.testing.assert_allclose(found[1], [0.25 / 4 + freed[0] * 0.125, freed[1] * 0.125])
+
+
+def test_lists_of_words_are_counted_beside_texts_where_there_are_some(lens, monkeypatch):
+    monkeypatch.setattr(languages, "WORDS", 500)
+    corpus = read_sample("ntrex", languages=["en", "es", "sw"], limit=20)
+    alone, listed = (count_token_languages(corpus, lens, with_words=words) for words in (False, True))
+    assert listed.provenance["word_lists"] == ["en", "es"]
+    assert "word_lists" not in alone.provenance
+    assert (listed.counted | ~alone.counted).all()
+    assert int(listed.counted.sum()) >= int(alone.counted.sum())

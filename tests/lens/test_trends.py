@@ -201,3 +201,18 @@ def test_gemmas_trends_and_words_are_the_papers_loop(gemma, tmp_path):
             torch.testing.assert_close(swept.target_log_probabilities[0].double(), wanted, atol=1e-4, rtol=3e-6)
     made_from = json.loads(table.schema.metadata[b"hubstore"])
     assert made_from["parameters"]["lens"] == model.identity["id"]
+
+
+def test_mass_on_tokens_that_were_never_counted_is_a_column_of_its_own(model, lens, tokens, store):
+    table = language_trends(store, lens, tokens, layers=PAPERS, bootstrap=0)
+    uncounted = torch.cat([tokens.known, 1 - tokens.known.sum(1, keepdim=True)], 1)
+    for language in LANGUAGES:
+        expected = authors.trends(model, texts(store, language), uncounted).numpy()  # [layers, languages + 1]
+        rows = [row for row in table.to_pylist() if row["x"] == language]
+        for layer, mass in zip(PAPERS, expected, strict=True):
+            here = [row for row in rows if row["layer"] == layer]
+            assert {row["uncounted"] for row in here} == {here[0]["uncounted"]}
+            assert here[0]["uncounted"] == pytest.approx(mass[-1], abs=1e-4)
+            assert [row["of_counted"] for row in here] == pytest.approx(list(mass[:-1] / mass[:-1].sum()), abs=1e-3)
+            diluted = [row["of_counted"] * (1 - row["uncounted"]) + row["uncounted"] / len(here) for row in here]
+            assert [row["value"] for row in here] == pytest.approx(diluted, abs=1e-4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,13 @@ import torch
 
 from hubstore.corpus import Corpus, Item, open_corpus, read_sample
 from hubstore.errors import AnalysisError
+from hubstore.experiments.claims import judge
 from hubstore.experiments.context import ExperimentContext
 from hubstore.experiments.materials.arithmetic import number_word, sums
 from hubstore.experiments.recipes.lens import lens_result, with_norm
 from hubstore.experiments.registry import experiment
 from hubstore.experiments.result import Result, Row, make_table
-from hubstore.experiments.significance import Floats, Ints, interval_rows, judge, mean_rows, with_clusters
+from hubstore.experiments.significance import Floats, Ints, interval_rows, mean_rows, with_clusters
 from hubstore.lens import LanguageMass, TokenLanguages, Variant, count_token_languages, language_mass
 from hubstore.plots.experiment import Plot
 from hubstore.plots.stacked import HUB, trends_png
@@ -31,6 +32,10 @@ ENGLISH, OWN, THIRD = "English", "the input's language", "the greatest third lan
 OVER_LAST, OVER_PRIOR, OVER_THIRD = "English - at the last layer", "English - prior", "English - third language"
 MORE_ENGLISH = (OVER_LAST, OVER_PRIOR, OVER_THIRD)
 EACH = "p(language)"
+UNCOUNTED = "tokens that were never counted"
+"""A quantity: the mass that the lens gives them. It is no language's, and languages are compared among the rest."""
+NOT_COUNTED = "not counted"
+"""The same beside languages."""
 
 FIRST, SECOND, TOWARD = "first component", "second component", "digits (-1) to words (+1)"
 MOVED = "toward words, from the last layer"
@@ -41,8 +46,10 @@ ENDS = "toward digits, in the last layer"
     "language-trends",
     title="Text of 14 languages: the languages that the lens reads, layer by layer",
     claim="Intermediate layers read inputs in other languages as the dominant one, English, more than the last layer.",
-    data="NTREX, 150 lines in 14 languages that ship, or read.jsonl; its other 150 to count on, or counted.jsonl",
+    data="NTREX, 150 lines in 14 languages that ship, or read.jsonl; its other 150 to count on, or counted.jsonl, "
+    "and the lists of wordfreq",
     files=(READ, COUNTED),
+    packages=("wordfreq",),
     head=True,
 )
 def language_trends(context: ExperimentContext) -> Result:
@@ -50,24 +57,31 @@ def language_trends(context: ExperimentContext) -> Result:
 
     p(language given layer) is the mean over tokens of softmax(h Uᵀ) @ p(language given token). The counts that give
     p(language given token) are of lines that are not read, every second one of the sample, so that nothing is counted
-    on what it is measured on.
+    on what it is measured on; and of the frequent words of those languages that wordfreq has lists of. Counts are
+    smoothed, since what was seen once is often chance.
+
+    Most of a large vocabulary is in no such text or list. The paper has such tokens of all languages alike, which draws
+    every language toward its prior. Here languages are compared among the tokens that were counted, and what the lens
+    gives to others is a quantity of its own.
 
     Shown: at one intermediate block, inputs in other languages than English read as English
 
     - more than at the last layer, which says what the model is about to write;
-    - more than a lens would that knew nothing of the input and found all tokens equally probable, or only tokens that
-      were never counted, which belong to all languages equally: a vocabulary may have more tokens of English than of
-      others;
+    - more than a lens would that knew nothing of the input and found all tokens equally probable: a vocabulary may have
+      more tokens of English than of others;
     - more than as any third language, neither English nor the input's: a lens that has left the input's language for
       just any token is not reading English.
 
     All three are of the same states, whole lines are resampled, translations together, and the best of all blocks is
-    picked with a correction for having picked it.
+    picked with a correction for having picked it. Where states are shuffled, tokens have one another's languages: which
+    states are read of a language changes no mean.
     """
     read, counted = trend_sources(context)
-    tokens = count_token_languages(counted, context.lens)
+    tokens = count_token_languages(counted, context.lens, with_words=True, smoothed=True)
+    if context.is_shuffled:
+        tokens = shuffled_languages(tokens, context.seed)
     store = context.store("trends", read, poolings=("tokens",))
-    folder = context.out / "language-trends"
+    folder = context.folder("language-trends")
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     for variant, name in AREAS.items():
@@ -82,15 +96,22 @@ def language_trends(context: ExperimentContext) -> Result:
         inputs = _Inputs.of(store, found, tokens)
         compared = [row for layer in context.layers for row in _compare(context, layer, inputs)]
         every = [row for layer in context.layers for row in _each(context, layer, inputs)]
-        (folder / name).write_bytes(trends_png(make_table(every, COLUMNS)))
+        if context.control is None:
+            (folder / name).write_bytes(trends_png(make_table(every, COLUMNS)))
         named = [*compared, *every]
         rows += named if variant == "raw" else [{**row, "quantity": with_norm(row["quantity"])} for row in named]
     sizes = sorted(tokens.provenance["tokens"].values())
     plots = (
         Plot("inputs in other languages than English", "p(language | layer)", (ENGLISH, OWN, THIRD)),
         Plot("how much more English", "difference of probabilities", MORE_ENGLISH),
+        Plot("what no language can be told of", "probability", (UNCOUNTED,)),
     )
+    listed = tokens.provenance["word_lists"]
+    unlisted = [language for language in tokens.languages if language not in listed]
+    share = float((tokens.known.sum(1) > 0).double().mean())
     notes = (
+        f"{share:.1%} of the vocabulary was counted in some language; wordfreq has words of all of them"
+        f"{' but ' + ', '.join(unlisted) if unlisted else ''}",
         f"p(language given token) from {sizes[0]:,} to {sizes[-1]:,} tokens of each of {len(sizes)} languages, in "
         f"texts that are not read; prior of English {inputs.prior:.3g}",
         f"{' and '.join(AREAS.values())} have every input language with the languages that it reads as",
@@ -115,6 +136,8 @@ def arithmetic_pca(context: ExperimentContext) -> Result:
 
     Standardizing over the layers puts each sum's mean over its layers at one place whatever the model does; what can be
     claimed is movement. Shown: sums end on the digits' side, and are more on the words' side at an intermediate block.
+    Where states are shuffled, ten of the twenty anchors are drawn to be the digits: which sum a state is of changes no
+    mean.
     """
     questions = [one.question for one in context.sample(sums())]
     store = context.store("sums", Corpus.from_items([Item(q, q, "x-arith") for q in questions], "sums"))
@@ -158,6 +181,14 @@ def trend_sources(context: ExperimentContext) -> tuple[Corpus, Corpus]:
     )
 
 
+def shuffled_languages(tokens: TokenLanguages, seed: int) -> TokenLanguages:
+    """The same with each counted token in the place of another."""
+    weights = tokens.weights.clone()
+    counted = np.flatnonzero(tokens.known.sum(1).numpy() > 0)
+    weights[counted] = weights[np.random.default_rng(seed).permutation(counted)]
+    return replace(tokens, weights=weights)
+
+
 @dataclass(frozen=True, eq=False)
 class _Inputs:
     """The items that were read.
@@ -192,6 +223,7 @@ class _Inputs:
             )
         if all(language == HUB for language in spoken):
             raise AnalysisError(f"all texts are in {HUB!r}; the experiment reads texts in other languages: give some")
+        known = tokens.known.sum(0)
         concepts = pc.coalesce(items["concept"], items["id"]).to_pylist()
         return cls(
             found,
@@ -200,8 +232,16 @@ class _Inputs:
             np.array([tokens.languages.index(one) if one in tokens.languages else -1 for one in spoken]),
             np.unique(concepts, return_inverse=True)[1],
             hub,
-            max(float(tokens.prior[hub]), 1 / len(tokens.languages)),
+            float(known[hub] / known.sum()),
         )
+
+    def among_counted(self, layer: str) -> Floats:
+        """float64 [items, languages]: the sums over an item's tokens as if the lens said counted tokens alone."""
+        counted = self.found.counted[layer]
+        mass = counted.sum(1, keepdims=True)
+        even = np.full_like(counted, 1 / counted.shape[1])
+        shares = np.divide(counted, mass, out=even, where=mass > 0)
+        return np.asarray(shares * self.found.tokens[:, None])
 
     def means(
         self,
@@ -223,7 +263,7 @@ class _Inputs:
 
 def _compare(context: ExperimentContext, layer: str, inputs: _Inputs) -> Iterator[Row]:
     """How English, the inputs' own and third languages are read at a layer, of inputs in other languages."""
-    totals, last, tokens = inputs.found.sums[layer], inputs.found.sums["final"], inputs.found.tokens
+    totals, last, tokens = inputs.among_counted(layer), inputs.among_counted("final"), inputs.found.tokens
     other = inputs.own != inputs.hub
     english = totals[:, inputs.hub]
     third = _third(inputs, totals)
@@ -235,6 +275,7 @@ def _compare(context: ExperimentContext, layer: str, inputs: _Inputs) -> Iterato
         OVER_LAST: (english - last[:, inputs.hub], other),
         OVER_PRIOR: (english - inputs.prior * tokens, other),
         OVER_THIRD: (english - totals[:, third], neither),
+        UNCOUNTED: (tokens - inputs.found.counted[layer].sum(1), other),
     }
     for quantity, (values, chosen) in quantities.items():
         if chosen.any():
@@ -252,11 +293,13 @@ def _third(inputs: _Inputs, totals: Floats) -> int:
 
 
 def _each(context: ExperimentContext, layer: str, inputs: _Inputs) -> Iterator[Row]:
-    """p(language given layer) of every input language."""
-    quantities = [EACH] * len(inputs.languages)
+    """p(language given layer) of every input language, and what is of none."""
+    counted = inputs.found.counted[layer]
+    totals = np.column_stack([counted, inputs.found.tokens - counted.sum(1)])
+    quantities = [EACH] * totals.shape[1]
     for name in dict.fromkeys(inputs.partition.tolist()):
-        rows = inputs.means(context, layer, quantities, inputs.found.sums[layer], inputs.partition == name)
-        for row, language in zip(rows, inputs.languages, strict=True):
+        rows = inputs.means(context, layer, quantities, totals, inputs.partition == name)
+        for row, language in zip(rows, (*inputs.languages, NOT_COUNTED), strict=True):
             yield {**row, "x": name, "language": language}
 
 
@@ -300,6 +343,9 @@ def number_plane(context: ExperimentContext) -> Plane:
     unembedding, token = context.lens.head.unembedding, context.lens.token
     digits = [token(str(number)) for number in range(10)]
     words = [token(f" {number_word(number)}") for number in range(10)]
+    if context.is_shuffled:
+        drawn = np.random.default_rng(context.seed).permutation([*digits, *words]).tolist()
+        digits, words = drawn[:10], drawn[10:]
     return Plane.of_anchors(*(_floats(unembedding[torch.tensor(tokens)]) for tokens in (digits, words)))
 
 
