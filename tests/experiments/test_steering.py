@@ -244,7 +244,7 @@ def test_sentiment_is_shown_in_both_languages_or_not(tmp_path, few_clusters, mon
     texts = {1: "bueno 美好 good", 0: "", -1: "terrible 糟糕 bad"}
 
     def text(prompt, condition):
-        by_name = {"Good - Bad": good, "random directions": random, "": 0}
+        by_name = {"Good - Bad": good, "random directions": random, "the language's own words": 0, "": 0}
         return texts[int(by_name[condition[0]] * np.sign(condition[1]))]
 
     saying(monkeypatch, steering_sentiment, text)
@@ -253,6 +253,38 @@ def test_sentiment_is_shown_in_both_languages_or_not(tmp_path, few_clusters, mon
     assert result.shown is shown
     assert np.sign(cell(result, "toward Good - toward Bad, zh-Hans", 5.0)) == good
     assert cell(result, "Good - Bad, es", 0.0) == 0
+
+
+def test_the_languages_own_words_stand_beside_and_count_for_nothing(tmp_path, monkeypatch, words):
+    context = ExperimentContext(reader(), tmp_path / "out", limit=24, bootstrap=200, device="cpu")
+    saying(monkeypatch, steering_sentiment, lambda p, one: "bueno" if one[0] == steering_sentiment.LOCAL else "其他")
+    result = steering_sentiment.multilingual_steering(context)
+    assert not result.shown
+    assert cell(result, "the language's own words, es", 5.0) > cell(result, "Good - Bad, es", 5.0)
+    assert cell(result, "letters of the language's script, es", 5.0) == 0
+    assert cell(result, "letters of the language's script, the language's own words, es", 5.0) == 1
+    for control in ("random directions", "the language's own words"):
+        assert cell(result, f"log-perplexity, {control}, zh-Hans", 5.0) > 0
+
+
+def test_doses_of_different_directions_are_as_long():
+    one, other = torch.randn(5, 8), 3 * torch.randn(5, 8)
+    found = steering.as_long_as(other, one)
+    torch.testing.assert_close(found.norm(dim=1), one.norm(dim=1))
+    torch.testing.assert_close(torch.cosine_similarity(found, other), torch.ones(5))
+
+
+def test_sums_are_steered_by_another_sums_direction_of_the_same_length(context, monkeypatch):
+    seen = []
+    real = steering_text.continue_prompts
+    monkeypatch.setattr(steering_text, "continue_prompts", lambda *given: seen.append(given) or real(*given))
+    result = steering_text.arithmetic_steering(context)
+    own, other = seen[-1][3].values()
+    torch.testing.assert_close(own.norm(dim=1), other.norm(dim=1))
+    quantities = set(result.table["quantity"].to_pylist())
+    place = result.plots[0].quantities[0].split("layer ")[1]
+    for quantity in ("no number", "log-perplexity, its own sum", "log-perplexity, another sum's"):
+        assert f"{quantity}, layer {place}" in quantities, "what steering breaks stands beside what it does"
 
 
 def test_one_language_alone_shows_nothing(tmp_path, monkeypatch, words):

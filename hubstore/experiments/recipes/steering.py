@@ -13,12 +13,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from hubstore.experiments.claims import reading
 from hubstore.experiments.context import ExperimentContext
 from hubstore.experiments.result import Result, Row, make_table
 from hubstore.experiments.significance import BestLayer, Floats, Ints, best_layer, mean_rows
 from hubstore.models import Model
 from hubstore.plots.experiment import Plot
-from hubstore.steer import Continuation, Decoding, Intervention, generate
+from hubstore.steer import Continuation, Decoding, Intervention, generate, perplexity
 from hubstore.steer.intervention import Positions
 
 PAPER_DEPTH = 32
@@ -32,6 +33,7 @@ ACROSS = ("strength", "strength")
 """Column and label of a plot over strengths."""
 
 RANDOM = "random directions"
+PERPLEXITY = "log-perplexity"
 
 Condition = tuple[str, float]
 """The name of a direction, and a strength."""
@@ -127,6 +129,44 @@ def strength_rows(
     ]
 
 
+def fluency_rows(
+    context: ExperimentContext,
+    layer: str,
+    continued: Continued,
+    names: Iterable[str],
+    strengths: Iterable[float],
+    groups: Ints | None = None,
+) -> list[Row]:
+    """How improbable the unsteered model finds what was written, by direction and strength; empty texts are left out.
+
+    A success in text that no model would write says that the model is broken, not that it is steered.
+    """
+    rows: list[Row] = []
+    for strength in strengths:
+        for name in names:
+            found = continued[condition(name, strength)]
+            values = perplexity(context.language_model, [one.prompt for one in found], [one.text for one in found])
+            rows += known_rows(context, layer, f"{PERPLEXITY}, {name}", np.log(values), strength, groups)
+    return rows
+
+
+def known_rows(
+    context: ExperimentContext, layer: str, quantity: str, values: Floats, strength: float, groups: Ints | None = None
+) -> list[Row]:
+    """The row of a mean at a strength over the values that are numbers; none where no value is."""
+    known = np.isfinite(values)
+    if not known.any():
+        return []
+    found = mean_rows(layer, {quantity: values[known]}, context.resampling, None if groups is None else groups[known])
+    return [{**row, "strength": strength} for row in found]
+
+
+def as_long_as(directions: Tensor, others: Tensor) -> Tensor:
+    """Directions [..., width] of the lengths of others, so that a dose of either is the same."""
+    scaled: Tensor = directions * (others.norm(dim=-1, keepdim=True) / directions.norm(dim=-1, keepdim=True))
+    return scaled
+
+
 def clearest(rows: Sequence[Row], quantities: Sequence[str]) -> BestLayer:
     """The layer and strength where some leads are all most clearly above zero, corrected for having picked them."""
     placed = [{**row, "layer": f"{row['layer']}, strength {row['strength']:g}"} for row in rows]
@@ -155,7 +195,7 @@ def steering_result(
     best = clearest(rows, headlines)
     named = [{**row, "quantity": at_layer(row["quantity"], row["layer"])} for row in rows] if by_layer else rows
     table = make_table(named, columns)
-    return Result(best.verdict, best.words(), best.n, table, tuple(plots), tuple(dict.fromkeys(notes)))
+    return Result.of([reading("", best)], best.n, table, plots, tuple(dict.fromkeys(notes)))
 
 
 def at_layer(quantity: str, layer: str) -> str:

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from hubstore.corpus import Item, Media
 from hubstore.errors import AnalysisError
-from hubstore.experiments.context import ExperimentContext
+from hubstore.experiments.claims import judge
+from hubstore.experiments.context import RANDOM_WEIGHTS, ExperimentContext
 from hubstore.experiments.materials import media
 from hubstore.experiments.materials.media import COLORS, IS_MAMMAL, AnimalClip, Trial, animal_clips, trials
 from hubstore.experiments.recipes.steering import EXAMPLES, as_deep_as, at_layer, shares, steering_result
 from hubstore.experiments.registry import experiment
 from hubstore.experiments.result import Result, Row
-from hubstore.experiments.significance import Floats, best_layer, judge, mean_rows
+from hubstore.experiments.significance import Floats, best_layer, mean_rows
 from hubstore.lens import Vocabulary
 from hubstore.plots.experiment import Plot
 from hubstore.steer import (
@@ -43,7 +44,8 @@ ANSWERS = (" Yes", " No")
 SAME = {"rooster": ("chicken", "bird")}
 """What else an animal may be called, where its own word is several tokens."""
 
-PAPER, MIDDLE = 13, 17
+PAPER, MIDDLE = 14, 17
+"""The output of block 13, counted from 0, which the paper's code changes, and a layer in the middle."""
 LENGTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
 """Strengths as shares of the mean length of the states."""
 
@@ -58,6 +60,7 @@ KINDS = {True: "mammals", False: "other animals"}
     claim="English words steer images: in place of half an image, a color's word makes the model name that color.",
     data="48 trials on 12 images of two colors, made here",
     head=True,
+    controls=(RANDOM_WEIGHTS,),
     modalities=("image",),
 )
 def vision_steering(context: ExperimentContext) -> Result:
@@ -121,6 +124,7 @@ def vision_steering(context: ExperimentContext) -> Result:
     shipped=(media.SHIPPED[media.RECORDINGS],),
     files=(media.ANIMALS,),
     head=True,
+    controls=(RANDOM_WEIGHTS,),
     modalities=("audio",),
 )
 def audio_steering(context: ExperimentContext) -> Result:
@@ -133,9 +137,9 @@ def audio_steering(context: ExperimentContext) -> Result:
     The control is an animal of the same class as the one heard, of which the right answer is the one it had. Both are
     drawn anew for each clip. Without steering each clip is read once.
 
-    The paper steers at layer 13; in a model of another depth than its 32 blocks this is a layer as deep, and a layer in
-    the middle is done besides. How long the difference is, and the states are, differs from model to model: strengths
-    are shares of the mean length of the clips' states at the layer.
+    The paper steers at the output of block 13, counted from 0; in a model of another depth than its 32 blocks this is a
+    layer as deep, and a layer in the middle is done besides. How long the difference is, and the states are, differs
+    from model to model: strengths are shares of the mean length of the clips' states at the layer.
 
     Shown: at one layer and strength the answer moves toward the other class, and further than with an animal of the
     same class, both corrected for having picked layer and strength. Clips of one recording are resampled together.

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from hubstore.errors import SteeringError
-from hubstore.experiments.context import ExperimentContext
+from hubstore.experiments.context import RANDOM_WEIGHTS, ExperimentContext
 from hubstore.experiments.materials import sentiment
 from hubstore.experiments.materials.sentiment import LANGUAGES, Embedder, Language, read_embedder, sentiments
 from hubstore.experiments.recipes.steering import (
     ACROSS,
+    PERPLEXITY,
     RANDOM,
     UNSTEERED,
     Condition,
     Continued,
     as_deep_as,
+    as_long_as,
     condition,
     conditions,
     continue_prompts,
     examples,
+    known_rows,
     random_directions,
     steering_result,
     strength_rows,
 )
 from hubstore.experiments.registry import experiment
 from hubstore.experiments.result import Result, Row
-from hubstore.experiments.significance import Floats, Ints, mean_rows
+from hubstore.experiments.significance import Floats, Ints
 from hubstore.forward import tokenize
 from hubstore.models import Model
 from hubstore.plots.experiment import Plot
@@ -39,8 +45,13 @@ COEFFICIENTS = (2.0, 5.0)
 SIGNED = tuple(sorted((*COEFFICIENTS, *(-c for c in COEFFICIENTS))))
 SAMPLED = Decoding(max_new_tokens=32, temperature=1.0, top_p=0.3)
 OWN = "Good - Bad"
-PERPLEXITY, RELEVANCE = "log-perplexity", "relevance"
+LOCAL = "the language's own words"
+LOCAL_WORDS = {"es": ("Bueno", "Malo"), "zh-Hans": ("好", "坏"), "en": WORDS}
+RELEVANCE, SCRIPT = "relevance", "letters of the language's script"
+SCRIPTS = {"es": "LATIN", "zh-Hans": "CJK", "en": "LATIN"}
+"""What the Unicode names of a language's letters begin with."""
 GAIN, LEAD = "toward Good - toward Bad", "that - random directions"
+LOCAL_GAIN = "the same by the language's own words"
 RELEVANCE_LEFT_OUT = (
     "relevance is left out: it needs an embedding model, whose folder or hub id is the first line of "
     f"{sentiment.EMBEDDER}, and what it wants around a text, {sentiment.TEMPLATE!r} where there is none, the second"
@@ -56,6 +67,7 @@ RELEVANCE_LEFT_OUT = (
     shipped=sentiment.SHIPPED,
     files=sentiment.FILES,
     head=True,
+    controls=(RANDOM_WEIGHTS,),
 )
 def multilingual_steering(context: ExperimentContext) -> Result:
     """Does an English direction from "Bad" to "Good" change the sentiment of Spanish and Chinese text?
@@ -72,8 +84,10 @@ def multilingual_steering(context: ExperimentContext) -> Result:
     Sentiment is the mean score of a lexicon's words in the continuation, and 0 where there is none. Beside it are the
     continuation's perplexity under the unsteered model, as a mean of log-probabilities; and its relevance, its cosine
     with the prompt under an embedding model, where one is given. The controls are random directions of the same length,
-    another for each item. English texts, without a sentence before them, say whether the direction does in English what
-    its words mean.
+    another for each item. As the paper does, the words of the language itself, "Bueno" and "Malo", "好" and "坏", are
+    put in the place of the English ones, as long. How many letters of a continuation are of the
+    language's script says whether the model still writes it. English texts, without a sentence before them, say whether
+    the direction does in English what its words mean.
 
     Shown: at one c, in Spanish and in Chinese, continuations toward Good are of better sentiment than those toward Bad,
     and by more than with random directions; all four corrected for having picked c. Texts are resampled whole.
@@ -81,7 +95,11 @@ def multilingual_steering(context: ExperimentContext) -> Result:
     layer, embedder = as_deep_as(WORDS_LAYER, context.language_model), read_embedder(context)
     draws = [draw for language in LANGUAGES for draw in sentiment.draws_of(context, language)]
     direction, place = activation_addition(context.language_model, layer)
-    directions = {OWN: direction.vector, RANDOM: random_directions(direction.vector, len(draws), context.seed)}
+    directions = {
+        OWN: direction.vector,
+        RANDOM: random_directions(direction.vector, len(draws), context.seed),
+        LOCAL: local_directions(context, layer, direction.vector, [draw.language.tag for draw in draws]),
+    }
     continued = continue_prompts(
         context,
         [draw.prompt for draw in draws],
@@ -107,9 +125,14 @@ def multilingual_steering(context: ExperimentContext) -> Result:
         notes += examples(per_strength, [OWN], f"{language.tag}, ")
     tags = ", ".join(language.tag for language in LANGUAGES)
     panels = {GAIN: "what the direction gains", LEAD: "what it gains beyond random directions"}
-    panels |= {name: f"{name}, {tags}" for name in (PERPLEXITY, *([] if embedder is None else [RELEVANCE]))}
-    units = {PERPLEXITY: "nats a token", RELEVANCE: "cosine with the prompt"}
-    plots = [Plot(f"sentiment, {one.tag}", "mean score", (of(one, OWN), of(one, RANDOM)), *ACROSS) for one in LANGUAGES]
+    panels[LOCAL_GAIN] = "what the language's own words gain"
+    beside = (PERPLEXITY, SCRIPT, *([] if embedder is None else [RELEVANCE]))
+    panels |= {name: f"{name}, {tags}" for name in beside}
+    units = {PERPLEXITY: "nats a token", RELEVANCE: "cosine with the prompt", SCRIPT: "share of letters"}
+    plots = [
+        Plot(f"sentiment, {one.tag}", "mean score", tuple(of(one, name) for name in directions), *ACROSS)
+        for one in LANGUAGES
+    ]
     plots += [
         Plot(title, units.get(name, "difference of scores"), tuple(of(one, name) for one in LANGUAGES), *ACROSS)
         for name, title in panels.items()
@@ -145,14 +168,26 @@ def sentiment_rows(
     """Mean scores by strength, what they gain from Bad to Good, and how far that exceeds random directions."""
 
     def means(strength: float) -> dict[str, Floats]:
-        return {of(language, name): scores[condition(name, strength)] for name in (OWN, RANDOM)}
+        return {of(language, name): scores[condition(name, strength)] for name in (OWN, RANDOM, LOCAL)}
 
     def gains(c: float) -> dict[str, Floats]:
-        gain, noise = (scores[name, c] - scores[name, -c] for name in (OWN, RANDOM))
-        return {of(language, GAIN): gain, of(language, LEAD): gain - noise}
+        gain, noise, local = (scores[name, c] - scores[name, -c] for name in (OWN, RANDOM, LOCAL))
+        return {of(language, GAIN): gain, of(language, LEAD): gain - noise, of(language, LOCAL_GAIN): local}
 
     rows = strength_rows(context, layer, sorted((0.0, *SIGNED)), means, lines)
     return rows + strength_rows(context, layer, COEFFICIENTS, gains, lines)
+
+
+def local_directions(context: ExperimentContext, layer: int, like: Tensor, tags: Sequence[str]) -> Tensor:
+    """For each item the difference of its language's own words, as long as the English one: float32 [items, width]."""
+    found = {tag: difference_of_texts(context.language_model, *LOCAL_WORDS[tag], layer).vector for tag in set(tags)}
+    return torch.stack([as_long_as(found[tag], like) for tag in tags])
+
+
+def written_in(script: str, text: str) -> float:
+    """The share of a text's letters whose names begin with a script's; NaN where there is none."""
+    letters = [unicodedata.name(letter, "") for letter in text if letter.isalpha()]
+    return sum(name.startswith(script) for name in letters) / len(letters) if letters else float("nan")
 
 
 def fluency_rows(
@@ -163,17 +198,22 @@ def fluency_rows(
     lines: Ints,
     embedder: Embedder | None,
 ) -> list[Row]:
-    """Perplexity, and relevance where there is an embedding model, of texts that are not empty."""
+    """Perplexity, script, and relevance where there is an embedding model, of texts that are not empty.
+
+    Those of the direction itself have the bare names; those of the controls have theirs after it.
+    """
     rows: list[Row] = []
     for strength in sorted((0.0, *SIGNED)):
-        found = continued[condition(OWN, strength)]
-        prompts, texts = [one.prompt for one in found], [one.text for one in found]
-        values = {PERPLEXITY: np.log(perplexity(context.language_model, prompts, texts))}
-        if embedder is not None:
-            values[RELEVANCE] = np.array(relevance(embedder.model, prompts, texts, embedder.template))
-        for name, value in values.items():
-            known = np.isfinite(value)
-            if known.any():
-                found_rows = mean_rows(layer, {of(language, name): value[known]}, context.resampling, lines[known])
-                rows += [{**row, "strength": strength} for row in found_rows]
+        for direction in (OWN, RANDOM, LOCAL):
+            found = continued[condition(direction, strength)]
+            prompts, texts = [one.prompt for one in found], [one.text for one in found]
+            values = {
+                PERPLEXITY: np.log(perplexity(context.language_model, prompts, texts)),
+                SCRIPT: np.array([written_in(SCRIPTS[language.tag], text) for text in texts]),
+            }
+            if embedder is not None and direction == OWN:
+                values[RELEVANCE] = np.array(relevance(embedder.model, prompts, texts, embedder.template))
+            for name, value in values.items():
+                called = of(language, name if direction == OWN else f"{name}, {direction}")
+                rows += known_rows(context, layer, called, value, strength, lines)
     return rows

@@ -13,22 +13,25 @@ from torch import Tensor
 
 from hubstore.corpus import Corpus, Item
 from hubstore.errors import AnalysisError
-from hubstore.experiments.context import ExperimentContext
+from hubstore.experiments.context import RANDOM_WEIGHTS, ExperimentContext
 from hubstore.experiments.materials import programs
 from hubstore.experiments.materials.arithmetic import Expression, number_word, sums
 from hubstore.experiments.materials.programs import Range, range_arguments, ranges
 from hubstore.experiments.recipes.steering import (
     ACROSS,
     COLUMNS,
+    PERPLEXITY,
     RANDOM,
     UNSTEERED,
     Continued,
     as_deep_as,
+    as_long_as,
     at_layer,
     condition,
     conditions,
     continue_prompts,
     examples,
+    fluency_rows,
     random_directions,
     shares,
     steering_result,
@@ -48,6 +51,7 @@ MIDDLE, PAPER = 17, 25
 OWN_SUM, OTHER_SUM = "its own sum", "another sum's"
 SUCCESS, CONTROLLED = "one less, then +1", "one less, then +1, by another sum's direction"
 SUCCESSES = ("successes - unsteered", "successes - another sum's direction")
+NO_NUMBER = "no number"
 
 START_LAYER = 18
 """The output of block 17, counted from 0."""
@@ -59,6 +63,7 @@ MULTIPLES = (10.0, 20.0, 40.0, 80.0)
 TWELVE_TOKENS = Decoding(max_new_tokens=12)
 TOWARD, OPPOSITE = "toward start", "toward end"
 STARTS = (f"{TOWARD} - {OPPOSITE}", f"{TOWARD} - {RANDOM}")
+BROKEN = "no arguments at all"
 SAME_END, NAMED_START = "0 and the same end", "a start that is called start"
 OF_PAPER = "the paper's strengths"
 PAPER_STARTS = (f"{TOWARD}, {OF_PAPER}", f"{SAME_END}, {OF_PAPER}")
@@ -70,6 +75,7 @@ PAPER_STARTS = (f"{TOWARD}, {OF_PAPER}", f"{SAME_END}, {OF_PAPER}")
     claim="English directions steer arithmetic: five moved to six makes the model say one less, and add it again.",
     data="846 sums below 100, made here",
     head=True,
+    controls=(RANDOM_WEIGHTS,),
 )
 def arithmetic_steering(context: ExperimentContext) -> Result:
     """Does an English "one more" in the state change how a sum is completed?
@@ -80,9 +86,9 @@ def arithmetic_steering(context: ExperimentContext) -> Result:
 
     The paper takes the states of layer 25 of 32 and adds them after the block that follows, one layer further up. Here
     this is done as it is there, and at a middle and at that layer with the states of the very layer; in a model of
-    another depth at layers as deep. The control is the direction of another sum, of another left operand: of its kind
-    and length, but of other numbers. Continuations are greedy, of five tokens, of which "2+1" and what follows need no
-    more.
+    another depth at layers as deep. The control is the direction of another sum, of another left operand: of its kind,
+    made as long, but of other numbers. Continuations are greedy, of five tokens, of which "2+1" and what follows need
+    no more.
 
     Shown: at one layer and strength successes are more frequent than without steering, and than with the control, both
     corrected for having picked layer and strength.
@@ -100,7 +106,7 @@ def arithmetic_steering(context: ExperimentContext) -> Result:
     for place in places:
         own, length = phrase_directions(store, chosen, place.taken)
         notes.append(f"directions at layer {place.taken} are {length:.3g} as long as the phrases' states, on average")
-        directions = {OWN_SUM: own, OTHER_SUM: own[others]}
+        directions = {OWN_SUM: own, OTHER_SUM: as_long_as(own[others], own)}
         continued = {
             **unsteered,
             **continue_prompts(
@@ -108,14 +114,12 @@ def arithmetic_steering(context: ExperimentContext) -> Result:
             ),
         }
         rows += sum_rows(context, place.name, chosen, continued)
-    drawn = (SUCCESS, CONTROLLED, "one less", "unchanged")
+        rows += fluency_rows(context, place.name, continued, directions, (0.0, *STRENGTHS))
+    drawn = (SUCCESS, CONTROLLED, "one less", "unchanged", NO_NUMBER)
+    fluent = [f"{PERPLEXITY}, {name}" for name in (OWN_SUM, OTHER_SUM)]
     plots = [
-        Plot(
-            f"layer {place.name} of {model.depth}",
-            "share of sums",
-            tuple(at_layer(name, place.name) for name in drawn),
-            *ACROSS,
-        )
+        Plot(f"layer {place.name} of {model.depth}", unit, tuple(at_layer(n, place.name) for n in quantities), *ACROSS)
+        for unit, quantities in (("share of sums", drawn), ("nats a token", fluent))
         for place in places
     ]
     return steering_result(rows, SUCCESSES, plots, [*notes, *examples(continued, [OWN_SUM])], by_layer=True)
@@ -128,6 +132,7 @@ def arithmetic_steering(context: ExperimentContext) -> Result:
     data="MBPP, 974 Python programs that ship",
     shipped=(programs.SHIPPED,),
     head=True,
+    controls=(RANDOM_WEIGHTS,),
 )
 def code_steering(context: ExperimentContext) -> Result:
     """At "range(" in Python, does a state moved from "end" toward "start" make the model write a start?
@@ -137,8 +142,9 @@ def code_steering(context: ExperimentContext) -> Result:
     the output of block 17 of 32, counted from 0; in a model of another depth at a layer as deep. Success: the
     continuation gives a start, two arguments or three. "0 and the same end" is the paper's, which asks for 0 and then
     the argument that came unsteered; "a start that is called start" says how often the model does no more than write
-    the word that it is steered toward. Continuations are greedy, of twelve tokens (the paper's are of 32); what does
-    not close the parenthesis within them has no arguments.
+    the word that it is steered toward, and "no arguments at all" how often it closes no parenthesis any more.
+    Continuations are greedy, of twelve tokens (the paper's are of 32); what does not close the parenthesis within them
+    has no arguments.
 
     The paper's strengths are 10 to 80 times the difference, whose length and the states' differ from model to model.
     Those are done as they are; and besides, the difference is added at shares of the states' mean length at that layer,
@@ -172,9 +178,15 @@ def code_steering(context: ExperimentContext) -> Result:
     }
     groups = np.array([one.task for one in calls])
     rows = start_rows(context, str(layer), continued, share, groups)
-    quantities = (TOWARD, OPPOSITE, RANDOM, NAMED_START, SAME_END)
+    rows += [
+        {**row, "multiple": row["strength"] * share}
+        for row in fluency_rows(context, str(layer), continued, directions, (0.0, *LENGTHS), groups)
+    ]
+    quantities = (TOWARD, OPPOSITE, RANDOM, NAMED_START, SAME_END, BROKEN)
+    fluent = tuple(f"{PERPLEXITY}, {name}" for name in directions)
     plots = (
         Plot("ranges with a start", "share of ranges", quantities, "strength", "state lengths"),
+        Plot("how improbable the text is", "nats a token", fluent, "strength", "state lengths"),
         Plot(f"ranges with a start, {OF_PAPER}", "share of ranges", PAPER_STARTS, "multiple", "times the difference"),
     )
     notes = (
@@ -259,6 +271,7 @@ def sum_rows(context: ExperimentContext, layer: str, chosen: Sequence[Expression
             CONTROLLED: controlled,
             "one less": shares(begins_with(one.right - 1, text) for one, text in found),
             "unchanged": shares(begins_with(one.right, text) for one, text in found),
+            NO_NUMBER: shares(re.match(r"\s*\d", text) is None for _, text in found),
         }
         if strength:
             differences = (success - successes(OWN_SUM, 0.0), success - controlled)
@@ -305,6 +318,7 @@ def start_rows(context: ExperimentContext, layer: str, continued: Continued, sha
         found = {name: starts(name, strength) for name in (TOWARD, OPPOSITE, RANDOM)}
         found[NAMED_START] = shares(names_start(one.text) for one in continued[condition(TOWARD, strength)])
         found[SAME_END] = same_ends(TOWARD, strength)
+        found[BROKEN] = shares(range_arguments(one.text) is None for one in continued[condition(TOWARD, strength)])
         return with_differences(found, STARTS) if strength else found
 
     def by_multiple(multiple: float) -> dict[str, Floats]:
