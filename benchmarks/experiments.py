@@ -12,8 +12,9 @@ import io
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -63,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failed = failed or done.error is not None
         print(f"{name}: {took:.0f} s, {done.result.figure if done.result else done.error}", flush=True)
         notes = [] if done.result is None else list(done.result.notes)
-        lines[name] = {**done.to_json(), "notes": notes, "seconds": took, "date": _today()}
+        run = {"limit": options.limit, "commit": options.commit or commit(), "seconds": took, "date": _today()}
+        lines[name] = {**done.to_json(), "before": _before(lines.get(name)), "notes": notes, **run}
         for image_file in sorted((options.work / name).glob("*.png")) if done.result is not None else ():
             kind = "" if image_file.stem == "figure" else f"-{image_file.stem}"
             (options.out / f"{path.stem}-{name}{kind}.png").write_bytes(_small(image_file))
@@ -81,6 +83,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return int(failed)
+
+
+def _before(line: Mapping[str, Any] | None) -> str | None:
+    """The verdict of the first record of an experiment, by the rules of its time; None where it was not done."""
+    if line is None or line["shown"] is None:
+        return None
+    return str(line.get("before") or line.get("verdict") or ("yes" if line["shown"] else "no"))
 
 
 def _small(image_file: Path) -> bytes:

@@ -12,6 +12,9 @@ from typing import Any
 
 from benchmarks.bridge import bridge_tables
 from benchmarks.record import RESULTS, ROOT, Result
+from hubstore.experiments.claims import MIDDLE
+from hubstore.experiments.context import CONTROLS
+from hubstore.experiments.recipes.cosines import MEANS_REMOVED
 from hubstore.experiments.recipes.lens import NORMED
 
 SUMMARY, BENCHMARKS, EXPERIMENTS, BRIDGE, SCALING = "summary", "benchmarks", "experiments", "bridge", "scaling"
@@ -92,6 +95,10 @@ def _heading(machine: Mapping[str, Any]) -> str:
     )
 
 
+LED = {"yes": "led", "no": "**not led**", "too few to say": "too few to say"}
+"""Whether the model leads a control."""
+
+
 def experiment_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
     """What each model shows of the paper's claims, as Markdown; records by the name of their file."""
     parts = []
@@ -102,14 +109,23 @@ def experiment_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
         shown = [line for line in record["experiments"] if line["shown"] is not None]
         count = f"{sum(line['shown'] for line in shown)} of {len(shown)} claims shown"
         parts.append(f"**{model['id']}**{data} ({where}, commit {record['commit']}, seed {record['seed']}): {count}.")
-        header = ("experiment", "what the paper found", "shown", "as measured, with 95 % intervals", "n", "s")
+        header = (
+            "experiment",
+            "what the paper found",
+            "shown",
+            "as measured, with 95 % intervals",
+            *CONTROLS,
+            "n",
+            "s",
+        )
         lines = [_row(header), _row(["---"] * len(header))]
         for line in record["experiments"]:
             figure = f"[{line['experiment']}](../../benchmarks/results/experiments/{name}-{line['experiment']}.png)"
-            said = _verdict(line)
-            measured = "; ".join([line["figure"] or line["error"], *_normed(line["notes"])])
+            said = f"{_verdict(line)}{_changed(line)}"
+            measured = "; ".join([line["figure"] or line["error"], *_readings(line["notes"])])
             n = "" if line["n"] is None else f"{line['n']:,}"
-            cells = (figure if line["figure"] else line["experiment"], line["claim"], said, measured, n)
+            beside = (_control(line, name) for name in CONTROLS)
+            cells = (figure if line["figure"] else line["experiment"], line["claim"], said, measured, *beside, n)
             lines.append(_row([*(cell.replace("|", "\\|") for cell in cells), f"{line['seconds']:.0f}"]))
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
@@ -121,9 +137,28 @@ def _verdict(line: Mapping[str, Any]) -> str:
     return "**no**" if said == "no" else said
 
 
-def _normed(notes: Sequence[str]) -> list[str]:
-    """What a lens reads with the final norm, where an experiment says it."""
-    return [note for note in notes if note.startswith(NORMED)]
+def _changed(line: Mapping[str, Any]) -> str:
+    """How a verdict differs from the first edition's, and why."""
+    if "controls" not in line:
+        return " (first edition, no controls)"
+    before, now = line.get("before"), line["verdict"]
+    if before in (None, now):
+        return ""
+    why = [f"{one['name']} {LED[one['verdicts'][0]]}" for one in line["controls"] if one["verdicts"][0] != "yes"]
+    return f" (was {before}; {', '.join(why) or 'by the test of all layers'})"
+
+
+def _control(line: Mapping[str, Any], name: str) -> str:
+    """What a control says beside, and whether the model leads it, by each way to read the states."""
+    found = next((one for one in line.get("controls", ()) if one["name"] == name), None)
+    if found is None:
+        return ""
+    return "; ".join(f"{LED[v]}: {words}" for v, words in zip(found["verdicts"], found["words"], strict=True))
+
+
+def _readings(notes: Sequence[str]) -> list[str]:
+    """What an experiment says of other ways to read the states, and of the middle of the model."""
+    return [note for note in notes if note.startswith((f"{NORMED} it is", f"{MEANS_REMOVED} it is", MIDDLE))]
 
 
 def insert(text: str, section: str, name: str) -> str:

@@ -46,6 +46,13 @@ def experiment(
     media_template: Annotated[
         str, typer.Option(help="What goes with an image or an audio clip, which {media} stands for.")
     ] = "{media}",
+    controls: Annotated[
+        bool,
+        typer.Option(
+            help="Do each experiment also on states in others' places and on the model with random weights, more than "
+            "which it must find for its claim to count as shown."
+        ),
+    ] = True,
     list_all: Annotated[bool, typer.Option("--list", help="List experiments, claims and data.")] = False,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -81,6 +88,7 @@ def experiment(
             tuple(extra_models or ()),
             media_template,
             trust_remote_code,
+            controls,
         )
         chosen = [one.name for one in EXPERIMENTS if one.fits(context.model)] if names == [ALL] else names
         done = run_experiments(chosen, context)

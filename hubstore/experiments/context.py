@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +17,8 @@ import numpy as np
 
 from hubstore.corpus import Corpus
 from hubstore.errors import AnalysisError, CorpusError, MissingDependencyError
+from hubstore.experiments.shuffled import ShuffledStore
+from hubstore.experiments.twin import random_twin
 from hubstore.extraction import Callbacks, Settings, extract
 from hubstore.lens import Lens
 from hubstore.media import MEDIA
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
+
+SHUFFLED, RANDOM_WEIGHTS = CONTROLS = ("shuffled states", "random weights")
+"""What every experiment is done on besides: states in others' places, and the model before any training."""
 
 LEAST_BOOTSTRAP = 100
 """Resamples below which a 95 % interval says nothing."""
@@ -50,6 +56,8 @@ class ExperimentContext:
         extra_models: further models over the same language model, for other modalities; see `hubstore.load_model`.
         media_template: what goes with an image or an audio clip, which `{media}` stands for.
         trust_remote_code: run the code that comes with the model; see `hubstore.load_model`.
+        controls: whether every experiment is done on its controls too, without which no claim counts as shown.
+        control: one of CONTROLS where this is no experiment on the model but its control; see `as_control`.
     """
 
     source: str | Model
@@ -64,8 +72,12 @@ class ExperimentContext:
     extra_models: tuple[str, ...] = ()
     media_template: str = MEDIA
     trust_remote_code: bool = False
+    controls: bool = True
+    control: str | None = None
     stores: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Stores read so far, by name, with what each is of."""
+    twins: dict[str, Model] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The model with random weights, once one was needed."""
 
     def __post_init__(self) -> None:
         if self.bootstrap < LEAST_BOOTSTRAP:
@@ -93,6 +105,30 @@ class ExperimentContext:
     @cached_property
     def _trunk(self) -> Model:
         return self._loaded()
+
+    def as_control(self, control: str, *, head: bool) -> ExperimentContext:
+        """The same with states in others' places, or with a model of random weights, with its head or without."""
+        own = self.language_model if head else self.model
+        return replace(self, source=own if control == SHUFFLED else self._twin_of(own, head), control=control)
+
+    def _twin_of(self, own: Model, head: bool) -> Model:
+        """The model's twin, made once; the same weights with a head as without."""
+        twin = self.twins.get(own.identity["id"])
+        if twin is None or (head and twin.head is None):
+            self.twins.clear()  # not both in memory
+            drawn = copy.deepcopy(own) if isinstance(self.source, Model) else self._loaded(head=head)
+            twin = self.twins[own.identity["id"]] = random_twin(drawn, self.seed)
+        return twin
+
+    @property
+    def is_shuffled(self) -> bool:
+        """Whether states are to be read in others' places."""
+        return self.control == SHUFFLED
+
+    def folder(self, experiment: str) -> Path:
+        """Where an experiment's result is written."""
+        folder = self.out / experiment
+        return folder if self.control is None else folder / self.control.replace(" ", "-")
 
     def _loaded(self, *, head: bool = False) -> Model:
         assert isinstance(self.source, str)
@@ -148,7 +184,7 @@ class ExperimentContext:
         extract(corpus, self.model, path, Settings(**chosen), watch=watch)
         store = StoreReader(path)
         self.stores[path.name] = {**what, "commits": store.digest}
-        return store
+        return ShuffledStore(store, self.seed) if self.is_shuffled else store
 
     def file(self, name: str) -> Path | None:
         """The user's file of that name, where there is one."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hubstore.errors import QueryError
-from hubstore.experiments.context import ExperimentContext
+from hubstore.experiments.context import CONTROLS, ExperimentContext
 from hubstore.experiments.result import Result
 from hubstore.models import Model
 
@@ -27,6 +27,7 @@ class Experiment:
         packages: optional packages it needs, as they are imported.
         head: whether it needs the model's unembedding, which an encoder does not have.
         modalities: "image" and "audio", one of which the model must read; () where text is enough.
+        controls: what it is done on besides. Steering has directions of its own in the place of shuffled states.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Experiment:
     packages: tuple[str, ...] = ()
     head: bool = False
     modalities: tuple[str, ...] = ()
+    controls: tuple[str, ...] = CONTROLS
 
     def fits(self, model: Model) -> bool:
         """Whether the model reads what it is done on."""
@@ -61,11 +63,14 @@ def experiment(  # noqa: PLR0913
     packages: tuple[str, ...] = (),
     head: bool = False,
     modalities: tuple[str, ...] = (),
+    controls: tuple[str, ...] = CONTROLS,
 ) -> Callable[[Callable[[ExperimentContext], Result]], Callable[[ExperimentContext], Result]]:
     """Register the decorated function as an experiment; see `Experiment`."""
 
     def register(run: Callable[[ExperimentContext], Result]) -> Callable[[ExperimentContext], Result]:
-        REGISTERED[name] = Experiment(name, run, title, claim, data, shipped, files, packages, head, modalities)
+        REGISTERED[name] = Experiment(
+            name, run, title, claim, data, shipped, files, packages, head, modalities, controls
+        )
         return run
 
     return register

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from hubstore.arrow import read_parquet
 from hubstore.files import put
 from hubstore.plots.experiment import Plot
-from hubstore.stats.verdicts import YES, Verdict
+from hubstore.stats.verdicts import NO, TOO_FEW, YES, Verdict
 
 METADATA = b"hubstore"
 COLUMNS = {
@@ -27,7 +27,47 @@ COLUMNS = {
 }
 RESULT, TABLE, FIGURE = "result.json", "table.parquet", "figure.png"
 
+SAID = {YES: "shown", NO: "not shown", TOO_FEW: TOO_FEW}
+"""What a note says of a verdict."""
+
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one way to read the states says of a claim.
+
+    Args:
+        name: what is done to them before; "" as the paper does it.
+        verdict: whether the model shows the claim: "yes", "no" or "too few to say".
+        words: the headline in words.
+        rows: of the table, what the headline is of: value, low, high and n of each difference that is to be positive.
+    """
+
+    name: str
+    verdict: Verdict
+    words: str
+    rows: tuple[Row, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """The same as a sentence."""
+        return f"{self.name} it is {SAID[self.verdict]}: {self.words}"
+
+
+@dataclass(frozen=True)
+class Control:
+    """The same experiment where no model could show anything.
+
+    Args:
+        name: "shuffled states" or "random weights".
+        words: its headlines by reading, in words; or why it could not be done.
+        verdicts: for each reading whether the model leads it: whether all its differences are greater.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
 
 
 @dataclass(frozen=True)
@@ -42,6 +82,8 @@ class Result:
         table: layer, quantity, value, low, high (95 %) and n, and columns of the experiment's own.
         plots: what the figure shows.
         notes: what a reader must know: what was left out, and why.
+        readings: the claim by each way to read the states, the paper's first.
+        controls: what it is compared with; () where it was done without.
     """
 
     verdict: Verdict
@@ -50,6 +92,17 @@ class Result:
     table: pa.Table
     plots: tuple[Plot, ...]
     notes: tuple[str, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    controls: tuple[Control, ...] = ()
+
+    @classmethod
+    def of(
+        cls, readings: Sequence[Reading], n: int, table: pa.Table, plots: Sequence[Plot], notes: Sequence[str]
+    ) -> Result:
+        """The result of a claim by one or more readings; what others than the first say is in notes."""
+        first, *others = readings
+        told = (*(one.note for one in others), *notes)
+        return cls(first.verdict, first.words, n, table, tuple(plots), told, tuple(readings))
 
     @property
     def shown(self) -> bool:
@@ -70,7 +123,7 @@ def make_table(rows: Iterable[Row], columns: Mapping[str, pa.DataType] | None = 
     return pa.table(dict(zip(fields, arrays, strict=True)))
 
 
-def write_result(folder: Path, result: Result, description: Mapping[str, Any], image: bytes) -> None:
+def write_result(folder: Path, result: Result, description: Mapping[str, Any], image: bytes | None) -> None:
     """Write result.json, table.parquet and figure.png; the first last, so that it stands for all three.
 
     Args:
@@ -78,7 +131,7 @@ def write_result(folder: Path, result: Result, description: Mapping[str, Any], i
         result: what it found.
         description: JSON-able: what the experiment is, under "made_from" all that decides the result, under "stores"
             what it read.
-        image: the figure, a PNG.
+        image: the figure, a PNG; None for a result that is not read again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULT).unlink(missing_ok=True)
@@ -87,7 +140,8 @@ def write_result(folder: Path, result: Result, description: Mapping[str, Any], i
     sink = pa.BufferOutputStream()
     pq.write_table(result.table.replace_schema_metadata(described), sink)
     put(folder / TABLE, sink.getvalue().to_pybytes())
-    put(folder / FIGURE, image)
+    if image is not None:
+        put(folder / FIGURE, image)
     found = {
         **description,
         "verdict": result.verdict,
@@ -96,8 +150,15 @@ def write_result(folder: Path, result: Result, description: Mapping[str, Any], i
         "n": result.n,
         "notes": result.notes,
         "plots": [vars(plot) for plot in result.plots],
+        "readings": [{**vars(one), "rows": [_plain(row) for row in one.rows]} for one in result.readings],
+        "controls": [vars(one) for one in result.controls],
     }
     put(folder / RESULT, to_json(found))
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    """A row as it is in a table: without what each cluster adds to it."""
+    return {name: value for name, value in row.items() if name in COLUMNS}
 
 
 def read_result(folder: Path, provenance: Mapping[str, Any]) -> Result | None:
@@ -112,7 +173,10 @@ def read_result(folder: Path, provenance: Mapping[str, Any]) -> Result | None:
     if found["made_from"] != json.loads(json.dumps(provenance)) or not (folder / FIGURE).is_file():
         return None
     plots = tuple(Plot(**{**plot, "quantities": tuple(plot["quantities"])}) for plot in found["plots"])
-    return Result(found["verdict"], found["figure"], found["n"], table, plots, tuple(found["notes"]))
+    readings = tuple(Reading(**{**one, "rows": tuple(one["rows"])}) for one in found["readings"])
+    controls = tuple(Control(one["name"], tuple(one["words"]), tuple(one["verdicts"])) for one in found["controls"])
+    notes = tuple(found["notes"])
+    return Result(found["verdict"], found["figure"], found["n"], table, plots, notes, readings, controls)
 
 
 def to_json(value: Any) -> bytes:

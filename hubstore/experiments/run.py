@@ -8,9 +8,10 @@ from typing import Any
 
 from hubstore.errors import HubstoreError, ModelError
 from hubstore.experiments.context import ExperimentContext, package_version, sha256_of
+from hubstore.experiments.controls import compare, not_done, with_controls, without_controls
 from hubstore.experiments.materials import shipped_bytes
 from hubstore.experiments.registry import Experiment, find_experiment
-from hubstore.experiments.result import Result, read_json, read_result, write_json, write_result
+from hubstore.experiments.result import Control, Result, read_json, read_result, write_json, write_result
 from hubstore.plots.experiment import experiment_png
 from hubstore.version import __version__
 
@@ -46,6 +47,7 @@ class Run:
             "shown": None if found is None else found.shown,
             "figure": None if found is None else found.figure,
             "n": None if found is None else found.n,
+            "controls": [] if found is None else [vars(one) for one in found.controls],
             "error": None if self.error is None else str(self.error),
         }
 
@@ -69,23 +71,53 @@ def run_experiment(name: str, context: ExperimentContext) -> Result:
             f"{' and '.join(context.model.modalities)}; give one, or one over the same language model too (--also)"
         )
     made_with = provenance(context, chosen)
-    folder = context.out / chosen.name
-    found = read_result(folder, made_with)
+    found = read_result(context.folder(chosen.name), made_with)
     if found is not None:
         return found
+    result, stores = _done(context, chosen)
+    if context.controls:
+        result = with_controls(result, [_control(context, chosen, name, result, stores) for name in chosen.controls])
+    else:
+        result = without_controls(result)
+    _write(context, chosen, made_with, result, stores)
+    return result
+
+
+def _done(context: ExperimentContext, chosen: Experiment) -> tuple[Result, dict[str, Any]]:
+    """What an experiment finds, and the stores that it read."""
     context.stores.clear()
-    result = chosen.run(context)
-    model = str(context.model.identity["id"])
+    return chosen.run(context), dict(context.stores)
+
+
+def _control(
+    context: ExperimentContext, chosen: Experiment, name: str, result: Result, stores: dict[str, Any]
+) -> Control:
+    """What the experiment finds on a control, written in a folder inside the experiment's."""
+    context.progress(f"{chosen.name}, {name}", 0, 1)
+    control = context.as_control(name, head=chosen.head)
+    try:
+        found, read = _done(control, chosen)
+    except HubstoreError as error:
+        return not_done(name, result, str(error))
+    stores |= read
+    _write(control, chosen, {**provenance(context, chosen), "control": name}, found, read)
+    return compare(name, result, found, context.seed)
+
+
+def _write(
+    context: ExperimentContext, chosen: Experiment, made_from: dict[str, Any], result: Result, stores: dict[str, Any]
+) -> None:
+    """The result and its table, in the experiment's folder; a figure too where it is no control."""
     description = {
         "name": chosen.name,
         "title": chosen.title,
         "claim": chosen.claim,
-        "made_from": made_with,
-        "stores": dict(context.stores),
+        "made_from": made_from,
+        "stores": stores,
     }
-    figure = experiment_png(result.table, result.plots, f"{chosen.title} ({model})")
-    write_result(folder, result, description, figure)
-    return result
+    title = f"{chosen.title} ({context.model.identity['id']})"
+    figure = None if context.control else experiment_png(result.table, result.plots, title)
+    write_result(context.folder(chosen.name), result, description, figure)
 
 
 def run_experiments(names: Sequence[str], context: ExperimentContext) -> list[Run]:
@@ -131,6 +163,7 @@ def provenance(context: ExperimentContext, experiment: Experiment) -> dict[str, 
         "limit": context.limit,
         "seed": context.seed,
         "bootstrap": context.bootstrap,
+        "controls": list(experiment.controls) if context.controls else [],
         "version": __version__,
         **({"media_template": context.media_template} if experiment.modalities else {}),
     }

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from hubstore.errors import AnalysisError
-from hubstore.experiments.context import ExperimentContext
-from hubstore.experiments.result import Result, Row, make_table
-from hubstore.plots.experiment import Plot
+from hubstore.experiments.result import Row
 from hubstore.stats.bootstrap import Bootstrap
 from hubstore.stats.verdicts import NO, TOO_FEW, YES, MaxTest, Verdict, sign_flip_test
 
@@ -109,20 +106,6 @@ def stacked_clusters(rows: Sequence[Sequence[Row]]) -> Floats:
         for quantity, one in enumerate(at_layer):
             stacked[np.searchsorted(known, one.ids), layer, quantity] = one.values
     return stacked
-
-
-def judge(
-    context: ExperimentContext,
-    rows: Sequence[Row],
-    headlines: Sequence[str],
-    plots: Sequence[Plot],
-    notes: Sequence[str] = (),
-    columns: Mapping[str, pa.DataType] | None = None,
-) -> Result:
-    """The result of a claim that is shown where all headlines are above zero at one intermediate layer."""
-    best = best_layer(rows, headlines, context.intermediate, context.seed)
-    words = best.words(context.model.depth)
-    return Result(best.verdict, words, best.n, make_table(rows, columns), tuple(plots), tuple(notes))
 
 
 def joint(verdicts: Sequence[Verdict]) -> Verdict:

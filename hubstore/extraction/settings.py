@@ -35,7 +35,8 @@ class Settings:
 
     Args:
         poolings: any of "last", "mean", "first", "tokens", "media" and "text"; the first is the store's default.
-        layers: layer names, or "all" for 0 to the last block; "final" may be added.
+        layers: layer names, or "all" for 0 to the last block, without "final": what the final norm makes of the last
+            block, the last point of the paper's curves, is kept where it is named too, as in ("all", "final").
         dtype: the store's: "auto" keeps bfloat16 and float16 as computed and turns float32 into float16.
         template: what the model reads; "{text}" stands for the item's text.
         media_template: what goes with an image or audio clip; "{media}" stands for it, "{text}" for its item's text.

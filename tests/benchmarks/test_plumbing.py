@@ -141,13 +141,30 @@ def test_experiments_are_recorded_and_shown_with_their_verdicts(tmp_path, capsys
     (line,) = record["experiments"]
     assert line["shown"] == (line["verdict"] == "yes")
     shown = table.experiment_tables({"tiny": record})
-    assert f"| {table._verdict(line)} | {line['figure']} | {line['n']} |" in shown
+    assert f"| {table._verdict(line)} | {line['figure']}; {table.MIDDLE}" in shown
+    for control in line["controls"]:
+        assert f"| {table.LED[control['verdicts'][0]]}: {control['words'][0]} |" in shown
     assert f"{int(line['shown'])} of 1 claims shown" in shown
     assert (tmp_path / "out/tiny-arithmetic-similarity.png").read_bytes()[:4] == b"\x89PNG"
-    failed = {**line, "shown": None, "verdict": None, "figure": None, "n": None, "error": "no | head"}
+    failed = {**line, "shown": None, "verdict": None, "figure": None, "n": None, "error": "no | head", "notes": []}
+    failed["controls"] = []
     shown = table.experiment_tables({"tiny": {**record, "experiments": [line, failed]}})
     assert r"| not done | no \| head |  |" in shown
     assert "of 1 claims shown" in shown
+
+
+def test_a_verdict_that_changed_says_why():
+    led = {"name": "random weights", "verdicts": ["yes"], "words": ["0"]}
+    not_led = {"name": "shuffled states", "verdicts": ["no"], "words": ["as much"]}
+    first = {"shown": True}
+    line = {"shown": False, "verdict": "no", "before": experiments._before(first), "controls": [not_led, led]}
+    assert table._changed(line) == " (was yes; shuffled states **not led**)"
+    assert table._changed({**line, "controls": [led]}) == " (was yes; by the test of all layers)"
+    assert table._changed({**line, "before": "no"}) == ""
+    assert table._changed(first) == " (first edition, no controls)"
+    assert table._control(line, "shuffled states") == "**not led**: as much"
+    assert experiments._before(line) == "yes"
+    assert experiments._before({"shown": None}) is None
 
 
 PRINTED = {5.037: "5.04", 61.24: "61.2", 1234.5: "1,230", 99.96: "100", 0.5: "0.50", 3.14e-5: "3.1e-05", 0.0: "0.00"}

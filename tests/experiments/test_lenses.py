@@ -254,4 +254,4 @@ def test_confusion_is_the_mean_by_role_less_the_column_mean(context):
 def test_semantics_lens_runs_whole(tmp_path):
     result = lens_text.semantics_lens(ExperimentContext(reader(), tmp_path, limit=40, bootstrap=200, device="cpu"))
     assert result.n > 5
-    assert result.notes[1].split()[0] == str(result.n)
+    assert any(note.split()[0] == str(result.n) for note in result.notes)

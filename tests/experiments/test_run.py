@@ -33,10 +33,16 @@ def here(tmp_path):
 
 @pytest.fixture
 def runs(monkeypatch):
-    """How often the experiment is done."""
+    """How often the experiment is done, its controls beside."""
     counted = []
     run = find_experiment("arithmetic-similarity").run
-    instead(monkeypatch, "arithmetic-similarity", lambda context: counted.append(1) or run(context))
+
+    def counting(context):
+        if context.control is None:
+            counted.append(1)
+        return run(context)
+
+    instead(monkeypatch, "arithmetic-similarity", counting)
     return counted
 
 
@@ -66,12 +72,18 @@ def test_a_result_is_kept_with_all_that_it_was_made_from_and_comes_back_the_same
         first.shown, first.figure, first.n, first.plots, first.notes,
     )  # fmt: skip
     folder = here.out / "arithmetic-similarity"
-    assert sorted(path.name for path in folder.iterdir()) == ["figure.png", "result.json", "table.parquet"]
+    controls = ["random-weights", "shuffled-states"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["figure.png", *controls, "result.json", "table.parquet"]
+    )
+    for control in controls:
+        assert sorted(path.name for path in (folder / control).iterdir()) == ["result.json", "table.parquet"]
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     made_from = json.loads(pq.read_table(folder / "table.parquet").schema.metadata[b"hubstore"])
     result = json.loads((folder / "result.json").read_text())
     assert made_from == {**result["made_from"], "stores": result["stores"], "notes": result["notes"]}
-    ((name, store),) = result["stores"].items()
+    (name, store), twin = result["stores"].items()
+    assert twin[1]["model"]["id"] == "tiny-reader with random weights, seed 0"
     assert Store(here.out / "stores" / name).digest == store["commits"]
     assert store["corpus"]["sha256"]
     assert made_from["model"]["weights"] == reader().identity["weights"]

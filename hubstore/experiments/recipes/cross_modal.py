@@ -16,7 +16,7 @@ from hubstore.experiments.context import ExperimentContext
 from hubstore.experiments.materials import shipped_bytes
 from hubstore.experiments.materials.media import NO_LANGUAGE, RECORDINGS, SHIPPED, recordings
 from hubstore.experiments.registry import experiment
-from hubstore.experiments.result import Result, Row, make_table
+from hubstore.experiments.result import Reading, Result, Row, make_table
 from hubstore.experiments.significance import BestLayer, best_layer, joint, with_clusters
 from hubstore.plots.experiment import Plot
 from hubstore.plots.panels import Curve, Grid, Panel
@@ -81,12 +81,17 @@ def cross_modal(context: ExperimentContext) -> Result:
             Plot(f"{name}: above chance", "recall - chance", headlines(name)),
         )
     ]
-    return Result(
+    reading = Reading(
+        "",
         joint([found.verdict for found in best.values()]),
         "; ".join(found.words(context.model.depth) for found in best.values()),
+        tuple(row for found in best.values() for row in found.rows),
+    )
+    return Result.of(
+        [reading],
         next(iter(best.values())).n,
         make_table(rows, COLUMNS),
-        tuple(plots),
+        plots,
         (*notes, f"{PAIRS} has every two partitions at the best layer, {LANGUAGES} every language by layer"),
     )
 
@@ -253,7 +258,7 @@ def headlines(queries: str) -> tuple[str, str]:
 def draw(context: ExperimentContext, store: StoreReader, every: Sequence[Row], best: Mapping[str, BestLayer]) -> None:
     """Every two partitions at the best layer, and every language by layer, beside the result."""
     require_matplotlib()
-    folder = context.out / "cross-modal"
+    folder = context.folder("cross-modal")
     folder.mkdir(parents=True, exist_ok=True)
     layer = str(next(iter(best.values())).rows[0]["layer"])
     names = tuple(store.partitions)

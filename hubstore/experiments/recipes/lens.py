@@ -18,19 +18,17 @@ import torch
 
 from hubstore.corpus import Corpus, Item
 from hubstore.errors import AnalysisError
+from hubstore.experiments.claims import judge
 from hubstore.experiments.context import ExperimentContext
-from hubstore.experiments.result import Result, Row, make_table
-from hubstore.experiments.significance import Floats, Ints, best_layer, mean_rows, with_differences
+from hubstore.experiments.result import Result, Row
+from hubstore.experiments.shuffled import clashes, other_places, others
+from hubstore.experiments.significance import Floats, Ints, mean_rows, with_differences
 from hubstore.lens import Encoded, Variant
 from hubstore.plots.experiment import Plot
-from hubstore.stats.verdicts import NO, TOO_FEW, YES
 from hubstore.store import StoreReader
 
 NORMED = "with the final norm before the lens"
 """How the note begins that says what the other reading shows."""
-
-SAID = {YES: "shown", NO: "not shown", TOO_FEW: TOO_FEW}
-"""What a note says of a verdict."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,7 @@ class ProbePosition:
         surface: the token that comes, or that stands for what comes.
         meaning: what the equivalent is of: positions of one meaning share it.
         equivalents: tokens that say it in English; the most probable counts.
+        before: the token whose state is read, where that alone may say what comes.
     """
 
     item: str
@@ -50,6 +49,7 @@ class ProbePosition:
     surface: int
     meaning: str
     equivalents: tuple[int, ...] = ()
+    before: int | None = None
 
 
 class Terms(NamedTuple):
@@ -73,11 +73,13 @@ class Probes:
         store: of the texts, with a row for each token, or for the last token alone.
         positions: n of them.
         left_out: further positions, which are not fit to be read.
+        alike: whether all positions are of one kind, so that exchanging their states would change nothing.
     """
 
     store: StoreReader
     positions: Sequence[ProbePosition]
     left_out: int = 0
+    alike: bool = False
 
     @property
     def considered(self) -> int:
@@ -96,6 +98,13 @@ class Probes:
             return self.texts
         places = np.array([one.place for one in self.positions], np.int64)
         return np.asarray(self.store.token_ranges()[self.texts, 0] + places)
+
+    def other_rows(self, seed: int) -> Ints:
+        """int64 [n], the row of another position, in another text; of any token of the texts where all are alike."""
+        if not self.alike:
+            return self.rows[other_places(self.texts, seed)]
+        every = np.concatenate([np.arange(*one) for one in self.store.token_ranges()[np.unique(self.texts)]])
+        return np.random.default_rng(seed).choice(np.setdiff1d(every, self.rows), len(self.rows))
 
 
 def probe(
@@ -165,38 +174,34 @@ def compare_equivalents(
 
 
 def other_equivalents(positions: Sequence[ProbePosition], seed: int) -> list[tuple[int, ...]]:
-    """For each position the equivalents of another meaning, drawn among all that share none with its own.
+    """For each position the equivalents of another one, which share none with its own.
+
+    What says a meaning comes in the control as often as in the positions: a control that draws among meanings has rare
+    words where the positions have frequent ones, and a lens that knows no more than which are frequent leads it.
 
     Raises:
         AnalysisError: a position has no such other.
     """
-    by_meaning = {one.meaning: one.equivalents for one in positions}
-    every = sorted(by_meaning)
-    rng = np.random.default_rng(seed)
-    chosen = []
-    for one in positions:
-        start = int(rng.integers(len(every)))
-        turned = every[start:] + every[:start]
-        other = next((meaning for meaning in turned if not set(by_meaning[meaning]) & set(one.equivalents)), None)
-        if other is None:
-            raise AnalysisError(
-                f"{len(every)} meanings among {len(positions)} positions: {one.meaning!r} has no other to compare "
-                "with; give more texts, or a greater limit"
-            )
-        chosen.append(by_meaning[other])
-    return chosen
+    tokens = [frozenset(one.equivalents) for one in positions]
+    drawn = others(tokens, np.random.default_rng(seed))
+    lost = clashes(tokens, drawn)
+    if lost:
+        meanings = len({one.meaning for one in positions})
+        raise AnalysisError(
+            f"{meanings} meanings among {len(positions)} positions: {positions[lost[0]].meaning!r} has no other to "
+            "compare with; give more texts, or a greater limit"
+        )
+    return [positions[place].equivalents for place in drawn]
 
 
-def other_labels(labels: Sequence[str], known: Mapping[str, Sequence[int]], seed: int) -> list[str]:
-    """For each label another that shares no word with it; AnalysisError where there is none."""
-    rng = np.random.default_rng(seed)
-    chosen = []
-    for label in labels:
-        others = [one for one in sorted(known) if not set(one.split()) & set(label.split())]
-        if not others:
-            raise AnalysisError(f"every label shares a word with {label!r}; give clips of other labels too")
-        chosen.append(others[int(rng.integers(len(others)))])
-    return chosen
+def other_labels(labels: Sequence[str], seed: int) -> list[str]:
+    """For each label that of another clip, which shares no word with it; AnalysisError where there is none."""
+    words = [frozenset(label.split()) for label in labels]
+    drawn = others(words, np.random.default_rng(seed))
+    lost = clashes(words, drawn)
+    if lost:
+        raise AnalysisError(f"no clip is left that shares no word with {labels[lost[0]]!r}; give clips of other labels")
+    return [labels[place] for place in drawn]
 
 
 def least_overlapping(captions: Sequence[Sequence[int]], image: Ints, seed: int) -> list[int]:
@@ -224,7 +229,11 @@ def padded(tokens: Sequence[int], width: int) -> list[int]:
 
 
 def read_positions(
-    context: ExperimentContext, probes: Probes, targets: torch.Tensor, find: Callable[[str, Floats], list[Row]]
+    context: ExperimentContext,
+    probes: Probes,
+    targets: torch.Tensor,
+    find: Callable[[str, Floats], list[Row]],
+    base: str | None = None,
 ) -> list[Row]:
     """What `find` finds at each layer of the paper's curves, with the lens of the paper and with the final norm.
 
@@ -233,20 +242,23 @@ def read_positions(
         probes: n positions.
         targets: int64 [n, t], tokens to look up.
         find: of a layer and its log-probabilities, float64 [n, t], the rows of the table.
+        base: see `read_layers`.
     """
+    rows = probes.other_rows(context.seed) if context.is_shuffled else probes.rows
 
     def read(layer: str, variants: Sequence[Variant]) -> list[Floats]:
-        hidden = probes.store.hidden(layer, probes.store.poolings[0]).take(probes.rows)
+        hidden = probes.store.hidden(layer, probes.store.poolings[0]).take(rows)
         swept = [context.lens.sweep(hidden, variant=one, targets=targets, ranks=False) for one in variants]
         return [one.target_log_probabilities.cpu().to(torch.float64).numpy() for one in swept]
 
-    return read_layers(context, read, find)
+    return read_layers(context, read, find, base)
 
 
 def read_layers(
     context: ExperimentContext,
     read: Callable[[str, Sequence[Variant]], Sequence[Floats]],
     find: Callable[[str, Floats], list[Row]],
+    base: str | None = None,
 ) -> list[Row]:
     """What `find` finds in what is read at each layer of the paper's curves, as the paper reads it and normed.
 
@@ -254,16 +266,22 @@ def read_layers(
         context: whose layers they are.
         read: of a layer and some variants of the lens, what each reads; "final" is read once.
         find: of a layer and what was read there, the rows of the table.
+        base: a layer to compare with; what is read there, [n, t], then stands beside every layer's, [n, 2 t].
 
     Returns:
         The paper's, which multiplies states with the unembedding as they are, under their quantities; those with the
         final norm first, without which states that have grown say one token with certainty, under `normed` ones.
     """
+    bases: Sequence[Floats] = () if base is None else read(base, ("raw", "normed"))
 
     def both(layer: str) -> list[Row]:
         variants: tuple[Variant, ...] = ("raw",) if layer == "final" else ("raw", "normed")
-        found = [find(layer, values) for values in read(layer, variants)]
-        return [*found[0], *({**row, "quantity": with_norm(row["quantity"])} for row in found[-1])]
+        values = read(layer, variants)
+        values = [values[0], values[-1]]
+        if bases:
+            values = [np.concatenate(sides, 1) for sides in zip(values, bases, strict=True)]
+        raw, normed = (find(layer, one) for one in values)
+        return [*raw, *({**row, "quantity": with_norm(row["quantity"])} for row in normed)]
 
     return context.over_layers("reading the lens", both)
 
@@ -282,14 +300,8 @@ def lens_result(
     columns: Mapping[str, pa.DataType] | None = None,
 ) -> Result:
     """The result of a lens: judged as the paper reads it, and in a note with the final norm."""
-    depth = context.model.depth
-    best, normed = (
-        best_layer(rows, several, context.intermediate, context.seed)
-        for several in (headlines, [*map(with_norm, headlines)])
-    )
     every = (
         *plots,
         *(Plot(f"{p.title}, normed", p.y_label, tuple(map(with_norm, p.quantities)), p.x, p.x_label) for p in plots),
     )
-    note = f"{NORMED} it is {SAID[normed.verdict]}: {normed.words(depth)}"
-    return Result(best.verdict, best.words(depth), best.n, make_table(rows, columns), every, (note, *notes))
+    return judge(context, rows, headlines, every, notes, columns, {NORMED: [*map(with_norm, headlines)]})

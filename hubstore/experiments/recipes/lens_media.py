@@ -6,7 +6,6 @@ for more than a few thousand tokens.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,14 +14,22 @@ import torch
 from torch import Tensor
 
 from hubstore.corpus import Corpus, Item, Media
-from hubstore.errors import AnalysisError
 from hubstore.experiments.context import ExperimentContext
 from hubstore.experiments.materials import media
-from hubstore.experiments.materials.media import Photograph, is_noun, nouns, photographs, recordings
+from hubstore.experiments.materials.media import photographs, recordings
 from hubstore.experiments.recipes.coverage import covered_tokens
 from hubstore.experiments.recipes.lens import least_overlapping, lens_result, other_labels, padded, read_layers
+from hubstore.experiments.recipes.media_words import (
+    caption_nouns,
+    label_tokens,
+    one_token_words,
+    other_categories,
+    require_several,
+    spellings,
+)
 from hubstore.experiments.registry import experiment
 from hubstore.experiments.result import Result, Row
+from hubstore.experiments.shuffled import other_places
 from hubstore.experiments.significance import Floats, Ints, mean_rows, with_differences
 from hubstore.kernels import LensSweep
 from hubstore.lens import Variant
@@ -34,7 +41,6 @@ Measure = Callable[[LensSweep, Tensor], Tensor]
 STATES = 4096
 """Tokens read at a time."""
 
-WORD = re.compile(r"[a-z]+")
 OWN_COLOR, OTHER_COLOR = "own color", "another color"
 OWN_CAPTION, OTHER_CAPTION = "own caption", "another's caption"
 OWN_CATEGORY, OTHER_CATEGORY = "category there", "another category"
@@ -181,9 +187,10 @@ def vision_lens_segmentation(context: ExperimentContext) -> Result:
     """Do the tokens of an image read as what is seen there?
 
     Read at the tokens more than half of whose pixels a category's mask covers: the log-probability of the category's
-    name, where that is one token after a space, against that of another category, drawn by the seed among those that
-    are not in the image. Tokens that nothing is seen at are not read. Shown: the category's own name is more probable
-    at an intermediate block.
+    name, where that is one token after a space, against that of another category, one of another image that is not in
+    this one, drawn by the seed so that each comes as often as it is seen. Beside log-probabilities stand the
+    probabilities, which the authors' code takes. Tokens that nothing is seen at are not read. Shown: the category's own
+    name is more probable at an intermediate block.
 
     Images are resampled with all their categories.
     """
@@ -193,32 +200,31 @@ def vision_lens_segmentation(context: ExperimentContext) -> Result:
     require_several(len(names), "categories", f"{len(images)} images with masks")
     items = [one.item for one in images]
     store = media_store(context, "masked-images", items)
-    rng = np.random.default_rng(context.seed)
-    seen, targets, image = [], [], []
+    seen, found, image = [], [], []
     for number, (one, rows) in enumerate(zip(images, media_tokens(context, store, items), strict=True)):
-        others = [name for name in names if name not in one.masks]
-        if not others:
-            raise AnalysisError(f"image {one.id} has every category that is read; give images of others too")
         for category, covered in covered_tokens(context, one, [name for name in one.masks if name in names]):
             seen.append(rows[covered])
-            targets.append([names[category], names[others[int(rng.integers(len(others)))]]])
+            found.append(category)
             image.append(number)
     require_several(len(set(image)), "images", f"{len(images)} with categories that cover half of a token")
-    spans = token_spans(seen, targets)
+    other = other_categories(found, [images[number] for number in image], context.seed)
+    spans = token_spans(seen, [[names[one], names[control]] for one, control in zip(found, other, strict=True)])
     masks = sum(len(one.masks) for one in images)
     note = (
         f"{len(seen):,} categories in {len(set(image)):,} images, {len(spans.rows):,} tokens; left out are "
         f"{masks - len(seen):,} masks that cover half of no token, or of a category whose name is not one token"
     )
+    quantities = (*probable(OWN_CATEGORY, OTHER_CATEGORY), OWN_CATEGORY, OTHER_CATEGORY)
     plots = own_and_other("names of categories where they are seen", OWN_CATEGORY, OTHER_CATEGORY)
     return compare_spans(
         context,
         store,
         spans,
-        lambda found: {OWN_CATEGORY: found[:, 0], OTHER_CATEGORY: found[:, 1]},
+        lambda found: dict(zip(quantities, found.T, strict=True)),
         plots,
         (note,),
         np.array(image),
+        probabilities_and_logs,
     )
 
 
@@ -236,8 +242,9 @@ def audio_lens(context: ExperimentContext) -> Result:
     """Do the tokens of an audio clip read as the words of its label?
 
     Read at every token of the clip: the log-probability of each word of the label that is one token after a space, the
-    mean over the tokens and words, against another label, drawn by the seed among those that share no word with it.
-    Shown: the own label's words are more probable at an intermediate block.
+    mean over the tokens and words, against the label of another clip, drawn by the seed, which shares no word with it.
+    Beside the means of log-probabilities stand those of probabilities, which the authors' code takes. Shown: the own
+    label's words are more probable at an intermediate block.
 
     Clips of one label resemble one another: whole labels are resampled.
     """
@@ -249,15 +256,17 @@ def audio_lens(context: ExperimentContext) -> Result:
     items = [one.item for one in chosen]
     store = media_store(context, "recordings-tokens", items)
     own = [labels[one.label] for one in chosen]
-    other = [labels[label] for label in other_labels([one.label for one in chosen], labels, context.seed)]
+    other = [labels[label] for label in other_labels([one.label for one in chosen], context.seed)]
     spans = token_spans(media_tokens(context, store, items), [[*a, *b] for a, b in zip(own, other, strict=True)])
 
     def values(found: Floats) -> dict[str, Floats]:
         sides = [
-            (row[: len(mine)].mean(), row[len(mine) : len(mine) + len(control)].mean())
+            (kind[: len(mine)].mean(), kind[len(mine) : len(mine) + len(control)].mean())
             for row, mine, control in zip(found, own, other, strict=True)
+            for kind in np.split(row, 2)
         ]
-        return dict(zip((OWN_LABEL, OTHER_LABEL), np.array(sides).T, strict=True))
+        columns = np.array(sides).reshape(len(found), -1).T
+        return dict(zip((*probable(OWN_LABEL, OTHER_LABEL), OWN_LABEL, OTHER_LABEL), columns, strict=True))
 
     note = (
         f"{len(chosen):,} clips of {len(labels):,} labels, {len(spans.rows):,} tokens of audio; "
@@ -265,30 +274,7 @@ def audio_lens(context: ExperimentContext) -> Result:
     )
     groups = np.unique([one.label for one in chosen], return_inverse=True)[1]
     plots = own_and_other("words of labels at the tokens of audio", OWN_LABEL, OTHER_LABEL)
-    return compare_spans(context, store, spans, values, plots, (note,), groups)
-
-
-def spellings(context: ExperimentContext, color: str) -> list[int]:
-    """A color's name, with or without a space and a capital, where that is one token."""
-    written = [f"{space}{name}" for space in (" ", "") for name in (color, color.capitalize())]
-    return [token for one in written if (token := context.lens.token_or_none(one)) is not None]
-
-
-def caption_nouns(context: ExperimentContext, images: Sequence[Photograph]) -> tuple[list[list[int]], Ints]:
-    """The nouns of one token in each caption that has any, and the number of its image."""
-    known = nouns(context)
-    words = [(number, WORD.findall(text.lower())) for number, one in enumerate(images) for text in one.captions]
-    tokens = one_token_words(context, sorted({w for _, of_caption in words for w in of_caption if is_noun(w, known)}))
-    found = [(number, sorted({tokens[w] for w in of_caption if w in tokens})) for number, of_caption in words]
-    captions = [(number, of_caption) for number, of_caption in found if of_caption]
-    return [of_caption for _, of_caption in captions], np.array([number for number, _ in captions], np.int64)
-
-
-def label_tokens(context: ExperimentContext, labels: Sequence[str]) -> dict[str, list[int]]:
-    """Labels with those of their words that are one token; labels without such a word are left out."""
-    tokens = one_token_words(context, [word for label in labels for word in label.split()])
-    found = {label: [tokens[word] for word in label.split() if word in tokens] for label in dict.fromkeys(labels)}
-    return {label: of_label for label, of_label in found.items() if of_label}
+    return compare_spans(context, store, spans, values, plots, (note,), groups, probabilities_and_logs)
 
 
 def media_store(context: ExperimentContext, name: str, items: Sequence[Item]) -> StoreReader:
@@ -298,9 +284,13 @@ def media_store(context: ExperimentContext, name: str, items: Sequence[Item]) ->
 
 
 def media_tokens(context: ExperimentContext, store: StoreReader, items: Sequence[Item]) -> list[Ints]:
-    """The rows of each medium's own tokens, without those of the prompt around it."""
+    """The rows of each medium's own tokens, without those of the prompt around it; of another's where shuffled."""
     rows, owner = text_rows(store, context.lens, store.positions([item.id for item in items]), "tokens")
-    return np.split(rows, np.flatnonzero(np.diff(owner)) + 1)
+    of_media = np.split(rows, np.flatnonzero(np.diff(owner)) + 1)
+    if not context.is_shuffled:
+        return of_media
+    places = other_places([item.concept or item.id for item in items], context.seed)
+    return [np.resize(of_media[other], len(own)) for own, other in zip(of_media, places, strict=True)]
 
 
 def token_spans(rows: Sequence[Ints], targets: Sequence[Sequence[int]]) -> TokenSpans:
@@ -310,24 +300,18 @@ def token_spans(rows: Sequence[Ints], targets: Sequence[Sequence[int]]) -> Token
     return TokenSpans(np.concatenate(rows), span, torch.tensor([padded(tokens, width) for tokens in targets]))
 
 
-def one_token_words(context: ExperimentContext, words: Sequence[str]) -> dict[str, int]:
-    """Those of the words that are one token after a space, with it."""
-    found = {word: context.lens.token_or_none(f" {word}") for word in dict.fromkeys(words)}
-    return {word: token for word, token in found.items() if token is not None}
-
-
-def require_several(number: int, what: str, of: str) -> None:
-    """AnalysisError where there are fewer than two of something to compare."""
-    if number < 2:
-        raise AnalysisError(f"{number} {what} of {of} can be compared; give more, or a model whose tokens are words")
-
-
-def own_and_other(title: str, own: str, other: str) -> tuple[Plot, Plot]:
-    """The panels of two log-probabilities and of their difference."""
+def own_and_other(title: str, own: str, other: str) -> tuple[Plot, ...]:
+    """The panels of two log-probabilities, of their difference, and of the probabilities."""
     return (
-        Plot(title, "log-probability", (own, other)),
+        Plot(title, "mean log-probability", (own, other)),
         Plot("how much more probable", "difference of log-probabilities", (f"{own} - {other}",)),
+        Plot("the same as probabilities", "mean probability", probable(own, other)),
     )
+
+
+def probable(own: str, other: str) -> tuple[str, str]:
+    """What the probabilities are called of which these are the logarithms."""
+    return f"{own}, probability", f"{other}, probability"
 
 
 def log_probabilities(swept: LensSweep, targets: Tensor) -> Tensor:

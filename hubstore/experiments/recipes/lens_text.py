@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from hubstore.corpus import Corpus, Item
@@ -25,13 +28,24 @@ from hubstore.experiments.recipes.lens import (
 )
 from hubstore.experiments.registry import experiment
 from hubstore.experiments.result import Result, Row
-from hubstore.experiments.significance import Floats, Ints, estimate_rows, mean_rows, with_differences
+from hubstore.experiments.significance import (
+    Floats,
+    Ints,
+    estimate_rows,
+    interval_rows,
+    mean_rows,
+    with_clusters,
+    with_differences,
+)
 from hubstore.lens import Encoded
 from hubstore.plots.experiment import Plot
 
 MBPP = "MBPP, 974 Python programs that ship"
 CONJUNCTIONS, NEXT = ("and", "or", "not"), "next token"
+FROM_EMBEDDING = ", gained since the embedding"
 ROLE = "own role - other roles"
+PROBABLE = f"{ROLE}, probabilities"
+BEYOND = f"{ROLE}, after the same word"
 
 
 @experiment(
@@ -108,20 +122,27 @@ def code_lens_and(context: ExperimentContext) -> Result:
     """At a comma between the elements of a Python list, does the lens read "and"?
 
     The commas of list literals in MBPP's programs and tests that are a token of their own. Shown: " and" is more
-    probable than " or" and than " not" at one intermediate block.
+    probable than " or" and than " not" at one intermediate block, and by more than at the comma's embedding, which has
+    read nothing of the list yet. Where states are shuffled they are those of other tokens of the programs: commas are
+    all alike.
     """
     texts = [
         Item(f"mbpp:{one.task}", "\n".join((one.code, *one.tests)), "x-python")
         for one in context.sample(programs.programs())
     ]
-    probes = probe(context, "mbpp-tests", "mbpp with tests", texts, comma_positions)
+    probes = replace(probe(context, "mbpp-tests", "mbpp with tests", texts, comma_positions), alike=True)
     words = [context.lens.token(f" {word}") for word in CONJUNCTIONS]
     targets = torch.tensor([[*words, one.surface] for one in probes.positions])
-    headlines = ("and - or", "and - not")
+    differences = ("and - or", "and - not")
+    headlines = (*differences, *(f"{name}{FROM_EMBEDDING}" for name in differences))
 
     def find(layer: str, found: Floats) -> list[Row]:
-        values = with_differences(dict(zip((*CONJUNCTIONS, NEXT), found.T, strict=True)), headlines)
-        return mean_rows(layer, values, context.resampling, probes.texts)
+        here, embedded = (
+            with_differences(dict(zip((*CONJUNCTIONS, NEXT), side.T, strict=True)), differences)
+            for side in np.split(found, 2, axis=1)
+        )
+        gained = {f"{name}{FROM_EMBEDDING}": here[name] - embedded[name] for name in differences}
+        return mean_rows(layer, here | gained, context.resampling, probes.texts)
 
     plots = (
         Plot("what a list's comma reads as", "log-probability", (*CONJUNCTIONS, NEXT)),
@@ -131,7 +152,7 @@ def code_lens_and(context: ExperimentContext) -> Result:
         f"{len(probes.positions):,} commas in {len(np.unique(probes.texts)):,} of {len(texts):,} programs",
         f"{probes.left_out:,} of {probes.considered:,} commas are not a token of their own, and are left out",
     )
-    return lens_result(context, read_positions(context, probes, targets, find), headlines, plots, notes)
+    return lens_result(context, read_positions(context, probes, targets, find, "0"), headlines, plots, notes)
 
 
 @experiment(
@@ -183,8 +204,13 @@ def semantics_lens(context: ExperimentContext) -> Result:
     matrix is their mean by the role that the name has; from each of its columns the column's mean is taken, since some
     words are more probable everywhere.
 
-    Headline: the mean of the diagonal minus the mean of all other cells, in which the columns' means cancel. Shown: it
-    is above zero at an intermediate block.
+    Headline: the mean of the diagonal minus the mean of all other cells, in which the columns' means cancel. The word
+    before a name says its role almost by itself ("by" an agent, "to" a recipient), and after one block a lens reads
+    that. So it is measured also after the same word: among names of several roles that follow one token, against the
+    mean of what is read there. Log-probabilities are compared, and beside them probabilities, which the authors' code
+    takes.
+
+    Shown: both are above zero at an intermediate block.
     """
     chosen = with_other_names([one for one in meanings() if names(one.form)], context.seed)
     drawn = dict(context.sample([(f"cogs:{number}", one) for number, one in enumerate(chosen)]))
@@ -197,22 +223,33 @@ def semantics_lens(context: ExperimentContext) -> Result:
         raise AnalysisError(f"{len(probes.positions)} names with {len(known)} roles; give a greater limit")
     own = np.array([known.index(one.meaning) for one in probes.positions])
     targets = torch.tensor([[context.lens.vocabulary.pieces(f" {role}")[0] for role in known]] * len(own))
-    rows = read_positions(
-        context, probes, targets, lambda layer, found: confusion_rows(context, layer, found, own, known)
-    )
+    before = np.array([one.before for one in probes.positions])
+
+    def find(layer: str, found: Floats) -> list[Row]:
+        rows = confusion_rows(context, layer, found, own, known)
+        probable = confusion_rows(context, layer, np.exp(found), own, known)[:1]
+        return [
+            *rows,
+            {**probable[0], "quantity": PROBABLE},
+            *rows_beyond(context, layer, found, own, before, probes.texts),
+        ]
+
+    rows = read_positions(context, probes, targets, find)
     plots = (
-        Plot("roles read before a name", "difference of log-probabilities", (ROLE,)),
+        Plot("roles read before a name", "difference of log-probabilities", (ROLE, BEYOND)),
         *(
             Plot(f"before a name that is {role}", "log-probability minus column mean", tuple(_cells(role, known)))
             for role in known
         ),
     )
+    mixed = several_roles(own, before)
     counts = ", ".join(f"{role} {int((own == number).sum()):,}" for number, role in enumerate(known))
     notes = (
         f"{len(own):,} names in {len(drawn):,} sentences: {counts}",
+        f"{int(mixed.sum()):,} of them follow a word that names of several roles follow",
         f"{probes.left_out:,} of {probes.considered:,} names after the first word are not one token, and are left out",
     )
-    return lens_result(context, rows, (ROLE,), plots, notes)
+    return lens_result(context, rows, (ROLE, BEYOND), plots, notes)
 
 
 def chinese_positions(
@@ -265,7 +302,7 @@ def role_positions(key: str, one: Meaning, encoded: Encoded) -> Iterator[ProbePo
         place = encoded.covering(found.end() - 1)
         start, stop = (0, 0) if place is None else encoded.offsets[place]
         if place is not None and found[0] in of_names and start <= found.start() and stop == found.end():
-            yield ProbePosition(key, place - 1, encoded.ids[place], of_names[found[0]])
+            yield ProbePosition(key, place - 1, encoded.ids[place], of_names[found[0]], before=encoded.ids[place - 1])
         else:
             yield None
 
@@ -292,6 +329,39 @@ def confusion_rows(context: ExperimentContext, layer: str, found: Floats, own: I
     quantities = [ROLE, *(name for role in known for name in _cells(role, known))]
     counts = [n, *np.repeat(np.bincount(own, minlength=total), total).tolist()]
     return estimate_rows(layer, quantities, values, columns, context.resampling, counts)
+
+
+def several_roles(own: Ints, before: Ints) -> npt.NDArray[np.bool_]:
+    """bool [n]: which names follow a token that names of another role follow too."""
+    pairs = {(int(token), int(role)) for token, role in zip(before, own, strict=True)}
+    counted = Counter(token for token, _ in pairs)
+    return np.array([counted[int(token)] > 1 for token in before])
+
+
+def rows_beyond(
+    context: ExperimentContext, layer: str, found: Floats, own: Ints, before: Ints, texts: Ints
+) -> list[Row]:
+    """The headline after the same word: 0, of no names, where each word is followed by names of one role.
+
+    Args:
+        context: for the resamples.
+        layer: its name.
+        found: log-probabilities [n, roles] of every role's word.
+        own: [n] the role of each name.
+        before: [n] the token that each name follows.
+        texts: [n] the sentence of each.
+    """
+    mixed = several_roles(own, before)
+    if not mixed.any():
+        return with_clusters(interval_rows(layer, [BEYOND], np.zeros(1), np.zeros((2, 1)), 0), np.zeros((0, 1)))
+    here, role, total = found[mixed], own[mixed], found.shape[1]
+    _, group = np.unique(before[mixed], return_inverse=True)
+    sums = np.zeros((int(group.max()) + 1, total))
+    np.add.at(sums, group, here)
+    # Whatever the word says of roles is in the mean of what is read there; what is left is of the names alone.
+    left = here - sums[group] / np.bincount(group)[group, None]
+    led = (left[np.arange(len(left)), role] - left.mean(1)) * total / (total - 1)
+    return mean_rows(layer, {BEYOND: led}, context.resampling, texts[mixed])
 
 
 def _cells(role: str, known: Sequence[str]) -> list[str]:

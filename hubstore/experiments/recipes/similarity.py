@@ -13,35 +13,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hubstore.analysis import concept_differences, similarity, unresolved
-from hubstore.analysis.states import VARIANTS
 from hubstore.corpus import Corpus, Item, read_parallel, read_sample
 from hubstore.errors import AnalysisError, CorpusError
+from hubstore.experiments.claims import judge
 from hubstore.experiments.context import ExperimentContext
 from hubstore.experiments.materials import logical_forms, media
 from hubstore.experiments.materials.arithmetic import Expression, expressions
 from hubstore.experiments.materials.logical_forms import Meaning, meanings, shuffled, swapped
+from hubstore.experiments.recipes.alike import ALIKE, ONE_ENDING, compare_alike
+from hubstore.experiments.recipes.cosines import (
+    CENTERED,
+    DIFFERENCE,
+    MEANS_REMOVED,
+    PLOTS,
+    REMOVED,
+    compare_groups,
+    compare_partitions,
+)
 from hubstore.experiments.registry import experiment
 from hubstore.experiments.result import Result, Row
-from hubstore.experiments.significance import Floats, estimate_rows, judge, mean_rows, with_clusters
+from hubstore.experiments.significance import estimate_rows, mean_rows
 from hubstore.kernels import paired_cosine
 from hubstore.kernels.rows import unit_rows
 from hubstore.plots.experiment import Plot
-from hubstore.store import StoreReader
-
-DIFFERENCE = "matched - baseline"
-CENTERED = "matched - baseline, means removed"
-RAW_VARIANT, CENTERED_VARIANT = VARIANTS
-NAMES = {
-    (RAW_VARIANT, "matched"): "matched",
-    (RAW_VARIANT, "baseline"): "baseline",
-    (RAW_VARIANT, "difference"): DIFFERENCE,
-    (CENTERED_VARIANT, "difference"): CENTERED,
-}
-PLOTS = (
-    Plot("matched and mismatched pairs", "cosine", ("matched", "baseline")),
-    Plot("how much nearer matched pairs are", "difference of cosines", (DIFFERENCE, CENTERED)),
-)
 
 PARALLEL = {"en": "en.txt", "zh-Hans": "zh-Hans.txt"}
 CONTINUATIONS = {".": " This represents", "。": "这代表了"}
@@ -71,7 +65,13 @@ CONTRASTS = {
 def multilingual_similarity(context: ExperimentContext) -> Result:
     """Where a text's last token would be a full stop, which says little, it goes on with two words in its language.
 
-    Shown: matched minus baseline is above zero at an intermediate block.
+    Texts that end in a quotation mark or a question mark keep it as their last token, as their translations do: that
+    alone brings them near one another in the first layers. So what counts are the pairs of which both texts go on, and
+    so end in the same words; beside them all pairs, as the paper has it, all pairs against those alone that end as
+    they do, and the pairs that have no token in common, such as a name or a number.
+
+    Shown: matched minus baseline is above zero at an intermediate block, for all pairs and for those that go on. Read
+    again with each language's mean removed: states that all point one way have cosines near 1, whatever they say.
     """
     items = list(_of_concepts(context, parallel_sentences(context).items()))
     continued = [replace(item, text=continued_text(item.text)) for item in items]
@@ -79,7 +79,11 @@ def multilingual_similarity(context: ExperimentContext) -> Result:
     rows, notes = compare_partitions(context, store, "zh-Hans", "en")
     left = sum(old.text == new.text for old, new in zip(items, continued, strict=True))
     note = f"{left:,} of {len(items):,} texts do not end in a full stop and stay as they are"
-    return judge(context, rows, (DIFFERENCE,), PLOTS, (note, *notes))
+    further, told = compare_alike(context, store, "zh-Hans", "en")
+    plots = (*PLOTS, Plot("of pairs that are alike in form", "difference of cosines", ALIKE))
+    headlines = (DIFFERENCE, *((ONE_ENDING,) if any(row["quantity"] == ONE_ENDING for row in further) else ()))
+    others = {MEANS_REMOVED: [CENTERED if name == DIFFERENCE else f"{name}{REMOVED}" for name in headlines]}
+    return judge(context, rows + further, headlines, plots, (note, *told, *notes), others=others)
 
 
 @experiment(
@@ -135,7 +139,9 @@ def semantics_similarity(context: ExperimentContext) -> Result:
     rows += compare_forms(context, two_names)
     plots = (*PLOTS, Plot("against other names' places", "difference of cosines", tuple(CONTRASTS)))
     note = f"{len(pairs):,} pairs; {len(two_names):,} forms with exactly two names"
-    return judge(context, rows, (DIFFERENCE, SWAP), plots, (note, *notes))
+    further, told = compare_alike(context, store, SENTENCES, FORMS)
+    others = {MEANS_REMOVED: [CENTERED, SWAP]}
+    return judge(context, rows + further, (DIFFERENCE, SWAP), plots, (note, *told, *notes), others=others)
 
 
 @experiment(
@@ -203,34 +209,6 @@ def continued_text(text: str) -> str:
     return text + CONTINUATIONS.get(text[-1:], "")
 
 
-def compare_partitions(
-    context: ExperimentContext, store: StoreReader, x: str, y: str
-) -> tuple[list[Row], tuple[str, ...]]:
-    """Matched and baseline cosines of two partitions by layer, and their difference, raw (the paper's) and centered.
-
-    Returns:
-        Rows, and notes: whether the store's dtype resolves the differences.
-    """
-    table = similarity(
-        store,
-        [(x, y)],
-        layers=context.layers,
-        seed=context.seed,
-        bootstrap=context.bootstrap,
-        device=context.device,
-        progress=lambda done, total: context.progress(f"comparing {x} with {y}", done, total),
-    )
-    added = concept_differences(store, (x, y), context.layers, context.device)
-    rows: list[Row] = []
-    for row in table.to_pylist():
-        if (row["variant"], row["metric"]) in NAMES:
-            named = {"quantity": NAMES[row["variant"], row["metric"]], **row}
-            is_headline = named["quantity"] == DIFFERENCE
-            rows += with_clusters([named], added[row["layer"]][:, None]) if is_headline else [named]
-    warning = unresolved(table)
-    return rows, () if warning is None else (warning,)
-
-
 def compare_descriptions(context: ExperimentContext, name: str, modality: str, items: Sequence[Item]) -> Result:
     """Cosines of media with the texts of their concept and with others', by layer.
 
@@ -264,52 +242,7 @@ def compare_descriptions(context: ExperimentContext, name: str, modality: str, i
     rows = context.over_layers("comparing with descriptions", compare)
     clips, texts = map(len, sides)
     note = f"{clips:,} {modality} items and {texts:,} texts of {len(concepts):,} concepts, which are resampled whole"
-    return judge(context, rows, (DIFFERENCE,), PLOTS, (note,))
-
-
-def compare_groups(
-    context: ExperimentContext, layer: str, x: Tensor, y: Tensor, group_x: Tensor, group_y: Tensor
-) -> list[Row]:
-    """Matched and baseline cosines and their difference, raw and with each side's mean removed.
-
-    With one item for each concept it is the `similarity` of `hubstore.analysis`.
-
-    Args:
-        context: for the resamples.
-        layer: its name.
-        x: float64 [n, width].
-        y: float64 [m, width].
-        group_x: int64 [n], the concept of each.
-        group_y: int64 [m].
-    """
-    raw, raw_shares = _matched_and_baseline(unit_rows(x), unit_rows(y), group_x, group_y)
-    centered, centered_shares = _matched_and_baseline(
-        unit_rows(x - x.mean(0)), unit_rows(y - y.mean(0)), group_x, group_y
-    )
-    kept = 1 - 1 / len(raw_shares)  # the means are over the same concepts; see `hubstore.analysis.similarity`
-    values = np.append(raw, kept * centered[2])
-    shares = np.column_stack([raw_shares, kept * centered_shares[:, 2]])
-    return estimate_rows(layer, list(NAMES.values()), values, shares, context.resampling, len(x))
-
-
-def _matched_and_baseline(x: Tensor, y: Tensor, group_x: Tensor, group_y: Tensor) -> tuple[Floats, Floats]:
-    """Matched, baseline, difference, float64 [3], and each concept's first-order share in them, [concepts, 3]."""
-    number = int(max(group_x.max(), group_y.max())) + 1
-    sum_x, sum_y = (
-        torch.zeros(number, side.shape[1], dtype=side.dtype).index_add_(0, group, side)
-        for side, group in ((x, group_x), (y, group_y))
-    )
-    count_x, count_y = (torch.bincount(group, minlength=number).to(x.dtype) for group in (group_x, group_y))
-    within, pairs = (sum_x * sum_y).sum(1), count_x * count_y
-    # A concept is in the mismatched pairs of its media with others' texts, and of its texts with others' media.
-    across = sum_x @ sum_y.sum(0) + sum_y @ sum_x.sum(0) - 2 * within
-    other = count_x * count_y.sum() + count_y * count_x.sum() - 2 * pairs
-    matched, baseline = within.sum() / pairs.sum(), across.sum() / other.sum()
-    shares = torch.stack(
-        [number * (within - matched * pairs) / pairs.sum(), 2 * number * (across - baseline * other) / other.sum()], 1
-    )
-    values = torch.stack([matched, baseline, matched - baseline])
-    return values.numpy(), torch.cat([shares, shares[:, :1] - shares[:, 1:]], 1).numpy()
+    return judge(context, rows, (DIFFERENCE,), PLOTS, (note,), others={MEANS_REMOVED: [CENTERED]})
 
 
 def compare_expressions(

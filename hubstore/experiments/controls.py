@@ -1,0 +1,69 @@
+"""What an experiment finds where nothing is to be found, and whether what it finds in the model is more than that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from hubstore.experiments.result import Control, Result, Row
+from hubstore.experiments.significance import joint
+from hubstore.stats.verdicts import NO, TOO_FEW, YES, Verdict, sign_flip_test
+
+LED = {YES: "the model leads it", NO: "the model does not lead it", TOO_FEW: TOO_FEW}
+
+
+def compare(name: str, result: Result, control: Result, seed: int) -> Control:
+    """What a control says, and whether the model leads it.
+
+    Either is taken at its own best layer, so that the control may pick one as the model may.
+    """
+    pairs = zip(result.readings, control.readings, strict=True)
+    verdicts = tuple(leads(own.rows, other.rows, seed) for own, other in pairs)
+    return Control(name, tuple(one.words for one in control.readings), verdicts)
+
+
+def not_done(name: str, result: Result, why: str) -> Control:
+    """A control in which there was nothing to measure, such as a random model that completes no program."""
+    return Control(name, (why,) * len(result.readings), (YES,) * len(result.readings))
+
+
+def leads(rows: Sequence[Row], others: Sequence[Row], seed: int) -> Verdict:
+    """Whether every difference is greater than the control's, by the texts or concepts that both have."""
+    differences = []
+    for own, other in zip(rows, others, strict=True):
+        mine, theirs = own["clusters"], other["clusters"]
+        _, here, there = np.intersect1d(mine.ids, theirs.ids, return_indices=True)
+        differences.append(mine.values[here] - theirs.values[there])
+    sizes = {len(one) for one in differences}
+    if sizes == {0}:
+        return TOO_FEW
+    stacked = np.full((max(sizes), 1, len(differences)), np.nan)
+    for place, one in enumerate(differences):
+        stacked[: len(one), 0, place] = one
+    return sign_flip_test(stacked, seed=seed).verdict
+
+
+def with_controls(result: Result, controls: Sequence[Control]) -> Result:
+    """The result whose claim counts as shown only where the model leads every control."""
+    readings = [
+        replace(one, verdict=joint([one.verdict, *(control.verdicts[place] for control in controls)]))
+        for place, one in enumerate(result.readings)
+    ]
+    own = {one.note for one in result.readings}
+    notes = [
+        f"{f'{reading.name}, ' if reading.name else ''}control {control.name} ({LED[control.verdicts[place]]}): "
+        f"{control.words[place]}"
+        for place, reading in enumerate(result.readings)
+        for control in controls
+    ]
+    rest = [note for note in result.notes if note not in own]
+    judged = Result.of(readings, result.n, result.table, result.plots, (*notes, *rest))
+    return replace(judged, controls=tuple(controls))
+
+
+def without_controls(result: Result) -> Result:
+    """The result of an experiment that was done without controls, of which nothing counts as shown."""
+    note = f"done without controls; by its own rule alone: {result.verdict}"
+    return replace(result, verdict=NO if result.verdict == YES else result.verdict, notes=(note, *result.notes))

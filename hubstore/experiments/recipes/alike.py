@@ -1,0 +1,135 @@
+"""Are matched texts nearer one another for what they say, or for their form: an ending, a name, a number?"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from hubstore.experiments.context import ExperimentContext
+from hubstore.experiments.recipes.cosines import CENTERED, DIFFERENCE, REMOVED, compare_groups
+from hubstore.experiments.result import Row
+from hubstore.experiments.significance import Floats, mean_rows
+from hubstore.kernels.rows import unit_rows
+from hubstore.store import StoreReader
+
+ONE_ENDING = f"{DIFFERENCE}, all of one ending"
+LIKE_ENDINGS = f"{DIFFERENCE} of like endings"
+NOTHING_SHARED = f"{DIFFERENCE}, no token shared"
+ALIKE = (ONE_ENDING, LIKE_ENDINGS, NOTHING_SHARED)
+
+LEAST = 3
+"""Pairs below which nothing is compared."""
+
+GRAMS, BUCKETS = 3, 2048
+"""Characters of a piece of a text, and how many numbers pieces are hashed to."""
+
+
+def compare_alike(context: ExperimentContext, store: StoreReader, x: str, y: str) -> tuple[list[Row], tuple[str, ...]]:
+    """Matched minus baseline where form cannot make it.
+
+    Among the pairs that end as most do on either side, so that all end alike; of pairs against those alone that end as
+    they do; and among the pairs that have no token in common.
+
+    Args:
+        context: for the layers and resamples.
+        store: of both partitions, with an item for each concept.
+        x: a partition.
+        y: the other.
+
+    Returns:
+        Rows by layer, and notes: how many pairs each is over, and what characters alone find.
+    """
+    items = store.items
+    places = [
+        {
+            concept: place
+            for place in store.partition(name).positions()
+            for concept in (items["concept"][place].as_py(),)
+        }
+        for name in (x, y)
+    ]
+    rows_x, rows_y = (np.array([of[one] for one in places[0] if one in places[1]], np.int64) for of in places)
+    sides = [items["text"].take(pa.array(rows)).to_pylist() for rows in (rows_x, rows_y)]
+    pairs = list(zip(*([text[-1:] for text in side] for side in sides), strict=True))
+    usual = tuple(Counter(ends).most_common(1)[0][0] for ends in zip(*pairs, strict=True))
+    subsets = {
+        ONE_ENDING: np.array([n for n, ends in enumerate(pairs) if ends == usual], np.int64),
+        NOTHING_SHARED: np.flatnonzero(~shares_tokens(context, *sides)),
+    }
+    strata = [members for members in by_label(pairs) if len(members) > 1]
+
+    def compare(layer: str) -> list[Row]:
+        hidden = store.hidden(layer)
+        states = [hidden.take(rows).to(torch.float64) for rows in (rows_x, rows_y)]
+        found: list[Row] = []
+        for name, members in subsets.items():
+            if len(members) >= LEAST:
+                group = torch.arange(len(members))
+                rows = compare_groups(context, layer, states[0][members], states[1][members], group, group)
+                renamed = {DIFFERENCE: name, CENTERED: f"{name}{REMOVED}"}
+                found += [{**row, "quantity": renamed[row["quantity"]]} for row in rows if row["quantity"] in renamed]
+        if strata:
+            nearer = within(unit_rows(states[0]), unit_rows(states[1]), strata)
+            found += mean_rows(layer, {LIKE_ENDINGS: nearer}, context.resampling)
+        return found
+
+    grams = [ngrams(side) for side in sides]
+    group = torch.arange(len(pairs))
+    (alone,) = (r for r in compare_groups(context, "", grams[0], grams[1], group, group) if r["quantity"] == DIFFERENCE)
+    notes = (
+        f"of {len(pairs):,} pairs both texts end as most do in {len(subsets[ONE_ENDING]):,}, "
+        f"{sum(map(len, strata)):,} end as another pair does, {len(subsets[NOTHING_SHARED]):,} have no token in common",
+        f"their characters alone, by threes: {DIFFERENCE} {alone['value']:.3g} [{alone['low']:.3g}, "
+        f"{alone['high']:.3g}]",
+    )
+    return context.over_layers("comparing what is alike in form", compare), notes
+
+
+def by_label(labels: Sequence[object]) -> list[list[int]]:
+    """The places of each label."""
+    places: dict[object, list[int]] = defaultdict(list)
+    for place, label in enumerate(labels):
+        places[label].append(place)
+    return list(places.values())
+
+
+def shares_tokens(context: ExperimentContext, x: Sequence[str], y: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """bool [n]: whether the two texts of each pair have a token of the model in common."""
+    tokens = [context.model.tokenizer(list(side), add_special_tokens=False)["input_ids"] for side in (x, y)]
+    return np.array([bool(set(one) & set(other)) for one, other in zip(*tokens, strict=True)])
+
+
+def ngrams(texts: Sequence[str]) -> Tensor:
+    """float64 [n, BUCKETS]: how often each piece of GRAMS characters is in a text, hashed."""
+    counts = torch.zeros(len(texts), BUCKETS, dtype=torch.float64)
+    for row, text in enumerate(texts):
+        for start in range(max(1, len(text) - GRAMS + 1)):
+            counts[row, zlib.crc32(text[start : start + GRAMS].encode()) % BUCKETS] += 1
+    return counts
+
+
+def within(x: Tensor, y: Tensor, strata: Sequence[Sequence[int]]) -> Floats:
+    """Each pair's cosine above those of its own kind, with the mean of matched minus mismatched over all of them.
+
+    Args:
+        x: float64 [n, width], unit rows.
+        y: float64 [n, width].
+        strata: places of the pairs of each kind, two or more.
+
+    Returns:
+        float64 [members of all strata]: the first-order share of each pair, so that their spread is the estimate's.
+    """
+    shares = []
+    for members in strata:
+        cosines = x[members] @ y[members].T
+        matched, others = cosines.diagonal(), len(members) - 1
+        rows, columns = ((cosines.sum(axis) - matched) / others for axis in (0, 1))
+        shares.append(matched - rows - columns + rows.mean())
+    return torch.cat(shares).numpy()
