@@ -168,7 +168,7 @@ def read_result(folder: Path, provenance: Mapping[str, Any]) -> Result | None:
         table = read_parquet(folder / TABLE)
     except (OSError, pa.ArrowException):
         return None  # what is damaged is made again
-    if found is None or "verdict" not in found:
+    if found is None or "readings" not in found:
         return None  # judged by an earlier rule
     if found["made_from"] != json.loads(json.dumps(provenance)) or not (folder / FIGURE).is_file():
         return None
