@@ -37,6 +37,8 @@ BENCHES: Mapping[str, Sequence[str]] = {
 }
 """Arguments of each `hubstore bench`."""
 
+SUITES = (*BENCHES, "serve")
+
 SMALL: Mapping[str, Sequence[str]] = {
     "extract": ("--lines", "2"),
     "search": ("--rows", "2000", "--width", "64", "--queries", "8"),
@@ -48,19 +50,22 @@ CLIENTS = 8
 IDS = 500
 
 
-def run(before: Path, work: Path, *, runs: int, seconds: float, small: bool) -> list[Result]:
+def run(before: Path, work: Path, suites: Sequence[str], *, runs: int, seconds: float, small: bool) -> list[Result]:
     """The suite.
 
     Args:
         before: the folder of the other commit's files.
         work: where stores are, and what the benches of the store write.
+        suites: of `SUITES`.
         runs: turns; both trees take one in each, the first of them by turns.
         seconds: of each load on a server.
         small: small sizes, to see that everything runs.
     """
     trees = {"hubstore": ROOT, "before": before}
-    results = [result for name in BENCHES for result in _bench(name, trees, work, runs, small)]
-    return [*results, *_serving(trees, work, SMALL_ROWS if small else ROWS, runs, seconds)]
+    results = [result for name in BENCHES if name in suites for result in _bench(name, trees, work, runs, small)]
+    if "serve" in suites:
+        results += _serving(trees, work, SMALL_ROWS if small else ROWS, runs, seconds)
+    return results
 
 
 def _turns(trees: Mapping[str, Path], runs: int) -> Iterator[tuple[str, Path]]:
@@ -150,6 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.commits", description=__doc__)
     parser.add_argument("before", help="the other commit, or a folder with its files")
     parser.add_argument("--work", type=Path, required=True, help="folder on the disk to measure")
+    parser.add_argument("--suites", nargs="+", choices=SUITES, default=SUITES, help="all by default")
     parser.add_argument("--runs", type=int, default=5, help="turns")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each load on a server")
     parser.add_argument("--small", action="store_true", help="small sizes, to see that everything runs")
@@ -161,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
     work = options.work.resolve()
     started = time.perf_counter()
     before = exported(options.before, work)
-    results = run(before, work, runs=options.runs, seconds=options.seconds, small=options.small)
+    results = run(before, work, options.suites, runs=options.runs, seconds=options.seconds, small=options.small)
     took = time.perf_counter() - started
     print(f"\nthis tree beside {options.before}, {took:.0f} s\n\n{suite_table(results)}", flush=True)
     if options.out is not None:

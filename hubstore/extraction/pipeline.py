@@ -159,7 +159,7 @@ def run_shards(
     with contextlib.ExitStack() as stack:
         if readers is None:
             readers = stack.enter_context(_own_readers(work, capture.model))
-        for context in (compiled, _quick_switching(), _device_of(capture)):
+        for context in (compiled, _quick_switching(), _device_of(capture), capture.hooked()):
             stack.enter_context(context)
         return _Run(work, capture, shards, total, progress, readers).run()
 

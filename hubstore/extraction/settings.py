@@ -11,6 +11,7 @@ import torch
 from hubstore.checks import check_count, whole_number
 from hubstore.errors import ModelError, Parameter, StoreError
 from hubstore.forward import Padding
+from hubstore.forward.compiled import packed_tokens
 from hubstore.media import MEDIA
 from hubstore.media.reading import MediaTask
 from hubstore.models import Model
@@ -44,8 +45,8 @@ class Settings:
         max_tokens: longest sequence; None for the model's own limit. Longer texts are cut and counted.
         media_tokens: tokens in a batch of images or audio, padding included; None for 2048 on a CPU and 65536 on a
             GPU.
-        batch_tokens: tokens in a batch, padding included; None for 2048 on a CPU, and on a GPU for 8192 packed and
-            16384 padded. A longer item goes alone.
+        batch_tokens: tokens in a batch, padding included; None for 2048 on a CPU, and on a GPU for 16384 padded and,
+            packed, for 65536 down to 8192 by the model's size (`packed_tokens`). A longer item goes alone.
         padding: "right" or "left", where batches are padded.
         batching: "packed" lays items end to end, "padded" pads them; "auto" packs half-precision models on
             a GPU. A model that cannot be packed is padded, as the self-check finds.
@@ -110,11 +111,13 @@ class Settings:
         fast = gpu and model.dtype in (torch.float16, torch.bfloat16)
         batching = self.batching if self.batching != "auto" else "packed" if fast else "padded"
         packed = batching == "packed"
+        on_gpu = packed_tokens(model.blocks) if packed else 16384
         made = {
             "layers": _resolve_layers(self.layers, model),
             "dtype": _resolve_dtype(self.dtype, model.dtype),
             "max_tokens": limit,
-            "batch_tokens": self.batch_tokens or (2048 if not gpu else 8192 if packed else 16384),
+            "batch_tokens": self.batch_tokens
+            or (2048 if not gpu else packed_tokens(model.blocks) if packed else 16384),
             "media_tokens": self.media_tokens or (65536 if gpu else 2048),
             "batching": batching,
             "compile": self.compile if packed and (gpu or self.compile == "on") else "off",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,6 +73,11 @@ class Batch:
     modality: str = "text"
     media: Spans | None = None
     text: Spans | None = None
+
+    @cached_property
+    def stops(self) -> torch.Tensor:
+        """int64 [items]: the row after each item's last token."""
+        return self.last + 1
 
     @property
     def tensors(self) -> Iterator[torch.Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from hubstore.errors import ModelError
 from hubstore.forward.batch import Batch, make_batch
 from hubstore.forward.packed import packed_attention
-from hubstore.forward.pooling import pool
+from hubstore.forward.pooling import pool_into
 from hubstore.models import Model, Restorer, hidden_state, on_calls
 
 States = Mapping[str, torch.Tensor]
@@ -21,6 +22,21 @@ States = Mapping[str, torch.Tensor]
 
 class _StopForward(Exception):  # noqa: N818 - no error: what is wanted has been read
     """The deepest layer wanted was reached."""
+
+
+@dataclass
+class _Reading:
+    """The forward that is being read.
+
+    Args:
+        batch: what it runs.
+        rows: for each pooling, [rows, width] of every layer, where states go.
+        left: layers that were not reached yet.
+    """
+
+    batch: Batch
+    rows: Mapping[str, Sequence[torch.Tensor]]
+    left: set[str]
 
 
 class Capture:
@@ -44,6 +60,9 @@ class Capture:
         self._deepest = None if "final" in self.layers else max(map(int, self.layers))
         self._restorer: Restorer | None = None
         self._time_first: bool | None = None
+        self._numbers = {layer: number for number, layer in enumerate(self.layers)}
+        self._reading: _Reading | None = None
+        self._restart: Callable[[], None] | None = None
 
     def isolate_batches(self) -> None:
         """From now on the model is put back as it is now after every batch, for one that changes itself."""
@@ -77,40 +96,16 @@ class Capture:
             return
         if _is_square(batch) and self._time_first is None:
             self._time_first = _has_time_first(self.model)
-
-        left = set(self.layers)
-
-        def store_layer(layer: str, output: Any) -> None:
-            left.discard(layer)
-            hidden = self._arranged(layer, output, batch)
-            for pooling in self.poolings:
-                places = batch.token_places if pooling == "tokens" else batch.item_places
-                pooled = pool(hidden, batch, pooling).to(self.dtype)
-                states[pooling][self.layers.index(layer)].index_copy_(0, places, pooled)
-
-        def before(number: int, module: nn.Module, hidden: Any) -> None:
-            if number == 1:
-                reached("0", hidden)
-
-        def after(number: int, module: nn.Module, output: Any) -> None:
-            reached(str(number), output)
-
-        def reached(layer: str, output: Any) -> None:
-            if layer in self.layers:
-                store_layer(layer, output)
-            if int(layer) == self._deepest:
-                raise _StopForward
-
-        def after_trunk(number: int, module: nn.Module, output: Any) -> None:
-            store_layer("final", output)
-
-        trunk = [self.model.trunk] if "final" in self.layers else []
+        rows = {pooling: of_layers.unbind() for pooling, of_layers in states.items()}
+        self._reading = _Reading(batch, rows, set(self.layers))
         try:
-            with on_calls(self.model.blocks, before, after), on_calls(trunk, _nothing, after_trunk):
+            with self.hooked() as restart:
+                restart()
                 forward(self.model, batch)
         except _StopForward:
             pass
         finally:
+            left, self._reading = self._reading.left, None
             if self._restorer is not None:
                 self._restorer.restore()
         if left:
@@ -118,6 +113,46 @@ class Capture:
                 f"{self.model.identity['id']} cannot be read: its forward does not call the blocks of layers "
                 f"{', '.join(sorted(left))}; leave the layers out, or use another model"
             )
+
+    @contextlib.contextmanager
+    def hooked(self) -> Iterator[Callable[[], None]]:
+        """Leave the hooks on the model for all batches of this thread meanwhile; else each batch has its own."""
+        if self._restart is not None:
+            yield self._restart
+            return
+        trunk = [self.model.trunk] if "final" in self._numbers else []
+        in_blocks = on_calls(self.model.blocks, self._before, self._after)
+        with in_blocks as restart, on_calls(trunk, _nothing, self._after_trunk):
+            self._restart = restart
+            try:
+                yield restart
+            finally:
+                self._restart = None
+
+    def _before(self, number: int, module: nn.Module, hidden: Any) -> None:
+        if number == 1:
+            self._reached("0", hidden)
+
+    def _after(self, number: int, module: nn.Module, output: Any) -> None:
+        self._reached(str(number), output)
+
+    def _after_trunk(self, number: int, module: nn.Module, output: Any) -> None:
+        self._store("final", output)
+
+    def _reached(self, layer: str, output: Any) -> None:
+        if layer in self._numbers:
+            self._store(layer, output)
+        if int(layer) == self._deepest and self._reading is not None:
+            raise _StopForward
+
+    def _store(self, layer: str, output: Any) -> None:
+        if self._reading is None:  # a forward that nobody reads
+            return
+        batch, rows = self._reading.batch, self._reading.rows
+        self._reading.left.discard(layer)
+        hidden = self._arranged(layer, output, batch)
+        for pooling in self.poolings:
+            pool_into(rows[pooling][self._numbers[layer]], hidden, batch, pooling)
 
     def _arranged(self, layer: str, output: Any, batch: Batch) -> torch.Tensor:
         """[items, tokens, width]: what blocks have padded inside is left out, and time goes second."""

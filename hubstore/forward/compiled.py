@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -68,6 +68,18 @@ def _switched(eager: Callable[..., Any], batch_tokens: int) -> Callable[..., Any
         return (compiled if full else eager)(hidden_states, *args, **kwargs)
 
     return forward
+
+
+BATCH_WORK: Final = 8e12
+"""Tokens x parameters of the blocks, of a packed batch: a GPU takes some 20 ms, beside which launching is little."""
+
+LEAST_TOKENS, MOST_TOKENS = 8192, 65536
+
+
+def packed_tokens(blocks: nn.ModuleList) -> int:
+    """Tokens of a packed batch that suit a model's size: a power of two, the same on every machine."""
+    fitting = int(BATCH_WORK / max(block_parameters(blocks), 1))
+    return min(MOST_TOKENS, max(LEAST_TOKENS, 1 << (fitting.bit_length() - 1) if fitting else 0))
 
 
 def block_parameters(blocks: nn.ModuleList) -> int:

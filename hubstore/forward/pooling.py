@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Final
 
 import torch
 
 from hubstore.forward.batch import Batch
+
+HAS_TRITON: Final = find_spec("triton") is not None
+
+
+def pool_into(out: torch.Tensor, hidden: torch.Tensor, batch: Batch, pooling: str) -> None:
+    """Put one row per item, or per token, of `pool` at the batch's places; on a GPU a mean takes one launch.
+
+    Args:
+        out: [rows, width] of one layer, in any dtype.
+        hidden: [items, length, width]; of a packed batch [1, tokens, width].
+        batch: the batch it came from.
+        pooling: see `pool`.
+    """
+    if pooling == "mean" and hidden.is_cuda and HAS_TRITON:
+        from hubstore.forward import pooling_cuda
+
+        pooling_cuda.segment_mean_into(out, batch.item_places, hidden, batch.first, batch.stops)
+        return
+    places = batch.token_places if pooling == "tokens" else batch.item_places
+    out.index_copy_(0, places, pool(hidden, batch, pooling).to(out.dtype))
 
 
 def pool(hidden: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
@@ -30,7 +51,7 @@ def pool(hidden: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
     if chosen is not None:
         return _rows(hidden, chosen)
     if batch.packing is not None or hidden.is_cuda:
-        return segment_mean(hidden, batch.first, batch.last + 1)
+        return segment_mean(hidden, batch.first, batch.stops)
     return _padded_mean(hidden, batch.first, batch.last)
 
 
@@ -52,7 +73,7 @@ def segment_mean(hidden: torch.Tensor, starts: torch.Tensor, stops: torch.Tensor
     Returns:
         float32 [items, width].
     """
-    if hidden.is_cuda and find_spec("triton"):
+    if hidden.is_cuda and HAS_TRITON:
         from hubstore.forward import pooling_cuda
 
         return pooling_cuda.segment_mean(hidden, starts, stops)

@@ -90,8 +90,10 @@ BlockHook = Callable[[int, nn.Module, Any], None]
 
 
 @contextlib.contextmanager
-def on_calls(blocks: Iterable[nn.Module], before: BlockHook, after: BlockHook) -> Iterator[None]:
-    """Follow one forward of this thread through its blocks, whose calls are counted from 1.
+def on_calls(blocks: Iterable[nn.Module], before: BlockHook, after: BlockHook) -> Iterator[Callable[[], None]]:
+    """Follow this thread's forwards through their blocks, whose calls are counted from 1.
+
+    What it gives is called before another forward than the first, to count anew.
 
     Args:
         blocks: the modules; one that is called again for another layer counts again.
@@ -100,6 +102,10 @@ def on_calls(blocks: Iterable[nn.Module], before: BlockHook, after: BlockHook) -
     """
     number = 0
     own = threading.get_ident()  # another thread may run the same blocks
+
+    def restart() -> None:
+        nonlocal number
+        number = 0
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         nonlocal number
@@ -116,7 +122,7 @@ def on_calls(blocks: Iterable[nn.Module], before: BlockHook, after: BlockHook) -
         handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
         handles.append(block.register_forward_hook(leave))
     try:
-        yield
+        yield restart
     finally:
         for handle in handles:
             handle.remove()

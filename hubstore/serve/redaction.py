@@ -35,4 +35,6 @@ def redact_message(message: str, names: Mapping[str, str]) -> str:
 
 def file_names(paths: pa.ChunkedArray) -> pa.ChunkedArray:
     """Paths, and members of archives, as the names of the files alone."""
+    if paths.null_count == len(paths):  # of texts
+        return paths
     return pc.replace_substring_regex(paths, pattern=_FOLDERS, replacement="")

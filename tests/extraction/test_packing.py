@@ -14,8 +14,8 @@ import torch
 from hubstore.corpus import Item, read_sample
 from hubstore.errors import StoreError
 from hubstore.extraction import Callbacks, PackingOptions, Settings, append, encode, extract, self_check
-from hubstore.forward import Batching, Capture, make_batch, pack, tokenize
-from hubstore.forward.compiled import compiled_blocks
+from hubstore.forward import Batching, Capture, forward, make_batch, pack, tokenize
+from hubstore.forward.compiled import compiled_blocks, packed_tokens
 from hubstore.forward.members import batch_members
 from hubstore.forward.packed import plain_packed_attention
 from hubstore.forward.pooling import segment_mean
@@ -239,6 +239,51 @@ def test_plain_packed_attention_is_softmax_over_each_item_within_its_window(caus
     scores = torch.einsum("qhd,khd->hqk", query, key.repeat_interleave(2, 1)) * scale
     weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
     torch.testing.assert_close(ours, torch.einsum("hqk,khd->qhd", weights, value.repeat_interleave(2, 1)))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_means_in_one_launch_are_those_of_several_at_their_places(dtype, turned):
+    """On a GPU where there is one, else in Triton's interpreter."""
+    pooling_cuda = pytest.importorskip("hubstore.forward.pooling_cuda")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    hidden = torch.randn(2, 40, 300, device=device).to(dtype)
+    hidden = hidden.transpose(1, 2).contiguous().transpose(1, 2) if turned else hidden
+    starts, stops = torch.tensor([1, 4, 41, 60], device=device), torch.tensor([4, 39, 58, 80], device=device)
+    places = torch.tensor([3, 0, 5, 1], device=device)
+    out = torch.full((6, 300), 7.0, dtype=dtype, device=device)
+    pooling_cuda.segment_mean_into(out, places, hidden, starts, stops)
+    flat = hidden.reshape(80, 300).double()
+    for start, stop, place in zip(starts.tolist(), stops.tolist(), places.tolist(), strict=True):
+        torch.testing.assert_close(out[place], flat[start:stop].mean(0).to(dtype), rtol=1e-3, atol=1e-4)
+    assert (out[[2, 4]] == 7).all(), "rows of no item stay"
+    torch.testing.assert_close(pooling_cuda.segment_mean(hidden, starts, stops).to(dtype), out[places])
+
+
+def test_hooks_stay_on_the_blocks_for_many_batches_and_hear_nothing_else():
+    model = tiny_model("llama")
+    capture = Capture(model, ("0", "2", "final"), ("mean", "last"), torch.float32)
+    batches = [make_batch(model, [ids]) for ids in tokenize(model, TEXTS[:3], 128)[0]]
+    apart = [capture.run(batch) for batch in batches]
+    with capture.hooked():
+        hooks = [len(block._forward_hooks) for block in model.blocks]
+        together = [capture.run(batch) for batch in batches[:2]]
+        forward(model, batches[0])
+        together.append(capture.run(batches[2]))
+        assert [len(block._forward_hooks) for block in model.blocks] == hooks
+    assert not any(block._forward_hooks or block._forward_pre_hooks for block in model.blocks)
+    for one, other in zip(apart, together, strict=True):
+        assert all(torch.equal(one[pooling], other[pooling]) for pooling in one)
+
+
+@pytest.mark.parametrize(
+    ("width", "tokens"), [(64, 65536), (10**4, 65536), (20_000, 16384), (32_000, 8192), (90_000, 8192)]
+)
+def test_packed_batches_have_fewer_tokens_for_larger_models(width, tokens):
+    blocks = torch.nn.ModuleList([torch.nn.Linear(width, width, bias=False, device="meta")])
+    assert packed_tokens(blocks) == tokens
+    assert packed_tokens(torch.nn.ModuleList()) == 65536
 
 
 def test_segment_means_leave_out_the_gaps():

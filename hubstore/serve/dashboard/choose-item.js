@@ -15,7 +15,7 @@ const WAIT = 200; // milliseconds after the last key
  * @param {{label?: string, modality?: string}} ways
  */
 export function chooseItem(store, onpick, { label = "Find an item", modality = null } = {}) {
-  let asked = null;
+  let request = null;
   const box = new Combobox("Items found", {
     placeholder: "Some of its text, or its id",
     draw: (item) => [kindChips(item), " ", bdi(item.text || item.id, 120), h("small", {}, " ", bdi(item.id, 60))],
@@ -25,12 +25,12 @@ export function chooseItem(store, onpick, { label = "Find an item", modality = n
     },
   });
   const search = debounced(async () => {
-    asked?.abort();
-    const now = (asked = new AbortController());
+    request?.abort();
+    const now = (request = new AbortController());
     try {
       const query = { q: box.input.value.trim(), modality, limit: FOUND };
       const found = await get(storePath(store, "items"), query, now.signal);
-      if (asked !== now || document.activeElement !== box.input) return;
+      if (request !== now || document.activeElement !== box.input) return;
       const total = found.about?.total ?? found.rows;
       const words =
         found.rows === 0

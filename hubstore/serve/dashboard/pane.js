@@ -8,7 +8,7 @@ export class Pane {
   /** @param {string} name of the region, for those who hear the page. */
   constructor(name, attributes = {}) {
     this.node = h("section", { "aria-label": name, ...attributes, class: `pane ${attributes.class ?? ""}` });
-    this.asked = null;
+    this.request = null;
   }
 
   /**
@@ -17,18 +17,18 @@ export class Pane {
    * @param {string} [waiting] what takes so long, in words.
    */
   async fill(work, waiting = "Loading…") {
-    this.asked?.abort();
-    const asked = (this.asked = new AbortController());
+    this.request?.abort();
+    const request = (this.request = new AbortController());
     const timer = setTimeout(() => this.#wait(waiting), PATIENCE);
     this.node.setAttribute("aria-busy", "true");
     try {
-      const found = await work(asked.signal);
-      if (this.asked === asked && found !== undefined) fill(this.node, found);
+      const found = await work(request.signal);
+      if (this.request === request && found !== undefined) fill(this.node, found);
     } catch (error) {
-      if (this.asked === asked && error.name !== "AbortError") this.#fail(error, () => this.fill(work, waiting));
+      if (this.request === request && error.name !== "AbortError") this.#fail(error, () => this.fill(work, waiting));
     } finally {
       clearTimeout(timer);
-      if (this.asked === asked) {
+      if (this.request === request) {
         this.node.removeAttribute("aria-busy");
         this.node.querySelector(":scope > .waiting")?.remove();
       }
@@ -43,8 +43,8 @@ export class Pane {
 
   /** Gives up what is waited for. */
   stop() {
-    this.asked?.abort();
-    this.asked = null;
+    this.request?.abort();
+    this.request = null;
     this.node.removeAttribute("aria-busy");
   }
 

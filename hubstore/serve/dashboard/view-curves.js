@@ -31,26 +31,26 @@ export function open({ store, info }) {
   const node = h("div", {}, h("h1", {}, "Hub curves"), bar, says, pane.node);
 
   const show = (params) => {
-    const asked = question(info, params);
-    if (controls?.analysis !== asked.analysis) {
-      controls = makeControls(info, asked);
-      controls.set(asked);
+    const selection = question(info, params);
+    if (controls?.analysis !== selection.analysis) {
+      controls = makeControls(info, selection);
+      controls.set(selection);
       refill(bar, controls.nodes);
     }
-    controls.set(asked);
-    says.textContent = ANALYSES[asked.analysis].says;
-    if (asked.over.length === 0) {
+    controls.set(selection);
+    says.textContent = ANALYSES[selection.analysis].says;
+    if (selection.over.length === 0) {
       pane.put(empty("Nothing is chosen.", "Choose a pair above: type two languages, such as “en sw”."));
       return;
     }
     pane.fill(async (signal) => {
-      const query = queryOf(asked);
+      const query = queryOf(selection);
       const key = JSON.stringify(query);
       if (answer?.key !== key) {
         const found = await getLong(storePath(store, "curves"), query, signal);
         answer = { key, rows: records(found) };
       }
-      return draw(info, asked, answer.rows, query, figure);
+      return draw(info, selection, answer.rows, query, figure);
     }, "Computing the curves. The first time takes a while; then they are kept.");
   };
   return {
@@ -69,8 +69,8 @@ function question(info, params) {
   const { over, quantities, variants } = ANALYSES[analysis];
   const quantity = quantities.find(([name]) => name === params.get("metric")) ?? quantities[0];
   const variant = variants.find(([name]) => name === params.get("variant")) ?? variants[0];
-  const asked = params.getAll(over).filter(Boolean);
-  const initial = params.has(over) ? asked : over === "pair" ? firstPairs(info) : [WHOLE];
+  const chosen = params.getAll(over).filter(Boolean);
+  const initial = params.has(over) ? chosen : over === "pair" ? firstPairs(info) : [WHOLE];
   const pooling = info.poolings.includes(params.get("pooling")) ? params.get("pooling") : itemPoolings(info)[0];
   return { analysis, quantity: quantity[0], metrics: quantity[2], variant: variant[0], over: initial, pooling };
 }
@@ -119,32 +119,32 @@ function makeControls(info, { analysis }) {
   return {
     analysis,
     nodes: [kinds.node, h("div", { class: "row" }, metric.node, variant.node, pooled && pooled.node), many.node],
-    set(asked) {
-      kinds.set(asked.analysis);
-      metric.set(asked.quantity);
-      variant.set(asked.variant);
-      many.set(asked.over);
-      if (pooled) pooled.set(asked.pooling);
+    set(selection) {
+      kinds.set(selection.analysis);
+      metric.set(selection.quantity);
+      variant.set(selection.variant);
+      many.set(selection.over);
+      if (pooled) pooled.set(selection.pooling);
     },
   };
 }
 
-async function draw(info, asked, rows, query, figure) {
-  const { axis, quantities } = ANALYSES[asked.analysis];
-  const drawn = curvesOf(rows, asked.metrics, asked.variant).filter((curve) => wanted(curve, asked));
+async function draw(info, selection, rows, query, figure) {
+  const { axis, quantities } = ANALYSES[selection.analysis];
+  const drawn = curvesOf(rows, selection.metrics, selection.variant).filter((curve) => wanted(curve, selection));
   if (!drawn.length) return empty("There is no curve for this.", "The partitions chosen may share too few concepts.");
   const places = new Map();
   const place = (curve) => {
-    const key = groupOf(curve, asked);
+    const key = groupOf(curve, selection);
     if (!places.has(key)) places.set(key, places.size);
     return places.get(key);
   };
-  const curves = drawn.map((curve) => ({ ...curve, place: place(curve), ...second(curve, asked) }));
-  const label = axis || quantities.find(([name]) => name === asked.quantity)[1];
+  const curves = drawn.map((curve) => ({ ...curve, place: place(curve), ...second(curve, selection) }));
+  const label = axis || quantities.find(([name]) => name === selection.quantity)[1];
   const make = () => curveFigure(curves, info.layers, label);
   await figure.draw(make);
   say(`${plural(curves.length, "curve")} over ${plural(info.layers.length, "layer")}`);
-  const name = fileName(info.name, asked.analysis, asked.quantity, asked.variant);
+  const name = fileName(info.name, selection.analysis, selection.quantity, selection.variant);
   return [
     figure.node,
     h(
@@ -179,13 +179,13 @@ function groupOf(curve, { analysis }) {
 }
 
 /** Whether a curve is the second of its color, and what tells it from the first. */
-function second(curve, asked) {
-  const quantities = asked.metrics.length > 1;
-  const back = ANALYSES[asked.analysis].directed && !asked.over.includes(`${curve.x}:${curve.y}`);
+function second(curve, selection) {
+  const quantities = selection.metrics.length > 1;
+  const back = ANALYSES[selection.analysis].directed && !selection.over.includes(`${curve.x}:${curve.y}`);
   return {
-    second: back || (quantities && curve.metric !== asked.metrics[0]),
+    second: back || (quantities && curve.metric !== selection.metrics[0]),
     showMetric: quantities,
-    directed: ANALYSES[asked.analysis].directed,
+    directed: ANALYSES[selection.analysis].directed,
   };
 }
 

@@ -34,7 +34,7 @@ export function open({ store, info }) {
     );
     return { node, show() {}, close() {} };
   }
-  const about = new Pane("The item", { class: "asked" });
+  const about = new Pane("The item", { class: "subject" });
   const pane = new Pane("What the lens reads", { class: "lens" });
   const item = chooseItem(store, (id) => change({ item: id }));
   const variant = segmented(
@@ -60,19 +60,19 @@ export function open({ store, info }) {
   );
   let shownItem = null;
   const show = (params) => {
-    const asked = question(info, params);
-    variant.set(asked.variant);
-    pooling.set(asked.pooling);
-    if (!asked.item) {
+    const selection = question(info, params);
+    variant.set(selection.variant);
+    pooling.set(selection.pooling);
+    if (!selection.item) {
       pane.fill(() => suggestions(store, info));
       return;
     }
-    if (asked.item !== shownItem) {
-      shownItem = asked.item;
-      about.fill(async (signal) => itemCard(info, await fetchItem(store, asked.item, signal), { view: "lens" }));
+    if (selection.item !== shownItem) {
+      shownItem = selection.item;
+      about.fill(async (signal) => itemCard(info, await fetchItem(store, selection.item, signal), { view: "lens" }));
     }
     pane.fill(
-      async (signal) => draw(info, asked, await get(storePath(store, "lens"), queryOf(asked), signal)),
+      async (signal) => draw(info, selection, await get(storePath(store, "lens"), queryOf(selection), signal)),
       "Reading…",
     );
   };
@@ -122,7 +122,7 @@ async function suggestions(store, info) {
   );
 }
 
-function draw(info, asked, answer) {
+function draw(info, selection, answer) {
   const rows = records(answer);
   if (!rows.length) return empty("The lens reads nothing here.", "The item has no rows under this pooling.");
   const detail = h(
@@ -154,8 +154,8 @@ function draw(info, asked, answer) {
       ),
       downloads(
         storePath(info.name, "lens"),
-        queryOf(asked),
-        fileName(info.name, "lens", asked.item, asked.variant),
+        queryOf(selection),
+        fileName(info.name, "lens", selection.item, selection.variant),
         figure,
       ),
     ),

@@ -76,18 +76,18 @@ class MapView {
   }
 
   show(params) {
-    const asked = this.#question(params);
-    this.asked = asked;
-    this.controls.set(asked);
-    const key = JSON.stringify([asked.layers, asked.query]);
+    const selection = this.#question(params);
+    this.selection = selection;
+    this.controls.set(selection);
+    const key = JSON.stringify([selection.layers, selection.query]);
     if (key !== this.key) {
       this.key = key;
       this.map = null;
-      this.slider.offer(asked.layers);
+      this.slider.offer(selection.layers);
       this.pane
         .fill(
           async (signal) => {
-            this.map = await fetchMap(this.store, asked.layers, asked.query, signal);
+            this.map = await fetchMap(this.store, selection.layers, selection.query, signal);
             if (!this.map.count) return empty("No item passes these filters.", "Choose fewer of them.");
             this.categories = Object.fromEntries(COLORS.map(([name]) => [name, categories(this.map.items[name])]));
             this.places = new Map(this.map.items.id.map((id, i) => [id, i]));
@@ -95,14 +95,14 @@ class MapView {
             this.#draw(false);
             return this.plane.node;
           },
-          asked.query.method === "umap" ? SLOW : "Projecting the items. The first time takes a while; then it is kept.",
+          selection.query.method === "umap" ? SLOW : "Projecting the items. The first time takes a while; then it is kept.",
         )
         .then(() => {
           if (!this.map) this.key = null; // what failed may be tried again
         });
     } else if (this.map?.count) this.#draw(true);
-    this.slider.set(asked.layer);
-    if (asked.item !== this.item) this.#showItem(asked.item);
+    this.slider.set(selection.layer);
+    if (selection.item !== this.item) this.#showItem(selection.item);
   }
 
   close() {
@@ -195,14 +195,14 @@ class MapView {
           h("div", { class: "field grow" }, h("label", { for: search.id }, "Search"), search),
         ),
       ],
-      set: (asked) => {
-        color.set(asked.color);
-        method.set(asked.query.method);
-        points.set(asked.query.points);
-        if (pooling) pooling.set(asked.query.pooling);
-        if (modality) modality.set(asked.query.modality[0] ?? "");
-        languages.set(asked.query.language);
-        if (search !== document.activeElement) search.value = asked.q;
+      set: (selection) => {
+        color.set(selection.color);
+        method.set(selection.query.method);
+        points.set(selection.query.points);
+        if (pooling) pooling.set(selection.query.pooling);
+        if (modality) modality.set(selection.query.modality[0] ?? "");
+        languages.set(selection.query.language);
+        if (search !== document.activeElement) search.value = selection.q;
       },
     };
   }
@@ -210,35 +210,35 @@ class MapView {
   /** Shows the asked layer, colors and lit points. */
   #draw(glide) {
     this.#paint();
-    this.plane.place(this.map.places.get(this.asked.layer), glide && !still.matches);
-    if (this.asked.at !== this.at || !glide) {
-      this.at = this.asked.at;
-      this.plane.lookAt(this.asked.at);
+    this.plane.place(this.map.places.get(this.selection.layer), glide && !still.matches);
+    if (this.selection.at !== this.at || !glide) {
+      this.at = this.selection.at;
+      this.plane.lookAt(this.selection.at);
     }
     this.#foot();
   }
 
   #paint() {
-    const { asked, map } = this;
-    const kinds = this.categories[asked.color];
-    const only = new Set(asked.only);
-    const found = asked.q ? holding(map.items, asked.q) : [];
-    const usual = asked.q ? DIM : PLAIN;
+    const { selection, map } = this;
+    const kinds = this.categories[selection.color];
+    const only = new Set(selection.only);
+    const found = selection.q ? holding(map.items, selection.q) : [];
+    const usual = selection.q ? DIM : PLAIN;
     const state = new Uint8Array(map.count);
     for (let i = 0; i < map.count; i += 1) state[i] = only.size && !only.has(kinds.names[kinds.of[i]]) ? DIM : usual;
     for (const i of found) state[i] = LIT;
-    const picked = this.places.get(asked.item);
+    const picked = this.places.get(selection.item);
     this.equivalents = picked === undefined ? [] : equivalents(this.categories.concept, picked);
     for (const i of this.equivalents) state[i] = LIT;
     this.plane.paint(looks(kinds), state);
     this.#drawLegend(kinds, only);
-    const sought = asked.q && `${plural(found.length, "point")} of ${count(map.count)} hold “${asked.q}”`;
+    const sought = selection.q && `${plural(found.length, "point")} of ${count(map.count)} hold “${selection.q}”`;
     if (sought && sought !== this.sought) say(sought);
     this.sought = sought;
   }
 
   #drawLegend(kinds, only) {
-    const { color } = this.asked;
+    const { color } = this.selection;
     const key = JSON.stringify([
       color,
       [...only],
@@ -295,12 +295,12 @@ class MapView {
 
   #foot() {
     const { about, count: shown } = this.map;
-    const { asked } = this;
-    const share = shareExplained(about, asked.layer);
-    const key = JSON.stringify([this.key, asked.layer]);
+    const { selection } = this;
+    const share = shareExplained(about, selection.layer);
+    const key = JSON.stringify([this.key, selection.layer]);
     if (key === this.footKey) return;
     this.footKey = key;
-    const query = { ...asked.query, layer: asked.layer };
+    const query = { ...selection.query, layer: selection.layer };
     fill(
       this.foot,
       h(
@@ -315,7 +315,7 @@ class MapView {
       downloads(
         storePath(this.store, "projection"),
         query,
-        fileName(this.store, "map", asked.query.method, asked.layer),
+        fileName(this.store, "map", selection.query.method, selection.layer),
         () => this.plane.png(ours("--paper")),
       ),
     );

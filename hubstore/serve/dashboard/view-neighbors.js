@@ -32,7 +32,7 @@ class NeighborsView {
     this.info = info;
     this.file = null;
     this.asking = h("div", { class: "asking" });
-    this.about = new Pane("What is asked", { class: "asked" });
+    this.about = new Pane("What is asked", { class: "subject" });
     this.found = new Pane("Neighbors", { class: "found" });
     this.controls = this.#controls();
     this.node = h(
@@ -52,17 +52,17 @@ class NeighborsView {
   }
 
   show(params) {
-    const asked = question(this.info, params);
-    this.asked = asked;
-    if (asked.by !== this.by) this.#drawAsking(asked);
-    if (asked.by === "text" && document.activeElement !== this.text) this.text.value = asked.text ?? "";
-    this.controls.set(asked);
-    const subject = JSON.stringify([asked.by, asked.item, asked.by === "file" && this.file?.name]);
+    const selection = question(this.info, params);
+    this.selection = selection;
+    if (selection.by !== this.by) this.#drawAsking(selection);
+    if (selection.by === "text" && document.activeElement !== this.text) this.text.value = selection.text ?? "";
+    this.controls.set(selection);
+    const subject = JSON.stringify([selection.by, selection.item, selection.by === "file" && this.file?.name]);
     if (subject !== this.subject) {
       this.subject = subject;
-      this.#showAbout(asked);
+      this.#showAbout(selection);
     }
-    this.#search(asked);
+    this.#search(selection);
   }
 
   close() {
@@ -71,20 +71,20 @@ class NeighborsView {
   }
 
   /** The field or the zone for what is looked for. */
-  #drawAsking(asked) {
-    this.by = asked.by;
+  #drawAsking(selection) {
+    this.by = selection.by;
     const ways = [
       ["item", "An item"],
       ["text", "A text"],
       ["file", "An image or audio"],
     ];
     const kinds = segmented("Neighbors of", ways, (value) => change({ by: value === "item" ? null : value }));
-    kinds.set(asked.by);
+    kinds.set(selection.by);
     const field =
-      asked.by === "item"
+      selection.by === "item"
         ? chooseItem(this.store, (id) => change({ item: id, by: null }))
-        : asked.by === "text"
-          ? this.#textField(asked)
+        : selection.by === "text"
+          ? this.#textField(selection)
           : dropZone((file) => {
               this.file = file;
               this.subject = null;
@@ -92,8 +92,8 @@ class NeighborsView {
             });
     refill(
       this.asking,
-      h("div", { class: "row" }, kinds.node, asked.by === "item" || this.info.encoder ? field : null),
-      asked.by !== "item" &&
+      h("div", { class: "row" }, kinds.node, selection.by === "item" || this.info.encoder ? field : null),
+      selection.by !== "item" &&
         !this.info.encoder &&
         empty("This server reads no new texts, images or audio.", [
           "Start it with the store's model: ",
@@ -103,13 +103,13 @@ class NeighborsView {
     );
   }
 
-  #textField(asked) {
+  #textField(selection) {
     this.text = h("textarea", {
       id: fresh("text"),
       rows: 2,
       dir: "auto",
       placeholder: "Type a text, in any language",
-      value: asked.text ?? "",
+      value: selection.text ?? "",
       onkeydown: (event) => {
         if (event.key === "Enter" && !event.shiftKey) {
           event.preventDefault();
@@ -180,17 +180,17 @@ class NeighborsView {
           centered.node,
         ),
       ],
-      set(asked) {
-        layers.set(asked.layers);
-        languages.set(asked.languages);
-        k.set(asked.k);
-        if (modality) modality.set(asked.modality ?? "");
-        if (pooling) pooling.set(asked.pooling);
-        group.set(asked.group);
-        spoken.node.hidden = asked.by !== "text";
-        spoken.set(asked.spoken ?? "");
-        others.set(asked.others);
-        centered.set(asked.centered);
+      set(selection) {
+        layers.set(selection.layers);
+        languages.set(selection.languages);
+        k.set(selection.k);
+        if (modality) modality.set(selection.modality ?? "");
+        if (pooling) pooling.set(selection.pooling);
+        group.set(selection.group);
+        spoken.node.hidden = selection.by !== "text";
+        spoken.set(selection.spoken ?? "");
+        others.set(selection.others);
+        centered.set(selection.centered);
       },
     };
   }
@@ -206,62 +206,62 @@ class NeighborsView {
     });
   }
 
-  #search(asked) {
-    if (asked.by !== "item" && !this.info.encoder) {
+  #search(selection) {
+    if (selection.by !== "item" && !this.info.encoder) {
       this.found.put(); // the place of the field says why
       return;
     }
-    const nothing = missing(asked, this.file);
+    const nothing = missing(selection, this.file);
     if (nothing) {
       this.found.put(nothing(this));
       return;
     }
     this.found.fill(async (signal) => {
-      const answer = await this.#ask(asked, signal);
+      const answer = await this.#ask(selection, signal);
       const hits = records(answer);
       if (!hits.length) return empty("Nothing passes these filters.", "Choose other languages, or a larger number.");
-      const concept = asked.by === "item" ? (await fetchItem(this.store, asked.item, signal)).concept : null;
-      say(`${plural(asked.layers.length, "layer")}, ${plural(hits.length, "neighbor")} in all`);
-      return [columns(this.info, hits, { ...asked, concept, kinds: answer.about?.indexes ?? {} }), this.#foot(asked)];
+      const concept = selection.by === "item" ? (await fetchItem(this.store, selection.item, signal)).concept : null;
+      say(`${plural(selection.layers.length, "layer")}, ${plural(hits.length, "neighbor")} in all`);
+      return [columns(this.info, hits, { ...selection, concept, kinds: answer.about?.indexes ?? {} }), this.#foot(selection)];
     }, "Searching…");
   }
 
-  #ask(asked, signal) {
+  #ask(selection, signal) {
     const path = storePath(this.store, "neighbors");
-    if (asked.by === "item") return get(path, { id: asked.item, ...options(asked) }, signal);
-    if (asked.by === "text") {
+    if (selection.by === "item") return get(path, { id: selection.item, ...options(selection) }, signal);
+    if (selection.by === "text") {
       return post(
         path,
         {
-          texts: [asked.text],
-          layers: asked.layers,
-          k: asked.k,
-          pooling: asked.pooling,
-          languages: asked.languages.length ? asked.languages : null,
-          modalities: asked.modality ? [asked.modality] : null,
-          exclude_same_language: asked.others,
-          centered: asked.centered,
-          query_language: asked.spoken,
+          texts: [selection.text],
+          layers: selection.layers,
+          k: selection.k,
+          pooling: selection.pooling,
+          languages: selection.languages.length ? selection.languages : null,
+          modalities: selection.modality ? [selection.modality] : null,
+          exclude_same_language: selection.others,
+          centered: selection.centered,
+          query_language: selection.spoken,
         },
         signal,
       );
     }
     const kind = this.file.type.startsWith("audio/") ? "audio" : "image";
-    return postFile(`${path}/${kind}`, options(asked), this.file, signal);
+    return postFile(`${path}/${kind}`, options(selection), this.file, signal);
   }
 
-  #foot(asked) {
-    const of = asked.centered ? " without the mean of each language and modality" : "";
+  #foot(selection) {
+    const of = selection.centered ? " without the mean of each language and modality" : "";
     const words = `Scores are cosines${of}. A tick marks an item of the same concept.`;
     return h(
       "div",
       { class: "figure-foot" },
       h("p", { class: "soft" }, words),
-      asked.by === "item" &&
+      selection.by === "item" &&
         downloads(
           storePath(this.store, "neighbors"),
-          { id: asked.item, ...options(asked) },
-          fileName(this.store, "neighbors", asked.item),
+          { id: selection.item, ...options(selection) },
+          fileName(this.store, "neighbors", selection.item),
         ),
     );
   }
