@@ -16,6 +16,7 @@ from hubstore.errors import AnalysisError, OptionError, QueryError
 from hubstore.extraction.engines import Compute
 from hubstore.models import load_model
 from hubstore.options import CompareOptions, ModelOptions, SearchOptions, http_options, refuse_others, take
+from hubstore.serve.resources.neighbors import NeighborsQuery
 
 
 def command(name):
@@ -130,3 +131,13 @@ def test_the_older_name_of_further_models_still_works_and_a_misspelled_one_is_re
 def test_the_older_name_of_the_callbacks_still_works():
     with pytest.warns(DeprecationWarning, match="Watch is deprecated; it is called Callbacks"):
         assert hubstore.Watch is hubstore.Callbacks
+
+
+def test_a_server_takes_every_search_option_that_a_client_sends_with_its_default_and_its_help():
+    served = NeighborsQuery.model_fields
+    for one in dataclasses.fields(SearchOptions):
+        name = "query_language" if one.name == "query_languages" else one.name
+        if one.metadata["http"]:
+            assert (served[name].default, served[name].description) == (one.default, one.metadata["help"])
+        else:
+            assert name not in served

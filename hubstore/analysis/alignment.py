@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 
 from hubstore.analysis import cka
 from hubstore.analysis.comparing import by_pair, compare_options
 from hubstore.analysis.layers import Executor, LayerTask, Prepared, Progress, over_layers
-from hubstore.analysis.neighbors import nearest_others
+from hubstore.analysis.neighbors import jackknifed_overlap, tempered
 from hubstore.analysis.pairs import Concepts, Matched, Pair, Selection, all_pairs
 from hubstore.analysis.results import Row, intervals, stored_or_computed
 from hubstore.analysis.states import VARIANTS, States
 from hubstore.checks import check_count
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError, Parameter
+from hubstore.kernels import Neighbors, neighbor_weights
 from hubstore.options import CompareOptions
 from hubstore.stats.bootstrap import Bootstrap
 
@@ -32,7 +33,6 @@ COLUMNS = {
     "left_out_x": pa.int64(),
     "left_out_y": pa.int64(),
 }
-BLOCK = 1 << 22  # comparisons of neighbors at a time
 
 
 def alignment(
@@ -65,8 +65,9 @@ def alignment(
         A row per layer of x, layer_y of y, pair and metric. "cka" (variant "debiased"): linear CKA by the
         unbiased HSIC; its interval resamples the Hájek projection and is too narrow where nothing aligns,
         for there the projection vanishes. "mutual_knn" (variants "raw" and "centered"): mean share of k nearest
-        neighbors by cosine that both sides have in common (Huh et al., 2024); its interval resamples concepts
-        with their neighbors kept; `chance` is k / (n - 1). Intervals are 95%.
+        neighbors by cosine that both sides have in common (Huh et al., 2024), in parts where some are tied for the
+        last places; its interval resamples what each concept adds to it by its own neighbors and as
+        another's (see `tempered`); `chance` is k / (n - 1). Intervals are 95%.
 
     Raises:
         QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
@@ -116,8 +117,9 @@ class _Comparison:
         for variant in VARIANTS:
             near_x = self._neighbors(layer_x, items.x, variant, k)
             near_y = self._neighbors(layer_y, items.y, variant, k)
-            columns.append(shared_neighbors(near_x, near_y))
-            values.append(columns[-1].mean())
+            shared, added = jackknifed_overlap(near_x, near_y, n, k)
+            columns.append(tempered(shared, added))
+            values.append(shared.mean())
         estimates = np.array(values)
         bounds = self._resampling.of_estimates(estimates, np.stack(columns, 1))
         rows = intervals(["cka", "mutual_knn", "mutual_knn"], estimates, bounds)
@@ -134,19 +136,9 @@ class _Comparison:
             lambda: cka.side(lambda: self._states.blocks(layer, selection, "centered")),
         )
 
-    def _neighbors(self, layer: str, selection: Selection, variant: str, k: int) -> npt.NDArray[np.int64]:
+    def _neighbors(self, layer: str, selection: Selection, variant: str, k: int) -> Neighbors:
+        seed = zlib.crc32(f"{layer} {selection.partition}".encode())  # sides draw among their ties on their own
         return self._states.cached(
             ("neighbors", layer, selection, variant),
-            lambda: nearest_others(self._states.rows(layer, selection, variant), k),
+            lambda: neighbor_weights(self._states.rows(layer, selection, variant), k, seed=seed),
         )
-
-
-def shared_neighbors(x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """The share of each item's neighbors x [n, k] that are among its neighbors y [n, k]: float64 [n]."""
-    n, k = x.shape
-    out = np.empty(n)
-    step = max(1, BLOCK // (k * k))
-    for start in range(0, n, step):
-        same = x[start : start + step, :, None] == y[start : start + step, None, :]
-        out[start : start + step] = same.sum((1, 2)) / k
-    return out

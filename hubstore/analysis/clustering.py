@@ -13,13 +13,14 @@ import torch
 
 from hubstore.analysis.comparing import by_partition, compare_options
 from hubstore.analysis.layers import Executor, LayerTask, Prepared, Progress, over_layers
-from hubstore.analysis.neighbors import nearest_others
+from hubstore.analysis.neighbors import shared_labels
 from hubstore.analysis.pairs import Concepts, Selection
 from hubstore.analysis.results import Row, stored_or_computed
 from hubstore.analysis.states import VARIANTS, States
 from hubstore.checks import check_count, check_resamples
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
+from hubstore.kernels import Neighbors, neighbor_weights
 from hubstore.options import CompareOptions
 from hubstore.stats.bootstrap import Bootstrap
 
@@ -101,10 +102,10 @@ def _prepared(store: StoreReader, on: torch.device, params: Mapping[str, Any]) -
         rows: list[Row] = []
         for variant in VARIANTS:
             hidden = torch.cat([states.rows(layer, selection, variant) for selection in items.selections])
-            neighbors = nearest_others(hidden, near)
-            null = _null(items, neighbors, params["permutations"], permuted)
+            neighbors = neighbor_weights(hidden, near, most_tied=near, seed=seed)
+            null = _null(items, neighbors, near, params["permutations"], permuted)
             common = {"layer": layer, "variant": variant, "k": near}
-            rows += [{**common, **row} for row in _purities(items, neighbors, null, resampling)]
+            rows += [{**common, **row} for row in _purities(items, neighbors, near, null, resampling)]
         return rows
 
     return Prepared(find, {"left_out": items.left_out})
@@ -168,11 +169,13 @@ def _items(store: StoreReader, partitions: Sequence[str]) -> _Items:
     )
 
 
-def _purities(items: _Items, neighbors: Numbers, null: npt.NDArray[np.float64], resampling: Bootstrap) -> Iterator[Row]:
+def _purities(
+    items: _Items, neighbors: Neighbors, k: int, null: npt.NDArray[np.float64], resampling: Bootstrap
+) -> Iterator[Row]:
     """Rows for each group of items; `null` is the concept purity of each permutation and group [R, groups]."""
     same = {
-        "concept_purity": (items.concepts[neighbors] == items.concepts[:, None]).mean(1),
-        "language_purity": (items.partitions[neighbors] == items.partitions[:, None]).mean(1),
+        metric: shared_labels(neighbors, labels, k)
+        for metric, labels in (("concept_purity", items.concepts), ("language_purity", items.partitions))
     }
     sizes = np.bincount(items.partitions)
     expected = (sizes[items.partitions] - 1) / (len(items) - 1)
@@ -204,25 +207,25 @@ def _interval(
 
 
 def _null(
-    items: _Items, neighbors: Numbers, permutations: int, permuted: Callable[[int], Labels]
+    items: _Items, neighbors: Neighbors, k: int, permutations: int, permuted: Callable[[int], Labels]
 ) -> npt.NDArray[np.float64]:
     """Concept purity [permutations, groups] with the concepts permuted within each partition.
 
     Two items of one partition never share a concept, so that only neighbors of other partitions are counted.
     """
-    asking = np.repeat(np.arange(len(items)), neighbors.shape[1])
-    answering = neighbors.ravel()
+    edges = neighbors.edges
+    asking, answering, weights = (part.cpu().numpy() for part in (edges.rows, edges.columns, edges.weights))
     across = items.partitions[asking] != items.partitions[answering]
-    asking, answering = asking[across], answering[across]
+    asking, answering, weights = asking[across], answering[across], weights[across]
     places = [place for _, place in items.groups()]
     bounds = [np.searchsorted(asking, (place.start, place.stop)) for place in places]
-    sizes = np.array([max(1, place.stop - place.start) * neighbors.shape[1] for place in places])
+    sizes = np.array([max(1, place.stop - place.start) * k for place in places])
     hits = []
     for start in range(0, permutations, PERMUTED):
         labels = permuted(start)[: permutations - start]
         for some in np.array_split(labels, 1 + len(labels) * len(asking) // BLOCK):
             same = np.take(some, asking, 1) == np.take(some, answering, 1)
-            hits.append(np.stack([same[:, first:last].sum(1) for first, last in bounds], 1))
+            hits.append(np.stack([same[:, first:last] @ weights[first:last] for first, last in bounds], 1))
     return np.asarray(np.concatenate([np.empty((0, len(places))), *hits]) / sizes)
 
 

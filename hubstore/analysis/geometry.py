@@ -13,13 +13,14 @@ from torch import Tensor
 
 from hubstore.analysis.comparing import by_partition, compare_options
 from hubstore.analysis.layers import Executor, LayerTask, Prepared, Progress, over_layers
-from hubstore.analysis.neighbors import nearest_others
+from hubstore.analysis.neighbors import occurrences
 from hubstore.analysis.pairs import Selection
 from hubstore.analysis.results import Row, intervals, stored_or_computed
 from hubstore.analysis.states import VARIANTS, States
 from hubstore.checks import check_count
 from hubstore.devices import resolve_device
 from hubstore.errors import AnalysisError
+from hubstore.kernels import neighbor_weights
 from hubstore.kernels.cpu.threads import one_thread
 from hubstore.kernels.rows import unit_rows
 from hubstore.options import CompareOptions
@@ -33,6 +34,7 @@ Blocks = Callable[[], Iterator[Tensor]]
 COLUMNS = {"dimension": pa.int64()}
 WHOLE = "*"
 TOP = 10
+ROUNDING = 1e-18  # of counts that are equal but for the order they were added in
 
 
 def geometry(
@@ -65,10 +67,10 @@ def geometry(
         partition's mean removed) and metric. "anisotropy": mean cosine of distinct items (Ethayarajh, 2019).
         "effective_rank": the exponential of the entropy of the singular values' shares (Roy and Vetterli,
         2007). "hubness": the skewness of how often an item is among the k nearest of others by cosine
-        (Radovanović et al., 2010). "norm_mean", "norm_median", "norm_max". "share_top1" and "share_top10": the
-        share of all squared norms in the largest dimension, whose number is in `dimension`, and in the largest
-        10. n is the number of items behind the value. Intervals are 95%; effective rank, hubness, the median
-        and the maximum have none, for a resample's duplicates would bias them.
+        (Radovanović et al., 2010), in parts where it is tied for the last places. "norm_mean", "norm_median",
+        "norm_max". "share_top1" and "share_top10": the share of all squared norms in the largest dimension, whose
+        number is in `dimension`, and in the largest 10. n is the number of items behind the value. Intervals are 95%;
+        effective rank, hubness, the median and the maximum have none, for a resample's duplicates would bias them.
 
     Raises:
         QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
@@ -171,16 +173,15 @@ def _hubness(
     chosen = _sampled([len(selection) for selection in selections], sample, seed)
     pairs = zip(selections, chosen, strict=True)
     rows = torch.cat([states.rows(layer, selection, variant)[places.to(states.device)] for selection, places in pairs])
-    neighbors = nearest_others(rows, min(k, len(rows) - 1))
-    occurrences = np.bincount(neighbors.ravel(), minlength=len(rows)).astype(np.float64)
-    return {"metric": "hubness", "value": skewness(occurrences), "n": len(rows)}
+    counts = occurrences(neighbor_weights(rows, min(k, len(rows) - 1)), len(rows))
+    return {"metric": "hubness", "value": skewness(counts), "n": len(rows)}
 
 
 def skewness(values: npt.NDArray[np.float64]) -> float:
     """Third central moment over the cube of the standard deviation; NaN where nothing varies."""
     deviations = values - values.mean()
     spread = float((deviations**2).mean())
-    return float((deviations**3).mean()) / spread**1.5 if spread > 0 else float("nan")
+    return float((deviations**3).mean()) / spread**1.5 if spread > ROUNDING else float("nan")
 
 
 def _sampled(sizes: Sequence[int], sample: int, seed: int) -> list[Tensor]:

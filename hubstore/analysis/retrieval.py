@@ -22,6 +22,7 @@ from hubstore.errors import AnalysisError
 from hubstore.kernels import match_rank, match_ranks
 from hubstore.options import CompareOptions
 from hubstore.stats.bootstrap import Bootstrap
+from hubstore.stats.intervals import share_intervals
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader
@@ -58,7 +59,8 @@ def retrieval(
         A row per layer, direction (x asks, y answers), variant and metric ("recall@1", "recall@5",
         "recall@10", "mrr"). Variants are "raw" and "centered" (each partition's mean over the paired items
         removed) by cosine, and "csls_raw" and "csls_centered" by 2 cos(x, y) - r(x) - r(y), with r the mean
-        cosine to the k nearest of the other partition. Intervals are 95%.
+        cosine to the k nearest of the other partition. Intervals are 95%, Wilson's for as many trials as vary as
+        much; `bootstrap` 0 leaves them out.
 
     Raises:
         QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
@@ -120,7 +122,8 @@ def _both_directions(states: States, layer: str, items: Matched, k: int, resampl
         labels += [{**forward, "variant": variant}, {**backward, "variant": variant}]
         labels += [{**label, "variant": f"csls_{variant}"} for label in labels[-2:]]
     columns = np.concatenate(successes, 1)
-    rows = intervals(METRICS * len(labels), columns.mean(0), resampling.of_means(columns))
+    bounds = share_intervals(columns) if resampling.replicates else np.full((2, columns.shape[1]), np.nan)
+    rows = intervals(METRICS * len(labels), columns.mean(0), bounds)
     return [{**labels[i // len(METRICS)], **row} for i, row in enumerate(rows)]
 
 

@@ -58,7 +58,8 @@ def similarity(
 
     Returns:
         A row per layer, pair, variant ("raw", or "centered": each partition's mean over the paired items
-        removed) and metric ("matched", "baseline", "difference"). Intervals are 95%. For "difference",
+        removed, and the n-th part that this adds to the difference) and metric ("matched", "baseline", "difference").
+        Intervals are 95%. For "difference",
         `resolution` is the standard error that rounding to the store's dtype alone causes, and `resolved`
         whether the difference is 40 times that, which leaves two digits; `unresolved` puts it in words.
         left_out_x and left_out_y count items without a match, or whose concept an earlier item has.
@@ -142,8 +143,12 @@ def _estimates(
     baseline = (float((sum_x * sum_y).cpu().numpy().sum()) - n * matched) / (n * (n - 1))
     # To first order a concept acts on the baseline through all mismatched pairs that it is in.
     shares = (toward_x + toward_y - 2 * cosines) / (n - 1)
-    columns = torch.stack([cosines, shares, cosines - shares], 1).cpu().numpy()
-    return np.array([matched, baseline, matched - baseline]), columns, cosines, toward_x, toward_y
+    # Means over the same n items draw mismatched ones apart: their cosine is too low by an n-th of the difference.
+    kept = (n - 1) / n if variant == "centered" else 1.0
+    apart = kept * (cosines - shares)
+    columns = torch.stack([cosines, cosines - apart, apart], 1).cpu().numpy()
+    difference = kept * (matched - baseline)
+    return np.array([matched, matched - difference, difference]), columns, cosines, toward_x, toward_y
 
 
 def _products(

@@ -16,16 +16,21 @@ import torch
 from torch import Tensor
 
 from hubstore.kernels import cpu
+from hubstore.kernels.neighbors import MOST_TIED, Edges, Neighbors
+from hubstore.kernels.neighbors import neighbor_weights as shared_neighbor_weights
 from hubstore.kernels.reference import LensSweep, MatchRanks, PairedCosine
 from hubstore.options import refuse_others, renamed
 
 __all__ = [
+    "Edges",
     "LensSweep",
     "MatchRanks",
+    "Neighbors",
     "PairedCosine",
     "lens_sweep",
     "match_rank",
     "match_ranks",
+    "neighbor_weights",
     "paired_cosine",
     "topk_cosine",
 ]
@@ -74,6 +79,30 @@ def topk_cosine(
     with _backend(queries) as backend:
         rows = rows.detach() if isinstance(rows, Tensor) else rows
         return backend.topk_cosine(queries.detach(), rows, k, dtype)  # type: ignore[no-any-return]
+
+
+def neighbor_weights(rows: Tensor, k: int, *, most_tied: int = MOST_TIED, seed: int = 0) -> Neighbors:
+    """The k rows of largest cosine to each row, itself excluded, with fractional credit for ties.
+
+    A row's weights sum to k. Rows nearer than the last place have weight 1, and b rows that are tied for the r places
+    left r / b each. Tied are cosines within 1e-12, so that an equal row is no nearer for its index.
+
+    Args:
+        rows: [n, width].
+        k: how many, from 1 to n - 1.
+        most_tied: of more rows that are tied for the last places, so many (or r) are drawn, which keeps the credit on
+            average and bounds the edges.
+        seed: of that draw; two sides that are compared need two.
+
+    Returns:
+        See `Neighbors`.
+
+    Raises:
+        NonFiniteError: a row holds NaN or infinity.
+        OptionError: k is out of its range.
+    """
+    with _backend(rows) as backend:
+        return shared_neighbor_weights(backend.topk_cosine, rows.detach(), k, most_tied, seed)
 
 
 def match_rank(

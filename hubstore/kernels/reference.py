@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hubstore.checks import check_count
+from hubstore.kernels.neighbors import TIED
 from hubstore.kernels.rows import (
     capped,
     check_bias,
@@ -100,6 +101,21 @@ def topk_cosine(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k:
             scores[query, : len(best)] = cosines[best].to(torch.float32)
             indices[query, : len(best)] = numbers[ascending][best]
     return scores, indices
+
+
+def neighbor_weights(rows: Tensor, k: int) -> Tensor:
+    """See `hubstore.kernels.neighbor_weights`: float64 [n, n], the weight of each row for each, however many tie."""
+    unit = unit_rows(rows)
+    weights = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    for i, row in enumerate(unit):
+        cosines = (unit * row).sum(-1)
+        others = [j for j in range(len(rows)) if j != i]
+        last = sorted((float(cosines[j]) for j in others), reverse=True)[k - 1]
+        above = [j for j in others if cosines[j] > last + TIED]
+        level = [j for j in others if abs(float(cosines[j]) - last) <= TIED]
+        weights[i, above] = 1.0
+        weights[i, level] = (k - len(above)) / len(level)
+    return weights
 
 
 def match_rank(

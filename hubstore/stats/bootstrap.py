@@ -8,18 +8,21 @@ so what is resampled is its Hájek projection: each concept's first-order share 
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from hubstore.stats.blocks import map_blocks
+from hubstore.stats.intervals import student
 
 Floats = npt.NDArray[np.float64]
 BLOCK = 1 << 22  # resampled weights that are float64 at a time
 
 
 class Bootstrap:
-    """Percentile intervals from `replicates` resamples of the concepts; none of them where it is 0.
+    """Expanded percentile intervals from `replicates` resamples of the concepts; none of them where it is 0.
 
     The same number of concepts is always resampled in the same way, so that the intervals of neighboring
     layers, pairs and statistics move together.
@@ -45,21 +48,30 @@ class Bootstrap:
 
     def of_means(self, values: Floats) -> Floats:
         """Low and high [2, m] of the means of `values` [n, m]."""
-        return self._interval(self.means(values))
+        return self._interval(values.mean(0), self.means(values), len(values))
 
     def of_estimates(self, estimates: Floats, shares: Floats) -> Floats:
         """Low and high [2, m] of `estimates` [m] from each concept's Hájek projection `shares` [n, m]."""
-        return self._interval(estimates + self.means(shares - shares.mean(0)))
+        return self._interval(estimates, estimates + self.means(shares - shares.mean(0)), len(shares))
 
     def of_ratios(self, numerators: Floats, denominators: Floats) -> Floats:
         """Low and high [2, m] of Σ numerators / Σ denominators, both [n, m]; NaN where a resample has none."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            return self._interval(self.means(numerators) / self.means(denominators))
+            estimates = numerators.sum(0) / denominators.sum(0)
+            replicates = self.means(numerators) / self.means(denominators)
+            return self._interval(estimates, replicates, len(numerators))
 
-    def _interval(self, replicates: Floats) -> Floats:
+    def _interval(self, estimates: Floats, replicates: Floats, n: int) -> Floats:
+        """Percentiles, as much farther from the estimate as t is than normal, and as the sample's spread is too small.
+
+        Without, intervals of 20 concepts cover as those of 93 % should (Hesterberg, 2015, section 4.3).
+        """
         if not self.replicates:
             return np.full((2, replicates.shape[1]), np.nan)
-        return np.asarray(np.quantile(replicates, self._tails, axis=0))
+        bounds = np.quantile(replicates, self._tails, axis=0)
+        normal = NormalDist().inv_cdf(self._tails[1])
+        widen = student(self._tails[1], n - 1) / normal * (n / (n - 1)) ** 0.5 if n > 1 else 1.0
+        return np.asarray(estimates + widen * (bounds - estimates))
 
     def _counts(self, n: int) -> torch.Tensor:
         """How often each of n concepts is in each resample: uint8 [replicates, n]; beyond 255 is out of reach."""

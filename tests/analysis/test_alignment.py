@@ -3,7 +3,9 @@ import pytest
 import torch
 
 from hubstore.analysis import alignment, cka
+from hubstore.analysis.neighbors import jackknifed_overlap, overlaps
 from hubstore.errors import AnalysisError
+from hubstore.kernels import neighbor_weights
 from tests.analysis.test_similarity import related
 from tests.memory_store import parallel
 
@@ -128,3 +130,30 @@ def test_any_two_layers_can_be_compared():
 def test_fewer_than_four_concepts_have_no_debiased_cka():
     with pytest.raises(AnalysisError, match="share 3 concepts, at least 4"):
         alignment(parallel(["a", "b"], {"0": torch.randn(2, 3, 4)}), [("a", "b")])
+
+
+def test_identical_states_have_no_more_neighbors_in_common_than_chance():
+    rows = torch.stack([torch.ones(50, 8), torch.full((50, 8), 2.0)])
+    for row in found(alignment(parallel(["a", "b"], {"0": rows}), bootstrap=50), "mutual_knn", "raw"):
+        assert row["value"] == pytest.approx(10 / 49) == pytest.approx(row["chance"])
+
+
+def test_independent_sides_of_three_distinct_states_have_as_many_neighbors_in_common_as_chance():
+    rng, values = np.random.default_rng(0), []
+    for _ in range(25):
+        x, y = (torch.from_numpy(rng.normal(size=(3, 16))[rng.integers(3, size=100)]) for _ in range(2))
+        sides = (neighbor_weights(side, 10, seed=seed) for seed, side in enumerate((x, y)))
+        values.append(overlaps(*sides, 100, 10).mean())
+    assert np.mean(values) == pytest.approx(10 / 99, abs=0.012)
+
+
+def test_what_an_item_adds_is_what_leaving_it_out_changes():
+    n, k = 30, 4
+    rng = np.random.default_rng(1)
+    x = torch.from_numpy(rng.normal(size=(n, 6)))
+    y = x + torch.from_numpy(rng.normal(size=(n, 6)))
+    shared, added = jackknifed_overlap(neighbor_weights(x, k), neighbor_weights(y, k), n, k)
+    for gone in range(n):
+        left = np.arange(n) != gone
+        without = overlaps(*(neighbor_weights(side[left], k) for side in (x, y)), n - 1, k).mean()
+        assert (shared.sum() - added[gone]) / (n - 1) == pytest.approx(without, abs=1e-12)

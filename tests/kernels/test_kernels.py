@@ -513,3 +513,49 @@ def test_of_sparse_states_only_what_is_far_above_their_other_elements_is_massive
     assert columns.tolist() == [7]
     assert elements[:, 0].nonzero()[:, 0].tolist() == [3]
     assert torch.equal(rest[:50, 8:], sparse[:, 8:])
+
+
+def lattice(n, width, seed=0, dtype=torch.float32):
+    """Rows of few distinct values, many of them equal, and others as near without being equal."""
+    rows = torch.randint(-1, 2, (n, width), generator=torch.Generator().manual_seed(seed))
+    return rows.to(dtype)
+
+
+def identical(n, width, seed=0, dtype=torch.float32):
+    return torch.ones(n, width).to(dtype)
+
+
+def dense(edges, n):
+    weights = torch.zeros(n, n, dtype=torch.float64)
+    weights[edges.rows, edges.columns] = edges.weights
+    return weights
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("states", [normal, massive, lattice, identical])
+def test_neighbor_weights_are_the_reference_with_equal_credit_for_ties(states, dtype):
+    rows = states(30, 3, 4, dtype)
+    for k in (1, 4, 28, 29):
+        found = kernels.neighbor_weights(rows, k)
+        weights = dense(found.edges, 30)
+        torch.testing.assert_close(weights, reference.neighbor_weights(rows, k), rtol=0, atol=1e-12)
+        torch.testing.assert_close(weights.sum(1), torch.full((30,), float(k), dtype=torch.float64))
+        heirs = dense(found.heirs, 30)
+        assert heirs.sum(1).tolist() == pytest.approx([float(k < 29)] * 30)
+        assert not heirs[weights == 1].any(), "a neighbor takes nobody's place"
+
+
+def test_of_many_tied_neighbors_some_are_drawn_and_the_credit_stays():
+    rows = torch.ones(40, 4)
+    found = [kernels.neighbor_weights(rows, 6, most_tied=12, seed=seed) for seed in range(60)]
+    for one in found:
+        assert len(one.edges.rows) == 40 * 12
+        assert dense(one.edges, 40).sum(1).tolist() == pytest.approx([6.0] * 40)
+    mean = torch.stack([dense(one.edges, 40) for one in found]).mean(0)
+    assert mean[~torch.eye(40, dtype=torch.bool)].sub(6 / 39).abs().max() < 0.15
+
+
+@pytest.mark.parametrize("k", [0, 5])
+def test_neighbors_that_cannot_be_are_refused(k):
+    with pytest.raises(OptionError, match="k"):
+        kernels.neighbor_weights(normal(5, 3), k)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from pydantic import Field, FiniteFloat, ValidationError
 from starlette.responses import Response
 
 from hubstore.errors import CorpusUnreachableError, HubstoreError, QueryError
+from hubstore.options import SearchOptions
 from hubstore.serve.arrow_bodies import read_vectors
 from hubstore.serve.context import (
     TABLE,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix="/api/stores/{store}/neighbors", tags=["neighbors"])
 
+DECLARED = {one.name: one for one in fields(SearchOptions)}
+
 HIT_BYTES = 40
 """Of a neighbor in a table, at least: its rank and score, and where each of its eight texts ends."""
 
@@ -48,31 +51,31 @@ Text = Annotated[str, Field(max_length=1_000_000)]
 Texts = Annotated[tuple[Text, ...], Field(min_length=1, max_length=1024), Once]
 
 
-class SearchOptions(Params):
+def _declared(name: str, **bounds: Any) -> Any:
+    """A field as `hubstore.options.SearchOptions` declares it, within what a server allows."""
+    declared = DECLARED[name]
+    return Field(declared.default, description=declared.metadata["help"], **bounds)
+
+
+class SearchFields(Params):
     """How to search, as query parameters and bodies say it alike."""
 
-    k: int = Field(10, ge=1, le=1000, description="Neighbors of each query at each layer.")
-    pooling: Name | None = None
-    exclude_same_language: bool = False
-    exclude_self: bool = True
-    centered: bool = Field(
-        False, validation_alias=CENTERED, description="Remove each partition's mean, and the query's, first."
-    )
-    query_language: Name | None = Field(
-        None, description="Of a query that is no item; needed to leave its language out, or to remove its mean."
-    )
-    search_effort: int | None = Field(
-        None, ge=1, le=1_000_000, validation_alias=SEARCH_EFFORT, description="HNSW's efSearch or IVF's nprobe."
-    )
+    k: int = _declared("k", ge=1, le=1000)
+    pooling: Name | None = _declared("pooling")
+    exclude_same_language: bool = _declared("exclude_same_language")
+    exclude_self: bool = _declared("exclude_self")
+    centered: bool = _declared("centered", validation_alias=CENTERED)
+    query_language: Name | None = _declared("query_languages")
+    search_effort: int | None = _declared("search_effort", ge=1, le=1_000_000, validation_alias=SEARCH_EFFORT)
 
 
-class SearchParams(SearchOptions, StoreParams):
+class SearchParams(SearchFields, StoreParams):
     """How to search, as query parameters."""
 
-    layers: Names | None = Field(None, alias="layer")
-    languages: Names | None = Field(None, alias="language")
-    modalities: Names | None = Field(None, alias="modality")
-    concepts: Names | None = Field(None, alias="concept")
+    layers: Names | None = _declared("layers", alias="layer")
+    languages: Names | None = _declared("languages", alias="language")
+    modalities: Names | None = _declared("modalities", alias="modality")
+    concepts: Names | None = _declared("concepts", alias="concept")
 
 
 class ItemSearchParams(SearchParams):
@@ -81,7 +84,7 @@ class ItemSearchParams(SearchParams):
     ids: Names = Field(alias="id")
 
 
-class NeighborsQuery(SearchOptions):
+class NeighborsQuery(SearchFields):
     """What to look for, and how, as a body: exactly one of ids, texts and vectors."""
 
     ids: Texts | None = None
@@ -89,12 +92,10 @@ class NeighborsQuery(SearchOptions):
     vectors: list[FiniteFloat] | list[list[FiniteFloat]] | None = Field(
         None, min_length=1, description="[width] or [queries, width], for every layer alike."
     )
-    layers: Annotated[tuple[str | int, ...], Field(min_length=1, max_length=1024)] | None = Field(
-        None, description="All by default."
-    )
-    languages: Names | None = None
-    modalities: Names | None = None
-    concepts: Names | None = None
+    layers: Annotated[tuple[str | int, ...], Field(min_length=1, max_length=1024)] | None = _declared("layers")
+    languages: Names | None = _declared("languages")
+    modalities: Names | None = _declared("modalities")
+    concepts: Names | None = _declared("concepts")
 
 
 def _body(*kinds: str, **schemas: Any) -> dict[str, Any]:
