@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from hubstore.analysis.alignment import alignment
+from hubstore.analysis.calibrated import calibrated, calibrated_between
 from hubstore.analysis.clustering import clustering
 from hubstore.analysis.comparing import compare_options
 from hubstore.analysis.geometry import geometry
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANALYSES",
+    "EVERY",
     "PROJECTION_SCHEMA",
     "CompareOptions",
     "alignment",
     "analyze",
+    "calibrated",
+    "calibrated_between",
     "clustering",
     "concept_differences",
     "found_by_concept",
@@ -46,6 +50,9 @@ __all__ = [
 ]
 
 ANALYSES = ("similarity", "retrieval", "clustering", "alignment", "geometry")
+"""What `analyze` runs by default."""
+EVERY = (*ANALYSES, "calibrated")
+"""What it runs where named, too: permutations of every measure cost more than all others."""
 
 
 def analyze(
@@ -62,7 +69,7 @@ def analyze(
 
     Args:
         store: an opened store.
-        names: some of `ANALYSES`; None is all.
+        names: some of `EVERY`; None is `ANALYSES`.
         options: what to compare, and how to draw; its fields (pairs, pivot, layers, pooling, seed, bootstrap) may be
             given by name too. Clustering and geometry take the partitions that the pairs name.
         device: where to compute: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1". Tables that are
@@ -84,14 +91,15 @@ def analyze(
     pairs = chosen_pairs(store, options.pairs, options.pivot)  # once for all of them
     options = replace(options, pairs=None if pairs is None else tuple(pairs), pivot=None)
     for name in chosen:
-        if name not in ANALYSES:
-            raise AnalysisError(f"there is no analysis {name!r}; choose from {', '.join(ANALYSES)}")
+        if name not in EVERY:
+            raise AnalysisError(f"there is no analysis {name!r}; choose from {', '.join(EVERY)}")
     runs: dict[str, Any] = {
         "similarity": similarity,
         "retrieval": retrieval,
         "clustering": clustering,
         "alignment": alignment,
         "geometry": geometry,
+        "calibrated": calibrated,
     }
     return {
         name: runs[name](store, None, options, device=device, progress=_reporter(name, progress), jobs=jobs)

@@ -28,7 +28,9 @@ def analyze(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[ANALYSIS]...", help="similarity, retrieval, clustering, alignment, geometry; all by default."
+            metavar="[ANALYSIS]...",
+            help="similarity, retrieval, clustering, alignment, geometry; all by default. Also calibrated: CKA, CKNNA, "
+            "Procrustes, SVCCA, RSA, linear maps and MEXA, each beside what shuffled items give.",
         ),
     ] = None,
     *,

@@ -125,7 +125,7 @@ class Curves:
     """Which curves are wanted.
 
     Args:
-        analysis: one of ANALYSES.
+        analysis: one of `hubstore.analysis.EVERY`.
         pairs: partitions to compare, in the store's order; for those by pair.
         partitions: for clustering and geometry, which are of all partitions together: whose rows to give; () is all.
         layers: None is all.
@@ -147,11 +147,11 @@ class Curves:
             QueryError: a pair that is not two partitions.
             NotFoundError: a partition, layer or pooling that is not there.
         """
-        from hubstore.analysis import ANALYSES
+        from hubstore.analysis import EVERY
 
         analysis, pairs, partitions = params.analysis, params.pairs or (), params.partitions or ()
-        if analysis not in ANALYSES:
-            raise AnalysisError(f"there is no analysis {analysis!r}; choose from {', '.join(ANALYSES)}")
+        if analysis not in EVERY:
+            raise AnalysisError(f"there is no analysis {analysis!r}; choose from {', '.join(EVERY)}")
         if pairs and analysis in BY_PARTITION:
             raise AnalysisError(f"{analysis} is of partitions, not of pairs; ask with partition=")
         if partitions and analysis not in BY_PARTITION:
