@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks.made_store import LAYERS, WIDTH, item_id, made_store
 from benchmarks.record import RESULTS, Result, compare, machine, machine_name, save
-from benchmarks.serve import GROWTH, IDS, K, _get, growth, memory_of, served, watched
+from benchmarks.serve import GROWTH, IDS, K, get, growth, memory_of, served, watched
 from benchmarks.serve_load import Load, Seen, run_load
 from benchmarks.table import suite_table
 from hubstore.bench.timing import Sample
@@ -65,7 +65,7 @@ def paths_of(port: int, store: str, ids: Sequence[str]) -> dict[str, list[str]]:
     base, layer = f"/api/stores/{quote(store)}", LAYERS["hnsw"]
     items = [quote(item, safe="") for item in ids]
     try:
-        _get(port, f"{base}/neighbors?id={items[0]}&layer={layer}&k=1")
+        get(port, f"{base}/neighbors?id={items[0]}&layer={layer}&k=1")
         neighbors = "neighbors"
     except RuntimeError:
         neighbors = "neighbours"
@@ -99,7 +99,7 @@ def run(work: Path, *, rows: int, turns: int, seconds: float, beside: str | None
         if beside is not None:
             port = urlsplit(beside).port
             assert port is not None, "a URL with a port"
-            (other,) = json.loads(_get(port, "/api/stores") or b"")["stores"]
+            (other,) = json.loads(get(port, "/api/stores") or b"")["stores"]
             memory = None if pid is None else (lambda: memory_of(pid))
             asked["beside"] = Asked(port, paths_of(port, other["name"], ids), memory)
         seen = {name: [one.answer(seconds, turn) for turn in range(turns)] for name, one in asked.items()}
