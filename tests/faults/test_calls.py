@@ -13,7 +13,6 @@ import signal
 
 import pytest
 
-from tests.extraction.test_crash import content
 from tests.faults.conftest import TRIED, difference, problem_of
 from tests.tiny_models import save_tiny_language_model
 
@@ -80,19 +79,23 @@ def stages(driver, tmp_path_factory):
     return folder, counts
 
 
-def contents(work):
+def every_file(work):
     """Every file; of commits all but their times."""
-    files = {key: data for key, data in content(work).items() if not key.endswith(".partial")}
-    commits = {f"x.hub/{key}": data for key, data in content(work / "x.hub").items() if key.startswith("commits/")}
-    return files | commits
+    files = {path.relative_to(work).as_posix(): path.read_bytes() for path in work.rglob("*") if path.is_file()}
+    commits = {key: json.loads(data) for key, data in files.items() if re.fullmatch(r"x\.hub/commits/\d+\.json", key)}
+    return files | {key: json.dumps({**commit, "times": {}}).encode() for key, commit in commits.items()}
+
+
+def contents(work):
+    """Every file but temporary ones."""
+    return {key: data for key, data in every_file(work).items() if not key.endswith(".partial")}
 
 
 def state(work):
     """A digest of all files and folders that are left, whatever temporary files are called."""
-    files = content(work) | contents(work)
-    named = {re.sub(r"[0-9a-f]{32}(?=\.partial$)", "*", key): data for key, data in files.items()}
+    files = {re.sub(r"[0-9a-f]{32}(?=\.partial$)", "*", key): data for key, data in every_file(work).items()}
     folders = sorted(str(path.relative_to(work)) for path in work.rglob("*") if path.is_dir())
-    return hashlib.sha256(repr((sorted(named.items()), folders)).encode()).hexdigest()
+    return hashlib.sha256(repr((sorted(files.items()), folders)).encode()).hexdigest()
 
 
 def points(name, fault, calls):

@@ -18,10 +18,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import hubstore
 from hubstore.corpus.item import ITEM_SCHEMA
 from hubstore.errors import HubstoreError
 from hubstore.extraction.plan import ORDER, SPOOL, PlannedItems, load_plan
 from hubstore.index import IndexDescription
+from hubstore.serve import create_app
 from hubstore.storage import LocalStorage, crc32c
 from hubstore.store.attributes import read_attributes
 from hubstore.store.commit import Commit
@@ -29,8 +31,11 @@ from hubstore.store.layout import PLAN, Layout, content_digest, encode_json
 from hubstore.store.lensrecord import read_lens_record
 from hubstore.store.reader import decode_items
 from hubstore.store.result import decode_result, encode_result, result_record
+from tests.command_line import typed
 from tests.memory_store import MemoryStorage
+from tests.serve.test_bounds import ask
 from tests.store import everything
+from tests.tiny_models import tiny_language_model
 
 INPUTS = 100_000
 """That each decoder is given where its test is run with `slow`."""
@@ -286,3 +291,59 @@ def test_no_input_of_a_decoder_raises_anything_else_than_one_clear_line_or_takes
     assert not failed
     assert refused > inputs / 2, "most changes are seen"
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MOST_GROWN, "in KiB"
+
+
+def commands(path: Path) -> dict[str, Callable[[], object]]:
+    """What is done with a store, by name; each raises, or returns a server's status and answer."""
+    model = tiny_language_model("llama")
+    asked = [("", {}), ("/items", {"limit": 3}), ("/neighbors", {"id": "en:1", "layer": "2", "k": 3}),
+             ("/curves", {"analysis": "similarity", "layer": "2"}), ("/analyses", {})]  # fmt: skip
+
+    def serve() -> None:
+        app = create_app([path], hosts=("localhost",))
+        for place, query in asked:
+            status, body = ask(app, f"/api/stores/s{place}", **query)
+            assert status < 500 or json.loads(body)["error"]["kind"] == "InternalError"
+
+    return {
+        "info": lambda: typed("info", path),
+        "info --json": lambda: typed("info", path, "--json"),
+        "verify": lambda: typed("verify", path),
+        "query": lambda: hubstore.open(path).search(ids=["en:1"], layers=["2"], k=3),
+        "lens": lambda: hubstore.open(path).lens(ids=["en:1"], model=model),
+        "analyze": lambda: hubstore.open(path).analyze(["similarity"], bootstrap=10, layers=["2"], device="cpu"),
+        "extract": lambda: everything.extract(path),
+        "append": lambda: everything.append(path),
+        "serve": serve,
+    }
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("inputs", [4, pytest.param(200, marks=pytest.mark.slow)])
+def test_no_record_that_is_read_makes_a_use_of_its_store_fail_in_more_than_one_line(original, tmp_path, caplog, inputs):
+    path, failed = tmp_path / "s.hub", {}
+    records = ["zarr.json"] * 4 + ["commits/0.json", "indexes/last/2/index.json", "lens/lens.json"]
+    changes = {"zarr.json": change_root}
+    for seed in range(inputs):
+        rng = random.Random(f"uses {seed}")
+        key = rng.choice([*records, *LocalStorage(original).list("analyses")])
+        change = change_result if key.startswith("analyses/") else changes.get(key, change_record)
+        changed = change(rng, (original / key).read_bytes())
+        for name, use in commands(path).items():
+            everything.copy(original, path)
+            (path / key).write_bytes(changed)
+            try:
+                answer = use()
+            except HubstoreError:
+                continue
+            except Exception as error:
+                failed[seed, key, name] = repr(error)
+                continue
+            if answer and isinstance(answer, tuple) and "nobody expected" in answer[2]:
+                failed[seed, key, name] = answer[2]
+        traced = [record.message for record in caplog.records if record.exc_info]
+        if traced:
+            failed[seed, key, "log"] = traced
+        caplog.clear()
+    assert not failed

@@ -50,6 +50,7 @@ def is_free(key, data, place):
     return key.startswith("commits/") and place > data.index(b'"times"')
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("flips", [2, pytest.param(400, marks=pytest.mark.slow)])
 def test_a_flipped_bit_anywhere_in_a_store_is_found(original, tmp_path, flips):
     path, draw = everything.copy(original, tmp_path / "s.hub"), random.Random(0)
