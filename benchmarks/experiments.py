@@ -23,6 +23,7 @@ from hubstore.experiments import EXPERIMENTS, ExperimentContext, run_experiments
 from hubstore.media import MEDIA
 
 FOLDER = RESULTS / "experiments"
+ORIGIN = ("data", "limit", "machine", "commit")
 WIDEST, COLORS = 1600, 256
 """Pixels across, and colors, of the figures that are kept."""
 
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = options.only or [one.name for one in EXPERIMENTS if one.fits(context.model)]
     path = options.out / f"{context.model.identity['id']}.json"
     kept = json.loads(path.read_text()) if path.exists() else {"experiments": []}
-    lines = {line["experiment"]: line for line in kept["experiments"]}
+    lines = {line["experiment"]: line for line in with_origin(kept)}
     options.out.mkdir(parents=True, exist_ok=True)
     failed = False
     for name in names:
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failed = failed or done.error is not None
         print(f"{name}: {took:.0f} s, {done.result.figure if done.result else done.error}", flush=True)
         notes = [] if done.result is None else list(done.result.notes)
-        run = {"limit": options.limit, "commit": options.commit or commit(), "seconds": took, "date": _today()}
+        run = {"seconds": took, "date": _today()}
         lines[name] = {**done.to_json(), "before": _before(lines.get(name)), "notes": notes, **run}
         for image_file in sorted((options.work / name).glob("*.png")) if done.result is not None else ():
             kind = "" if image_file.stem == "figure" else f"-{image_file.stem}"
@@ -83,6 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return int(failed)
+
+
+def with_origin(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A record's lines, each with what it was measured on, so that lines of several runs can stand in one record."""
+    return [{**{key: record[key] for key in ORIGIN if key in record}, **line} for line in record["experiments"]]
 
 
 def _before(line: Mapping[str, Any] | None) -> str | None:

@@ -103,12 +103,12 @@ def experiment_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
     """What each model shows of the paper's claims, as Markdown; records by the name of their file."""
     parts = []
     for name, record in sorted(records.items()):
-        model, on = record["model"], record["machine"]
-        where = on.get("gpu", on["cpu"])
-        data = f", on {record['data']}" if record["data"] else ""
+        model = record["model"]
         shown = [line for line in record["experiments"] if line["shown"] is not None]
         count = f"{sum(line['shown'] for line in shown)} of {len(shown)} claims shown"
-        parts.append(f"**{model['id']}**{data} ({where}, commit {record['commit']}, seed {record['seed']}): {count}.")
+        parts.append(f"**{model['id']}**{_origin(record)}, seed {record['seed']}: {count}.")
+        earlier = dict.fromkeys(_origin({**record, **line}) for line in record["experiments"])
+        parts += [f"Other rows are of another run{one}." for one in earlier if one != _origin(record)]
         header = (
             "experiment",
             "what the paper found",
@@ -135,6 +135,14 @@ def _verdict(line: Mapping[str, Any]) -> str:
     """Of a line that an earlier release recorded, too."""
     said = line.get("verdict", {True: "yes", False: "no", None: "not done"}[line["shown"]]) or "not done"
     return "**no**" if said == "no" else said
+
+
+def _origin(run: Mapping[str, Any]) -> str:
+    """What lines were measured on."""
+    on = run["machine"]
+    data = f", on {run['data']}" if run["data"] else ""
+    most = "" if run.get("limit") is None else f", {run['limit']:,} items at most"
+    return f"{data}{most} ({on.get('gpu', on['cpu'])}, commit {run['commit']})"
 
 
 def _changed(line: Mapping[str, Any]) -> str:
