@@ -98,16 +98,15 @@ QUICK = {"hidden_size": 96, "intermediate_size": 128, "num_hidden_layers": 2}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and keep where asked to."""
     options = _parse(arguments)
-    device = options.device
-    began = time.perf_counter()
-    results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="hubstore-bench-", dir=options.scratch) as folder:
         for name in options.shapes or SHAPES:
-            results += _measure(SHAPES[name], options, Path(folder))
-            print(f"\n{suite_table(results)}\n{time.perf_counter() - began:.0f} s so far", flush=True)
-    if options.out:
-        here = gpu_machine() if device.startswith("cuda") else machine(Path(tempfile.gettempdir()))
-        save(options.out, here, SUITE, time.perf_counter() - began, results, measured=options.commit)
+            began = time.perf_counter()
+            results = _measure(SHAPES[name], options, Path(folder))
+            took = time.perf_counter() - began
+            print(f"\n{suite_table(results)}\n{took:.0f} s", flush=True)
+            if options.out:
+                here = gpu_machine() if options.device.startswith("cuda") else machine(Path(tempfile.gettempdir()))
+                save(options.out, here, f"{SUITE}-{name}", took, results, measured=options.commit)
     return 0
 
 

@@ -187,6 +187,10 @@ class CorpusWarning(HubstoreWarning):
     """Files that lie beside a corpus are not read."""
 
 
+class ReadingWarning(HubstoreWarning):
+    """Items are prepared in this process, for others cannot be started."""
+
+
 class UnfinishedStoreWarning(HubstoreWarning):
     """What is read of a store is not all that its corpora have; the extraction that writes it goes on, or has to."""
 

@@ -30,7 +30,7 @@ from hubstore.reading.texts import TokenizedTexts, positions_of
 from hubstore.storage import Storage
 from hubstore.store import Layout
 
-LAID_OUT_TOKENS: Final = 1 << 19
+LAID_OUT_TOKENS: Final = 1 << 17
 LAID_OUT_BATCHES: Final = 256
 """Texts whose batches are laid out at once: tokens, and batches at most; a token takes some 50 bytes then."""
 

@@ -116,8 +116,7 @@ class Settings:
             "layers": _resolve_layers(self.layers, model),
             "dtype": _resolve_dtype(self.dtype, model.dtype),
             "max_tokens": limit,
-            "batch_tokens": self.batch_tokens
-            or (2048 if not gpu else packed_tokens(model.blocks) if packed else 16384),
+            "batch_tokens": self.batch_tokens or (on_gpu if gpu else 2048),
             "media_tokens": self.media_tokens or (65536 if gpu else 2048),
             "batching": batching,
             "compile": self.compile if packed and (gpu or self.compile == "on") else "off",

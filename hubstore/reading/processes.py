@@ -24,7 +24,7 @@ from multiprocessing import spawn
 from multiprocessing.connection import wait
 from typing import Any, Final
 
-from hubstore.errors import CorpusUnreachableError, HubstoreError, ResourceError
+from hubstore.errors import CorpusUnreachableError, HubstoreError, ReadingWarning, ResourceError
 from hubstore.reading.shared_memory import Segment
 
 AHEAD: Final = 3
@@ -39,10 +39,6 @@ SINGLE_THREADED: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_TH
 
 Work = Mapping[str, Callable[..., Any]]
 """Functions by name, which can be pickled with all that they hold."""
-
-
-class ReadingWarning(UserWarning):
-    """Items are prepared in this process, for others could not be started."""
 
 
 @dataclass(eq=False)
@@ -184,7 +180,7 @@ class ReadingProcesses:
         """To the process that has least to do."""
         process = min(self._ready(), key=lambda one: len(one.jobs))
         try:
-            job.segment = self._free.popleft() if self._free else self._new_segment()
+            job.segment = self._free.pop() if self._free else self._new_segment()
             sizes = job.segment.write(job.arguments())
         except (OSError, MemoryError) as error:
             raise ResourceError(

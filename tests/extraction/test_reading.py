@@ -10,8 +10,9 @@ import pytest
 
 from hubstore.corpus import Corpus
 from hubstore.errors import CorpusError
-from hubstore.extraction import Settings, extract
+from hubstore.extraction import Callbacks, Settings, extract
 from hubstore.extraction.readers import LAY_OUT, READ, TOKENIZE
+from hubstore.reading.processes import ReadingProcesses
 from hubstore.store import StoreReader
 from tests.extraction.test_media import items
 from tests.extraction.victim import corpus
@@ -58,6 +59,25 @@ def test_texts_and_images_that_other_processes_read_make_the_store_of_one(tmp_pa
         stores.append(content(path))
     assert set(read_elsewhere) == {TOKENIZE, LAY_OUT, READ}
     assert stores[0] == stores[1]
+
+
+def test_ctrl_c_ends_the_processes_and_the_same_command_goes_on(tmp_path, read_elsewhere, monkeypatch):
+    pools, start = [], ReadingProcesses.start
+    monkeypatch.setattr(ReadingProcesses, "start", lambda pool: pools.append(pool) or start(pool))
+
+    def interrupt(done):
+        if done.shards:
+            raise KeyboardInterrupt
+
+    model, settings, path = tiny_model("llama"), Settings(memory_budget=1), tmp_path / "x.hub"
+    with pytest.raises(KeyboardInterrupt):
+        extract(corpus(), model, path, settings, watch=Callbacks(progress=interrupt), processes=2)
+    nurseries = [pool._nursery for pool in pools if pool._nursery is not None]
+    assert nurseries
+    assert all(nursery.returncode is not None for nursery in nurseries)
+    done = extract(corpus(), model, path, settings, processes=2)
+    assert done.resumed
+    assert 0 < done.extracted < done.items
 
 
 @pytest.mark.parametrize("processes", [0, 2])

@@ -14,9 +14,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from hubstore.errors import CorpusError, CorpusUnreachableError
+from hubstore.errors import CorpusError, CorpusUnreachableError, ReadingWarning
 from hubstore.reading.layout import Batching, TextItems, lay_out_batches
-from hubstore.reading.processes import ReadingProcesses, ReadingWarning
+from hubstore.reading.processes import ReadingProcesses
 from tests.tiny_models import tiny_model
 
 WORK = {"pid": os.getpid, "square": np.square, "divide": operator.floordiv, "sleep": time.sleep, "import": __import__}
