@@ -70,8 +70,8 @@ def _switched(eager: Callable[..., Any], batch_tokens: int) -> Callable[..., Any
     return forward
 
 
-BATCH_WORK: Final = 8e12
-"""Tokens x parameters of the blocks, of a packed batch: a GPU takes some 20 ms, beside which launching is little."""
+BATCH_WORK: Final = 4e12
+"""Tokens x parameters of the blocks, of a packed batch: a GPU takes some 20 ms, and launching less."""
 
 LEAST_TOKENS, MOST_TOKENS = 8192, 65536
 
