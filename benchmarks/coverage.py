@@ -105,17 +105,17 @@ def main() -> int:
     """Simulate and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
     parser.add_argument("--simulations", type=int, default=400, help="of each setting")
+    parser.add_argument("--only", choices=("intervals", "verdicts"), help="the record keeps what it has of the other")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the record")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    record = {
-        "simulations": options.simulations,
-        "seed": "by simulation",
-        "intervals": list(coverage(options.simulations)),
-        "verdicts": list(false_positives(options.simulations)),
-    }
-    (options.out / "statistics").mkdir(parents=True, exist_ok=True)
-    (options.out / "statistics" / "coverage.json").write_text(json.dumps(record, indent=1) + "\n")
+    path = options.out / "statistics" / "coverage.json"
+    record = json.loads(path.read_text()) if options.only else {"seed": "the number of the simulation"}
+    for name, lines in {"intervals": coverage, "verdicts": false_positives}.items():
+        if options.only in (None, name):
+            record |= {f"simulations of {name}": options.simulations, name: list(lines(options.simulations))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
 

@@ -188,7 +188,7 @@ def _matched(x: StoreReader, y: StoreReader, pair: Pair, by: str) -> tuple[tuple
         positions = store.partition(name).positions()
         names = store.items[by].take(pa.array(positions)).to_pylist()
         firsts.append({key: at for key, at in zip(reversed(names), reversed(positions.tolist()), strict=True) if key})
-    shared = [key for key in firsts[0] if key in firsts[1]]
+    shared = sorted(firsts[0].keys() & firsts[1].keys(), key=firsts[0].__getitem__)
     if len(shared) < FEWEST:
         raise AnalysisError(
             f"{pair[0]!r} of {x.path} and {pair[1]!r} of {y.path} share {len(shared)} values of {by!r}, at least "

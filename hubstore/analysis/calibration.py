@@ -108,24 +108,33 @@ def measures(x: View, y: View) -> dict[tuple[str, str], Measure]:
     """
 
     def permuted(matrix: Tensor, order: Tensor) -> Tensor:
-        return matrix[order][:, order]
+        return matrix[order[:, None], order]
 
     def products(one: Tensor, other: Tensor) -> Measure:
         return lambda order: float((one * permuted(other, order)).sum())
 
     n, k = len(x), x.k
     own = [max(float(unbiased_hsic(side.near * side.cosines, side.near * side.cosines)), 0.0) for side in (x, y)]
+    rows, columns = x.near.nonzero(as_tuple=True)  # what is no neighbor on x's side counts nowhere
+    weights = x.near[rows, columns]
+
+    def knn(order: Tensor) -> float:
+        return float(weights @ y.near[order[rows], order[columns]]) / (n * k)
 
     def cknna(order: Tensor) -> float:
-        mask = x.near * permuted(y.near, order)
-        both = unbiased_hsic(mask * x.cosines, mask * permuted(y.cosines, order))
-        return float(both) / (float(np.sqrt(own[0] * own[1])) + 1e-6)
+        near = y.near[order[rows], order[columns]]
+        some = near > 0
+        mask = torch.zeros_like(x.near)
+        mask[rows[some], columns[some]] = weights[some] * near[some]
+        i, j = rows[some], columns[some]
+        both = _edge_hsic(mask, i, j, x.cosines[i, j], y.cosines[order[i], order[j]])
+        return both / (float(np.sqrt(own[0] * own[1])) + 1e-6)
 
     found: dict[tuple[str, str], Measure] = {
         ("cka", "raw"): products(x.gram, y.gram),
         ("cka", "unit"): products(x.unit_gram, y.unit_gram),
         ("rsa", "raw"): products(x.ranks, y.ranks),
-        ("mutual_knn", "raw"): products(x.near / (n * k), y.near),
+        ("mutual_knn", "raw"): knn,
         ("cknna", "raw"): cknna,
         ("procrustes", "raw"): lambda order: float(_singular(x.components, y.components[order]).sum()),
         ("svcca", "raw"): lambda order: float(_singular(x.basis, y.basis[order]).mean()),
@@ -158,6 +167,15 @@ def unbiased_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
     crossed = k.sum(0) @ l.sum(1)
     whole = (k * l.T).sum() + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * crossed / (n - 2)
     return whole / (n * (n - 3))
+
+
+def _edge_hsic(mask: Tensor, i: Tensor, j: Tensor, x: Tensor, y: Tensor) -> float:
+    """`unbiased_hsic` of two symmetric matrices under a mask [n, n] that is 0 but at i, j, where they are x and y."""
+    n, weights = len(mask), mask[i, j]
+    k, l = weights * x, weights * y  # noqa: E741
+    crossed = torch.bincount(j, k, n) @ torch.bincount(i, l, n)
+    whole = k @ (mask[j, i] * y) + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * crossed / (n - 2)
+    return float(whole) / (n * (n - 3))
 
 
 def mapped_recall(x: Tensor, y: Tensor) -> float:

@@ -35,6 +35,8 @@ LEVELS = 5
 """Values of as few levels are shares or counts: bounded, so that a tail cannot hide beyond what was seen."""
 FLOOR = 1 / 16
 """Of those, least variance of a resample in that of the sample: one that misses the few that differ shows no tail."""
+UNSEEN = 3
+"""Of n equal clusters so many more may differ at 95 %."""
 DRAWS = 1999
 BLOCK = 1 << 24  # drawn signs or counts at a time
 ROUNDING = 1e-9  # relative: sums of the same values in another order are no difference
@@ -236,7 +238,11 @@ def _carried(values: Floats, present: Flags) -> Flags:
     """Whether so many clusters can carry a mean of values so skewed to the left: [m]."""
     counts = np.maximum(present.sum(0), 1)
     enough = counts >= SKEWNESS_RULE * np.minimum(_skewness(values, present), 0) ** 2
-    return np.asarray(enough | _few_levels(values))
+    # Of equal values 3 in n may differ that were not seen (the rule of three), and be as low as -1, as shares may.
+    highest = np.abs(values).max(0)
+    equal = np.where(present, values, -np.inf).max(0) == np.where(present, values, np.inf).min(0)
+    survives = values.sum(0) * (1 - UNSEEN / counts) > UNSEEN * np.maximum(highest, 1.0)
+    return np.asarray(np.where(equal, survives, enough | _few_levels(values)))
 
 
 def _skewness(values: Floats, present: Flags) -> Floats:

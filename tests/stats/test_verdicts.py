@@ -59,6 +59,8 @@ def test_a_real_difference_is_found_and_named_at_its_layer():
 def test_an_interval_of_no_width_is_no_certainty():
     assert sign_flip_test(np.zeros((50, 3))).verdict == "no"
     assert sign_flip_test(np.full((4, 3), 0.5)).verdict == "too few to say"
+    assert sign_flip_test(np.full((20, 3), 0.1)).verdict == "too few to say"  # a tenth of them may be at -1
+    assert sign_flip_test(np.full((20, 3), 0.9)).verdict == "yes"
     once = np.zeros((50, 1))
     once[0] = 1.0
     assert sign_flip_test(once).verdict == "no"
