@@ -6,23 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-
-from hubstore.forward import Batching, Padding
-from hubstore.reading.layout import DEPRECATED_KINDS, BatchKind
+from hubstore.reading.layout import DEPRECATED_KINDS, Batching, BatchKind, Padding
 from hubstore.store.records import of_known_fields
-
-TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
-"""Largest relative distance ||batched - single|| / ||single|| of states at a layer, by compute dtype.
-
-It is that of any token in float32, where rounding alone gives about 1e-6; in half precision, where it gives 2e-3 and
-2e-2 and may send single tokens of a mixture to other experts, the mean over an item's tokens, and no token may be
-further off than `sample.ROW` has it.
-"""
-
-PADDED_MEDIA = {torch.float32: 1e-5}
-"""What padding may change of images and audio: convolutions see an item's padded edge, which changes few tokens by
-little but by more than rounding, and batches of one shape cost little."""
 
 STRICT: tuple[BatchKind, ...] = ("packed", "padded", "same_shape", "single")
 """Ways to make batches, each of fewer items that could change one another than the one before."""
@@ -36,7 +21,7 @@ class SelfCheck:
 
     Args:
         items: how many items it ran.
-        deviation: the largest relative distance, over items and layers; see `TOLERANCE`.
+        deviation: the largest relative distance, over items and layers; see `sample.TOLERANCE`.
         layer: where that was.
         tolerance: what was allowed.
         reference: "own hidden states" when single states were also compared with the model's own

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from hubstore.errors import EngineError
-from hubstore.extraction.encode import load_model_of
+from hubstore.extraction.encoding import load_model_of
 from hubstore.extraction.engines import Compute, extraction_engine
 from hubstore.extraction.run import Callbacks
 from hubstore.extraction.workers import Engine

@@ -37,7 +37,7 @@ from hubstore.models import Model
 from hubstore.storage import crc32c
 from hubstore.store.commit import Commit
 from hubstore.store.layout import PLAN, commit_key
-from hubstore.store.verify import corrupt_file
+from hubstore.store.verification import corrupt_file
 
 BUSY_S = 60.0
 """A warning says when no worker has begun for so long, since others hold the cluster's resources."""

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from hubstore.errors import HubstoreError, ModelError, SelfCheckError
-from hubstore.extraction.checks import PADDED_MEDIA, SelfCheck
+from hubstore.extraction.checks import SelfCheck
 from hubstore.extraction.sample import Sample, probe_of
 from hubstore.extraction.sampling import cut_to_same_length, fill_batch
 from hubstore.forward import Batching, HostBatch, Padding, collate, collate_media, pack
@@ -20,6 +21,10 @@ from hubstore.forward.members import batch_members, media_members, padded_batchi
 from hubstore.media import MediaInputs
 from hubstore.models import Model, Restorer
 from hubstore.reading.layout import BatchKind, Integers
+
+PADDED_MEDIA = {torch.float32: 1e-5}
+"""What padding may change of images and audio: convolutions see an item's padded edge, which changes few tokens by
+little but by more than rounding, and batches of one shape cost little."""
 
 SAME_LENGTH = 4
 """Items of one length in a batch, where batches of one length are tried."""

@@ -22,7 +22,7 @@ from hubstore.store import StoreReader, dtype_name
 from hubstore.store.layout import LENS, ROOT, array_metadata, group_metadata
 from hubstore.store.lensrecord import SHARD_ROWS, TOKENIZER, LensArray, read_lens_record, write_lens_record
 from hubstore.store.shardfile import encode_shard, map_rows
-from hubstore.store.verify import file_problem
+from hubstore.store.verification import file_problem
 
 
 @dataclass(frozen=True)

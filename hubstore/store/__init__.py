@@ -1,13 +1,21 @@
-"""The store: chunked Zarr v3 arrays of hidden states, item tables and commits. FORMAT.md is its specification."""
+"""The store: chunked Zarr v3 arrays of hidden states, item tables and commits. FORMAT.md is its specification.
 
-from hubstore.store.dtypes import DTYPES, dtype_name, register_bfloat16
+What needs torch is imported when it is first used, so that a store is described without it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from hubstore.store.layout import Layout
 from hubstore.store.partition import Partition, partition_name
 from hubstore.store.reader import StoreReader
-from hubstore.store.states import HiddenStates
 from hubstore.store.unfinished import Unfinished
-from hubstore.store.verify import Problem, verify
-from hubstore.store.writer import write_metadata, write_shard
+
+if TYPE_CHECKING:
+    from hubstore.store.states import HiddenStates
+    from hubstore.store.torch_dtypes import DTYPES, dtype_name
+    from hubstore.store.verification import Problem, verify
+    from hubstore.store.writer import write_metadata, write_shard
 
 __all__ = [
     "DTYPES",
@@ -24,4 +32,18 @@ __all__ = [
     "write_shard",
 ]
 
-register_bfloat16()
+_HOMES = {
+    "DTYPES": "torch_dtypes",
+    "HiddenStates": "states",
+    "Problem": "verification",
+    "dtype_name": "torch_dtypes",
+    "verify": "verification",
+    "write_metadata": "writer",
+    "write_shard": "writer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

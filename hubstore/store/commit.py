@@ -15,7 +15,7 @@ from hubstore.errors import CorruptStoreError
 from hubstore.storage import FileRecord, Storage
 from hubstore.store.layout import Layout, commit_key, encode_json, items_key, previews_key, shard_key
 from hubstore.store.records import CommitJson
-from hubstore.store.shardfile import size_limits
+from hubstore.store.sizes import size_limits
 
 REMEDY = "remove it and run the same command again, which writes the shard again, or bring it back from a copy"
 

@@ -1,31 +1,17 @@
-"""The dtypes a store can have, in torch, numpy and Zarr; bfloat16 for zarr-python, which does not know it yet."""
+"""The dtypes that a store can have, in numpy; in torch, they are in `torch_dtypes`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import ml_dtypes
 import numpy as np
-import torch
-from zarr.core.dtype.npy.float import BaseFloat
-from zarr.dtype import data_type_registry
 
-DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype("<f4"),
     "float16": np.dtype("<f2"),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """A torch dtype's name in Zarr metadata: "float32", "float16" or "bfloat16"."""
-    return str(dtype).removeprefix("torch.")
 
 
 def itemsize(name: str) -> int:
@@ -36,36 +22,3 @@ def itemsize(name: str) -> int:
 def nan_element(name: str) -> bytes:
     """The bytes of one NaN, which fills what no row was written to."""
     return np.array(np.nan, NUMPY_DTYPES[name]).tobytes()
-
-
-@dataclass(frozen=True, kw_only=True)
-class BFloat16(BaseFloat[Any, Any]):
-    """zarr-python's description of bfloat16, under the Zarr v3 extension name "bfloat16"."""
-
-    dtype_cls = type(np.dtype(ml_dtypes.bfloat16))
-    _zarr_v3_name: ClassVar[Literal["bfloat16"]] = "bfloat16"
-    _zarr_v2_names: ClassVar[tuple[str, ...]] = ()
-
-    @classmethod
-    def from_native_dtype(cls, dtype: Any) -> BFloat16:
-        """The Zarr data type of numpy's (ml_dtypes') bfloat16."""
-        if dtype != NUMPY_DTYPES["bfloat16"]:
-            from zarr.core.dtype.common import DataTypeValidationError
-
-            raise DataTypeValidationError(f"{dtype} is not bfloat16")
-        return cls()
-
-    def to_native_dtype(self) -> Any:
-        """ml_dtypes' bfloat16, which knows one byte order."""
-        return NUMPY_DTYPES["bfloat16"]
-
-    @property
-    def item_size(self) -> int:
-        """Bytes of one element."""
-        return 2
-
-
-def register_bfloat16() -> None:
-    """Teach this process's zarr-python to open bfloat16 arrays; done when hubstore.store is imported."""
-    if "bfloat16" not in data_type_registry.contents:
-        data_type_registry.register("bfloat16", BFloat16)

@@ -10,7 +10,7 @@ from hubstore.errors import CorruptStoreError
 from hubstore.storage import FileRecord, Storage
 from hubstore.store.layout import LENS, ROOT, Layout
 from hubstore.store.records import LensJson, decode_record, sealed
-from hubstore.store.shardfile import size_limits
+from hubstore.store.sizes import size_limits
 
 TOKENIZER = "lens/tokenizer.json"
 SHARD_ROWS, CHUNK_ROWS = 8192, 256

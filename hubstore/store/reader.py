@@ -6,13 +6,12 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from hubstore.checks import check_strings
 from hubstore.errors import CorruptStoreError, QueryError
@@ -20,14 +19,17 @@ from hubstore.storage import FileRecord, Location, Storage, Url, location
 from hubstore.storage.location import shell_word
 from hubstore.store.attributes import read_attributes
 from hubstore.store.commit import Commit, read_commits
-from hubstore.store.dtypes import DTYPES
 from hubstore.store.files import store_files
 from hubstore.store.layout import PLAN, Layout, items_key, previews_key
 from hubstore.store.lookup import IdLookup
 from hubstore.store.partition import Partition, Positions
-from hubstore.store.states import HiddenStates
 from hubstore.store.tables import decode_table
 from hubstore.store.unfinished import Unfinished, unfinished_corpus
+
+if TYPE_CHECKING:  # describing a store needs no torch
+    import torch
+
+    from hubstore.store.states import HiddenStates
 
 NO_ITEMS = pa.schema(
     [
@@ -84,6 +86,8 @@ class StoreReader:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of every hidden state."""
+        from hubstore.store.torch_dtypes import DTYPES
+
         return DTYPES[self.layout.dtype]
 
     @property
@@ -212,6 +216,8 @@ class StoreReader:
 
     def hidden(self, layer: str | int, pooling: str | None = None) -> HiddenStates:
         """The hidden states of one layer; QueryError for a layer or pooling that is not kept."""
+        from hubstore.store.states import HiddenStates
+
         return HiddenStates(self.storage, self.layout, self.commits, self.layer_name(layer), self.pooling_name(pooling))
 
     def token_ranges(self) -> npt.NDArray[np.int64]:

@@ -12,17 +12,16 @@ from numcodecs.blosc import BITSHUFFLE, Blosc
 
 from hubstore.errors import CorruptStoreError
 from hubstore.storage import Buffer, Bytes, crc32c
-from hubstore.store.dtypes import DTYPES, dtype_name, itemsize, nan_element
+from hubstore.store.dtypes import itemsize, nan_element
 from hubstore.store.layout import Layout
+from hubstore.store.sizes import chunk_bytes_of, index_size, row_bytes_of
+from hubstore.store.torch_dtypes import DTYPES, dtype_name
 
 MISSING = np.uint64(2**64 - 1)
 """Offset and length of a chunk that the shard does not hold."""
 
 CHECKED = 1 << 17
 """Elements looked over at a time: as many as stay in the cache."""
-
-COMPRESSED_MOST = 256
-"""Times that lz4 makes bytes fewer at most."""
 
 APART = 1 << 18
 """Bytes between two rows from which they are read by two requests: fewer cost less than a request."""
@@ -52,7 +51,7 @@ def encode_shard(rows: torch.Tensor, layout: Layout) -> list[Buffer]:
 
     Uncompressed rows are not copied: they stand in the file as they stand in memory.
     """
-    chunk_bytes = _chunk_bytes(layout)
+    chunk_bytes = chunk_bytes_of(layout)
     data = row_bytes(rows)
     used = -(-len(rows) // layout.chunk_rows)
     padding = nan_element(layout.dtype) * ((used * chunk_bytes - len(data)) // itemsize(layout.dtype))
@@ -66,19 +65,6 @@ def encode_shard(rows: torch.Tensor, layout: Layout) -> list[Buffer]:
         buffers = [codec.encode(whole[i * chunk_bytes : (i + 1) * chunk_bytes]) for i in range(used)]
         lengths = [len(buffer) for buffer in buffers]
     return [*buffers, _encode_index(lengths, layout.shard_rows // layout.chunk_rows)]
-
-
-def index_size(layout: Layout) -> int:
-    """Bytes of a shard's index and its checksum."""
-    return 16 * (layout.shard_rows // layout.chunk_rows) + 4
-
-
-def size_limits(rows: int, layout: Layout) -> tuple[int, int]:
-    """The fewest and the most bytes of a shard of so many rows; where it is not compressed, it has one size only."""
-    whole = -(-rows // layout.chunk_rows) * _chunk_bytes(layout)
-    if layout.compressor == "none":
-        return whole + index_size(layout), whole + index_size(layout)
-    return whole // COMPRESSED_MOST + index_size(layout), 2 * whole + 4096 + index_size(layout)
 
 
 def read_index(ranges: Ranges, size: int, rows: int, layout: Layout, name: str) -> Index:
@@ -104,7 +90,7 @@ def read_index(ranges: Ranges, size: int, rows: int, layout: Layout, name: str) 
     if (used == MISSING).any():
         raise CorruptStoreError(f"{name}: a chunk that the commit counts is missing from the shard index")
     if layout.compressor == "none":
-        expected = np.arange(len(used), dtype=np.uint64) * np.uint64(_chunk_bytes(layout))
+        expected = np.arange(len(used), dtype=np.uint64) * np.uint64(chunk_bytes_of(layout))
         if not np.array_equal(used[:, 0], expected):
             raise CorruptStoreError(f"{name}: chunks are not in order")
     return used
@@ -122,7 +108,7 @@ def open_shard(shard: Bytes | Ranges, size: int, rows: int, layout: Layout, name
     if layout.compressor != "none":
         return partial(_find_chunks, ranges, index, layout, name)
     assert not callable(shard)
-    whole = torch.from_numpy(np.asarray(shard[: rows * _row_bytes(layout)]))
+    whole = torch.from_numpy(np.asarray(shard[: rows * row_bytes_of(layout)]))
     mapped = whole.view(DTYPES[layout.dtype]).view(rows, layout.width)
     return lambda requested: (mapped, requested)
 
@@ -138,7 +124,7 @@ def _slices(whole: Bytes) -> Ranges:
 
 def _find_ranges(ranges: Ranges, layout: Layout, requested: Positions | range) -> Found:
     """Uncompressed rows by their ranges; near ones in one, with what is between them."""
-    size = _row_bytes(layout)
+    size = row_bytes_of(layout)
     rows, places = np.unique(np.asarray(requested), return_inverse=True)
     after = np.flatnonzero(np.diff(rows) > 1 + APART // size) + 1
     firsts, lasts = [0, *after.tolist()], [*(after - 1).tolist(), len(rows) - 1]
@@ -194,14 +180,6 @@ def check_dtype(rows: torch.Tensor, layout: Layout) -> None:
     assert dtype_name(rows.dtype) == layout.dtype, (rows.dtype, layout.dtype)
     assert rows.ndim == 2, rows.shape
     assert rows.shape[1] == layout.width, (rows.shape, layout.width)
-
-
-def _row_bytes(layout: Layout) -> int:
-    return layout.width * itemsize(layout.dtype)
-
-
-def _chunk_bytes(layout: Layout) -> int:
-    return layout.chunk_rows * _row_bytes(layout)
 
 
 def _encode_index(lengths: Sequence[int], chunks: int) -> bytes:

@@ -15,11 +15,12 @@ from hubstore.errors import QueryError
 from hubstore.storage import FileRecord, Storage
 from hubstore.storage.mappings import MappedFile, size_of_mapped
 from hubstore.store.commit import Commit
-from hubstore.store.dtypes import DTYPES, itemsize
+from hubstore.store.dtypes import itemsize
 from hubstore.store.gather import copy_rows
 from hubstore.store.layout import Layout, shard_key
 from hubstore.store.partition import Positions
 from hubstore.store.shardfile import Find, Found, open_shard
+from hubstore.store.torch_dtypes import DTYPES
 
 WHOLE = 2
 """A remote shard is read whole, and stored in the cache, from where a `WHOLE`th of its rows are asked for."""

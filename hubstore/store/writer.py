@@ -32,7 +32,7 @@ from hubstore.store.layout import (
     shard_key,
 )
 from hubstore.store.shardfile import check_dtype, encode_shard, non_finite
-from hubstore.store.verify import corrupt_file
+from hubstore.store.verification import corrupt_file
 
 WRITE_THREADS = 8
 """Files on their way to the disk at once. They mostly wait for it: even on one CPU, eight are faster than four."""

@@ -1,0 +1,39 @@
+"""bfloat16 for zarr-python, which does not know it yet and finds it here, by the entry point `zarr.data_type`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import ml_dtypes
+import numpy as np
+from zarr.core.dtype.npy.float import BaseFloat
+
+from hubstore.store.dtypes import NUMPY_DTYPES
+
+
+@dataclass(frozen=True, kw_only=True)
+class BFloat16(BaseFloat[Any, Any]):
+    """zarr-python's description of bfloat16, under the Zarr v3 extension name "bfloat16"."""
+
+    dtype_cls = type(np.dtype(ml_dtypes.bfloat16))
+    _zarr_v3_name: ClassVar[Literal["bfloat16"]] = "bfloat16"
+    _zarr_v2_names: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def from_native_dtype(cls, dtype: Any) -> BFloat16:
+        """The Zarr data type of numpy's (ml_dtypes') bfloat16."""
+        if dtype != NUMPY_DTYPES["bfloat16"]:
+            from zarr.core.dtype.common import DataTypeValidationError
+
+            raise DataTypeValidationError(f"{dtype} is not bfloat16")
+        return cls()
+
+    def to_native_dtype(self) -> Any:
+        """ml_dtypes' bfloat16, which knows one byte order."""
+        return NUMPY_DTYPES["bfloat16"]
+
+    @property
+    def item_size(self) -> int:
+        """Bytes of one element."""
+        return 2
