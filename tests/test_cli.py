@@ -45,6 +45,16 @@ def run(*arguments, code=0):
     return result.stdout
 
 
+def test_help_and_info_load_no_library_of_models(store):
+    script = (
+        "import sys; from hubstore.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "print({'torch', 'transformers', 'zarr', 'pandas', 'faiss', 'numba'} & {*sys.modules})"
+    )
+    for arguments in (["--help"], ["info", str(store)]):
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "set()", arguments
+
+
 def test_extract_from_parallel_files_says_what_it_did_and_what_to_type_next(tmp_path, model):
     parallel = [f"{tag}={SAMPLE / f'{tag}.txt'}" for tag in ("en", "zh-Hans")]
     path = tmp_path / f"my {'long ' * 30}x.hub"

@@ -379,5 +379,5 @@ def _finished(
         "layers": list(layers),
         "version": __version__,
     }
-    whole = pa.concat_tables([READING_SCHEMA.empty_table(), *by_layer])
+    whole = pa.concat_tables([pa.Table.from_batches([], READING_SCHEMA), *by_layer])
     return whole.replace_schema_metadata({b"hubstore": json.dumps(provenance)})

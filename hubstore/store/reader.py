@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # describing a store needs no torch
 
     from hubstore.store.states import HiddenStates
 
-NO_ITEMS = pa.schema(
+ITEM_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("concept", pa.string()),
@@ -43,9 +43,10 @@ NO_ITEMS = pa.schema(
         pa.field("truncated", pa.bool_()),
         pa.field("media_ranges", pa.list_(pa.int32())),
     ]
-).empty_table()
+)
 """An item table's columns. `media` is where an image or audio clip is, `media_ranges` bounds of its tokens."""
 
+NO_ITEMS = pa.Table.from_batches([], ITEM_SCHEMA)  # `empty_table` would import pandas
 
 PREVIEWS = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("data", pa.binary(), nullable=False)])
 
