@@ -12,6 +12,7 @@ from hubstore.store.reader import StoreReader
 from hubstore.store.unfinished import Unfinished
 
 if TYPE_CHECKING:
+    from hubstore.store.bfloat16 import register_bfloat16
     from hubstore.store.states import HiddenStates
     from hubstore.store.torch_dtypes import DTYPES, dtype_name
     from hubstore.store.verification import Problem, verify
@@ -27,6 +28,7 @@ __all__ = [
     "Unfinished",
     "dtype_name",
     "partition_name",
+    "register_bfloat16",
     "verify",
     "write_metadata",
     "write_shard",
@@ -37,6 +39,7 @@ _HOMES = {
     "HiddenStates": "states",
     "Problem": "verification",
     "dtype_name": "torch_dtypes",
+    "register_bfloat16": "bfloat16",
     "verify": "verification",
     "write_metadata": "writer",
     "write_shard": "writer",

@@ -1,4 +1,4 @@
-"""bfloat16 for zarr-python, which does not know it yet and finds it here, by the entry point `zarr.data_type`."""
+"""bfloat16 for zarr-python, which does not know it yet."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import ml_dtypes
 import numpy as np
 from zarr.core.dtype.npy.float import BaseFloat
+from zarr.dtype import data_type_registry
 
 from hubstore.store.dtypes import NUMPY_DTYPES
 
@@ -37,3 +38,8 @@ class BFloat16(BaseFloat[Any, Any]):
     def item_size(self) -> int:
         """Bytes of one element."""
         return 2
+
+
+def register_bfloat16() -> None:
+    """Teach this process's zarr-python to open bfloat16 arrays; done when states are first read or written."""
+    data_type_registry.register("bfloat16", BFloat16)
