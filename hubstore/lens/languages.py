@@ -39,7 +39,7 @@ BATCH = 1024
 """Texts that are tokenized at a time."""
 
 COUNTED = "counted"
-ALIKE = 1e-6
+EQUAL_WEIGHTS = 1e-6
 """Least difference of a token's languages, in a file that does not say which tokens were counted."""
 
 DISCOUNT = 0.75
@@ -85,7 +85,7 @@ class TokenLanguages:
         """float32 [vocabulary, languages]: the weights, and 0 for tokens that were never counted."""
         counted = self.counted
         if counted is None:  # saved by an earlier release, where those were of all languages alike
-            counted = self.weights.amax(1) - self.weights.amin(1) > ALIKE
+            counted = self.weights.amax(1) - self.weights.amin(1) > EQUAL_WEIGHTS
         return self.weights * counted.to(self.weights.device)[:, None]
 
     @property

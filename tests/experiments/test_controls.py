@@ -14,7 +14,7 @@ from hubstore.experiments import ExperimentContext, run_experiment
 from hubstore.experiments.claims import CHOSEN, FROM_FIRST, FROM_LAST, cross_validated, judge, middle, middle_layers
 from hubstore.experiments.context import RANDOM_WEIGHTS, SHUFFLED
 from hubstore.experiments.controls import compare, not_done, with_controls, without_controls
-from hubstore.experiments.recipes import alike, lens_text
+from hubstore.experiments.recipes import lens_text, surface
 from hubstore.experiments.recipes.lens import ProbePosition, other_equivalents
 from hubstore.experiments.shuffled import ShuffledStore, clashes, others
 from hubstore.experiments.significance import mean_rows
@@ -207,14 +207,14 @@ def test_texts_that_are_near_for_their_quotation_marks_are_not_near_once_all_end
     texts = {"en": [f"a{n} {end}" for n, end in enumerate(ends)], "de": [f"b{n} {end}" for n, end in enumerate(ends)]}
     quoted = torch.tensor([[4.0 if end == '"' else 0.0] + [0.0] * 31 for end in ends])
     states = {name: quoted + torch.randn(60, 32, generator=drawn) for name in texts}
-    rows, notes = alike.compare_alike(context, Pairs(texts, states), "en", "de")
+    rows, notes = surface.compare_form(context, Pairs(texts, states), "en", "de")
     found = {row["quantity"]: row for row in rows if row["layer"] == "1"}
     assert notes[0].startswith("of 60 pairs both texts end as most do in 48, 60 end as another pair does")
     x, y = (states[name] / states[name].norm(dim=1, keepdim=True) for name in texts)
     cosines = x @ y.T
     by_ending = float(cosines.diagonal().mean() - (cosines.sum() - cosines.trace()) / (60 * 59))
     assert by_ending > 0.05
-    for quantity in (alike.ONE_ENDING, alike.LIKE_ENDINGS):
+    for quantity in (surface.ONE_ENDING, surface.LIKE_ENDINGS):
         assert found[quantity]["low"] < 0.02
         assert abs(found[quantity]["value"]) < by_ending / 2
 
@@ -229,7 +229,7 @@ def test_nearness_within_endings_is_matched_minus_mismatched_of_each():
         block = cosines[np.ix_(members, members)]
         k = len(members)
         expected += [np.trace(block) / k - (block.sum() - np.trace(block)) / (k * (k - 1))] * k
-    assert alike.within(x, y, strata).mean() == pytest.approx(np.mean(expected), abs=1e-6)
+    assert surface.within(x, y, strata).mean() == pytest.approx(np.mean(expected), abs=1e-6)
 
 
 def test_roles_that_the_word_before_says_are_nothing_beyond_it(context):

@@ -73,13 +73,13 @@ class Probes:
         store: of the texts, with a row for each token, or for the last token alone.
         positions: n of them.
         left_out: further positions, which are not fit to be read.
-        alike: whether all positions are of one kind, so that exchanging their states would change nothing.
+        same_kind: whether all positions are of one kind, so that exchanging their states would change nothing.
     """
 
     store: StoreReader
     positions: Sequence[ProbePosition]
     left_out: int = 0
-    alike: bool = False
+    same_kind: bool = False
 
     @property
     def considered(self) -> int:
@@ -101,7 +101,7 @@ class Probes:
 
     def other_rows(self, seed: int) -> Ints:
         """int64 [n], the row of another position, in another text; of any token of the texts where all are alike."""
-        if not self.alike:
+        if not self.same_kind:
             return self.rows[other_places(self.texts, seed)]
         every = np.concatenate([np.arange(*one) for one in self.store.token_ranges()[np.unique(self.texts)]])
         return np.random.default_rng(seed).choice(np.setdiff1d(every, self.rows), len(self.rows))

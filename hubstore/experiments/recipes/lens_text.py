@@ -130,7 +130,7 @@ def code_lens_and(context: ExperimentContext) -> Result:
         Item(f"mbpp:{one.task}", "\n".join((one.code, *one.tests)), "x-python")
         for one in context.sample(programs.programs())
     ]
-    probes = replace(probe(context, "mbpp-tests", "mbpp with tests", texts, comma_positions), alike=True)
+    probes = replace(probe(context, "mbpp-tests", "mbpp with tests", texts, comma_positions), same_kind=True)
     words = [context.lens.token(f" {word}") for word in CONJUNCTIONS]
     targets = torch.tensor([[*words, one.surface] for one in probes.positions])
     differences = ("and - or", "and - not")

@@ -20,7 +20,6 @@ from hubstore.experiments.context import ExperimentContext
 from hubstore.experiments.materials import logical_forms, media
 from hubstore.experiments.materials.arithmetic import Expression, expressions
 from hubstore.experiments.materials.logical_forms import Meaning, meanings, shuffled, swapped
-from hubstore.experiments.recipes.alike import ALIKE, ONE_ENDING, compare_alike
 from hubstore.experiments.recipes.cosines import (
     CENTERED,
     DIFFERENCE,
@@ -30,6 +29,7 @@ from hubstore.experiments.recipes.cosines import (
     compare_groups,
     compare_partitions,
 )
+from hubstore.experiments.recipes.surface import ONE_ENDING, SURFACE, compare_form
 from hubstore.experiments.registry import experiment
 from hubstore.experiments.result import Result, Row
 from hubstore.experiments.significance import estimate_rows, mean_rows
@@ -79,8 +79,8 @@ def multilingual_similarity(context: ExperimentContext) -> Result:
     rows, notes = compare_partitions(context, store, "zh-Hans", "en")
     left = sum(old.text == new.text for old, new in zip(items, continued, strict=True))
     note = f"{left:,} of {len(items):,} texts do not end in a full stop and stay as they are"
-    further, told = compare_alike(context, store, "zh-Hans", "en")
-    plots = (*PLOTS, Plot("of pairs that are alike in form", "difference of cosines", ALIKE))
+    further, told = compare_form(context, store, "zh-Hans", "en")
+    plots = (*PLOTS, Plot("of pairs that are alike in form", "difference of cosines", SURFACE))
     headlines = (DIFFERENCE, *((ONE_ENDING,) if any(row["quantity"] == ONE_ENDING for row in further) else ()))
     others = {MEANS_REMOVED: [CENTERED if name == DIFFERENCE else f"{name}{REMOVED}" for name in headlines]}
     return judge(context, rows + further, headlines, plots, (note, *told, *notes), others=others)
@@ -139,7 +139,7 @@ def semantics_similarity(context: ExperimentContext) -> Result:
     rows += compare_forms(context, two_names)
     plots = (*PLOTS, Plot("against other names' places", "difference of cosines", tuple(CONTRASTS)))
     note = f"{len(pairs):,} pairs; {len(two_names):,} forms with exactly two names"
-    further, told = compare_alike(context, store, SENTENCES, FORMS)
+    further, told = compare_form(context, store, SENTENCES, FORMS)
     others = {MEANS_REMOVED: [CENTERED, SWAP]}
     return judge(context, rows + further, (DIFFERENCE, SWAP), plots, (note, *told, *notes), others=others)
 

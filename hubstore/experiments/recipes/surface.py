@@ -22,7 +22,7 @@ from hubstore.store import StoreReader
 ONE_ENDING = f"{DIFFERENCE}, all of one ending"
 LIKE_ENDINGS = f"{DIFFERENCE} of like endings"
 NOTHING_SHARED = f"{DIFFERENCE}, no token shared"
-ALIKE = (ONE_ENDING, LIKE_ENDINGS, NOTHING_SHARED)
+SURFACE = (ONE_ENDING, LIKE_ENDINGS, NOTHING_SHARED)
 
 LEAST = 3
 """Pairs below which nothing is compared."""
@@ -31,7 +31,7 @@ GRAMS, BUCKETS = 3, 2048
 """Characters of a piece of a text, and how many numbers pieces are hashed to."""
 
 
-def compare_alike(context: ExperimentContext, store: StoreReader, x: str, y: str) -> tuple[list[Row], tuple[str, ...]]:
+def compare_form(context: ExperimentContext, store: StoreReader, x: str, y: str) -> tuple[list[Row], tuple[str, ...]]:
     """Matched minus baseline where form cannot make it.
 
     Among the pairs that end as most do on either side, so that all end alike; of pairs against those alone that end as
