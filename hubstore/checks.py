@@ -8,17 +8,16 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from hubstore.errors import HubstoreError, OptionError, Parameter
 
+if TYPE_CHECKING:  # the command line's help needs no arrays
+    import numpy as np
+    import numpy.typing as npt
+
 MOST_RESAMPLES = 1_000_000
 """An interval of more moves by less than its last digit."""
-
-Positions = npt.NDArray[np.int64]
 
 MOST_SEED = 2**32 - 1
 """All generators take it: NumPy's, PyTorch's and UMAP's."""
@@ -108,8 +107,12 @@ def check_strings(name: str, values: Any, *, error: type[HubstoreError] = Option
     return found
 
 
-def check_positions(name: str, values: Any, rows: int, *, error: type[HubstoreError] = OptionError) -> Positions:
+def check_positions(
+    name: str, values: Any, rows: int, *, error: type[HubstoreError] = OptionError
+) -> npt.NDArray[np.int64]:
     """int64 [n]: positions of some of so many rows; `error` for what is no integer, or no row."""
+    import numpy as np
+
     try:
         found = np.asarray(values)
     except ValueError:
@@ -130,6 +133,8 @@ def check_array(name: str, values: Any, *, error: type[HubstoreError] = OptionEr
         values: an array, a tensor of any device, with or without a gradient, or a list of numbers or of these.
         error: raised for anything else, naming its dtype.
     """
+    import numpy as np
+
     if isinstance(values, list | tuple) and any(hasattr(value, "__array__") for value in values):
         values = [check_array(name, value, error=error) for value in values]
     if hasattr(values, "detach"):

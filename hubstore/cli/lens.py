@@ -13,13 +13,13 @@ from rich.text import Text
 
 from hubstore.cli import options
 from hubstore.cli.output import err, out, print_json, table
-from hubstore.corpus import Item, Media
-from hubstore.corpus.remote import medium_name
 from hubstore.errors import LensError, QueryError
 from hubstore.storage.location import Location, shell_word
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from hubstore.corpus import Item
 
 CELL = 9
 """Characters of a cell of the map."""
@@ -164,6 +164,9 @@ def _of_texts(store: Location | None, model: str | None, texts: Sequence[str], p
 
 
 def _items(modality: str, paths: Sequence[Path] | None) -> list[Item]:
+    from hubstore.corpus import Item, Media
+    from hubstore.corpus.remote import medium_name
+
     return [Item.given(modality, Media(medium_name(path))) for path in paths or ()]
 
 

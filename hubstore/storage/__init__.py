@@ -1,10 +1,18 @@
-"""Where bytes live: a local folder, an object store or a web server, behind one interface."""
+"""Where bytes live: a local folder, an object store or a web server, behind one interface.
 
-from hubstore.storage.interface import FileStat, Storage
-from hubstore.storage.local import LocalStorage
+What is more than the name of a place is imported when it is first used: the command line's help needs no more.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from hubstore.storage.location import Location, Url, location
-from hubstore.storage.opening import open_storage
-from hubstore.storage.record import Buffer, Bytes, FileRecord, crc32c
+
+if TYPE_CHECKING:
+    from hubstore.storage.interface import FileStat, Storage
+    from hubstore.storage.local import LocalStorage
+    from hubstore.storage.opening import open_storage
+    from hubstore.storage.record import Buffer, Bytes, FileRecord, crc32c
 
 __all__ = [
     "Buffer",
@@ -19,3 +27,17 @@ __all__ = [
     "location",
     "open_storage",
 ]
+
+_HOMES = {
+    "interface": ("FileStat", "Storage"),
+    "local": ("LocalStorage",),
+    "opening": ("open_storage",),
+    "record": ("Buffer", "Bytes", "FileRecord", "crc32c"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
