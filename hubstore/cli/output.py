@@ -30,8 +30,8 @@ class _Console(Console):
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
 
-    def render(self, *given: Any, **options: Any) -> Iterable[Segment]:
-        for segment in super().render(*given, **options):
+    def render(self, *arguments: Any, **options: Any) -> Iterable[Segment]:
+        for segment in super().render(*arguments, **options):
             yield segment if segment.control else segment._replace(text=segment.text.translate(_CONTROLS))
 
     def status(self, status: RenderableType, **options: Any) -> Status:

@@ -67,9 +67,9 @@ def open_corpus(  # noqa: PLR0913
     Raises:
         CorpusError: Nothing is there, no reader fits, or an option does not fit the reader.
     """
-    datasets = _given(config=config, split=split, revision=revision)
-    folders = _given(metadata=metadata, modality=modality, concept_from=concept_from)
-    dialect = _given(delimiter=delimiter, quotes=quotes)
+    datasets = _set_options(config=config, split=split, revision=revision)
+    folders = _set_options(metadata=metadata, modality=modality, concept_from=concept_from)
+    dialect = _set_options(delimiter=delimiter, quotes=quotes)
     common: dict[str, Any] = {"limit": limit, "on_error": on_error, "name": name, **columns}
     if not isinstance(path_or_id, str | os.PathLike | Url):
         several = tuple(path_or_id)
@@ -165,7 +165,7 @@ def _kind(folder: Path, datasets: Mapping[str, Any], folders: Mapping[str, Any])
     return kinds.most_common(1)[0][0]
 
 
-def _given(**options: Any) -> dict[str, Any]:
+def _set_options(**options: Any) -> dict[str, Any]:
     return {option: value for option, value in options.items() if value is not None}
 
 

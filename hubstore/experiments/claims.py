@@ -46,12 +46,12 @@ def judge(
     best = [best_layer(rows, several, context.intermediate, context.seed) for several in named.values()]
     readings = [reading(name, one, context.model.depth) for name, one in zip(named, best, strict=True)]
     further: list[Row] = []
-    told: list[str] = []
+    lines: list[str] = []
     for name, several in named.items():
         for found, words in (middle(context, rows, several), cross_validated(context, rows, several)):
             further += found
-            told += [f"{name}, {one}" if name else one for one in words]
-    return Result.of(readings, best[0].n, make_table([*rows, *further], columns), plots, (*told, *notes))
+            lines += [f"{name}, {one}" if name else one for one in words]
+    return Result.of(readings, best[0].n, make_table([*rows, *further], columns), plots, (*lines, *notes))
 
 
 def reading(name: str, best: BestLayer, depth: int | None = None) -> Reading:

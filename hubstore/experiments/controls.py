@@ -33,9 +33,9 @@ def leads(rows: Sequence[Row], others: Sequence[Row], seed: int) -> Verdict:
     """Whether every difference is greater than the control's, by the texts or concepts that both have."""
     differences = []
     for own, other in zip(rows, others, strict=True):
-        mine, theirs = own["clusters"], other["clusters"]
-        _, here, there = np.intersect1d(mine.ids, theirs.ids, return_indices=True)
-        differences.append(mine.values[here] - theirs.values[there])
+        left, right = own["clusters"], other["clusters"]
+        _, own_places, other_places = np.intersect1d(left.ids, right.ids, return_indices=True)
+        differences.append(left.values[own_places] - right.values[other_places])
     sizes = {len(one) for one in differences}
     if sizes == {0}:
         return TOO_FEW

@@ -101,8 +101,8 @@ class Result:
     ) -> Result:
         """The result of a claim by one or more readings; what others than the first say is in notes."""
         first, *others = readings
-        told = (*(one.note for one in others), *notes)
-        return cls(first.verdict, first.words, n, table, tuple(plots), told, tuple(readings))
+        all_notes = (*(one.note for one in others), *notes)
+        return cls(first.verdict, first.words, n, table, tuple(plots), all_notes, tuple(readings))
 
     @property
     def shown(self) -> bool:

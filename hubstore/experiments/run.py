@@ -105,14 +105,14 @@ def _control(
 
 
 def _write(
-    context: ExperimentContext, chosen: Experiment, made_from: dict[str, Any], result: Result, stores: dict[str, Any]
+    context: ExperimentContext, chosen: Experiment, provenance: dict[str, Any], result: Result, stores: dict[str, Any]
 ) -> None:
     """The result and its table, in the experiment's folder; a figure too where it is no control."""
     description = {
         "name": chosen.name,
         "title": chosen.title,
         "claim": chosen.claim,
-        "made_from": made_from,
+        "made_from": provenance,
         "stores": stores,
     }
     title = f"{chosen.title} ({context.model.identity['id']})"

@@ -36,21 +36,23 @@ def others(
         int64 [n]. Where no permutation will do, some are chosen more than once, as often as they come; a place that
         shares something with all others keeps one: see `clashes`.
     """
-    given = own if of is None else of
+    meanings = own if of is None else of
     chosen = rng.permutation(len(own))
     for place in clashes(own, chosen, of):
-        if not own[place] & given[chosen[place]]:
+        if not own[place] & meanings[chosen[place]]:
             continue  # exchanged with an earlier one
         for partners in (rng.integers(len(own), size=TRIES), rng.permutation(len(own))):
             fits = (
-                one for one in partners if not own[place] & given[chosen[one]] and not own[one] & given[chosen[place]]
+                one
+                for one in partners
+                if not own[place] & meanings[chosen[one]] and not own[one] & meanings[chosen[place]]
             )
             partner = next(fits, None)
             if partner is not None:
                 chosen[[place, partner]] = chosen[[partner, place]]
                 break
     for place in clashes(own, chosen, of):  # where one kind is more than half there is no such permutation
-        fitting = [other for other in range(len(own)) if not own[place] & given[other]]
+        fitting = [other for other in range(len(own)) if not own[place] & meanings[other]]
         if fitting:
             chosen[place] = rng.choice(fitting)
     return np.asarray(chosen, np.int64)
@@ -60,8 +62,8 @@ def clashes(
     own: Sequence[frozenset[Hashable]], chosen: Ints, of: Sequence[frozenset[Hashable]] | None = None
 ) -> list[int]:
     """The places that share something with the one chosen for them."""
-    given = own if of is None else of
-    return [place for place, other in enumerate(chosen) if own[place] & given[other]]
+    meanings = own if of is None else of
+    return [place for place, other in enumerate(chosen) if own[place] & meanings[other]]
 
 
 def other_places(groups: npt.ArrayLike, seed: int | Sequence[int]) -> Ints:

@@ -265,7 +265,7 @@ class Preparation:
         """Have the batches of a shard's texts laid out, now that all of them have token ids."""
         for run in shard.runs:
             if run.modality == "text":
-                read = TokenizedTexts.joined([job.result() for job in run.jobs])
+                read = TokenizedTexts.concatenated([job.result() for job in run.jobs])
                 shard.metadata.tokens[run.start : run.stop] = read.lengths
                 shard.metadata.truncated[run.start : run.stop] = read.cut
                 run.problems, run.jobs = read.problems, list(self._layouts(shard, run, read))

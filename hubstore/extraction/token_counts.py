@@ -60,7 +60,7 @@ class TokenCounts:
         if self._portions > FEW:
             self._readers.start()
         if modality == "text":
-            read = TokenizedTexts.joined([job.result() for job in jobs])
+            read = TokenizedTexts.concatenated([job.result() for job in jobs])
             for place, length in enumerate(read.lengths.tolist()):
                 yield place, length or None, read.problems.get(place)
             return

@@ -117,8 +117,8 @@ class ReadingProcesses:
             stack.callback(work.close)
             sizes = work.write(self._work)
             pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(self.processes)]
-            self._started = [_Process(ours) for ours, _ in pairs]
-            ends = [stack.enter_context(theirs).fileno() for _, theirs in pairs]
+            self._started = [_Process(parent_end) for parent_end, _ in pairs]
+            ends = [stack.enter_context(child_end).fileno() for _, child_end in pairs]
             code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; "
             self._nursery = subprocess.Popen(
                 [spawn.get_executable(), "-c", f"{code}serve({work.descriptor}, {sizes!r}, {ends!r})"],

@@ -131,7 +131,7 @@ class TokenizedTexts:
         return self.ids[positions_of(self.bounds[places], self.lengths[places])]
 
     @classmethod
-    def joined(cls, every: Sequence[TokenizedTexts]) -> TokenizedTexts:
+    def concatenated(cls, every: Sequence[TokenizedTexts]) -> TokenizedTexts:
         """Texts that were tokenized in several turns, as one; copied, so that shared memory is given back."""
         problems: dict[int, str] = {}
         start = 0
@@ -185,8 +185,8 @@ class TextReader:
 
     def read(self, texts: Sequence[str]) -> TokenizedTexts:
         """The token ids of texts in the template, a few at a time."""
-        parts = [self._read(texts[start : start + TOKENIZED]) for start in range(0, len(texts), TOKENIZED)]
-        return TokenizedTexts.joined(parts)
+        pieces = [self._read(texts[start : start + TOKENIZED]) for start in range(0, len(texts), TOKENIZED)]
+        return TokenizedTexts.concatenated(pieces)
 
     def read_rows(self, rows: pa.Buffer, schema: pa.Schema) -> TokenizedTexts:
         """The token ids of the column "text" of a record batch in Arrow's IPC format."""

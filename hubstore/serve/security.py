@@ -140,8 +140,10 @@ class AuthMiddleware:
             await error_response(TooLargeError(message))(scope, receive, send_safely)
         except Exception as error:
             number = secrets.token_hex(8)
-            ours = isinstance(error, HubstoreError)  # which says in one line what is wrong with a store
-            log.error("request %s failed%s", number, f": {error}" if ours else "", exc_info=None if ours else error)
+            described = isinstance(error, HubstoreError)  # which says in one line what is wrong with a store
+            log.error(
+                "request %s failed%s", number, f": {error}" if described else "", exc_info=None if described else error
+            )
             if status:
                 raise  # the answer has begun: all that is left is to break it off
             message = f"internal error; the server's log tells more under {number}"

@@ -35,8 +35,8 @@ def map_blocks(work: Callable[..., T], *blocks: Iterable[Any]) -> list[T]:
     found: dict[int, T] = {}
 
     def run(task: tuple[int, tuple[Any, ...]]) -> None:
-        number, given = task
-        found[number] = work(*given)
+        number, arguments = task
+        found[number] = work(*arguments)
 
     in_threads(run, enumerate(tasks))
     return [found[number] for number in range(len(found))]

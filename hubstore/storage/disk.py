@@ -33,13 +33,13 @@ def reading(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P
     """A method that reads: what the system refuses is a StoreError that names the file."""
 
     @functools.wraps(method)
-    def read(storage: S, /, *given: P.args, **options: P.kwargs) -> T:
+    def read(storage: S, /, *arguments: P.args, **options: P.kwargs) -> T:
         try:
-            return method(storage, *given, **options)
+            return method(storage, *arguments, **options)
         except HubstoreError:
             raise
         except OSError as error:
-            key = next((one for one in given if isinstance(one, str)), "")
+            key = next((one for one in arguments if isinstance(one, str)), "")
             where = error.filename or (storage.root / key if key else storage.root)
             raise unreadable(where, error) from error
 

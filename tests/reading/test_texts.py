@@ -122,7 +122,7 @@ def test_a_tokenizer_that_does_more_than_the_library_is_asked_itself():
 def test_texts_in_several_turns_are_those_in_one():
     reader = reader_of(tiny_tokenizer("bos"))
     whole = reader.read(TEXTS)
-    joined = TokenizedTexts.joined([reader.read(TEXTS[:5]), reader.read(TEXTS[5:5]), reader.read(TEXTS[5:])])
+    joined = TokenizedTexts.concatenated([reader.read(TEXTS[:5]), reader.read(TEXTS[5:5]), reader.read(TEXTS[5:])])
     assert np.array_equal(joined.ids, whole.ids)
     assert joined.problems == whole.problems
     assert whole.problems.keys() == {2}

@@ -137,12 +137,12 @@ def code_lens_and(context: ExperimentContext) -> Result:
     headlines = (*differences, *(f"{name}{FROM_EMBEDDING}" for name in differences))
 
     def find(layer: str, found: Floats) -> list[Row]:
-        here, embedded = (
+        at_layer, embedded = (
             with_differences(dict(zip((*CONJUNCTIONS, NEXT), side.T, strict=True)), differences)
             for side in np.split(found, 2, axis=1)
         )
-        gained = {f"{name}{FROM_EMBEDDING}": here[name] - embedded[name] for name in differences}
-        return mean_rows(layer, here | gained, context.resampling, probes.texts)
+        gained = {f"{name}{FROM_EMBEDDING}": at_layer[name] - embedded[name] for name in differences}
+        return mean_rows(layer, at_layer | gained, context.resampling, probes.texts)
 
     plots = (
         Plot("what a list's comma reads as", "log-probability", (*CONJUNCTIONS, NEXT)),
@@ -354,12 +354,12 @@ def rows_beyond(
     mixed = several_roles(own, before)
     if not mixed.any():
         return with_clusters(interval_rows(layer, [BEYOND], np.zeros(1), np.zeros((2, 1)), 0), np.zeros((0, 1)))
-    here, role, total = found[mixed], own[mixed], found.shape[1]
+    mixed_found, role, total = found[mixed], own[mixed], found.shape[1]
     _, group = np.unique(before[mixed], return_inverse=True)
     sums = np.zeros((int(group.max()) + 1, total))
-    np.add.at(sums, group, here)
+    np.add.at(sums, group, mixed_found)
     # Whatever the word says of roles is in the mean of what is read there; what is left is of the names alone.
-    left = here - sums[group] / np.bincount(group)[group, None]
+    left = mixed_found - sums[group] / np.bincount(group)[group, None]
     led = (left[np.arange(len(left)), role] - left.mean(1)) * total / (total - 1)
     return mean_rows(layer, {BEYOND: led}, context.resampling, texts[mixed])
 

@@ -38,9 +38,9 @@ def other_categories(categories: Sequence[str], images: Sequence[Photograph], se
     Raises:
         AnalysisError: there is none.
     """
-    there, seen = [frozenset(image.masks) for image in images], [frozenset([one]) for one in categories]
-    drawn = others(there, np.random.default_rng(seed), seen)
-    lost = clashes(there, drawn, seen)
+    shown, seen = [frozenset(image.masks) for image in images], [frozenset([one]) for one in categories]
+    drawn = others(shown, np.random.default_rng(seed), seen)
+    lost = clashes(shown, drawn, seen)
     if lost:
         raise AnalysisError(
             f"image {images[lost[0]].id}: no category is left that it does not have; give images of others too"

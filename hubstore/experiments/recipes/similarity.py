@@ -79,11 +79,11 @@ def multilingual_similarity(context: ExperimentContext) -> Result:
     rows, notes = compare_partitions(context, store, "zh-Hans", "en")
     left = sum(old.text == new.text for old, new in zip(items, continued, strict=True))
     note = f"{left:,} of {len(items):,} texts do not end in a full stop and stay as they are"
-    further, told = compare_form(context, store, "zh-Hans", "en")
+    further, form_notes = compare_form(context, store, "zh-Hans", "en")
     plots = (*PLOTS, Plot("of pairs that are alike in form", "difference of cosines", SURFACE))
     headlines = (DIFFERENCE, *((ONE_ENDING,) if any(row["quantity"] == ONE_ENDING for row in further) else ()))
     others = {MEANS_REMOVED: [CENTERED if name == DIFFERENCE else f"{name}{REMOVED}" for name in headlines]}
-    return judge(context, rows + further, headlines, plots, (note, *told, *notes), others=others)
+    return judge(context, rows + further, headlines, plots, (note, *form_notes, *notes), others=others)
 
 
 @experiment(
@@ -139,9 +139,9 @@ def semantics_similarity(context: ExperimentContext) -> Result:
     rows += compare_forms(context, two_names)
     plots = (*PLOTS, Plot("against other names' places", "difference of cosines", tuple(CONTRASTS)))
     note = f"{len(pairs):,} pairs; {len(two_names):,} forms with exactly two names"
-    further, told = compare_form(context, store, SENTENCES, FORMS)
+    further, form_notes = compare_form(context, store, SENTENCES, FORMS)
     others = {MEANS_REMOVED: [CENTERED, SWAP]}
-    return judge(context, rows + further, (DIFFERENCE, SWAP), plots, (note, *told, *notes), others=others)
+    return judge(context, rows + further, (DIFFERENCE, SWAP), plots, (note, *form_notes, *notes), others=others)
 
 
 @experiment(

@@ -126,8 +126,8 @@ def multilingual_steering(context: ExperimentContext) -> Result:
     tags = ", ".join(language.tag for language in LANGUAGES)
     panels = {GAIN: "what the direction gains", LEAD: "what it gains beyond random directions"}
     panels[LOCAL_GAIN] = "what the language's own words gain"
-    beside = (PERPLEXITY, SCRIPT, *([] if embedder is None else [RELEVANCE]))
-    panels |= {name: f"{name}, {tags}" for name in beside}
+    measures = (PERPLEXITY, SCRIPT, *([] if embedder is None else [RELEVANCE]))
+    panels |= {name: f"{name}, {tags}" for name in measures}
     units = {PERPLEXITY: "nats a token", RELEVANCE: "cosine with the prompt", SCRIPT: "share of letters"}
     plots = [
         Plot(f"sentiment, {one.tag}", "mean score", tuple(of(one, name) for name in directions), *ACROSS)
