@@ -268,7 +268,7 @@ def merge(results: Sequence[Found], queries: int, k: int) -> tuple[torch.Tensor,
     Args:
         results: float64 scores and positions [queries, k] of each.
         queries: how many there are.
-        k: rows target_count.
+        k: rows asked for.
 
     Returns:
         scores float32 [queries, k], descending, and positions int64 [queries, k], ties to the smaller; -infinity and
@@ -313,7 +313,7 @@ def _wait(running: Searchers, needs: Needs, all_of_them: bool) -> None:
     """Until some have started; EngineError where none has when there was time.
 
     Others may hold some of the room, so that after the first no more are waited for than as long again, unless
-    `all_of_them` are target_count; who comes later joins then.
+    `all_of_them` are to be there; who comes later joins then.
     """
     began = time.monotonic()
     running.living(PATIENCE_S)
