@@ -21,7 +21,7 @@ Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint32]
 Floats = npt.NDArray[np.float64]
 Weights = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]
-"""Of each place target: the first pixel that it is made of, [target], and the weights, [target, n]."""
+"""Of each target place: the first pixel that it is made of, [target], and the weights, [target, n]."""
 
 PRECISION: Final = 22
 """Bits of a weight behind the point."""
@@ -39,7 +39,7 @@ def resize_rgb(image: Bytes, size: tuple[int, int], resample: int, crop: tuple[i
 
     Args:
         image: uint8 [height, width, 3], or [height, width, 4] whose last channel is left out.
-        size: height and width target.
+        size: target height and width.
         resample: a `PIL.Image.Resampling`.
         crop: height and width of the middle to keep, at most `size`; nothing else is computed.
 
