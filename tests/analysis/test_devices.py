@@ -14,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from hubstore import analysis, devices, kernels
-from hubstore.analysis import neighbors
 from hubstore.errors import QueryError
 from tests.analysis.test_similarity import related
 from tests.memory_store import parallel
@@ -89,6 +88,10 @@ def on_elsewhere(kernel, seen):
     return run
 
 
+def searched(queries, rows, k, dtype):
+    return kernels.topk_cosine(queries, rows, k, dtype=dtype)
+
+
 def agree(found, expected, ranks=0.0):
     """Two tables of results are the same but for rounding; `ranks` is what candidates that float32 cannot tell apart
     may move a share or a mean by."""
@@ -110,7 +113,8 @@ def agree(found, expected, ranks=0.0):
 def test_every_analysis_stays_on_its_device_and_gives_the_same(monkeypatch, name, n):
     states, seen = related(languages=3, n=n), []
     expected = analysis.analyze(parallel("abc", states), [name], bootstrap=50, device="cpu")[name]
-    monkeypatch.setattr(neighbors, "topk_cosine", on_elsewhere(kernels.topk_cosine, seen))
+    weights, search = kernels.shared_neighbor_weights, on_elsewhere(searched, seen)
+    monkeypatch.setattr(kernels, "shared_neighbor_weights", lambda _, *rest: weights(search, *rest))
     retrieval = importlib.import_module("hubstore.analysis.retrieval")
     monkeypatch.setattr(retrieval, "match_ranks", on_elsewhere(kernels.match_ranks, seen))
     with Moving():
@@ -122,7 +126,7 @@ def test_every_analysis_stays_on_its_device_and_gives_the_same(monkeypatch, name
 def test_a_table_is_reused_whatever_device_it_was_computed_on(monkeypatch):
     store = parallel("ab", related())
     first = analysis.analyze(store, ["retrieval"], device="cpu")["retrieval"]
-    monkeypatch.setattr(neighbors, "topk_cosine", None)
+    monkeypatch.setattr(importlib.import_module("hubstore.analysis.retrieval"), "match_ranks", None)
     assert analysis.analyze(store, ["retrieval"], device="meta")["retrieval"].equals(first)
 
 
