@@ -61,6 +61,9 @@ def parquet_content(data: bytes) -> ParquetContent:
 
 
 def _chunk(data: bytes, described: dict[int, Any], end: int) -> ColumnChunk:
+    name = described[3][0].decode()
+    if not described[5]:  # a table of no rows may have no page
+        return ColumnChunk(name, 0, 0)
     start = min(one for one in (described[9], described.get(11)) if one)
     stop = start + described[7]
     if not 0 < start <= stop <= end:
@@ -72,7 +75,7 @@ def _chunk(data: bytes, described: dict[int, Any], end: int) -> ColumnChunk:
             break
     if values != described[5]:
         raise ValueError(f"a column has other values than the {described[5]} that its footer says")
-    return ColumnChunk(described[3][0].decode(), values, size)
+    return ColumnChunk(name, values, size)
 
 
 def _pages(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int]]:

@@ -60,7 +60,17 @@ def test_what_is_read_of_a_footer_is_what_arrow_says(table, options):
 
 
 def test_an_empty_table_is_read(table):
-    assert decode_table(file_of(table.slice(0, 0)), "a", "b").equals(table.slice(0, 0))
+    empty = table.slice(0, 0)
+    assert decode_table(file_of(empty), "a", "b").equals(empty)
+
+
+def test_a_row_group_of_no_rows_whose_columns_have_no_pages_is_read(table):
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema) as writer:
+        writer.write_batch(pa.RecordBatch.from_pylist([], schema=table.schema))
+    data = sink.getvalue().to_pybytes()
+    assert pq.ParquetFile(pa.BufferReader(data)).metadata.num_row_groups == 1
+    assert decode_table(data, "a", "b").equals(table.slice(0, 0))
 
 
 def test_a_page_that_says_to_be_large_is_refused_before_room_is_made_for_it(monkeypatch):
