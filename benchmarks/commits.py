@@ -146,7 +146,7 @@ def exported(before: str, work: Path) -> Path:
         ["git", "archive", before, "hubstore", "benchmarks"], cwd=ROOT, check=True, capture_output=True
     )
     with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extractall(folder)  # of this repository's own history
     return folder.resolve()
 
 

@@ -8,7 +8,7 @@ version read of them.
 from __future__ import annotations
 
 import json
-import tarfile
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,8 +22,7 @@ GOLDEN = Path(__file__).parent / "golden"
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
     folder = tmp_path_factory.mktemp("golden")
-    with tarfile.open(GOLDEN / "format1.tar.gz") as archive:
-        archive.extractall(folder, filter="data")
+    shutil.unpack_archive(GOLDEN / "format1.tar.gz", folder)
     return folder
 
 
