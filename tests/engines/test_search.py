@@ -101,7 +101,9 @@ def test_actors_answer_as_one_process_to_the_last_digit(held, path, states, acto
     store = hubstore.open(path)
     queries = states[0, ::37]
     some = Allowed.from_ranges([(3, 90), (150, 451), (599, 600)])
-    for name, layer in replace(held, actors=held.actors[:actors], target_count=actors).layers(store, store.layers).items():
+    for name, layer in (
+        replace(held, actors=held.actors[:actors], target_count=actors).layers(store, store.layers).items()
+    ):
         whole = load_or_exact(store, name, device="cpu")
         for allowed in (None, some, Allowed.from_ranges([])):
             for k in (1, 10, 700):
