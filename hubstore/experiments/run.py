@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hubstore.errors import HubstoreError, ModelError
+from hubstore.errors import AnalysisError, HubstoreError, LensError, ModelError, SteeringError
 from hubstore.experiments.context import ExperimentContext, package_version, sha256_of
 from hubstore.experiments.controls import compare, not_done, with_controls, without_controls
 from hubstore.experiments.materials import shipped_bytes
@@ -16,6 +16,9 @@ from hubstore.plots.experiment import experiment_png
 from hubstore.version import __version__
 
 SUMMARY = "summary.json"
+
+NOTHING_TO_MEASURE = (AnalysisError, LensError, SteeringError)
+"""What a control raises that has no answer to the question; a fault of the machine is raised, and no answer."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def _control(
     control = context.as_control(name, head=chosen.head)
     try:
         found, read = _done(control, chosen)
-    except HubstoreError as error:
+    except NOTHING_TO_MEASURE as error:
         return not_done(name, result, str(error))
     stores |= read
     _write(control, chosen, {**provenance(context, chosen), "control": name}, found, read)

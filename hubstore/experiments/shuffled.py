@@ -6,7 +6,7 @@ there are, such as how often a word is written, and not from what the states hol
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,9 @@ from hubstore.store import HiddenStates, StoreReader
 Ints = npt.NDArray[np.int64]
 TRIES = 200
 """Random partners that a place which got its own is exchanged with, before all places are looked at."""
+
+PIECE = 8192
+"""Rows that are read at once where all are asked for."""
 
 
 def others(
@@ -118,3 +121,9 @@ class _Exchanged(HiddenStates):
 
     def take(self, positions: npt.ArrayLike) -> torch.Tensor:
         return super().take(self._places[np.asarray(positions)])
+
+    def segments(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
+        """Pieces of rows in order, as `take` gives them."""
+        start, stop = self._range(start, stop)
+        for first in range(start, stop, PIECE):
+            yield first, self.take(np.arange(first, min(first + PIECE, stop)))

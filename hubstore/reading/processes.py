@@ -179,9 +179,10 @@ class ReadingProcesses:
     def _send(self, job: Job) -> None:
         """To the process that has least to do."""
         process = min(self._ready(), key=lambda one: len(one.jobs))
+        arguments = job.arguments()  # what fails here is about the items, not about memory
         try:
             job.segment = self._free.pop() if self._free else self._new_segment()
-            sizes = job.segment.write(job.arguments())
+            sizes = job.segment.write(arguments)
         except (OSError, MemoryError) as error:
             raise ResourceError(
                 f"items from {job.first()!r} on cannot be given to another process ({error}); free memory, or prepare "
@@ -249,6 +250,7 @@ class ReadingProcesses:
         for segment in self._segments:
             segment.close()
         self._started, self._segments, self._waiting = [], [], deque()
+        self._free.clear()
 
 
 def serve(descriptor: int, sizes: Sequence[int], ends: Sequence[int]) -> None:

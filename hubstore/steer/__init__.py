@@ -1,5 +1,8 @@
 """Steering: directions of the residual stream, interventions along them, what a model says then, and what that is."""
 
+import warnings
+from typing import Any
+
 from hubstore.steer.decoding import Decoding
 from hubstore.steer.directions import (
     Direction,
@@ -37,3 +40,11 @@ __all__ = [
     "success_share",
     "sweep",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Deprecated names, which go with the next release."""
+    if name != "Share":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn("Share is deprecated; it is called Proportion now", DeprecationWarning, stacklevel=2)
+    return Proportion

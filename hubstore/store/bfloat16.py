@@ -42,4 +42,5 @@ class BFloat16(BaseFloat[Any, Any]):
 
 def register_bfloat16() -> None:
     """Teach this process's zarr-python to open bfloat16 arrays; done when states are first read or written."""
-    data_type_registry.register("bfloat16", BFloat16)
+    if "bfloat16" not in data_type_registry.contents:
+        data_type_registry.register("bfloat16", BFloat16)

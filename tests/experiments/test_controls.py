@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from hubstore.corpus import Corpus, Item
-from hubstore.experiments import ExperimentContext, run_experiment
+from hubstore.errors import ResourceError
+from hubstore.experiments import ExperimentContext, run, run_experiment
 from hubstore.experiments.claims import CHOSEN, FROM_FIRST, FROM_LAST, cross_validated, judge, middle, middle_layers
 from hubstore.experiments.context import RANDOM_WEIGHTS, SHUFFLED
 from hubstore.experiments.controls import compare, not_done, with_controls, without_controls
@@ -91,6 +92,18 @@ def test_without_controls_nothing_counts_as_shown(context):
     assert alone.notes[0].startswith("done without controls; by its own rule alone: ")
 
 
+def test_a_fault_of_the_machine_in_a_control_is_no_answer_and_no_result(context, monkeypatch):
+    def done(of, chosen):
+        if of.control:
+            raise ResourceError("the disk is full")
+        return judged(hub(2.0))[2], {}
+
+    monkeypatch.setattr(run, "_done", done)
+    with pytest.raises(ResourceError, match="the disk is full"):
+        run_experiment("arithmetic-pca", context)
+    assert not list(context.out.rglob("result.json"))
+
+
 def test_a_hub_is_above_the_first_layer_and_the_last():
     assert middle_layers(judged(hub(1.0))[0]) == tuple(map(str, range(3, 10)))
     verdicts = {}
@@ -160,6 +173,8 @@ def test_shuffled_items_have_states_of_others_of_their_partition_and_concepts_co
         assert (of != torch.arange(20)).all()
         concepts.append(of)
     assert (concepts[0] == concepts[1]).float().mean() < 0.3
+    hidden = mixed.hidden("2")
+    assert torch.equal(hidden.read(3, 9), hidden.take(np.arange(3, 9)))
 
 
 def test_what_is_often_meant_is_often_the_control_too():

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from hubstore import steer
 from hubstore.errors import ModelError, SteeringError
 from hubstore.forward import tokenize
 from hubstore.models import load_model
@@ -152,3 +153,8 @@ def test_real_models_tell_a_fitting_continuation_from_another(gemma, real_model)
     e5 = load_model(real_model("multilingual-e5-small"), device="cpu")
     near, far = relevance(e5, prompts, ["Ein Kater saß auf dem Teppich.", "Interest rates rose."], "query: {text}")
     assert near > far + 0.05
+
+
+def test_the_older_name_of_a_proportion_is_deprecated():
+    with pytest.warns(DeprecationWarning, match="called Proportion now"):
+        assert steer.Share is steer.Proportion
