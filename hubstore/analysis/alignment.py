@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ import torch
 from hubstore.analysis import cka
 from hubstore.analysis.comparing import by_pair, compare_options
 from hubstore.analysis.layers import Executor, LayerTask, Prepared, Progress, over_layers
-from hubstore.analysis.neighbors import jackknifed_overlap, tempered
+from hubstore.analysis.neighbors import jackknifed_overlap, tempered, tie_seed
 from hubstore.analysis.pairs import Concepts, Matched, Pair, Selection, all_pairs
 from hubstore.analysis.results import Row, intervals, stored_or_computed
 from hubstore.analysis.states import VARIANTS, States
@@ -137,7 +136,7 @@ class _Comparison:
         )
 
     def _neighbors(self, layer: str, selection: Selection, variant: str, k: int) -> Neighbors:
-        seed = zlib.crc32(f"{layer} {selection.partition}".encode())  # sides draw among their ties on their own
+        seed = tie_seed(layer, selection.partition)
         return self._states.cached(
             ("neighbors", layer, selection, variant),
             lambda: neighbor_weights(self._states.rows(layer, selection, variant), k, seed=seed),

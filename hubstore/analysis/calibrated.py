@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import torch
 from hubstore.analysis.calibration import View, compare, permutations, view
 from hubstore.analysis.comparing import by_pair, compare_options
 from hubstore.analysis.layers import Executor, LayerTask, Prepared, Progress, over_layers
+from hubstore.analysis.neighbors import tie_seed
 from hubstore.analysis.pairs import Concepts, Pair, Selection, all_pairs
 from hubstore.analysis.results import FIELDS, Row, stored_or_computed
 from hubstore.analysis.states import States, item_pooling
@@ -175,7 +175,7 @@ def sampled(n: int, sample: int, seed: int) -> npt.NDArray[np.int64]:
 
 def _view(states: States, layer: str, selection: Selection, k: int) -> View:
     near = min(k, len(selection) - 1)
-    seed = zlib.crc32(f"{layer} {selection.partition}".encode())  # sides draw among their ties on their own
+    seed = tie_seed(layer, selection.partition)
     return states.cached(("view", layer, selection, near), lambda: view(states.rows(layer, selection), near, seed))
 
 

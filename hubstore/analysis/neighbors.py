@@ -5,6 +5,8 @@ Neighbors are weighted edges (`hubstore.kernels.neighbor_weights`): one that sha
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +17,11 @@ Ints = npt.NDArray[np.int64]
 
 JACKKNIFED = 3 / 8
 """Weight of the jackknife's log variance in that of a mean over neighbors."""
+
+
+def tie_seed(layer: str, partition: str) -> int:
+    """The seed with which a side draws among its ties: two sides draw on their own."""
+    return zlib.crc32(f"{layer} {partition}".encode())
 
 
 def overlaps(x: Neighbors, y: Neighbors, n: int, k: int) -> Floats:

@@ -144,10 +144,10 @@ def _estimates(
     # To first order a concept acts on the baseline through all mismatched pairs that it is in.
     shares = (toward_x + toward_y - 2 * cosines) / (n - 1)
     # Means over the same n items draw mismatched ones apart: their cosine is too low by an n-th of the difference.
-    kept = (n - 1) / n if variant == "centered" else 1.0
-    apart = kept * (cosines - shares)
+    unbiased = (n - 1) / n if variant == "centered" else 1.0
+    apart = unbiased * (cosines - shares)
     columns = torch.stack([cosines, cosines - apart, apart], 1).cpu().numpy()
-    difference = kept * (matched - baseline)
+    difference = unbiased * (matched - baseline)
     return np.array([matched, matched - difference, difference]), columns, cosines, toward_x, toward_y
 
 

@@ -83,9 +83,9 @@ def compare_groups(
     centered, centered_shares = _matched_and_baseline(
         unit_rows(x - x.mean(0)), unit_rows(y - y.mean(0)), group_x, group_y
     )
-    kept = 1 - 1 / len(raw_shares)  # the means are over the same concepts; see `hubstore.analysis.similarity`
-    values = np.append(raw, kept * centered[2])
-    shares = np.column_stack([raw_shares, kept * centered_shares[:, 2]])
+    unbiased = 1 - 1 / len(raw_shares)  # the means are over the same concepts; see `hubstore.analysis.similarity`
+    values = np.append(raw, unbiased * centered[2])
+    shares = np.column_stack([raw_shares, unbiased * centered_shares[:, 2]])
     return estimate_rows(layer, list(NAMES.values()), values, shares, context.resampling, len(x))
 
 
