@@ -4,10 +4,10 @@ What is named here is the public surface. It is imported when it is first used, 
 can print its help without loading torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hubstore.errors import HubstoreError
+from hubstore.lazy import lazy_names
 from hubstore.version import __version__
 
 if TYPE_CHECKING:
@@ -39,22 +39,17 @@ __all__ = [
     "plan",
 ]
 
-_HOMES = {
-    "hubstore.api": ("Store", "append", "extract", "open", "plan"),
-    "hubstore.client": ("AsyncRemoteStore", "RemoteStore", "StoreProtocol", "connect", "connect_async"),
-    "hubstore.corpus": ("Corpus", "Item", "open_corpus"),
-    "hubstore.extraction": ("Settings", "Callbacks"),
-    "hubstore.models": ("Model", "load_model"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name == "Watch":  # deprecated
-        return import_module("hubstore.extraction").Watch
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(home), name)
-    raise AttributeError(f"module 'hubstore' has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        ".api": ("Store", "append", "extract", "open", "plan"),
+        ".client": ("AsyncRemoteStore", "RemoteStore", "StoreProtocol", "connect", "connect_async"),
+        ".corpus": ("Corpus", "Item", "open_corpus"),
+        ".extraction": ("Settings", "Callbacks"),
+        ".models": ("Model", "load_model"),
+    },
+    renamed={"Watch": "Callbacks"},
+)
 
 
 def __dir__() -> list[str]:

@@ -3,9 +3,9 @@
 A name is imported when it is first used, so that what a store keeps of its extraction is read without torch.
 """
 
-import warnings
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hubstore.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hubstore.extraction.checks import SelfCheck, checks_of
@@ -35,22 +35,16 @@ __all__ = [
     "self_check",
 ]
 
-_HOMES = {
-    "checks": ("SelfCheck", "checks_of"),
-    "encoding": ("encode", "load_model_of"),
-    "pipeline": ("Progress",),
-    "run": ("Callbacks", "Extraction", "append", "extract", "require_same_model"),
-    "selfcheck": ("PackingOptions", "media_check", "self_check"),
-    "settings": ("Settings",),
-    "workers": ("Engine", "Workers"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name == "Watch":
-        warnings.warn("Watch is deprecated; it is called Callbacks now", DeprecationWarning, stacklevel=2)
-        name = "Callbacks"
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        ".checks": ("SelfCheck", "checks_of"),
+        ".encoding": ("encode", "load_model_of"),
+        ".pipeline": ("Progress",),
+        ".run": ("Callbacks", "Extraction", "append", "extract", "require_same_model"),
+        ".selfcheck": ("PackingOptions", "media_check", "self_check"),
+        ".settings": ("Settings",),
+        ".workers": ("Engine", "Workers"),
+    },
+    renamed={"Watch": "Callbacks"},
+)

@@ -3,8 +3,9 @@
 What is named here is imported when it is first used, so that a server can listen before anything else is loaded.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hubstore.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hubstore.serve.app import create_app
@@ -13,10 +14,4 @@ if TYPE_CHECKING:
 
 __all__ = ["Limits", "create_app", "serve"]
 
-_HOMES = {"create_app": "app", "Limits": "limits", "serve": "server"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'hubstore.serve' has no attribute {name!r}")
-    return getattr(import_module(f"hubstore.serve.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(__name__, {".app": ("create_app",), ".limits": ("Limits",), ".server": ("serve",)})

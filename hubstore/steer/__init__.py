@@ -1,8 +1,6 @@
 """Steering: directions of the residual stream, interventions along them, what a model says then, and what that is."""
 
-import warnings
-from typing import Any
-
+from hubstore.lazy import lazy_names
 from hubstore.steer.decoding import Decoding
 from hubstore.steer.directions import (
     Direction,
@@ -41,10 +39,4 @@ __all__ = [
     "sweep",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Deprecated names, which go with the next release."""
-    if name != "Share":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn("Share is deprecated; it is called Proportion now", DeprecationWarning, stacklevel=2)
-    return Proportion
+__getattr__ = lazy_names(__name__, {}, renamed={"Share": "Proportion"})

@@ -3,9 +3,9 @@
 What is more than the name of a place is imported when it is first used: the command line's help needs no more.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hubstore.lazy import lazy_names
 from hubstore.storage.location import Location, Url, location
 
 if TYPE_CHECKING:
@@ -28,16 +28,12 @@ __all__ = [
     "open_storage",
 ]
 
-_HOMES = {
-    "interface": ("FileStat", "Storage"),
-    "local": ("LocalStorage",),
-    "opening": ("open_storage",),
-    "record": ("Buffer", "Bytes", "FileRecord", "crc32c"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{home}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        ".interface": ("FileStat", "Storage"),
+        ".local": ("LocalStorage",),
+        ".opening": ("open_storage",),
+        ".record": ("Buffer", "Bytes", "FileRecord", "crc32c"),
+    },
+)

@@ -3,9 +3,9 @@
 What needs torch is imported when it is first used, so that a store is described without it.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hubstore.lazy import lazy_names
 from hubstore.store.layout import Layout
 from hubstore.store.partition import Partition, partition_name
 from hubstore.store.reader import StoreReader
@@ -34,19 +34,13 @@ __all__ = [
     "write_shard",
 ]
 
-_HOMES = {
-    "DTYPES": "torch_dtypes",
-    "HiddenStates": "states",
-    "Problem": "verification",
-    "dtype_name": "torch_dtypes",
-    "register_bfloat16": "bfloat16",
-    "verify": "verification",
-    "write_metadata": "writer",
-    "write_shard": "writer",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        ".bfloat16": ("register_bfloat16",),
+        ".states": ("HiddenStates",),
+        ".torch_dtypes": ("DTYPES", "dtype_name"),
+        ".verification": ("Problem", "verify"),
+        ".writer": ("write_metadata", "write_shard"),
+    },
+)

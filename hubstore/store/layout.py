@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hubstore.store.dtypes import itemsize
+
 FORMAT = 1
 POOLINGS = ("last", "mean", "first", "tokens", "media", "text")
 COMPRESSORS = ("none", "blosc-lz4-bitshuffle")
@@ -145,8 +147,6 @@ def array_metadata(layout: Layout, rows: int, dimensions: tuple[str, str] = ("it
 
 def blosc_configuration(dtype: str) -> dict[str, Any]:
     """The blosc codec's settings: lz4 over bits grouped by significance."""
-    from hubstore.store.dtypes import itemsize
-
     return {
         "typesize": itemsize(dtype),
         "cname": "lz4",
