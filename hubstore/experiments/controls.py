@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from hubstore.experiments.result import Control, Result, Row
-from hubstore.experiments.significance import joint
+from hubstore.experiments.significance import ClusterValues, joint, stacked_clusters
 from hubstore.stats.verdicts import NO, TOO_FEW, YES, Verdict, sign_flip_test
 
 LED = {YES: "the model leads it", NO: "the model does not lead it", TOO_FEW: TOO_FEW}
@@ -34,14 +34,12 @@ def leads(rows: Sequence[Row], others: Sequence[Row], seed: int) -> Verdict:
     differences = []
     for own, other in zip(rows, others, strict=True):
         left, right = own["clusters"], other["clusters"]
-        _, own_places, other_places = np.intersect1d(left.ids, right.ids, return_indices=True)
-        differences.append(left.values[own_places] - right.values[other_places])
-    sizes = {len(one) for one in differences}
-    if sizes == {0}:
+        ids, own_places, other_places = np.intersect1d(left.ids, right.ids, return_indices=True)
+        values = left.values[own_places] - right.values[other_places]
+        differences.append({"clusters": ClusterValues(ids, values)})
+    stacked = stacked_clusters([differences])
+    if not len(stacked):
         return TOO_FEW
-    stacked = np.full((max(sizes), 1, len(differences)), np.nan)
-    for place, one in enumerate(differences):
-        stacked[: len(one), 0, place] = one
     return sign_flip_test(stacked, seed=seed).verdict
 
 

@@ -11,14 +11,14 @@ import torch
 
 from hubstore.corpus import Corpus, Item
 from hubstore.errors import ResourceError
-from hubstore.experiments import ExperimentContext, run, run_experiment
+from hubstore.experiments import ExperimentContext, controls, run, run_experiment
 from hubstore.experiments.claims import CHOSEN, FROM_FIRST, FROM_LAST, cross_validated, judge, middle, middle_layers
 from hubstore.experiments.context import RANDOM_WEIGHTS, SHUFFLED
-from hubstore.experiments.controls import compare, not_done, with_controls, without_controls
+from hubstore.experiments.controls import compare, leads, not_done, with_controls, without_controls
 from hubstore.experiments.recipes import lens_text, surface
 from hubstore.experiments.recipes.lens import ProbePosition, other_equivalents
 from hubstore.experiments.shuffled import ShuffledStore, clashes, others
-from hubstore.experiments.significance import mean_rows
+from hubstore.experiments.significance import ClusterValues, mean_rows
 from hubstore.experiments.twin import random_twin
 from hubstore.models.loading import weights_digest
 from hubstore.stats.bootstrap import Bootstrap
@@ -83,6 +83,18 @@ def test_a_claim_is_shown_where_the_model_leads_every_control():
 def test_controls_of_too_few_texts_in_common_say_nothing():
     own, few = judged(hub(2.0))[2], judged(hub(0.0), n=10, seed=1)[2]
     assert compare("random weights", own, few, 0).verdicts == (TOO_FEW,)
+
+
+def test_a_control_is_led_text_by_text_whatever_texts_a_difference_has(monkeypatch):
+    def rows(value, *ids):
+        return [{"clusters": ClusterValues(np.array(one), value + np.array(one, float))} for one in ids]
+
+    seen = []
+    monkeypatch.setattr(
+        controls, "sign_flip_test", lambda stacked, seed: seen.append(stacked) or SimpleNamespace(verdict=YES)
+    )
+    leads(rows(2.0, [0, 1, 2], [1, 3]), rows(1.5, [1, 2, 4], [0, 1, 3]), 0)
+    np.testing.assert_array_equal(seen[0][:, 0], [[0.5, 0.5], [0.5, np.nan], [np.nan, 0.5]])
 
 
 def test_without_controls_nothing_counts_as_shown(context):
