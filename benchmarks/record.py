@@ -201,6 +201,14 @@ def save(
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def save_suite(out: str, work: Path, suite: str, took: float, results: Iterable[Result]) -> None:
+    """Put a suite's results into the file `out`, or the machine's own where that is ""; what it says of it stays."""
+    here = machine(work)
+    path = Path(out or RESULTS / f"{machine_name(here)}.json")
+    stored = json.loads(path.read_text())["machine"] if path.exists() else here
+    save(path, stored, suite, took, results)
+
+
 def machine(scratch: Path, pinned_to: int | None = None) -> dict[str, Any]:
     """What the numbers hold for."""
     return {

@@ -4,7 +4,6 @@ start, and its memory and errors over minutes of mixed load."""
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import socket
 import subprocess
@@ -25,7 +24,7 @@ import pyarrow as pa
 
 import hubstore
 from benchmarks.made_store import LAYERS, WIDTH, item_id, made_store
-from benchmarks.record import RESULTS, ROOT, Result, compare, machine, machine_name, save
+from benchmarks.record import ROOT, Result, compare, save_suite
 from benchmarks.serve_load import Load, Seen, run_load
 from benchmarks.table import suite_table
 from hubstore.bench.timing import Sample
@@ -376,10 +375,7 @@ def main(arguments: list[str] | None = None) -> None:
     took = time.perf_counter() - started
     print(f"\nserve, {took:.0f} s\n\n{suite_table(results)}", flush=True)
     if options.out is not None:
-        here = machine(options.work)
-        path = Path(options.out or RESULTS / f"{machine_name(here)}.json")
-        kept = json.loads(path.read_text())["machine"] if path.exists() else here
-        save(path, kept, "serve", took, results)
+        save_suite(options.out, options.work, "serve", took, results)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 
 from benchmarks.made_store import LAYERS, WIDTH, item_id, made_store
-from benchmarks.record import RESULTS, Result, compare, machine, machine_name, save
+from benchmarks.record import Result, compare, save_suite
 from benchmarks.serve import GROWTH, IDS, K, get, growth, memory_of, served, watched
 from benchmarks.serve_load import Load, Seen, run_load
 from benchmarks.table import suite_table
@@ -192,10 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
     took = time.perf_counter() - started
     print(f"\nserve_projections, {took:.0f} s\n\n{suite_table(results)}", flush=True)
     if options.out is not None:
-        here = machine(options.work)
-        path = Path(options.out or RESULTS / f"{machine_name(here)}.json")
-        stored = json.loads(path.read_text())["machine"] if path.exists() else here
-        save(path, stored, "serve_projections", took, results)
+        save_suite(options.out, options.work, "serve_projections", took, results)
 
 
 if __name__ == "__main__":
