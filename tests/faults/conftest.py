@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny_models import save_tiny_language_model
+
 TRIED: Counter[str] = Counter()
 """Faults that were tried, by command."""
 
@@ -78,3 +80,14 @@ def pytest_terminal_summary(terminalreporter):
     if TRIED:
         by_command = ", ".join(f"{name} {count:,}" for name, count in TRIED.items())
         terminalreporter.write_line(f"faults tried: {TRIED.total():,} ({by_command})")
+
+
+def write_inputs(folder, **counts):
+    """A tiny model, and a corpus of each name with so many items, in pairs of one concept."""
+    save_tiny_language_model("llama", folder / "model")
+    for name, count in counts.items():
+        rows = (
+            {"id": f"{name}{i}", "text": f"Item {i} of {name}", "language": ("en", "de")[i % 2], "concept": str(i // 2)}
+            for i in range(count)
+        )
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -13,8 +13,7 @@ import signal
 
 import pytest
 
-from tests.faults.conftest import TRIED, difference, problem_of
-from tests.tiny_models import save_tiny_language_model
+from tests.faults.conftest import TRIED, difference, problem_of, write_inputs
 
 pytestmark = pytest.mark.slow
 
@@ -57,13 +56,7 @@ def command(name, inputs, work):
 def stages(driver, tmp_path_factory):
     """The inputs, and what is in the folder before each command and after the last."""
     folder = tmp_path_factory.mktemp("stages")
-    save_tiny_language_model("llama", folder / "model")
-    for name, count in (("A", 28), ("B", 11)):
-        rows = (
-            {"id": f"{name}{i}", "text": f"Item {i} of {name}", "language": ("en", "de")[i % 2], "concept": str(i // 2)}
-            for i in range(count)
-        )
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_inputs(folder, A=28, B=11)
     work = folder / "work"
     work.mkdir()
     counts = {}

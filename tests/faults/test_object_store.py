@@ -13,10 +13,9 @@ from obstore.store import S3Store
 
 from benchmarks.seaweed import BUCKET, WRITER, SeaweedFS
 from hubstore.store.layout import ROOT
-from tests.faults.conftest import TRIED, difference, problem_of
+from tests.faults.conftest import TRIED, difference, problem_of, write_inputs
 from tests.faults.proxy import BREAKS, REFUSALS, FaultProxy
 from tests.store.seaweed import needs_weed
-from tests.tiny_models import save_tiny_language_model
 
 pytestmark = [pytest.mark.slow, needs_weed]
 
@@ -90,13 +89,7 @@ def command(name, inputs):
 def asked(driver, server, proxy, tmp_path_factory):
     """Runs a command by way of the proxy, with a cache of its own."""
     folder = tmp_path_factory.mktemp("inputs")
-    save_tiny_language_model("llama", folder / "model")
-    for name, count in (("A", 20), ("B", 7)):
-        rows = (
-            {"id": f"{name}{i}", "text": f"Item {i} of {name}", "language": ("en", "de")[i % 2], "concept": str(i // 2)}
-            for i in range(count)
-        )
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_inputs(folder, A=20, B=7)
 
     def ask(name, fault=lambda number: None):
         cache = tmp_path_factory.mktemp("cache")
