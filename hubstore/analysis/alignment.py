@@ -46,7 +46,7 @@ def alignment(
     jobs: int | Executor = 1,
     **named: Any,
 ) -> pa.Table:
-    """Whether matched items lie alike among themselves in two partitions.
+    """Whether matched items lie in the same way among themselves in two partitions.
 
     Args:
         store: an opened store.

@@ -51,7 +51,7 @@ def calibrated(  # noqa: PLR0913
     jobs: int | Executor = 1,
     **named: Any,
 ) -> pa.Table:
-    """How alike matched items lie in two partitions by many measures, and how much of that is more than chance.
+    """How similar two partitions are in how their matched items lie, by many measures, and how much is beyond chance.
 
     Args:
         store: an opened store.
