@@ -106,6 +106,8 @@ def experiment_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
         model = record["model"]
         shown = [line for line in record["experiments"] if line["shown"] is not None]
         count = f"{sum(line['shown'] for line in shown)} of {len(shown)} claims shown"
+        if earlier_rules := sum(line["shown"] and "controls" not in line for line in shown):
+            count += f", {earlier_rules} of them by the first edition's rules and without controls"
         parts.append(f"**{model['id']}**{_origin(record)}, seed {record['seed']}: {count}.")
         earlier = dict.fromkeys(_origin({**record, **line}) for line in record["experiments"])
         parts += [f"Other rows are of another run{one}." for one in earlier if one != _origin(record)]

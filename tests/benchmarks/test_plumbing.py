@@ -151,6 +151,9 @@ def test_experiments_are_recorded_and_shown_with_their_verdicts(tmp_path, capsys
     shown = table.experiment_tables({"tiny": {**record, "experiments": [line, failed]}})
     assert r"| not done | no \| head |  |" in shown
     assert "of 1 claims shown" in shown
+    unled = {key: value for key, value in {**line, "shown": True}.items() if key != "controls"}
+    shown = table.experiment_tables({"tiny": {**record, "experiments": [line, unled]}})
+    assert "claims shown, 1 of them by the first edition's rules and without controls." in shown
 
 
 def test_a_verdict_that_changed_says_why():
