@@ -45,21 +45,26 @@ def content(path: Path) -> dict[str, bytes]:
     return files
 
 
+def committed(path: Path) -> int:
+    return len(list((path / "commits").glob("*.json")))
+
+
 @pytest.mark.parametrize("wanted", [4, pytest.param(30, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_the_store_ends_byte_identical(tmp_path, processes, wanted):
     whole = tmp_path / "whole.hub"
     process = processes.Process(target=victim.run, args=(whole,))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
     started = time.monotonic()
-    process = processes.Process(target=victim.run, args=(tmp_path / "timed.hub",))
     process.start()
+    while process.is_alive() and not committed(whole):
+        time.sleep(0.002)
+    until_first = time.monotonic() - started
     process.join()
-    seconds = time.monotonic() - started
+    a_shard = (time.monotonic() - started - until_first) / committed(whole)
+    assert process.exitcode == 0
     expected = content(whole)
     assert len(StoreReader(whole).commits) > 5
 
+    # A kill falls so many commits after a run starts, and a random part of a shard later: however slow the machine is.
     rng = random.Random(0)
     kills = completed = 0
     committed_when_killed = set()
@@ -68,7 +73,11 @@ def test_killed_at_random_moments_the_store_ends_byte_identical(tmp_path, proces
         process = processes.Process(target=victim.run, args=(path,))
         process.start()
         if kills < wanted:
-            process.join(rng.uniform(0, 0.9 * seconds))
+            more = (0, 2, 1, 3)[kills % 4]
+            at_least = committed(path) + more
+            while process.is_alive() and committed(path) < at_least:
+                time.sleep(0.002)
+            process.join(rng.uniform(0, a_shard if more else until_first))
         else:
             process.join()
         if process.exitcode is None:
@@ -76,7 +85,7 @@ def test_killed_at_random_moments_the_store_ends_byte_identical(tmp_path, proces
             process.join()
         if process.exitcode == -signal.SIGKILL:  # else it ended just before
             kills += 1
-            committed_when_killed.add(len(LocalStorage(path).list("commits")))
+            committed_when_killed.add(committed(path))
             continue
         assert process.exitcode == 0
         assert content(path) == expected
