@@ -35,6 +35,10 @@ OFTEN = {"new projection": 10.0, "neighbors": 40.0, "item": 20.0, "page of items
 """How often each is asked for, relative to the others."""
 
 Memory = Callable[[], Mapping[str, float]]
+Answer = tuple[Seen, Sequence[tuple[float, float, float]]]
+"""What clients saw in one turn, and the server's memory meanwhile."""
+
+Answers = Mapping[str, Sequence[Answer]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Asked:
     paths: Mapping[str, Sequence[str]]
     memory: Memory | None
 
-    def answer(self, seconds: float, turn: int) -> tuple[Seen, list[tuple[float, float, float]]]:
+    def answer(self, seconds: float, turn: int) -> Answer:
         """What the clients saw in so many seconds, and its memory meanwhile."""
         load = Load(self.port, CLIENTS, seconds, self.paths, OFTEN, warm=2.0, seed=turn)
         if self.memory is None:
@@ -102,11 +106,11 @@ def run(work: Path, *, rows: int, turns: int, seconds: float, beside: str | None
             (other,) = json.loads(get(port, "/api/stores") or b"")["stores"]
             memory = None if pid is None else (lambda: memory_of(pid))
             asked["beside"] = Asked(port, paths_of(port, other["name"], ids), memory)
-        seen = {name: [one.answer(seconds, turn) for turn in range(turns)] for name, one in asked.items()}
+        seen: dict[str, list[Answer]] = {name: [] for name in asked}
+        for turn in range(turns):
+            for name, one in asked.items():
+                seen[name].append(one.answer(seconds, turn))
     return [*_latencies(rows, seconds, seen), *_memory(rows, seconds, seen)]
-
-
-Answers = Mapping[str, Sequence[tuple[Seen, Sequence[tuple[float, float, float]]]]]
 
 
 def _latencies(rows: int, seconds: float, seen: Answers) -> list[Result]:

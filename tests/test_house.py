@@ -14,7 +14,7 @@ import hubstore
 ROOT = Path(hubstore.__file__).parent
 
 FLOORS = (
-    "version lazy errors checks decoding arrow devices files measurements options quiet system",
+    "version lazy errors checks decoding arrow devices files measurements options parquet quiet system",
     "storage",
     "store",
     "corpus",

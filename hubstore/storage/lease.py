@@ -141,7 +141,7 @@ class Lease:
 
     def _take(self) -> None:
         mode: Any = "create"
-        waited = False
+        found, waited = None, False
         for _ in range(ATTEMPTS):
             if self._put(mode):
                 return
@@ -158,7 +158,7 @@ class Lease:
                 time.sleep(self._seconds / (RENEWALS - 1))  # by its own clock it may live, and is then renewed
                 waited = True
             mode = found.version
-        raise no_place(f"locking {self._root}")
+        raise no_place(f"locking {self._root}") if found is None else self._locked(found)
 
     def _prove(self) -> None:
         """StoreError where the server puts what its conditions forbid."""

@@ -11,7 +11,7 @@ from hubstore.arrow import parquet_file
 from hubstore.decoding import one_line
 from hubstore.errors import CorruptStoreError
 from hubstore.storage import Location
-from hubstore.store.parquet import ParquetContent, parquet_content
+from hubstore.parquet import ParquetContent, parquet_content
 
 FREE_BYTES = 128 << 20
 """Of a table in memory, however small its file: values that are all the same take next to no room there."""

@@ -7,6 +7,8 @@ import contextlib
 import io
 import os
 import socket
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -28,6 +30,7 @@ from hubstore.errors import CorruptStoreError, ServeError
 from hubstore.serve import Limits, create_app, serve
 from hubstore.serve.arrow_bodies import read_vectors
 from hubstore.serve.http_errors import TooLargeError
+from hubstore.serve.limits import MIB
 from hubstore.serve.originals import Originals
 from hubstore.serve.protocol import HalfOpen
 from hubstore.serve.resources import items as item_routes
@@ -562,3 +565,28 @@ def test_a_mapped_shard_that_lost_its_end_is_one_clear_error_and_no_signal(tmp_p
         states.take([3])
     shard.write_bytes(content)  # in place, as it was written
     assert states.read().equal(whole)
+
+
+GROWN_BY_FREED_ARRAYS = """
+import sys
+import numpy as np
+from hubstore.serve.server import return_freed_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+if sys.argv[1] == "returned":
+    return_freed_memory()
+np.ones(30 << 20, np.uint8)  # freed at once; glibc's own threshold is there from now on
+before = resident()
+arrays, held = zip(*((np.ones(2 << 20, np.uint8), bytearray(2000)) for _ in range(40)))
+del arrays
+print(resident() - before)
+"""
+
+
+@pytest.mark.parametrize(("freed", "least", "most"), [("returned", -MIB, MIB), ("kept", 70 * MIB, 90 * MIB)])
+def test_arrays_that_a_server_frees_are_the_systems_again(freed, least, most):
+    command = [sys.executable, "-c", GROWN_BY_FREED_ARRAYS, freed]
+    grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert least <= int(grown) <= most

@@ -100,6 +100,15 @@ def test_a_lease_of_another_machine_ends_by_itself(store):
         pass
 
 
+def test_a_lease_that_others_take_each_time_it_is_free_is_locked_and_not_missing(store):
+    with lease(store, machine="another").held():
+        pass
+    late = lease(store)
+    late._put = lambda *args: False  # somebody was faster
+    with pytest.raises(StoreLockedError, match=r"is being written by process 1 on elsewhere"):
+        late._take()
+
+
 def test_a_lease_is_renewed_while_it_is_held_and_given_back(store):
     with lease(store, 0.2).held():
         time.sleep(0.5)

@@ -10,6 +10,7 @@ from hubstore.corpus.files import File, refuse_pointer
 from hubstore.corpus.rows import Row
 from hubstore.corpus.streams import MEDIA_ROWS, TABLE_ROWS, first_line
 from hubstore.errors import CorpusError
+from hubstore.parquet import row_group_rows
 
 _BUFFER: Final = 1 << 20  # bytes; without one, a column of a whole row group is read at once
 
@@ -34,13 +35,13 @@ class ParquetTable:
         if not rows or self._number:
             return 0
         try:
-            with self._open() as opened:
-                names, count = self._names(opened), int(opened.metadata.num_rows)
-        except (pa.ArrowException, OSError) as error:
+            with self._open() as (opened, groups):
+                names = self._names(opened)
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise self._unreadable(error) from error
         if not self._columns.items_per_row(lambda name: name in names):
             return 0
-        passed = min(rows, count - self._start)
+        passed = min(rows, sum(groups) - self._start)
         self._start += passed
         return passed
 
@@ -52,26 +53,30 @@ class ParquetTable:
         folder = self._file.parent if isinstance(self._file, Path) else None
         name = self._file.name
         try:
-            with self._open() as opened:
+            with self._open() as (opened, groups):
                 columns = self._columns.needed(self._names(opened))
-                groups = self._groups(opened)
-                for batch in opened.iter_batches(rows, row_groups=groups, columns=columns):
+                left = range(self._pass_over(groups), len(groups))
+                for batch in opened.iter_batches(rows, row_groups=left, columns=columns):
                     passed = min(max(self._start - self._number, 0), len(batch))
                     self._number += passed
                     for values in batch.slice(passed).to_pylist():
                         self._number += 1
                         yield Row(name, "row", self._number, values, folder)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise self._unreadable(error) from error
 
     @contextmanager
-    def _open(self) -> Iterator[Any]:
+    def _open(self) -> Iterator[tuple[Any, list[int]]]:
+        """The open file, and the rows of each of its row groups."""
         import pyarrow.parquet as pq
 
         refuse_pointer(self._file)
         # Given a path, pyarrow would close the file; given a file, it leaves that to us.
-        with self._file.open("rb") as source, pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER) as opened:
-            yield opened
+        with self._file.open("rb") as source:
+            groups = row_group_rows(source)
+            source.seek(0)
+            with pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER) as opened:
+                yield opened, groups
 
     def _names(self, opened: Any) -> list[str]:
         names: list[str] = opened.schema_arrow.names
@@ -80,15 +85,13 @@ class ParquetTable:
             raise CorpusError(f"{self._file}: has the column {twice!r} twice; rename one")
         return names
 
-    def _groups(self, opened: Any) -> list[int]:
-        """The row groups from the one with the first row asked for; the number of rows is that before it."""
-        group, before = 0, 0
-        groups = opened.metadata.num_row_groups
-        while group < groups and before + opened.metadata.row_group(group).num_rows <= self._start:
-            before += opened.metadata.row_group(group).num_rows
-            group += 1
-        self._number = before
-        return list(range(group, groups))
+    def _pass_over(self, groups: list[int]) -> int:
+        """The row group with the first row asked for; the number of rows is that before it."""
+        first = self._number = 0
+        while first < len(groups) and self._number + groups[first] <= self._start:
+            self._number += groups[first]
+            first += 1
+        return first
 
     def _unreadable(self, error: Exception) -> CorpusError:
         return CorpusError(

@@ -6,12 +6,15 @@ process where their statistics are damaged (`RowGroupMetaData.column`). Both are
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 MAGIC = b"PAR1"
+CUT = "it is no Parquet file, or was cut"
 
 MOST_NESTED = 16
 """Structs and lists in one another; Parquet's own have seven."""
@@ -45,19 +48,49 @@ class ParquetContent:
 
 def parquet_content(data: bytes) -> ParquetContent:
     """What a file holds; ValueError where it is no Parquet file, or its pages are others than its footer says."""
-    size = int.from_bytes(data[-8:-4], "little")
-    if not data.startswith(MAGIC) or not data.endswith(MAGIC) or size + 12 > len(data):
-        raise ValueError("it is no Parquet file, or was cut")
+    size = _footer_size(data[-8:], len(data))
+    if not data.startswith(MAGIC):
+        raise ValueError(CUT)
+    end = len(data) - 8 - size
+    with _as_written():
+        groups = _groups(data[end:-8])
+        chunks = tuple(_chunk(data, column[3], end) for group in groups for column in group[1])
+        return ParquetContent(sum(group[3] for group in groups), chunks)
+
+
+def row_group_rows(file: BinaryIO) -> list[int]:
+    """Rows of each row group of an open file, of which the footer alone is read; ValueError where it has none."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(max(size - 8, 0))
+    footer = _footer_size(file.read(8), size)
+    file.seek(size - 8 - footer)
+    with _as_written():
+        return [group[3] for group in _groups(file.read(footer))]
+
+
+def _footer_size(end: bytes, size: int) -> int:
+    """Bytes of a footer, by the last eight of a file of `size` bytes."""
+    footer = int.from_bytes(end[:4], "little")
+    if not end.endswith(MAGIC) or footer + 12 > size:
+        raise ValueError(CUT)
+    return footer
+
+
+@contextmanager
+def _as_written() -> Iterator[None]:
     try:
-        footer = _Compact(data, len(data) - 8 - size, len(data) - 8).struct()
-        groups = footer[4]
-        chunks = tuple(_chunk(data, column[3], len(data) - 8 - size) for group in groups for column in group[1])
-        rows = sum(group[3] for group in groups)
+        yield
     except (KeyError, IndexError, TypeError, AttributeError, struct.error) as error:
         raise ValueError("its footer, or a page's header, is not as it was written") from error
-    if rows != footer[3] or any(group[3] < 0 for group in groups):
+
+
+def _groups(footer: bytes) -> list[Any]:
+    """The row groups of a footer, as Thrift has them."""
+    fields = _Compact(footer, 0, len(footer)).struct()
+    groups: list[Any] = fields[4]
+    if sum(group[3] for group in groups) != fields[3] or any(group[3] < 0 for group in groups):
         raise ValueError("its row groups do not have its rows")
-    return ParquetContent(rows, chunks)
+    return groups
 
 
 def _chunk(data: bytes, described: dict[int, Any], end: int) -> ColumnChunk:

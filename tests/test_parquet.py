@@ -10,7 +10,7 @@ import pytest
 
 from hubstore.errors import CorruptStoreError
 from hubstore.store import tables
-from hubstore.store.parquet import parquet_content
+from hubstore.parquet import parquet_content
 from hubstore.store.tables import decode_table
 
 
