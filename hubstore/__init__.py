@@ -11,6 +11,7 @@ from hubstore.lazy import lazy_names
 from hubstore.version import __version__
 
 if TYPE_CHECKING:
+    from hubstore.analysis import compare
     from hubstore.api import Store, append, extract, open, plan
     from hubstore.client import AsyncRemoteStore, RemoteStore, StoreProtocol, connect, connect_async
     from hubstore.corpus import Corpus, Item, open_corpus
@@ -30,6 +31,7 @@ __all__ = [
     "StoreProtocol",
     "__version__",
     "append",
+    "compare",
     "connect",
     "connect_async",
     "extract",
@@ -42,6 +44,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        ".analysis": ("compare",),
         ".api": ("Store", "append", "extract", "open", "plan"),
         ".client": ("AsyncRemoteStore", "RemoteStore", "StoreProtocol", "connect", "connect_async"),
         ".corpus": ("Corpus", "Item", "open_corpus"),

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 
+FEWEST_COMPARED = 12
+"""Items under which a linear map of half of them says nothing."""
+
 MOST_SEARCH_EFFORT = 2**31 - 1
 """What FAISS holds."""
 
@@ -197,6 +200,35 @@ class CompareOptions:
         }
         if self.pairs is not None:
             put["pairs"] = tuple(map(_pair, self.pairs))
+        _set(self, put)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions:
+    """Which measures of alignment are calibrated, and how; AnalysisError for a value that cannot be.
+
+    The fields' help says what each is.
+    """
+
+    measures: tuple[str, ...] | None = option(
+        None,
+        "Of calibrated: cka, rsa, mutual_knn, cknna, procrustes, svcca, linear_r2, mapped_recall@1, mexa; all by "
+        "default.",
+        flags=("--measure",),
+        typed=list[str] | None,
+    )
+    k: int = option(10, "Of calibrated: neighbors of mutual_knn and cknna.", flags=("--k", "-k"))
+    permutations: int = option(99, "Of calibrated: arrangements of one side's items that make the null; 0 for no p.")
+    sample: int = option(512, "Of calibrated: items, drawn at random, where there are more.")
+
+    def __post_init__(self) -> None:
+        """Check the numbers, and turn a list into a tuple."""
+        put = {
+            "measures": strings("measures", self.measures or None, error=AnalysisError),
+            "k": check_count("k", self.k, error=AnalysisError),
+            "permutations": check_resamples("permutations", self.permutations, error=AnalysisError),
+            "sample": check_count("sample", self.sample, least=FEWEST_COMPARED, error=AnalysisError),
+        }
         _set(self, put)
 
 

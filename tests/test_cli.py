@@ -274,3 +274,25 @@ def test_plan_says_what_an_extraction_would_take_and_writes_nothing(tmp_path, mo
     assert ahead["seconds"]["low"] < ahead["seconds"]["high"]
     assert [need["fits"] for need in ahead["needs"]] == [True, True]
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_compare_says_how_alike_two_poolings_are_and_writes_tables_and_maps(store, tmp_path):
+    folder = tmp_path / "out"
+    asked = ("compare", store, "--pool", "mean", "--pool", "last", "--measure", "cka", "--permutations", 9)
+    said = run(*asked, "--partition", "en", "--out", folder)
+    assert "x, mean and x, last: partition en, n = 20" in said
+    assert {path.name for path in folder.iterdir()} == {"compare.csv", "compare.parquet", "compare-cka.png"}
+    table = pq.read_table(folder / "compare.parquet")
+    assert set(table["metric"].to_pylist()) == {"cka"}
+    assert json.loads(run(*asked, "--json", "--partition", "en"))["rows"] == table.to_pylist()
+    assert "name another store" in fail("compare", store)
+
+
+def test_analyze_calibrated_takes_its_measures_and_permutations(store):
+    asked = ("analyze", "calibrated", "--pair", "en:es", "--layers", "0,1", "--permutations", 4, "--json")
+    said = json.loads(run(asked[0], store, *asked[1:], "--measure", "rsa", "--measure", "svcca", "--cross-layers"))
+    rows = said["calibrated"]["rows"]
+    assert {(row["metric"], row["layer"], row["layer_y"]) for row in rows} == {
+        (metric, x, y) for metric in ("rsa", "svcca") for x in "01" for y in "01"
+    }
+    assert all(row["p_value"] * 5 == pytest.approx(round(row["p_value"] * 5)) for row in rows)

@@ -6,6 +6,7 @@ of its own), `projection` one of points; each is computed once for its parameter
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from hubstore.analysis.alignment import alignment
-from hubstore.analysis.calibrated import calibrated, calibrated_between
+from hubstore.analysis.between import calibrated_between, compare
+from hubstore.analysis.calibrated import calibrated
 from hubstore.analysis.clustering import clustering
 from hubstore.analysis.comparing import compare_options
 from hubstore.analysis.geometry import geometry
@@ -24,7 +26,7 @@ from hubstore.analysis.results import metadata
 from hubstore.analysis.retrieval import found_by_concept, retrieval
 from hubstore.analysis.similarity import concept_differences, similarity, unresolved
 from hubstore.errors import AnalysisError
-from hubstore.options import CompareOptions
+from hubstore.options import CalibrationOptions, CompareOptions, take
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader
@@ -33,12 +35,14 @@ __all__ = [
     "ANALYSES",
     "EVERY",
     "PROJECTION_SCHEMA",
+    "CalibrationOptions",
     "CompareOptions",
     "alignment",
     "analyze",
     "calibrated",
     "calibrated_between",
     "clustering",
+    "compare",
     "concept_differences",
     "found_by_concept",
     "geometry",
@@ -52,14 +56,16 @@ __all__ = [
 ANALYSES = ("similarity", "retrieval", "clustering", "alignment", "geometry")
 """What `analyze` runs by default."""
 EVERY = (*ANALYSES, "calibrated")
-"""What it runs where named, too: permutations of every measure cost more than all others."""
+"""What it runs where named, too: they cost more than all others."""
 
 
 def analyze(
     store: StoreReader,
     names: Sequence[str] | None = None,
     options: CompareOptions | None = None,
+    calibration: CalibrationOptions | None = None,
     *,
+    cross_layers: bool = False,
     device: str = "auto",
     progress: Callable[[str, int, int], None] | None = None,
     jobs: int | Executor = 1,
@@ -72,12 +78,14 @@ def analyze(
         names: some of `EVERY`; None is `ANALYSES`.
         options: what to compare, and how to draw; its fields (pairs, pivot, layers, pooling, seed, bootstrap) may be
             given by name too. Clustering and geometry take the partitions that the pairs name.
+        calibration: of "calibrated"; its fields (measures, permutations, sample, ...) may be given by name too.
+        cross_layers: of "calibrated": every layer of one side against every layer of the other.
         device: where to compute: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1". Tables that are
             kept are reused wherever they were computed.
         progress: called with the analysis, its layers done and its layers in all.
         jobs: processes of this host that share the layers, or who else does; the tables are the same. A script that
             asks for several guards its entry with `if __name__ == "__main__":`, since those processes import it.
-        named: fields of `CompareOptions`.
+        named: fields of `CompareOptions` and of `CalibrationOptions`.
 
     Returns:
         The tables by analysis.
@@ -87,6 +95,7 @@ def analyze(
         AnalysisError: a name that is no analysis, or what the analysis itself refuses.
     """
     chosen = list(dict.fromkeys(names)) if names else list(ANALYSES)
+    calibration = take(CalibrationOptions, named, calibration)
     options = compare_options("analyze", options, named)
     pairs = chosen_pairs(store, options.pairs, options.pivot)  # once for all of them
     options = replace(options, pairs=None if pairs is None else tuple(pairs), pivot=None)
@@ -99,7 +108,7 @@ def analyze(
         "clustering": clustering,
         "alignment": alignment,
         "geometry": geometry,
-        "calibrated": calibrated,
+        "calibrated": functools.partial(calibrated, calibration=calibration, cross_layers=cross_layers),
     }
     return {
         name: runs[name](store, None, options, device=device, progress=_reporter(name, progress), jobs=jobs)

@@ -8,7 +8,7 @@ shuffling only permutes rows and columns. Expectations in closed form stand in f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hubstore.analysis.results import Row
+from hubstore.errors import AnalysisError
 from hubstore.kernels import Edges, neighbor_weights
 from hubstore.kernels.rows import unit_rows
 
@@ -23,6 +24,10 @@ COMPONENTS = 32
 """Most principal components of Procrustes, SVCCA and linear maps."""
 ITEMS_PER_COMPONENT = 4
 RIDGE = 1e-3  # of the mean variance of a component
+ROUNDING = 1e-12  # values as large but for it count as large
+BLOCK = 1 << 22  # elements of permuted matrices at a time
+
+Measure = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -69,82 +74,66 @@ def view(rows: Tensor, k: int, seed: int = 0) -> View:
     return View(unit, gram, unit_gram, _ranks(cosines), near, cosines, basis, _normalized(components), k)
 
 
-def compare(x: View, y: View, orders: Tensor) -> Iterator[Row]:
-    """A row of each measure: value, null_mean, calibrated and p_value.
+def compare(x: View, y: View, orders: Tensor, names: Sequence[Measure] | None = None) -> Iterator[Row]:
+    """A row of each measure of two layers: value, null_mean, calibrated and p_value.
 
     Args:
         x: of n items.
         y: of the same items.
         orders: int64 [R, n], permutations of y's items.
+        names: some of `MEASURES`; None for all that the two allow.
     """
-    for (metric, variant), measure in measures(x, y).items():
-        value = measure(torch.arange(len(x)))
-        drawn = np.array([measure(order) for order in orders])
-        known = expected(metric, variant, x, y)
-        null = known if known is not None else (float(drawn.mean()) if len(drawn) else float("nan"))
-        as_large = int((drawn >= value - 1e-12).sum())
-        yield {
-            "metric": metric,
-            "variant": variant,
-            "value": value,
-            "null_mean": null,
-            "calibrated": (value - null) / (1 - null) if null < 1 else float("nan"),
-            "p_value": (1 + as_large) / (1 + len(drawn)) if len(drawn) else float("nan"),
-        }
+    for name, values in permuted_values([x], [y], orders, names).items():
+        yield row_of(name, values[0, 0], expected(*name, x, y))
 
 
-Measure = Callable[[Tensor], float]
+def row_of(name: Measure, values: Tensor, known: float | None) -> Row:
+    """A measure and its null as a row of results.
 
-
-def measures(x: View, y: View) -> dict[tuple[str, str], Measure]:
-    """Each measure by name and variant, of an order of y's items int64 [n].
-
-    "cka": linear CKA (Kornblith et al., 2019), biased as platonic-rep has it, of states and of unit rows. "rsa":
-    Spearman correlation of cosines of different items (Kriegeskorte et al., 2008). "mutual_knn" and "cknna" (Huh et
-    al., 2024). "procrustes": nuclear norm of the product of the sides' components (Williams et al., 2021). "svcca":
-    mean canonical correlation of components (Raghu et al., 2017). "linear_r2": share of the variance of y's components
-    that x's explain. "mapped_recall@1": of a half of the items, found by a ridge map fitted on the other. "mexa", where
-    widths are the same: share of items that find one another first (Kargaran et al., 2024).
+    Args:
+        name: metric and variant.
+        values: float64 [1 + R], as it is and in each permutation.
+        known: its mean over all permutations, where there is a closed form; else it is that of those drawn.
     """
-
-    def permuted(matrix: Tensor, order: Tensor) -> Tensor:
-        return matrix[order[:, None], order]
-
-    def products(one: Tensor, other: Tensor) -> Measure:
-        return lambda order: float((one * permuted(other, order)).sum())
-
-    n, k = len(x), x.k
-    own = [max(float(unbiased_hsic(side.near * side.cosines, side.near * side.cosines)), 0.0) for side in (x, y)]
-    rows, columns = x.near.nonzero(as_tuple=True)  # what is no neighbor on x's side counts nowhere
-    weights = x.near[rows, columns]
-
-    def knn(order: Tensor) -> float:
-        return float(weights @ y.near[order[rows], order[columns]]) / (n * k)
-
-    def cknna(order: Tensor) -> float:
-        near = y.near[order[rows], order[columns]]
-        some = near > 0
-        mask = torch.zeros_like(x.near)
-        mask[rows[some], columns[some]] = weights[some] * near[some]
-        i, j = rows[some], columns[some]
-        both = _edge_hsic(mask, i, j, x.cosines[i, j], y.cosines[order[i], order[j]])
-        return both / (float(np.sqrt(own[0] * own[1])) + 1e-6)
-
-    found: dict[tuple[str, str], Measure] = {
-        ("cka", "raw"): products(x.gram, y.gram),
-        ("cka", "unit"): products(x.unit_gram, y.unit_gram),
-        ("rsa", "raw"): products(x.ranks, y.ranks),
-        ("mutual_knn", "raw"): knn,
-        ("cknna", "raw"): cknna,
-        ("procrustes", "raw"): lambda order: float(_singular(x.components, y.components[order]).sum()),
-        ("svcca", "raw"): lambda order: float(_singular(x.basis, y.basis[order]).mean()),
-        ("linear_r2", "raw"): lambda order: float((x.basis.T @ y.components[order]).square().sum()),
-        ("mapped_recall@1", "raw"): lambda order: mapped_recall(x.components, y.components[order]),
+    value, drawn = float(values[0]), values[1:]
+    null = known if known is not None else (float(drawn.mean()) if len(drawn) else float("nan"))
+    as_large = int((drawn >= value - ROUNDING).sum())
+    return {
+        "metric": name[0],
+        "variant": name[1],
+        "value": value,
+        "null_mean": null,
+        "calibrated": (value - null) / (1 - null) if null < 1 else float("nan"),
+        "p_value": (1 + as_large) / (1 + len(drawn)) if len(drawn) else float("nan"),
     }
-    if x.unit.shape[1] == y.unit.shape[1]:
-        cosines = x.unit @ y.unit.T
-        found["mexa", "raw"] = lambda order: mexa(cosines[:, order])
-    return found
+
+
+def permuted_values(
+    xs: Sequence[View], ys: Sequence[View], orders: Tensor, names: Sequence[Measure] | None = None
+) -> dict[Measure, Tensor]:
+    """Every measure of all pairs of layers, as the items are and in each permutation of y's.
+
+    A permuted matrix of y is made once for all layers of x, and what is small is done for many permutations at once.
+
+    Args:
+        xs: layers, of the same n items.
+        ys: layers of another side, of the same items.
+        orders: int64 [R, n].
+        names: some of `MEASURES`; None for all that the sides allow.
+
+    Returns:
+        By measure float64 [len(xs), len(ys), 1 + R]; MEXA's is left out where widths differ.
+    """
+    every = torch.cat([torch.arange(len(xs[0]))[None], orders]).to(xs[0].unit.device)
+    found = {}
+    for name in MEASURES if names is None else names:
+        if name in PRODUCTS:
+            own = torch.stack([getattr(x, PRODUCTS[name]).ravel() for x in xs])
+            found[name] = torch.stack([_products(own, getattr(y, PRODUCTS[name]), every) for y in ys], 1)
+        elif name[0] != "mexa" or xs[0].unit.shape[1] == ys[0].unit.shape[1]:
+            measure = BY_PAIR[name]
+            found[name] = torch.stack([torch.stack([measure(x, y, every) for y in ys]) for x in xs])
+    return {name: values.cpu() for name, values in found.items()}
 
 
 def expected(metric: str, variant: str, x: View, y: View) -> float | None:
@@ -169,31 +158,115 @@ def unbiased_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
     return whole / (n * (n - 3))
 
 
-def _edge_hsic(mask: Tensor, i: Tensor, j: Tensor, x: Tensor, y: Tensor) -> float:
-    """`unbiased_hsic` of two symmetric matrices under a mask [n, n] that is 0 but at i, j, where they are x and y."""
-    n, weights = len(mask), mask[i, j]
-    k, l = weights * x, weights * y  # noqa: E741
-    crossed = torch.bincount(j, k, n) @ torch.bincount(i, l, n)
-    whole = k @ (mask[j, i] * y) + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * crossed / (n - 2)
-    return float(whole) / (n * (n - 3))
+def _products(own: Tensor, other: Tensor, orders: Tensor) -> Tensor:
+    """Σᵢⱼ Kᵢⱼ L[oᵢ, oⱼ] of matrices K, `own` [m, n²], and L, `other` [n, n], for each of R orders: [m, R]."""
+    sums = [
+        own @ torch.stack([other[order][:, order].ravel() for order in some]).T
+        for some in torch.split(orders, max(1, BLOCK // own.shape[1]))
+    ]
+    return torch.cat(sums, 1)
 
 
-def mapped_recall(x: Tensor, y: Tensor) -> float:
-    """recall@1 of every second item by a ridge map from x [n, d] to y [n, e] that is fitted on the others."""
+def mutual_knn(x: View, y: View, orders: Tensor) -> Tensor:
+    """The share of neighbors that both sides have: [R]."""
+    rows, columns = x.near.nonzero(as_tuple=True)  # what is no neighbor on x's side counts nowhere
+    return y.near[orders[:, rows], orders[:, columns]] @ x.near[rows, columns] / (len(x) * x.k)
+
+
+def cknna(x: View, y: View, orders: Tensor) -> Tensor:
+    """`unbiased_hsic` of cosines under the mask of what is a neighbor on both sides, normalized: [R]."""
+    own = [max(float(unbiased_hsic(side.near * side.cosines, side.near * side.cosines)), 0.0) for side in (x, y)]
+    n, (i, j) = len(x), x.near.nonzero(as_tuple=True)
+    oi, oj = orders[:, i], orders[:, j]
+    mask = x.near[i, j] * y.near[oi, oj]  # [R, edges]
+    k, l = mask * x.cosines[i, j], mask * y.cosines[oi, oj]  # noqa: E741
+    mutual = (k * (x.near[j, i] * y.near[oj, oi] * y.cosines[oj, oi])).sum(1)
+    zeros = torch.zeros(len(orders), n, dtype=k.dtype, device=k.device)
+    crossed = (zeros.index_add(1, j, k) * zeros.index_add(1, i, l)).sum(1)
+    whole = mutual + k.sum(1) * l.sum(1) / ((n - 1) * (n - 2)) - 2 * crossed / (n - 2)
+    return whole / (n * (n - 3)) / (float(np.sqrt(own[0] * own[1])) + 1e-6)
+
+
+def procrustes(x: View, y: View, orders: Tensor) -> Tensor:
+    """The nuclear norm of the product of the sides' components: [R]."""
+    return _singular(x.components.T @ y.components[orders]).sum(-1)
+
+
+def svcca(x: View, y: View, orders: Tensor) -> Tensor:
+    """The mean canonical correlation of the sides' components: [R]."""
+    return _singular(x.basis.T @ y.basis[orders]).mean(-1)
+
+
+def linear_r2(x: View, y: View, orders: Tensor) -> Tensor:
+    """The share of the variance of y's components that x's explain: [R]."""
+    return (x.basis.T @ y.components[orders]).square().sum((-2, -1))
+
+
+def mapped_recall(x: View, y: View, orders: Tensor) -> Tensor:
+    """recall@1 of every second item by a ridge map of components that is fitted on the others: [R]."""
     fitted, tested = slice(0, None, 2), slice(1, None, 2)
-    gram = x[fitted].T @ x[fitted]
+    states = x.components[fitted]
+    gram = states.T @ states
     ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    mapped = x[tested] @ torch.linalg.solve(gram + ridge, x[fitted].T @ y[fitted])
-    cosines = unit_rows(mapped) @ unit_rows(y[tested]).T
-    best = cosines.argmax(1)
-    return float((best == torch.arange(len(best), device=best.device)).to(torch.float64).mean())
+    solved = x.components[tested] @ torch.linalg.solve(gram + ridge, states.T)  # [tested, fitted]
+    own = torch.arange(len(solved), device=gram.device)
+    shares = []
+    for some in torch.split(orders, max(1, BLOCK // len(solved) ** 2)):
+        answers = y.components[some]
+        cosines = unit_rows(solved @ answers[:, fitted]) @ unit_rows(answers[:, tested]).mT
+        shares.append((cosines.argmax(-1) == own).to(torch.float64).mean(-1))
+    return torch.cat(shares)
 
 
-def mexa(cosines: Tensor) -> float:
-    """Share of items whose match is nearer than any other both ways, of cosines [n, n]; a tie is not nearer."""
-    others = cosines.clone().fill_diagonal_(-torch.inf)
-    nearest = torch.maximum(others.amax(0), others.amax(1))
-    return float((cosines.diagonal() > nearest).to(torch.float64).mean())
+def mexa(x: View, y: View, orders: Tensor) -> Tensor:
+    """Share of items whose match is nearer than any other both ways; a tie is not nearer: [R]."""
+    cosines = x.unit @ y.unit.T
+    items = torch.arange(len(x), device=cosines.device)
+    own = cosines[items, orders]  # [R, n]
+    clear = torch.ones_like(own, dtype=torch.bool)
+    for side, asking, match in ((cosines, items.expand_as(orders), orders), (cosines.T, orders, items)):
+        first, second = side.topk(2, 1).values.T
+        best = side.argmax(1)[asking]
+        clear &= own > torch.where(best == match, second[asking], first[asking])
+    return clear.to(torch.float64).mean(1)
+
+
+PRODUCTS: Mapping[Measure, str] = {("cka", "raw"): "gram", ("cka", "unit"): "unit_gram", ("rsa", "raw"): "ranks"}
+"""Sums of products of two matrices of a `View`."""
+
+BY_PAIR: Mapping[Measure, Callable[[View, View, Tensor], Tensor]] = {
+    ("mutual_knn", "raw"): mutual_knn,
+    ("cknna", "raw"): cknna,
+    ("procrustes", "raw"): procrustes,
+    ("svcca", "raw"): svcca,
+    ("linear_r2", "raw"): linear_r2,
+    ("mapped_recall@1", "raw"): mapped_recall,
+    ("mexa", "raw"): mexa,
+}
+
+MEASURES: tuple[Measure, ...] = (*PRODUCTS, *BY_PAIR)
+"""Each measure by name and variant.
+
+"cka": linear CKA (Kornblith et al., 2019), biased as platonic-rep has it, of states and of unit rows. "rsa": Spearman
+correlation of cosines of different items (Kriegeskorte et al., 2008). "mutual_knn" and "cknna" (Huh et al., 2024).
+"procrustes": nuclear norm of the product of the sides' components (Williams et al., 2021). "svcca": mean canonical
+correlation of components (Raghu et al., 2017). "linear_r2": share of the variance of y's components that x's explain.
+"mapped_recall@1": of a half of the items, found by a ridge map fitted on the other. "mexa", where widths are the same:
+share of items that find one another first (Kargaran et al., 2024).
+"""
+
+
+def named_measures(names: Sequence[str] | None) -> tuple[Measure, ...]:
+    """The measures called `names`, with all their variants; all where it is None.
+
+    Raises:
+        AnalysisError: a name that is none.
+    """
+    known = list(dict.fromkeys(metric for metric, _ in MEASURES))
+    for name in names or ():
+        if name not in known:
+            raise AnalysisError(f"there is no measure {name!r}; choose from {', '.join(known)}")
+    return tuple(one for one in MEASURES if names is None or one[0] in names)
 
 
 def dense(edges: Edges, n: int) -> Tensor:
@@ -220,11 +293,11 @@ def _normalized(matrix: Tensor) -> Tensor:
     return scaled
 
 
-def _singular(x: Tensor, y: Tensor) -> Tensor:
-    product = x.T @ y
-    if not bool(torch.isfinite(product).all()):
-        return torch.full((1,), torch.nan, dtype=x.dtype)
-    values: Tensor = torch.linalg.svdvals(product)
+def _singular(products: Tensor) -> Tensor:
+    """The singular values of products [R, d, e], largest first; NaN where one is not finite."""
+    if not bool(torch.isfinite(products).all()):
+        return torch.full((len(products), 1), torch.nan, dtype=products.dtype)
+    values: Tensor = torch.linalg.svdvals(products)
     return values
 
 

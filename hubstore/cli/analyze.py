@@ -10,7 +10,7 @@ import typer
 from hubstore.cli import options
 from hubstore.cli.output import err, labeled, out, print_json, table
 from hubstore.cli.progress import bar
-from hubstore.options import CompareOptions
+from hubstore.options import CalibrationOptions, CompareOptions
 
 CURVES = {"similarity": "difference", "retrieval": "recall@1", "clustering": "concept_purity"}
 """The metric of each analysis whose course over the layers is drawn beside its numbers."""
@@ -35,6 +35,11 @@ def analyze(
     ] = None,
     *,
     compare: CompareOptions,
+    calibration: CalibrationOptions,
+    cross_layers: Annotated[
+        bool,
+        typer.Option("--cross-layers", help="Of calibrated: every layer of one side against every layer of the other."),
+    ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that share the layers; the results are the same.")] = 1,
     engine: options.EngineOption = options.Engine.local,
     address: options.AddressOption = None,
@@ -57,6 +62,8 @@ def analyze(
         tables = opened.analyze(
             names or None,
             compare,
+            calibration=calibration,
+            cross_layers=cross_layers,
             device=device,
             jobs=jobs,
             engine=engine,

@@ -156,5 +156,6 @@ READ: Mapping[str, Callable[[Any], Any]] = {
     "modalities": lambda values: values or None,
     "concepts": lambda values: values or None,
     "extra_models": tuple,
+    "measures": lambda values: values or None,
 }
 """How the text of an option of the library's classes is read."""
