@@ -296,3 +296,19 @@ def test_analyze_calibrated_takes_its_measures_and_permutations(store):
         (metric, x, y) for metric in ("rsa", "svcca") for x in "01" for y in "01"
     }
     assert all(row["p_value"] * 5 == pytest.approx(round(row["p_value"] * 5)) for row in rows)
+
+
+def test_analyze_subspace_and_probe_show_what_is_of_all_partitions_too(tmp_path, model):
+    path, languages = tmp_path / "x.hub", ("en", "es")
+    parallel = [f"{tag}={SAMPLE / f'{tag}.txt'}" for tag in languages]
+    run("extract", "--parallel", *parallel, "--model", model, "--out", path, "--limit", 30, "--layers", "1")
+    said = run("analyze", path, "subspace", "probe")
+    for shown in (
+        "subspace, lsar: mean of 2",
+        "directions_for_90%",
+        "subspace, leace",
+        "probe, language",
+        "probe, length",
+    ):
+        assert shown in said
+    assert "no column 'topic'" in fail("analyze", path, "probe", "--label", "topic")

@@ -7,7 +7,7 @@ of its own), `projection` one of points; each is computed once for its parameter
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,12 @@ from hubstore.analysis.comparing import compare_options
 from hubstore.analysis.geometry import geometry
 from hubstore.analysis.layers import Executor
 from hubstore.analysis.pairs import chosen_pairs
+from hubstore.analysis.probe import probe
 from hubstore.analysis.projection import PROJECTION_SCHEMA, projection
 from hubstore.analysis.results import metadata
 from hubstore.analysis.retrieval import found_by_concept, retrieval
 from hubstore.analysis.similarity import concept_differences, similarity, unresolved
+from hubstore.analysis.subspace import subspace
 from hubstore.errors import AnalysisError
 from hubstore.options import CalibrationOptions, CompareOptions, take
 
@@ -47,25 +49,28 @@ __all__ = [
     "found_by_concept",
     "geometry",
     "metadata",
+    "probe",
     "projection",
     "retrieval",
     "similarity",
+    "subspace",
     "unresolved",
 ]
 
 ANALYSES = ("similarity", "retrieval", "clustering", "alignment", "geometry")
 """What `analyze` runs by default."""
-EVERY = (*ANALYSES, "calibrated")
+EVERY = (*ANALYSES, "calibrated", "subspace", "probe")
 """What it runs where named, too: they cost more than all others."""
 
 
-def analyze(
+def analyze(  # noqa: PLR0913
     store: StoreReader,
     names: Sequence[str] | None = None,
     options: CompareOptions | None = None,
     calibration: CalibrationOptions | None = None,
     *,
     cross_layers: bool = False,
+    label: str | Mapping[str, str] | None = None,
     device: str = "auto",
     progress: Callable[[str, int, int], None] | None = None,
     jobs: int | Executor = 1,
@@ -80,6 +85,7 @@ def analyze(
             given by name too. Clustering and geometry take the partitions that the pairs name.
         calibration: of "calibrated"; its fields (measures, permutations, sample, ...) may be given by name too.
         cross_layers: of "calibrated": every layer of one side against every layer of the other.
+        label: of "probe": classes of concepts, a column of the items or the class of each concept.
         device: where to compute: "auto" (CUDA where PyTorch sees it), "cpu", "cuda" or "cuda:1". Tables that are
             kept are reused wherever they were computed.
         progress: called with the analysis, its layers done and its layers in all.
@@ -109,6 +115,8 @@ def analyze(
         "alignment": alignment,
         "geometry": geometry,
         "calibrated": functools.partial(calibrated, calibration=calibration, cross_layers=cross_layers),
+        "subspace": subspace,
+        "probe": functools.partial(probe, label=label),
     }
     return {
         name: runs[name](store, None, options, device=device, progress=_reporter(name, progress), jobs=jobs)

@@ -30,7 +30,9 @@ def analyze(
         typer.Argument(
             metavar="[ANALYSIS]...",
             help="similarity, retrieval, clustering, alignment, geometry; all by default. Also calibrated: CKA, CKNNA, "
-            "Procrustes, SVCCA, RSA, linear maps and MEXA, each beside what shuffled items give.",
+            "Procrustes, SVCCA, RSA, linear maps and MEXA, each beside what shuffled items give; subspace: how many "
+            "directions carry the language, and what is left without them (LSAR, LEACE, INLP); probe: what a linear "
+            "map reads of language, length and classes, and in other languages.",
         ),
     ] = None,
     *,
@@ -40,6 +42,9 @@ def analyze(
         bool,
         typer.Option("--cross-layers", help="Of calibrated: every layer of one side against every layer of the other."),
     ] = False,
+    label: Annotated[
+        str | None, typer.Option(help="Of probe: a column of the items, which says the class of their concepts.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that share the layers; the results are the same.")] = 1,
     engine: options.EngineOption = options.Engine.local,
     address: options.AddressOption = None,
@@ -64,6 +69,7 @@ def analyze(
             compare,
             calibration=calibration,
             cross_layers=cross_layers,
+            label=label,
             device=device,
             jobs=jobs,
             engine=engine,
@@ -89,9 +95,10 @@ def _show(name: str, rows: Sequence[dict[str, Any]]) -> None:
 
     Where there are partitions, the row of all their items together is none of them.
     """
-    single = [row for row in rows if row["x"] != WHOLE]
-    rows = single or rows
-    compared = len({(row["x"], row["y"]) for row in rows})
+    single = {(row["variant"], row["metric"]) for row in rows if row["x"] != WHOLE}
+    rows = [row for row in rows if row["x"] != WHOLE or (row["variant"], row["metric"]) not in single]
+    pairs = {(row["x"], row["y"]) for row in rows}
+    compared = len({pair for pair in pairs if pair[0] != WHOLE} or pairs)
     of_what = "comparisons" if rows and rows[0]["y"] not in ("", WHOLE) else "partitions"
     what = f"one {of_what[:-1]}, 95 % interval" if compared == 1 else f"mean of {compared} {of_what}"
     for variant in dict.fromkeys(row["variant"] for row in rows):

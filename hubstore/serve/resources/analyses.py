@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix="/api/stores/{store}", tags=["analyses"])
 
-BY_PARTITION = ("clustering", "geometry")
+BY_PARTITION = ("clustering", "geometry", "subspace", "probe")
 
 Key = Annotated[str, Path(max_length=200)]
 
