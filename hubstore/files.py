@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ ABANDONED_S = 86_400.0
 def replacing(path: Path) -> Iterator[Path]:
     """A new name beside `path`; the file that is written there takes its place, synced, and a failure leaves it.
 
+    It may be read by whom the user's umask says, whatever the library that writes it thinks: safetensors gives its
+    files to their owner alone.
+
     Raises:
         OSError: the folder is not there or cannot be written to, or the disk is full.
     """
@@ -25,14 +29,27 @@ def replacing(path: Path) -> Iterator[Path]:
             if time.time() - abandoned.stat().st_mtime > ABANDONED_S:
                 abandoned.unlink()
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:16]}.partial")  # several may write one file at once
+    mode = _mode_of_a_new_file(partial)
     try:
         yield partial
+        if stat.S_IMODE(partial.stat().st_mode) != mode:
+            partial.chmod(mode)
         sync_file(partial)
         partial.replace(path)
         with contextlib.suppress(OSError):  # not every file system syncs folders
             sync_file(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _mode_of_a_new_file(path: Path) -> int:
+    """What a file that is made at `path` may be used for: the umask cannot be asked for without being changed."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+        path.unlink()
 
 
 def put(path: Path, content: bytes) -> None:

@@ -73,3 +73,16 @@ def test_two_exports_to_one_folder_at_once_both_succeed(store, tmp_path):
         thread.join()
     assert errors == []
     assert digests(tmp_path / "out") == digests(expected)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_exported_files_are_for_whom_the_umask_says_whatever_wrote_them(store, tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        for format in FORMATS:
+            export(store, tmp_path, format=format, overwrite=True)
+    finally:
+        os.umask(before)
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == dict.fromkeys(
+        ["items.parquet", *(f"layer-{layer}.{format}" for layer in (0, 1) for format in FORMATS)], oct(0o666 & ~mask)
+    )
