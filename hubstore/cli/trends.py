@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hubstore.cli import options
-from hubstore.cli.output import err, out, print_json, table
+from hubstore.cli.output import err, note, out, print_json, table
 from hubstore.cli.progress import bar
 from hubstore.errors import LensError, QueryError
+from hubstore.tags import matching_tag
 
 if TYPE_CHECKING:
     from hubstore.lens import Lens, TokenLanguages
@@ -35,9 +37,7 @@ def trends(
         typer.Option(help="Instead, lists of words and scripts of these languages: en,zh,es; or all."),
     ] = None,
     saved: Annotated[Path | None, typer.Option("--save-counts", help="Keep the tokens' languages there.")] = None,
-    partitions: Annotated[
-        list[str] | None, typer.Option("--partition", help="Inputs to read, such as zh-Hans; all by default.")
-    ] = None,
+    partitions: options.PartitionsOption = None,
     layers: options.LayersOption = None,
     pool: options.PoolOption = None,
     normed: Annotated[bool, typer.Option("--normed", help="Apply the final norm; the paper's lens has none.")] = False,
@@ -80,6 +80,7 @@ def trends(
             bootstrap=bootstrap,
             progress=advanced,
         )
+    _note_uncounted(analysis.metadata(found)["parameters"]["partitions"], languages.languages)
     if as_json:
         print_json({"made_from": analysis.metadata(found), "rows": found.to_pylist()})
     else:
@@ -105,13 +106,14 @@ def _languages(lens: Lens, counted: str | None, words: str | None) -> TokenLangu
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
-    """For each input the languages that are read most somewhere, layers down."""
+    """For each input its own language and those that are read most somewhere, layers down."""
     for name in dict.fromkeys(row["x"] for row in rows):
         own = [row for row in rows if row["x"] == name]
         most: dict[str, float] = {}
         for row in own:
             most[row["language"]] = max(most.get(row["language"], 0.0), row["value"])
-        shown = sorted(most, key=lambda language: -most[language])[:SHOWN]
+        stands = matching_tag(name.rpartition("/")[2], list(most))
+        shown = sorted(most, key=lambda language: (language != stands, -most[language]))[:SHOWN]
         cells = {(row["layer"], row["language"]): row for row in own}
         lines = [
             [layer, *(_cell(cells[layer, language]) for language in shown)]
@@ -119,6 +121,17 @@ def _show(rows: list[dict[str, Any]]) -> None:
         ]
         title = f"{name}: {own[0]['n']:,} items, {own[0]['tokens']:,} states; p(language), {len(most)} languages"
         out.print(table(("layer", *shown), lines, title=title))
+
+
+def _note_uncounted(partitions: Iterable[str], languages: Sequence[str]) -> None:
+    """Says of which inputs' languages no token was counted, and what stands for them."""
+    for name in partitions:
+        tag = name.rpartition("/")[2]
+        stands = matching_tag(tag, languages)
+        if stands is None:
+            note(f"no token was counted in {tag}: what is read of {name} in its own language is among the others")
+        elif stands != tag:
+            note(f"tokens were counted in {stands}, which stands for {tag} here")
 
 
 def _cell(row: dict[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,21 +16,28 @@ from hubstore.plots.interactive import ticks_of
 from hubstore.plots.panels import BLUE, GOLD, GREEN, PURPLE, RED
 from hubstore.plots.static import PANEL_INCHES, axes_png
 from hubstore.plots.text import in_matplotlib, layer_label
+from hubstore.tags import matching_tag
 
 Floats = npt.NDArray[np.float64]
 HUB = "en"
 """The language that the paper finds dominant; drawn next to that of the input."""
 
-OWN_LOOK, HUB_LOOK, REST_LOOK = (BLUE, ""), (GOLD, "///"), ("#d0d0d0", "")
-OTHER_LOOKS = ((GREEN, ".."), (RED, "\\\\\\"), (PURPLE, "xx"))
-OTHERS = len(OTHER_LOOKS)
+COLORS = (BLUE, GREEN, RED, PURPLE, "#56b4e9", "#7a5230")
+HATCHES = ("", "..", "\\\\\\", "xx")
+HUB_LOOK, REST_LOOK = (GOLD, "///"), ("#d0d0d0", "")
+OTHERS = 3
 """Further languages that are told apart in a panel; the rest is one area."""
+
+Looks = Mapping[str, tuple[str, str]]
+"""Color and hatching of each language."""
 
 COLUMNS = 3
 
 
 def trends_png(table: pa.Table, *, hub: str = HUB) -> bytes:
-    """A panel for each input language, as a PNG; colors are told apart by color-blind eyes, and by their hatching.
+    """A panel for each input language, as a PNG.
+
+    A language looks the same in every panel. Looks are told apart by color-blind eyes, and by their hatching.
 
     Args:
         table: of `language_trends`.
@@ -38,7 +47,9 @@ def trends_png(table: pa.Table, *, hub: str = HUB) -> bytes:
         MissingDependencyError: Matplotlib is not installed.
     """
     inputs = list(dict.fromkeys(table["x"].to_pylist()))
-    draws = [partial(_draw, table.filter(pc.equal(table["x"], name)), name, hub) for name in inputs]
+    panels = {name: areas(table.filter(pc.equal(table["x"], name)), name.rpartition("/")[2], hub) for name in inputs}
+    looks = language_looks([shown for _, shown, _ in panels.values()], hub)
+    draws = [partial(_draw, name, *panel, looks) for name, panel in panels.items()]
     return axes_png(draws, min(COLUMNS, len(inputs)), PANEL_INCHES)
 
 
@@ -47,7 +58,7 @@ def areas(table: pa.Table, own: str, hub: str = HUB) -> tuple[list[str], list[st
 
     Args:
         table: of `language_trends`, of one input.
-        own: the input's language.
+        own: the input's language; where the table has no such, the one that stands for it, as zh does for zh-Hans.
         hub: stacked next to it.
 
     Returns:
@@ -59,7 +70,7 @@ def areas(table: pa.Table, own: str, hub: str = HUB) -> tuple[list[str], list[st
     values = np.zeros((len(languages), len(layers)))
     for row in table.select(["layer", "language", "value"]).to_pylist():
         values[languages.index(row["language"]), layers.index(row["layer"])] = row["value"]
-    first = [name for name in dict.fromkeys((own, hub)) if name in languages]
+    first = [name for name in dict.fromkeys((matching_tag(own, languages), hub)) if name in languages]
     by_mean = [languages[i] for i in np.argsort(-values.mean(1), kind="stable") if languages[i] not in first]
     shown = first + by_mean[:OTHERS]
     stacked = values[[languages.index(name) for name in shown]]
@@ -69,15 +80,20 @@ def areas(table: pa.Table, own: str, hub: str = HUB) -> tuple[list[str], list[st
     return layers, shown, stacked
 
 
-def _draw(table: pa.Table, name: str, hub: str, axes: Any) -> None:
+def language_looks(shown: Sequence[Sequence[str]], hub: str = HUB) -> Looks:
+    """A look for each language that is in some panel, given in the order in which they appear."""
+    names = [name for name in dict.fromkeys(itertools.chain.from_iterable(shown)) if not name.endswith(" others")]
+    looks = itertools.cycle(itertools.product(HATCHES, COLORS))
+    given = {name: (color, hatch) for name, (hatch, color) in zip((n for n in names if n != hub), looks, strict=False)}
+    return {**given, hub: HUB_LOOK}
+
+
+def _draw(name: str, layers: list[str], shown: list[str], stacked: Floats, looks: Looks, axes: Any) -> None:
     own = name.rpartition("/")[2]
-    layers, shown, stacked = areas(table, own, hub)
-    looks = iter(OTHER_LOOKS)
-    chosen = {hub: HUB_LOOK, own: OWN_LOOK}
     places = np.arange(len(layers))
     drawn = axes.stackplot(places, stacked, edgecolor="white", linewidth=0.6)
     for area, language in zip(drawn, shown, strict=True):
-        color, hatch = chosen.get(language) or next(looks, REST_LOOK)
+        color, hatch = looks.get(language, REST_LOOK)
         area.set(facecolor=color, hatch=hatch, label=in_matplotlib(language))
     ticks = ticks_of(tuple(layers))
     axes.set_xticks(ticks, [in_matplotlib(layer_label(layers[place])).replace(" (", "\n(") for place in ticks])
@@ -85,7 +101,8 @@ def _draw(table: pa.Table, name: str, hub: str, axes: Any) -> None:
     axes.set_ylim(0, 1)
     axes.set_xlabel("layer")
     axes.set_ylabel("p(language | layer)")
-    axes.set_title(in_matplotlib(f"input: {name}"), fontsize=11)
+    missing = "" if matching_tag(own, shown) else f" ({own} was not counted)"
+    axes.set_title(in_matplotlib(f"input: {name}{missing}"), fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
     legend = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}

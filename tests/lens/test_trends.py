@@ -12,7 +12,7 @@ from hubstore.errors import LensError, QueryError
 from hubstore.extraction import Settings, extract
 from hubstore.lens import Lens, TokenLanguages, count_token_languages, language_mass, language_trends
 from hubstore.models import Head
-from hubstore.plots.stacked import areas, trends_png
+from hubstore.plots.stacked import HUB_LOOK, areas, language_looks, trends_png
 from hubstore.store import StoreReader
 from tests.lens import authors
 from tests.tiny_models import tiny_language_model
@@ -175,6 +175,22 @@ def test_the_figure_stacks_the_inputs_language_then_english_then_the_greatest(le
     _, shown, stacked = areas(type(table).from_pylist(many), "es")
     assert shown == ["es", "en", "zh-Hans", "l8", "l7", "7 others"]
     assert stacked[-1] == pytest.approx(0.01 * sum(range(7)))
+
+
+def test_a_language_has_one_look_in_all_panels_and_no_other_language_has_it():
+    panels = [["es", "en", "de", "fr", "3 others"], ["de", "en", "es", "ru", "3 others"], ["sw", "en", "fr", "de"]]
+    looks = language_looks(panels)
+    assert looks.keys() == {"es", "en", "de", "fr", "ru", "sw"}
+    assert len(set(looks.values())) == len(looks)
+    assert looks["en"] == HUB_LOOK
+
+
+def test_a_panel_begins_with_the_language_that_stands_for_the_inputs_own(lens, tokens, store):
+    table = language_trends(store, lens, tokens, bootstrap=0)
+    one = table.filter([x == "zh-Hans" for x in table["x"].to_pylist()])
+    column = one.column_names.index("language")
+    named = [{"zh-Hans": "zh"}.get(name, name) for name in one["language"].to_pylist()]
+    assert areas(one.set_column(column, "language", [named]), "zh-Hans")[1] == ["zh", "en", "es"]
 
 
 @pytest.mark.real

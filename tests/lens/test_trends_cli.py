@@ -21,11 +21,11 @@ def store(tmp_path_factory):
     return hubstore.extract(corpus, str(model), folder / "tiny.hub", device="cpu", with_lens=True, **settings).path
 
 
-def run(*arguments):
+def run(*arguments, stream="stdout"):
     result = CliRunner().invoke(app, ["trends", *map(str, arguments)])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
-    return result.stdout
+    return getattr(result, stream)
 
 
 def test_languages_counted_in_a_corpus_sum_to_one_in_every_layer_and_are_kept(store, tmp_path):
@@ -51,3 +51,14 @@ def test_counts_or_words_must_be_named_and_counts_must_be_counts(store, tmp_path
     (tmp_path / "no.safetensors").write_bytes(b"no")
     with pytest.raises(LensError, match="holds no languages of tokens"):
         run(store, "--counts", tmp_path / "no.safetensors")
+
+
+def test_what_stands_for_an_inputs_language_is_said_and_so_is_one_that_nothing_stands_for(store, tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    lines = read_sample("ntrex", languages=["es", "zh-Hans"], limit=5).items()
+    rows = [{"id": item.id, "text": item.text, "language": item.language.split("-")[0]} for item in lines]
+    texts.write_text("\n".join(map(json.dumps, rows)))
+    said = " ".join(run(store, "--layers", "1", "--bootstrap", 0, "--counts", texts, stream="stderr").split())
+    assert "tokens were counted in zh, which stands for zh-Hans here" in said
+    assert "no token was counted in en:" in said
+    assert " es:" not in said
