@@ -19,6 +19,7 @@ HubstoreError
 │   └── StaleIndexError                 an index older than its store
 ├── OptionError (ValueError)            a number that an option does not take
 ├── QueryError (ValueError)             an id, language or layer that is not there
+│   └── PositionError (IndexError)      a row that is not there
 ├── AnalysisError (ValueError)          a question the store's items cannot answer
 ├── LensError (ValueError)              no unembedding to read with, or a target that is not one token
 ├── SteeringError (ValueError)          a direction, layer or position that the steered model does not have
@@ -143,6 +144,10 @@ class QueryError(HubstoreError, ValueError):
     """A query names something the store does not have."""
 
 
+class PositionError(QueryError, IndexError):
+    """A row of hidden states is not there."""
+
+
 class AnalysisError(HubstoreError, ValueError):
     """The store's items cannot answer the question."""
 
@@ -201,3 +206,7 @@ class IndexWarning(HubstoreWarning):
 
 class ResultWarning(HubstoreWarning):
     """A result is answered, and the store could not keep it: its disk is full, say."""
+
+
+class FontWarning(HubstoreWarning):
+    """Letters of an image are boxes, for no font of this machine has them."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hubstore.errors import MissingDependencyError
+from hubstore.plots.fonts import set_fonts
 from hubstore.plots.interactive import name_ticks, ticks_of
 from hubstore.plots.panels import STYLES, Curve, Grid, Panel, Section
 from hubstore.plots.text import in_matplotlib, layer_label
@@ -18,10 +19,6 @@ from hubstore.quiet import ignored_warnings
 
 DPI = 150
 PANEL_INCHES = (5.2, 4.0)
-FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Devanagari",
-         "Noto Sans Arabic", "Noto Sans Thai", "Noto Sans Tamil", "Noto Sans Hebrew")  # fmt: skip
-"""Tried in turn for each character; those that a machine lacks are passed over."""
-
 DASHES = {"solid": "-", "dash": "--", "dot": ":"}
 MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^"}
 MOST_WRITTEN = 16  # rows and columns of a grid whose cells have their numbers written in them
@@ -70,15 +67,13 @@ def axes_png(
         MissingDependencyError: Matplotlib is not installed.
     """
     require_matplotlib()
-    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = -(-len(draws) // columns)
     size = (inches[0] * columns + margin[0], inches[1] * rows + margin[1])
     target = io.BytesIO()
-    # Where no font has a script, its letters are boxes.
-    with matplotlib.rc_context({"font.family": _fonts()}), ignored_warnings("Glyph .* missing from"):
+    with ignored_warnings("Glyph .* missing from"):  # what is missing is said once, of all of the figure
         figure = Figure(figsize=size, dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -90,15 +85,9 @@ def axes_png(
             figure.suptitle(in_matplotlib(title), fontsize=12)
         if caption:
             figure.supxlabel(in_matplotlib(caption), fontsize=8)
+        set_fonts(figure)
         figure.savefig(target, format="png", metadata={"Software": None}, pil_kwargs={"compress_level": 4})
     return target.getvalue()
-
-
-def _fonts() -> list[str]:
-    from matplotlib import font_manager
-
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    return [name for name in FONTS if name in installed] or ["sans-serif"]
 
 
 def _inches(shown: Sequence[Panel | Grid]) -> tuple[float, float]:
