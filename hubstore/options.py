@@ -199,7 +199,7 @@ class CompareOptions:
             "bootstrap": check_resamples("bootstrap", self.bootstrap, error=AnalysisError),
         }
         if self.pairs is not None:
-            put["pairs"] = tuple(map(_pair, self.pairs))
+            put["pairs"] = _pairs(self.pairs)
         _set(self, put)
 
 
@@ -239,10 +239,20 @@ def strings(name: str, values: Any, *, error: Any = QueryError) -> tuple[str, ..
     return tuple(check_strings(name, (values,) if isinstance(values, str) else values, error=error))
 
 
+def _pairs(pairs: Any) -> tuple[tuple[str, ...], ...]:
+    """ "en:de", ("en", "de"), or several of these in a list, as tuples."""
+    one = isinstance(pairs, str) or (
+        isinstance(pairs, tuple)
+        and len(pairs) == 2
+        and all(isinstance(name, str) and ":" not in name for name in pairs)
+    )
+    return tuple(map(_pair, (pairs,) if one else pairs))
+
+
 def _pair(pair: Any) -> tuple[str, ...]:
-    found = strings("a pair", pair, error=AnalysisError) or ()
-    if len(found) != 2:
-        raise AnalysisError(f"the pair {pair!r} is not two partitions; write it as ('en', 'zh-Hans')")
+    found = tuple(pair.split(":")) if isinstance(pair, str) else strings("a pair", pair, error=AnalysisError) or ()
+    if len(found) != 2 or not all(found):
+        raise AnalysisError(f"the pair {pair!r} is not two partitions; write it as ('en', 'zh-Hans') or 'en:zh-Hans'")
     return found
 
 

@@ -15,7 +15,7 @@ ROOT = Path(hubstore.__file__).parent
 
 FLOORS = (
     "version lazy errors checks decoding arrow devices files measurements options parquet quiet system tags",
-    "version lazy errors checks decoding arrow devices files measurements options parquet quiet system",
+    "storage",
     "store",
     "corpus",
     "reading",

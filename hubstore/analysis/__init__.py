@@ -28,7 +28,7 @@ from hubstore.analysis.retrieval import found_by_concept, retrieval
 from hubstore.analysis.similarity import concept_differences, similarity, unresolved
 from hubstore.analysis.subspace import subspace
 from hubstore.errors import AnalysisError
-from hubstore.options import CalibrationOptions, CompareOptions, take
+from hubstore.options import CalibrationOptions, CompareOptions, strings, take
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader
@@ -65,7 +65,7 @@ EVERY = (*ANALYSES, "calibrated", "subspace", "probe")
 
 def analyze(  # noqa: PLR0913
     store: StoreReader,
-    names: Sequence[str] | None = None,
+    names: str | Sequence[str] | None = None,
     options: CompareOptions | None = None,
     calibration: CalibrationOptions | None = None,
     *,
@@ -80,7 +80,7 @@ def analyze(  # noqa: PLR0913
 
     Args:
         store: an opened store.
-        names: some of `EVERY`; None is `ANALYSES`.
+        names: one or some of `EVERY`; None is `ANALYSES`.
         options: what to compare, and how to draw; its fields (pairs, pivot, layers, pooling, seed, bootstrap) may be
             given by name too. Clustering and geometry take the partitions that the pairs name.
         calibration: of "calibrated"; its fields (measures, permutations, sample, ...) may be given by name too.
@@ -100,7 +100,7 @@ def analyze(  # noqa: PLR0913
         QueryError: a device that is not there.
         AnalysisError: a name that is no analysis, or what the analysis itself refuses.
     """
-    chosen = list(dict.fromkeys(names)) if names else list(ANALYSES)
+    chosen = list(dict.fromkeys(strings("names", names, error=AnalysisError) or ANALYSES))
     calibration = take(CalibrationOptions, named, calibration)
     options = compare_options("analyze", options, named)
     pairs = chosen_pairs(store, options.pairs, options.pivot)  # once for all of them

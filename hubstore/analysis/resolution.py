@@ -37,6 +37,13 @@ def resolves(value: float, resolution: float) -> bool:
     return bool(abs(value) >= RATIO * resolution)
 
 
+def finer_dtype(dtype: torch.dtype | None) -> str:
+    """What to do where rounding to a store's dtype leaves fewer than two digits."""
+    if dtype is torch.float32:
+        return "no dtype of a store is finer than this one, float32: the items differ by less than it can tell"
+    return "extract again with --dtype float32"
+
+
 def rounding_variance(
     states: States, layer: str, sides: tuple[Selection, Selection], variant: str, along: Tensor
 ) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 from hubstore.analysis.comparing import by_pair, compare_options
 from hubstore.analysis.layers import Executor, LayerTask, Prepared, Progress, over_layers
 from hubstore.analysis.pairs import Concepts, Matched, Pair
-from hubstore.analysis.resolution import lost_variance, resolves, rounding_variance
+from hubstore.analysis.resolution import finer_dtype, lost_variance, resolves, rounding_variance
 from hubstore.analysis.results import Row, intervals, stored_or_computed
 from hubstore.analysis.states import VARIANTS, States, item_pooling
 from hubstore.devices import resolve_device
@@ -92,15 +92,20 @@ def _prepared(store: StoreReader, on: torch.device, params: Mapping[str, Any]) -
     return Prepared(find, {"skipped_pairs": skipped})
 
 
-def unresolved(table: pa.Table) -> str | None:
-    """A warning where the store's dtype cannot tell a table of similarities to two digits, else None."""
+def unresolved(table: pa.Table, dtype: torch.dtype | None = None) -> str | None:
+    """A warning where the store's dtype cannot tell a table of similarities to two digits, else None.
+
+    Args:
+        table: of `similarity`.
+        dtype: the store's, which a finer one would have to be finer than; None for one of 16 bits.
+    """
     coarse = table.filter(pc.equal(table["resolved"], False))
     if not coarse.num_rows:
         return None
     places = list(dict.fromkeys(coarse["layer"].to_pylist()))
     return (
         f"{coarse.num_rows} differences of matched and baseline (layers {', '.join(places)}) are not resolved to "
-        "two digits by the dtype of the store; extract again with --dtype float32"
+        f"two digits by the dtype of the store; {finer_dtype(dtype)}"
     )
 
 

@@ -86,7 +86,7 @@ def analyze(
         return
     for name, result in tables.items():
         _show(name, result.to_pylist())
-    if "similarity" in tables and (warning := analysis.unresolved(tables["similarity"])):
+    if "similarity" in tables and (warning := analysis.unresolved(tables["similarity"], opened.dtype)):
         err.print(labeled("warning", warning))
 
 

@@ -119,7 +119,7 @@ def hub_section(found: Gathered, cube: Cube, pairs: Pairs, notes: Sequence[str])
         ),
         controls=(pairs.control,),
         views=tuple(views),
-        notes=(*notes, *_unresolved(cube, pairs)),
+        notes=(*notes, *_unresolved(cube, pairs, found.finer)),
     )
 
 
@@ -132,7 +132,7 @@ def hub_difference(cube: Cube, pairs: Sequence[Pair], variant: str) -> Curve:
     return Curve(found.name, found.style, found.values, found.low, found.high, np.array(hollow), found.notes)
 
 
-def _unresolved(cube: Cube, pairs: Pairs) -> list[str]:
+def _unresolved(cube: Cube, pairs: Pairs, finer: str) -> list[str]:
     places = [
         f"{variant} at layers {', '.join(np.array(cube.layers)[hollow])}"
         for variant in VARIANTS
@@ -148,7 +148,7 @@ def _unresolved(cube: Cube, pairs: Pairs) -> list[str]:
     where = f"; in the mean: {', '.join(places)}" if places and len(pairs.all) > 1 else ""
     return [
         f"Hollow points ({len(single)} of {len(pairs.all)} pairs have some{where}): there, rounding to the store's "
-        "dtype leaves fewer than two digits of the difference. Remedy: extract again with --dtype float32."
+        f"dtype leaves fewer than two digits of the difference. Remedy: {finer}."
     ]
 
 

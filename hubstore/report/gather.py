@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from hubstore.analysis import ANALYSES, alignment, analyze
 from hubstore.analysis.pairs import chosen_pairs
+from hubstore.analysis.resolution import finer_dtype
 from hubstore.analysis.states import item_pooling
 from hubstore.errors import AnalysisError, IndexingError, MissingDependencyError
 from hubstore.options import CompareOptions
@@ -38,6 +39,7 @@ class Gathered:
         left_out: why a part is missing, by its name, one sentence.
         examples: items with their neighbors in other languages.
         seed: what the analyses ran with.
+        finer: what to do where the store's dtype does not resolve a difference.
     """
 
     layers: tuple[str, ...]
@@ -46,6 +48,7 @@ class Gathered:
     left_out: dict[str, str] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
     seed: int = 0
+    finer: str = ""
 
 
 def gather(
@@ -67,7 +70,7 @@ def gather(
     if set(store.poolings) == {"tokens"}:
         return Gathered(names, None, left_out=dict.fromkeys([*ANALYSES, EXAMPLES], TOKENS_ONLY), seed=options.seed)
     pooled = item_pooling(store, options.pooling)
-    found = Gathered(names, pooled, seed=options.seed)
+    found = Gathered(names, pooled, seed=options.seed, finer=finer_dtype(store.dtype))
     for name in ANALYSES:
         try:
             tables = analyze(

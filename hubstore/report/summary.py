@@ -52,8 +52,11 @@ class Profile:
         return bool(self.low[self.best_layer] > self.high[end])
 
 
-def summarize(cubes: dict[str, Cube], pairs: Sequence[Pair]) -> list[Statement]:
-    """Statements on the difference of matched and baseline, recall@1 and concept purity."""
+def summarize(cubes: dict[str, Cube], pairs: Sequence[Pair], finer: str) -> list[Statement]:
+    """Statements on the difference of matched and baseline, recall@1 and concept purity.
+
+    `finer` says what to do where the store's dtype does not resolve a difference.
+    """
     out = []
     over = "" if len(pairs) == 1 else f", mean over {len(pairs)} pairs"
     for variant in ("centered", "raw"):
@@ -61,7 +64,7 @@ def summarize(cubes: dict[str, Cube], pairs: Sequence[Pair]) -> list[Statement]:
             profile = pair_profile(cubes["similarity"], pairs, variant, "difference")
             statement = middle(f"Matched minus baseline ({variant}{over})", profile)
             resolution = cubes["similarity"].mean("resolution", pairs, variant, "difference")
-            out += [_resolved(statement, profile, resolution)]
+            out += [_resolved(statement, profile, resolution, finer)]
         if "retrieval" in cubes:
             both = [*pairs, *((y, x) for x, y in pairs)]
             profile = pair_profile(cubes["retrieval"], both, variant, "recall@1")
@@ -115,13 +118,13 @@ def _at_an_end(predicts: str, of: Profile) -> Statement:
     return Statement(f"{words} The 95 % intervals do not overlap.", NOT_AS_PREDICTED)
 
 
-def _resolved(statement: Statement, profile: Profile, resolution: Floats) -> Statement:
+def _resolved(statement: Statement, profile: Profile, resolution: Floats, finer: str) -> Statement:
     if not np.isfinite(profile.value).any():
         return statement
     places = (0, profile.best_layer, len(profile.layers) - 1)
     if all(resolves(float(profile.value[place]), float(resolution[place])) for place in places):
         return statement
-    words = "The store's dtype leaves fewer than two digits of one of these: extract again with --dtype float32."
+    words = f"The store's dtype leaves fewer than two digits of one of these: {finer}."
     return Statement(f"{statement.words} {words}", OPEN)
 
 

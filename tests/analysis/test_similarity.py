@@ -110,6 +110,10 @@ def test_a_dtype_too_coarse_for_the_difference_is_flagged_with_the_remedy(dtype,
     assert values(fine)["value"][0].as_py() == pytest.approx(difference, rel=0.005)
     assert "--dtype float32" in unresolved(table)
     assert "layers 0" in unresolved(table)
+    assert "--dtype float32" in unresolved(table, dtype)
+    advice = unresolved(table, torch.float32)
+    assert "no dtype of a store is finer than this one, float32" in advice
+    assert "--dtype" not in advice
 
 
 @pytest.mark.parametrize("variant", ["raw", "centered"])

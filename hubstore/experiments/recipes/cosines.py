@@ -60,7 +60,7 @@ def compare_partitions(
             named = {"quantity": NAMES[row["variant"], row["metric"]], **row}
             clusters = added[row["variant"]][row["layer"]][:, None]
             rows += with_clusters([named], clusters) if row["metric"] == "difference" else [named]
-    warning = unresolved(table)
+    warning = unresolved(table, store.dtype)
     return rows, () if warning is None else (warning,)
 
 
