@@ -96,6 +96,8 @@ class MemoryStore:
     pooling_name = StoreReader.pooling_name
     partition = StoreReader.partition
     positions = StoreReader.positions
+    find = StoreReader.find
+    place = StoreReader.place
 
     def __init__(
         self,

@@ -94,9 +94,9 @@ def from_vectors(vectors: Vectors, layers: Sequence[str], width: int, languages:
         missing = [layer for layer in layers if layer not in vectors]
         if missing:
             raise QueryError(f"there are no vectors for layer {missing[0]}; there are for {', '.join(vectors)}")
-        by_layer = {layer: _checked(vectors[layer], layer, None, width) for layer in layers}
+        by_layer = {layer: _with_direction(_checked(vectors[layer], layer, None, width), layer) for layer in layers}
     else:
-        by_layer = dict.fromkeys(layers, _checked(vectors, layers[0], None, width))
+        by_layer = dict.fromkeys(layers, _with_direction(_checked(vectors, layers[0], None, width), layers[0]))
     counts = {len(rows) for rows in by_layer.values()}
     if len(counts) != 1:
         raise QueryError(f"every layer needs as many vectors; there are {sorted(counts)}")
@@ -117,10 +117,13 @@ def query_languages(languages: str | Sequence[str] | None, count: int) -> tuple[
 
 
 def _positions(store: StoreReader, ids: Sequence[str]) -> npt.NDArray[np.int64]:
+    found = store.find(ids)
+    if found.min() >= 0:
+        return found
+    missing = ids[int(found.argmin())]
     try:
-        return store.positions(ids)
+        return store.positions([missing])
     except QueryError as error:
-        missing = ids[int(store.lookup.find(ids).argmin())]
         raise QueryError(f"{error}{closest(missing, store.items['id'])}") from None
 
 
@@ -141,6 +144,17 @@ def _checked(rows: object, layer: str, count: int | None, width: int) -> torch.T
     if not torch.isfinite(tensor).all():
         raise NonFiniteError(f"a query vector for layer {layer} holds NaN or infinity; search for finite vectors")
     return tensor
+
+
+def _with_direction(rows: torch.Tensor, layer: str) -> torch.Tensor:
+    """The rows; QueryError for one of zeros, to which every item has the cosine 0."""
+    zeros = (~rows.any(1)).nonzero()[:, 0].tolist()
+    if zeros:
+        raise QueryError(
+            f"query vector {zeros[0]} for layer {layer} is all zeros: it points nowhere, and no item is nearer to it "
+            "than another; leave it out"
+        )
+    return rows
 
 
 def _as_tensor(rows: object, layer: str) -> torch.Tensor:

@@ -131,12 +131,13 @@ def search(
         named: fields of `QueryInputs` and `SearchOptions`.
 
     Returns:
-        RESULT_SCHEMA, ordered by query, layer and rank. The schema's metadata holds, as JSON under b"hubstore", the
-        store, its model, pooling, layers, the kind of index used at each, and the filters.
+        RESULT_SCHEMA, ordered by query, layer and rank; a query whose state is all zeros has no neighbors. The schema's
+        metadata holds, as JSON under b"hubstore", the store, its model, pooling, layers, the kind of index used at
+        each, and the filters.
 
     Raises:
         QueryError: an id, language, modality, concept, layer or pooling that is not there, k < 1, vectors of another
-            width, or filters that leave nothing.
+            width or of zeros, or filters that leave nothing.
         NonFiniteError: NaN or infinity in a vector.
         StaleIndexError: an index is older than the store.
         CorruptStoreError: an index's file is not as it was written.
@@ -248,6 +249,8 @@ def _search_layer(
         scores, rows = index.search(
             vectors[torch.from_numpy(numbers)], count, allowed, search_effort=options.search_effort
         )
+        # To a state of zeros no item is nearer than another: it has no neighbors.
+        rows = rows.masked_fill(~vectors[torch.from_numpy(numbers)].any(1, keepdim=True), -1)
         ranked.append(_ranked(index.description.layer, numbers, scores, rows, own, options))
     return _Hits(
         index.description.layer,

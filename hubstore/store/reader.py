@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from hubstore.store.commit import Commit, read_commits
 from hubstore.store.files import store_files
 from hubstore.store.layout import PLAN, Layout, items_key, previews_key
 from hubstore.store.lookup import IdLookup
+from hubstore.store.names import LayersAndPoolings
 from hubstore.store.partition import Partition, Positions
 from hubstore.store.tables import decode_table
 from hubstore.store.unfinished import Unfinished, unfinished_corpus
@@ -48,10 +49,13 @@ ITEM_SCHEMA = pa.schema(
 
 NO_ITEMS = pa.Table.from_batches([], ITEM_SCHEMA)  # `empty_table` would import pandas
 
+SHOWN_IDS = 5
+"""In a message, of items that share a concept."""
+
 PREVIEWS = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("data", pa.binary(), nullable=False)])
 
 
-class StoreReader:
+class StoreReader(LayersAndPoolings):
     """A store opened for reading, as of its commits at that moment.
 
     Args:
@@ -73,6 +77,11 @@ class StoreReader:
         self.commits = read_commits(self.storage, self.layout)
         self.partition_means: dict[tuple[str, str, str], torch.Tensor] = {}  # see `hubstore.query.centered`
         self._read_previews: tuple[int, pa.Table] = -1, NO_ITEMS
+
+    @property
+    def place(self) -> str:
+        """Its path, for messages."""
+        return str(self.path)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -173,47 +182,39 @@ class StoreReader:
 
     def positions(self, ids: Sequence[str]) -> Positions:
         """int64 positions of `ids`; QueryError names the first that is not there, or is no string."""
-        ids = check_strings("ids", ids, error=QueryError)
-        found = self.lookup.find(ids)
+        found = self.find(ids)
         if len(found) and found.min() < 0:
             missing = ids[int(found.argmin())]
             raise QueryError(
-                f"{self.path} has no item with id {missing!r}; "
-                f"`hubstore export {shell_word(self.path)} --items --out FOLDER` writes all ids"
+                f"{self.path} has no item with id {missing!r}; `hubstore items {shell_word(self.path)}` lists them"
             )
         return found
 
-    def layer_name(self, layer: str | int) -> str:
-        """`layer` as the store names it; a negative number counts from the last block."""
-        name = str(layer)
-        if name in self.layers:
-            return name
-        blocks = [kept for kept in self.layers if kept != "final"]
-        from_last = {str(place - len(blocks)): kept for place, kept in enumerate(blocks)}
-        if name in from_last:
-            return from_last[name]
-        raise QueryError(f"{self.path} has no layer {name!r}; it keeps {', '.join(self.layers)}")
+    def find(self, ids: Sequence[str]) -> Positions:
+        """int64 positions of items by their ids, or by PARTITION:CONCEPT, which names one in any store; -1 for none.
 
-    def layer_names(self, layers: str | int | Sequence[str | int] | None) -> list[str]:
-        """The names of one layer or several, each once, or of all; QueryError for none, or for one that is not kept."""
-        if layers is None:
-            return list(self.layers)
-        several = [layers] if isinstance(layers, str) or not isinstance(layers, Iterable) else layers
-        names = list(dict.fromkeys(self.layer_name(layer) for layer in several))
-        if not names:
-            raise QueryError(f"no layer is named; {self.path} keeps {', '.join(self.layers)}; leave layers out for all")
-        return names
+        Raises:
+            QueryError: an id is no string, or several items are of the partition and the concept.
+        """
+        ids = check_strings("ids", ids, error=QueryError)
+        found = self.lookup.find(ids)
+        for number in np.flatnonzero(found < 0).tolist():
+            found[number] = self._of_concept(ids[number])
+        return found
 
-    def pooling_name(self, pooling: str | None) -> str:
-        """`pooling`, or the store's default; QueryError when the store does not keep it."""
-        if pooling is None:
-            return self.poolings[0]
-        if pooling not in self.poolings:
+    def _of_concept(self, name: str) -> int:
+        partition, separator, concept = name.partition(":")
+        if not separator or partition not in self.partitions:
+            return -1
+        positions = self.partitions[partition].positions()
+        own = positions[pc.equal(self.items["concept"].take(pa.array(positions)), concept).fill_null(False).to_numpy()]
+        if len(own) > 1:
+            several = ", ".join(self.items["id"].take(pa.array(own[:SHOWN_IDS])).to_pylist())
+            others = ", ..." if len(own) > SHOWN_IDS else ""
             raise QueryError(
-                f"{self.path} has no pooling {pooling!r}; it keeps {', '.join(self.poolings)}. "
-                "Another pooling needs another extraction"
+                f"{name!r} names {len(own)} items of {self.path}: {several}{others}; give one of these ids"
             )
-        return pooling
+        return int(own[0]) if len(own) else -1
 
     def hidden(self, layer: str | int, pooling: str | None = None) -> HiddenStates:
         """The hidden states of one layer; QueryError for a layer or pooling that is not kept."""

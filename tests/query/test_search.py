@@ -278,3 +278,38 @@ def test_a_vector_that_is_not_finite_is_refused(store, value):
 def test_a_single_id_or_text_need_not_be_a_list(store):
     one = search(store, ids="item-3", k=1, layers=[0], device="cpu")
     assert one["query"].to_pylist() == ["item-3"]
+
+
+def test_a_vector_of_zeros_is_refused_by_its_number_and_layer(store, states):
+    rows = torch.stack([states[1, 8], torch.zeros(WIDTH)])
+    with pytest.raises(QueryError, match="query vector 1 for layer 0 is all zeros: it points nowhere"):
+        search(store, vectors=rows, layers=[0], device="cpu")
+    with pytest.raises(QueryError, match="query vector 0 for layer 2 is all zeros"):
+        search(store, vectors={"1": rows[:1], "2": rows[1:]}, layers=[1, 2], device="cpu")
+
+
+def test_an_item_whose_state_is_all_zeros_has_no_neighbors_there_and_costs_no_other_query_its_own(tmp_path, states):
+    rows = states[:2].clone()
+    rows[0, 3] = 0
+    store = write_store(tmp_path / "x.hub", rows)
+    found = search(store, ids=["item-3", "item-4"], k=2, device="cpu")
+    assert [(row["query"], row["layer"]) for row in found.to_pylist()] == [
+        *[("item-3", "1")] * 2, *[("item-4", "0")] * 2, *[("item-4", "1")] * 2,
+    ]  # fmt: skip
+
+
+def test_an_item_is_found_by_its_partition_and_concept_whatever_its_id(store):
+    named = store.positions(["zh-Hans:concept-5"])
+    row = store.items.slice(int(named[0]), 1).to_pylist()[0]
+    assert (row["language"], row["concept"]) == ("zh-Hans", "concept-5")
+    by_id = search(store, ids=[row["id"]], k=3, layers=[1], device="cpu").drop_columns(["query"])
+    assert search(store, ids=["zh-Hans:concept-5"], k=3, layers=[1], device="cpu").drop_columns(["query"]) == by_id
+    with pytest.raises(QueryError, match="no item with id 'zh-Hans:nothing'"):
+        store.positions(["zh-Hans:nothing"])
+
+
+def test_a_name_of_several_items_is_refused_with_their_ids(tmp_path, states):
+    store = write_store(tmp_path / "x.hub", states[:1, :4], concepts=["a", "a", "b", None])
+    assert store.positions(["en:b", "item-3"]).tolist() == [2, 3]
+    with pytest.raises(QueryError, match=r"'en:a' names 2 items of .*: item-0, item-1; give one of these ids"):
+        search(store, ids=["en:a"], device="cpu")
