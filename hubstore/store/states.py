@@ -19,6 +19,7 @@ from hubstore.store.dtypes import itemsize
 from hubstore.store.gather import copy_rows
 from hubstore.store.layout import Layout, shard_key
 from hubstore.store.partition import Positions
+from hubstore.store.rows import Rows
 from hubstore.store.shardfile import Find, Found, open_shard
 from hubstore.store.torch_dtypes import DTYPES
 
@@ -26,12 +27,12 @@ WHOLE = 2
 """A remote shard is read whole, and stored in the cache, from where a `WHOLE`th of its rows are asked for."""
 
 
-class HiddenStates:
+class HiddenStates(Rows):
     """One layer under one pooling, over the store's Zarr shards.
 
     Uncompressed shards on this machine are memory-mapped. Of others, the ranges are read that hold the rows asked for:
     the rows themselves, or the compressed chunks around them. Rows that no commit covers are not reachable: positions
-    count committed rows only.
+    count committed rows only. `[...]` copies; `torch()` and `numpy.asarray` do not, where there is one mapped shard.
     """
 
     def __init__(self, storage: Storage, layout: Layout, commits: Sequence[Commit], layer: str, pooling: str) -> None:
@@ -52,10 +53,6 @@ class HiddenStates:
     def dtype(self) -> torch.dtype:
         """The stored dtype."""
         return DTYPES[self._layout.dtype]
-
-    def __len__(self) -> int:
-        """Rows."""
-        return int(self._starts[-1])
 
     def segments(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, torch.Tensor]]:
         """Pieces of rows [start, stop) in order, each with its first position: [rows, width].
