@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Path, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from starlette.responses import Response
 
 from hubstore.errors import QueryError
@@ -26,9 +26,21 @@ DESCRIBED_TABLE = tuple["pa.Table", Mapping[str, Any]]
 
 Name = Annotated[str, StringConstraints(max_length=4096)]
 Once = AfterValidator(lambda values: tuple(dict.fromkeys(values)))
-Names = Annotated[tuple[Name, ...], Field(min_length=1, max_length=1024), Once]
-FewNames = Annotated[tuple[Name, ...], Field(min_length=1, max_length=64), Once]
+Several = BeforeValidator(lambda values: [values] if isinstance(values, str | int) else values)
+"""Of a parameter that is given once and has several names, FastAPI hands on its value and no list."""
+
+Names = Annotated[tuple[Name, ...], Field(min_length=1, max_length=1024), Once, Several]
+FewNames = Annotated[tuple[Name, ...], Field(min_length=1, max_length=64), Once, Several]
 """The values of one parameter, each once."""
+
+
+def either(plural: str) -> AliasChoices:
+    """The names of a list: that of bodies and of Python, and the singular, for parameters one by one.
+
+    A request may say `layers=1&layers=2` or `layer=1&layer=2`, whether it is a GET or a POST.
+    """
+    singular = plural.removesuffix("ies") + "y" if plural.endswith("ies") else plural.removesuffix("s")
+    return AliasChoices(plural, singular)
 
 
 class Params(BaseModel):

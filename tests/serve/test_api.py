@@ -127,6 +127,19 @@ def test_vectors_may_be_json_or_arrow(server, store):
     assert arrow(streamed).drop_columns("preview").equals(expected)
 
 
+def test_lists_have_one_name_in_parameters_and_bodies_and_the_singular_beside_it(server):
+    path = "/api/stores/sentences/neighbors"
+    asked = {"k": 3, "layers": ["1", "2"], "languages": ["he"]}
+    expected = server.get(path, id="en:1", k=3, layer=["1", "2"], language="he").columns
+    assert set(expected["layer"]) == {"1", "2"}
+    assert server.get(path, ids="en:1", **asked).columns == expected
+    for body in ({"ids": ["en:1"], **asked}, {"ids": ["en:1"], "k": 3, "layer": [1, 2], "language": ["he"]}):
+        assert server.post(path, json.dumps(body).encode()).columns == expected
+    one = server.post(path, json.dumps({"ids": ["en:1"], "k": 3, "layer": 1, "language": "he"}).encode()).columns
+    assert one == server.get(path, ids="en:1", k=3, layers="1", languages="he").columns
+    assert server.get(path, ids="en:1", layers="1", layer="2").status == 422
+
+
 def test_hidden_states_come_back_to_the_bit(server, store):
     found = arrow(server.get("/api/stores/sentences/hidden", ARROW, id=["en:1", "he:2"], layer=["0", "3"]))
     assert found["id"].to_pylist() == ["en:1", "he:2", "en:1", "he:2"]

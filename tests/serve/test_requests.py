@@ -204,14 +204,14 @@ def test_gzip_is_taken_where_its_weight_is_above_zero():
 @pytest.mark.parametrize(
     ("path", "misspelled", "meant"),
     [
-        ("/items", "langauge", "language"),
+        ("/items", "langauges", "languages"),
         ("/items", "ofset", "offset"),
         ("/neighbors", "exclude_same_langauge", "exclude_same_language"),
-        ("/neighbors", "layers", "layer"),
+        ("/neighbors", "layres", "layers"),
         ("/hidden", "poolings", "pooling"),
         ("/lens", "varient", "variant"),
         ("/projection", "point", "points"),
-        ("/curves", "pairs", "pair"),
+        ("/curves", "piars", "pairs"),
         ("", "formt", "format"),
     ],
 )

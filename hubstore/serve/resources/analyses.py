@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from hubstore.errors import AnalysisError, CorruptStoreError, QueryError
-from hubstore.serve.context import ERRORS, TABLE, Context, Name, Names, StoreParams
+from hubstore.serve.context import ERRORS, TABLE, Context, Name, Names, StoreParams, either
 from hubstore.serve.http_errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -48,9 +49,10 @@ class CurveParams(StoreParams):
     """Which curves."""
 
     analysis: Name = Field(description="similarity, retrieval, alignment, clustering or geometry.")
-    pairs: Names | None = Field(None, alias="pair", description="Two partitions: en:zh-Hans.")
-    partitions: Names | None = Field(None, alias="partition")
-    layers: Names | None = Field(None, alias="layer")
+    pairs: Names | None = Field(None, validation_alias=either("pairs"), description="Two partitions: en:zh-Hans.")
+    partitions: Names | None = Field(None, validation_alias=either("partitions"))
+    pivot: Name | None = Field(None, description="One partition against all others that share concepts with it.")
+    layers: Names | None = Field(None, validation_alias=either("layers"))
     pooling: Name | None = None
 
 
@@ -148,6 +150,7 @@ class Curves:
             NotFoundError: a partition, layer or pooling that is not there.
         """
         from hubstore.analysis import EVERY
+        from hubstore.analysis.pairs import chosen_pairs
 
         analysis, pairs, partitions = params.analysis, params.pairs or (), params.partitions or ()
         if analysis not in EVERY:
@@ -156,9 +159,18 @@ class Curves:
             raise AnalysisError(f"{analysis} is of partitions, not of pairs; ask with partition=")
         if partitions and analysis not in BY_PARTITION:
             raise AnalysisError(f"{analysis} is of pairs, not of partitions; ask with pair=")
+        chosen = [_pair(snapshot, pair) for pair in pairs]
+        if params.pivot is not None:
+            if pairs or partitions:
+                raise QueryError(
+                    f"pairs or partitions and the pivot {params.pivot!r} were both given; give one of them"
+                )
+            chosen = chosen_pairs(snapshot, None, params.pivot) or []
+            if analysis in BY_PARTITION:
+                chosen, partitions = [], tuple(itertools.chain.from_iterable(chosen))
         return cls(
             analysis,
-            tuple(dict.fromkeys(_pair(snapshot, pair) for pair in pairs)),
+            tuple(dict.fromkeys(chosen)),
             tuple(dict.fromkeys(snapshot.partition(name).name for name in partitions)),
             None if params.layers is None else tuple(snapshot.layer_names(params.layers)),
             None if params.pooling is None else snapshot.pooling_name(params.pooling),

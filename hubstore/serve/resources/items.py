@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from fastapi import APIRouter, Header, Query
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from hubstore.arrow import rows_as_lists
 from hubstore.errors import CorpusError, QueryError
-from hubstore.serve.context import ERRORS, TABLE, Context, Name, Names, RequestContext, StoreParams
+from hubstore.serve.context import ERRORS, TABLE, Context, Name, Names, RequestContext, StoreParams, either
 from hubstore.serve.http_errors import NotFoundError, TooLargeError
 from hubstore.serve.limits import RATE
 from hubstore.serve.redaction import file_names
@@ -59,31 +58,16 @@ class ItemFilter(StoreParams):
     """Which items; None and "" are no restriction."""
 
     q: str = Field("", description="Part of the text or the id, in any case.", max_length=1000)
-    languages: Names | None = Field(None, alias="language")
-    modalities: Names | None = Field(None, alias="modality")
-    concepts: Names | None = Field(None, alias="concept")
-    partitions: Names | None = Field(None, alias="partition")
+    languages: Names | None = Field(None, validation_alias=either("languages"))
+    modalities: Names | None = Field(None, validation_alias=either("modalities"))
+    concepts: Names | None = Field(None, validation_alias=either("concepts"))
+    partitions: Names | None = Field(None, validation_alias=either("partitions"))
 
     def positions(self, snapshot: Snapshot) -> Positions:
-        """int64, ascending; NotFoundError for a partition that is not there."""
-        from hubstore.index import Allowed
+        """int64, ascending; QueryError for a partition that is not there."""
+        from hubstore.store.finding import find_positions
 
-        named = None if self.partitions is None else [snapshot.partition(name).name for name in self.partitions]
-        parts = [
-            part
-            for part in snapshot.partitions.values()
-            if (named is None or part.name in named)
-            and (self.languages is None or part.language in self.languages)
-            and (self.modalities is None or part.modality in self.modalities)
-        ]
-        found = Allowed.from_ranges([bounds for part in parts for bounds in part.ranges]).positions()
-        if self.concepts is not None:
-            chosen = pc.is_in(snapshot.items["concept"], value_set=pa.array(self.concepts, pa.string()))
-            found = found[_bools(chosen)[found]]
-        if self.q:
-            texts, ids = (pc.match_substring(snapshot.items[name], self.q, ignore_case=True) for name in ("text", "id"))
-            found = found[(_bools(texts) | _bools(ids))[found]]
-        return found
+        return find_positions(snapshot, self.q, **self.options("q", "offset", "limit"))
 
 
 class PageParams(ItemFilter):
@@ -108,8 +92,8 @@ class MediaParams(ItemParams):
 class HiddenParams(StoreParams):
     """Which states."""
 
-    ids: Names = Field(alias="id")
-    layers: Names | None = Field(None, alias="layer")
+    ids: Names = Field(validation_alias=either("ids"))
+    layers: Names | None = Field(None, validation_alias=either("layers"))
     pooling: Name | None = None
 
 
@@ -137,7 +121,7 @@ async def item(context: Context, params: Annotated[ItemParams, Query()]) -> Resp
     def found() -> ItemInfo:
         positions = snapshot.positions([params.id])
         fields: dict[str, Any] = table_of(snapshot, positions).to_pylist()[0]
-        return ItemInfo(**fields, equivalents=_equivalents(snapshot, fields["concept"], int(positions[0])))
+        return ItemInfo(**fields, equivalents=_equivalents(snapshot, int(positions[0])))
 
     return await context.record(found)
 
@@ -280,15 +264,8 @@ def states(snapshot: Snapshot, ids: Sequence[str], layers: Sequence[str], poolin
     return pa.table(columns)
 
 
-def _equivalents(snapshot: Snapshot, concept: str | None, position: int) -> list[str]:
-    if concept is None:
-        return []
-    mask = pc.equal(snapshot.items["concept"], concept)
-    others = np.flatnonzero(_bools(mask))
-    others = others[others != position][:EQUIVALENTS]
-    ids: list[str] = snapshot.items["id"].take(pa.array(others)).to_pylist()
+def _equivalents(snapshot: Snapshot, position: int) -> list[str]:
+    from hubstore.store.finding import equivalents
+
+    ids: list[str] = equivalents(snapshot, position)["id"][:EQUIVALENTS].to_pylist()
     return ids
-
-
-def _bools(mask: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    return np.asarray(pc.fill_null(mask, False).to_numpy(), np.bool_)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 from starlette.responses import Response
 
-from hubstore.serve.context import TABLE, Context, FewNames, Name, Names, RequestContext, StoreParams
+from hubstore.serve.context import TABLE, Context, FewNames, Name, Names, RequestContext, StoreParams, either
 from hubstore.serve.http_errors import NeedsModelError
 
 if TYPE_CHECKING:
@@ -26,23 +26,23 @@ TARGET_BYTES = 12
 class LensParams(StoreParams):
     """What to read."""
 
-    layers: Names | None = Field(None, alias="layer")
+    layers: Names | None = Field(None, validation_alias=either("layers"))
     variant: Literal["raw", "normed"] = Field("raw", description="Without the final norm (the paper's), or with it.")
     pooling: Name | None = None
-    targets: FewNames = Field((), alias="target", description="Words to look up, each one token.")
+    targets: FewNames = Field((), validation_alias=either("targets"), description="Words to look up, each one token.")
 
 
 class ItemLensParams(LensParams):
     """What to read in items."""
 
-    ids: FewNames = Field(alias="id")
+    ids: FewNames = Field(validation_alias=either("ids"))
     k: int = Field(5, ge=1, le=100, description="Most probable tokens of each state.")
 
 
 class PartitionLensParams(LensParams):
     """What to read in partitions."""
 
-    partitions: Names | None = Field(None, alias="partition")
+    partitions: Names | None = Field(None, validation_alias=either("partitions"))
 
 
 @router.get("", responses=TABLE)

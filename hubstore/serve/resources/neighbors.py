@@ -26,7 +26,9 @@ from hubstore.serve.context import (
     Once,
     Params,
     RequestContext,
+    Several,
     StoreParams,
+    either,
 )
 from hubstore.serve.deprecated import CENTERED, SEARCH_EFFORT
 from hubstore.serve.http_errors import InvalidError, NeedsModelError, UnreadableError, invalid_error
@@ -48,6 +50,7 @@ HIT_BYTES = 40
 
 Vectors = npt.NDArray[np.float32]
 Text = Annotated[str, Field(max_length=1_000_000)]
+Layers = Annotated[tuple[str | int, ...], Field(min_length=1, max_length=1024), Several]
 Texts = Annotated[tuple[Text, ...], Field(min_length=1, max_length=1024), Once]
 
 
@@ -72,16 +75,16 @@ class SearchFields(Params):
 class SearchParams(SearchFields, StoreParams):
     """How to search, as query parameters."""
 
-    layers: Names | None = _declared("layers", alias="layer")
-    languages: Names | None = _declared("languages", alias="language")
-    modalities: Names | None = _declared("modalities", alias="modality")
-    concepts: Names | None = _declared("concepts", alias="concept")
+    layers: Names | None = _declared("layers", validation_alias=either("layers"))
+    languages: Names | None = _declared("languages", validation_alias=either("languages"))
+    modalities: Names | None = _declared("modalities", validation_alias=either("modalities"))
+    concepts: Names | None = _declared("concepts", validation_alias=either("concepts"))
 
 
 class ItemSearchParams(SearchParams):
     """Which items' neighbors."""
 
-    ids: Names = Field(alias="id")
+    ids: Names = Field(validation_alias=either("ids"))
 
 
 class NeighborsQuery(SearchFields):
@@ -92,10 +95,10 @@ class NeighborsQuery(SearchFields):
     vectors: list[FiniteFloat] | list[list[FiniteFloat]] | None = Field(
         None, min_length=1, description="[width] or [queries, width], for every layer alike."
     )
-    layers: Annotated[tuple[str | int, ...], Field(min_length=1, max_length=1024)] | None = _declared("layers")
-    languages: Names | None = _declared("languages")
-    modalities: Names | None = _declared("modalities")
-    concepts: Names | None = _declared("concepts")
+    layers: Layers | None = _declared("layers", validation_alias=either("layers"))
+    languages: Names | None = _declared("languages", validation_alias=either("languages"))
+    modalities: Names | None = _declared("modalities", validation_alias=either("modalities"))
+    concepts: Names | None = _declared("concepts", validation_alias=either("concepts"))
 
 
 def _body(*kinds: str, **schemas: Any) -> dict[str, Any]:

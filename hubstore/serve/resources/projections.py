@@ -9,7 +9,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from hubstore.errors import QueryError
-from hubstore.serve.context import TABLE, Context, FewNames, Name, Names, StoreParams
+from hubstore.serve.context import TABLE, Context, FewNames, Name, Names, StoreParams, either
 
 router = APIRouter(prefix="/api/stores/{store}/projection", tags=["projections"])
 
@@ -17,13 +17,13 @@ router = APIRouter(prefix="/api/stores/{store}/projection", tags=["projections"]
 class ProjectionParams(StoreParams):
     """Which map."""
 
-    layers: Names | None = Field(None, alias="layer")
+    layers: Names | None = Field(None, validation_alias=either("layers"))
     pooling: Name | None = None
     method: Literal["pca", "umap"] = "pca"
     points: int = Field(20_000, ge=2, description="The most items to show; whole concepts are drawn.")
     seed: int = Field(0, ge=0, le=2**32 - 1)
-    languages: Names | None = Field(None, alias="language")
-    modalities: Names | None = Field(None, alias="modality")
+    languages: Names | None = Field(None, validation_alias=either("languages"))
+    modalities: Names | None = Field(None, validation_alias=either("modalities"))
     columns: FewNames | None = Field(None, alias="fields", description="Only these columns, and layer.")
 
 
