@@ -168,7 +168,7 @@ class Store(StoreReader):
         return query.stored_vectors(self, ids, layers, pooling)
 
     def analyze(
-        self, names: Sequence[str] | None = None, options: CompareOptions | None = None, **named: Any
+        self, names: str | Sequence[str] | None = None, options: CompareOptions | None = None, **named: Any
     ) -> dict[str, pa.Table]:
         """Similarity, retrieval, clustering, alignment and geometry; see `hubstore.analysis.analyze` and `Compute`.
 

@@ -97,7 +97,7 @@ def _searched(
     for option, value in of_the_server.items():
         if value:
             raise QueryError(f"{option} is the server's to choose: give it to `hubstore serve`, not beside --url")
-    return connect(url, _token(token_file), store).search(**inputs, **http_options(search))
+    return connect(url, store, _token(token_file)).search(**inputs, **http_options(search))
 
 
 def _token(path: Path | None) -> str | None:

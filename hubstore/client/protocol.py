@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from hubstore.query import Medium
+    from hubstore.store.rows import Rows
 
 Names = Sequence[str]
 Layers = Sequence[str | int]
@@ -69,14 +71,31 @@ class StoreProtocol(Protocol):
     ) -> pa.Table:
         """The k nearest items by cosine at each layer; see `hubstore.query.search`."""
 
+    def hidden(self, layer: str | int, pooling: str | None = None) -> Rows:
+        """The hidden states of one layer."""
+
+    def export(
+        self,
+        out: str | Path,
+        *,
+        layers: Layers | None = None,
+        pooling: str | None = None,
+        partition: str | None = None,
+        format: str = "npy",
+        states: bool = True,
+        overwrite: bool = False,
+    ) -> list[Path]:
+        """Write hidden states or items into a folder here; see `hubstore.store.export.export`."""
+
     def vectors(self, ids: Names, *, layers: Layers | None = None, pooling: str | None = None) -> pa.Table:
         """Hidden states of items."""
 
     def analyze(
         self,
-        names: Names | None = None,
+        names: str | Names | None = None,
         *,
-        pairs: Sequence[tuple[str, str]] | None = None,
+        pairs: Any = None,
+        pivot: str | None = None,
         layers: Layers | None = None,
         pooling: str | None = None,
     ) -> dict[str, pa.Table]:

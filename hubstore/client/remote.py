@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Coroutine, Mapping
+import warnings
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import pyarrow as pa
 
 from hubstore.client import verbs
+from hubstore.client.base import BaseRemoteStore, RemotePartition
 from hubstore.client.connection import AsyncConnection, Connection, Endpoint, Steps
-from hubstore.client.verbs import BaseRemoteStore, RemotePartition
+from hubstore.errors import HubstoreError, Parameter, QueryError, TokenError
+
+if TYPE_CHECKING:
+    from hubstore.client.states import RemoteStates
 
 TIMEOUT = 60.0
 TOKEN = "HUBSTORE_TOKEN"
+TOKEN_FIRST = "the token before the store's name is deprecated; write connect(url, store, token=...)"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -81,6 +89,52 @@ class RemoteStore(BaseRemoteStore):
         """One row per item, in position order: all of them, in pages of a thousand; `find_items` gives some."""
         return self.connection.run(verbs.items(self))
 
+    def hidden(self, layer: str | int, pooling: str | None = None) -> RemoteStates:
+        """The hidden states of one layer, of the items of now; QueryError for a layer or pooling that is not kept.
+
+        Raises:
+            QueryError: pooling "tokens", whose rows are no items: `vectors` gives an item's.
+        """
+        from hubstore.client.states import RemoteStates
+
+        name, pooled = self.layer_name(layer), self.pooling_name(pooling)
+        if pooled == "tokens":
+            raise QueryError(
+                "rows of pooling tokens are no items, and a server gives an item's own: ask for vectors of ids with ",
+                Parameter("pooling", "tokens"),
+            )
+        fetch = functools.partial(self.vectors, layers=[name], pooling=pooled)
+        return RemoteStates(name, pooled, self.width, self.dtype, self.items["id"].to_pylist(), fetch)
+
+    def partition(self, name: str) -> RemotePartition:
+        """The partition called `name`; QueryError, naming those there are, when there is none."""
+        return self.connection.run(verbs.partition(self, name))
+
+    def export(
+        self,
+        out: str | Path,
+        *,
+        layers: Sequence[str | int] | None = None,
+        pooling: str | None = None,
+        partition: str | None = None,
+        format: str = "npy",
+        states: bool = True,
+        overwrite: bool = False,
+    ) -> list[Path]:
+        """Write hidden states or items into a folder here; see `hubstore.store.export.export`."""
+        from hubstore.store import export
+
+        return export.export(
+            cast(Any, self),  # it reads what both kinds of stores have
+            Path(out),
+            layers=layers,
+            pooling=pooling,
+            partition=partition,
+            format=format,
+            states=states,
+            overwrite=overwrite,
+        )
+
     info = _blocking(verbs.info)
     find_items = _blocking(verbs.find_items)
     preview = _blocking(verbs.preview)
@@ -97,8 +151,8 @@ class RemoteStore(BaseRemoteStore):
 class AsyncRemoteStore(BaseRemoteStore):
     """A store on a server, for programs with an event loop; made by `hubstore.connect_async`.
 
-    Its verbs are those of `RemoteStore`, awaited; `items` and `partitions` are verbs here too. What takes several
-    requests sends them at once.
+    Its verbs are those of `RemoteStore`, awaited, but for `hidden` and `export`, whose rows are read by the way;
+    `vectors` gives states here. `items` and `partitions` are verbs too. What takes several requests sends them at once.
     """
 
     def __init__(self, connection: AsyncConnection, name: str, info: Mapping[str, Any]) -> None:
@@ -132,13 +186,14 @@ class AsyncRemoteStore(BaseRemoteStore):
     projection = _awaiting(verbs.projection)
 
 
-def connect(url: str, token: str | None = None, store: str | None = None, timeout: float = TIMEOUT) -> RemoteStore:
+def connect(url: str, store: str | None = None, token: str | None = None, timeout: float = TIMEOUT) -> RemoteStore:
     """A store that `hubstore serve` serves.
 
     Args:
         url: the server's address, such as http://127.0.0.1:8000.
-        token: its bearer token, where it wants one; by default that of HUBSTORE_TOKEN in the environment.
         store: the store's name; may be left out where the server has one.
+        token: the server's bearer token, where it wants one; by default that of HUBSTORE_TOKEN in the environment.
+            That it comes before the store's name is deprecated.
         timeout: seconds to wait for an answer, and in all for a server that is busy or works on the answer.
 
     Raises:
@@ -147,27 +202,64 @@ def connect(url: str, token: str | None = None, store: str | None = None, timeou
         TokenError: the token is missing or wrong.
 
     Example:
-        >>> hubstore.connect("http://127.0.0.1:8000").search(ids=["en:1"], k=3).to_pandas()
+        >>> with hubstore.connect(url) as served:
+        ...     served.search(ids=["en:1"], k=3, layers=[2]).num_rows
+        3
     """
-    connection = Connection(_endpoint(url, token, timeout))
-    return RemoteStore(connection, *connection.run(verbs.connect(connection.endpoint, store)))
+
+    def opened(name: str | None, secret: str | None) -> RemoteStore:
+        connection = Connection(_endpoint(url, secret, timeout))
+        return RemoteStore(connection, *connection.run(verbs.connect(connection.endpoint, name)))
+
+    try:
+        return opened(store, token)
+    except (QueryError, TokenError) as error:
+        if not _may_be_swapped(error, store, token):
+            raise
+        with contextlib.suppress(HubstoreError):  # as in the release before
+            found = opened(token, store)
+            warnings.warn(TOKEN_FIRST, DeprecationWarning, stacklevel=2)
+            return found
+        raise
 
 
 async def connect_async(
-    url: str, token: str | None = None, store: str | None = None, timeout: float = TIMEOUT
+    url: str, store: str | None = None, token: str | None = None, timeout: float = TIMEOUT
 ) -> AsyncRemoteStore:
     """A store that `hubstore serve` serves, for programs with an event loop; as `connect`.
 
     Example:
-        >>> async with await hubstore.connect_async("http://127.0.0.1:8000") as store:
-        ...     first, second = await asyncio.gather(store.search(ids=["en:1"]), store.search(ids=["en:2"]))
+        >>> async def both(url):
+        ...     async with await hubstore.connect_async(url) as store:
+        ...         searches = (store.search(ids=[name], layers=[2], k=1) for name in ("en:1", "en:2"))
+        ...         return await asyncio.gather(*searches)
+        >>> [hits["query"].to_pylist() for hits in asyncio.run(both(url))]
+        [['en:1'], ['en:2']]
     """
-    connection = AsyncConnection(_endpoint(url, token, timeout))
+
+    async def opened(name: str | None, secret: str | None) -> AsyncRemoteStore:
+        connection = AsyncConnection(_endpoint(url, secret, timeout))
+        try:
+            return AsyncRemoteStore(connection, *await connection.run(verbs.connect(connection.endpoint, name)))
+        except BaseException:
+            await connection.close()
+            raise
+
     try:
-        return AsyncRemoteStore(connection, *await connection.run(verbs.connect(connection.endpoint, store)))
-    except BaseException:
-        await connection.close()
+        return await opened(store, token)
+    except (QueryError, TokenError) as error:
+        if not _may_be_swapped(error, store, token):
+            raise
+        with contextlib.suppress(HubstoreError):  # as in the release before
+            found = await opened(token, store)
+            warnings.warn(TOKEN_FIRST, DeprecationWarning, stacklevel=2)
+            return found
         raise
+
+
+def _may_be_swapped(error: HubstoreError, store: str | None, token: str | None) -> bool:
+    """Whether the store's name may have been given as the token and the token as the name, as before this release."""
+    return (isinstance(error, TokenError) and store is not None) or (store is None and token is not None)
 
 
 def _endpoint(url: str, token: str | None, timeout: float) -> Endpoint:

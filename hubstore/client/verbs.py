@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from hubstore.client.base import BaseRemoteStore, RemotePartition
 from hubstore.client.batches import batches_of, concat_batches, provenance
-from hubstore.client.connection import ARROW, JSON, Answer, Endpoint, Request, Steps
-from hubstore.errors import QueryError, ServerError
-from hubstore.options import SearchOptions, http_options, refuse_others, take
+from hubstore.client.connection import JSON, Answer, Endpoint, Request, Steps
+from hubstore.errors import AnalysisError, QueryError, ServerError
+from hubstore.options import CompareOptions, SearchOptions, http_options, refuse_others, strings, take
 
 if TYPE_CHECKING:
-    import torch
-
     from hubstore.query import Medium
 
 PAGE = 1000
@@ -40,67 +40,6 @@ PAIRED = ("similarity", "retrieval", "alignment")
 ANALYSES = ("similarity", "retrieval", "clustering", "alignment", "geometry")
 
 Layers = Sequence[str | int]
-
-
-@dataclass(frozen=True)
-class RemotePartition:
-    """All items of one (modality, language) of a store on a server.
-
-    Args:
-        name: "en" for text, "image/en" for another modality.
-        modality: "text", "image" or "audio".
-        language: BCP 47 tag.
-        size: items in it.
-    """
-
-    name: str
-    modality: str
-    language: str
-    size: int
-
-
-class BaseRemoteStore:
-    """A store on a server: its name, and what no commit changes of it."""
-
-    def __init__(self, endpoint: Endpoint, name: str, info: Mapping[str, Any]) -> None:
-        self.name = name
-        self._endpoint = endpoint
-        self.path = f"/api/stores/{quote(name, safe='')}"
-        self._info = info
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name} of {self.url}>"
-
-    @property
-    def url(self) -> str:
-        """The server's address."""
-        return self._endpoint.url
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """The layers kept: "0" is the embedding output, "final" is after the final norm."""
-        return tuple(self._info["layers"])
-
-    @property
-    def poolings(self) -> tuple[str, ...]:
-        """The poolings kept; the first is the default."""
-        return tuple(self._info["poolings"])
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of every hidden state in the store; answers are float32."""
-        from hubstore.store import DTYPES
-
-        return DTYPES[self._info["dtype"]]
-
-    @property
-    def width(self) -> int:
-        """Elements of a hidden state."""
-        return int(self._info["width"])
-
-    def get(self, path: str, *query: tuple[str, object], accept: str = ARROW) -> Request:
-        """The request of something of the store."""
-        return Request(self.path + path, query, accept=accept)
 
 
 def connect(endpoint: Endpoint, store: str | None) -> Steps[tuple[str, dict[str, Any]]]:
@@ -137,6 +76,16 @@ def partitions(store: BaseRemoteStore) -> Steps[Mapping[str, RemotePartition]]:
         one["name"]: RemotePartition(one["name"], one["modality"], one["language"], one["items"])
         for one in found["partitions"]
     }
+
+
+def partition(store: BaseRemoteStore, name: str) -> Steps[RemotePartition]:
+    """A partition with the positions of its items; QueryError, naming those there are, when there is none."""
+    found = yield from partitions(store)
+    if name not in found:
+        raise QueryError(f"{store.place} has no partition {name!r}; it has {', '.join(found)}")
+    one, table = found[name], (yield from items(store))
+    own = pc.and_(pc.equal(table["language"], one.language), pc.equal(table["modality"], one.modality))
+    return replace(one, items=np.flatnonzero(own.to_numpy()))
 
 
 def items(store: BaseRemoteStore) -> Steps[pa.Table]:
@@ -235,9 +184,10 @@ def vectors(
 
 def analyze(
     store: BaseRemoteStore,
-    names: Sequence[str] | None = None,
+    names: str | Sequence[str] | None = None,
     *,
-    pairs: Sequence[tuple[str, str]] | None = None,
+    pairs: Any = None,
+    pivot: str | None = None,
     layers: Layers | None = None,
     pooling: str | None = None,
 ) -> Steps[dict[str, pa.Table]]:
@@ -247,16 +197,18 @@ def analyze(
 
     Args:
         store: which store.
-        names: some of similarity, retrieval, clustering, alignment and geometry; None is all.
-        pairs: partitions to compare, whichever is named first. Clustering and geometry are of all partitions; of
-            their rows, those of the partitions named are given. None is all.
+        names: one or some of similarity, retrieval, clustering, alignment and geometry; None is all.
+        pairs: partitions to compare, whichever is named first: ("en", "es") or "en:es" each. Clustering and geometry
+            are of all partitions; of their rows, those of the partitions named are given. None is all.
+        pivot: one partition against all others that share concepts with it.
         layers: None is all.
         pooling: None is the store's first that has a row per item.
     """
-    common = [*_each(layer=layers), ("pooling", pooling)]
-    partitions = _each(partition=dict.fromkeys(itertools.chain.from_iterable(pairs or ())))
-    compared = _each(pair=[f"{x}:{y}" for x, y in pairs or ()])
-    chosen = list(dict.fromkeys(names or ANALYSES))
+    options = take(CompareOptions, {"pairs": pairs, "pivot": pivot, "layers": layers, "pooling": pooling})
+    common = [*_each(layers=options.layers), ("pooling", pooling), ("pivot", pivot)]
+    partitions = _each(partitions=dict.fromkeys(itertools.chain.from_iterable(options.pairs or ())))
+    compared = _each(pairs=[f"{x}:{y}" for x, y in options.pairs or ()])
+    chosen = list(dict.fromkeys(strings("names", names, error=AnalysisError) or ANALYSES))
     answers = yield [
         store.get("/curves", ("analysis", name), *common, *(compared if name in PAIRED else partitions))
         for name in chosen

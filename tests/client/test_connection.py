@@ -314,6 +314,6 @@ def test_the_store_is_named_where_there_are_several(monkeypatch):
             hubstore.connect(url)
         with pytest.raises(QueryError, match="has no store 'c'; it has a, b"):
             hubstore.connect(url, store="c")
-        with hubstore.connect(url, store="b") as store:
+        with hubstore.connect(url, "b") as store:
             assert (store.name, store.url) == ("b", url)
         assert {handler.headers["Authorization"] for handler in asked} == {"Bearer of-the-environment"}

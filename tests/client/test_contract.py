@@ -6,7 +6,9 @@ import asyncio
 import inspect
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 import hubstore
 from hubstore.client import AsyncRemoteStore, RemoteStore, StoreProtocol
@@ -136,6 +138,24 @@ def test_analyses_lenses_and_maps_have_the_same_rows(store, local):
     assert store.preview("en:1") is None
 
 
+def test_natural_ways_to_name_analyses_and_pairs_are_the_same_question(store):
+    asked = store.analyze(["similarity"], pairs=[("en", "es")], layers=["1"])
+    for pairs in (["en:es"], "en:es", ("en", "es")):
+        assert store.analyze("similarity", pairs=pairs, layers=[1])["similarity"].equals(asked["similarity"])
+    with pytest.raises(
+        AnalysisError, match=r"the pair 'enes' is not two partitions; write it as \('en', 'zh-Hans'\) or"
+    ):
+        store.analyze("similarity", pairs=["enes"])
+
+
+def test_a_pivot_is_compared_with_all_others(store):
+    found = store.analyze(["similarity", "geometry"], pivot="es", layers=["1"])
+    pairs = zip(*(found["similarity"][side].to_pylist() for side in ("x", "y")), strict=True)
+    assert {frozenset(pair) for pair in pairs} == {frozenset(("es", "en")), frozenset(("es", "ar"))}
+    with pytest.raises(QueryError, match="no partition 'fr'"):
+        store.analyze("similarity", pivot="fr")
+
+
 @pytest.mark.parametrize(
     ("verb", "options", "error"),
     [
@@ -168,3 +188,30 @@ def test_an_error_is_of_the_same_class_everywhere(store, verb, options, error):
     with pytest.raises(error):
         getattr(store, verb)(**options)
     assert len(store) == COUNT * len(LANGUAGES), "it answers after an error"
+
+
+@pytest.fixture(scope="module")
+def remote(local):
+    with served(local.path, device="cpu") as url, hubstore.connect(url) as remote:
+        yield remote
+
+
+def test_states_of_a_server_are_those_of_the_store_in_its_dtype(local, remote):
+    here, there = local.hidden(-1), remote.hidden(-1)
+    assert (there.shape, there.dtype, len(there), there.layer) == (here.shape, here.dtype, len(here), here.layer)
+    assert torch.equal(there.take([30, 2, 30]), here.take([30, 2, 30]))
+    assert torch.equal(there[1:5], here[1:5])
+    assert torch.equal(there.torch(), here.torch())
+    with pytest.raises(QueryError, match="keeps 0, 1, 2, 3"):
+        remote.hidden(9)
+    with pytest.raises(QueryError, match="rows of pooling tokens are no items"):
+        remote.hidden(1, "tokens")
+
+
+def test_an_export_of_a_server_is_that_of_the_store(local, remote, tmp_path):
+    for name, store in (("here", local), ("there", remote)):
+        store.export(tmp_path / name, layers=[1, 2], partition="es", format="npy")
+    for file in ("layer-1.npy", "layer-2.npy"):
+        assert (tmp_path / "there" / file).read_bytes() == (tmp_path / "here" / file).read_bytes()
+    ids = [pq.read_table(tmp_path / name / "items.parquet")["id"].to_pylist() for name in ("here", "there")]
+    assert ids[0] == ids[1] == [f"es:{line}" for line in range(1, COUNT + 1)]

@@ -263,7 +263,9 @@ def test_several_stores_and_a_token(texts, images):
                 hubstore.connect(url, token=token, store="texts")
         with pytest.raises(QueryError, match="name one of them: texts, images"):
             hubstore.connect(url, token="secret")
-        with hubstore.connect(url, token="secret", store="images") as remote:
+        with pytest.warns(DeprecationWarning, match="the token before the store's name is deprecated"):
+            hubstore.connect(url, "secret", "images").close()
+        with hubstore.connect(url, "images", token="secret") as remote:
             assert len(remote) == 10
 
 
