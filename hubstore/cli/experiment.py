@@ -41,7 +41,11 @@ def experiment(
     ] = "float32",
     extra_models: Annotated[
         list[str] | None,
-        typer.Option("--also", help="A further model over the same language model, for another modality."),
+        typer.Option(
+            "--also",
+            callback=options.split_names,
+            help="A further model over the same language model, for another modality.",
+        ),
     ] = None,
     media_template: Annotated[
         str, typer.Option(help="What goes with an image or an audio clip, which {media} stands for.")

@@ -49,9 +49,7 @@ def lens(
     ] = None,
     layers: options.LayersOption = None,
     pool: options.PoolOption = None,
-    partitions: Annotated[
-        list[str] | None, typer.Option("--partition", help="Partitions of the summary; all by default.")
-    ] = None,
+    partitions: options.PartitionsOption = None,
     normed: Annotated[
         bool, typer.Option("--normed", help="Apply the final norm to every layer; the paper's lens has none.")
     ] = False,

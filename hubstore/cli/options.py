@@ -23,6 +23,17 @@ def place(text: str) -> Location:
         raise typer.BadParameter(str(error)) from None
 
 
+def split_names(values: Sequence[str] | None) -> list[str] | None:
+    """Names of an option that is repeated, or given once with commas between them: --language de,fr.
+
+    Every option of several names is read so. Ids, concepts, texts, words and files may hold commas: of these one is
+    given at a time.
+    """
+    if not values:
+        return None
+    return [name.strip() for value in values for name in value.split(",") if name.strip()]
+
+
 StoreArgument = Annotated[
     Any,  # a Location, which typer knows no way to read
     typer.Argument(
@@ -34,6 +45,17 @@ LayersOption = Annotated[
     typer.Option("--layers", "--layer", help="Layers, comma-separated: 0,6,12; -1 is the last block. All by default."),
 ]
 PoolOption = Annotated[str | None, typer.Option("--pool", help="Pooling; the store's first by default.")]
+LanguagesOption = Annotated[
+    list[str] | None, typer.Option("--language", callback=split_names, help="Only items in this language: de or de,fr.")
+]
+ModalitiesOption = Annotated[
+    list[str] | None, typer.Option("--modality", callback=split_names, help="Only items of this modality.")
+]
+PartitionsOption = Annotated[
+    list[str] | None,
+    typer.Option("--partition", callback=split_names, help="Only these partitions, such as zh-Hans; all by default."),
+]
+CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DeviceOption = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda or cuda:1.")]
 DevicesOption = Annotated[
@@ -128,7 +150,8 @@ def _annotation(field: dataclasses.Field[Any], hint: Any) -> Any:
     if (flags := field.metadata["flags"]) is None:
         return None
     typed = field.metadata["typed"] or (hint if field.name not in READ else str | None)
-    return Annotated[typed, typer.Option(*flags, help=field.metadata["help"])]
+    callback = split_names if field.name in NAMES else None
+    return Annotated[typed, typer.Option(*flags, help=field.metadata["help"], callback=callback)]
 
 
 def split_list(value: str | None) -> list[str] | None:
@@ -149,13 +172,16 @@ def split_pairs(values: Sequence[str] | None) -> list[tuple[str, str]] | None:
     return pairs or None
 
 
+NAMES = ("pairs", "partitions", "languages", "modalities", "extra_models", "measures")
+"""Options of the library's classes that are several names."""
+
 READ: Mapping[str, Callable[[Any], Any]] = {
     "layers": split_list,
     "pairs": split_pairs,
     "languages": lambda values: values or None,
     "modalities": lambda values: values or None,
     "concepts": lambda values: values or None,
-    "extra_models": tuple,
+    "extra_models": lambda values: tuple(values or ()),
     "measures": lambda values: values or None,
 }
 """How the text of an option of the library's classes is read."""

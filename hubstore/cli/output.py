@@ -8,17 +8,27 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
-from rich.console import Console, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
 from rich.segment import Segment
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _CONTROLS: Final = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
 """Characters that a terminal acts on, but for a tab and the end of a line."""
+
+FOLDED: Final = 26
+"""Characters of a column of text that has to be folded."""
+
+SHOWN_CHARACTERS: Final = 90
+"""Of a text in a table."""
 
 _NO_TEXT: Final = re.compile("[\x7f-\x9f\ud800-\udfff]")
 """Controls that JSON has no need to escape, and halves of characters, which no encoding has."""
@@ -57,16 +67,49 @@ def print_json(data: Any) -> None:
     typer.echo(_NO_TEXT.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
-    """A table of values; numbers stand right, text is shown as it is, never as markup."""
-    made = Table(title=title, title_justify="left", header_style="bold")
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> RenderableType:
+    """A table of values; numbers stand right, text is shown as it is, never as markup.
+
+    One that is wider than the terminal is several below one another, each with the first column.
+    """
     kept = [list(row) for row in rows]
-    for number, column in enumerate(columns):
-        numeric = all(isinstance(row[number], (int, float, type(None))) for row in kept)
-        made.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in kept:
-        made.add_row(*(Text(shown(value)) for value in row))
-    return made
+    cells = [[shown(value) for value in row] for row in kept]
+    widths = [max(map(cell_len, [name, *(row[n] for row in cells)])) for n, name in enumerate(columns)]
+    made = []
+    for number, part in enumerate(_that_fit(widths, out.width)):
+        one = Table(title=title if number == 0 else None, title_justify="left", header_style="bold")
+        for n in part:
+            numeric = all(isinstance(row[n], (int, float, type(None))) for row in kept)
+            one.add_column(Text(columns[n]), justify="right" if numeric else "left", overflow="fold")
+        for row in cells:
+            one.add_row(*(Text(row[n]) for n in part))
+        made.append(one)
+    return made[0] if len(made) == 1 else Group(*made)
+
+
+def _that_fit(widths: Sequence[int], width: int) -> list[list[int]]:
+    """The columns of each of several tables; long texts are folded."""
+    least = [min(one, FOLDED) for one in widths]
+    parts = [[0]]
+    for n in range(1, len(widths)):
+        together = [*parts[-1], n]
+        if len(parts[-1]) > 1 and sum(least[m] for m in together) + 3 * len(together) + 1 > width:
+            parts.append([0])
+        parts[-1].append(n)
+    return parts
+
+
+def one_line(text: str, limit: int = SHOWN_CHARACTERS) -> str:
+    """A text without its line ends, cut to so many characters."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def print_csv(table: pa.Table) -> None:
+    """A table as CSV on stdout."""
+    from hubstore.arrow import csv_bytes
+
+    typer.echo(csv_bytes(table).decode(), nl=False)
 
 
 def shown(value: Any) -> str:

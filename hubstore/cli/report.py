@@ -18,7 +18,10 @@ def report(
     folder: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder to write to; STORE-report by default.")
     ] = None,
-    pairs: Annotated[list[str] | None, typer.Option("--pair", help="Two partitions, such as en:zh-Hans.")] = None,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option("--pair", callback=options.split_names, help="Two partitions, such as en:zh-Hans."),
+    ] = None,
     pivot: Annotated[str | None, typer.Option(help="One partition against all others.")] = None,
     layers: options.LayersOption = None,
     pool: options.PoolOption = None,

@@ -1,0 +1,56 @@
+"""hubstore items."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from hubstore.cli import options
+from hubstore.cli.output import one_line, out, print_csv, print_json, table
+
+
+def items(
+    store: options.StoreArgument,
+    grep: Annotated[str | None, typer.Option("--grep", help="Part of the text or the id, in whatever case.")] = None,
+    languages: options.LanguagesOption = None,
+    modalities: options.ModalitiesOption = None,
+    concepts: Annotated[list[str] | None, typer.Option("--concept", help="Only items of this concept.")] = None,
+    partitions: options.PartitionsOption = None,
+    offset: Annotated[int, typer.Option(help="Matches to leave out.")] = 0,
+    limit: Annotated[int, typer.Option(help="The most to show.")] = 20,
+    as_csv: options.CsvOption = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    """List items of a store: ids, languages and texts."""
+    from hubstore.store import StoreReader
+    from hubstore.store.finding import find_items
+
+    opened = StoreReader(store)
+    found = find_items(
+        opened,
+        grep,
+        offset=offset,
+        limit=limit,
+        languages=languages or None,
+        modalities=modalities or None,
+        concepts=concepts or None,
+        partitions=partitions or None,
+    )
+    found = found.drop_columns([name for name in ("media_ranges",) if name in found.column_names])
+    total = json.loads(found.schema.metadata[b"hubstore"])["total"]
+    if as_csv:
+        print_csv(found)
+        return
+    if as_json:
+        print_json({"total": total, "items": found.to_pylist()})
+        return
+    rows = [
+        (row["id"], row["language"], row["concept"], one_line(row["text"] or row["media"] or ""))
+        for row in found.to_pylist()
+    ]
+    if rows:
+        out.print(table(("id", "language", "concept", "text or file"), rows))
+    first = f"{offset + 1:,} to {offset + len(rows):,} of " if len(rows) < total and rows else ""
+    out.print(f"{first}{total:,} items" if total else "no item passes the filters")
