@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -81,10 +83,26 @@ class Computations:
         return await in_time(asyncio.shield(self._running[key]), None, self._timeout)
 
     async def _made(self, key: Hashable, make: Callable[[], pa.Table]) -> pa.Table:
+        def made() -> pa.Table:
+            try:
+                return make()
+            finally:
+                return_freed_memory()
+
         try:
-            return self._cache.put(key, await self._pool.run(make))
+            return self._cache.put(key, await self._pool.run(made))
         finally:
             del self._running[key]
+
+
+def return_freed_memory() -> None:
+    """Give the system back what was freed.
+
+    The C library (glibc) keeps freed arrays of up to 32 MiB in as many heaps as there are threads: a server that
+    computes projections grew by 7 MB with each. A lower threshold would map and unmap the buffers of every search.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 async def in_time(answer: asyncio.Future[T], work: Future[Any] | None, seconds: float | None) -> T:

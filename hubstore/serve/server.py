@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import ipaddress
 import resource
 import signal
@@ -20,19 +19,6 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 BACKLOG = 2048
-
-M_MMAP_THRESHOLD = -3
-"""Of the C library's `mallopt`."""
-
-
-def return_freed_memory() -> None:
-    """Have arrays of a megabyte and more returned to the system when they are freed.
-
-    The C library (glibc) raises the size from which it does so up to 32 MiB as such arrays are freed, and keeps those
-    below in as many heaps as there are threads: a server that computes projections grew by 7 MB with each.
-    """
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 def serve(
@@ -77,7 +63,6 @@ def serve(
     try:
         app = _application(stores, token=token, hosts=None if public else (*LOOPBACK, host), **options)
         allow_many_files()
-        return_freed_memory()
         if ready is not None:
             ready(url)
         _run(app, listening)
