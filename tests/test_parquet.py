@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from hubstore.errors import CorruptStoreError
-from hubstore.store import tables
 from hubstore.parquet import parquet_content
+from hubstore.store import tables
 from hubstore.store.tables import decode_table
 
 

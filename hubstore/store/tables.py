@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 from hubstore.arrow import parquet_file
 from hubstore.decoding import one_line
 from hubstore.errors import CorruptStoreError
-from hubstore.storage import Location
 from hubstore.parquet import ParquetContent, parquet_content
+from hubstore.storage import Location
 
 FREE_BYTES = 128 << 20
 """Of a table in memory, however small its file: values that are all the same take next to no room there."""
