@@ -53,6 +53,14 @@ class CorpusOptions:
     speech: Annotated[
         bool, typer.Option("--speech", help="Audio is speech in its row's language, rather than in none (zxx).")
     ] = False
+    keep_columns: Annotated[
+        str | None,
+        typer.Option(
+            "--keep-columns",
+            help="Further columns to keep in the item tables, for filters: year,source or, with a type, year:int64; all; "
+            "none.",
+        ),
+    ] = None
     metadata: Annotated[
         Path | None,
         typer.Option(

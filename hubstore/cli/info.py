@@ -16,6 +16,7 @@ def info(store: options.StoreArgument, as_json: options.JsonOption = False) -> N
     """Say what a store holds: model, layers, partitions, shards, indexes, the lens and kept analyses."""
     from hubstore.extraction import checks_of
     from hubstore.store import StoreReader
+    from hubstore.store.columns import named_types
     from hubstore.store.layout import LENS
 
     opened = StoreReader(store)
@@ -39,6 +40,7 @@ def info(store: options.StoreArgument, as_json: options.JsonOption = False) -> N
         "corpora": [
             {"name": entry["name"], "items": _committed(opened, entry)} for entry in opened.attributes["corpora"]
         ],
+        "columns": dict(named_types(opened.columns)),
         "partitions": {name: partition.size for name, partition in opened.partitions.items()},
         "indexes": sorted(key.removesuffix("/index.json") for key in keys if key.endswith("/index.json")),
         "lens": LENS in keys,
@@ -61,6 +63,11 @@ def info(store: options.StoreArgument, as_json: options.JsonOption = False) -> N
         **({"media template": summary["settings"]["media_template"]} if "media" in model else {}),
         **{f"self-check, {modality}": _checked(check) for modality, check in summary["self_checks"].items()},
         "corpora": ", ".join(f"{corpus['name']} ({corpus['items']:,})" for corpus in summary["corpora"]),
+        **(
+            {"columns": ", ".join(f"{name} ({kind})" for name, kind in summary["columns"].items())}
+            if summary["columns"]
+            else {}
+        ),
         "indexes": f"{len(summary['indexes'])} layers" if summary["indexes"] else "none: queries search exactly",
         "lens": "kept: `hubstore lens` needs no model" if summary["lens"] else "none; `hubstore lens --keep` adds it",
         "analyses": ", ".join(summary["analyses"]) or "none yet",

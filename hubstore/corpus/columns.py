@@ -2,9 +2,11 @@
 a column for each language), or one of images and audio (a row is a medium, and perhaps its captions)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final, TypedDict
 
+from hubstore.corpus.keep import Keep
+from hubstore.corpus.row import Types
 from hubstore.corpus.validate import language_problem
 from hubstore.errors import CorpusError, Parameter
 
@@ -29,6 +31,10 @@ class ColumnOptions(TypedDict, total=False):
             bytes, or structs of `bytes` and `path`, as the Image and Audio features of `datasets` do.
         audio: The column of audio clips, likewise. It may be that of images; the paths' suffixes then tell them apart.
         speech: Whether audio clips are speech in the row's language; else their language is `zxx`, as an image's is.
+        keep_columns: Further columns that items keep, and a store's item tables with them: `"year,source"`, or
+            `["year", "source"]`; `"all"`, but those that make the items; `"none"`. Types are those of the file, or of
+            its first rows (a table of delimited values: int64, float64, bool or string), unless they are said:
+            `"year:int64,added:timestamp[us]"`, or `{"year": "int64"}`. The values of one item have at most 8 KiB.
 
     Where `image` or `audio` is given, a row is a medium, and its texts are captions, items of their own:
     none where the text is null or empty, several where it is a list. All items of a row have one concept: that
@@ -44,6 +50,7 @@ class ColumnOptions(TypedDict, total=False):
     image: str
     audio: str
     speech: bool
+    keep_columns: str | Sequence[str] | Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,10 @@ class Columns:
     image: str | None = None
     audio: str | None = None
     speech: bool = False
+    keep_columns: Any = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "keep_columns", Keep.of(self.keep_columns))
         if self.wide:
             if not self.text:
                 raise CorpusError(Parameter("text"), " is an empty mapping; give a column for each language")
@@ -81,6 +90,12 @@ class Columns:
         for tag in self.tags():
             if problem := language_problem(tag):
                 raise CorpusError(f"the language of the corpus {problem}")
+
+    @property
+    def keep(self) -> Keep:
+        """Which further columns items keep."""
+        found: Keep = self.keep_columns
+        return found
 
     @property
     def wide(self) -> bool:
@@ -137,9 +152,13 @@ class Columns:
             return 0 if named or grouped else len(self.text)
         return 1 if named or not grouped else 0
 
-    def needed(self, columns: Sequence[str]) -> list[str]:
+    def needed(self, columns: Sequence[str], types: Types | None = None) -> list[str]:
         """Select from a table's top-level columns those to read: all where one that must be there is not, so
         that the error can list them.
+
+        Args:
+            columns: of the table.
+            types: of all of them, where they are known: "all" then reads none that cannot be kept.
         """
 
         def top(name: str) -> str:
@@ -149,8 +168,14 @@ class Columns:
         if not required.issubset(columns):
             return list(columns)
         optional = {top(name) for name in (self.id, self.concept) if name}
-        return [column for column in columns if column in required | optional]
+        kept = self.keep.wanted(columns, types) if self.keep.asked else ()
+        return [column for column in columns if column in {*required, *optional, *kept}]
 
     def source(self) -> dict[str, Any]:
         """Describe the choice of columns as JSON can hold it."""
-        return {key: dict(value) if isinstance(value, Mapping) else value for key, value in asdict(self).items()}
+        described = {
+            one.name: dict(value) if isinstance(value := getattr(self, one.name), Mapping) else value
+            for one in fields(self)
+            if one.name != "keep_columns"
+        }
+        return described | ({"keep": self.keep.source()} if self.keep.asked else {})

@@ -4,15 +4,18 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Final
 
 import pyarrow as pa
 
 from hubstore.checks import check_count
 from hubstore.corpus.item import ITEM_SCHEMA, Item, Media
+from hubstore.corpus.kept import Kept, kept_of_items
+from hubstore.corpus.row import Types
 from hubstore.corpus.validate import check_item
 from hubstore.errors import CorpusError, CorpusUnreachableError, Parameter
+from hubstore.store.columns import with_columns
 
 BATCH_BYTES: Final = 32 << 20
 """Bytes of images and audio after which a batch of items ends."""
@@ -85,6 +88,7 @@ class Corpus:
         read: Reads the items, from the first.
         skip_errors: Whether a row that is not valid is left out, rather than an end to all.
         seek: Reads the items after so many, which it need not parse; there where that is possible.
+        kept: Gives the further columns that its items keep, with their types.
         skipped: What the latest pass left out; filled while `batches` is read.
     """
 
@@ -93,6 +97,7 @@ class Corpus:
     read: Callable[[Refuse], Iterator[Item]] = field(repr=False)
     skip_errors: bool = False
     seek: Callable[[Refuse, int], Iterator[Item]] | None = field(default=None, repr=False)
+    kept: Callable[[], Kept] = field(default=lambda: Kept({}), repr=False)
     skipped: Skipped = field(default_factory=Skipped, init=False, repr=False)
 
     @cached_property
@@ -102,6 +107,26 @@ class Corpus:
         Local tables and archives are read to their end, once, for their digests.
         """
         return self.described() if callable(self.described) else self.described
+
+    @cached_property
+    def columns(self) -> Types:
+        """The further columns that its items keep, and their types; the corpus's first rows are read for them.
+
+        Raises:
+            CorpusError: one that is asked for is not there, or has no one type.
+        """
+        return self.kept().types
+
+    @property
+    def keeps_said(self) -> bool:
+        """Whether it was said which columns its items keep, be it none."""
+        columns = self.source.get("columns")
+        return bool(self.columns) or (isinstance(columns, Mapping) and "keep" in columns)
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Of its batches: ITEM_SCHEMA, and the columns that are kept."""
+        return with_columns(ITEM_SCHEMA, self.columns)
 
     def batches(self, rows: int = 4096, start: int = 0) -> Iterator[pa.RecordBatch]:
         """Stream the items in corpus order, validated. May be called again: each call is a new pass.
@@ -114,7 +139,7 @@ class Corpus:
                 whose rows have ids, and line-aligned files, are not parsed up to there; others are read again.
 
         Returns:
-            Record batches of `ITEM_SCHEMA`.
+            Record batches of `schema`.
 
         Raises:
             CorpusError: `rows` is below 1, or `start` below 0; or, while iterating, naming the file, row and column:
@@ -136,7 +161,7 @@ class Corpus:
         while chunk := _next_items(items, first):
             first, empty = rows, False
             if left < len(chunk):
-                yield _record_batch(chunk[left:])
+                yield _record_batch(chunk[left:], self.schema)
             left = max(left - len(chunk), 0)
         if empty:
             raise CorpusError(self._why_empty())
@@ -146,7 +171,8 @@ class Corpus:
         for batch in self.batches():
             for row in batch.to_pylist():
                 name, data = row.pop("media"), row.pop("data")
-                yield Item(**row, media=None if name is None else Media(name, data))
+                columns = {column: row.pop(column) for column in self.columns} or None
+                yield Item(**row, media=None if name is None else Media(name, data), columns=columns)
 
     @classmethod
     def from_items(cls, items: Iterable[Item], name: str = "items") -> "Corpus":
@@ -159,13 +185,16 @@ class Corpus:
         Example:
             >>> Corpus.from_items([Item("1", "Hello", "en", "hello"), Item("2", "Bonjour", "fr", "hello")])
         """
-        kept = tuple(items)
+        held = tuple(items)
 
         def read(refuse: Refuse) -> Iterator[Item]:
-            for number, item in enumerate(kept, start=1):
+            for number, item in enumerate(held, start=1):
                 yield check_item(item, f"{name}, item {number}")
 
-        return cls(name, lambda: {"kind": "items", "items": len(kept), "sha256": _digest(kept)}, read)
+        def source() -> dict[str, Any]:
+            return {"kind": "items", "items": len(held), "sha256": _digest(held)}
+
+        return cls(name, source, read, kept=cache(lambda: kept_of_items(held, name)))
 
     def _why_empty(self) -> str:
         if self.skipped.count:
@@ -185,22 +214,30 @@ def _next_items(items: Iterator[Item], rows: int) -> list[Item]:
     return chunk
 
 
-def _record_batch(items: list[Item]) -> pa.RecordBatch:
+def _record_batch(items: list[Item], schema: pa.Schema) -> pa.RecordBatch:
     values: dict[str, list[Any]] = {
         name: [getattr(item, name) for item in items] for name in ITEM_SCHEMA.names if name not in ("media", "data")
     }
     values["media"] = [item.media and item.media.name for item in items]
     values["data"] = [item.media and item.media.data for item in items]
-    columns = [pa.array(values[field.name], field.type) for field in ITEM_SCHEMA]
-    return pa.RecordBatch.from_arrays(columns, schema=ITEM_SCHEMA)
+    for name in schema.names[len(ITEM_SCHEMA) :]:
+        values[name] = [item.columns and item.columns.get(name) for item in items]
+    columns = [pa.array(values[field.name], field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _digest(items: Iterable[Any]) -> str:
     digest = hashlib.sha256()
     for item in items:
-        fields = astuple(item) if isinstance(item, Item) else repr(item)
+        fields = _fields(item) if isinstance(item, Item) else repr(item)
         digest.update(json.dumps(fields, default=_described).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _fields(item: Item) -> tuple[Any, ...]:
+    """Of an item that keeps no columns as it was before there were any: stores keep the digest."""
+    found = astuple(item)
+    return found if item.columns else found[:-1]
 
 
 def _described(value: Any) -> str:

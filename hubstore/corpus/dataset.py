@@ -2,7 +2,7 @@
 
 import os
 import posixpath
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,20 @@ from hubstore.corpus.corpus import Corpus, Refuse
 from hubstore.corpus.files import File, PathLike
 from hubstore.corpus.item import Item
 from hubstore.corpus.readers import DIALECT_OUT, Dialect, kind_of
-from hubstore.corpus.rows import Row, items_of
+from hubstore.corpus.row import Row
+from hubstore.corpus.rows import items_of, kept_columns
 from hubstore.corpus.source import file_identities
 from hubstore.corpus.splits import check_others, choose_config, choose_split, configurations, tables_and_others
-from hubstore.corpus.streams import MEDIA_ROWS, TABLE_ROWS, arrow_tables, first_line, quietly, scratch_cache
+from hubstore.corpus.streams import (
+    MEDIA_ROWS,
+    TABLE_ROWS,
+    arrow_tables,
+    first_line,
+    quietly,
+    scratch_cache,
+    types_of,
+    with_exact_times,
+)
 from hubstore.corpus.tables import table_corpus
 from hubstore.corpus.validate import check_options
 from hubstore.errors import CorpusError, Parameter
@@ -94,9 +104,13 @@ def read_dataset(  # noqa: PLR0913
         where, split, open_stream = _built(str(path_or_id), config, split, revision)
     called = folder.name if folder.is_dir() else str(path_or_id)
 
+    def rows() -> Generator[Row]:
+        return _rows(open_stream, chosen, called, folder if folder.is_dir() else None)
+
+    kept = kept_columns(chosen, lambda refuse: rows())
+
     def read(refuse: Refuse) -> Iterator[Item]:
-        rows = _rows(open_stream, chosen, called, folder if folder.is_dir() else None)
-        return items_of(rows, chosen, refuse, limit)
+        return items_of(rows(), chosen, refuse, limit, kept=kept())
 
     def source() -> dict[str, Any]:
         return {
@@ -108,7 +122,7 @@ def read_dataset(  # noqa: PLR0913
             "on_error": on_error,
         }
 
-    return Corpus(name or called, source, read, skip_errors=on_error == "skip")
+    return Corpus(name or called, source, read, skip_errors=on_error == "skip", kept=kept)
 
 
 @dataclass(frozen=True)
@@ -282,16 +296,17 @@ def _one_split(path_or_id: str, split: str | None, splits: list[str]) -> str:
     raise CorpusError(f"{path_or_id}: {problem}; choose one of {', '.join(map(str, splits))}")
 
 
-def _rows(open_stream: OpenStream, columns: Columns, called: str, folder: Path | None) -> Iterator[Row]:
+def _rows(open_stream: OpenStream, columns: Columns, called: str, folder: Path | None) -> Generator[Row]:
     stream = _undecoded(open_stream())
     if stream.column_names is not None:  # not known for some streams before they are read
         stream = stream.select_columns(columns.needed(stream.column_names))
     number = 0
     try:
         for table in arrow_tables(stream, MEDIA_ROWS if columns.media else TABLE_ROWS):
-            for values in table.to_pylist():
+            types = types_of(table.schema)
+            for values in with_exact_times(table, columns).to_pylist():
                 number += 1
-                yield Row(called, "row", number, values, folder)
+                yield Row(called, "row", number, values, folder, types)
     except Exception as error:
         raise CorpusError(
             f"{called}, after row {number}: cannot be read: {first_line(error)}; "

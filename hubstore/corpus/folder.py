@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Unpack
@@ -12,7 +12,8 @@ from hubstore.corpus.corpus import Corpus, Refuse
 from hubstore.corpus.files import PathLike, broken_problem, existing_file, is_broken, walk, warn_of_others
 from hubstore.corpus.item import Item
 from hubstore.corpus.readers import DIALECT_OUT, Dialect, kind_of
-from hubstore.corpus.rows import Row, check_columns, checked, items_of
+from hubstore.corpus.row import Row
+from hubstore.corpus.rows import check_columns, checked, items_of, kept_columns
 from hubstore.corpus.source import file_identities, sampled_content
 from hubstore.corpus.suffixes import AUDIO_SUFFIXES, IMAGE_SUFFIXES, modality_of
 from hubstore.corpus.tables import table_rows
@@ -87,9 +88,13 @@ def read_media_folder(  # noqa: PLR0913
         raise CorpusError(f"{folder}: has no table of delimited values; leave ", *DIALECT_OUT)
     files, broken, digest = _listing(folder, modality, table)
 
+    def rows(refuse: Refuse) -> Generator[Row]:
+        return _Rows(folder, files, broken, table, dialect, modality, CONCEPTS[concept_from], chosen).read(refuse)
+
+    kept = kept_columns(chosen, rows)
+
     def read(refuse: Refuse) -> Iterator[Item]:
-        rows = _Rows(folder, files, broken, table, dialect, modality, CONCEPTS[concept_from], chosen)
-        return items_of(rows.read(refuse), chosen, refuse, limit)
+        return items_of(rows(refuse), chosen, refuse, limit, kept=kept())
 
     def source() -> dict[str, Any]:
         return {
@@ -104,7 +109,7 @@ def read_media_folder(  # noqa: PLR0913
             "on_error": on_error,
         }
 
-    return Corpus(name or folder.name, source, read, skip_errors=on_error == "skip")
+    return Corpus(name or folder.name, source, read, skip_errors=on_error == "skip", kept=kept)
 
 
 def _metadata(folder: Path, table: PathLike | None) -> Path | None:
@@ -188,7 +193,7 @@ class _Rows:
         self._columns = columns
         self._file = str(columns.image)
 
-    def read(self, refuse: Refuse) -> Iterator[Row]:
+    def read(self, refuse: Refuse) -> Generator[Row]:
         for path in self._broken:
             refuse.count()
             refuse(CorpusError(broken_problem(self._folder / path)))

@@ -1,6 +1,8 @@
 """One input to a model, and the Arrow schema in which items travel."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 
@@ -47,6 +49,7 @@ class Item:
         concept: The id that semantically equivalent items share; None for an item without one.
         modality: How the model reads the item: `text`, `image` or `audio`.
         media: The image or audio clip of an `image` or `audio` item.
+        columns: Further columns that are kept beside the item, by name: int, float, bool, str, datetime or None.
     """
 
     id: str
@@ -55,6 +58,7 @@ class Item:
     concept: str | None = None
     modality: str = "text"
     media: Media | None = None
+    columns: Mapping[str, Any] | None = field(default=None, hash=False)
 
     @classmethod
     def given(cls, modality: str, media: Media, text: str = "") -> "Item":

@@ -1,17 +1,20 @@
 """Turns the rows of tables into items."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import chain, count, islice
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 from hubstore.corpus.columns import Columns
-from hubstore.corpus.corpus import Refuse
+from hubstore.corpus.corpus import Refuse, Skipped
 from hubstore.corpus.item import Item, Media
+from hubstore.corpus.kept import ColumnsChangedError, Kept, KeptReader
 from hubstore.corpus.quick import quick_item
 from hubstore.corpus.remote import sibling_url, url_of
+from hubstore.corpus.row import MISSING, Row
 from hubstore.corpus.suffixes import modality_of
 from hubstore.corpus.validate import (
     NO_LANGUAGE,
@@ -24,59 +27,15 @@ from hubstore.corpus.validate import (
 )
 from hubstore.errors import CorpusError, Parameter
 
-_MISSING: Final = object()
-_SHOWN_COLUMNS: Final = 20
-
-
-class Row(NamedTuple):
-    """A row of a table, and where it stands.
-
-    Attributes:
-        file: The table's name.
-        unit: What the number counts: "line" or "row".
-        number: The row's, from 1.
-        values: Its columns.
-        folder: What paths in it are relative to.
-    """
-
-    file: str
-    unit: str
-    number: int
-    values: Mapping[str, Any]
-    folder: Path | None = None
-
-    def place(self, column: str | None = None) -> str:
-        """Say where the row, or one of its columns, is."""
-        place = f"{self.file}, {self.unit} {self.number}"
-        return place if column is None else f"{place}, column {column!r}"
-
-    def get(self, column: str) -> Any:
-        """Return the value of a column, by its name or its dotted path; a marker where it is not there."""
-        if column in self.values:
-            return self.values[column]
-        value: Any = self.values
-        for name in column.split("."):
-            if value is None:
-                return None  # a null struct: its fields are null
-            if not isinstance(value, Mapping) or name not in value:
-                return _MISSING
-            value = value[name]
-        return value
-
-    def has(self, column: str) -> bool:
-        """Tell whether the row has the column, null or not."""
-        return self.get(column) is not _MISSING
-
-    def is_empty(self, column: str) -> bool:
-        """Tell whether the column is absent, null, white space, an empty list or a struct of nulls."""
-        value = self.get(column)
-        if isinstance(value, Mapping):
-            return all(part is None for part in value.values())
-        return value is None or value is _MISSING or value == [] or (isinstance(value, str) and not value.strip())
-
 
 def items_of(
-    rows: Iterable[Row], columns: Columns, refuse: Refuse, limit: int | None = None, *, quickly: bool = True
+    rows: Iterable[Row],
+    columns: Columns,
+    refuse: Refuse,
+    limit: int | None = None,
+    *,
+    quickly: bool = True,
+    kept: Kept | None = None,
 ) -> Iterator[Item]:
     """Turn the rows of a table into items, in order: of each row its media, then its texts.
 
@@ -86,11 +45,12 @@ def items_of(
         refuse: takes the error of a row that is not valid.
         limit: most rows to read.
         quickly: whether rows of one text that is good go a shorter way, to equal items.
+        kept: columns that the items keep.
 
     Raises:
         CorpusError: A required column is not in the first row; or, through `refuse`, a row is not valid.
     """
-    maker = ItemMaker(columns, refuse, quickly=quickly)
+    maker = ItemMaker(columns, refuse, quickly=quickly, kept=kept)
     for row in islice(rows, limit):
         yield from maker.items(row)
 
@@ -102,8 +62,9 @@ class ItemMaker:
         number: Rows so far.
     """
 
-    def __init__(self, columns: Columns, refuse: Refuse, *, quickly: bool = True) -> None:
+    def __init__(self, columns: Columns, refuse: Refuse, *, quickly: bool = True, kept: Kept | None = None) -> None:
         self.number = 0
+        self._kept = KeptReader(kept) if kept is not None and kept.types else None
         self._columns = columns
         self._refuse = refuse
         self._maker = _Maker(columns)
@@ -122,6 +83,19 @@ class ItemMaker:
         if not self._begun:
             check_columns(row, self._columns.required(row.has))
             self._begun = True
+        if self._kept is None:
+            return self._bare(row)
+        try:
+            values = self._kept.values(row)
+        except ColumnsChangedError:
+            raise
+        except CorpusError as error:
+            self._refuse(error)
+            return ()
+        return (replace(item, columns=values) for item in self._bare(row))
+
+    def _bare(self, row: Row) -> Iterable[Item]:
+        """The items of a row, without the columns that they keep."""
         if self._quick is not None and (item := self._quick(row.values)) is not None:
             return (item,)
         return self._items(row)
@@ -143,6 +117,25 @@ class ItemMaker:
                     yield item
 
 
+def kept_columns(columns: Columns, rows: Callable[[Refuse], Generator[Row]]) -> Callable[[], Kept]:
+    """What gives the columns that a corpus keeps, by its first rows, which are read when it is first called.
+
+    Args:
+        columns: which are asked for, and which make the items.
+        rows: begins to read the corpus.
+    """
+
+    @cache
+    def kept() -> Kept:
+        if not columns.keep.asked:
+            return Kept({})
+        first = rows(Refuse(Skipped(), skip_errors=True))  # what is wrong in a row is said when it is read
+        with closing(first):
+            return Kept.of(columns.keep, first, frozenset(columns.names()))
+
+    return kept
+
+
 def check_columns(row: Row, required: Iterable[tuple[str, str]]) -> None:
     """Check that a table's first row has the columns, each given with the option that names it.
 
@@ -156,7 +149,7 @@ def check_columns(row: Row, required: Iterable[tuple[str, str]]) -> None:
                 "language": ("; or give ", named["language_tag"], " for a corpus of one language"),
                 "text": ("; or name that of images or audio with ", named["image"], " or ", named["audio"]),
             }.get(option, ())
-            raise CorpusError(f"{row.file}: {_not_there(row, column)}; name another with ", named[option], *further)
+            raise CorpusError(f"{row.file}: {row.lacks(column)}; name another with ", named[option], *further)
 
 
 def checked(row: Row, column: str, problem_of: Callable[[Any], str | None]) -> Any:
@@ -166,8 +159,8 @@ def checked(row: Row, column: str, problem_of: Callable[[Any], str | None]) -> A
         CorpusError: Naming the place.
     """
     value = row.get(column)
-    if value is _MISSING:
-        raise CorpusError(f"{row.place()}: {_not_there(row, column)}")
+    if value is MISSING:
+        raise CorpusError(f"{row.place()}: {row.lacks(column)}")
     if problem := problem_of(value):
         raise CorpusError(f"{row.place(column)}: {problem}")
     return value
@@ -333,20 +326,6 @@ def _file(row: Row, column: str, path: str) -> str:
     if not os.path.isfile(found):
         raise CorpusError(f"{row.place(column)}: is {path!r}, and there is no file {found}")
     return found
-
-
-def _not_there(row: Row, column: str) -> str:
-    names = list(_leaves(row.values))
-    shown = ", ".join(names[:_SHOWN_COLUMNS]) + (", ..." if len(names) > _SHOWN_COLUMNS else "")
-    return f"there is no column {column!r}; the columns are {shown or 'none'}"
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
 
 
 class _Ids:

@@ -7,6 +7,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from hubstore.corpus.columns import Columns
+from hubstore.corpus.keep import exact_times
+from hubstore.corpus.row import Types
 from hubstore.system import temporary_folder
 
 TABLE_ROWS: Final = 1024
@@ -58,3 +61,14 @@ def arrow_tables(dataset: Any, rows: int = TABLE_ROWS) -> Iterator[pa.Table]:
 def first_line(error: BaseException) -> str:
     """Shorten another library's message to one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+
+
+def types_of(schema: pa.Schema) -> Types:
+    """The types of a table's columns by name."""
+    return dict(zip(schema.names, schema.types, strict=True))
+
+
+def with_exact_times(table: Any, columns: Columns) -> Any:
+    """A table or batch whose kept timestamps are the integers that they are stored as."""
+    keep = columns.keep
+    return exact_times(table, table.schema.names if keep.names is None else keep.names) if keep.asked else table

@@ -10,7 +10,8 @@ from hubstore.corpus.corpus import Corpus, Refuse
 from hubstore.corpus.files import File, PathLike, paths_of
 from hubstore.corpus.item import Item
 from hubstore.corpus.readers import DIALECT_OUT, Dialect, TableReader, kind_of, open_table
-from hubstore.corpus.rows import ItemMaker, Row
+from hubstore.corpus.row import Row
+from hubstore.corpus.rows import ItemMaker, kept_columns
 from hubstore.corpus.source import file_identities
 from hubstore.corpus.validate import check_options
 from hubstore.errors import CorpusError
@@ -136,11 +137,13 @@ def table_corpus(
     def tables(refuse: Refuse) -> Iterator[TableReader]:
         return (open_table(file, kind, columns, refuse, chosen) for file in files)
 
+    kept = kept_columns(columns, lambda refuse: (row for table in tables(refuse) for row in table.rows()))
+
     def read(refuse: Refuse) -> Iterator[Item]:
         return seek(refuse, 0)
 
     def seek(refuse: Refuse, start: int) -> Iterator[Item]:
-        return _items(tables(refuse), columns, refuse, limit, start)
+        return _items(tables(refuse), columns, ItemMaker(columns, refuse, kept=kept()), limit, start)
 
     def source() -> dict[str, Any]:
         return {
@@ -154,7 +157,7 @@ def table_corpus(
 
     skips = on_error == "skip"
     called = files[0].name + (f" and {len(files) - 1} more" if len(files) > 1 else "")
-    return Corpus(name or called, source, read, skips, None if skips or columns.media else seek)
+    return Corpus(name or called, source, read, skips, None if skips or columns.media else seek, kept)
 
 
 def table_rows(path: Path, columns: Columns, refuse: Refuse, dialect: Dialect) -> Iterator[Row]:
@@ -167,10 +170,9 @@ def table_rows(path: Path, columns: Columns, refuse: Refuse, dialect: Dialect) -
 
 
 def _items(
-    tables: Iterator[TableReader], columns: Columns, refuse: Refuse, limit: int | None, start: int
+    tables: Iterator[TableReader], columns: Columns, maker: ItemMaker, limit: int | None, start: int
 ) -> Iterator[Item]:
     """The items of the tables' rows, but the first `start`."""
-    maker = ItemMaker(columns, refuse)
     per_row = len(columns.texts())
     for table in tables:
         rows = table.rows()

@@ -41,7 +41,7 @@ def text_problem(value: Any) -> str | None:
         return _not_a_string(value)
     if not value or value.isspace():
         return "is empty" if not value else "holds white space only"
-    return _unicode_problem(value)
+    return unicode_problem(value)
 
 
 def language_problem(value: Any) -> str | None:
@@ -79,7 +79,7 @@ def media_problem(value: Any) -> str | None:
 def label_problem(value: Any) -> str | None:
     """Say why a value cannot be an id or a concept. Numbers can: see `label`."""
     if isinstance(value, str):
-        return _unicode_problem(value) if value.strip() else "is empty"
+        return unicode_problem(value) if value.strip() else "is empty"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return _not_a_string(value)
     if not math.isfinite(value):
@@ -144,7 +144,8 @@ def _not_a_string(value: Any) -> str:
     return f"is {_shown(value)}, a {type(value).__name__} and not a string"
 
 
-def _unicode_problem(value: str) -> str | None:
+def unicode_problem(value: str) -> str | None:
+    """Say why a string cannot be written as UTF-8."""
     if value.isascii():
         return None
     try:
@@ -155,5 +156,5 @@ def _unicode_problem(value: str) -> str | None:
 
 
 def _shown(value: Any) -> str:
-    shown = ascii(value) if isinstance(value, str) and _unicode_problem(value) else repr(value)
+    shown = ascii(value) if isinstance(value, str) and unicode_problem(value) else repr(value)
     return shown if len(shown) <= 60 else shown[:57] + "..."

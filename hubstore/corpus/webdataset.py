@@ -3,7 +3,7 @@
 import posixpath
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
@@ -16,7 +16,8 @@ from hubstore.corpus.files import PathLike, files_of, refuse_pointer
 from hubstore.corpus.item import MEMBER, Item, Media
 from hubstore.corpus.readers.jsonl import json_object
 from hubstore.corpus.remote import RemoteFile, medium_name
-from hubstore.corpus.rows import Row, items_of
+from hubstore.corpus.row import Row
+from hubstore.corpus.rows import items_of, kept_columns
 from hubstore.corpus.source import file_identities
 from hubstore.corpus.streams import first_line
 from hubstore.corpus.suffixes import modality_of
@@ -70,9 +71,13 @@ def read_webdataset(
     chosen = replace(chosen, image=chosen.image or "image", audio=chosen.audio or "audio")
     files = files_of(paths)
 
+    def rows(refuse: Refuse) -> Generator[Row]:
+        return (row for file in files for row in _rows(file, chosen, len(files) > 1, refuse))
+
+    kept = kept_columns(chosen, rows)
+
     def read(refuse: Refuse) -> Iterator[Item]:
-        rows = (row for file in files for row in _rows(file, chosen, len(files) > 1, refuse))
-        return items_of(rows, chosen, refuse, limit)
+        return items_of(rows(refuse), chosen, refuse, limit, kept=kept())
 
     def source() -> dict[str, Any]:
         return {
@@ -84,7 +89,7 @@ def read_webdataset(
         }
 
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    return Corpus(name or files[0].name + more, source, read, skip_errors=on_error == "skip")
+    return Corpus(name or files[0].name + more, source, read, skip_errors=on_error == "skip", kept=kept)
 
 
 class _Part(NamedTuple):

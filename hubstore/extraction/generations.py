@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
 from hubstore.corpus import Corpus
 from hubstore.extraction.plan import Plan, PlannedShard, PlanStart
 from hubstore.extraction.spool import ItemStream, KnownIds, id_hashes
 from hubstore.storage import Storage
+from hubstore.store.columns import ITEM_SCHEMA
 from hubstore.store.commit import Commit
 from hubstore.store.layout import commit_key
 from hubstore.store.reader import read_items
@@ -22,6 +24,9 @@ BATCH_ROWS: Final = 4096
 
 BATCHES: Final = 8
 """Of a generation at least: that it ends is known when the batch after it has been read."""
+
+
+IDS: Final = pa.schema([ITEM_SCHEMA.field("id")])
 
 
 class Generations:
@@ -97,7 +102,7 @@ class Generations:
     def known_ids(self) -> KnownIds:
         """Those of everything that is committed but for generations that are still to be planned again."""
         if self._unread:
-            hashes = [id_hashes(read_items(self._storage, commit, ["id"])["id"]) for commit in self._unread]
+            hashes = [id_hashes(read_items(self._storage, commit, IDS)["id"]) for commit in self._unread]
             self._known.add(np.concatenate(hashes))
             self._unread = []
         return self._known

@@ -6,7 +6,7 @@ partition and then by corpus order. What is in memory is a few bytes per item, n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from hubstore.errors import CorpusError, CorruptStoreError
 from hubstore.extraction.spool import Count, Hashes, ItemStream, KnownIds, Spooled, spool
 from hubstore.storage import Storage, crc32c
 from hubstore.store import Layout
+from hubstore.store.columns import named_types, stored_columns, with_columns
 from hubstore.store.dtypes import itemsize
 from hubstore.store.layout import PLAN
 from hubstore.store.records import PlanFileJson, decode_record, sealed
@@ -82,6 +83,7 @@ class Plan:
         no_concept: items without a concept.
         shards: the shards, in order.
         identity: what was asked for: settings, model and corpus; a resumed run must ask for the same.
+        columns: further columns that the items keep, [name, type] each.
     """
 
     generation: int
@@ -95,6 +97,7 @@ class Plan:
     no_concept: int
     shards: tuple[PlannedShard, ...]
     identity: Mapping[str, Any]
+    columns: Sequence[Sequence[str]] = ()
 
     def summary(self) -> dict[str, Any]:
         """What the store keeps of the plan when it is done."""
@@ -117,14 +120,15 @@ class PlannedItems:
         self._storage = storage
         self._order: npt.NDArray[np.int64] = storage.map(ORDER).view(np.int64)
         reader = pa.ipc.open_file(pa.py_buffer(storage.map(SPOOL)))
+        self._columns = [name for name in reader.schema.names if name != "data"]
         self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
         self._sizes: dict[str, npt.NDArray[np.int64]] = {}
 
     def read(self, start: int, stop: int, *, media: bool = False) -> pa.Table:
-        """Items [start, stop) of the plan's order: ITEM_SCHEMA, the bytes of media where asked for."""
+        """Items [start, stop) of the plan's order: without the bytes of media, or without the columns that are kept."""
         positions = self._order[start:stop]
-        columns = ITEM_SCHEMA.names if media else [name for name in ITEM_SCHEMA.names if name != "data"]
+        columns = ITEM_SCHEMA.names if media else self._columns
         if len(positions) and (np.diff(positions) == 1).all():  # as they lie: nothing is copied
             number = int(np.searchsorted(self._starts, positions[0], side="right")) - 1
             if positions[-1] < self._starts[number + 1]:
@@ -188,6 +192,7 @@ def make_plan(  # noqa: PLR0913
     memory_budget: int,
     generation_items: int = GENERATION_ITEMS,
     generation_bytes: int = GENERATION_BYTES,
+    columns: Mapping[str, pa.DataType] | None = None,
 ) -> Plan:
     """Spool and order the next generation of a corpus, and put the plan into the store.
 
@@ -202,6 +207,7 @@ def make_plan(  # noqa: PLR0913
         memory_budget: bytes of one shard's token rows over all layers.
         generation_items: most rows to order at once.
         generation_bytes: most bytes of media to spool at once.
+        columns: that the items keep, with their types.
 
     Raises:
         AlreadyAppended: the corpus is one of those that `start` says were appended.
@@ -211,9 +217,10 @@ def make_plan(  # noqa: PLR0913
     """
     known = known_ids if isinstance(known_ids, KnownIds) else KnownIds(known_ids)
     stream = batches if isinstance(batches, ItemStream) else ItemStream(batches)
+    schema = with_columns(ITEM_SCHEMA, columns or {})
     most, most_bytes = (generation_items, generation_bytes) if start.rows is None else (start.rows, np.inf)
     with storage.scratch(SPOOL) as path:
-        spooled = spool(path, storage, stream, count, most, most_bytes)
+        spooled = spool(path, storage, stream, count, most, most_bytes, schema)
         if not spooled.items:  # an empty corpus raises by itself
             raise NoItemsError(spooled.skipped)
         if start.fingerprint not in (None, spooled.fingerprint):
@@ -249,6 +256,7 @@ def make_plan(  # noqa: PLR0913
         no_concept=without,
         shards=tuple(shards),
         identity=identity,
+        columns=named_types(columns or {}),
     )
     storage.write(PLAN, _encode(plan, files))
     known.planned = spooled.ids
@@ -281,8 +289,8 @@ def _items_problem(storage: Storage, plan: Plan) -> str | None:
     rows = 0
     try:
         reader = pa.ipc.open_file(pa.py_buffer(storage.map(SPOOL)))
-        if reader.schema != ITEM_SCHEMA:
-            return "it has other columns than items"
+        if reader.schema != with_columns(ITEM_SCHEMA, stored_columns(plan.columns)):
+            return "it has other columns than its items"
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
             batch.validate(full=True)
@@ -383,5 +391,6 @@ def _encode(plan: Plan, files: Mapping[str, int]) -> bytes:
         **plan.summary(),
         "shards": [[s.shard, s.start, s.stop, s.first_token_shard, s.tokens] for s in plan.shards],
         "identity": plan.identity,
+        **({"columns": plan.columns} if plan.columns else {}),
     }
     return sealed({"plan": content, "files": dict(files)})

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from hubstore.corpus import ITEM_SCHEMA
 from hubstore.errors import CorpusError
 from hubstore.extraction.plan import Plan, PlannedItems, PlannedShard
 from hubstore.extraction.readers import LAY_OUT, submit_items
@@ -127,7 +128,9 @@ class _ShardMetadata:
             "media_ranges": pa.array(self.media, pa.list_(pa.int32())),
         }
         shown = table.select(["id"]).append_column("data", pa.array(self.previews, pa.binary())) if previews else None
-        for name, column in columns.items():
+        kept = table.drop_columns([name for name in ITEM_SCHEMA.names if name in table.column_names])
+        table = table.drop_columns(kept.column_names)
+        for name, column in (*columns.items(), *zip(kept.column_names, kept.columns, strict=True)):
             table = table.append_column(name, column)
         if not self.broken:
             return ShardEnd(table, None, _with_previews(shown))

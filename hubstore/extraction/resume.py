@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from hubstore.corpus import Corpus, same_source
-from hubstore.errors import CorruptStoreError, StoreError, StoreExistsError
+from hubstore.errors import CorruptStoreError, Parameter, StoreError, StoreExistsError
 from hubstore.extraction.plan import Plan, discard_plan, load_plan
 from hubstore.extraction.settings import Settings, is_older
 from hubstore.storage import Location, Storage
 from hubstore.store import Layout, write_metadata
 from hubstore.store.attributes import read_attributes
+from hubstore.store.columns import stored_columns, type_name
 from hubstore.store.commit import Commit, read_commits
 from hubstore.store.layout import ROOT, commit_key
 from hubstore.store.unfinished import Unfinished, unfinished_corpus, with_shards
@@ -127,6 +128,44 @@ def fingerprints_of_appended(attributes: Mapping[str, Any]) -> frozenset[str]:
     """Those of the corpora that were appended to a store in one generation each, and are whole."""
     generations = (entry["generations"] for entry in attributes["corpora"][1:] if not entry["more"])
     return frozenset(one[0]["fingerprint"] for one in generations if len(one) == 1 and one[0]["fingerprint"])
+
+
+def check_columns(root: Location, attributes: Mapping[str, Any], corpus: Corpus, number: int) -> None:
+    """Hold the columns that a corpus keeps against those that the store has had from its beginning.
+
+    Args:
+        root: of the store.
+        attributes: attributes.hubstore of its root.
+        corpus: whose items are extracted into it.
+        number: of the corpus among the store's.
+
+    Raises:
+        StoreError: the corpus has another column, or one of another type; or the store keeps some, and it was not said
+            which of them an appended corpus has.
+    """
+    stored, asked = stored_columns(attributes.get("columns", [])), corpus.columns
+    for name, kind in asked.items():
+        if name not in stored:
+            kept = f"it keeps {', '.join(stored)}" if stored else "it keeps none"
+            raise StoreError(
+                f"{root} was begun without a column {name!r}; {kept}, and what is appended can keep no other: name "
+                "those with ",
+                Parameter("keep_columns", "..."),
+                ", or extract the store again",
+            )
+        if stored[name] != kind:
+            raise StoreError(
+                f"{corpus.name}: column {name!r} is {type_name(kind)}, and {root} keeps it as "
+                f"{type_name(stored[name])}; say so with ",
+                Parameter("keep_columns", f"{name}:{type_name(stored[name])}"),
+            )
+    if number and stored and not asked and not corpus.keeps_said:
+        raise StoreError(
+            f"{root} keeps the columns {', '.join(stored)} beside its items; say which of them {corpus.name} has with ",
+            Parameter("keep_columns", ",".join(stored)),
+            ", or that it has none with ",
+            Parameter("keep_columns", "none"),
+        )
 
 
 def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:

@@ -28,7 +28,14 @@ from hubstore.extraction.plan import (
 )
 from hubstore.extraction.prepare import Work
 from hubstore.extraction.readers import processes_for, reading_processes, start_for
-from hubstore.extraction.resume import Begun, begin_append, begin_extract, fingerprints_of_appended, is_described
+from hubstore.extraction.resume import (
+    Begun,
+    begin_append,
+    begin_extract,
+    check_columns,
+    fingerprints_of_appended,
+    is_described,
+)
 from hubstore.extraction.settings import ResolvedSettings, Settings
 from hubstore.extraction.token_counts import TokenCounts
 from hubstore.extraction.workers import Engine
@@ -39,6 +46,7 @@ from hubstore.reading.processes import ReadingProcesses
 from hubstore.storage import Location, Storage, Url
 from hubstore.store import DTYPES, Layout, StoreReader, write_metadata
 from hubstore.store.attributes import read_attributes, write_root
+from hubstore.store.columns import named_types
 from hubstore.store.commit import read_commits
 from hubstore.store.files import store_files
 from hubstore.store.layout import HIDDEN, ROOT
@@ -201,6 +209,7 @@ class _Job:
             job = replace(self, layout=Layout.from_json(begun.attributes))
             for key, content in wrong_metadata(self.storage, job.layout, begun.attributes, begun.commits):
                 self.storage.write(key, content)
+            check_columns(self.storage.root, begun.attributes, self.corpus, begun.number)
         rows = job.layout.shard_rows
         generations = Generations(
             self.storage, self.corpus, begun.entry, begun.commits, rows, begun.plan, self.generation_items
@@ -288,6 +297,7 @@ class _Job:
                     count=count if "tokens" in self.layout.poolings else None,
                     memory_budget=self.settings.memory_budget,
                     generation_items=self.generation_items,
+                    columns=self.corpus.columns,
                 )
             except AlreadyAppended:
                 return None
@@ -343,6 +353,7 @@ class _Job:
                 "model": dict(self.model.identity),
                 "settings": self.settings.to_json(),
                 "hubstore": hubstore.version.__version__,
+                **({"columns": named_types(self.corpus.columns)} if self.corpus.columns else {}),
             }
         )
         attributes |= described_checks({**checks_of(attributes), **checks})

@@ -30,7 +30,7 @@ class ItemStream(Iterator[pa.RecordBatch]):
     """One pass over a corpus: a generation takes its items, and the next goes on where that ended.
 
     Args:
-        batches: of `ITEM_SCHEMA`, in corpus order.
+        batches: of the corpus's schema, in corpus order.
     """
 
     def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
@@ -117,7 +117,13 @@ def id_hashes(ids: Any) -> Hashes:
 
 
 def spool(
-    path: Path, storage: Storage, stream: ItemStream, count: Count | None, most: int, most_bytes: float
+    path: Path,
+    storage: Storage,
+    stream: ItemStream,
+    count: Count | None,
+    most: int,
+    most_bytes: float,
+    schema: pa.Schema = ITEM_SCHEMA,
 ) -> Spooled:
     """Take a generation's items from a stream, and spool them.
 
@@ -131,10 +137,11 @@ def spool(
         count: see `Count`; None where tokens are not counted.
         most: rows.
         most_bytes: of media that travel with their items.
+        schema: of the stream: ITEM_SCHEMA, and the columns that items keep.
     """
     taken = _Taken()
     read, size, limit = 0, 0, most
-    with _spool_writer(path, storage) as write:
+    with _spool_writer(path, storage, schema) as write:
         while (batch := next(stream, None)) is not None:
             sizes = _media_sizes(batch)
             fitting = len(batch) if sizes is None else int(np.searchsorted(size + sizes, most_bytes, side="right"))
@@ -211,12 +218,16 @@ def _media_sizes(batch: pa.RecordBatch) -> npt.NDArray[np.int64] | None:
 
 
 def _contents(batch: pa.RecordBatch) -> Iterator[Any]:
-    """What the fingerprint is of, in portions: a text's fields, and beside them the name and digest of a medium.
+    """What the fingerprint is of, in portions: an item's fields and the columns that it keeps, each value behind "=";
+    and beside them the name and digest of a medium.
 
     Fields are separated by 1F and items ended by 1E, whatever the portions: stores keep the fingerprint.
     """
     columns = [batch.column(name).cast(pa.large_binary()) for name in ("id", "concept", "language", "modality", "text")]
-    between, after, nothing = (pa.scalar(value, pa.large_binary()) for value in (b"\x1f", b"\x1e", b""))
+    between, after, nothing, valued = (pa.scalar(value, pa.large_binary()) for value in (b"\x1f", b"\x1e", b"", b"="))
+    for column in batch.columns[len(ITEM_SCHEMA) :]:
+        value = column.cast(pa.string()).cast(pa.large_binary())
+        columns.append(pc.binary_join_element_wise(valued, value, nothing))
     identity = pc.binary_join_element_wise(*columns, between, null_handling="replace")
     if batch.column("media").null_count == len(batch):
         yield _bytes_of(pc.binary_join_element_wise(identity, nothing, after))
@@ -236,7 +247,7 @@ def _bytes_of(column: Any) -> memoryview:
 
 
 @contextlib.contextmanager
-def _spool_writer(path: Path, storage: Storage) -> Iterator[Callable[[pa.RecordBatch], None]]:
+def _spool_writer(path: Path, storage: Storage, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
     """What writes a batch to the spool. What reading the batches raises stays as it is."""
 
     @contextlib.contextmanager
@@ -253,7 +264,7 @@ def _spool_writer(path: Path, storage: Storage) -> Iterator[Callable[[pa.RecordB
     with refusing():
         path.parent.mkdir(parents=True, exist_ok=True)
         sink = pa.OSFile(str(path), "wb")
-        writer = pa.ipc.new_file(sink, ITEM_SCHEMA)
+        writer = pa.ipc.new_file(sink, schema)
 
     def write(batch: pa.RecordBatch) -> None:
         with refusing():

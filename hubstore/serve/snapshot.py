@@ -240,14 +240,15 @@ class Snapshot(StoreReader):
         self._older_indexes = dict(previous._indexes)
         self._lens = previous._lens
         known = [commit.digest for commit in previous.commits]
-        if [commit.digest for commit in self.commits[: len(known)]] != known:
+        if [commit.digest for commit in self.commits[: len(known)]] != known or self.columns != previous.columns:
             return
         if len(self.commits) == len(known):
             names = ("items", "lookup", "has_preview", "partitions")
             self.__dict__ |= {name: previous.__dict__[name] for name in names if name in previous.__dict__}
             return
         if "items" in previous.__dict__:
-            newer = [read_items(self.storage, commit) for commit in self.commits[len(known) :]]
+            schema = self.item_schema
+            newer = [read_items(self.storage, commit, schema) for commit in self.commits[len(known) :]]
             self.__dict__["items"] = pa.concat_tables(
                 [previous.items, *newer], promote_options="default"
             ).combine_chunks()

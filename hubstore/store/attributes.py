@@ -10,6 +10,7 @@ from msgspec import convert
 from hubstore.decoding import decode_object, one_line
 from hubstore.errors import CorruptStoreError, StoreError, StoreFormatError, StoreNotFoundError
 from hubstore.storage import Location, Storage
+from hubstore.store.columns import stored_columns
 from hubstore.store.layout import FORMAT, ROOT, content_digest, group_metadata
 from hubstore.store.records import MOST_SHARDS, ROOT_FIELDS, ProvenanceJson, RootJson, check_digest, is_canonical
 
@@ -99,6 +100,7 @@ def _check(content: Mapping[str, Any]) -> None:
     """ValueError where the attributes are of no store that can be."""
     root = convert(content, RootJson, strict=True)
     convert(content, ProvenanceJson, strict=True)
+    stored_columns(content.get("columns", []))
     for name in ("layers", "poolings"):
         if len(set(root[name])) < len(root[name]):
             raise ValueError(f"its {name} name one twice")

@@ -18,6 +18,7 @@ from hubstore.errors import CorruptStoreError, QueryError
 from hubstore.storage import FileRecord, Location, Storage, Url, location
 from hubstore.storage.location import shell_word
 from hubstore.store.attributes import read_attributes
+from hubstore.store.columns import ITEM_SCHEMA, stored_columns, with_columns
 from hubstore.store.commit import Commit, read_commits
 from hubstore.store.files import store_files
 from hubstore.store.layout import PLAN, Layout, items_key, previews_key
@@ -31,21 +32,6 @@ if TYPE_CHECKING:  # describing a store needs no torch
     import torch
 
     from hubstore.store.states import HiddenStates
-
-ITEM_SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("concept", pa.string()),
-        pa.field("language", pa.string(), nullable=False),
-        pa.field("modality", pa.string(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("media", pa.string()),
-        pa.field("tokens", pa.int32()),
-        pa.field("truncated", pa.bool_()),
-        pa.field("media_ranges", pa.list_(pa.int32())),
-    ]
-)
-"""An item table's columns. `media` is where an image or audio clip is, `media_ranges` bounds of its tokens."""
 
 NO_ITEMS = pa.Table.from_batches([], ITEM_SCHEMA)  # `empty_table` would import pandas
 
@@ -74,6 +60,7 @@ class StoreReader(LayersAndPoolings):
         self.storage = storage or store_files(self.path)
         self.attributes: Mapping[str, Any] = read_attributes(self.storage)
         self.layout = Layout.from_json(self.attributes)
+        self.columns: Mapping[str, pa.DataType] = stored_columns(self.attributes.get("columns", []))
         self.commits = read_commits(self.storage, self.layout)
         self.partition_means: dict[tuple[str, str, str], torch.Tensor] = {}  # see `hubstore.query.centered`
         self._read_previews: tuple[int, pa.Table] = -1, NO_ITEMS
@@ -119,16 +106,22 @@ class StoreReader(LayersAndPoolings):
         """SHA-256 over the commits' digests: changes when, and only when, the store's content does."""
         return hashlib.sha256("".join(commit.digest for commit in self.commits).encode()).hexdigest()
 
+    @property
+    def item_schema(self) -> pa.Schema:
+        """Of `items`: ITEM_SCHEMA, and the columns of one's own that the store keeps."""
+        return with_columns(ITEM_SCHEMA, self.columns)
+
     @cached_property
     def items(self) -> pa.Table:
-        """One row per item, in position order: NO_ITEMS has its columns."""
-        keys = [items_key(commit.shard) for commit in self.commits]
+        """One row per item, in position order; `item_schema` has its columns."""
+        keys, schema = [items_key(commit.shard) for commit in self.commits], self.item_schema
         read = zip(self.commits, self.storage.read_many(keys), strict=True)
-        tables = [_item_table(self.storage, commit, data) for commit, data in read]
+        tables = [_item_table(self.storage, commit, data, schema) for commit, data in read]
         if not tables:
             raise CorruptStoreError(f"{self.path} has no committed shard yet; run the extraction again to go on")
-        # Stores of texts that are older than media have no columns for them.
-        return pa.concat_tables([NO_ITEMS, *tables], promote_options="default").combine_chunks()
+        # Stores of texts that are older than media have no columns for them, nor have appended items of others'.
+        empty = pa.Table.from_batches([], schema)
+        return pa.concat_tables([empty, *tables], promote_options="default").combine_chunks()
 
     def preview(self, item: str) -> bytes | None:
         """The thumbnail (WebP) or clip of an item; None where none is kept. QueryError when there is no such item."""
@@ -234,24 +227,24 @@ class StoreReader(LayersAndPoolings):
         return ranges
 
 
-def read_items(storage: Storage, commit: Commit, columns: list[str] | None = None) -> pa.Table:
-    """The item table of one shard."""
-    return _item_table(storage, commit, storage.read(items_key(commit.shard)), columns)
+def read_items(storage: Storage, commit: Commit, schema: pa.Schema = ITEM_SCHEMA) -> pa.Table:
+    """The item table of one shard; see `decode_items`."""
+    return _item_table(storage, commit, storage.read(items_key(commit.shard)), schema)
 
 
 def decode_items(
-    data: bytes, commit: Commit, where: Location | str, remedy: str, columns: list[str] | None = None
+    data: bytes, commit: Commit, where: Location | str, remedy: str, schema: pa.Schema = ITEM_SCHEMA
 ) -> pa.Table:
-    """The item table of a shard in its file, or some of its columns; CorruptStoreError where its commit says another.
+    """The item table of a shard in its file; CorruptStoreError where its commit says another.
 
     Args:
         data: the file.
         commit: of the shard.
         where: names the file in messages.
         remedy: follows what is wrong.
-        columns: None is all.
+        schema: the columns to read, of those that are there, with their types; no others are decoded.
     """
-    table = decode_table(data, where, remedy, columns, rows=commit.items, schema=NO_ITEMS.schema)
+    table = decode_table(data, where, remedy, schema.names, rows=commit.items, schema=schema)
     tokens = table["tokens"].to_numpy() if commit.tokens and "tokens" in table.column_names else None
     if tokens is not None and not ((tokens >= 0).all() and tokens.sum() == commit.tokens):
         what = f"counts other tokens than the {commit.tokens} that were committed"
@@ -267,10 +260,10 @@ def read_previews(storage: Storage, commit: Commit, columns: list[str] | None = 
     return decode_table(data, storage.root / key, _remedy(storage), columns, schema=PREVIEWS)
 
 
-def _item_table(storage: Storage, commit: Commit, data: bytes, columns: list[str] | None = None) -> pa.Table:
+def _item_table(storage: Storage, commit: Commit, data: bytes, schema: pa.Schema) -> pa.Table:
     key = items_key(commit.shard)
     _check_record(storage, key, data, commit)
-    return decode_items(data, commit, storage.root / key, _remedy(storage), columns)
+    return decode_items(data, commit, storage.root / key, _remedy(storage), schema)
 
 
 def _check_record(storage: Storage, key: str, data: bytes, commit: Commit) -> None:

@@ -189,9 +189,14 @@ class RootJson(TypedDict):
     compressor: Literal["none", "blosc-lz4-bitshuffle"]
 
 
+ColumnJson = tuple[Annotated[str, Meta(min_length=1, max_length=200)], Annotated[str, Meta(max_length=100)]]
+"""Name and type of a kept column; see `hubstore.store.columns`."""
+
+
 class ProvenanceJson(TypedDict, total=False):
     """What `attributes.hubstore` may have besides."""
 
+    columns: Annotated[list[ColumnJson], Meta(max_length=256)]
     model: ModelJson
     settings: SettingsJson
     self_check: CheckJson | None
@@ -291,6 +296,7 @@ class PlanJson(Struct, frozen=True, forbid_unknown_fields=True):
     shards: Annotated[list[tuple[ShardNumber, Count, Count, ShardNumber, Count]], Meta(min_length=1)]
     identity: dict[str, Any]
     skipped: Count = 0
+    columns: Annotated[list[ColumnJson], Meta(max_length=256)] = []
 
 
 class PlanFileJson(Struct, frozen=True, forbid_unknown_fields=True):

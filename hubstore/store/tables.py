@@ -52,6 +52,8 @@ def decode_table(
         with parquet_file(data) as file:
             _check(file, schema, columns)
             table = _read(file, content, columns, FREE_BYTES + MOST_TIMES * len(data))
+        if columns is not None:
+            table = table.select([name for name in columns if name in table.column_names])
         for field in schema or ():
             if not field.nullable and field.name in table.column_names and table[field.name].null_count:
                 raise ValueError(f"its column {field.name!r} has a null")
@@ -81,7 +83,10 @@ def _read(file: pq.ParquetFile, content: ParquetContent, columns: Sequence[str] 
 
     A value that a column has again and again stands in its file once, and may be as large as all of the column there.
     """
-    selected = [chunk for chunk in content.chunks if columns is None or chunk.name in columns]
+    within = (
+        None if columns is None else tuple(f"{name}." for name in columns)
+    )  # Arrow reads "a.b" where it is told "a"
+    selected = [chunk for chunk in content.chunks if within is None or f"{chunk.name}.".startswith(within)]
     values = VALUE_BYTES * sum(chunk.values for chunk in selected)
     largest = max((chunk.size for chunk in selected), default=0)
     if values > most or largest > most:

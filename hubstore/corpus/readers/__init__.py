@@ -10,7 +10,7 @@ from hubstore.corpus.readers.array import JsonArray, is_array
 from hubstore.corpus.readers.delimited import DIALECT_OUT, Delimited, Dialect
 from hubstore.corpus.readers.jsonl import JsonLines
 from hubstore.corpus.readers.parquet import ParquetTable
-from hubstore.corpus.rows import Row
+from hubstore.corpus.row import Row
 from hubstore.corpus.suffixes import format_suffix
 from hubstore.errors import CorpusError
 

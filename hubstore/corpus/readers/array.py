@@ -12,7 +12,7 @@ from hubstore.corpus.corpus import Refuse
 from hubstore.corpus.files import File
 from hubstore.corpus.readers.jsonl import TOO_DEEP, checked_object
 from hubstore.corpus.readers.lines import BLOCK, raw_blocks
-from hubstore.corpus.rows import Row
+from hubstore.corpus.row import Row
 from hubstore.errors import CorpusError
 
 _SPACE: Final = " \t\r\n"

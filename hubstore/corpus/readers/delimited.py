@@ -11,7 +11,7 @@ from hubstore.corpus.columns import Columns
 from hubstore.corpus.corpus import Refuse
 from hubstore.corpus.files import File
 from hubstore.corpus.readers.lines import NotUtf8Error, decoded, raw_lines
-from hubstore.corpus.rows import Row
+from hubstore.corpus.row import AS_TEXT, Row
 from hubstore.corpus.suffixes import format_suffix
 from hubstore.errors import CorpusError, Parameter
 
@@ -104,7 +104,7 @@ class Delimited:
         for fields in self._records:
             self._number += 1
             if len(fields) == width:
-                yield Row(name, "row", self._number, dict(zip(header, fields, strict=True)), folder)
+                yield Row(name, "row", self._number, dict(zip(header, fields, strict=True)), folder, AS_TEXT)
             else:
                 remedy = "; quote fields that hold the delimiter, or name another with "
                 count = f"{len(fields)} fields" if len(fields) > 1 else "1 field"

@@ -9,7 +9,7 @@ from hubstore.corpus.columns import Columns
 from hubstore.corpus.corpus import Refuse
 from hubstore.corpus.files import File
 from hubstore.corpus.readers.lines import NotUtf8Error, decoded, raw_lines
-from hubstore.corpus.rows import Row
+from hubstore.corpus.row import Row
 from hubstore.decoding import is_nested
 from hubstore.errors import CorpusError
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from hubstore.corpus.columns import Columns
 from hubstore.corpus.files import File, refuse_pointer
-from hubstore.corpus.rows import Row
-from hubstore.corpus.streams import MEDIA_ROWS, TABLE_ROWS, first_line
+from hubstore.corpus.row import Row
+from hubstore.corpus.streams import MEDIA_ROWS, TABLE_ROWS, first_line, types_of, with_exact_times
 from hubstore.errors import CorpusError
 from hubstore.parquet import row_group_rows
 
@@ -54,14 +54,15 @@ class ParquetTable:
         name = self._file.name
         try:
             with self._open() as (opened, groups):
-                columns = self._columns.needed(self._names(opened))
+                names, types = self._names(opened), types_of(opened.schema_arrow)
+                columns = self._columns.needed(names, types)
                 left = range(self._pass_over(groups), len(groups))
                 for batch in opened.iter_batches(rows, row_groups=left, columns=columns):
                     passed = min(max(self._start - self._number, 0), len(batch))
                     self._number += passed
-                    for values in batch.slice(passed).to_pylist():
+                    for values in with_exact_times(batch.slice(passed), self._columns).to_pylist():
                         self._number += 1
-                        yield Row(name, "row", self._number, values, folder)
+                        yield Row(name, "row", self._number, values, folder, types)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._unreadable(error) from error
 
@@ -80,7 +81,8 @@ class ParquetTable:
 
     def _names(self, opened: Any) -> list[str]:
         names: list[str] = opened.schema_arrow.names
-        twice = next((name for name in self._columns.needed(names) if names.count(name) > 1), None)
+        needed = self._columns.needed(names, types_of(opened.schema_arrow))
+        twice = next((name for name in needed if names.count(name) > 1), None)
         if twice is not None:
             raise CorpusError(f"{self._file}: has the column {twice!r} twice; rename one")
         return names

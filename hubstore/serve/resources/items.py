@@ -49,6 +49,7 @@ class ItemInfo(BaseModel):
     media: str | None = Field(description="Name of the image's or audio's file.")
     tokens: int | None
     truncated: bool | None
+    columns: dict[str, Any] = Field(description="Further columns that the store keeps of its items.")
     preview: bool = Field(description="Whether there is a thumbnail or a clip of it.")
     position: int
     equivalents: list[str] = Field(description="Other items of its concept, 200 at most.")
@@ -121,7 +122,8 @@ async def item(context: Context, params: Annotated[ItemParams, Query()]) -> Resp
     def found() -> ItemInfo:
         positions = snapshot.positions([params.id])
         fields: dict[str, Any] = table_of(snapshot, positions).to_pylist()[0]
-        return ItemInfo(**fields, equivalents=_equivalents(snapshot, int(positions[0])))
+        columns = {name: fields.pop(name) for name in snapshot.columns}
+        return ItemInfo(**fields, columns=columns, equivalents=_equivalents(snapshot, int(positions[0])))
 
     return await context.record(found)
 
@@ -230,8 +232,8 @@ def _original(context: RequestContext, name: str) -> Callable[[], bytes]:
 
 
 def table_of(snapshot: Snapshot, positions: Positions) -> pa.Table:
-    """The items at `positions`, with their previews' being and their positions."""
-    table = snapshot.items.select(list(COLUMNS)).take(pa.array(positions))
+    """The items at `positions` with the columns that are kept, their previews' being and their positions."""
+    table = snapshot.items.select([*COLUMNS, *snapshot.columns]).take(pa.array(positions))
     table = table.set_column(COLUMNS.index("media"), "media", file_names(table["media"]))
     table = table.append_column("preview", pa.array(previews(snapshot, positions)))
     return table.append_column("position", pa.array(positions))
