@@ -25,6 +25,9 @@ FEWEST_COMPARED = 12
 MOST_SEARCH_EFFORT = 2**31 - 1
 """What FAISS holds."""
 
+MOST_WHERE = 10_000
+"""Characters of a condition."""
+
 
 def option(
     default: Any, meaning: str, *, flags: tuple[str, ...] | None = (), typed: Any = None, http: bool = True
@@ -90,6 +93,12 @@ class SearchOptions:
     concepts: tuple[str, ...] | None = option(
         None, "Only items of this concept.", flags=("--concept",), typed=list[str] | None
     )
+    where: str | None = option(
+        None,
+        "Only items for which this is true: \"year >= 2019 and source in ('wiki', 'news')\"; kept columns, language, "
+        "modality, concept, ...",
+        flags=("--where",),
+    )
     exclude_same_language: bool = option(
         False, "No items in the query's own language.", flags=("--exclude-same-language",)
     )
@@ -121,13 +130,17 @@ class SearchOptions:
             )
         for name in ("languages", "modalities", "concepts"):
             put[name] = strings(name, getattr(self, name))
+        if self.where is not None and not (isinstance(self.where, str) and self.where.strip()):
+            raise QueryError(f'where is {self.where!r}; give a condition such as "year >= 2019", or leave it out')
+        if self.where is not None and len(self.where) > MOST_WHERE:
+            raise QueryError(f"where has {len(self.where):,} characters; {MOST_WHERE:,} are the most")
         if not isinstance(self.query_languages, str):
             put["query_languages"] = strings("query_languages", self.query_languages)
         _set(self, put)
 
     def filters(self) -> dict[str, Any]:
         """What decides which items may answer."""
-        names = ("languages", "modalities", "concepts", "exclude_same_language", "exclude_self")
+        names = ("languages", "modalities", "concepts", "where", "exclude_same_language", "exclude_self")
         return {name: getattr(self, name) for name in names}
 
 

@@ -57,8 +57,8 @@ class CorpusOptions:
         str | None,
         typer.Option(
             "--keep-columns",
-            help="Further columns to keep in the item tables, for filters: year,source or, with a type, year:int64; all; "
-            "none.",
+            help="Further columns to keep in the item tables, for filters: year,source or, with a type, year:int64; "
+            "all; none.",
         ),
     ] = None
     metadata: Annotated[

@@ -132,7 +132,11 @@ def supported(kind: pa.DataType) -> pa.DataType | None:
 
 
 def type_of_values(values: Iterable[Any]) -> pa.DataType | None:
-    """The type that Python values have; None where all are None. ValueError for several, or for one that is not kept."""
+    """The type that Python values have; None where all are None.
+
+    Raises:
+        ValueError: they have several types, or one that is not kept.
+    """
     kinds = {type(value) for value in values if value is not None}
     if kinds == {int, float}:
         kinds = {float}

@@ -56,7 +56,7 @@ class Kept:
             return cls({name: keep.types.get(name, pa.string()) for name in keep.names or ()})
         names = keep.names
         if names is None:
-            names = tuple(dict.fromkeys(name for row in sample for name in (*(row.schema or ()), *row.values)))
+            names = tuple(dict.fromkeys(name for row in sample for name in row.columns))
             names = tuple(name for name in names if name not in used and name not in RESERVED)
         types = {}
         for name in names:
@@ -75,7 +75,7 @@ class KeptReader:
 
     def __init__(self, kept: Kept) -> None:
         self._kept = kept
-        self._file: tuple[str, Any] | None = None
+        self._file: tuple[str, Types | None] = "", None
 
     def values(self, row: Row) -> dict[str, Any]:
         """The row's values by column, as `pyarrow.array` takes them.
@@ -84,7 +84,7 @@ class KeptReader:
             CorpusError: naming file, row and column: a value is not of the column's type, or they are too large. That a
                 file lacks a column, or has it of another type, is a `ColumnsChangedError`.
         """
-        if row.schema is not None and (row.file, row.schema) != self._file:
+        if row.schema is not None and not (self._file[1] is row.schema and self._file[0] == row.file):
             self._check_file(row)
             self._file = row.file, row.schema
         found, size = {}, 0
@@ -94,8 +94,8 @@ class KeptReader:
                 value = converted(value, kind, declared=name in self._kept.declared, text=row.is_text)
             except ValueError as error:
                 raise CorpusError(
-                    f"{row.place(name)}: {error}, and the column is {type_name(kind)} in its first rows; if it has "
-                    "other values too, say its type: ",
+                    f"{row.place(name)}: {error}, and the column is kept as {type_name(kind)}; if it has other "
+                    "values too, say its type: ",
                     Parameter("keep_columns", f"{name}:string"),
                 ) from None
             size += len(value.encode()) if isinstance(value, str) else 8
@@ -113,7 +113,7 @@ class KeptReader:
         for name, kind in self._kept.types.items():
             if not row.has(name):
                 raise ColumnsChangedError(f"{row.file}: there is no column {name!r}, which is to be kept; ", *_naming())
-            found = None if row.is_text else type_at(row.schema or {}, name)
+            found = type_at(row.schema or {}, name) if row.is_typed else None
             if found is None or name in self._kept.declared:
                 continue
             if supported(found) != kind and not pa.types.is_null(found):
@@ -166,7 +166,7 @@ def _type_of(name: str, sample: Sequence[Row], *, strict: bool) -> pa.DataType |
         _require_there(name, sample)
     first = sample[0]
     problem = None
-    said = None if first.schema is None or first.is_text else type_at(first.schema, name)
+    said = type_at(first.schema or {}, name) if first.is_typed else None
     if said is not None and not pa.types.is_null(said):
         found = supported(said)
         problem = None if found is not None else f"is of {said}, which is not kept"

@@ -1,6 +1,6 @@
 """A row of a table, as its reader found it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -42,6 +42,16 @@ class Row(NamedTuple):
         """Whether values are texts that may stand for numbers."""
         return self.schema is AS_TEXT
 
+    @property
+    def is_typed(self) -> bool:
+        """Whether the schema says the types of the columns."""
+        return self.schema is not None and not self.is_text
+
+    @property
+    def columns(self) -> Iterable[str]:
+        """The names of the table's columns, as far as they are known."""
+        return self.schema if self.schema is not None and not self.is_text else self.values
+
     def place(self, column: str | None = None) -> str:
         """Say where the row, or one of its columns, is."""
         place = f"{self.file}, {self.unit} {self.number}"
@@ -66,7 +76,7 @@ class Row(NamedTuple):
 
     def lacks(self, column: str) -> str:
         """Say that a column is not there, and which are."""
-        names = list(self.schema) if self.schema and not self.is_text else list(_leaves(self.values))
+        names = list(self.columns) if self.is_typed else list(_leaves(self.values))
         shown = ", ".join(names[:_SHOWN_COLUMNS]) + (", ..." if len(names) > _SHOWN_COLUMNS else "")
         return f"there is no column {column!r}; the columns are {shown or 'none'}"
 

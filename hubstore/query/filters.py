@@ -1,4 +1,4 @@
-"""Filters of a search: languages, modalities and concepts as allowed positions."""
+"""Filters of a search: languages, modalities, concepts and conditions as allowed positions."""
 
 from __future__ import annotations
 
@@ -12,14 +12,28 @@ import pyarrow.compute as pc
 from hubstore.errors import QueryError
 from hubstore.index import Allowed
 from hubstore.options import SearchOptions
+from hubstore.query.where import positions_where
 from hubstore.store import StoreReader
 
 NAMES_SHOWN = 20
 NAMES_COMPARED = 50_000
 
 
-def allowed_items(store: StoreReader, options: SearchOptions, query_language: str | None) -> Allowed:
+def items_where(store: StoreReader, where: str | None) -> Allowed | None:
+    """The items for which a condition is true; None without one. QueryError where it is none, naming the place."""
+    return None if where is None else Allowed.from_positions(positions_where(store.items, where))
+
+
+def allowed_items(
+    store: StoreReader, options: SearchOptions, query_language: str | None, passing: Allowed | None = None
+) -> Allowed:
     """The items that may answer a query in `query_language` (None: unknown, or of no matter).
+
+    Args:
+        store: of the items.
+        options: with the filters.
+        query_language: of the query.
+        passing: the items for which `options.where` is true, where there is one; see `items_where`.
 
     Raises:
         QueryError: a language, modality or concept that the store does not have, or filters that leave no item.
@@ -37,6 +51,8 @@ def allowed_items(store: StoreReader, options: SearchOptions, query_language: st
     allowed = Allowed.from_ranges([bounds for partition in chosen for bounds in partition.ranges])
     if options.concepts is not None:
         allowed = allowed & _of_concepts(store, options.concepts)
+    if passing is not None:
+        allowed = allowed & passing
     if allowed.size == 0:
         raise QueryError(_nothing_left(store, options, query_language))
     return allowed
@@ -45,6 +61,8 @@ def allowed_items(store: StoreReader, options: SearchOptions, query_language: st
 def _nothing_left(store: StoreReader, options: SearchOptions, query_language: str | None) -> str:
     named = {"language": options.languages, "modality": options.modalities, "concept": options.concepts}
     filters = [f"{name} {', '.join(values)}" for name, values in named.items() if values is not None]
+    if options.where is not None:
+        filters.append(f"where {options.where}")
     if options.exclude_same_language:
         filters.append(f"not in the query's language {query_language}")
     present = shown(store.partitions)

@@ -21,7 +21,7 @@ from hubstore.errors import Parameter, QueryError
 from hubstore.index import Allowed, SearchableLayer, load_or_exact
 from hubstore.options import SearchOptions, refuse_others, strings, take
 from hubstore.query.centered import CenteredLayer, centered_queries, origins
-from hubstore.query.filters import allowed_items
+from hubstore.query.filters import allowed_items, items_where
 from hubstore.query.queries import Encoder, Queries, Vectors, from_ids, from_items, from_vectors, query_languages
 from hubstore.store import StoreReader
 from hubstore.version import __version__
@@ -137,7 +137,7 @@ def search(
 
     Raises:
         QueryError: an id, language, modality, concept, layer or pooling that is not there, k < 1, vectors of another
-            width or of zeros, or filters that leave nothing.
+            width or of zeros, filters that leave nothing, or a `where` that is no condition on the items' columns.
         NonFiniteError: NaN or infinity in a vector.
         StaleIndexError: an index is older than the store.
         CorruptStoreError: an index's file is not as it was written.
@@ -224,9 +224,9 @@ def _groups(
     """Queries that may be answered by the same rows: those rows, and the queries' numbers."""
     languages = queries.languages if options.exclude_same_language else (None,) * len(queries)
     order = sorted(range(len(queries)), key=lambda number: languages[number] or "")
-    groups = []
+    passing, groups = items_where(store, options.where), []
     for language, numbers in groupby(order, key=lambda number: languages[number]):
-        allowed = allowed_items(store, options, language)
+        allowed = allowed_items(store, options, language, passing)
         if pooling == "tokens":
             allowed = Allowed.from_ranges(store.token_ranges()[allowed.positions()])
         groups.append((allowed, np.array(list(numbers), np.int64)))

@@ -16,7 +16,7 @@ from pydantic import Field, FiniteFloat, ValidationError
 from starlette.responses import Response
 
 from hubstore.errors import CorpusUnreachableError, HubstoreError, QueryError
-from hubstore.options import SearchOptions
+from hubstore.options import MOST_WHERE, SearchOptions
 from hubstore.serve.arrow_bodies import read_vectors
 from hubstore.serve.context import (
     TABLE,
@@ -65,6 +65,7 @@ class SearchFields(Params):
 
     k: int = _declared("k", ge=1, le=1000)
     pooling: Name | None = _declared("pooling")
+    where: str | None = _declared("where", max_length=MOST_WHERE)
     exclude_same_language: bool = _declared("exclude_same_language")
     exclude_self: bool = _declared("exclude_self")
     centered: bool = _declared("centered", validation_alias=CENTERED)
