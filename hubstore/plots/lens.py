@@ -26,6 +26,7 @@ COLUMNS = 24
 """Tokens across, in one row of a figure; more go below."""
 
 SHOWN_CHARACTERS = 9
+TITLE_CHARACTERS = 70
 LOWEST = -16.0
 """Log-probability at which a target's color is the palest: about one token of nine million."""
 
@@ -149,6 +150,12 @@ def png(shown: HeatMap) -> bytes:
     inches = 0.78 * across, 1.0 + 0.25 * len(shown.layers)
     title = visible(shown.title, 110)
     return axes_png(draws, 1, inches, margin=(1.6, 0.6), title=title, caption=f"color: {shown.scale}")
+
+
+def draw_map(shown: HeatMap, axes: Any) -> None:
+    """The whole map on one axes."""
+    _draw(shown, 0, len(shown.pieces), axes)
+    axes.set_title(in_matplotlib(visible(shown.title, TITLE_CHARACTERS)), fontsize=11)
 
 
 def _draw(shown: HeatMap, start: int, across: int, axes: Any) -> None:

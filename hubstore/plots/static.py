@@ -40,7 +40,7 @@ def png(section: Section) -> bytes:
 def panels_png(shown: Sequence[Panel | Grid]) -> bytes:
     """Panels and grids in one image."""
     columns = 1 if len(shown) == 1 else 3 if len(shown) > 4 else 2
-    draws = [partial(_draw_panel, one) if isinstance(one, Panel) else partial(_draw_grid, one) for one in shown]
+    draws = [partial(draw_panel, one) if isinstance(one, Panel) else partial(_draw_grid, one) for one in shown]
     return axes_png(draws, columns, _inches(shown))
 
 
@@ -99,7 +99,8 @@ def _inches(shown: Sequence[Panel | Grid]) -> tuple[float, float]:
     return width, height
 
 
-def _draw_panel(panel: Panel, axes: Any) -> None:
+def draw_panel(panel: Panel, axes: Any) -> None:
+    """Curves with their bands, on axes."""
     from matplotlib.ticker import LogFormatter
 
     places = np.arange(len(panel.layers))

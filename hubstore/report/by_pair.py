@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hubstore.analysis.resolution import resolves
-from hubstore.plots.cube import Cube, Floats, Pair
+from hubstore.plots.cube import Cube, Pair
+from hubstore.plots.curves import (
+    RETRIEVAL_METRICS,
+    VARIANTS,
+    cosine_panel,
+    curve,
+    difference_panel,
+    hub_difference,
+    retrieval_panel,
+)
 from hubstore.plots.panels import Choice, Control, Curve, Grid, Panel, Section, View
-from hubstore.plots.text import layer_label, number
+from hubstore.plots.text import layer_label
 from hubstore.report.gather import MATRIX, Gathered
 
 MOST_PAIRS = 200  # that can be chosen singly: each adds its curves to the page
-VARIANTS = {"raw": "as stored", "centered": "each language's mean removed"}
-RETRIEVAL_METRICS = {"recall@1": "recall@1", "recall@5": "recall@5", "recall@10": "recall@10", "mrr": "MRR"}
-RETRIEVAL_VARIANTS = {
-    "raw": "cosine, raw",
-    "centered": "cosine, centered",
-    "csls_raw": "CSLS, raw",
-    "csls_centered": "CSLS, centered",
-}
 
 
 @dataclass(frozen=True)
@@ -73,37 +74,13 @@ class Pairs:
         return tuple(out)
 
 
-def curve(cube: Cube, pairs: Sequence[Pair], variant: str, metric: str, name: str, style: str) -> Curve:
-    """The mean over `pairs`, with the spread over them as a remark."""
-    lines = cube.lines("value", pairs, variant, metric)
-    notes = [_spread(at[np.isfinite(at)]) for at in lines.T] if len(pairs) > 1 else []
-    value, low, high = (cube.mean(column, pairs, variant, metric) for column in ("value", "low", "high"))
-    return Curve(name, style, value, low, high, notes=notes)
-
-
-def _spread(values: Floats) -> str:
-    return f"; pairs {number(values.min())} to {number(values.max())}" if len(values) else ""
-
-
 def hub_section(found: Gathered, cube: Cube, pairs: Pairs, notes: Sequence[str]) -> Section:
     """Matched, baseline and their difference."""
 
-    def cosines(variant: str) -> Callable[[Sequence[Pair]], Panel]:
-        def panel(group: Sequence[Pair]) -> Panel:
-            curves = tuple(curve(cube, group, variant, name, name, name) for name in ("matched", "baseline"))
-            return Panel(f"Cosine, {variant} ({VARIANTS[variant]})", "mean cosine", found.layers, curves)
-
-        return panel
-
-    def difference(variant: str) -> Callable[[Sequence[Pair]], Panel]:
-        def panel(group: Sequence[Pair]) -> Panel:
-            curves = (hub_difference(cube, group, variant),)
-            return Panel(f"Matched − baseline, {variant}", "difference of cosines", found.layers, curves)
-
-        return panel
-
-    views = [pairs.views(f"cosine-{variant}", cosines(variant)) for variant in VARIANTS]
-    views += [pairs.views(f"difference-{variant}", difference(variant)) for variant in VARIANTS]
+    views = [pairs.views(f"cosine-{variant}", partial(cosine_panel, cube, variant=variant)) for variant in VARIANTS]
+    views += [
+        pairs.views(f"difference-{variant}", partial(difference_panel, cube, variant=variant)) for variant in VARIANTS
+    ]
     return Section(
         key="hub",
         title="The hub curve: are equivalent sentences nearer than others?",
@@ -121,15 +98,6 @@ def hub_section(found: Gathered, cube: Cube, pairs: Pairs, notes: Sequence[str])
         views=tuple(views),
         notes=(*notes, *_unresolved(cube, pairs, found.finer)),
     )
-
-
-def hub_difference(cube: Cube, pairs: Sequence[Pair], variant: str) -> Curve:
-    """Matched minus baseline, hollow where the store's dtype does not resolve it to two digits."""
-    found = curve(cube, pairs, variant, "difference", "difference", "difference")
-    resolution = cube.mean("resolution", pairs, variant, "difference")
-    # An error of a mean is no larger than the mean of the errors.
-    hollow = [not resolves(float(value), float(of)) for value, of in zip(found.values, resolution, strict=True)]
-    return Curve(found.name, found.style, found.values, found.low, found.high, np.array(hollow), found.notes)
 
 
 def _unresolved(cube: Cube, pairs: Pairs, finer: str) -> list[str]:
@@ -156,18 +124,9 @@ def retrieval_section(found: Gathered, cube: Cube, pairs: Pairs, notes: Sequence
     """Recall and mean reciprocal rank, in both directions."""
     metrics = Control("metric", "Measure", tuple(RETRIEVAL_METRICS.values()))
 
-    def panel(group: Sequence[Pair], metric: str, back: bool) -> Panel:
-        chosen = [(y, x) if back else (x, y) for x, y in group]
-        curves = [curve(cube, chosen, v, metric, name, v) for v, name in RETRIEVAL_VARIANTS.items()]
-        curves.append(Curve("chance", "chance", _chance(cube, chosen, metric)))
-        title = f"{chosen[0][0]} → {chosen[0][1]}" if len(chosen) == 1 else ("backward" if back else "forward")
-        label = RETRIEVAL_METRICS[metric]
-        y_label = f"{label} (mean of 1/rank)" if metric == "mrr" else f"{label} (share of queries)"
-        return Panel(title, y_label, found.layers, tuple(curves), limits=(0.0, 1.0))
-
     def view(back: bool) -> View:
         shown: dict[Choice, Panel | Grid] = {
-            (i, j): panel(group, metric, back)
+            (i, j): retrieval_panel(cube, group, metric, back)
             for i, group in enumerate(pairs.groups)
             for j, metric in enumerate(RETRIEVAL_METRICS)
         }
@@ -189,16 +148,6 @@ def retrieval_section(found: Gathered, cube: Cube, pairs: Pairs, notes: Sequence
         views=(view(False), view(True)),
         notes=tuple(notes),
     )
-
-
-def _chance(cube: Cube, pairs: Sequence[Pair], metric: str) -> Floats:
-    n = cube.mean("n", pairs, "raw", metric)
-    if metric == "mrr":
-        known = n[np.isfinite(n)]
-        most = int(known.max()) if len(known) else 0
-        harmonic = np.concatenate([[np.nan], np.cumsum(1 / np.arange(1, most + 1)) / np.arange(1, most + 1)])
-        return np.asarray(harmonic[np.nan_to_num(n).astype(int)])
-    return np.asarray(np.minimum(1.0, int(metric.removeprefix("recall@")) / n))
 
 
 def alignment_section(found: Gathered, cube: Cube, pairs: Pairs, notes: Sequence[str]) -> Section:
