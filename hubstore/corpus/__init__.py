@@ -5,6 +5,7 @@ from hubstore.corpus.corpus import Corpus, Skipped
 from hubstore.corpus.dataset import read_dataset
 from hubstore.corpus.folder import read_media_folder
 from hubstore.corpus.item import ITEM_SCHEMA, Item, Media
+from hubstore.corpus.memory import is_table, read_memory
 from hubstore.corpus.opening import open_corpus
 from hubstore.corpus.parallel import read_parallel
 from hubstore.corpus.sample import read_sample, sample_names
@@ -19,11 +20,13 @@ __all__ = [
     "Item",
     "Media",
     "Skipped",
+    "is_table",
     "open_corpus",
     "read_csv",
     "read_dataset",
     "read_jsonl",
     "read_media_folder",
+    "read_memory",
     "read_parallel",
     "read_parquet",
     "read_sample",

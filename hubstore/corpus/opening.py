@@ -66,6 +66,11 @@ def open_corpus(  # noqa: PLR0913
 
     Raises:
         CorpusError: Nothing is there, no reader fits, or an option does not fit the reader.
+
+    Example:
+        >>> corpus = hubstore.open_corpus("sample:ntrex", limit=2)
+        >>> [item.id for item in corpus.items()][:3]
+        ['en:1', 'ar:1', 'de:1']
     """
     datasets = _set_options(config=config, split=split, revision=revision)
     folders = _set_options(metadata=metadata, modality=modality, concept_from=concept_from)
