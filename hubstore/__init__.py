@@ -11,10 +11,11 @@ from hubstore.lazy import lazy_names
 from hubstore.version import __version__
 
 if TYPE_CHECKING:
+    from hubstore import experiments, steer
     from hubstore.analysis import compare
-    from hubstore.api import Store, append, extract, open, plan
+    from hubstore.api import Store, append, extract, open, plan, trends
     from hubstore.client import AsyncRemoteStore, RemoteStore, StoreProtocol, connect, connect_async
-    from hubstore.corpus import Corpus, Item, open_corpus
+    from hubstore.corpus import Corpus, Item, open_corpus, read_memory
     from hubstore.extraction import Callbacks, Settings
     from hubstore.models import Model, load_model
 
@@ -34,24 +35,29 @@ __all__ = [
     "compare",
     "connect",
     "connect_async",
+    "experiments",
     "extract",
     "load_model",
     "open",
     "open_corpus",
     "plan",
+    "read_memory",
+    "steer",
+    "trends",
 ]
 
 __getattr__ = lazy_names(
     __name__,
     {
         ".analysis": ("compare",),
-        ".api": ("Store", "append", "extract", "open", "plan"),
+        ".api": ("Store", "append", "extract", "open", "plan", "trends"),
         ".client": ("AsyncRemoteStore", "RemoteStore", "StoreProtocol", "connect", "connect_async"),
-        ".corpus": ("Corpus", "Item", "open_corpus"),
+        ".corpus": ("Corpus", "Item", "open_corpus", "read_memory"),
         ".extraction": ("Settings", "Callbacks"),
         ".models": ("Model", "load_model"),
     },
     renamed={"Watch": "Callbacks"},
+    modules=("experiments", "steer"),
 )
 
 

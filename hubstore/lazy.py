@@ -13,7 +13,10 @@ NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def lazy_names(
-    package: str, homes: Mapping[str, Sequence[str]], renamed: Mapping[str, str] = NONE
+    package: str,
+    homes: Mapping[str, Sequence[str]],
+    renamed: Mapping[str, str] = NONE,
+    modules: Sequence[str] = (),
 ) -> Callable[[str], Any]:
     """The `__getattr__` of a package.
 
@@ -21,6 +24,7 @@ def lazy_names(
         package: its name.
         homes: by module, ".reader", the names that are imported from there.
         renamed: names of the release before, deprecated, and what they are called now.
+        modules: packages within it that are its names too.
     """
 
     def find(name: str) -> Any:
@@ -28,6 +32,8 @@ def lazy_names(
             new = renamed[name]
             warnings.warn(f"{name} is deprecated; it is called {new} now", DeprecationWarning, stacklevel=2)
             return getattr(sys.modules[package], new)
+        if name in modules:
+            return import_module(f".{name}", package)
         for home, names in homes.items():
             if name in names:
                 return getattr(import_module(home, package), name)

@@ -14,7 +14,8 @@ import hubstore
 ROOT = Path(hubstore.__file__).parent
 
 FLOORS = (
-    "version lazy errors checks decoding arrow devices files measurements options parquet quiet system tags",
+    "version lazy errors checks decoding arrow devices files measurements named options parquet quiet signatures "
+    "system tags",
     "storage",
     "store",
     "corpus",
@@ -30,6 +31,7 @@ FLOORS = (
     "lens steer",
     "plots",
     "report experiments",
+    "opened",
     "api",
     "client serve cli bench",
     "hubstore __main__",

@@ -99,7 +99,9 @@ def compare(  # noqa: PLR0913
         AnalysisError: fewer than two sides; a number that is out of its range; two sides share fewer than 12 items.
 
     Example:
-        >>> table = hubstore.compare("gemma.hub", "e5.hub", partitions=["en", "sw"], measures=["cka", "mutual_knn"])
+        >>> table = hubstore.compare("demo.hub", "grown.hub", layers=[0, 2], measures=["mutual_knn"], permutations=20)
+        >>> sorted(set(table["metric"].to_pylist()))
+        ['mutual_knn']
     """
     calibration = take(CalibrationOptions, named, calibration)
     refuse_others("compare", named)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Unpack, runtime_checkable
 
 import pyarrow as pa
 
+from hubstore.named import SearchNamed
 from hubstore.options import SearchOptions
+from hubstore.signatures import takes
 
 if TYPE_CHECKING:
     import torch
 
+    from hubstore.opened.item import StoredItem
+    from hubstore.plots.store import StorePlots
     from hubstore.query import Medium
     from hubstore.store.rows import Rows
 
@@ -55,9 +59,17 @@ class StoreProtocol(Protocol):
     def __len__(self) -> int:
         """Items committed."""
 
+    def __getitem__(self, item: str) -> StoredItem:
+        """An item by its id, or by PARTITION:CONCEPT."""
+
+    @property
+    def plot(self) -> StorePlots:
+        """Figures: `similarity`, `retrieval`, `map`, `lens` and `neighbors`."""
+
     def preview(self, item: str, /) -> bytes | None:
         """The thumbnail or clip of an item; None where there is none."""
 
+    @takes(SearchOptions, without=("allow_stale",))
     def search(
         self,
         *,
@@ -67,7 +79,7 @@ class StoreProtocol(Protocol):
         audio: Sequence[Medium] | None = None,
         vectors: Any = None,
         options: SearchOptions | None = None,
-        **named: Any,
+        **named: Unpack[SearchNamed],
     ) -> pa.Table:
         """The k nearest items by cosine at each layer; see `hubstore.query.search`."""
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hubstore.client import verbs
 from hubstore.client.base import BaseRemoteStore, RemotePartition
@@ -20,6 +21,8 @@ from hubstore.errors import HubstoreError, Parameter, QueryError, TokenError
 
 if TYPE_CHECKING:
     from hubstore.client.states import RemoteStates
+    from hubstore.opened.item import StoredItem
+    from hubstore.plots.store import StorePlots
 
 TIMEOUT = 60.0
 TOKEN = "HUBSTORE_TOKEN"
@@ -88,6 +91,31 @@ class RemoteStore(BaseRemoteStore):
     def items(self) -> pa.Table:
         """One row per item, in position order: all of them, in pages of a thousand; `find_items` gives some."""
         return self.connection.run(verbs.items(self))
+
+    def __getitem__(self, item: str) -> StoredItem:
+        """An item by its id, or by PARTITION:CONCEPT, with its states and its equivalents; as of `hubstore.Store`."""
+        from hubstore.opened.item import StoredItem
+
+        found = self.connection.run(verbs.item(self, item))
+        named = {name: found[name] for name in ("id", "text", "language", "concept", "modality", "media", "position")}
+
+        def states(name: str, layers: Any, pooling: str | None) -> pa.Table:
+            return self.vectors([name], layers=layers, pooling=pooling)
+
+        def others() -> pa.Table:
+            if found["concept"] is None:
+                return self.find_items(limit=1).slice(0, 0)
+            table = self.find_items(concepts=[found["concept"]], limit=verbs.PAGE)
+            return table.filter(pc.not_equal(table["id"], found["id"]))
+
+        return StoredItem(**named, columns=found, _states=states, _others=others)
+
+    @property
+    def plot(self) -> StorePlots:
+        """Figures, as of `hubstore.Store.plot`; `lens` with the lens that the store keeps."""
+        from hubstore.plots.store import StorePlots
+
+        return StorePlots(self)
 
     def hidden(self, layer: str | int, pooling: str | None = None) -> RemoteStates:
         """The hidden states of one layer, of the items of now; QueryError for a layer or pooling that is not kept.

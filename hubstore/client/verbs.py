@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 from urllib.parse import quote
 
 import numpy as np
@@ -19,7 +19,9 @@ from hubstore.client.base import BaseRemoteStore, RemotePartition
 from hubstore.client.batches import batches_of, concat_batches, provenance
 from hubstore.client.connection import JSON, Answer, Endpoint, Request, Steps
 from hubstore.errors import AnalysisError, QueryError, ServerError
+from hubstore.named import SearchNamed
 from hubstore.options import CompareOptions, SearchOptions, http_options, refuse_others, strings, take
+from hubstore.signatures import takes
 
 if TYPE_CHECKING:
     from hubstore.query import Medium
@@ -130,6 +132,13 @@ def find_items(
     return (yield from _table(store, "/items", ("q", text), *_each(**filters), ("offset", offset), ("limit", limit)))
 
 
+def item(store: BaseRemoteStore, name: str) -> Steps[dict[str, Any]]:
+    """All that the server says of an item; QueryError when there is no such item."""
+    [answer] = yield [store.get("/item", ("id", name), accept=JSON)]
+    found: dict[str, Any] = answer.json()
+    return found
+
+
 def preview(store: BaseRemoteStore, item: str) -> Steps[bytes | None]:
     """The thumbnail (WebP) or clip of an item; None where there is none. QueryError when there is no such item."""
     [found] = yield [store.get("/item", ("id", item), accept=JSON)]
@@ -139,6 +148,7 @@ def preview(store: BaseRemoteStore, item: str) -> Steps[bytes | None]:
     return answer.body
 
 
+@takes(SearchOptions, without=("allow_stale",))
 def search(
     store: BaseRemoteStore,
     /,
@@ -149,15 +159,16 @@ def search(
     audio: Sequence[Medium] | None = None,
     vectors: Any = None,
     options: SearchOptions | None = None,
-    **named: Any,
+    **named: Unpack[SearchNamed],
 ) -> Steps[pa.Table]:
     """The k nearest items by cosine at each layer; as `hubstore.Store.search`, with the server's model and indexes.
 
     Vectors travel as float32. `media` in the answer is a file's name: where it is, the server does not say. `named`
     are fields of `SearchOptions`.
     """
-    options = take(SearchOptions, named, options)
-    refuse_others("search", named)
+    rest: dict[str, Any] = {**named}
+    options = take(SearchOptions, rest, options)
+    refuse_others("search", rest)
     inputs = {"ids": ids, "texts": texts, "images": images, "audio": audio, "vectors": vectors}
     queries = {name: value for name, value in inputs.items() if value is not None}
     if len(queries) != 1:

@@ -63,6 +63,11 @@ def load_model(  # noqa: PLR0913
         ModelError: nothing loadable is there, weights are missing, it is no model that hubstore reads, a head is asked
             for and it has none, or the device has no room for it.
         QueryError: there is no such device.
+
+    Example:
+        >>> model = hubstore.load_model("intfloat/multilingual-e5-small", device="cpu")
+        >>> model.layer_names()
+        ('0', '1', '2', 'final')
     """
     extra_models = renamed("also", "extra_models", older, extra_models)
     refuse_others("load_model", older)
