@@ -23,6 +23,7 @@ class SearchNamed(TypedDict, total=False):
     languages: Names
     modalities: Names
     concepts: Names
+    where: str | None
     exclude_same_language: bool
     exclude_self: bool
     centered: bool

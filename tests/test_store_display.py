@@ -97,6 +97,14 @@ def test_the_same_rows_are_the_same_corpus_whatever_table_they_are_in(model, tmp
         assert hubstore.extract(TABLES[kind], model, tmp_path / "x.hub").extraction.extracted == 0
 
 
+def test_rows_in_memory_keep_the_columns_that_are_asked_for(model, tmp_path):
+    frame = pd.DataFrame([{**row, "year": 1990 + n} for n, row in enumerate(ROWS)])
+    store = hubstore.extract(hubstore.read_memory(frame, keep_columns="year"), model, tmp_path / "x.hub")
+    assert store.items["year"].to_pylist() == [1990, 1991]
+    hits = store.search(ids=["a"], where="year > 1990", layers=[2])
+    assert hits["id"].to_pylist() == ["b"]
+
+
 def test_rows_are_read_by_columns_and_a_bad_one_is_named():
     frame = pd.DataFrame({"english": ["One.", "Two."], "german": ["Eins.", " "]})
     with pytest.raises(CorpusError, match="rows, row 2, column 'german'"):

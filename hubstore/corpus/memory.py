@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 import pyarrow as pa
@@ -11,7 +11,9 @@ import xxhash
 from hubstore.corpus.columns import ColumnOptions, Columns
 from hubstore.corpus.corpus import Corpus, Refuse
 from hubstore.corpus.item import Item
-from hubstore.corpus.rows import Row, items_of
+from hubstore.corpus.row import Row
+from hubstore.corpus.rows import items_of, kept_columns
+from hubstore.corpus.streams import types_of, with_exact_times
 from hubstore.corpus.validate import check_options
 from hubstore.errors import CorpusError
 
@@ -63,15 +65,19 @@ def read_memory(
     table, chosen = _table(source), Columns(**columns)
     called = name or "rows"
 
-    def rows() -> Iterator[Row]:
+    types = types_of(table.schema)
+
+    def rows(refuse: Refuse) -> Generator[Row]:
         number = 0
-        for batch in table.to_batches(max_chunksize=BLOCK):
-            for values in batch.to_pylist():
+        for start in range(0, len(table), BLOCK):
+            for values in with_exact_times(table.slice(start, BLOCK), chosen).to_pylist():
                 number += 1
-                yield Row(called, "row", number, values)
+                yield Row(called, "row", number, values, None, types)
+
+    kept = kept_columns(chosen, rows)
 
     def read(refuse: Refuse) -> Iterator[Item]:
-        return items_of(rows(), chosen, refuse, limit)
+        return items_of(rows(refuse), chosen, refuse, limit, kept=kept())
 
     def described() -> dict[str, Any]:
         return {
@@ -83,7 +89,7 @@ def read_memory(
             "on_error": on_error,
         }
 
-    return Corpus(called, described, read, skip_errors=on_error == "skip")
+    return Corpus(called, described, read, skip_errors=on_error == "skip", kept=kept)
 
 
 def _table(source: Any) -> pa.Table:
