@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from hubstore.corpus import Item
+    from hubstore.lens import TunedLens
 
+HEADINGS = {"raw": "raw", "normed": "after the final norm", "tuned": "tuned: after a map of each layer"}
 CELL = 9
 """Characters of a cell of the map."""
 
@@ -53,6 +55,14 @@ def lens(
     normed: Annotated[
         bool, typer.Option("--normed", help="Apply the final norm to every layer; the paper's lens has none.")
     ] = False,
+    tuned: Annotated[
+        bool,
+        typer.Option(
+            "--tuned",
+            help="Map each layer's states to the last layer's first: fitted to the store and kept in it; says what is "
+            "lost by that on held-out concepts.",
+        ),
+    ] = False,
     k: Annotated[int, typer.Option("-k", help="Most probable tokens of each state.")] = 5,
     folder: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for the heat map: lens.html, PNGs and lens.parquet.")
@@ -70,7 +80,10 @@ def lens(
     With --text or --id, a map of layers and tokens. With a store alone, a summary of every partition: entropy,
     agreement with the model's own next token, log-probabilities of the targets.
     """
-    params = _LensParams(layers, pool, normed, targets or [], k, device, trust_remote_code)
+    if normed and tuned:
+        raise QueryError("--normed and --tuned are two lenses; ask for one")
+    variant = "normed" if normed else "tuned" if tuned else "raw"
+    params = _LensParams(layers, pool, variant, targets or [], k, device, trust_remote_code)
     media = [*_items("image", images), *_items("audio", audio)]
     if store is None and not (model and (texts or media)):
         raise QueryError("give a STORE, or --model MODEL with --text TEXT, --image FILE or --audio FILE")
@@ -101,7 +114,7 @@ class _LensParams:
         self,
         layers: str | None,
         pool: str | None,
-        normed: bool,
+        variant: str,
         targets: Sequence[str],
         k: int,
         device: str,
@@ -109,7 +122,7 @@ class _LensParams:
     ) -> None:
         self.layers = options.split_list(layers)
         self.pool = pool
-        self.variant: Any = "normed" if normed else "raw"
+        self.variant: Any = variant
         self.targets = list(targets)
         self.k = k
         self.device = device
@@ -158,7 +171,8 @@ def _keep(store: Location | None, model: str | None, params: _LensParams, quiet:
 def _of_texts(store: Location | None, model: str | None, texts: Sequence[str], params: _LensParams) -> pa.Table:
     from hubstore.lens import read_texts
 
-    return read_texts(_load(store, model, params), texts, **params.reading)
+    loaded = _load(store, model, params)
+    return read_texts(loaded, texts, **params.reading, tuned=_tuned(store, loaded, params))
 
 
 def _items(modality: str, paths: Sequence[Path] | None) -> list[Item]:
@@ -176,7 +190,21 @@ def _of_media(
 
     if template is None and store is not None:
         template = StoreReader(store).attributes["settings"].get("media_template")
-    return read_media(_load(store, model, params), items, template=template or "{media}", **params.reading)
+    loaded = _load(store, model, params)
+    read = {**params.reading, "tuned": _tuned(store, loaded, params)}
+    return read_media(loaded, items, template=template or "{media}", **read)
+
+
+def _tuned(store: Location | None, model: Any, params: _LensParams) -> TunedLens | None:
+    """The maps of a store's layers, for states of tokens that are read now; None where none are asked for."""
+    from hubstore.api import Store
+    from hubstore.lens import Lens, tuned_lens
+
+    if params.variant != "tuned":
+        return None
+    opened = Store(_required(store))
+    pooling = params.pool or ("tokens" if "tokens" in opened.poolings else None)
+    return tuned_lens(opened, Lens.of_model(model), layers=params.layers, pooling=pooling).tuned
 
 
 def _of_items(store: Location | None, model: str | None, ids: Sequence[str], params: _LensParams) -> pa.Table:
@@ -199,7 +227,9 @@ def _summary(
     from hubstore import analysis
     from hubstore.api import Store
 
-    found = Store(store).lens_summary(
+    opened = Store(store)
+    loaded = None if model is None else _load(store, model, params)
+    found = opened.lens_summary(
         partitions=partitions or None,
         layers=params.layers,
         pooling=params.pool,
@@ -207,13 +237,15 @@ def _summary(
         targets=params.targets,
         seed=seed,
         bootstrap=bootstrap,
-        model=None if model is None else _load(store, model, params),
+        model=loaded,
         device=params.device,
     )
     rows = found.to_pylist()
+    losses = _losses(opened, loaded, params) if params.variant == "tuned" else []
     if as_json:
-        print_json({"made_from": analysis.metadata(found), "rows": rows})
+        print_json({"made_from": analysis.metadata(found), "rows": rows, **({"held_out": losses} if losses else {})})
         return
+    _show_losses(losses)
     for partition in dict.fromkeys(row["x"] for row in rows):
         own = [row for row in rows if row["x"] == partition]
         columns = list(dict.fromkeys(_column(row) for row in own))
@@ -223,6 +255,29 @@ def _summary(
             for layer in dict.fromkeys(row["layer"] for row in own)
         ]
         out.print(table(("layer", *columns), lines, title=f"{partition}: {own[0]['n']:,} items, {params.variant} lens"))
+
+
+def _losses(store: Any, model: Any, params: _LensParams) -> list[dict[str, Any]]:
+    """What the tuned maps lose on held-out concepts, beside the other lenses."""
+    from hubstore.lens import Lens, tuned_losses
+
+    lens = Lens.of_store(store) if model is None else Lens.of_model(model)
+    rows: list[dict[str, Any]] = tuned_losses(store, lens, layers=params.layers, pooling=params.pool).to_pylist()
+    return rows
+
+
+def _show_losses(rows: Sequence[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    columns = list(dict.fromkeys((row["variant"], row["metric"]) for row in rows))
+    cells = {(row["layer"], row["variant"], row["metric"]): row["value"] for row in rows}
+    lines = [
+        [layer, *(cells[layer, *column] for column in columns)] for layer in dict.fromkeys(row["layer"] for row in rows)
+    ]
+    title = (
+        f"held-out concepts, {rows[0]['n']:,} states: -log p of the last layer's own token, and how often they agree"
+    )
+    out.print(table(("layer", *(f"{metric}, {variant}" for variant, metric in columns)), lines, title=title))
 
 
 def _column(row: dict[str, Any]) -> str:
@@ -283,7 +338,7 @@ def _write(readings: pa.Table, params: _LensParams, folder: Path) -> None:
     maps = heat_maps(readings, params.targets)
     storage = LocalStorage(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    heading = f"Logit lens ({'after the final norm' if params.variant == 'normed' else 'raw'})"
+    heading = f"Logit lens ({HEADINGS[params.variant]})"
     storage.write("lens.html", html(maps, heading).encode())
     for number, shown in enumerate(maps, 1):
         storage.write(f"lens-{number}.png", png(shown))

@@ -41,6 +41,9 @@ def trends(
     layers: options.LayersOption = None,
     pool: options.PoolOption = None,
     normed: Annotated[bool, typer.Option("--normed", help="Apply the final norm; the paper's lens has none.")] = False,
+    tuned: Annotated[
+        bool, typer.Option("--tuned", help="Map each layer's states to the last layer's first, fitted to the store.")
+    ] = False,
     bootstrap: Annotated[int, typer.Option(help="Resamples for the 95 % intervals; 0 for none.")] = 1000,
     seed: options.SeedOption = 0,
     folder: Annotated[
@@ -58,6 +61,8 @@ def trends(
     from hubstore.devices import resolve_device
     from hubstore.lens import Lens, language_trends
 
+    if normed and tuned:
+        raise QueryError("--normed and --tuned are two lenses; ask for one")
     opened = Store(store)
     lens = Lens.of_store(opened, resolve_device(device))
     languages = _languages(lens, counted, words)
@@ -75,7 +80,7 @@ def trends(
             layers=options.split_list(layers),
             partitions=partitions or None,
             pooling=pool,
-            variant="normed" if normed else "raw",
+            variant="normed" if normed else "tuned" if tuned else "raw",
             seed=seed,
             bootstrap=bootstrap,
             progress=advanced,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import xxhash
@@ -13,13 +13,14 @@ from torch import Tensor
 from hubstore.errors import LensError
 from hubstore.kernels import LensSweep, lens_sweep
 from hubstore.lens.storage import read_lens
+from hubstore.lens.translators import TunedLens
 from hubstore.lens.vocabulary import Encoded, Vocabulary
 from hubstore.models import Head, Model
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader
 
-Variant = Literal["raw", "normed", "final"]
+Variant = Literal["raw", "normed", "tuned", "final"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 HASHED_ROWS = 8192
@@ -34,11 +35,13 @@ class Lens:
         head: final norm and unembedding.
         vocabulary: its tokens.
         name: of the model, for messages.
+        tuned: maps of layers to where the head reads; None where there are none. See `hubstore.lens.tuned_lens`.
     """
 
     head: Head
     vocabulary: Vocabulary
     name: str
+    tuned: TunedLens | None = None
 
     @classmethod
     def of_model(cls, model: Model) -> Lens:
@@ -53,25 +56,51 @@ class Lens:
 
     def to(self, device: torch.device | str) -> Lens:
         """The same lens on another device."""
-        moved = Lens(self.head.to(device), self.vocabulary, self.name)
+        tuned = None if self.tuned is None else self.tuned.to(device)
+        moved = Lens(self.head.to(device), self.vocabulary, self.name, tuned)
         if "digest" in self.__dict__:
             moved.__dict__["digest"] = self.digest
         return moved
 
     @cached_property
     def digest(self) -> str:
-        """xxHash of all that a lens reads with: unembedding, bias, norm, scale, softcap and tokenizer.
+        """xxHash of all that a lens reads with: unembedding, bias, norm, scale, softcap, tokenizer and tuned maps.
 
         What is kept of a lens's readings is kept under it: the head of another model of the same name reads otherwise.
         """
         head = self.head
         hashed = xxhash.xxh3_128(repr((head.norm.kind, head.norm.eps, head.scale, head.softcap)).encode())
         hashed.update(self.vocabulary.definition.encode())
+        if self.tuned is not None:
+            hashed.update(self.tuned.digest.encode())
         for tensor in (head.unembedding, head.bias, head.norm.weight, head.norm.bias):
             hashed.update(repr(None if tensor is None else (tensor.dtype, tuple(tensor.shape))).encode())
             for rows in () if tensor is None else torch.split(tensor.detach(), HASHED_ROWS):
                 hashed.update(rows.contiguous().view(torch.uint8).cpu().numpy().tobytes())
         return hashed.hexdigest()
+
+    def sweep_layer(self, hidden: Tensor, layer: str, *, variant: Variant = "raw", **asked: Any) -> LensSweep:
+        """What the states of a layer say: "final" ones as they are, "tuned" ones by way of the layer's map.
+
+        Args:
+            hidden: [n, width], of `layer`.
+            layer: its name.
+            variant: of all layers but "final".
+            asked: targets, k, groups and ranks; see `sweep`.
+
+        Raises:
+            LensError: "tuned" without maps, or without one of this layer; and what `sweep` refuses.
+        """
+        if layer == "final":
+            return self.sweep(hidden, variant="final", **asked)
+        if variant != "tuned":
+            return self.sweep(hidden, variant=variant, **asked)
+        if self.tuned is None:
+            raise LensError(
+                f"the lens of {self.name} has no tuned maps; fit them to a store, with tuned_lens or --tuned"
+            )
+        translated = self.tuned.translate(layer, hidden.to(self.head.device))
+        return self.sweep(translated, variant="final" if self.tuned.target == "final" else "normed", **asked)
 
     def sweep(
         self,
@@ -88,7 +117,7 @@ class Lens:
         Args:
             hidden: [n, width], in any dtype, on any device; read where the lens is.
             variant: "raw" multiplies states as they are with the unembedding (Wu et al., 2025); "normed" applies the
-                final norm first; "final" is for states that are after it already.
+                final norm first; "final" is for states that are after it already. For "tuned" see `sweep_layer`.
             targets: int64 [n, t], tokens to look up.
             k: most probable tokens to give.
             groups: [vocabulary, g] weights of tokens in groups.
@@ -100,8 +129,8 @@ class Lens:
         """
         if hidden.shape[-1] != self.head.width:
             raise LensError(f"states of width {hidden.shape[-1]}; the unembedding of {self.name} has {self.head.width}")
-        if variant not in VARIANTS:
-            raise LensError(f"there is no lens {variant!r}; use {', '.join(VARIANTS)}")
+        if variant not in ("raw", "normed", "final"):
+            raise LensError(f"there is no lens {variant!r}; use raw, normed, final, or tuned by sweep_layer")
         states = hidden.to(self.head.device)
         if variant == "normed":
             states = self.head.norm(states)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,9 @@ from hubstore.forward import Capture, collate_media, make_batch, tokenize
 from hubstore.forward.members import padded_batching, sides_of
 from hubstore.kernels import LensSweep
 from hubstore.lens.lens import Lens, Variant
-from hubstore.lens.rows import media_rows
+from hubstore.lens.rows import media_rows, own_layer
+from hubstore.lens.translators import TunedLens
+from hubstore.lens.tuned import with_tuned
 from hubstore.media import MEDIA
 from hubstore.media.reading import MediaTask, read_item
 from hubstore.models import Model
@@ -66,7 +68,7 @@ class Question:
 
     Args:
         lens: the lens.
-        variant: "raw" or "normed".
+        variant: "raw", "normed" or "tuned".
         targets: words to look up, each one token, leading space and all.
         k: most probable tokens to give.
     """
@@ -77,8 +79,11 @@ class Question:
     k: int = 5
 
     def __post_init__(self) -> None:
-        if self.variant not in ("raw", "normed"):
-            raise LensError(f"there is no lens {self.variant!r}; use raw (no norm) or normed (the final norm first)")
+        if self.variant not in ("raw", "normed", "tuned"):
+            raise LensError(
+                f"there is no lens {self.variant!r}; use raw (no norm), normed (the final norm first) or tuned (a map "
+                "of each layer first)"
+            )
         k = check_count("k", self.k, most=self.lens.head.vocabulary, of="tokens", error=LensError)
         object.__setattr__(self, "k", k)
         object.__setattr__(self, "targets", tuple(check_strings("targets", self.targets, error=LensError)))
@@ -91,19 +96,11 @@ class Question:
     def read(self, hidden: Tensor, layer: str) -> LensSweep:
         """The sweep over states [n, width] of a layer."""
         targets = torch.tensor(self.target_ids, dtype=torch.int64).expand(len(hidden), len(self.targets))
-        variant: Variant = "final" if layer == "final" else self.variant
-        return self.lens.sweep(hidden, variant=variant, targets=targets.contiguous(), k=self.k)
+        return self.lens.sweep_layer(hidden, layer, variant=self.variant, targets=targets.contiguous(), k=self.k)
 
     def own(self, hidden: Tensor, layer: str) -> Tensor:
         """int64 [n]: the tokens that the model itself would say, of states of its last block or after its norm."""
-        variant: Variant = "final" if layer == "final" else "normed"
-        return self.lens.sweep(hidden, variant=variant, k=1).top_tokens[:, 0]
-
-
-def own_layer(store: StoreReader) -> str | None:
-    """The layer whose states say what the model itself would: "final", or the last block; None where none is kept."""
-    blocks = str(store.attributes["model"]["blocks"])
-    return next((name for name in ("final", blocks) if name in store.layers), None)
+        return self.lens.sweep_layer(hidden, layer, variant="normed", k=1).top_tokens[:, 0]
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,8 @@ def read_store(
         ids: items; all of them by default.
         layers: all by default.
         pooling: the store's first by default; under "tokens" every token is read.
-        variant: "raw" (the paper's, no norm) or "normed" (the final norm first); "final" states are after it.
+        variant: "raw" (the paper's, no norm), "normed" (the final norm first) or "tuned" (the map of each layer first,
+            fitted to the store where it is not kept there yet); "final" states are after the norm.
         targets: words to look up, each one token.
         k: most probable tokens of each state.
 
@@ -151,9 +149,9 @@ def read_store(
     Example:
         >>> read_store(store, Lens.of_store(store), ids=["en:12"], targets=[" shark"]).to_pandas()
     """
-    question = Question(lens, variant, targets, k)
     names = store.layer_names(layers)
     pooled = store.pooling_name(pooling)
+    question = Question(with_tuned(store, lens, variant, names, pooled), variant, targets, k)
     positions = np.arange(len(store)) if ids is None else store.positions(list(ids))
     rows, states = _stored(store, lens, positions, pooled)
     last = own_layer(store)
@@ -177,6 +175,7 @@ def read_texts(
     variant: Variant = "raw",
     targets: Sequence[str] = (),
     k: int = 5,
+    tuned: TunedLens | None = None,
 ) -> pa.Table:
     """What a lens reads at every token of texts given now.
 
@@ -185,6 +184,7 @@ def read_texts(
         texts: read as they are; the special tokens that the tokenizer adds are read too.
         layers: all by default, "final" among them.
         variant, targets, k: as for `read_store`.
+        tuned: maps of the model's layers, for the variant "tuned": `tuned_lens(store, lens).tuned`.
 
     Returns:
         READING_SCHEMA, by layer, text and token; `item` is the text.
@@ -193,7 +193,7 @@ def read_texts(
         ModelError: the model has no head, or no such layer.
         LensError: a target that is not one token.
     """
-    question = Question(Lens.of_model(model), variant, targets, k)
+    question = Question(replace(Lens.of_model(model), tuned=tuned), variant, targets, k)
     names = _layer_names(model, layers)
     token_ids, _ = tokenize(model, texts, model.max_tokens)
     capture = Capture(model, list(dict.fromkeys([*names, "final"])), ("tokens",), model.dtype)
@@ -216,6 +216,7 @@ def read_media(
     variant: Variant = "raw",
     targets: Sequence[str] = (),
     k: int = 5,
+    tuned: TunedLens | None = None,
 ) -> pa.Table:
     """What a lens reads at every token of images or audio clips given now, and of the prompt around them.
 
@@ -223,7 +224,7 @@ def read_media(
         model: loaded with its head; it reads the items' modality.
         items: images or audio clips.
         template: the prompt; `{media}` stands for the medium, `{text}` for its item's text.
-        layers, variant, targets, k: as for `read_texts`.
+        layers, variant, targets, k, tuned: as for `read_texts`.
 
     Returns:
         READING_SCHEMA, by layer, item and token; `item` is the medium's name, `piece` of its own tokens `image 0`,
@@ -234,7 +235,7 @@ def read_media(
         CorpusError: an image or audio clip cannot be read.
         LensError: a target that is not one token.
     """
-    question = Question(Lens.of_model(model), variant, targets, k)
+    question = Question(replace(Lens.of_model(model), tuned=tuned), variant, targets, k)
     names = _layer_names(model, layers)
     capture = Capture(model, list(dict.fromkeys([*names, "final"])), ("tokens",), model.dtype)
     tables = []

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 
 
+def own_layer(store: StoreReader) -> str | None:
+    """The layer whose states say what the model itself would: "final", or the last block; None where none is kept."""
+    blocks = str(store.attributes["model"]["blocks"])
+    return next((name for name in ("final", blocks) if name in store.layers), None)
+
+
 def text_rows(store: StoreReader, lens: Lens, positions: Ints, pooling: str) -> tuple[Ints, Ints]:
     """Rows of the states of items without their special tokens, and which of the items each row belongs to.
 

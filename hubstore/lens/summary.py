@@ -14,8 +14,9 @@ from hubstore.analysis.results import Findings, Row, intervals, stored_or_comput
 from hubstore.checks import check_resamples, check_seed
 from hubstore.errors import LensError
 from hubstore.lens.lens import Lens, Variant
-from hubstore.lens.reading import STATES, Question, own_layer
-from hubstore.lens.rows import text_rows
+from hubstore.lens.reading import STATES, Question
+from hubstore.lens.rows import own_layer, text_rows
+from hubstore.lens.tuned import with_tuned
 from hubstore.stats.bootstrap import Bootstrap
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def lens_summary(  # noqa: PLR0913
         partitions: None is all.
         layers: None is all.
         pooling: None is the store's first.
-        variant: "raw" or "normed".
+        variant: "raw", "normed" or "tuned"; see `read_store`.
         targets: words, each one token.
         seed: of the bootstrap.
         bootstrap: resamples of the items; 0 gives no intervals.
@@ -63,7 +64,7 @@ def lens_summary(  # noqa: PLR0913
     names = store.layer_names(layers)
     chosen = [store.partition(name).name for name in (partitions or store.partitions)]
     pooled = store.pooling_name(pooling)
-    question = Question(lens, variant, tuple(targets), 1)
+    question = Question(with_tuned(store, lens, variant, names, pooled), variant, tuple(targets), 1)
     ids = question.target_ids
 
     def make() -> Findings:
@@ -76,7 +77,7 @@ def lens_summary(  # noqa: PLR0913
         "layers": names,
         "pooling": pooled,
         "variant": variant,
-        "lens": lens.digest,
+        "lens": question.lens.digest,
         "targets": list(zip(targets, ids, strict=True)),
         "seed": check_seed(seed, error=LensError),
         "bootstrap": check_resamples("bootstrap", bootstrap, error=LensError),

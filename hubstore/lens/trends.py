@@ -20,6 +20,7 @@ from hubstore.errors import LensError
 from hubstore.lens.languages import TokenLanguages
 from hubstore.lens.lens import Lens, Variant
 from hubstore.lens.rows import text_rows
+from hubstore.lens.tuned import with_tuned
 from hubstore.stats.bootstrap import Bootstrap
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def language_trends(  # noqa: PLR0913
         layers: None is all. The paper has the outputs of all blocks but the last, and "final".
         partitions: inputs to read; None is all.
         pooling: None is "tokens" where the store has it, else its first.
-        variant: "raw" (the paper's, no norm) or "normed"; "final" states are after the norm.
+        variant: "raw" (the paper's, no norm), "normed" or "tuned"; see `read_store`. "final" states are after the norm.
         seed: of the bootstrap.
         bootstrap: resamples of the items; 0 gives no intervals.
         device: where to compute, None for where the lens is; "auto" is CUDA where PyTorch sees it.
@@ -104,6 +105,7 @@ def language_trends(  # noqa: PLR0913
     """
     names, chosen, pooled = _resolve(store, layers, partitions, pooling)
     token_languages.check(lens)
+    lens = with_tuned(store, lens, variant, names, pooled)
 
     def make() -> Findings:
         found = language_mass(
@@ -158,6 +160,7 @@ def language_mass(  # noqa: PLR0913
     """
     names, chosen, pooled = _resolve(store, layers, partitions, pooling)
     token_languages.check(lens)
+    lens = with_tuned(store, lens, variant, names, pooled)
     on_device = lens if device is None else lens.to(resolve_device(device))
     positions = np.concatenate([store.partition(name).positions() for name in chosen])
     rows, owners = text_rows(store, on_device, positions, pooled)
@@ -166,8 +169,7 @@ def language_mass(  # noqa: PLR0913
     shape = (len(positions), both.shape[1])
     sums = {layer: torch.zeros(shape, dtype=torch.float64, device=both.device) for layer in names}
     for layer, part, states in _blocks(store, names, pooled, rows):
-        read: Variant = "final" if layer == "final" else variant
-        mass = on_device.sweep(states, variant=read, groups=both).group_mass.to(torch.float64)
+        mass = on_device.sweep_layer(states, layer, variant=variant, groups=both).group_mass.to(torch.float64)
         mass /= mass[:, :languages].sum(1, keepdim=True)
         sums[layer].index_add_(0, torch.from_numpy(owners[part]).to(mass.device), mass)
         if progress and part.stop >= len(rows):

@@ -27,7 +27,9 @@ class LensParams(StoreParams):
     """What to read."""
 
     layers: Names | None = Field(None, validation_alias=either("layers"))
-    variant: Literal["raw", "normed"] = Field("raw", description="Without the final norm (the paper's), or with it.")
+    variant: Literal["raw", "normed", "tuned"] = Field(
+        "raw", description="Without the final norm (the paper's), with it, or after a map of each layer to the last."
+    )
     pooling: Name | None = None
     targets: FewNames = Field((), validation_alias=either("targets"), description="Words to look up, each one token.")
 
