@@ -84,7 +84,7 @@ def serve(
     address: options.AddressOption = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the dashboard in a browser.")] = False,
 ) -> None:
-    """Serve stores to browsers and programs: a dashboard at /, an API at /api, its description at /api/docs."""
+    """Serve stores to browsers and programs: a dashboard at /, an API at /api/v1, its description at /api/docs."""
     from hubstore.serve.server import serve as run
 
     logging.getLogger("hubstore").addHandler(LogHandler())

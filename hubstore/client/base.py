@@ -49,7 +49,7 @@ class BaseRemoteStore(LayersAndPoolings):
     def __init__(self, endpoint: Endpoint, name: str, info: Mapping[str, Any]) -> None:
         self.name = name
         self._endpoint = endpoint
-        self.path = f"/api/stores/{quote(name, safe='')}"
+        self.path = f"/api/v1/stores/{quote(name, safe='')}"
         self._info = info
 
     def __repr__(self) -> str:

@@ -53,7 +53,7 @@ def connect(endpoint: Endpoint, store: str | None) -> Steps[tuple[str, dict[str,
             f"{health.place} does not answer as a hubstore server does; check the address. `hubstore serve STORE` "
             "starts a server"
         )
-    [listed] = yield [Request("/api/stores", accept=JSON)]
+    [listed] = yield [Request("/api/v1/stores", accept=JSON)]
     names = [one["name"] for one in listed.json()["stores"]]
     listed_names = ", ".join(names) or "none"
     if store is None and len(names) != 1:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from hubstore.errors import HubstoreError
 from hubstore.serve.compression import CompressionMiddleware
-from hubstore.serve.deprecated import older_paths
+from hubstore.serve.deprecated import OlderPaths
 from hubstore.serve.http_errors import RequestError, error_body, invalid_error, status_of
 from hubstore.serve.resources import analyses, experiments, items, lens, neighbors, pages, projections, stores
 from hubstore.serve.responses import error_response, json_response
@@ -61,7 +61,7 @@ def create_app(
     app.state.service = service
     for module in (neighbors, stores, items, analyses, lens, projections, experiments, pages):
         app.include_router(module.router)
-    app.include_router(older_paths(neighbors.router))
+    app.add_middleware(OlderPaths)
     app.add_middleware(CompressionMiddleware)
     app.add_middleware(AuthMiddleware, token=token, hosts=hosts, limits=service.limits, metrics=service.metrics)
     app.add_exception_handler(HubstoreError, _on_error)

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-from fastapi.routing import APIRoute
+import re
+
 from pydantic import AliasChoices
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from hubstore.serve.security import route_path
 
 CENTERED = AliasChoices("centered", "centred")
 SEARCH_EFFORT = AliasChoices("search_effort", "effort")
 """Parameters and fields, by their names and by those before."""
 
+UNVERSIONED = re.compile(r"^/api/(?=(?:stores|experiments)(?:/|$))")
+NEIGHBORS = re.compile(r"^(/api/v1/stores/[^/]+/)neighbours(?=/|$)")
 
-def older_paths(router: APIRouter) -> APIRouter:
-    """The routes of `router` under /neighbours, where it has them under /neighbors."""
-    older = APIRouter()
-    for route in router.routes:
-        assert isinstance(route, APIRoute)
-        older.add_api_route(
-            route.path.replace("/neighbors", "/neighbours"),
-            route.endpoint,
-            methods=list(route.methods or ()),
-            responses=route.responses,
-            openapi_extra=route.openapi_extra,
-            tags=route.tags,
-            deprecated=True,
-        )
-    return older
+
+class OlderPaths:
+    """Answers `/api/stores` and `/api/experiments` as `/api/v1/...`, and `/neighbours` as `/neighbors`.
+
+    Args:
+        app: what answers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http":
+            path = route_path(scope)
+            mounted = scope["path"].removesuffix(path)
+            scope["path"] = mounted + NEIGHBORS.sub(r"\1neighbors", UNVERSIONED.sub("/api/v1/", path))
+        await self._app(scope, receive, send)

@@ -303,7 +303,7 @@ def test_a_store_that_grows_is_seen_and_what_takes_several_answers_is_of_one_sta
             asked.append(request.path)
             if len(asked) == 2:
                 hubstore.append(items("b", 5), grown.path, model=model)
-                while json.loads(send(verbs.Request("/api/stores/x")).body)["revision"] == grown.digest:
+                while json.loads(send(verbs.Request("/api/v1/stores/x")).body)["revision"] == grown.digest:
                     pass
             return answer
 

@@ -92,7 +92,7 @@ def test_a_server_answers_from_the_cluster(answering, path):
     answers = []
     for engine in ("local", "ray"):
         with served(path, device="cpu", engine=engine) as server:
-            answers.append(server.get("/api/stores/x/neighbors", **asked).columns)
+            answers.append(server.get("/api/v1/stores/x/neighbors", **asked).columns)
     assert answers[0] == answers[1]
 
 

@@ -60,9 +60,9 @@ def test_health_needs_no_store_to_be_open(server):
 
 
 def test_stores_are_described(server, store):
-    [summary] = server.get("/api/stores").json["stores"]
+    [summary] = server.get("/api/v1/stores").json["stores"]
     assert (summary["name"], summary["items"], summary["revision"]) == ("sentences", len(store), store.digest)
-    info = server.get("/api/stores/sentences").json
+    info = server.get("/api/v1/stores/sentences").json
     assert info["layers"] == list(store.layers)
     assert [part["name"] for part in info["partitions"]] == list(store.partitions)
     assert (info["concepts"], info["dtype"], info["width"]) == (24, "float32", 16)
@@ -73,11 +73,11 @@ def test_stores_are_described(server, store):
 def test_stores_of_one_name_are_told_apart(tmp_path):
     paths = [write_store(tmp_path / folder / "same.hub", concepts=3).path for folder in ("a", "b", "c")]
     with served(*paths) as running:
-        assert [one["name"] for one in running.get("/api/stores").json["stores"]] == ["same", "same-2", "same-3"]
+        assert [one["name"] for one in running.get("/api/v1/stores").json["stores"]] == ["same", "same-2", "same-3"]
 
 
 def test_items_come_in_pages_and_the_filters_narrow_them(server, store):
-    path = "/api/stores/sentences/items"
+    path = "/api/v1/stores/sentences/items"
     first = server.get(path, limit=10).json
     assert first["about"]["total"] == len(store)
     assert first["columns"]["id"] == store.items["id"].to_pylist()[:10]
@@ -92,14 +92,14 @@ def test_items_come_in_pages_and_the_filters_narrow_them(server, store):
 
 
 def test_an_item_has_its_equivalents(server):
-    item = server.get("/api/stores/sentences/item", id="he:4").json
+    item = server.get("/api/v1/stores/sentences/item", id="he:4").json
     assert (item["text"], item["position"]) == ("sentence 4 in he", 28)
     assert item["equivalents"] == ["en:4", "zh-Hans:4"]
 
 
 def test_neighbors_are_those_of_a_search(server, store):
     asked = {"layer": ["1", "-1"], "k": 4, "exclude_same_language": "true", "language": ["he", "zh-Hans"]}
-    answer = server.get("/api/stores/sentences/neighbors", ARROW, id=["en:3", "he:8"], **asked)
+    answer = server.get("/api/v1/stores/sentences/neighbors", ARROW, id=["en:3", "he:8"], **asked)
     expected = search(
         store, ids=["en:3", "he:8"], k=4, layers=["1", "-1"], languages=["he", "zh-Hans"], exclude_same_language=True
     )
@@ -112,7 +112,7 @@ def test_neighbors_are_those_of_a_search(server, store):
 
 def test_vectors_may_be_json_or_arrow(server, store):
     rows = store.hidden(2).take([5, 40]).float().numpy()
-    path = "/api/stores/sentences/neighbors"
+    path = "/api/v1/stores/sentences/neighbors"
     expected = search(store, vectors=rows, k=3, layers=[2])
     by_json = server.post(path, {"vectors": rows.tolist(), "k": 3, "layers": [2]})
     assert by_json.columns["id"] == expected["id"].to_pylist()
@@ -128,7 +128,7 @@ def test_vectors_may_be_json_or_arrow(server, store):
 
 
 def test_lists_have_one_name_in_parameters_and_bodies_and_the_singular_beside_it(server):
-    path = "/api/stores/sentences/neighbors"
+    path = "/api/v1/stores/sentences/neighbors"
     asked = {"k": 3, "layers": ["1", "2"], "languages": ["he"]}
     expected = server.get(path, id="en:1", k=3, layer=["1", "2"], language="he").columns
     assert set(expected["layer"]) == {"1", "2"}
@@ -141,7 +141,7 @@ def test_lists_have_one_name_in_parameters_and_bodies_and_the_singular_beside_it
 
 
 def test_hidden_states_come_back_to_the_bit(server, store):
-    found = arrow(server.get("/api/stores/sentences/hidden", ARROW, id=["en:1", "he:2"], layer=["0", "3"]))
+    found = arrow(server.get("/api/v1/stores/sentences/hidden", ARROW, id=["en:1", "he:2"], layer=["0", "3"]))
     assert found["id"].to_pylist() == ["en:1", "he:2", "en:1", "he:2"]
     assert found["layer"].to_pylist() == ["0", "0", "3", "3"]
     expected = np.concatenate([store.hidden(layer).take([1, 26]).numpy() for layer in (0, 3)])
@@ -150,7 +150,7 @@ def test_hidden_states_come_back_to_the_bit(server, store):
 
 @pytest.mark.parametrize("form", ["json", "arrow", "csv", "parquet"])
 def test_one_table_in_every_format(server, form):
-    answer = server.get("/api/stores/sentences/items", limit=5, format=form)
+    answer = server.get("/api/v1/stores/sentences/items", limit=5, format=form)
     name = {"arrow": "arrows"}.get(form, form)
     assert answer.headers["content-disposition"] == f'attachment; filename="sentences-items.{name}"'
     columns = {
@@ -159,7 +159,7 @@ def test_one_table_in_every_format(server, form):
         "csv": lambda body: csv.read_csv(io.BytesIO(body)).to_pydict(),
         "parquet": lambda body: pq.read_table(io.BytesIO(body)).to_pydict(),
     }[form](answer.body)
-    plain = server.get("/api/stores/sentences/items", limit=5)
+    plain = server.get("/api/v1/stores/sentences/items", limit=5)
     assert "content-disposition" not in plain.headers
     assert {name: values for name, values in columns.items() if name != "media"} == {
         name: values for name, values in plain.columns.items() if name != "media"
@@ -168,7 +168,7 @@ def test_one_table_in_every_format(server, form):
 
 def test_the_accept_header_chooses_and_its_weights_count(server):
     def kind(accept: str) -> str:
-        return server.get("/api/stores/sentences/items", {"Accept": accept}, limit=1).headers["content-type"]
+        return server.get("/api/v1/stores/sentences/items", {"Accept": accept}, limit=1).headers["content-type"]
 
     assert kind("text/csv;q=0.5, application/vnd.apache.parquet") == "application/vnd.apache.parquet"
     assert kind("text/csv;q=0.5, application/json;q=0.9").startswith("application/json")
@@ -177,13 +177,13 @@ def test_the_accept_header_chooses_and_its_weights_count(server):
 
 
 def test_curves_come_from_a_kept_table_or_are_computed_and_kept(server, store):
-    path = "/api/stores/sentences/curves"
+    path = "/api/v1/stores/sentences/curves"
     computed = server.get(path, analysis="similarity", pair="he:en")
     assert set(zip(computed.columns["x"], computed.columns["y"], strict=True)) == {("en", "he")}
     assert computed.columns["value"] == pytest.approx(similarity(store, [("en", "he")])["value"].to_pylist())
-    [kept] = server.get("/api/stores/sentences/analyses").json["analyses"]
+    [kept] = server.get("/api/v1/stores/sentences/analyses").json["analyses"]
     assert (kept["analysis"], kept["current"]) == ("similarity", True)
-    again = server.get(f"/api/stores/sentences/analyses/similarity/{kept['key']}")
+    again = server.get(f"/api/v1/stores/sentences/analyses/similarity/{kept['key']}")
     assert again.columns == computed.columns
     similarity(store)  # all pairs: now every pair is in a kept table
     found = server.get(path, analysis="similarity", pair="en:zh-Hans", layer="2").json
@@ -197,20 +197,20 @@ def test_curves_come_from_a_kept_table_or_are_computed_and_kept(server, store):
 
 
 def test_a_map_is_the_stores_projection(server, store):
-    answer = server.get("/api/stores/sentences/projection", ARROW, layer=["1", "2"], points=30, seed=3)
+    answer = server.get("/api/v1/stores/sentences/projection", ARROW, layer=["1", "2"], points=30, seed=3)
     expected = projection(store, layers=["1", "2"], points=30, seed=3)
     found = arrow(answer)
     assert found.equals(expected)
     assert json.loads(found.schema.metadata[b"hubstore"])["sampled"] == len(set(found["id"].to_pylist()))
-    two = server.get("/api/stores/sentences/projection", layer="1", points=30, seed=3, fields=["x", "id"]).columns
+    two = server.get("/api/v1/stores/sentences/projection", layer="1", points=30, seed=3, fields=["x", "id"]).columns
     assert list(two) == ["layer", "id", "x"]
-    assert server.get("/api/stores/sentences/projection", layer="1", fields="color").status == 400
-    listed = server.get("/api/stores/sentences").json["projections"]
+    assert server.get("/api/v1/stores/sentences/projection", layer="1", fields="color").status == 400
+    listed = server.get("/api/v1/stores/sentences").json["projections"]
     assert {"layer": "2", "pooling": "mean", "method": "pca", "points": 30} in listed
 
 
 def test_previews_are_the_stores_bytes_and_browsers_may_keep_them(media_server, media):
-    path = "/api/stores/media/preview"
+    path = "/api/v1/stores/media/preview"
     image_answer = media_server.get(path, id="image/zxx:3", revision=media.digest)
     assert image_answer.body == media.preview("image/zxx:3")
     assert image_answer.headers["content-type"] == "image/webp"
@@ -226,10 +226,10 @@ def test_previews_are_the_stores_bytes_and_browsers_may_keep_them(media_server, 
 
 
 def test_items_and_neighbors_say_which_have_previews_and_name_files_alone(media_server):
-    items = media_server.get("/api/stores/media/items", partition=["en", "image/zxx"], limit=100).columns
+    items = media_server.get("/api/v1/stores/media/items", partition=["en", "image/zxx"], limit=100).columns
     assert items["preview"] == [modality == "image" for modality in items["modality"]]
     assert items["media"][-1] == "image-11.bin"
-    hits = media_server.get("/api/stores/media/neighbors", id="image/zxx:1", layer="1", k=20).columns
+    hits = media_server.get("/api/v1/stores/media/neighbors", id="image/zxx:1", layer="1", k=20).columns
     assert hits["preview"] == [modality != "text" for modality in hits["modality"]]
     assert all("/" not in name for name in hits["media"] if name)
 
@@ -244,12 +244,12 @@ def test_files_of_items_are_given_only_where_the_server_is_told_to(tmp_path):
     ]
     hubstore.extract(Corpus.from_items(items), tiny_media_model("llava"), tmp_path / "x.hub", dtype="float32")
     with served(tmp_path / "x.hub", originals=tmp_path) as running:
-        found = running.get("/api/stores/x/media", id="a")
+        found = running.get("/api/v1/stores/x/media", id="a")
         assert (found.body, found.headers["content-type"]) == (shown.read_bytes(), "image/png")
         shown.write_bytes(other.read_bytes())
-        assert running.get("/api/stores/x/media", id="b").status == 404
+        assert running.get("/api/v1/stores/x/media", id="b").status == 404
     with served(tmp_path / "x.hub") as running:
-        assert running.get("/api/stores/x/media", id="a").status == 404
+        assert running.get("/api/v1/stores/x/media", id="a").status == 404
 
 
 def test_the_lens_reads_what_the_store_keeps(tmp_path):
@@ -257,18 +257,18 @@ def test_the_lens_reads_what_the_store_keeps(tmp_path):
     items = [Item(f"{n}", text, "en", f"{n}") for n, text in enumerate(["one two three", "it rained", "a day"])]
     kept = hubstore.extract(Corpus.from_items(items), model, tmp_path / "l.hub", dtype="float32", with_lens=True)
     with served(tmp_path / "l.hub") as running:
-        assert running.get("/api/stores/l").json["lens"]
-        found = arrow(running.get("/api/stores/l/lens", ARROW, id=["1", "2"], layer=["1", "3"], k=3))
+        assert running.get("/api/v1/stores/l").json["lens"]
+        found = arrow(running.get("/api/v1/stores/l/lens", ARROW, id=["1", "2"], layer=["1", "3"], k=3))
         assert found.equals(kept.lens(["1", "2"], layers=["1", "3"], k=3))
-        summary = running.get("/api/stores/l/lens/summary", layer="2", variant="normed").columns
+        summary = running.get("/api/v1/stores/l/lens/summary", layer="2", variant="normed").columns
         assert summary["value"] == pytest.approx(kept.lens_summary(layers=["2"], variant="normed")["value"].to_pylist())
-        assert running.get("/api/stores/l/lens", id="1", target="no token").status == 400
+        assert running.get("/api/v1/stores/l/lens", id="1", target="no token").status == 400
 
 
 def test_what_is_not_there_is_404_and_what_is_wrong_400(server):
-    store = "/api/stores/sentences"
+    store = "/api/v1/stores/sentences"
     for path, query in (
-        ("/api/stores/other", {}),
+        ("/api/v1/stores/other", {}),
         ("/api/nothing", {}),
         (f"{store}/item", {"id": "x"}),
         (f"{store}/neighbors", {"id": "x"}),
@@ -307,7 +307,7 @@ def test_what_is_not_there_is_404_and_what_is_wrong_400(server):
 
 
 def test_what_needs_a_model_or_a_lens_says_so(server):
-    store = "/api/stores/sentences"
+    store = "/api/v1/stores/sentences"
     for answer in (
         server.post(f"{store}/neighbors", {"texts": ["hello"]}),
         server.post(f"{store}/neighbors/image", b"x", kind="image/png"),
@@ -328,14 +328,14 @@ def test_a_stale_index_is_409_unless_that_is_allowed(tmp_path):
     store = write_rows(tmp_path / "s.hub", states[:, :512], shard_rows=512)
     build(store, kind="hnsw")
     with served(store.path) as strict, served(store.path, allow_stale=True) as lenient:
-        path = "/api/stores/s/neighbors"
+        path = "/api/v1/stores/s/neighbors"
         before = strict.get(path, id="item-3").columns
         write_rows(tmp_path / "s.hub", torch.as_tensor(states[:, 512:]), first_shard=1, shard_rows=512)
         until = time.monotonic() + 20
         while strict.get(path, id="item-3").status != 409 and time.monotonic() < until:
             time.sleep(0.05)
         assert "holds 512 rows" in strict.get(path, id="item-3").error
-        assert strict.get("/api/stores/s").json["indexes"][0]["stale"]
+        assert strict.get("/api/v1/stores/s").json["indexes"][0]["stale"]
         assert lenient.get(path, id="item-3").columns == before
         build(StoreReader(store.path))
         while strict.get(path, id="item-3").status != 200 and time.monotonic() < until:
@@ -345,9 +345,9 @@ def test_a_stale_index_is_409_unless_that_is_allowed(tmp_path):
 
 def test_answers_beyond_the_limits_are_413(store):
     with served(store.path, limits=Limits(answer=1000)) as running:
-        assert running.get("/api/stores/sentences/items", limit=50).status == 413
-        assert running.get("/api/stores/sentences/hidden", id=["en:1", "en:2"]).status == 200
-        assert running.get("/api/stores/sentences/hidden", id=[f"en:{n}" for n in range(20)]).status == 413
+        assert running.get("/api/v1/stores/sentences/items", limit=50).status == 413
+        assert running.get("/api/v1/stores/sentences/hidden", id=["en:1", "en:2"]).status == 200
+        assert running.get("/api/v1/stores/sentences/hidden", id=[f"en:{n}" for n in range(20)]).status == 413
 
 
 def test_experiments_are_listed_with_verdict_table_and_figure(store, tmp_path):
@@ -366,23 +366,23 @@ def test_experiments_are_listed_with_verdict_table_and_figure(store, tmp_path):
     for folder in ("one", "two"):
         write_result(tmp_path / folder / "multilingual-similarity", outcome, {**about, "stores": {}}, b"\x89PNG")
     with served(store.path, experiment_folders=[tmp_path / "one", tmp_path / "two"]) as running:
-        first, second = running.get("/api/experiments").json["experiments"]
+        first, second = running.get("/api/v1/experiments").json["experiments"]
         assert (first["name"], second["name"]) == ("multilingual-similarity", "multilingual-similarity-2")
         assert (first["shown"], first["claim"], first["model"], first["notes"]) == (True, "c", "m", ["a note"])
         assert first["verdict"] == "yes"
-        table = running.get("/api/experiments/multilingual-similarity-2").json
+        table = running.get("/api/v1/experiments/multilingual-similarity-2").json
         assert (table["columns"]["value"], table["about"]["figure"]) == ([0.31], "0.31 at layer 9")
-        assert running.get("/api/experiments/multilingual-similarity/figure").body == b"\x89PNG"
-        assert running.get("/api/experiments/none").status == 404
+        assert running.get("/api/v1/experiments/multilingual-similarity/figure").body == b"\x89PNG"
+        assert running.get("/api/v1/experiments/none").status == 404
 
 
 def test_metrics_count_what_was_answered(store):
     with served(store.path) as running:
         for _ in range(3):
-            running.get("/api/stores/sentences/neighbors", id="en:1")
-        running.get("/api/stores/sentences/neighbors", id="nobody")
+            running.get("/api/v1/stores/sentences/neighbors", id="en:1")
+        running.get("/api/v1/stores/sentences/neighbors", id="nobody")
         lines = running.get("/metrics").body.decode().splitlines()
-        route = 'method="GET",route="/api/stores/{store}/neighbors"'
+        route = 'method="GET",route="/api/v1/stores/{store}/neighbors"'
         assert f'hubstore_requests_total{{{route},status="200"}} 3.0' in lines
         assert f'hubstore_requests_total{{{route},status="404"}} 1.0' in lines
         assert 'hubstore_store_items{store="sentences"} 72.0' in lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import io
 import os
 import socket
@@ -42,7 +43,7 @@ from tests.serve.servers import served
 TOKEN = "a-token-of-the-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 ARROW = "application/vnd.apache.arrow.stream"
-NEIGHBORS = "/api/stores/plain/neighbors"
+NEIGHBORS = "/api/v1/stores/plain/neighbors"
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +173,7 @@ def test_memory_that_does_not_suffice_is_413(app, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(item_routes, "table_of", fail)
-    status, body = ask(app, "/api/stores/plain/items")
+    status, body = ask(app, "/api/v1/stores/plain/items")
     assert (status, b"memory did not suffice" in body) == (413, True)
 
 
@@ -261,7 +262,7 @@ def test_trailers_count_as_a_head_does(running):
 
 
 def test_a_request_of_many_parameters_and_a_body_of_many_portions_are_taken(running):
-    assert running.get("/api/stores/plain/items", q="x", concept=["y" * 50] * 1000).status == 200
+    assert running.get("/api/v1/stores/plain/items", q="x", concept=["y" * 50] * 1000).status == 200
     (connection,) = begun(
         running,
         first=f"POST {NEIGHBORS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -279,12 +280,13 @@ def test_a_head_that_does_not_come_is_given_up(hasty, first):
     began = time.monotonic()
     assert closed(connection)
     assert time.monotonic() - began < 15
-    kept = socket.create_connection(("127.0.0.1", hasty.port), timeout=20)
-    for _ in range(2):  # what has come whole waits for the next as long as it likes
-        kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert b" 200 OK" in kept.recv(4096)
-        time.sleep(0.4)
-    kept.close()
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", hasty.port, timeout=20)) as kept:
+        for _ in range(2):  # what has come whole waits for the next as long as it likes
+            kept.request("GET", "/healthz")
+            answer = kept.getresponse()
+            assert (answer.status, answer.will_close) == (200, False)
+            answer.read()
+            time.sleep(0.4)
 
 
 def test_of_too_many_half_requests_the_oldest_are_closed():
@@ -330,9 +332,9 @@ OWN = [
 def test_a_page_of_another_site_computes_and_keeps_nothing(store, headers):
     app = create_app([store.path], hosts=("localhost",))
     for path, query in (
-        ("/api/stores/plain/projection", {"layer": "0", "points": 20}),
-        ("/api/stores/plain/curves", {"analysis": "geometry"}),
-        ("/api/stores", {}),
+        ("/api/v1/stores/plain/projection", {"layer": "0", "points": 20}),
+        ("/api/v1/stores/plain/curves", {"analysis": "geometry"}),
+        ("/api/v1/stores", {}),
         ("/metrics", {}),
     ):
         status, body = ask(app, path, headers, **query)
@@ -347,7 +349,7 @@ def test_a_page_of_another_site_computes_and_keeps_nothing(store, headers):
 
 @pytest.mark.parametrize("headers", OWN, ids=str)
 def test_the_servers_own_pages_and_programs_are_answered(app, headers):
-    assert ask(app, "/api/stores", headers)[0] == 200
+    assert ask(app, "/api/v1/stores", headers)[0] == 200
     body = b'{"ids":["en:1"]}'
     assert ask(app, NEIGHBORS, {"Content-Type": "application/json", **headers}, method="POST", body=body)[0] == 200
 
@@ -355,22 +357,23 @@ def test_the_servers_own_pages_and_programs_are_answered(app, headers):
 def test_wrong_tokens_of_one_address_are_bounded_and_others_are_answered(store):
     app = create_app([store.path], token=TOKEN)
     used = "192.0.2.1"
-    assert ask(app, "/api/stores", BEARER, client=used)[0] == 200
+    assert ask(app, "/api/v1/stores", BEARER, client=used)[0] == 200
     for client in ("192.0.2.7", "2001:db8::1"):
         said = [
-            ask(app, "/api/stores", {"Authorization": f"Bearer {n}"}, client=client)[0] for n in range(WRONG_TOKENS + 9)
+            ask(app, "/api/v1/stores", {"Authorization": f"Bearer {n}"}, client=client)[0]
+            for n in range(WRONG_TOKENS + 9)
         ]
         assert set(said[: WRONG_TOKENS - 5]) == {401}
         assert said[-1] == 429
-    assert ask(app, "/api/stores", BEARER, client="192.0.2.7")[0] == 429, "no more guesses are looked at"
-    assert ask(app, "/api/stores", BEARER, client="2001:db8::2")[0] == 429, "one network, one client"
-    assert ask(app, "/api/stores", BEARER, client="::ffff:192.0.2.7")[0] == 429, "the same address over IPv6"
-    assert ask(app, "/api/stores", BEARER, client="::ffff:192.0.2.9")[0] == 200
-    assert ask(app, "/api/stores", {}, client="192.0.2.7")[0] == 401, "no token is no guess"
-    assert ask(app, "/api/stores", BEARER, client="192.0.2.8")[0] == 200
+    assert ask(app, "/api/v1/stores", BEARER, client="192.0.2.7")[0] == 429, "no more guesses are looked at"
+    assert ask(app, "/api/v1/stores", BEARER, client="2001:db8::2")[0] == 429, "one network, one client"
+    assert ask(app, "/api/v1/stores", BEARER, client="::ffff:192.0.2.7")[0] == 429, "the same address over IPv6"
+    assert ask(app, "/api/v1/stores", BEARER, client="::ffff:192.0.2.9")[0] == 200
+    assert ask(app, "/api/v1/stores", {}, client="192.0.2.7")[0] == 401, "no token is no guess"
+    assert ask(app, "/api/v1/stores", BEARER, client="192.0.2.8")[0] == 200
     for n in range(WRONG_TOKENS + 9):
-        ask(app, "/api/stores", {"Authorization": f"Bearer {n}"}, client=used)
-    assert ask(app, "/api/stores", BEARER, client=used)[0] == 200, "who has shown the token is not locked out"
+        ask(app, "/api/v1/stores", {"Authorization": f"Bearer {n}"}, client=used)
+    assert ask(app, "/api/v1/stores", BEARER, client=used)[0] == 200, "who has shown the token is not locked out"
 
 
 def test_a_locked_out_address_is_looked_at_again_after_a_while(monkeypatch):
@@ -387,9 +390,9 @@ def test_a_locked_out_address_is_looked_at_again_after_a_while(monkeypatch):
 
 def test_a_mounted_application_bounds_wrong_tokens_too(store):
     app = Starlette(routes=[Mount("/hub", app=create_app([store.path], token=TOKEN))])
-    for path in ("/hub/api/stores", "/hub/metrics", "/hub/static/../api/stores"):
+    for path in ("/hub/api/v1/stores", "/hub/metrics", "/hub/static/../api/v1/stores"):
         assert ask(app, path)[0] in (401, 404), path
-    said = {ask(app, "/hub/api/stores", {"Authorization": "Bearer x"})[0] for _ in range(WRONG_TOKENS + 5)}
+    said = {ask(app, "/hub/api/v1/stores", {"Authorization": "Bearer x"})[0] for _ in range(WRONG_TOKENS + 5)}
     assert said == {401, 429}
 
 
@@ -519,7 +522,7 @@ def test_clients_do_not_fill_the_disk_with_large_results(tmp_path):
     store = write_store(tmp_path / "s.hub")
     app = create_app([store.path], limits=Limits(results_bytes=1))
     for seed in range(3):
-        assert ask(app, "/api/stores/s/projection", layer="1", points=20, seed=seed)[0] == 200
+        assert ask(app, "/api/v1/stores/s/projection", layer="1", points=20, seed=seed)[0] == 200
     assert len(list((store.path / "analyses").rglob("*.parquet"))) == 1
 
 
@@ -528,14 +531,14 @@ def test_formulas_are_not_in_csv_unless_asked_for(tmp_path):
     store = write_store(tmp_path / "f.hub", texts=dict(enumerate([*formulas, "plain", "a=b"])))
     for safe in (True, False):
         app = create_app([store.path], csv_safe=safe)
-        said = ask(app, "/api/stores/f/items", format="csv", limit=8)[1].decode()
+        said = ask(app, "/api/v1/stores/f/items", format="csv", limit=8)[1].decode()
         for formula in formulas:
             assert (f'"\'{formula}"' in said) is safe
             assert (f'"{formula}"' in said) is not safe
         assert '"plain"' in said
         assert '"a=b"' in said
         assert "'" not in said.replace("'" if safe else "\0", "", len(formulas))
-    numbers = ask(create_app([store.path]), "/api/stores/f/hidden", format="csv", id="en:0", layer="0")[1].decode()
+    numbers = ask(create_app([store.path]), "/api/v1/stores/f/hidden", format="csv", id="en:0", layer="0")[1].decode()
     assert "'" not in numbers
 
 

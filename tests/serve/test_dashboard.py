@@ -534,7 +534,7 @@ def test_the_page_of_the_api_shows_every_operation(page, url):
     assert len(paths) > 10
     shown = page.locator("summary code").all_text_contents()
     assert set(paths) <= set(shown)
-    page.locator("summary", has_text="/api/stores/{store}/items").first.click()
+    page.locator("summary", has_text="/api/v1/stores/{store}/items").first.click()
     expect(page.get_by_text("Part of the text or the id, in any case.")).to_be_visible()
 
 

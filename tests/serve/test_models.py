@@ -42,22 +42,22 @@ def server(store, folder):
 
 
 def test_texts_are_read_as_the_store_was(server, store):
-    found = server.post("/api/stores/texts/neighbors", {"texts": ["Nine ships", "It rained"], "k": 3, "layers": [2]})
+    found = server.post("/api/v1/stores/texts/neighbors", {"texts": ["Nine ships", "It rained"], "k": 3, "layers": [2]})
     expected = store.search(texts=["Nine ships", "It rained"], k=3, layers=[2])
     assert found.columns["query"] == expected["query"].to_pylist()
     assert found.columns["id"] == expected["id"].to_pylist()
     assert found.columns["score"] == pytest.approx(expected["score"].to_pylist(), abs=1e-5)
-    assert server.get("/api/stores/texts").json["encoder"]
+    assert server.get("/api/v1/stores/texts").json["encoder"]
 
 
 def test_the_models_folder_is_named_nowhere(server, folder):
-    bodies = [server.get("/api/stores/texts").body, server.get("/api/stores/texts/neighbors", id="1").body]
-    bodies.append(server.post("/api/stores/texts/neighbors/image", b"x", kind="image/png").body)
+    bodies = [server.get("/api/v1/stores/texts").body, server.get("/api/v1/stores/texts/neighbors", id="1").body]
+    bodies.append(server.post("/api/v1/stores/texts/neighbors/image", b"x", kind="image/png").body)
     assert not any(str(folder.parent).encode() in body for body in bodies)
 
 
 def test_tokens_are_neighbors_too_and_requests_of_one_item_are_not_mixed_up(server, store):
-    path = "/api/stores/texts/neighbors"
+    path = "/api/v1/stores/texts/neighbors"
     expected = {n: store.search(ids=[str(n)], k=2, layers=[1], pooling="tokens") for n in range(4)}
     with ThreadPoolExecutor(8) as clients:
         asked = [(n, clients.submit(server.get, path, id=n, k=2, layer=1, pooling="tokens")) for n in [*range(4)] * 3]
@@ -65,7 +65,7 @@ def test_tokens_are_neighbors_too_and_requests_of_one_item_are_not_mixed_up(serv
             columns = answer.result().columns
             assert columns["query"] == expected[n]["query"].to_pylist()
             assert columns["token"] == expected[n]["token"].to_pylist()
-    rows = server.get("/api/stores/texts/hidden", id=["2", "0"], layer="1", pooling="tokens").columns
+    rows = server.get("/api/v1/stores/texts/hidden", id=["2", "0"], layer="1", pooling="tokens").columns
     ranges = store.token_ranges()[[2, 0]]
     assert rows["token"] == [token for start, stop in ranges for token in range(stop - start)]
     assert rows["vector"][-1] == pytest.approx(store.hidden(1, "tokens").read()[ranges[1][1] - 1].tolist())
@@ -74,11 +74,11 @@ def test_tokens_are_neighbors_too_and_requests_of_one_item_are_not_mixed_up(serv
 def test_a_model_that_is_not_the_stores_reads_no_query_of_it(tmp_path):
     store = write_store(tmp_path / "other.hub")
     with served(store.path, model=tiny_model("llama")) as running:
-        answer = running.post("/api/stores/other/neighbors", {"texts": ["x"]})
+        answer = running.post("/api/v1/stores/other/neighbors", {"texts": ["x"]})
         assert answer.status == 501
         assert "use the model that the store was made with" in answer.error
-        assert not running.get("/api/stores/other").json["encoder"]
-        assert running.get("/api/stores/other/neighbors", id="en:1").status == 200
+        assert not running.get("/api/v1/stores/other").json["encoder"]
+        assert running.get("/api/v1/stores/other/neighbors", id="en:1").status == 200
 
 
 def test_a_load_that_failed_is_tried_again_after_a_pause(store, folder, monkeypatch):
@@ -122,13 +122,13 @@ def test_images_are_uploaded_and_those_that_are_none_are_415(tmp_path):
     items = [Item(f"{n}", "", "zxx", f"{n}", "image", Media(f"{n}.png", data)) for n, data in enumerate(images)]
     extract(Corpus.from_items(items), model, tmp_path / "p.hub", Settings(dtype="float32", poolings=("mean",)))
     with served(tmp_path / "p.hub", model=model) as running, ThreadPoolExecutor(4) as clients:
-        path = "/api/stores/p/neighbors/image"
+        path = "/api/v1/stores/p/neighbors/image"
         asked = [clients.submit(running.post, path, data, kind="image/png", k=1, layer=2) for data in images]
         bad = clients.submit(running.post, path, b"no image", kind="image/png", k=1, layer=2)
         assert [answer.result().columns["id"] for answer in asked] == [["0"], ["1"], ["2"], ["3"]]
         assert all(answer.result().columns["query"] == ["image 0"] for answer in asked)
         assert bad.result().status == 415
-        assert running.post("/api/stores/p/neighbors/audio", b"x", kind="audio/wav", layer=2).status == 501
+        assert running.post("/api/v1/stores/p/neighbors/audio", b"x", kind="audio/wav", layer=2).status == 501
 
 
 def test_requests_that_come_while_a_search_runs_are_answered_by_one(tmp_path, monkeypatch):
@@ -144,7 +144,7 @@ def test_requests_that_come_while_a_search_runs_are_answered_by_one(tmp_path, mo
         return real(*arguments, ids=ids, vectors=vectors, **options)
 
     monkeypatch.setattr(query, "search", search)
-    path = "/api/stores/b/neighbors"
+    path = "/api/v1/stores/b/neighbors"
     with served(store.path, limits=Limits(searches=1)) as running, ThreadPoolExecutor(16) as clients:
         first = clients.submit(running.get, path, id="en:0")
         assert begun.acquire(timeout=30)

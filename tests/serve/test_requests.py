@@ -29,7 +29,7 @@ from tests.tiny_models import tiny_language_model
 
 TOKEN = "a-token-of-the-tests"
 BEARER = [(b"authorization", f"Bearer {TOKEN}".encode())]
-PRIVATE = ("/api/stores", "/metrics", "/api/stores/words/items", "/api/experiments")
+PRIVATE = ("/api/v1/stores", "/metrics", "/api/v1/stores/words/items", "/api/v1/experiments")
 PUBLIC = ("/", "/healthz", "/api/docs", "/api/openapi.json", "/static/docs.js")
 
 
@@ -114,17 +114,17 @@ def test_a_mounted_application_asks_for_its_token(protected, prefix, root_path):
 @pytest.mark.parametrize(
     "path",
     [
-        "//api/stores",
+        "//api/v1/stores",
         "/api//stores",
-        "/api/stores/",
+        "/api/v1/stores/",
         "/API/stores",
         "/api/docs/",
         "/api/docs/../stores",
         "/nothing",
         "/statics",
-        "/hub/api/stores",
-        "/hub//api/stores",
-        "/hub/hub/api/stores",
+        "/hub/api/v1/stores",
+        "/hub//api/v1/stores",
+        "/hub/hub/api/v1/stores",
         "",
     ],
 )
@@ -136,28 +136,36 @@ def test_a_path_in_any_spelling_gives_no_data_without_the_token(protected, path,
 
 
 def test_the_fixed_files_are_all_that_their_folder_gives_without_the_token(protected):
-    for path in ("/static/../api/stores", "/static//api/stores", "/static/", "/static/../../app.py"):
+    for path in ("/static/../api/v1/stores", "/static//api/v1/stores", "/static/", "/static/../../app.py"):
         assert ask(protected, path).status == 404
 
 
 def test_a_websocket_without_the_token_is_closed(protected):
-    for path in ("/", "/api/stores", "/hub/api/stores"):
+    for path in ("/", "/api/v1/stores", "/hub/api/v1/stores"):
         assert ask(protected, path, kind="websocket").status == 403
 
 
 def test_head_is_get_without_the_body(running, protected):
-    for path in ("/", "/healthz", "/metrics", "/api/docs", "/api/stores", "/api/stores/words/items", "/api/nothing"):
+    for path in (
+        "/",
+        "/healthz",
+        "/metrics",
+        "/api/docs",
+        "/api/v1/stores",
+        "/api/v1/stores/words/items",
+        "/api/nothing",
+    ):
         got, head = running.get(path), running.ask("HEAD", path)
         assert (head.status, head.body) == (got.status, b""), path
         if path != "/metrics":
             assert head.headers["content-length"] == got.headers["content-length"], path
         assert head.headers["content-type"] == got.headers["content-type"]
-    assert running.ask("HEAD", "/api/stores/words/item", id="nobody").status == 404
+    assert running.ask("HEAD", "/api/v1/stores/words/item", id="nobody").status == 404
     assert ask(protected, "/healthz", method="HEAD").body == b"", "whatever server calls it"
 
 
 def test_an_id_that_is_not_there_is_404_whatever_the_browser_has(running):
-    path = "/api/stores/media"
+    path = "/api/v1/stores/media"
     revision = running.get(path).json["revision"]
     item = next(one for one in records(running.get(f"{path}/items", limit=1000)) if one["preview"])
     for seen in (f'"{revision}"', f'W/"{revision}"', "*", f'"other", "{revision}"'):
@@ -175,7 +183,7 @@ def records(answer):
 
 def test_text_is_compressed_for_clients_that_take_it_and_states_are_not(running):
     takes = {"Accept-Encoding": "br, gzip;q=0.8"}
-    for path in ("/", "/static/docs.js", "/static/docs.css", "/api/openapi.json", "/api/stores/words/items"):
+    for path in ("/", "/static/docs.js", "/static/docs.css", "/api/openapi.json", "/api/v1/stores/words/items"):
         plain, packed = running.get(path), running.get(path, takes)
         assert "content-encoding" not in plain.headers
         assert packed.headers["content-encoding"] == "gzip", path
@@ -186,7 +194,7 @@ def test_text_is_compressed_for_clients_that_take_it_and_states_are_not(running)
         tag = packed.headers.get("etag")
         assert tag is None or running.get(path, {**takes, "If-None-Match": tag}).status == 304
     assert "content-encoding" not in running.get("/healthz", takes).headers, "it is small"
-    hidden = running.get("/api/stores/words/hidden", takes, id=[f"en:{n}" for n in range(40)], format="arrow")
+    hidden = running.get("/api/v1/stores/words/hidden", takes, id=[f"en:{n}" for n in range(40)], format="arrow")
     assert "content-encoding" not in hidden.headers
     assert len(pa.ipc.open_stream(hidden.body).read_all()) > 40
 
@@ -217,15 +225,15 @@ def test_gzip_is_taken_where_its_weight_is_above_zero():
 )
 def test_a_misspelled_parameter_is_named_with_the_one_that_it_is_near(running, path, misspelled, meant):
     needed = {"/curves": {"analysis": "geometry"}, "/items": {}, "/projection": {}, "": {}}.get(path, {"id": "en:1"})
-    answer = running.get(f"/api/stores/words{path}", **needed, **{misspelled: "1"})
+    answer = running.get(f"/api/v1/stores/words{path}", **needed, **{misspelled: "1"})
     assert answer.status == 422
     assert repr(misspelled) in answer.error
     assert repr(meant) in answer.error
-    assert running.get("/api/stores", zzz="1").status == 422
+    assert running.get("/api/v1/stores", zzz="1").status == 422
 
 
 def test_a_misspelled_field_of_a_body_and_a_parameter_beside_a_body_are_refused(running):
-    path = "/api/stores/words/neighbors"
+    path = "/api/v1/stores/words/neighbors"
     answer = running.post(path, {"ids": ["en:1"], "exclude_selves": True})
     assert answer.status == 422
     assert "'exclude_self'" in answer.error
@@ -238,7 +246,7 @@ def test_a_misspelled_field_of_a_body_and_a_parameter_beside_a_body_are_refused(
 def test_tokens_are_counted_before_they_are_read(folder):
     ids = [f"en:{n}" for n in range(40)]
     with served(folder / "words.hub", limits=Limits(answer=100_000)) as running:
-        path = "/api/stores/words"
+        path = "/api/v1/stores/words"
         for pooling in ("mean", "tokens"):
             assert running.get(f"{path}/hidden", id=ids[:1], pooling=pooling).status == 200
         assert running.get(f"{path}/hidden", id=ids, pooling="tokens").status == 413
@@ -251,12 +259,12 @@ def test_tokens_are_counted_before_they_are_read(folder):
 def test_a_layer_that_is_no_number_is_not_there(running):
     for layer in ("-²", "-" + "9" * 4000, "--1", "-0", "-", "-99", "\u0661"):
         for path in ("neighbors", "hidden", "lens"):
-            assert running.get(f"/api/stores/words/{path}", id="en:1", layer=layer).status == 404, layer
-    assert running.get("/api/stores/words/hidden", id="en:1", layer="-1").status == 200
+            assert running.get(f"/api/v1/stores/words/{path}", id="en:1", layer=layer).status == 404, layer
+    assert running.get("/api/v1/stores/words/hidden", id="en:1", layer="-1").status == 200
 
 
 def test_a_browser_that_has_a_preview_or_a_file_costs_no_reading_of_it(folder, monkeypatch):
-    path = "/api/stores/media"
+    path = "/api/v1/stores/media"
     with served(folder / "media.hub", originals=folder) as server:
         item = next(one for one in records(server.get(f"{path}/items", limit=1000)) if one["preview"])
         tag = {"If-None-Match": server.get(f"{path}/preview", id=item["id"]).headers["etag"]}
@@ -271,8 +279,8 @@ def test_a_store_that_is_unfinished_says_so_in_the_list_and_by_itself(folder, tm
     with pytest.raises(CorpusUnreachableError):
         extracted(away_at(corpus_of("a", 50), 30), begun)
     with served(begun, folder / "words.hub") as server:
-        unfinished, whole = server.get("/api/stores").json["stores"]
-        for found in (unfinished, server.get("/api/stores/begun").json):
+        unfinished, whole = server.get("/api/v1/stores").json["stores"]
+        for found in (unfinished, server.get("/api/v1/stores/begun").json):
             assert not found["complete"]
             assert found["unfinished"].startswith("its corpus 'a' is unfinished: 20 items of it so far; run the same")
         assert (whole["complete"], whole["unfinished"]) == (True, None)
@@ -293,7 +301,7 @@ def test_no_two_files_of_the_pages_have_one_name(running):
 
 
 def test_an_earlier_releases_spellings_are_still_answered_and_named_as_deprecated(running):
-    store, asked = "/api/stores/words", {"id": ["en:1", "en:2"], "layer": "1", "k": 3}
+    store, asked = "/api/v1/stores/words", {"id": ["en:1", "en:2"], "layer": "1", "k": 3}
     centered = running.get(f"{store}/neighbors", centered="true", **asked).json
     assert centered != running.get(f"{store}/neighbors", **asked).json
     assert running.get(f"{store}/neighbours", centred="true", **asked).json == centered
@@ -301,13 +309,12 @@ def test_an_earlier_releases_spellings_are_still_answered_and_named_as_deprecate
     assert running.post(f"{store}/neighbors", {**body, "centered": True}).json == centered
     assert running.post(f"{store}/neighbours", {**body, "centred": True}).json == centered
     assert running.get(f"{store}/neighbors", centered="1", centred="1", **asked).status == 422
+    older = f"/api{store.removeprefix('/api/v1')}"
+    assert running.get(f"{older}/neighbours", centred="true", **asked).json == centered
+    assert running.get("/api/stores").json == running.get("/api/v1/stores").json
     paths = running.get("/api/openapi.json").json["paths"]
-    prefix = "/api/stores/{store}"
-    assert {path: "deprecated" in paths[f"{prefix}{path}"]["get"] for path in ("/neighbors", "/neighbours")} == {
-        "/neighbors": False,
-        "/neighbours": True,
-    }
-    names = [one["name"] for one in paths[f"{prefix}/neighbors"]["get"]["parameters"]]
+    assert {path for path in paths if path.startswith("/api/") and not path.startswith("/api/v1/")} == set()
+    names = [one["name"] for one in paths["/api/v1/stores/{store}/neighbors"]["get"]["parameters"]]
     assert "centered" in names
     assert "centred" not in names
     assert running.get(f"{store}/neighbors", effort="9", **asked).json["rows"]

@@ -70,24 +70,24 @@ def hostile(tmp_path_factory):
 
 def test_hostile_text_is_returned_as_it_is_and_only_as_json(hostile):
     with served(hostile) as running:
-        answer = running.get("/api/stores/hostile/items", limit=100)
+        answer = running.get("/api/v1/stores/hostile/items", limit=100)
         assert dict(zip(answer.columns["id"], answer.columns["text"], strict=True)) == HOSTILE
         assert answer.headers["content-type"] == "application/json"
         assert answer.headers["x-content-type-options"] == "nosniff"
         for name, text in HOSTILE.items():
-            assert running.get("/api/stores/hostile/item", id=name).json["text"] == text
-            found = running.get("/api/stores/hostile/neighbors", id=name, k=20)
+            assert running.get("/api/v1/stores/hostile/item", id=name).json["text"] == text
+            found = running.get("/api/v1/stores/hostile/neighbors", id=name, k=20)
             assert set(found.columns["query"]) == {name}
             assert {*found.columns["id"], name} == set(HOSTILE)
-        assert running.get("/api/stores/hostile/items", q="<SCRIPT>").columns["id"] == ["script"]
-        stream = running.get("/api/stores/hostile/items", limit=100, format="arrow").body
+        assert running.get("/api/v1/stores/hostile/items", q="<SCRIPT>").columns["id"] == ["script"]
+        stream = running.get("/api/v1/stores/hostile/items", limit=100, format="arrow").body
         assert pa.ipc.open_stream(stream).read_all()["text"].to_pylist() == list(HOSTILE.values())
 
 
 def test_a_missing_id_comes_back_in_the_message_as_json(hostile):
     with served(hostile) as running:
         for name in ("<script>no</script>", "\u202e\x00", "x" * 5000):
-            answer = running.get("/api/stores/hostile/item", id=name)
+            answer = running.get("/api/v1/stores/hostile/item", id=name)
             assert answer.status == 404
             assert answer.headers["content-type"] == "application/json"
             assert answer.error
@@ -98,10 +98,10 @@ def test_every_answer_has_the_security_headers(store):
         for path in (
             "/",
             "/healthz",
-            "/api/stores",
+            "/api/v1/stores",
             "/api/nothing",
             "/static/api.js",
-            "/api/stores/plain/items?limit=x",
+            "/api/v1/stores/plain/items?limit=x",
         ):
             headers = running.get(path).headers
             assert "default-src 'none'" in headers["content-security-policy"], path
@@ -115,11 +115,11 @@ def test_every_answer_has_the_security_headers(store):
 
 def test_no_folder_of_the_server_is_in_any_answer(hostile):
     with served(hostile, originals=hostile.parent) as running:
-        store = "/api/stores/hostile"
+        store = "/api/v1/stores/hostile"
         said = [
             running.get(path, **query).body
             for path, query in (
-                ("/api/stores", {}),
+                ("/api/v1/stores", {}),
                 (store, {}),
                 (f"{store}/items", {"limit": 3}),
                 (f"{store}/items", {"partition": "x"}),
@@ -145,8 +145,8 @@ def test_a_token_is_asked_for_wherever_there_is_data(store):
         for path in ("/healthz", "/", "/api/docs", "/api/openapi.json", "/static/api.js"):
             assert running.get(path).status in (200, 304), path
         for path in (
-            "/api/stores",
-            "/api/stores/plain/items",
+            "/api/v1/stores",
+            "/api/v1/stores/plain/items",
             "/api/nothing",
             "/nothing",
             "/metrics",
@@ -158,9 +158,9 @@ def test_a_token_is_asked_for_wherever_there_is_data(store):
                 assert answer.status == 401, path
                 assert answer.headers["www-authenticate"] == "Bearer"
                 assert answer.error
-        assert running.get("/api/stores", BEARER).status == 200
+        assert running.get("/api/v1/stores", BEARER).status == 200
         assert running.get("/metrics", BEARER).status == 200
-        assert running.ask("POST", "/api/stores/plain/neighbors", b"{}", {}).status == 401
+        assert running.ask("POST", "/api/v1/stores/plain/neighbors", b"{}", {}).status == 401
 
 
 def test_a_public_host_without_a_token_is_refused_before_anything_is_opened(store):
@@ -178,15 +178,15 @@ def test_a_port_that_is_taken_and_a_folder_that_is_no_store_are_said(store, tmp_
 
 def test_pages_that_point_their_name_at_this_machine_get_nothing(store):
     with served(store.path, hosts=("localhost", "127.0.0.1", "::1")) as running:
-        assert running.get("/api/stores", {"Host": f"localhost:{running.port}"}).status == 200
-        assert running.get("/api/stores", {"Host": "[::1]:80"}).status == 200
+        assert running.get("/api/v1/stores", {"Host": f"localhost:{running.port}"}).status == 200
+        assert running.get("/api/v1/stores", {"Host": "[::1]:80"}).status == 200
         for host in ("evil.example", f"evil.example:{running.port}", "localhost.evil.example", "", "localhost:x"):
-            assert running.get("/api/stores", {"Host": host}).status == 421
+            assert running.get("/api/v1/stores", {"Host": host}).status == 421
 
 
 def test_bodies_beyond_the_limits_are_413_however_they_come(store):
     with served(store.path, limits=Limits(body=10_000, upload=20_000)) as running:
-        path = "/api/stores/plain/neighbors"
+        path = "/api/v1/stores/plain/neighbors"
         assert running.post(path, b"x" * 10_001).status == 413
         assert running.post(path, b" " * 9_000 + b'{"ids":["en:1"]}').status == 200
         assert running.post(f"{path}/image", b"x" * 20_001, kind="image/png").status == 413
@@ -204,7 +204,7 @@ def test_a_body_that_does_not_come_is_given_up(store):
         socket.create_connection(("127.0.0.1", running.port), timeout=20) as connection,
     ):
         connection.sendall(
-            b"POST /api/stores/plain/neighbors HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"POST /api/v1/stores/plain/neighbors HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: 100\r\n\r\n{"
         )
         assert connection.recv(4096).startswith(b"HTTP/1.1 408")
@@ -231,7 +231,7 @@ def test_a_full_server_says_503_and_when_to_come_back(store, monkeypatch):
     stalled = Stalled(monkeypatch)
     limits = Limits(searches=1, waiting=2)
     with served(store.path, limits=limits) as running, ThreadPoolExecutor(3) as clients:
-        path = "/api/stores/plain/neighbors"
+        path = "/api/v1/stores/plain/neighbors"
         first = clients.submit(running.get, path, id="en:0")
         assert stalled.begun.acquire(timeout=30)
         others = [clients.submit(running.get, path, id=f"en:{n}") for n in (1, 2)]
@@ -241,7 +241,7 @@ def test_a_full_server_says_503_and_when_to_come_back(store, monkeypatch):
         refused = running.get(path, id="en:3")
         assert (refused.status, refused.headers["retry-after"]) == (503, "1")
         assert running.get("/healthz").status == 200
-        assert running.get("/api/stores/plain/items").status == 200, "other work goes on"
+        assert running.get("/api/v1/stores/plain/items").status == 200, "other work goes on"
         stalled.go.set()
         answers = [one.result() for one in (first, *others)]
     assert [answer.columns["query"][0] for answer in answers] == ["en:0", "en:1", "en:2"]
@@ -250,7 +250,7 @@ def test_a_full_server_says_503_and_when_to_come_back(store, monkeypatch):
 def test_what_takes_too_long_is_504_and_the_next_is_answered(store, monkeypatch):
     stalled = Stalled(monkeypatch)
     with served(store.path, limits=Limits(searches=1, timeout_s=0.3)) as running:
-        path = "/api/stores/plain/neighbors"
+        path = "/api/v1/stores/plain/neighbors"
         assert running.get(path, id="en:0").status == 504
         assert running.get(path, id="en:1").status == 504, "it waited in vain"
         stalled.go.set()
@@ -267,7 +267,7 @@ def test_an_error_of_the_servers_own_is_told_to_the_log_and_not_to_the_client(st
 
     monkeypatch.setattr(items, "table_of", fail)
     with served(store.path) as running, caplog.at_level(logging.ERROR, "hubstore.serve"):
-        answer = running.get("/api/stores/plain/items")
+        answer = running.get("/api/v1/stores/plain/items")
         assert answer.status == 500
         assert answer.json["error"]["kind"] == "InternalError"
         assert "secret" not in answer.error
@@ -281,9 +281,9 @@ def test_clients_do_not_fill_the_disk_with_results(tmp_path):
     store = write_store(tmp_path / "s.hub")
     with served(store.path, limits=Limits(results=3)) as running:
         for seed in range(6):
-            answer = running.get("/api/stores/s/projection", layer="1", points=20, seed=seed)
+            answer = running.get("/api/v1/stores/s/projection", layer="1", points=20, seed=seed)
             assert (answer.status, answer.json["rows"]) == (200, 20)
-        assert len(running.get("/api/stores/s/analyses").json["analyses"]) == 3
+        assert len(running.get("/api/v1/stores/s/analyses").json["analyses"]) == 3
         assert len(list((store.path / "analyses").rglob("*"))) == 4  # the folder of their kind too
 
 
@@ -291,7 +291,7 @@ def test_a_damaged_store_is_an_internal_error_that_names_no_file(tmp_path):
     store = write_store(tmp_path / "broken.hub")
     (store.path / "hidden/mean/1/c/0/0").write_bytes(b"short")
     with served(store.path) as running:
-        answer = running.get("/api/stores/broken/neighbors", id="en:1")
+        answer = running.get("/api/v1/stores/broken/neighbors", id="en:1")
         assert answer.status == 500
         assert str(tmp_path) not in answer.error
         assert "hidden" not in answer.error
@@ -299,7 +299,7 @@ def test_a_damaged_store_is_an_internal_error_that_names_no_file(tmp_path):
 
 def test_unreadable_uploads_are_415_and_other_requests_of_the_batch_are_answered(store):
     with served(store.path) as running:
-        path = "/api/stores/plain/neighbors"
+        path = "/api/v1/stores/plain/neighbors"
         assert running.post(f"{path}/image", b"", kind="image/png").status == 415
         for body in (b"", b"ARROW1", b"\xff" * 100, b"\x00" * MIB):
             assert running.post(path, body, kind="application/vnd.apache.arrow.stream").status == 415

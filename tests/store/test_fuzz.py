@@ -302,7 +302,7 @@ def commands(path: Path) -> dict[str, Callable[[], object]]:
     def serve() -> None:
         app = create_app([path], hosts=("localhost",))
         for place, query in asked:
-            status, body = ask(app, f"/api/stores/s{place}", **query)
+            status, body = ask(app, f"/api/v1/stores/s{place}", **query)
             assert status < 500 or json.loads(body)["error"]["kind"] == "InternalError"
 
     return {

@@ -118,11 +118,11 @@ def test_a_server_answers_from_a_store_on_another(url):
     hubstore.extract(hubstore.Corpus.from_items(rows), tiny_model("gpt2"), url, poolings=("mean",))
     expected = hubstore.open(url).search(ids=["i3"], layers=[1], k=3)
     with TestClient(create_app([url]), base_url="http://127.0.0.1") as asking:
-        assert asking.get("/api/stores/x").json()["items"] == 30
-        found = asking.get("/api/stores/x/items?limit=3")
+        assert asking.get("/api/v1/stores/x").json()["items"] == 30
+        found = asking.get("/api/v1/stores/x/items?limit=3")
         assert found.status_code == 200
         assert url not in found.text
-        path, asked = "/api/stores/x/neighbors?id=i3&layer=1&k=3", {"Accept": "application/vnd.apache.arrow.stream"}
+        path, asked = "/api/v1/stores/x/neighbors?id=i3&layer=1&k=3", {"Accept": "application/vnd.apache.arrow.stream"}
         answer = asking.get(path, headers=asked)
     assert pa.ipc.open_stream(answer.content).read_all()["id"].to_pylist() == expected["id"].to_pylist()
 

@@ -180,7 +180,7 @@ def test_a_server_of_a_crafted_store_answers_and_logs_one_line(store, key, name,
     else:
         change_json(store / key, change)
     app = create_app([store], hosts=("localhost",))
-    said = [ask(app, f"/api/stores/s{path}", **query) for path, query in REQUESTS]
+    said = [ask(app, f"/api/v1/stores/s{path}", **query) for path, query in REQUESTS]
     failed = [json.loads(body)["error"] for status, body in said if status == 500]
     assert [error["kind"] for error in failed] == ["InternalError"] * len(caplog.records)
     assert failed, "what is damaged is not answered from"
@@ -233,7 +233,7 @@ def test_a_kept_table_of_other_columns_is_left_out_and_computed_again(store):
     asked = {"analysis": "similarity", "layer": "2"}
     for other in (table.drop(["x"]), table.set_column(1, "layer", pa.array([1] * len(table))), table.select([])):
         (store / key).write_bytes(encode_result(other))
-        status, body = ask(create_app([store], hosts=("localhost",)), "/api/stores/s/curves", **asked)
+        status, body = ask(create_app([store], hosts=("localhost",)), "/api/v1/stores/s/curves", **asked)
         assert status == 200, body
         again = hubstore.open(store).analyze(["similarity"], bootstrap=10, layers=["2"], device="cpu")["similarity"]
         assert again.equals(table)

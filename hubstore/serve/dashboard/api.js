@@ -34,7 +34,7 @@ export function onRevision(work) {
 
 /** The path of something of a store. */
 export function storePath(store, ...more) {
-  return ["api/stores", ...[store, ...more].map(encodeURIComponent)].join("/");
+  return ["api/v1/stores", ...[store, ...more].map(encodeURIComponent)].join("/");
 }
 
 /** A path with parameters; lists are repeated, and what is null or empty is left out. */

@@ -40,7 +40,7 @@ async function start() {
   const wait = h("p", { class: "waiting" }, h("span", { class: "spinner", "aria-hidden": "true" }), "Loading…");
   fill(part("view"), wait);
   try {
-    ({ stores } = await get("api/stores"));
+    ({ stores } = await get("api/v1/stores"));
   } catch (error) {
     fill(part("view"), failure(error, start));
     return;

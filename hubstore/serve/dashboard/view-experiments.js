@@ -25,7 +25,7 @@ export function open() {
   };
   const show = (params) =>
     pane.fill(async (signal) => {
-      const { experiments } = await get("api/experiments", {}, signal);
+      const { experiments } = await get("api/v1/experiments", {}, signal);
       close();
       if (!experiments.length) return none();
       const chosen = experiments.find((one) => one.name === params.get("experiment"));
@@ -79,7 +79,7 @@ function verdict(said) {
 }
 
 async function details(experiment, signal, figures) {
-  const path = `api/experiments/${encodeURIComponent(experiment.name)}`;
+  const path = `api/v1/experiments/${encodeURIComponent(experiment.name)}`;
   const head = [
     h("p", {}, h("a", { href: sibling("experiments") }, "← all experiments")),
     h("h2", {}, bdi(experiment.title)),

@@ -21,7 +21,7 @@ from hubstore.serve.http_errors import NotFoundError
 if TYPE_CHECKING:
     from hubstore.serve.snapshot import Snapshot
 
-router = APIRouter(prefix="/api/stores/{store}", tags=["analyses"])
+router = APIRouter(prefix="/api/v1/stores/{store}", tags=["analyses"])
 
 BY_PARTITION = ("clustering", "geometry", "subspace", "probe")
 

@@ -18,7 +18,7 @@ from hubstore.serve.http_errors import NotFoundError
 from hubstore.serve.redaction import redact
 from hubstore.serve.responses import TableResponse, json_response
 
-router = APIRouter(prefix="/api/experiments", tags=["experiments"])
+router = APIRouter(prefix="/api/v1/experiments", tags=["experiments"])
 
 ExperimentName = Annotated[str, fastapi.Path(max_length=200)]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hubstore.serve.snapshot import Snapshot
     from hubstore.store.partition import Positions
 
-router = APIRouter(prefix="/api/stores/{store}", tags=["items"])
+router = APIRouter(prefix="/api/v1/stores/{store}", tags=["items"])
 
 COLUMNS = ("id", "concept", "language", "modality", "text", "media", "tokens", "truncated")
 EQUIVALENTS = 200

@@ -14,7 +14,7 @@ from hubstore.serve.http_errors import NeedsModelError
 if TYPE_CHECKING:
     from hubstore.serve.snapshot import Snapshot
 
-router = APIRouter(prefix="/api/stores/{store}/lens", tags=["lens"])
+router = APIRouter(prefix="/api/v1/stores/{store}/lens", tags=["lens"])
 
 TOKEN_BYTES = 12
 """Of one of the most probable tokens: its number, its log-probability and where its text ends."""

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from hubstore.serve.limits import Limits
     from hubstore.serve.snapshot import Snapshot
 
-router = APIRouter(prefix="/api/stores/{store}/neighbors", tags=["neighbors"])
+router = APIRouter(prefix="/api/v1/stores/{store}/neighbors", tags=["neighbors"])
 
 DECLARED = {one.name: one for one in fields(SearchOptions)}
 

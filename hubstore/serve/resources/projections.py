@@ -11,7 +11,7 @@ from starlette.responses import Response
 from hubstore.errors import QueryError
 from hubstore.serve.context import TABLE, Context, FewNames, Name, Names, StoreParams, either
 
-router = APIRouter(prefix="/api/stores/{store}/projection", tags=["projections"])
+router = APIRouter(prefix="/api/v1/stores/{store}/projection", tags=["projections"])
 
 
 class ProjectionParams(StoreParams):

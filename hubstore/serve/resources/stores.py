@@ -19,7 +19,7 @@ from hubstore.serve.responses import json_response
 if TYPE_CHECKING:
     from hubstore.serve.snapshot import Snapshot
 
-router = APIRouter(prefix="/api/stores", tags=["stores"])
+router = APIRouter(prefix="/api/v1/stores", tags=["stores"])
 
 
 class StoreSummary(BaseModel):
