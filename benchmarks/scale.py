@@ -1,6 +1,6 @@
 """`python -m benchmarks.scale [--work FOLDER] [--out [FILE]]`: what a layer of 10^6 to 10^9 rows x 384 float16 would
-take of memory and disk, and how many queries it would answer: exact search, IVF-PQ, and IVF with RaBitQ codes, which
-is FAISS's and no kind of hubstore's. The constants are measured here, the sizes beyond are the cost model's."""
+take of memory and disk, and how many queries it would answer: exact search, and IVF with PQ and with RaBitQ codes. The
+constants are measured here, the sizes beyond are the cost model's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from benchmarks.record import RESULTS, Result, machine, machine_name, save
 from benchmarks.table import SCALING, suite_table
 from hubstore.index import kinds
-from hubstore.index.cost import BATCH, SearchSpeed, code_bytes, index_bytes, index_costs, search_speed
+from hubstore.index.cost import BATCH, IndexCost, SearchSpeed, code_bytes, index_costs, rabitq_bytes, search_speed
 from hubstore.index.library import faiss
 
 WIDTH = 384
@@ -27,7 +27,6 @@ MEASURED_ROWS = 100_000
 """Of made-up rows, clustered as in the other benchmarks, on which RaBitQ is measured beside IVF-PQ."""
 
 K = 10
-REFINE = 10
 MEMORY = 16 << 30
 """Bytes that a search may have of rows; exact search of more reads them from the disk for every pass."""
 
@@ -43,26 +42,18 @@ def run(work: Path, rows: Sequence[int] = ROWS, measured_rows: int = MEASURED_RO
         measured_rows: that the codes are measured on.
     """
     speed = search_speed(WIDTH, "float16", work, refresh=True)
-    codes = {name: _measured(name, measured_rows) for name in ("PQ", "RaBitQ")}
-    results = [_code(name, one, measured_rows) for name, one in codes.items()]
+    results = [_code(kind, _measured(kind, measured_rows), measured_rows) for kind in kinds.CODED]
     for count in rows:
-        results += _at(count, speed, codes["RaBitQ"]["code_seconds"])
+        results += _at(count, speed)
     return results
 
 
-def _at(rows: int, speed: SearchSpeed, rabitq_seconds: float) -> list[Result]:
+def _at(rows: int, speed: SearchSpeed) -> list[Result]:
     costs = {cost.kind: cost for cost in index_costs(rows, WIDTH, "float16", speed, MEMORY)}
-    exact, ivfpq = costs["exact"], costs["ivfpq"]
-    settings = kinds.parameters("ivfpq", rows)
-    bits = rabitq_bytes(WIDTH)
-    visited = rows * settings["nprobe"] / settings["nlist"] * bits
-    assert speed.centroid_seconds is not None
+    exact = costs["exact"]
     assert exact.together is not None
-    assert ivfpq.together is not None
-    rabitq = settings["nlist"] * WIDTH * speed.centroid_seconds + visited * rabitq_seconds
     stored = rows * WIDTH * 2
     disk = speed.read_seconds is not None and stored > MEMORY
-    lists = 4 * settings["nlist"] * WIDTH
     return [
         _model(
             f"exact, {rows:,} rows, {BATCH} queries at once",
@@ -71,21 +62,20 @@ def _at(rows: int, speed: SearchSpeed, rabitq_seconds: float) -> list[Result]:
             min(stored, MEMORY) if not disk else 0,
             "every pass reads the rows from the disk" if disk else "the rows stay in memory",
         ),
-        _model(
-            f"ivfpq, {rows:,} rows, {settings['nlist']:,} lists of which {settings['nprobe']:,} are visited",
-            1 / ivfpq.together,
-            stored + ivfpq.disk,
-            ivfpq.memory,
-            f"{index_bytes('ivfpq', rows, WIDTH) / rows:.0f} bytes a row in memory",
-        ),
-        _model(
-            f"IVF with RaBitQ codes (FAISS), {rows:,} rows, the same lists",
-            1 / rabitq,
-            stored + rows * (bits + 8) + lists,
-            rows * (bits + 8) + lists,
-            f"{bits + 8} bytes a row in memory",
-        ),
+        *(_of_codes(costs[kind], rows, stored) for kind in kinds.CODED),
     ]
+
+
+def _of_codes(cost: IndexCost, rows: int, stored: int) -> Result:
+    settings = kinds.parameters(cost.kind, rows)
+    assert cost.together is not None
+    return _model(
+        f"{cost.kind}, {rows:,} rows, {settings['nlist']:,} lists of which {settings['nprobe']:,} are visited",
+        1 / cost.together,
+        stored + cost.disk,
+        cost.memory,
+        f"{cost.disk / rows:.0f} bytes a row",
+    )
 
 
 def _model(case: str, rate: float, disk: int, memory: int, note: str) -> Result:
@@ -104,30 +94,25 @@ def _model(case: str, rate: float, disk: int, memory: int, note: str) -> Result:
     )
 
 
-def _code(name: str, found: dict[str, Any], rows: int) -> Result:
+def _code(kind: str, found: dict[str, Any], rows: int) -> Result:
     rate = 1 / found["query_seconds"]
     return Result(
         work="scale",
-        case=f"measured: IVF with {name} codes of {found['bytes']} bytes, {rows:,} x {WIDTH}, {BATCH} queries at once",
+        case=f"measured: {kind}, codes of {found['bytes']} bytes, {rows:,} x {WIDTH}, {BATCH} queries at once",
         unit="queries/s",
         value=rate,
         runs=found["runs"],
         spread=(1 / max(found["seconds"]), 1 / min(found["seconds"])),
         recall=found["recall"],
         notes=(
-            f"{name}: {found['code_seconds'] * 1e12:.2f} ps for a byte of codes visited, {found['nprobe']} of "
-            f"{found['nlist']} lists visited, {REFINE * K} candidates scored again exactly for recall@{K}, built in "
-            f"{found['built']:.0f} s",
+            f"{kind}: {found['code_seconds'] * 1e12:.2f} ps for a byte of codes visited, {found['nprobe']} of "
+            f"{found['nlist']} lists visited, {found['refine'] * K} candidates scored again exactly for recall@{K}, "
+            f"built in {found['built']:.0f} s",
         ),
     )
 
 
-def rabitq_bytes(width: int) -> int:
-    """Of one row's code: a bit an element, and two factors in float32."""
-    return -(-width // 8) + 8
-
-
-def _measured(name: str, rows: int) -> dict[str, Any]:
+def _measured(kind: str, rows: int) -> dict[str, Any]:
     """An index of made-up rows: how long a query takes, by how many of its lists are visited, and how much it finds."""
     from benchmarks.made_store import LANGUAGES, made_states
 
@@ -135,19 +120,19 @@ def _measured(name: str, rows: int) -> dict[str, Any]:
     states = made_states(rows)(0, rows)
     states -= states.mean(0)
     states /= np.linalg.norm(states, axis=1, keepdims=True)
-    settings = kinds.parameters("ivfpq", rows)
-    factory = kinds.factory("ivfpq", rows, WIDTH) if name == "PQ" else f"IVF{settings['nlist']},RaBitQ"
+    settings = kinds.parameters(kind, rows)
     started = time.perf_counter()
-    index = faiss().index_factory(WIDTH, factory, faiss().METRIC_L2)
-    index.train(states[np.random.default_rng(0).choice(rows, kinds.training_rows("ivfpq", rows), replace=False)])
+    index = faiss().index_factory(WIDTH, kinds.factory(kind, rows, WIDTH), faiss().METRIC_L2)
+    index.train(states[np.random.default_rng(0).choice(rows, kinds.training_rows(kind, rows), replace=False)])
     index.add(states)
     built = time.perf_counter() - started
     queries = states[:: max(1, rows // BATCH)][:BATCH]
     queries = queries + np.random.default_rng(1).standard_normal(queries.shape, np.float32) * queries.std() * 0.3
-    size = code_bytes(rows, WIDTH) if name == "PQ" else rabitq_bytes(WIDTH)
-    few, all_lists = (_seconds(index, queries, probes) for probes in (settings["nprobe"], settings["nlist"]))
+    size = code_bytes(rows, WIDTH) if kind == "ivfpq" else rabitq_bytes(WIDTH)
+    wanted = settings["refine"] * K
+    few, all_lists = (_seconds(index, queries, probes, wanted) for probes in (settings["nprobe"], settings["nlist"]))
     further = rows * size * (1 - settings["nprobe"] / settings["nlist"])
-    _, found = index.search(queries, REFINE * K, params=faiss().SearchParametersIVF(nprobe=settings["nprobe"]))
+    _, found = index.search(queries, wanted, params=faiss().SearchParametersIVF(nprobe=settings["nprobe"]))
     return {
         **settings,
         "bytes": size,
@@ -160,13 +145,13 @@ def _measured(name: str, rows: int) -> dict[str, Any]:
     }
 
 
-def _seconds(index: Any, queries: Rows, probes: int) -> list[float]:
+def _seconds(index: Any, queries: Rows, probes: int, wanted: int) -> list[float]:
     """Of one of the queries, turn by turn, after one that does not count."""
     options = faiss().SearchParametersIVF(nprobe=probes)
     taken = []
     for _ in range(6):
         started = time.perf_counter()
-        index.search(queries, REFINE * K, params=options)
+        index.search(queries, wanted, params=options)
         taken.append((time.perf_counter() - started) / len(queries))
     return taken[1:]
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from hubstore.checks import check_count, check_resamples, check_seed, check_strings
-from hubstore.errors import AnalysisError, ModelError, QueryError
+from hubstore.checks import check_count, check_number, check_resamples, check_seed, check_strings
+from hubstore.errors import AnalysisError, IndexingError, ModelError, QueryError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -142,6 +142,26 @@ class SearchOptions:
         """What decides which items may answer."""
         names = ("languages", "modalities", "concepts", "where", "exclude_same_language", "exclude_self")
         return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexOptions:
+    """How an index is built; IndexingError for a value that cannot be. The fields' help says what each is."""
+
+    kind: str = option("auto", "auto (by size), exact, hnsw, ivf, ivfpq or ivfrabitq.")
+    recall: float = option(
+        0.95,
+        "Share of the 10 true neighbors that a search with default options is to find; chosen for and measured on rows "
+        "that are held out.",
+    )
+    seed: int = option(0, "Seed of all random draws; kept with the results.")
+    rebuild: bool = option(False, "Build from nothing, whatever is there.", flags=("--rebuild",))
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        seed = check_count("seed", self.seed, least=0, most=2**31 - 1, error=IndexingError)  # FAISS has it as an int
+        recall = check_number("recall", self.recall, least=0.01, most=1.0, error=IndexingError)
+        _set(self, {"seed": seed, "recall": recall})
 
 
 @dataclass(frozen=True, kw_only=True)

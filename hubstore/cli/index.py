@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
-
-import typer
 
 from hubstore.cli import options
 from hubstore.cli.output import out, print_json, size, table
 from hubstore.cli.progress import bar
+from hubstore.options import IndexOptions
 
 
+@options.with_options
 def index(
     store: options.StoreArgument,
     layers: options.LayersOption = None,
     pool: options.PoolOption = None,
-    kind: Annotated[str, typer.Option(help="auto (by size), exact, hnsw, ivf or ivfpq.")] = "auto",
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build from nothing, whatever is there.")] = False,
-    seed: options.SeedOption = 0,
+    *,
+    build: IndexOptions,
     device: options.DeviceOption = "auto",
     engine: options.EngineOption = options.Engine.local,
     address: options.AddressOption = None,
@@ -37,19 +35,31 @@ def index(
         built = opened.index(
             options.split_list(layers),
             pool,
-            kind,
-            seed=seed,
-            rebuild=rebuild,
+            options=build,
             device=device,
             engine=engine,
             address=address,
             progress=advanced,
         )
-    rows = [(one.layer, one.pooling, one.kind, one.rows, one.file.size if one.file else 0) for one in built]
+    rows = [
+        (
+            *(one.layer, one.pooling, one.kind, one.rows),
+            one.recall.measured if one.recall else None,
+            one.file.size if one.file else 0,
+        )
+        for one in built
+    ]
     if as_json:
-        keys = ("layer", "pooling", "kind", "rows", "bytes")
+        keys = ("layer", "pooling", "kind", "rows", "recall", "bytes")
         print_json([dict(zip(keys, row, strict=True)) for row in rows])
         return
-    shown = [(*row[:-1], size(row[-1]) if row[-1] else "none: searched in the store") for row in rows]
-    out.print(table(("layer", "pooling", "kind", "rows", "file"), shown))
+    shown = [
+        (
+            *row[:-2],
+            "" if row[-2] is None else f"{row[-2]:.3f}",
+            size(row[-1]) if row[-1] else "none: searched in the store",
+        )
+        for row in rows
+    ]
+    out.print(table(("layer", "pooling", "kind", "rows", "recall@10", "file"), shown))
     out.print(f"{len(built)} layers in {time.perf_counter() - started:.1f} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -132,6 +133,29 @@ def _show(found: pa.Table, as_json: bool) -> None:
         out.print(table(columns, cells, title=f"{_short(name)}, layer {layer}"))
     if not rows:
         out.print("nothing found")
+    for line in _recalls(found):
+        out.print(line)
+
+
+def _recalls(found: pa.Table) -> list[str]:
+    """What approximate indexes find, a line for each kind; none where all was exact, or an older server answered."""
+    provenance = json.loads((found.schema.metadata or {}).get(b"hubstore", b"{}"))
+    by_kind: dict[str, list[float | None]] = {}
+    for layer, recall in provenance.get("recalls", {}).items():
+        by_kind.setdefault(provenance["indexes"][layer], []).append(recall)
+    lines = []
+    for kind, recalls in by_kind.items():
+        measured = [recall for recall in recalls if recall is not None]
+        if kind == "exact":
+            continue
+        if len(measured) < len(recalls):
+            lines.append(
+                f"approximate ({kind}): how many of the true neighbors it finds at this effort was not measured; an "
+                "index without a measured recall gets one by `hubstore index --rebuild`"
+            )
+        else:
+            lines.append(f"approximate ({kind}): recall@10 {min(measured):.3f} when it was built")
+    return lines
 
 
 def _load_vectors(path: Path) -> Any:

@@ -6,7 +6,7 @@ from hubstore.index.cache import IndexCache
 from hubstore.index.description import IndexDescription
 from hubstore.index.kinds import KINDS
 from hubstore.index.layer import LayerIndex, SearchableLayer, load, load_or_exact
-from hubstore.index.validate import index_problem
+from hubstore.index.opening import index_problem
 
 __all__ = [
     "KINDS",

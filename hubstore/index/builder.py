@@ -1,23 +1,25 @@
-"""Building indexes: train on a seeded sample, add in blocks, publish the description last; later, add what is new."""
+"""Building indexes: train on a seeded sample, add in blocks, measure, publish the description last; later, add what is
+new."""
 
 from __future__ import annotations
 
-import os
+import json
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import torch
 
-from hubstore.checks import check_count
 from hubstore.devices import resolve_device
 from hubstore.errors import CorruptStoreError, IndexingError, IndexNotFoundError
-from hubstore.files import write_all
 from hubstore.index import kinds
+from hubstore.index.allowed import Positions
+from hubstore.index.candidates import CandidateSource, InFile, InMemory
+from hubstore.index.clustering import cluster
 from hubstore.index.description import (
     IndexDescription,
     check_file,
@@ -29,12 +31,17 @@ from hubstore.index.description import (
     store_commits,
 )
 from hubstore.index.library import Gpu, faiss, has_gpu
-from hubstore.index.rows import Vectors, centered, unwrap, wrap
-from hubstore.index.validate import RefusedIndexError, check_index
+from hubstore.index.listfile import ListFile, write_list_file
+from hubstore.index.opening import open_list_file, open_lists, read_faiss
+from hubstore.index.rows import Vectors, centered, random_rotation, rotated, unwrap, wrap
+from hubstore.index.runs import Lists, Training, Workspace, encoded_runs, workspace
+from hubstore.index.tuning import HeldOut, tuned
+from hubstore.index.validate import Head, RefusedIndexError
+from hubstore.index.writing import Write, Writer, faiss_writer, write_durably
 from hubstore.kernels.rows import unit_rows
+from hubstore.options import IndexOptions, refuse_others, take
 from hubstore.storage import FileRecord
 from hubstore.store import HiddenStates, StoreReader
-from hubstore.system import reason, remedy
 from hubstore.version import __version__
 
 BLOCK_ROWS = 8192
@@ -48,14 +55,17 @@ class _Job:
     store: StoreReader
     states: HiddenStates
     kind: str
-    requested: str
-    seed: int
+    options: IndexOptions
     device: torch.device
     progress: Progress
 
     @property
     def rows(self) -> int:
         return self.states.shape[0]
+
+    @property
+    def seed(self) -> int:
+        return self.options.seed
 
     @property
     def name(self) -> str:
@@ -66,84 +76,82 @@ def build(
     store: StoreReader,
     layers: Sequence[str | int] | None = None,
     pooling: str | None = None,
-    kind: str = "auto",
+    kind: str | None = None,
     *,
-    seed: int = 0,
-    rebuild: bool = False,
+    options: IndexOptions | None = None,
     device: str = "auto",
     progress: Progress | None = None,
+    **named: Any,
 ) -> tuple[IndexDescription, ...]:
     """Index layers of a store, or bring their indexes up to date.
 
     Where a layer has an index of the kind whose commits are the store's first ones, only the rows since then are added;
     an IVF index trained on fewer than half of today's rows is trained anew. Of two builds of one layer at one time, the
-    later wins or is found out by its checksum.
+    later wins or is found out by its checksum; of kind ivfrabitq only one is let in, and one that was killed goes on
+    when it is run again.
 
     Args:
         store: the store.
         layers: which layers; all by default.
         pooling: which pooling; the store's first by default.
-        kind: "exact", "hnsw", "ivf", "ivfpq", or "auto": by size, or the kind that was chosen before.
-        seed: of the training sample and of FAISS's clustering; an index that only grows keeps its own.
-        rebuild: build from nothing whatever there is.
+        kind: one of `KINDS`, or "auto": by size, or the kind that was chosen before.
+        options: how to build; its fields may be given by name too. An index that only grows keeps its seed; another
+            recall chooses anew how hard it is to be searched.
         device: "auto", "cpu" or "cuda"; on a GPU, IVF trains and adds there.
         progress: called after every block.
+        named: fields of `IndexOptions`.
 
     Returns:
         One description a layer, in order.
 
     Raises:
         QueryError: a layer or pooling that is not there.
-        IndexingError: an unknown kind, a seed that is none, an empty store, or too few rows for the kind.
+        IndexingError: an unknown kind, a seed or a recall that is none, an empty store, too few rows for the kind, or
+            another process that builds the same.
         CorruptStoreError: an index that is there is not as it was written, and `rebuild` is not set.
         MissingDependencyError: FAISS is needed and not installed.
         NonFiniteError: a row holds NaN or infinity.
     """
-    kinds.check_kind(kind)
-    seed = check_count("seed", seed, least=0, most=2**31 - 1, error=IndexingError)  # FAISS has it as an int
-    chosen = resolve_device(device)
-    return tuple(
-        _build_layer(store, store.hidden(layer, pooling), kind, seed, rebuild, chosen, progress or _no_progress)
+    named |= {} if kind is None else {"kind": kind}
+    options = take(IndexOptions, named, options)
+    refuse_others("build", named)
+    kinds.check_kind(options.kind)
+    report, chosen = progress or _no_progress, resolve_device(device)
+    jobs = (
+        _Job(store, store.hidden(layer, pooling), options.kind, options, chosen, report)
         for layer in store.layer_names(layers)
     )
+    return tuple(_build_layer(job, None if options.rebuild else _previous(job)) for job in jobs)
 
 
-def _build_layer(
-    store: StoreReader,
-    states: HiddenStates,
-    requested: str,
-    seed: int,
-    rebuild: bool,
-    device: torch.device,
-    progress: Progress,
-) -> IndexDescription:
-    previous = None if rebuild else _previous(store, states)
-    kind = requested
-    if requested == "auto":
-        by_kind = previous is not None and previous.requested != "auto"
-        kind = previous.kind if previous and by_kind else kinds.choose(states.shape[0], device.type == "cuda")
-        requested = previous.requested if previous and by_kind else "auto"
-    job = _Job(store, states, kind, requested, seed, device, progress)
+def _build_layer(job: _Job, previous: IndexDescription | None) -> IndexDescription:
+    if job.kind == "auto" and previous and previous.requested != "auto":
+        job = replace(job, kind=previous.kind, options=replace(job.options, kind=previous.requested))
+    elif job.kind == "auto":
+        job = replace(job, kind=kinds.choose(job.rows, job.device.type == "cuda"))
     if previous and _is_current(job, previous):
         return previous
-    if kind == "exact":
+    if job.kind == "exact":
         return _publish(job, _describe(job), None)
     _check_rows(job)
-    if previous and _can_grow(job, previous):
-        return _grow(job, previous)
-    return _build_anew(job)
+    grows = previous if previous and _can_grow(job, previous) else None
+    if job.kind in kinds.IN_FILE:
+        return _build_lists(job, grows)
+    return _build_anew(job) if grows is None else _grow(job, grows)
 
 
-def _previous(store: StoreReader, states: HiddenStates) -> IndexDescription | None:
+def _previous(job: _Job) -> IndexDescription | None:
     try:
-        return read_description(store, states.layer, states.pooling)
+        return read_description(job.store, job.states.layer, job.states.pooling)
     except IndexNotFoundError:
         return None
 
 
 def _is_current(job: _Job, previous: IndexDescription) -> bool:
     same = (previous.kind, previous.requested, previous.commits)
-    if same != (job.kind, job.requested, store_commits(job.store)):
+    if same != (job.kind, job.options.kind, store_commits(job.store)):
+        return False
+    if previous.recall is not None and previous.recall.target != job.options.recall:
         return False
     if previous.kind != "exact":
         check_file(job.store, previous)
@@ -158,7 +166,7 @@ def _can_grow(job: _Job, previous: IndexDescription) -> bool:
 
 
 def _check_rows(job: _Job) -> None:
-    needed = 16 if job.kind == "ivfpq" else 1
+    needed = 16 if job.kind in kinds.CODED else 1
     if job.rows < needed:
         raise IndexingError(f"{job.name} has {job.rows} rows; {job.kind} needs {needed} to train on. Use --kind exact")
 
@@ -167,10 +175,7 @@ def _grow(job: _Job, previous: IndexDescription) -> IndexDescription:
     try:
         whole = read_faiss(job.store, previous)
     except RefusedIndexError as error:
-        raise CorruptStoreError(
-            f"the index of {job.name} cannot grow, since it is none that hubstore writes: {error}; build it again: "
-            f"{rebuild_command(job.store, previous.layer, previous.pooling)}"
-        ) from error
+        raise _cannot_grow(job, previous, error) from error
     core, mean = unwrap(whole)
     _add(job, core, mean, start=previous.rows)
     whole.ntotal = core.ntotal
@@ -181,7 +186,7 @@ def _grow(job: _Job, previous: IndexDescription) -> IndexDescription:
         parameters=previous.parameters,
         trained_rows=previous.trained_rows,
     )
-    return _publish(job, description, whole)
+    return _publish(job, _tuned(job, description, InMemory(job.kind, core, mean)), faiss_writer(whole))
 
 
 def _build_anew(job: _Job) -> IndexDescription:
@@ -214,14 +219,98 @@ def _build_anew(job: _Job) -> IndexDescription:
             core.clustering_index = None
         _add(job, core, mean)
     description = replace(_describe(job), factory=factory, parameters=parameters, trained_rows=job.rows)
-    return _publish(job, description, wrap(core, mean))
+    return _publish(job, _tuned(job, description, InMemory(job.kind, core, mean)), faiss_writer(wrap(core, mean)))
+
+
+def _build_lists(job: _Job, previous: IndexDescription | None) -> IndexDescription:
+    """An index whose lists are written to the disk as they are made, anew or grown from `previous`."""
+    description = replace(
+        _describe(job),
+        seed=previous.seed if previous else job.seed,
+        factory=previous.factory if previous else kinds.factory(job.kind, job.rows, job.states.shape[1]),
+        parameters=previous.parameters if previous else kinds.parameters(job.kind, job.rows),
+        trained_rows=previous.trained_rows if previous else job.rows,
+    )
+    older = _older_lists(job, previous) if previous else None
+    first = previous.rows if previous else 0
+    with _workspace(job, description, first) as place:
+        training = place.training(lambda: _train(job)) if older is None else _training_of(older.head)
+        core, runs = encoded_runs(place, training, job.states, job.name, job.device, _Rising(job), first)
+        lists = Lists(core, runs, older)
+
+        def write(write: Write) -> FileRecord:
+            return write_list_file(write, core, (training.mean, training.rotation), lists.sizes, lists.blocks)
+
+        return _publish(job, description, write)
+
+
+def _older_lists(job: _Job, previous: IndexDescription) -> ListFile:
+    check_file(job.store, previous)
+    try:
+        return open_lists(job.store, previous)
+    except RefusedIndexError as error:
+        raise _cannot_grow(job, previous, error) from error
+
+
+def _cannot_grow(job: _Job, previous: IndexDescription, error: RefusedIndexError) -> CorruptStoreError:
+    return CorruptStoreError(
+        f"the index of {job.name} cannot grow, since it is none that hubstore writes: {error}; build it again: "
+        f"{rebuild_command(job.store, previous.layer, previous.pooling)}"
+    )
+
+
+def _workspace(job: _Job, description: IndexDescription, first: int) -> AbstractContextManager[Workspace]:
+    storage = job.store.storage
+    key = faiss_key(job.states.pooling, job.states.layer)
+    settings = {"first": first, **json.loads(description.encode()), "library": faiss().__version__}
+    folder = None
+    if storage.is_local:
+        with storage.scratch(f"{key}.build") as path:  # no link leads to it
+            folder = path.parent
+    return workspace(folder, settings, job.name)
+
+
+def _train(job: _Job) -> Training:
+    sample, mean = _sample(job)
+    rotation = random_rotation(job.states.shape[1], job.seed)
+    centroids = cluster(rotated(sample, rotation), kinds.list_count(job.rows), job.seed, job.device)
+    return Training(mean, rotation, centroids, kinds.RABITQ_BITS)
+
+
+def _training_of(head: Head) -> Training:
+    return Training(head.mean, head.rotation, head.centroids, head.bits)
+
+
+class _Rising:
+    """Passes on how many rows are done, where they are more than before."""
+
+    def __init__(self, job: _Job) -> None:
+        self._job, self._most = job, -1
+
+    def __call__(self, done: int) -> None:
+        if done > self._most:
+            self._most = done
+            self._job.progress(self._job.states.layer, done, self._job.rows)
+
+
+def _tuned(job: _Job, description: IndexDescription, source: CandidateSource) -> IndexDescription:
+    """The description with how hard the index is to be searched, and what it then finds."""
+    held = HeldOut.of(job.states, _drawn(job), job.seed, job.device)
+    if held is None:
+        return description
+    parameters, recall = tuned(description, held, source.find, job.options.recall)
+    return replace(description, parameters=parameters, recall=recall)
+
+
+def _drawn(job: _Job) -> Positions:
+    """The rows that an index is trained on, ascending."""
+    count = kinds.training_rows(job.kind, job.rows)
+    return np.sort(np.random.default_rng(job.seed).choice(job.rows, count, replace=False))
 
 
 def _sample(job: _Job) -> tuple[Vectors, Vectors]:
     """Centered rows to train on [n, width], and the mean [width] that they were centered by."""
-    count = kinds.training_rows(job.kind, job.rows)
-    drawn = np.random.default_rng(job.seed).choice(job.rows, count, replace=False)
-    states = job.states.take(np.sort(drawn))
+    states = job.states.take(_drawn(job))
     name = f"the training sample of {job.name}"
     mean = unit_rows(states, name).mean(dim=0).float().numpy()
     return centered(states, mean, name), mean
@@ -239,7 +328,7 @@ def _describe(job: _Job) -> IndexDescription:
         layer=job.states.layer,
         pooling=job.states.pooling,
         kind=job.kind,
-        requested=job.requested,
+        requested=job.options.kind,
         rows=job.rows,
         width=job.states.shape[1],
         commits=store_commits(job.store),
@@ -248,7 +337,7 @@ def _describe(job: _Job) -> IndexDescription:
     )
 
 
-def _publish(job: _Job, description: IndexDescription, whole: Any | None) -> IndexDescription:
+def _publish(job: _Job, description: IndexDescription, writer: Writer | None) -> IndexDescription:
     """Write file and description under other names, then take the old index back and rename them, the description last.
 
     On a full disk the old index stays; a build that is killed leaves the old one, the new one, or none.
@@ -258,14 +347,16 @@ def _publish(job: _Job, description: IndexDescription, whole: Any | None) -> Ind
     described = description_key(job.states.pooling, job.states.layer)
     unique = uuid.uuid4().hex  # two may build at once
     with storage.scratch(f"{key}.{unique}") as file, storage.scratch(f"{described}.{unique}") as description_file:
-        if whole is not None:
-            record = write_durably(file, lambda write: faiss().write_index(whole, faiss().PyCallbackIOWriter(write)))
-            description = replace(description, faiss=faiss().__version__, file=record)
+        if writer is not None:
+            record, head = write_durably(file, writer)
+            description = replace(description, faiss=faiss().__version__, file=record, head=head)
+            if head is not None:
+                description = _tuned(job, description, _in_scratch(job, file, description))
         write_durably(description_file, lambda write: write(description.encode()))
         # An upload takes long, and can fail: until it is done, the old index stays.
-        if storage.is_local or whole is None:
+        if storage.is_local or writer is None:
             storage.delete(described)
-        if whole is None:
+        if writer is None:
             storage.delete(key)
         else:
             storage.put_file(key, file)
@@ -273,52 +364,11 @@ def _publish(job: _Job, description: IndexDescription, whole: Any | None) -> Ind
     return description
 
 
-def write_durably(path: Path, make: Callable[[Callable[[bytes], None]], object]) -> FileRecord:
-    """Write a file that `make` passes on piece by piece; its size and CRC32C, of what the disk has taken.
+def _in_scratch(job: _Job, file: Path, description: IndexDescription) -> InFile:
+    def changed(error: Exception) -> Exception:
+        return IndexingError(f"the index of {job.name} is not what was written a moment ago: {error}; check the disk")
 
-    Raises:
-        IndexingError: the disk is full or broken.
-    """
-    size = checksum = 0
-
-    def write(data: bytes) -> None:
-        nonlocal size, checksum
-        write_all(descriptor, data)
-        size, checksum = size + len(data), google_crc32c.extend(checksum, data)
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            make(write)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise IndexingError(
-            f"{path.parent}: the index could not be written there ({reason(error)}); {remedy(error)} and run the same "
-            "command again. An index that was there stays"
-        ) from error
-    return FileRecord(size, checksum)
-
-
-def read_faiss(store: StoreReader, description: IndexDescription, *, mapped: bool = False) -> Any:
-    """The FAISS index of a description, wrapped as in its file.
-
-    `mapped`, it is to be searched only: its rows and links stay in the file, and are read where a search goes.
-
-    Raises:
-        CorruptStoreError: the file is not as it was written.
-        RefusedIndexError: it is no index that hubstore writes, or none that this FAISS reads.
-    """
-    check_file(store, description)
-    key = faiss_key(description.pooling, description.layer)
-    check_index(store.storage.map(key), description)
-    path = store.storage.local(key)
-    try:
-        return faiss().read_index(str(path), faiss().IO_FLAG_MMAP_IFC if mapped else 0)
-    except RuntimeError as error:
-        raise RefusedIndexError(f"this FAISS does not read it: {error}") from error
+    return InFile(open_list_file(file, description), changed)
 
 
 def _no_progress(layer: str, done: int, total: int) -> None:

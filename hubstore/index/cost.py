@@ -1,8 +1,8 @@
 """What each kind of index would take: bytes on disk and in memory, and how many queries it would answer.
 
 Sizes follow from how FAISS lays its files out. Times are a model of few terms, whose constants are measured here in a
-few seconds and kept in the user's cache: exact search passes by every row, IVF-PQ compares a query with the lists'
-centroids and then passes by the codes of those that it visits.
+few seconds and kept in the user's cache: exact search passes by every row, IVF with codes compares a query with the
+lists' centroids and then passes by the codes of those that it visits.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BATCH = 64
 
 SAMPLE_ROWS = 1 << 16
 INDEXED_ROWS = 1 << 15
-"""Made-up rows that exact search and IVF-PQ are measured on."""
+"""Made-up rows that exact search and IVF with codes are measured on."""
 
 READ_BYTES = 256 << 20
 """Of a file that is written, read past the cache and removed, to measure the disk."""
@@ -54,8 +54,9 @@ class SearchSpeed:
         row_seconds: exact search, for each byte of the rows that it passes by, whatever the queries.
         pair_seconds: for each element of a row and query of a batch.
         read_seconds: of the disk, for each byte; None where none was measured.
-        centroid_seconds: IVF-PQ, for each element of a centroid that a query is compared with; None without FAISS.
-        code_seconds: for each byte of codes that a query visits.
+        centroid_seconds: IVF, for each element of a centroid that a query is compared with; None without FAISS.
+        code_seconds: of IVF-PQ, for each byte of codes that a query visits.
+        rabitq_seconds: the same of RaBitQ codes.
     """
 
     row_seconds: float
@@ -63,6 +64,7 @@ class SearchSpeed:
     read_seconds: float | None
     centroid_seconds: float | None
     code_seconds: float | None
+    rabitq_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,10 @@ class IndexCost:
     """What one layer's index of one kind would take.
 
     Args:
-        kind: "exact", "hnsw", "ivf" or "ivfpq".
+        kind: one of `KINDS`.
         disk: bytes of the index's file; exact search has none.
-        memory: bytes that a search passes over and that it is slow without: of the rows, for exact search.
+        memory: bytes that a search passes over and that it is slow without: of the rows, for exact search. Those of
+            ivfrabitq are of its file, and need not be free.
         alone: seconds of one query.
         together: seconds of each of `BATCH` queries at once.
         by: where the times come from: "measured here", or who measured them; None where there are none.
@@ -95,6 +98,9 @@ def index_bytes(kind: str, rows: int, width: int) -> int:
     lists = kinds.list_count(rows)
     if kind == "ivf":
         return rows * (2 * width + 8) + 4 * lists * width
+    if kind == "ivfrabitq":
+        code, rotation = rabitq_bytes(width), 4 * width * width
+        return rows * (code + 8) + lists * (16 * (code + 8) + 4 * width + 28) + rotation
     code = code_bytes(rows, width)
     # Codes of a list come in blocks of 32, the last of which is half full.
     return rows * (code + 8) + lists * (16 * code + 4 * width) + 64 * width
@@ -103,6 +109,11 @@ def index_bytes(kind: str, rows: int, width: int) -> int:
 def code_bytes(rows: int, width: int) -> int:
     """Bytes of one row's code in an IVF-PQ."""
     return int(kinds.factory("ivfpq", rows, width).rpartition("PQ")[2].partition("x")[0]) // 2
+
+
+def rabitq_bytes(width: int) -> int:
+    """Bytes of one row's RaBitQ code: signs, further bits, and five factors in float32."""
+    return -(-width // 8) + -(-width * (kinds.RABITQ_BITS - 1) // 8) + 20
 
 
 def index_costs(rows: int, width: int, dtype: str, speed: SearchSpeed, memory: int | None = None) -> list[IndexCost]:
@@ -126,17 +137,22 @@ def index_costs(rows: int, width: int, dtype: str, speed: SearchSpeed, memory: i
     found.append(IndexCost("hnsw", size, size, None, of_hnsw, "the README's measurement, 50,000 x 384"))
     for kind in kinds.IVF_KINDS if rows >= 16 else ():
         size = index_bytes(kind, rows, width)
-        seconds = _ivf_seconds(rows, width, speed) if kind == "ivfpq" else None
+        seconds = _ivf_seconds(kind, rows, width, speed)
         found.append(IndexCost(kind, size, size, seconds, seconds, None if seconds is None else "measured here"))
     return found
 
 
-def _ivf_seconds(rows: int, width: int, speed: SearchSpeed) -> float | None:
-    if speed.centroid_seconds is None or speed.code_seconds is None:
+def _ivf_seconds(kind: str, rows: int, width: int, speed: SearchSpeed) -> float | None:
+    """Of one query that visits as many lists as an index begins with; None where it was not measured."""
+    code, seconds = {
+        "ivfpq": (code_bytes(rows, width), speed.code_seconds),
+        "ivfrabitq": (rabitq_bytes(width), speed.rabitq_seconds),
+    }.get(kind, (0, None))
+    if speed.centroid_seconds is None or seconds is None:
         return None
-    settings = kinds.parameters("ivfpq", rows)
-    visited = rows * settings["nprobe"] / settings["nlist"] * code_bytes(rows, width)
-    return settings["nlist"] * width * speed.centroid_seconds + visited * speed.code_seconds
+    settings = kinds.parameters(kind, rows)
+    visited = rows * settings["nprobe"] / settings["nlist"] * code
+    return settings["nlist"] * width * speed.centroid_seconds + visited * seconds
 
 
 def search_speed(width: int, dtype: str, folder: Path | None, *, refresh: bool = False) -> SearchSpeed:
@@ -162,14 +178,16 @@ def search_speed(width: int, dtype: str, folder: Path | None, *, refresh: bool =
         faiss()
     except MissingDependencyError:
         return SearchSpeed(row_seconds, pair_seconds, read_seconds, None, None)
-    measure = _IvfMeasure(rows[:INDEXED_ROWS].numpy())
-    narrow, wide = (cache.value(f"ivfpq {share}", measure.of(share)) for share in (measure.NARROW, measure.WIDE))
-    codes = INDEXED_ROWS * code_bytes(INDEXED_ROWS, width)
-    code_seconds = max(wide - narrow, 0.0) / ((measure.WIDE - measure.NARROW) * codes)
-    rest = max(narrow - measure.NARROW * codes * code_seconds, 0.0)
-    return SearchSpeed(
-        row_seconds, pair_seconds, read_seconds, rest / (kinds.list_count(INDEXED_ROWS) * width), code_seconds
-    )
+    found = {}
+    for kind, size in (("ivfpq", code_bytes(INDEXED_ROWS, width)), ("ivfrabitq", rabitq_bytes(width))):
+        measure = _IvfMeasure(kind, rows[:INDEXED_ROWS].numpy())
+        narrow, wide = (cache.value(f"{kind} {share}", measure.of(share)) for share in (measure.NARROW, measure.WIDE))
+        codes = INDEXED_ROWS * size
+        seconds = max(wide - narrow, 0.0) / ((measure.WIDE - measure.NARROW) * codes)
+        found[kind] = seconds, max(narrow - measure.NARROW * codes * seconds, 0.0)
+    (code_seconds, rest), (rabitq_seconds, _) = found["ivfpq"], found["ivfrabitq"]
+    centroid_seconds = rest / (kinds.list_count(INDEXED_ROWS) * width)
+    return SearchSpeed(row_seconds, pair_seconds, read_seconds, centroid_seconds, code_seconds, rabitq_seconds)
 
 
 def _exact_measure(rows: torch.Tensor, count: int) -> Callable[[], float]:
@@ -178,12 +196,12 @@ def _exact_measure(rows: torch.Tensor, count: int) -> Callable[[], float]:
 
 
 class _IvfMeasure:
-    """IVF-PQ over made-up rows, built when it is first asked."""
+    """IVF with codes over made-up rows, built when it is first asked."""
 
     NARROW, WIDE = 0.125, 1.0
 
-    def __init__(self, rows: npt.NDArray[np.float32]) -> None:
-        self._rows = rows
+    def __init__(self, kind: str, rows: npt.NDArray[np.float32]) -> None:
+        self._kind, self._rows = kind, rows
         self._core: Any = None
 
     def of(self, share: float) -> Callable[[], float]:
@@ -192,13 +210,14 @@ class _IvfMeasure:
         def measure() -> float:
             if self._core is None:
                 width = self._rows.shape[1]
-                self._core = faiss().index_factory(width, kinds.factory("ivfpq", len(self._rows), width))
+                self._core = faiss().index_factory(width, kinds.factory(self._kind, len(self._rows), width))
                 self._core.train(self._rows)
                 self._core.add(self._rows)
             lists = kinds.list_count(len(self._rows))
             options = faiss().SearchParametersIVF(nprobe=max(1, round(share * lists)))
             queries = self._rows[:BATCH] + np.float32(0.1)
-            return _least(lambda: self._core.search(queries, 10 * K, params=options), 3) / BATCH
+            count = kinds.parameters(self._kind, len(self._rows))["refine"] * K
+            return _least(lambda: self._core.search(queries, count, params=options), 3) / BATCH
 
         return measure
 

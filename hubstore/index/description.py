@@ -17,12 +17,29 @@ REBUILD = "build the index again: `hubstore index --rebuild`"
 
 
 @dataclass(frozen=True)
+class MeasuredRecall:
+    """What an index was set to find, on rows of the store that were held out.
+
+    Args:
+        target: share of the true neighbors that was asked for.
+        measured: share that the settings kept in the description found.
+        k: neighbors of each row.
+        queries: how many rows.
+    """
+
+    target: float
+    measured: float
+    k: int
+    queries: int
+
+
+@dataclass(frozen=True)
 class IndexDescription:
     """One index, as `index.json` keeps it.
 
     Args:
         layer, pooling: the hidden states it is over.
-        kind: "exact", "hnsw", "ivf" or "ivfpq".
+        kind: one of `KINDS`.
         requested: the kind that was asked for, maybe "auto".
         rows: rows in it; FAISS's ids are the positions 0 to rows - 1.
         width: elements of a row.
@@ -34,6 +51,8 @@ class IndexDescription:
         file: size and CRC32C of `index.faiss`.
         faiss, hubstore: versions that wrote it.
         metric: what a search ranks by.
+        head: size and CRC32C of all of the file but its lists, where those are searched in the file.
+        recall: what it finds as it is searched by default; None where nobody measured.
     """
 
     layer: str
@@ -51,13 +70,20 @@ class IndexDescription:
     file: FileRecord | None = None
     faiss: str | None = None
     metric: str = "cosine"
+    head: FileRecord | None = None
+    recall: MeasuredRecall | None = None
 
     def encode(self) -> bytes:
         """The bytes of `index.json`."""
         fields = asdict(self)
         fields["commits"] = [{"shard": shard, "digest": digest} for shard, digest in self.commits]
+        for name in ("head", "recall"):  # an index without them is as an earlier release writes and reads it
+            if fields[name] is None:
+                del fields[name]
+        if self.head is not None:
+            fields["head"] = self.head.to_json()
         if self.file is not None:
-            fields["file"]["crc32c"] = f"{self.file.crc32c:08x}"
+            fields["file"] = self.file.to_json()
             # For whoever opens the file with plain FAISS: give it raw hidden states.
             fields["distance"] = "squared L2 of unit rows less their mean = 2 - 2 cosine"
         return sealed({"format": FORMAT, **fields})
@@ -68,7 +94,11 @@ class IndexDescription:
         found = decode_record(data, IndexJson, name, remedy)
         said = {one: getattr(found, one) for one in cls.__dataclass_fields__}
         said["commits"] = tuple((commit.shard, commit.digest) for commit in found.commits)
-        said["file"] = found.file and found.file.record()
+        for one in ("file", "head"):
+            said[one] = said[one] and said[one].record()
+        said["recall"] = found.recall and MeasuredRecall(
+            found.recall.target, found.recall.measured, found.recall.k, found.recall.queries
+        )
         return cls(**said)
 
 

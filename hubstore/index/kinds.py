@@ -8,8 +8,17 @@ from typing import Any
 
 from hubstore.errors import IndexingError
 
-KINDS = ("exact", "hnsw", "ivf", "ivfpq")
-IVF_KINDS = ("ivf", "ivfpq")
+KINDS = ("exact", "hnsw", "ivf", "ivfpq", "ivfrabitq")
+IVF_KINDS = ("ivf", "ivfpq", "ivfrabitq")
+
+IN_FILE = ("ivfrabitq",)
+"""Kinds whose lists are searched where they are in their file; of others the file is read when it is opened."""
+
+CODED = ("ivfpq", "ivfrabitq")
+"""Kinds whose rows are codes of a few bits an element, so that more candidates than neighbors are scored again."""
+
+RABITQ_BITS = 4
+"""Of an element, sign included."""
 
 EXACT_ROWS = 200_000
 """`auto` stays exact up to here, and a filtered search that leaves no more rows is exact whatever the index.
@@ -19,16 +28,17 @@ at recall 1, with nothing to build, load or keep up to date; HNSW would take a m
 """
 
 HNSW_ROWS = 500_000
-"""`auto` takes HNSW up to here, IVF-PQ above.
+"""`auto` takes HNSW up to here, IVF with RaBitQ codes above.
 
 HNSW has the best recall for its time, but a core adds only 1,500 to 3,000 rows of width 384 a second, and the graph
-with its float16 rows stays in memory: 500,000 rows take minutes and half a gigabyte a layer. IVF-PQ trains on a sample,
-is built ten times as fast, and keeps a quarter of a byte an element.
+with its float16 rows stays in memory: 500,000 rows take minutes and half a gigabyte a layer. IVF trains on a sample and
+is built ten times as fast; RaBitQ codes take half a byte an element, stay on the disk, and order rows so well that few
+more than k are read to be scored again.
 """
 
 
 def choose(rows: int, on_gpu: bool) -> str:
-    """The kind that `auto` stands for: exact, then HNSW, then IVF-PQ as `rows` grow.
+    """The kind that `auto` stands for: exact, then HNSW, then IVF with RaBitQ codes as `rows` grow.
 
     FAISS has HNSW and fast-scan on the CPU only, so on a GPU the large kinds are both `ivf`.
     """
@@ -36,7 +46,7 @@ def choose(rows: int, on_gpu: bool) -> str:
         return "exact"
     if on_gpu:
         return "ivf"
-    return "hnsw" if rows <= HNSW_ROWS else "ivfpq"
+    return "hnsw" if rows <= HNSW_ROWS else "ivfrabitq"
 
 
 def check_kind(kind: str) -> None:
@@ -48,14 +58,16 @@ def check_kind(kind: str) -> None:
 def factory(kind: str, rows: int, width: int) -> str:
     """The FAISS factory string for `rows` rows of `width` elements.
 
-    Rows are float16 inside (a re-rank reads the store's own), or 4 bits for 2 elements: from width 512 on for 4,
-    where neighboring elements tell less.
+    Rows are float16 inside (a re-rank reads the store's own); or RaBitQ codes; or, with PQ, 4 bits for 2 elements: from
+    width 512 on for 4, where neighboring elements tell less.
     """
     if kind == "hnsw":
         return "HNSW32,SQfp16"
     lists = list_count(rows)
     if kind == "ivf":
         return f"IVF{lists},SQfp16"
+    if kind == "ivfrabitq":
+        return f"IVF{lists},RaBitQfs{RABITQ_BITS}"
     per_code = next(size for size in ((2, 3, 1) if width <= 512 else (4, 2, 3, 5, 1)) if width % size == 0)
     return f"IVF{lists},PQ{width // per_code}x4fs"
 
@@ -70,16 +82,17 @@ def parameters(kind: str, rows: int) -> dict[str, int]:
     """What an index of `rows` rows is built with and, by default, searched with.
 
     `efConstruction` and `efSearch` are HNSW's beams, `nprobe` the inverted lists visited of `nlist`; `refine` times k
-    candidates are re-ranked exactly. Measured on 50,000 rows of width 384, clustered by topic and language, recall@10
-    with and without a few huge dimensions that all rows share: HNSW .999 and .997, `ivf` .98 and .98, `ivfpq` .96 and
-    .98.
+    candidates are re-ranked exactly. `efSearch`, `nprobe` and `refine` are where tuning begins: those that an index
+    keeps are chosen when it is built (`hubstore.index.tuning`). Measured as they are here on 50,000 rows of width 384,
+    clustered by topic and language, recall@10 with and without a few huge dimensions that all rows share: HNSW .999 and
+    .997, `ivf` .98 and .98, `ivfpq` .96 and .98.
     """
     if kind == "hnsw":
         return {"efConstruction": 100, "efSearch": 128, "refine": 2}
     lists = list_count(rows)
     # The share of lists that holds the neighbors falls as lists get more: 128 of 512, 384 of 4096.
     probes = min(lists, max(16, round(5.7 * math.sqrt(lists))))
-    return {"nlist": lists, "nprobe": probes, "refine": 2 if kind == "ivf" else 10}
+    return {"nlist": lists, "nprobe": probes, "refine": 10 if kind == "ivfpq" else 2}
 
 
 def training_rows(kind: str, rows: int) -> int:
@@ -87,6 +100,11 @@ def training_rows(kind: str, rows: int) -> int:
     return min(rows, 64 * list_count(rows) if kind in IVF_KINDS else 8192)
 
 
+def effort_name(kind: str) -> str:
+    """What the one knob of a search is called in an index's parameters."""
+    return "efSearch" if kind == "hnsw" else "nprobe"
+
+
 def default_search_effort(kind: str, settings: Mapping[str, Any]) -> int:
     """The recorded default of the one knob: efSearch or nprobe."""
-    return int(settings["efSearch" if kind == "hnsw" else "nprobe"])
+    return int(settings[effort_name(kind)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -15,7 +14,7 @@ from hubstore.checks import check_count
 from hubstore.devices import resolve_device
 from hubstore.errors import IndexNotFoundError, IndexWarning, QueryError
 from hubstore.index.allowed import Allowed, Positions
-from hubstore.index.builder import read_faiss
+from hubstore.index.candidates import CandidateSource, InFile, InMemory
 from hubstore.index.description import (
     IndexDescription,
     check_fresh,
@@ -25,9 +24,10 @@ from hubstore.index.description import (
     store_commits,
 )
 from hubstore.index.exact import exact_search
-from hubstore.index.kinds import EXACT_ROWS, default_search_effort
+from hubstore.index.kinds import EXACT_ROWS, IN_FILE, default_search_effort
 from hubstore.index.library import Gpu, faiss, has_gpu
-from hubstore.index.rows import Vectors, centered, unwrap
+from hubstore.index.opening import changed, open_lists, read_faiss
+from hubstore.index.rows import unwrap
 from hubstore.index.validate import RefusedIndexError
 from hubstore.kernels.rows import unit_rows
 from hubstore.options import MOST_SEARCH_EFFORT, refuse_others, renamed
@@ -56,7 +56,7 @@ class SearchableLayer(Protocol):
 
     @property
     def kind(self) -> str:
-        """ "exact", "hnsw", "ivf" or "ivfpq"."""
+        """One of `KINDS`."""
         ...
 
     def search(
@@ -67,20 +67,6 @@ class SearchableLayer(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class _Loaded:
-    core: Any
-    mean: Vectors
-    gpu: Gpu | None
-    owners: tuple[Any, ...]
-    """Python objects that free what `core` points into when they go."""
-
-    def search(self, queries: Vectors, count: int, options: Any) -> Positions:
-        """FAISS's positions [q, count]; on a GPU one search at a time, on a CPU as many as there are threads."""
-        with contextlib.nullcontext() if self.gpu is None else self.gpu.lock:
-            return np.asarray(self.core.search(queries, count, params=options)[1], np.int64)
-
-
-@dataclass(frozen=True, eq=False)
 class LayerIndex:
     """The index of one layer and pooling; from `load`.
 
@@ -88,28 +74,32 @@ class LayerIndex:
         description: what it is and what it was built from.
         states: the layer's own rows, for exact scores.
         device: where exact search computes.
+        source: gives candidates; None where every row is scored.
     """
 
     description: IndexDescription
     states: HiddenStates
     device: torch.device
-    _loaded: _Loaded | None = None
+    source: CandidateSource | None = None
 
     @property
     def kind(self) -> str:
-        """ "exact", "hnsw", "ivf" or "ivfpq": how it is searched."""
-        return self.description.kind if self._loaded else "exact"
+        """One of `KINDS`: how it is searched."""
+        return self.description.kind if self.source else "exact"
 
     @property
     def rows(self) -> int:
         """Rows searched."""
-        return self.description.rows if self._loaded else self.states.shape[0]
+        return self.description.rows if self.source else self.states.shape[0]
 
     @property
     def gpu_bytes(self) -> int:
         """Bytes that it takes of a GPU's memory, nearly: those of its file."""
-        moved = self._loaded is not None and self._loaded.gpu is not None
-        return self.description.file.size if moved and self.description.file else 0
+        return self.description.file.size if self._on_gpu and self.description.file else 0
+
+    @property
+    def _on_gpu(self) -> bool:
+        return isinstance(self.source, InMemory) and self.source.gpu is not None
 
     def search(
         self,
@@ -139,6 +129,7 @@ class LayerIndex:
         Raises:
             QueryError: k or search_effort < 1, or queries of another width.
             NonFiniteError: NaN or infinity in a query.
+            CorruptStoreError: a list that it visits is not as it was written.
         """
         search_effort = renamed("effort", "search_effort", older, search_effort)
         refuse_others("search", older)
@@ -146,15 +137,15 @@ class LayerIndex:
         allowed_here = Allowed.everything(self.rows)
         if allowed is not None:
             allowed_here = allowed & allowed_here
-        if self._loaded is None:
+        if self.source is None:
             return exact_search(self.states, queries, k, allowed_here, self.device)
         if refine is not None:
             check_count("refine", refine, error=QueryError)
         candidates = max(k, FEWEST) * (refine or self._default("refine"))
-        way = route(self.kind, self.rows, allowed_here, selectors=self._loaded.gpu is None)
-        if way == "exact" or (self._loaded.gpu is not None and candidates > GPU_CANDIDATES):
+        way = route(self.kind, self.rows, allowed_here, selectors=not self._on_gpu)
+        if way == "exact" or (self._on_gpu and candidates > GPU_CANDIDATES):
             return exact_search(self.states, queries, k, allowed_here, self.device)
-        found = self._candidates(self._loaded, queries, min(candidates, self.rows), way, allowed_here, search_effort)
+        found = self._candidates(self.source, queries, min(candidates, self.rows), way, allowed_here, search_effort)
         scores, positions = rerank(self.states, queries, found, k)
         return self._complete(queries, k, allowed_here, scores, positions)
 
@@ -163,7 +154,7 @@ class LayerIndex:
 
     def _candidates(
         self,
-        loaded: _Loaded,
+        source: CandidateSource,
         queries: torch.Tensor,
         count: int,
         way: Route,
@@ -178,11 +169,7 @@ class LayerIndex:
             # What the filter drops was looked at all the same, so look at as much more.
             chosen = min(round(chosen * self.rows / allowed.size), MOST_SEARCH_EFFORT)
             selector = _selector(way, allowed, self.rows)
-        if self.kind == "hnsw":
-            options = faiss().SearchParametersHNSW(efSearch=max(chosen, count), sel=selector)
-        else:
-            options = faiss().SearchParametersIVF(nprobe=min(chosen, settings["nlist"]), sel=selector)
-        return loaded.search(centered(queries, loaded.mean), count, options)
+        return source.find(queries, count, min(chosen, settings.get("nlist", chosen)), selector)
 
     def _complete(
         self, queries: torch.Tensor, k: int, allowed: Allowed, scores: torch.Tensor, positions: torch.Tensor
@@ -303,15 +290,21 @@ def open_index(store: StoreReader, description: IndexDescription, device: torch.
     if description.kind == "exact":
         return LayerIndex(description, states, device)
     try:
-        whole = read_faiss(store, description, mapped=True)
+        return LayerIndex(description, states, device, _source(store, description, device))
     except RefusedIndexError as error:
         warnings.warn(_refused(store, description, error), IndexWarning, stacklevel=2)
         return LayerIndex(description, states, device)
+
+
+def _source(store: StoreReader, description: IndexDescription, device: torch.device) -> CandidateSource:
+    if description.kind in IN_FILE:
+        return InFile(open_lists(store, description), lambda error: changed(store, description, error))
+    whole = read_faiss(store, description, mapped=True)
     core, mean = unwrap(whole)
     if description.kind == "ivf" and has_gpu(device):
         gpu = Gpu(device)
-        return LayerIndex(description, states, device, _Loaded(gpu.move(core), mean, gpu, (gpu,)))
-    return LayerIndex(description, states, device, _Loaded(core, mean, None, (whole,)))
+        return InMemory(description.kind, gpu.move(core), mean, gpu, (gpu,))
+    return InMemory(description.kind, core, mean, None, (whole,))
 
 
 def _refused(store: StoreReader, description: IndexDescription, error: RefusedIndexError) -> str:

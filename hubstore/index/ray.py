@@ -13,6 +13,7 @@ from hubstore.index import IndexDescription, build
 from hubstore.index.builder import Progress
 from hubstore.index.kinds import check_kind
 from hubstore.kernels.cpu.threads import one_thread
+from hubstore.options import IndexOptions, refuse_others, take
 from hubstore.storage.location import Location
 from hubstore.store import StoreReader
 
@@ -25,12 +26,13 @@ def build_on_ray(
     store: StoreReader,
     layers: Sequence[str | int] | None = None,
     pooling: str | None = None,
-    kind: str = "auto",
+    kind: str | None = None,
     *,
+    options: IndexOptions | None = None,
     address: str | None = None,
     device: str = "auto",
     progress: Progress | None = None,
-    **options: Any,
+    **named: Any,
 ) -> tuple[IndexDescription, ...]:
     """As `hubstore.index.build`, with the layers shared out over a cluster.
 
@@ -39,16 +41,18 @@ def build_on_ray(
 
     Args:
         store: the store, where every node reaches it.
-        layers, pooling, kind, device: as for `build`; the device is one of its type, on whatever node.
+        layers, pooling, kind, options, device, named: as for `build`; the device is one of its type, on whatever node.
         address: see `hubstore.extraction.cluster.connected`.
         progress: called with each layer that is done, how many are, and how many there are.
-        options: `seed` and `rebuild`.
 
     Raises:
         EngineError: no cluster is there, it has no room, or a layer's task was lost again and again.
         HubstoreError: as `build`.
     """
-    check_kind(kind)
+    named |= {} if kind is None else {"kind": kind}
+    options = take(IndexOptions, named, options)
+    refuse_others("build_on_ray", named)
+    check_kind(options.kind)
     names = store.layer_names(layers)
     pooled = store.pooling_name(pooling)
     computing = resolve_device(device).type
@@ -58,7 +62,7 @@ def build_on_ray(
         capacity = ClusterCapacity(ray, needs, "a layer's index")
         task = ray.remote(_build).options(**needs.options())
         where = store.path.absolute()
-        calls = {task.remote(where, name, pooled, kind, computing, options): name for name in dict.fromkeys(names)}
+        calls = {task.remote(where, name, pooled, computing, options): name for name in dict.fromkeys(names)}
         waiting, built = list(calls), {}
         try:
             while waiting:
@@ -72,11 +76,11 @@ def build_on_ray(
     return tuple(built[name] for name in names)
 
 
-def _build(where: Location, layer: str, pooling: str, kind: str, device: str, options: dict[str, Any]) -> Result:
+def _build(where: Location, layer: str, pooling: str, device: str, options: IndexOptions) -> Result:
     """The task: build one layer's index. An error is returned: raised, it would come with Ray's own traceback."""
     try:
         with one_thread():
-            return build(StoreReader(where), [layer], pooling, kind, device=device, **options)[0], None
+            return build(StoreReader(where), [layer], pooling, options=options, device=device)[0], None
     except HubstoreError as error:
         return None, sendable(error, f"the task of layer {layer}")
 

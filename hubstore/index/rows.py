@@ -28,14 +28,34 @@ def centered(states: torch.Tensor, mean: Vectors, name: str = "queries", first: 
     return np.ascontiguousarray((unit - torch.from_numpy(mean)).float().numpy())
 
 
-def wrap(core: Any, mean: Vectors) -> Any:
-    """An index of centered rows, as one that takes raw hidden states: normalize, center, then `core`."""
+def random_rotation(width: int, seed: int) -> Vectors:
+    """float32 [width, width], orthogonal: what a few dimensions have of a row is spread over all.
+
+    Hidden states have a few huge dimensions; RaBitQ takes all of an element's bits from one scale for the whole row.
+    """
+    drawn = np.random.default_rng([seed, 2]).standard_normal((width, width))
+    basis, triangle = np.linalg.qr(drawn)
+    return np.ascontiguousarray((basis * np.sign(np.diagonal(triangle))).astype(np.float32))
+
+
+def rotated(vectors: Vectors, rotation: Vectors) -> Vectors:
+    """Each of `vectors` [n, width] times the rotation, as FAISS's transform of the file has it: float32, contiguous."""
+    return torch.mm(torch.from_numpy(vectors), torch.from_numpy(rotation).T).numpy()
+
+
+def wrap(core: Any, mean: Vectors, rotation: Vectors | None = None) -> Any:
+    """An index of centered rows, as one that takes raw hidden states: normalize, center, perhaps rotate; `core`."""
     library = faiss()
     normalize = library.NormalizationTransform(len(mean), 2.0)
     center = library.CenteringTransform(len(mean))
     library.copy_array_to_vector(mean, center.mean)
     center.is_trained = True
     whole = library.IndexPreTransform(core)
+    if rotation is not None:
+        rotate = library.RandomRotationMatrix(len(mean), len(mean))
+        library.copy_array_to_vector(rotation.ravel(), rotate.A)
+        rotate.is_trained = True
+        whole.prepend_transform(rotate)
     whole.prepend_transform(center)
     whole.prepend_transform(normalize)
     return whole

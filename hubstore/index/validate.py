@@ -1,4 +1,4 @@
-"""What a FAISS file holds, read before FAISS reads it: only the kinds that `builder` writes, every number in range.
+"""What a FAISS file holds, read before FAISS reads it: only the kinds that hubstore writes, every number in range.
 
 FAISS follows the links, offsets and ids of a file without looking at them again, and the checksum beside the file is by
 whoever wrote it. A file that passes here makes FAISS read nothing but its own bytes, allocate no more than a small
@@ -7,15 +7,17 @@ multiple of them, and answer with positions of the store.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hubstore.index.description import IndexDescription
+from hubstore.index.listtable import BLOCK_ROWS, ListTable
 from hubstore.options import MOST_SEARCH_EFFORT
-from hubstore.storage import Bytes, Storage
-from hubstore.store.layout import FAISS, INDEX
+from hubstore.storage import Bytes
+from hubstore.store.layout import FAISS
 
 Array = npt.NDArray[Any]
 
@@ -34,9 +36,33 @@ Infinite distances would do harm: where all are, FAISS's heap of candidates answ
 BLOCK = 1 << 20
 """Elements that are looked at at once."""
 
+QUERY_BITS = 8
+"""Of each element of a query that is compared with RaBitQ codes."""
+
 
 class RefusedIndexError(Exception):
     """The file holds what `builder` does not write; the message says what."""
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """What the head and the tail of a file of lists hold.
+
+    Args:
+        mean: float32 [width], of the unit rows.
+        rotation: float32 [width, width], that centered rows are multiplied by.
+        centroids: float32 [lists, width].
+        bits: of an element's code.
+        table: where the lists are.
+        checksums: uint32 [lists], CRC32C of each.
+    """
+
+    mean: Array
+    rotation: Array
+    centroids: Array
+    bits: int
+    table: ListTable
+    checksums: Array
 
 
 def check_index(data: Bytes, description: IndexDescription) -> None:
@@ -52,13 +78,9 @@ def check_index(data: Bytes, description: IndexDescription) -> None:
     _Reader(data, description).check()
 
 
-def index_problem(storage: Storage, folder: str) -> str | None:
-    """What shows that the FAISS file in a folder of a store, whose checksum matches, is none that hubstore writes."""
-    try:
-        check_index(storage.map(f"{folder}/{FAISS}"), IndexDescription.decode(storage.read(f"{folder}/{INDEX}")))
-    except RefusedIndexError as error:
-        return f"is no index that hubstore writes, and is not searched: {error}"
-    return None
+def read_head(head: Bytes, tail: Bytes, description: IndexDescription) -> Head:
+    """What is before and after the lists of a file that is searched in place; RefusedIndexError as `check_index`."""
+    return _Reader(head, description).head(tail)
 
 
 class _Reader:
@@ -71,16 +93,44 @@ class _Reader:
 
     def check(self) -> None:
         self._check_parameters()
+        self._transforms(2)
+        kinds = {"hnsw": self._hnsw, "ivf": self._ivf, "ivfpq": self._ivfpq}
+        if self._said.kind not in kinds:
+            raise RefusedIndexError(f"an index of kind {self._said.kind} has a checksum of its head")
+        kinds[self._said.kind]()
+        self._equal("bytes", self._place, len(self._data))
+
+    def head(self, tail: Bytes) -> Head:
+        self._check_parameters()
+        mean = self._transforms(3)
+        rotation = self._rotation()
+        lists, centroids = self._ivf_header("Iwrn")
+        bits, code_size = self._rabitq()
+        table = self._list_table(lists, code_size)
+        self._equal("bytes", self._place, len(self._data))
+        self._equal("checksums", len(tail), 4 * lists)
+        points = centroids.reshape(lists, self._width)
+        return Head(mean.copy(), rotation, points.copy(), bits, table, np.frombuffer(tail, "<u4"))
+
+    def _transforms(self, count: int) -> Array:
+        """The mean by which the second of the transforms moves rows, the first of which divides by their norm."""
         self._header("IxPT", None)  # its rows are those of its first build, whatever was added since
-        self._equal("transforms", self._number("<i4"), 2)
+        self._equal("transforms", self._number("<i4"), count)
         self._kind("VNrm")
         self._equal("the norm", self._number("<f4"), 2.0)
         self._transform_end()
         self._kind("VCnt")
-        self._bounded("the mean", self._vector("<f4", self._width))
+        mean = self._bounded("the mean", self._vector("<f4", self._width))
         self._transform_end()
-        {"hnsw": self._hnsw, "ivf": self._ivf, "ivfpq": self._ivfpq}[self._said.kind]()
-        self._equal("bytes", self._place, len(self._data))
+        return mean
+
+    def _rotation(self) -> Array:
+        self._kind("rrot")
+        self._equal("a bias", self._number("u1"), 0)
+        found = self._bounded("the rotation", self._vector("<f4", self._width**2)).reshape(self._width, self._width)
+        self._vector("<f4", 0)
+        self._transform_end()
+        return found.copy()
 
     def _check_parameters(self) -> None:
         """Of `index.json`, by which it is searched."""
@@ -90,7 +140,8 @@ class _Reader:
             value = settings.get(name)
             if type(value) is not int or not 1 <= value <= MOST_SEARCH_EFFORT:
                 raise RefusedIndexError(f"its parameter {name} is {value!r}")
-        if not 1 <= self._rows <= len(self._data) or self._width < 1:
+        most = len(self._data) if self._said.head is None or self._said.file is None else self._said.file.size
+        if not 1 <= self._rows <= most or self._width < 1:
             raise RefusedIndexError(f"its description counts {self._rows} rows of width {self._width}")
 
     def _hnsw(self) -> None:
@@ -128,7 +179,7 @@ class _Reader:
                 raise RefusedIndexError(f"a link of level {level} leads to a node that has no such level")
 
     def _ivf(self) -> None:
-        lists = self._ivf_header("IwSq")
+        lists, _ = self._ivf_header("IwSq")
         self._float16_quantizer()
         code_size = 2 * self._width
         self._equal("the code size", self._number("<u8"), code_size)
@@ -158,7 +209,7 @@ class _Reader:
         return sizes.astype(np.int64)
 
     def _ivfpq(self) -> None:
-        lists = self._ivf_header("IwPf")
+        lists, _ = self._ivf_header("IwPf")
         self._flag("by_residual")
         code_size, block_rows, padded = self._number("<u8"), self._number("<i4"), self._number("<u8")
         self._equal("the rows of a block", block_rows, 32)
@@ -184,18 +235,57 @@ class _Reader:
             total += len(ids)
         self._all_seen(seen, total)
 
-    def _ivf_header(self, kind: str) -> int:
-        """The number of inverted lists; the coarse quantizer's centroids and the direct map, which is none, follow."""
+    def _rabitq(self) -> tuple[int, int]:
+        """Bits of an element and bytes of a row."""
+        self._equal("the quantizer's width", self._number("<u8"), self._width)
+        self._number("<u8")  # FAISS's own count of the same bytes
+        self._equal("the quantizer's metric", self._number("<i4"), 1)
+        bits: int = self._number("<u8")
+        self._between("bits", bits, 2, 8)
+        self._equal("by_residual", self._number("u1"), 1)
+        # Signs, three factors in float32, the other bits, two factors.
+        code_size = -(-self._width // 8) + 12 + -(-self._width * (bits - 1) // 8) + 8
+        self._equal("the code size", self._number("<u8"), code_size)
+        self._equal("the rows of a block", self._number("<i4"), BLOCK_ROWS)
+        self._equal("the queries of a block", self._number("<u8"), 0)
+        parts = -(-self._width // 4)
+        self._equal("the padded parts", self._number("<u8"), parts + parts % 2)
+        self._equal("the implementation", self._number("<i4"), 0)
+        self._equal("the bits of a query", self._number("u1"), QUERY_BITS)
+        self._equal("centered queries", self._number("u1"), 0)
+        return bits, code_size
+
+    def _list_table(self, lists: int, code_size: int) -> ListTable:
+        """Lists in this very file, one after the other, which fill it."""
+        self._kind("ilod")
+        self._equal("inverted lists", self._number("<u8"), lists)
+        self._equal("the code size", self._number("<u8"), code_size)
+        self._equal("inverted lists", self._number("<u8"), lists)
+        places = self._array("<u8", 3 * lists).reshape(lists, 3)
+        if np.any(places[:, 0] > self._rows) or int(places[:, 0].sum()) != self._rows:
+            raise RefusedIndexError("its inverted lists do not hold every row once")
+        self._vector("<u8", 0)  # no room between them
+        self._equal("the file's name", self._vector("u1", len(FAISS)).tobytes(), FAISS.encode())
+        size = self._number("<u8")
+        table = ListTable(places[:, 0].astype(np.int64), code_size, self._place)
+        self._same("places of the lists", places[:, 1:], np.stack([table.capacities, table.offsets], axis=1))
+        self._equal("bytes of the file", size, table.stop + 4 * lists)
+        assert self._said.file is not None
+        self._equal("bytes of the file", size, self._said.file.size)
+        return table
+
+    def _ivf_header(self, kind: str) -> tuple[int, Array]:
+        """Inverted lists, and the coarse quantizer's centroids; the direct map, which is none, follows."""
         self._header(kind, self._rows)
         settings = self._said.parameters or {}
         lists: int = self._number("<u8")
         self._equal("inverted lists", lists, settings["nlist"])
         self._between("nprobe", self._number("<u8"), 1, lists)
         self._header("IxF2", lists)
-        self._bounded("the centroids", self._vector("<f4", lists * self._width))
+        centroids = self._bounded("the centroids", self._vector("<f4", lists * self._width))
         self._equal("the direct map", self._number("u1"), 0)
         self._vector("<i8", 0)
-        return lists
+        return lists, centroids
 
     def _float16_quantizer(self) -> None:
         self._equal("the scalar quantizer", self._number("<i4"), FP16)
@@ -234,10 +324,11 @@ class _Reader:
             if np.any(halves[start : start + BLOCK] & 0x7FFF > most):
                 raise RefusedIndexError("a row is no unit row less its mean")
 
-    def _bounded(self, name: str, values: Array) -> None:
+    def _bounded(self, name: str, values: Array) -> Array:
         for start in range(0, len(values), BLOCK):
             if not np.all(np.abs(values[start : start + BLOCK]) <= MOST):  # nor NaN
                 raise RefusedIndexError(f"{name} are not of unit rows")
+        return values
 
     def _flag(self, name: str) -> None:
         self._between(name, self._number("u1"), 0, 1)
@@ -258,7 +349,7 @@ class _Reader:
 
     def _same(self, name: str, found: Array, expected: Array) -> None:
         if not np.array_equal(found, expected):
-            raise RefusedIndexError(f"the {name} are not those of its levels")
+            raise RefusedIndexError(f"the {name} are not what they follow from")
 
     def _number(self, dtype: str) -> Any:
         return self._array(dtype, 1)[0].item()

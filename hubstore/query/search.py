@@ -133,7 +133,8 @@ def search(
     Returns:
         RESULT_SCHEMA, ordered by query, layer and rank; a query whose state is all zeros has no neighbors. The schema's
         metadata holds, as JSON under b"hubstore", the store, its model, pooling, layers, the kind of index used at
-        each, and the filters.
+        each, the recall@10 that it was measured to have when it was built (null where nobody measured, or
+        `search_effort` is given), and the filters.
 
     Raises:
         QueryError: an id, language, modality, concept, layer or pooling that is not there, k < 1, vectors of another
@@ -160,12 +161,13 @@ def search(
     if options.centered:
         queries = centered_queries(store, queries, pooled)
         indexes = {name: CenteredLayer(store, name, pooled, resolve_device(device)) for name in names}
-    found, kinds = [], {}
+    found, kinds, recalls = [], {}, {}
     for layer in names:
         index = (indexes or {}).get(layer) or load_or_exact(
             store, layer, pooled, allow_stale=options.allow_stale, device=device
         )
         kinds[layer] = index.kind
+        recalls[layer] = _recall(index, options)
         found.append(_search_layer(index, queries, groups, options))
     provenance = {
         "store": str(store.path),
@@ -173,6 +175,7 @@ def search(
         "pooling": pooled,
         "layers": names,
         "indexes": kinds,
+        "recalls": recalls,
         "filters": options.filters(),
         "centered": options.centered,
         "centred": options.centered,  # deprecated: `centered`
@@ -180,6 +183,14 @@ def search(
         "version": __version__,
     }
     return _table(store, queries, found, pooled).replace_schema_metadata({b"hubstore": json.dumps(provenance)})
+
+
+def _recall(index: SearchableLayer, options: SearchOptions) -> float | None:
+    """Share of the true neighbors that the index was measured to find as it is searched; exact search finds all."""
+    if index.kind == "exact":
+        return 1.0
+    measured = index.description.recall
+    return None if measured is None or options.search_effort is not None else measured.measured
 
 
 def _media(media: Sequence[Medium] | Medium | None) -> tuple[Media, ...] | None:

@@ -216,13 +216,22 @@ class IndexCommitJson(Struct, frozen=True, forbid_unknown_fields=True):
     digest: Digest
 
 
+class RecallJson(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an index was set to find, and did."""
+
+    target: Annotated[float, Meta(gt=0, le=1)]
+    measured: Annotated[float, Meta(ge=0, le=1)]
+    k: Annotated[int, Meta(ge=1)]
+    queries: Annotated[int, Meta(ge=1)]
+
+
 class IndexJson(Struct, frozen=True, forbid_unknown_fields=True):
     """`indexes/<pooling>/<layer>/index.json`."""
 
     format: Literal[1]
     layer: LayerName
     pooling: Pooling
-    kind: Literal["exact", "hnsw", "ivf", "ivfpq"]
+    kind: Literal["exact", "hnsw", "ivf", "ivfpq", "ivfrabitq"]
     requested: Line
     rows: Count
     width: Width
@@ -236,6 +245,8 @@ class IndexJson(Struct, frozen=True, forbid_unknown_fields=True):
     faiss: Line | None = None
     metric: Line = "cosine"
     distance: Line | None = None
+    head: FileJson | None = None
+    recall: RecallJson | None = None
     digest: Digest | None = None
 
 

@@ -13,7 +13,7 @@ from tests.index.stores import write_store
 pytest.importorskip("faiss")
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "ivf", "ivfpq"])
+@pytest.mark.parametrize("kind", ["hnsw", "ivf", "ivfpq", "ivfrabitq"])
 def test_an_index_has_the_bytes_that_it_is_said_to_have(tmp_path, kind):
     store = write_store(tmp_path / "x.hub", hub_states(4000, 64)[None])
     (description,) = build(store, kind=kind, device="cpu")
@@ -29,13 +29,14 @@ def test_exact_search_of_rows_beyond_memory_is_as_slow_as_the_disk():
     assert beyond.together == pytest.approx(beyond.alone / cost.BATCH + rows * width * 1e-13)
 
 
-def test_an_ivfpq_visits_its_share_of_the_codes():
-    speed = SearchSpeed(1e-10, 1e-13, None, 1e-11, 1e-10)
+@pytest.mark.parametrize(("kind", "code", "seconds"), [("ivfpq", 96, 1e-10), ("ivfrabitq", 212, 3e-10)])
+def test_an_index_of_codes_visits_its_share_of_them(kind, code, seconds):
+    speed = SearchSpeed(1e-10, 1e-13, None, 1e-11, 1e-10, 3e-10)
     rows, width = 10_000_000, 384
-    (found,) = (one for one in index_costs(rows, width, "float16", speed) if one.kind == "ivfpq")
-    settings = kinds.parameters("ivfpq", rows)
+    (found,) = (one for one in index_costs(rows, width, "float16", speed) if one.kind == kind)
+    settings = kinds.parameters(kind, rows)
     assert found.alone == pytest.approx(
-        settings["nlist"] * width * 1e-11 + rows * settings["nprobe"] / settings["nlist"] * 96 * 1e-10
+        settings["nlist"] * width * 1e-11 + rows * settings["nprobe"] / settings["nlist"] * code * seconds
     )
     assert found.by == "measured here"
 

@@ -29,7 +29,7 @@ from hubstore.store import StoreReader
 from tests.index.stores import brute_force, recall, write_store
 
 ROWS, WIDTH = 6000, 64
-APPROXIMATE = ("hnsw", "ivf", "ivfpq")
+APPROXIMATE = ("hnsw", "ivf", "ivfpq", "ivfrabitq")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,9 @@ def index_files(store: StoreReader) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-@pytest.mark.parametrize(("kind", "threshold"), [("exact", 1.0), ("hnsw", 0.99), ("ivf", 0.95), ("ivfpq", 0.95)])
+@pytest.mark.parametrize(
+    ("kind", "threshold"), [("exact", 1.0), ("hnsw", 0.99), ("ivf", 0.95), ("ivfpq", 0.95), ("ivfrabitq", 0.95)]
+)
 def test_every_kind_finds_the_true_neighbors(store, states, queries, kind, threshold, layer):
     build(store, [layer], kind=kind, rebuild=True, device="cpu")
     index = load(store, layer, device="cpu")
@@ -162,7 +164,8 @@ def test_plain_faiss_opens_the_file_and_finds_the_same_rows_from_raw_states(tmp_
     store = fresh(tmp_path / "x.hub")
     (description,) = build(store, kind=kind, device="cpu")
     queries = store.hidden(0).read(0, 30)
-    plain = faiss.read_index(str(index_files(store)[0]))
+    flags = faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY if kind in kinds.IN_FILE else 0
+    plain = faiss.read_index(str(index_files(store)[0]), flags)
     distances, ids = plain.search(queries.numpy(), 1)
     scores, positions = load(store, 0, device="cpu").search(queries, 1)
     assert plain.ntotal == 900
@@ -204,15 +207,15 @@ def test_an_index_that_is_current_is_left_alone(tmp_path):
 @pytest.mark.parametrize("kind", APPROXIMATE)
 def test_an_appended_store_adds_only_the_new_rows_and_finds_what_a_rebuild_finds(tmp_path, kind):
     path = tmp_path / "x.hub"
-    build(fresh(path), kind=kind, device="cpu")
+    build(fresh(path), kind=kind, recall=0.99, device="cpu")
     grown = fresh(path, rows=600, seed=4, first_shard=3)
     added = []
-    (description,) = build(grown, kind=kind, device="cpu", progress=lambda *seen: added.append(seen))
+    (description,) = build(grown, kind=kind, recall=0.99, device="cpu", progress=lambda *seen: added.append(seen))
     assert added == [("0", 1500, 1500)]
     assert (description.rows, description.trained_rows) == (1500, 900)
     queries = hub_states(60, 32, seed=4)
     _, positions = load(grown, 0, device="cpu").search(queries, 10)
-    build(grown, kind=kind, rebuild=True, device="cpu")
+    build(grown, kind=kind, recall=0.99, rebuild=True, device="cpu")
     _, rebuilt = load(grown, 0, device="cpu").search(queries, 10)
     truth = brute_force(grown.hidden(0).read(), queries, 10)
     assert (positions >= 900).any()
@@ -236,15 +239,15 @@ def test_auto_keeps_a_kind_that_was_chosen_and_follows_the_size_where_none_was(t
     monkeypatch.setattr(kinds, "EXACT_ROWS", 500)
     assert build(store, device="cpu")[0].kind == "hnsw"
     monkeypatch.setattr(kinds, "HNSW_ROWS", 600)
-    assert build(store, device="cpu")[0].kind == "ivfpq"
+    assert build(store, device="cpu")[0].kind == "ivfrabitq"
     build(store, kind="ivf", device="cpu")
     assert build(store, device="cpu")[0].kind == "ivf"
-    assert build(store, rebuild=True, device="cpu")[0].kind == "ivfpq"
+    assert build(store, rebuild=True, device="cpu")[0].kind == "ivfrabitq"
 
 
 def test_auto_grows_in_kind_with_the_rows():
     sizes = (1_000, kinds.EXACT_ROWS, kinds.EXACT_ROWS + 1, kinds.HNSW_ROWS + 1)
-    assert [kinds.choose(rows, on_gpu=False) for rows in sizes] == ["exact", "exact", "hnsw", "ivfpq"]
+    assert [kinds.choose(rows, on_gpu=False) for rows in sizes] == ["exact", "exact", "hnsw", "ivfrabitq"]
     assert [kinds.choose(rows, on_gpu=True) for rows in sizes] == ["exact", "exact", "ivf", "ivf"]
 
 

@@ -8,8 +8,8 @@ import hubstore
 from hubstore import api
 from hubstore.errors import StaleIndexError
 from hubstore.index import IndexCache, build
-from hubstore.index import builder as builder_module
 from hubstore.index import layer as layer_module
+from hubstore.index import opening as opening_module
 from tests.extraction.test_extraction import items
 from tests.index.stores import hub_states, write_store
 from tests.tiny_models import save_tiny_model
@@ -29,7 +29,7 @@ def store(tmp_path):
 @pytest.fixture
 def opened_files(monkeypatch):
     """The layers whose FAISS files are opened and checked, one after the other."""
-    seen, read, check = [], layer_module.read_faiss, builder_module.check_file
+    seen, read, check = [], layer_module.read_faiss, opening_module.check_file
 
     def counted(store, description, **options):
         seen.append(("read", description.layer))
@@ -40,7 +40,7 @@ def opened_files(monkeypatch):
         return check(store, description)
 
     monkeypatch.setattr(layer_module, "read_faiss", counted)
-    monkeypatch.setattr(builder_module, "check_file", checked)
+    monkeypatch.setattr(opening_module, "check_file", checked)
     return seen
 
 

@@ -1,0 +1,257 @@
+"""Building a file of lists in bounded memory: codes go to the disk in runs sorted by list, which are then merged.
+
+A run is whole or not there. A build that was killed goes on from the runs and the training that it finds, where they
+are of the same rows and settings; the file that it writes is the same to the byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hubstore.errors import IndexingError
+from hubstore.files import write_all
+from hubstore.index.clustering import Centroids
+from hubstore.index.library import faiss
+from hubstore.index.listfile import Codes, ListFile, index_core
+from hubstore.index.listtable import BLOCK_ROWS, Numbers
+from hubstore.index.rows import Vectors, centered, rotated
+from hubstore.storage import Buffer
+from hubstore.storage.interface import PARTIAL
+from hubstore.store import HiddenStates
+from hubstore.system import reason, remedy
+
+RUN_BYTES = 128 << 20
+"""Of codes and ids in a run, and so in memory."""
+
+ROWS_AT_ONCE = 8192
+
+PREFIX = ".index.build"
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What codes are made by.
+
+    Args:
+        mean: float32 [width], of the unit rows.
+        rotation: float32 [width, width], of centered rows.
+        centroids: float32 [lists, width], of rotated ones.
+        bits: of an element's code.
+    """
+
+    mean: Vectors
+    rotation: Vectors
+    centroids: Vectors
+    bits: int
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder for the runs of one build; only one process has it.
+
+    Args:
+        folder: on the store's own disk, if it has one.
+        key: of the rows and settings: what was left by another build is not used.
+    """
+
+    folder: Path
+    key: str
+
+    def training(self, make: Callable[[], Training]) -> Training:
+        """What an earlier attempt was trained to, or `make()`."""
+        path = self._path("trained")
+        if not path.exists():
+            made = make()
+            arrays = (made.mean, made.rotation, made.centroids)
+            self._write(path, *map(_bytes, arrays), bytes([made.bits]), len(made.mean).to_bytes(8, "little"))
+        data = path.read_bytes()
+        width = int.from_bytes(data[-8:], "little")
+        values = np.frombuffer(data[:-9], np.float32).reshape(-1, width)
+        mean, rotation, centroids = (one.copy() for one in np.split(values, [1, 1 + width]))
+        return Training(mean[0], rotation, centroids, data[-9])
+
+    def run(self, start: int, stop: int, make: Callable[[], tuple[Numbers, Codes]], code_size: int) -> _Run:
+        """The run of rows [start, stop), which `make` gives the lists and codes of in their order."""
+        path = self._path(f"run-{start}-{stop}")
+        if not path.exists():
+            lists, codes = make()
+            order = np.argsort(lists, kind="stable")
+            self._write(path, *(_bytes(one) for one in (lists[order], start + order, codes[order])))
+        return _Run.of(path, stop - start, code_size)
+
+    def clear(self) -> None:
+        """Remove what the build left, and what other builds did."""
+        for path in self.folder.glob(f"{PREFIX}.*{PARTIAL}"):
+            path.unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{PREFIX}.{self.key}.{name}{PARTIAL}"
+
+    def _write(self, path: Path, *buffers: Buffer) -> None:
+        written = path.with_name(f"{PREFIX}.written{PARTIAL}")
+        try:
+            with written.open("wb", buffering=0) as file:
+                for buffer in buffers:
+                    write_all(file.fileno(), buffer)
+                os.fsync(file.fileno())
+            written.replace(path)
+        except OSError as error:
+            raise IndexingError(
+                f"{path.parent}: the index could not be built there ({reason(error)}); {remedy(error)} and run the "
+                "same command again: it goes on from what it has"
+            ) from error
+
+
+def _bytes(values: npt.NDArray[Any]) -> memoryview:
+    return np.ascontiguousarray(values).data.cast("B")
+
+
+@contextlib.contextmanager
+def workspace(folder: Path | None, settings: dict[str, Any], name: str) -> Iterator[Workspace]:
+    """The workspace of a build; of one that ends well nothing is left.
+
+    Args:
+        folder: of the index; None for a temporary one, from which no later build goes on.
+        settings: what the runs depend on.
+        name: of the layer, for messages.
+
+    Raises:
+        IndexingError: another process builds there.
+    """
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    if folder is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Workspace(Path(temporary), key)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{PREFIX}.lock{PARTIAL}").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise IndexingError(
+                f"{name} is being indexed by another process; wait until it ends, then run the same command again"
+            ) from None
+        found = Workspace(folder, key)
+        yield found
+        found.clear()
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """Rows sorted by list: lists and ids int64 [n], codes uint8 [n, code size], all mapped."""
+
+    lists: Numbers
+    ids: Numbers
+    codes: Codes
+
+    @classmethod
+    def of(cls, path: Path, rows: int, code_size: int) -> _Run:
+        data = np.memmap(path, np.uint8, mode="r")
+        ids = data[8 * rows : 16 * rows].view(np.int64)
+        return cls(data[: 8 * rows].view(np.int64), ids, data[16 * rows :].reshape(rows, code_size))
+
+
+class Lists:
+    """The lists that a file is to hold, from the runs and, where an index grows, from the file that it had.
+
+    Args:
+        core: from `index_core`.
+        runs: in the order of their rows.
+        older: the index that grows.
+    """
+
+    def __init__(self, core: Any, runs: list[_Run], older: ListFile | None = None) -> None:
+        self._packer, self._code_size, self._older = core.get_CodePacker(), core.code_size, older
+        numbers = np.arange(core.nlist + 1)
+        self._parts = [(run, np.searchsorted(run.lists, numbers)) for run in runs]
+        self.sizes: Numbers = sum((np.diff(bounds) for _, bounds in self._parts), np.zeros(core.nlist, np.int64))
+        if older is not None:
+            self.sizes = self.sizes + older.sizes
+
+    def blocks(self, number: int) -> tuple[Codes, Numbers]:
+        """A list's codes in blocks, as FAISS packs them, and its ids, ascending."""
+        parts = [(run, slice(bounds[number], bounds[number + 1])) for run, bounds in self._parts]
+        codes = [run.codes[part] for run, part in parts]
+        ids = [run.ids[part] for run, part in parts]
+        whole = np.empty((0, self._packer.block_size), np.uint8)
+        if self._older is not None:
+            before, older_ids = self._older.content(number)
+            kept = len(older_ids) // BLOCK_ROWS
+            whole = before[:kept]
+            codes.insert(0, self._unpacked(before[kept:], len(older_ids) % BLOCK_ROWS))
+            ids.insert(0, older_ids)
+        return np.concatenate([whole, self._packed(np.concatenate(codes))]), np.concatenate(ids)
+
+    def _packed(self, codes: Codes) -> Codes:
+        """[n, code size] in blocks [ceil(n / 32), block bytes], the last filled up with zeros."""
+        blocks = np.zeros((-(-len(codes) // BLOCK_ROWS), self._packer.block_size), np.uint8)
+        padded = np.zeros((len(blocks) * BLOCK_ROWS, self._code_size), np.uint8)
+        padded[: len(codes)] = codes
+        for number, block in enumerate(blocks):
+            self._packer.pack_all(faiss().swig_ptr(padded[number * BLOCK_ROWS :]), faiss().swig_ptr(block))
+        return blocks
+
+    def _unpacked(self, block: Codes, rows: int) -> Codes:
+        """The codes [rows, code size] at the beginning of one block, or of none."""
+        codes = [self._packer.unpack_1(np.ascontiguousarray(block), row) for row in range(rows)]
+        return np.stack(codes) if codes else np.empty((0, self._code_size), np.uint8)
+
+
+def encoded_runs(
+    place: Workspace,
+    training: Training,
+    states: HiddenStates,
+    name: str,
+    device: torch.device,
+    progress: Callable[[int], object],
+    first: int = 0,
+) -> tuple[Any, list[_Run]]:
+    """The index without lists, and the runs of a layer's rows from `first` on, those made that are missing.
+
+    Args:
+        place: where the runs are.
+        training: what codes are made by.
+        states: the layer's rows.
+        name: of the layer, for messages.
+        device: where rows are assigned to lists.
+        progress: called with the rows that are done.
+        first: the first row that is not indexed yet.
+
+    Raises:
+        NonFiniteError: a row holds NaN or infinity.
+    """
+    core = index_core(training.centroids, training.bits, len(states))
+    centroids = Centroids(training.centroids, device)
+    run_rows = max(1, RUN_BYTES // (core.code_size + 16) // ROWS_AT_ONCE) * ROWS_AT_ONCE
+
+    def encode(start: int, stop: int) -> tuple[Numbers, Codes]:
+        lists, codes = np.empty(stop - start, np.int64), np.empty((stop - start, core.code_size), np.uint8)
+        for at in range(start, stop, ROWS_AT_ONCE):
+            block = slice(at - start, min(at + ROWS_AT_ONCE, stop) - start)
+            rows = states.read(at, min(at + ROWS_AT_ONCE, stop))
+            vectors = rotated(centered(rows, training.mean, name, at), training.rotation)
+            lists[block] = centroids.nearest(vectors)
+            core.encode_vectors(len(vectors), *map(faiss().swig_ptr, (vectors, lists[block], codes[block])))
+            progress(at + len(vectors))
+        return lists, codes
+
+    runs = []
+    for start in range(first, len(states), run_rows):
+        stop = min(start + run_rows, len(states))
+        runs.append(place.run(start, stop, partial(encode, start, stop), core.code_size))
+        progress(stop)
+    return core, runs

@@ -1,0 +1,40 @@
+"""Having ranges of a local file read before they are used: all are asked of the disk at once, and none waits."""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+import numpy as np
+import numpy.typing as npt
+
+PIECE = 128 << 10
+"""Bytes asked for by one call: of more the kernel may leave the rest out."""
+
+Numbers = npt.NDArray[np.int64]
+
+
+def prefetch(descriptor: int, starts: Numbers, stops: Numbers) -> None:
+    """Have the pages that hold bytes [start, stop) of an open file read, without waiting for them.
+
+    Args:
+        descriptor: of the file.
+        starts, stops: int64 [ranges], in any order; ranges whose pages touch are read as one.
+    """
+    if not hasattr(os, "posix_fadvise"):  # macOS has another call; reading is right without
+        return
+    for start, stop in page_ranges(starts, stops).tolist():
+        for first in range(start, stop, PIECE):
+            os.posix_fadvise(descriptor, first, min(PIECE, stop - first), os.POSIX_FADV_WILLNEED)
+
+
+def page_ranges(starts: Numbers, stops: Numbers) -> Numbers:
+    """The whole pages that hold ranges of bytes, as ranges [n, 2], ascending, those that touch as one."""
+    pages = np.stack([starts // mmap.PAGESIZE, -(-stops // mmap.PAGESIZE)], axis=1)
+    pages = pages[pages[:, 0] < pages[:, 1]]
+    if not len(pages):
+        return pages
+    pages = pages[np.argsort(pages[:, 0], kind="stable")]
+    ends = np.maximum.accumulate(pages[:, 1])
+    apart = np.flatnonzero(pages[1:, 0] > ends[:-1]) + 1
+    return np.stack([pages[np.r_[0, apart], 0], ends[np.r_[apart - 1, len(pages) - 1]]], axis=1) * mmap.PAGESIZE
