@@ -228,6 +228,7 @@ def rerank(
     scores = torch.full((len(queries), k), -torch.inf)
     positions = torch.full((len(queries), k), -1)
     best = min(k, candidates.shape[1])
+    states.prefetch(candidates[candidates >= 0])
     block = max(1, RERANK_ELEMENTS // (candidates.shape[1] * states.shape[1]))
     for start in range(0, len(queries), block):
         part = slice(start, start + block)

@@ -27,7 +27,7 @@ from hubstore.index.listtable import BLOCK_ROWS, ListTable, Numbers
 from hubstore.index.rows import Vectors, wrap
 from hubstore.index.validate import Head
 from hubstore.storage import FileRecord
-from hubstore.storage.prefetch import prefetch
+from hubstore.storage.prefetch import of_descriptor, prefetch
 from hubstore.store.layout import FAISS
 
 Codes = npt.NDArray[np.uint8]
@@ -184,7 +184,7 @@ class ListFile:
         if os.fstat(self._descriptor).st_size != self._size:
             raise ChangedListError(f"it has no longer {self._size} bytes")
         starts = self._table.offsets[visited]
-        prefetch(self._descriptor, starts, starts + self._table.lengths[visited])
+        prefetch(of_descriptor(self._descriptor), starts, starts + self._table.lengths[visited])
         for number in visited[~self._checked[visited]].tolist():
             self._check(number)
             self._checked[number] = True

@@ -4,28 +4,48 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+
+from hubstore.storage.mappings import MappedFile
 
 PIECE = 128 << 10
 """Bytes asked for by one call: of more the kernel may leave the rest out."""
 
 Numbers = npt.NDArray[np.int64]
 
+Ask = Callable[[int, int], object]
+"""Asks for bytes from a start, a multiple of the page size, and so many of them; waits for none."""
 
-def prefetch(descriptor: int, starts: Numbers, stops: Numbers) -> None:
-    """Have the pages that hold bytes [start, stop) of an open file read, without waiting for them.
+
+def of_descriptor(descriptor: int) -> Ask | None:
+    """Of an open file; None where the system has no such call."""
+    if not hasattr(os, "posix_fadvise"):
+        return None
+    return lambda start, length: os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_WILLNEED)
+
+
+def of_mapped(mapped: MappedFile) -> Ask:
+    """Of a mapped file."""
+    assert isinstance(mapped.base, mmap.mmap)
+    return partial(mapped.base.madvise, mmap.MADV_WILLNEED)
+
+
+def prefetch(ask: Ask | None, starts: Numbers, stops: Numbers) -> None:
+    """Have the pages that hold bytes [start, stop) of a file read, without waiting for them.
 
     Args:
-        descriptor: of the file.
+        ask: of the file; None does nothing.
         starts, stops: int64 [ranges], in any order; ranges whose pages touch are read as one.
     """
-    if not hasattr(os, "posix_fadvise"):  # macOS has another call; reading is right without
+    if ask is None:
         return
     for start, stop in page_ranges(starts, stops).tolist():
         for first in range(start, stop, PIECE):
-            os.posix_fadvise(descriptor, first, min(PIECE, stop - first), os.POSIX_FADV_WILLNEED)
+            ask(first, min(PIECE, stop - first))
 
 
 def page_ranges(starts: Numbers, stops: Numbers) -> Numbers:

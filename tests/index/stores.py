@@ -35,6 +35,7 @@ def write_store(
     tokens: list[int] | None = None,
     first_shard: int = 0,
     shard_rows: int = 1024,
+    compressor: str = "none",
 ) -> StoreReader:
     """Write, or from `first_shard` on append, `states` [layers, rows, width].
 
@@ -43,7 +44,8 @@ def write_store(
     pooling = "mean" if tokens is None else "tokens"
     layers, total, width = states.shape
     items = total if tokens is None else len(tokens)
-    layout = Layout(tuple(str(i) for i in range(layers)), (pooling,), dtype, width, shard_rows, shard_rows // 4)
+    names = tuple(str(i) for i in range(layers))
+    layout = Layout(names, (pooling,), dtype, width, shard_rows, shard_rows // 4, compressor)
     storage = LocalStorage(path)
     counts = tokens or [1] * items
     ends = np.cumsum([0, *counts])
