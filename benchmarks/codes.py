@@ -35,7 +35,7 @@ CODES = (
 )
 """Rotated: by a random rotation first, so that no element has more of a row than another."""
 
-CHOSEN = "RaBitQfs4, rotated"
+CHOSEN = "RaBitQfs2, rotated"
 RECALLS = (0.95, 0.99)
 QUERIES = 256
 K = 10

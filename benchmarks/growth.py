@@ -1,6 +1,6 @@
 """`python -m benchmarks.growth [PART ...] --work FOLDER [--out [FILE]]`: what stays as it is while a corpus or a store
-grows. `extraction`: memory and time per item, from 10^4 to 10^6 items. `search`: exact and IVF-PQ search over 10^7 rows
-x 384 on disk in a process that may have 4 GB."""
+grows. `extraction`: memory and time per item, from 10^4 to 10^6 items. `search`: exact search and IVF with RaBitQ codes
+over 10^7 rows x 384 on disk in a process that may have 4 GB, from a cold disk and warm, and FAISS alone beside."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.record import RESULTS, ROOT, Result, machine, machine_name, save
 from benchmarks.table import SCALING, suite_table
 from hubstore.bench.timing import Sample
+
+if TYPE_CHECKING:
+    from hubstore.index import LayerIndex
 
 PARTS = ("extraction", "search")
 ITEMS, SMALL_ITEMS = (10_000, 100_000, 1_000_000), (1_000, 2_000)
@@ -33,6 +37,8 @@ LIMIT = 4_000_000_000
 
 FLAT = 1.1
 RUNS = 3
+KIND = "ivfrabitq"
+FAISS_ALONE = "FAISS alone, without the re-rank"
 SEED = 0
 LAYER = "0"
 
@@ -108,7 +114,7 @@ def _against(case: str, unit: str, value: float, others: dict[str, float], notes
 
 
 def search(work: Path, small: bool, rows: int | None = None) -> list[Result]:
-    """One store, without an index and with IVF-PQ, each asked by a process of its own that may have `LIMIT` bytes."""
+    """One store, without an index and with one, each asked by a process of its own that may have `LIMIT` bytes."""
     from benchmarks.made_store import WIDTH, written_store
 
     rows = rows or (SMALL_ROWS if small else ROWS)
@@ -187,28 +193,42 @@ def _ivf(path: Path, rows: int) -> list[Result]:
     print(json.dumps(built), flush=True)
     asked = _child("search", str(path), limited=True)
     print(json.dumps(asked), flush=True)
+    notes = (
+        f"built in {built['wall']:.0f} s and at most {built['peak']['RssAnon'] / 1e9:.2f} GB of no file; its file has "
+        f"{built['size'] / 1e9:.2f} GB, {built['size'] / rows:.0f} bytes a row",
+        f"{KIND} with {built['parameters']}, chosen for a recall of {built['recall']['target']:g} and measured by the "
+        f"build at {built['recall']['measured']:.3f}; candidates are scored again from the store's rows",
+        f"opened in {1e3 * asked['opened']:.0f} ms; cold: the pages of the store and of the index were dropped from "
+        f"the cache before each search; {FAISS_ALONE}: the same file, opened by FAISS with its lists mapped, as many of "
+        "them visited, in turns with hubstore's searches",
+        _memory_note(KIND, asked),
+    )
     results = []
-    for count, seconds in asked["seconds"].items():
-        taken = Sample(tuple(1e3 * value / int(count) for value in seconds))
+    for count, how in ((count, how) for count in asked["warm"] for how in ("cold", "warm")):
+        taken = Sample(tuple(1e3 * value / int(count) for value in asked[how][count]))
+        alone = Sample(tuple(1e3 * value / int(count) for value in asked["alone"][count]))
+        beside = how == "warm"
+        ratio = taken.over(alone) if beside else None
         results.append(
             Result(
                 work="growth",
-                case=f"ivfpq, {rows:,} x {WIDTH} float16 on disk, {count} queries at once, k {K}",
+                case=f"{KIND}, {rows:,} x {WIDTH} float16 on disk, {how}, {count} queries at once, k {K}",
                 unit="ms a query",
                 value=taken.median,
-                runs=len(seconds),
+                runs=len(taken.values),
                 spread=taken.spread,
+                peers={FAISS_ALONE: alone.median} if beside else {},
+                ratios={FAISS_ALONE: ratio.median} if ratio else {},
+                against=FAISS_ALONE if beside else None,
+                ratio=ratio.median if ratio else None,
+                ratio_spread=ratio.spread if ratio else None,
                 better="lower",
                 recall=asked["recall"],
-                notes=(
-                    f"built in {built['wall']:.0f} s and at most {built['peak']['RssAnon'] / 1e9:.2f} GB of no file; "
-                    f"its file has {built['size'] / 1e9:.2f} GB, {built['size'] / rows:.0f} bytes a row",
-                    f"ivfpq with {built['parameters']}; candidates are scored again from the store's rows",
-                    _memory_note("ivfpq", asked),
-                ),
+                peer_recalls={FAISS_ALONE: asked["alone_recall"]} if beside else {},
+                notes=notes,
             )
         )
-    return [*results, _peak(f"ivfpq, {rows:,} x {WIDTH}", asked)]
+    return [*results, _peak(f"{KIND}, {rows:,} x {WIDTH}", asked)]
 
 
 def _memory_note(kind: str, found: dict[str, Any]) -> str:
@@ -344,13 +364,15 @@ def _build(path: str) -> dict[str, Any]:
 
     started = time.perf_counter()
     with _Peak() as peak:
-        (made,) = build(StoreReader(path), [LAYER], kind="ivfpq", seed=SEED, device="cpu", progress=progress_printer())
+        (made,) = build(StoreReader(path), [LAYER], kind=KIND, seed=SEED, device="cpu", progress=progress_printer())
     assert made.file is not None
+    assert made.recall is not None
     return {
         "wall": time.perf_counter() - started,
         "peak": peak,
         "size": made.file.size,
         "parameters": made.parameters,
+        "recall": asdict(made.recall),
     }
 
 
@@ -363,28 +385,78 @@ def _search(path: str) -> dict[str, Any]:
     from hubstore.store import StoreReader
 
     store = StoreReader(path)
+    started = time.perf_counter()
     index = load_or_exact(store, LAYER, device="cpu")
+    opened = time.perf_counter() - started
     rng = np.random.default_rng(SEED)
     rows = index.states.take(np.sort(rng.choice(index.rows, QUERIES, replace=False))).float()
     queries = rows + torch.from_numpy(rng.standard_normal(rows.shape, np.float32)) * rows.std() * 0.3
     files = sorted(Path(path).glob(f"hidden/mean/{LAYER}/c/*/0"))
+    truth = Path(path) / "growth-truth.npy"
+    if index.kind == "exact":
+        found = _asked_exactly(index, queries, files)
+        np.save(truth, found.pop("found"))
+        return {**found, "recall": 1.0}
+    asked = _asked(index, queries, [*files, Path(path) / f"indexes/mean/{LAYER}/index.faiss"])
+    recalls = [_recall(asked.pop(name), np.load(truth)) for name in ("found", "alone_found")]
+    return {**asked, "opened": opened, "recall": recalls[0], "alone_recall": recalls[1]}
+
+
+def _recall(found: Any, truth: Any) -> float:
+    same = [len(set(a) & set(b)) for a, b in zip(found.tolist(), truth.tolist(), strict=True)]
+    return sum(same) / truth.size
+
+
+def _asked_exactly(index: LayerIndex, queries: Any, files: list[Path]) -> dict[str, Any]:
     _forget(files)
-    plain = [_plain(files) for _ in range(RUNS)] if index.kind == "exact" else []
+    plain = [_plain(files) for _ in range(RUNS)]
     seconds: dict[str, list[float]] = {}
     with _Peak() as peak:
         for count in (1, QUERIES):
-            seconds[str(count)] = []
-            for turn in range(RUNS if index.kind == "exact" else 5 * RUNS):
-                few = queries.roll(-turn, 0)[:count]
-                started = time.perf_counter()
-                _, found = index.search(few, K)
-                seconds[str(count)].append(time.perf_counter() - started)
+            turns = [queries.roll(-turn, 0)[:count] for turn in range(RUNS)]
+            seconds[str(count)] = [_seconds(index, few) for few in turns]
         _, found = index.search(queries, K)
-    truth = Path(path) / "growth-truth.npy"
-    if index.kind == "exact":
-        np.save(truth, found.numpy())
-    same = [len(set(a) & set(b)) for a, b in zip(found.tolist(), np.load(truth).tolist(), strict=True)]
-    return {"seconds": seconds, "plain": plain, "peak": peak, "recall": sum(same) / (K * QUERIES)}
+    return {"seconds": seconds, "plain": plain, "peak": peak, "found": found.numpy()}
+
+
+def _asked(index: LayerIndex, queries: Any, files: list[Path]) -> dict[str, Any]:
+    """Searches from a cold disk, then warm ones in turns with FAISS's of the same file."""
+    import faiss
+
+    flags = faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY
+    alone = faiss.read_index(str(files[-1]), flags)
+    options = faiss.SearchParametersPreTransform(
+        index_params=faiss.SearchParametersIVF(nprobe=(index.description.parameters or {})["nprobe"])
+    )
+    times: dict[str, dict[str, list[float]]] = {"cold": {}, "warm": {}, "alone": {}}
+    with _Peak() as peak:
+        for count in (1, QUERIES):
+            turns = [queries.roll(-turn, 0)[:count] for turn in range(5 * RUNS)]
+            times["cold"][str(count)] = []
+            for few in turns[:RUNS]:
+                _forget(files)
+                times["cold"][str(count)].append(_seconds(index, few))
+            for name in ("warm", "alone"):
+                times[name][str(count)] = []
+            index.search(queries, K)
+            for few in turns:
+                times["warm"][str(count)].append(_seconds(index, few))
+                started = time.perf_counter()
+                alone.search(few.numpy(), K, params=options)
+                times["alone"][str(count)].append(time.perf_counter() - started)
+        _, found = index.search(queries, K)
+    return {
+        **times,
+        "peak": peak,
+        "found": found.numpy(),
+        "alone_found": alone.search(queries.numpy(), K, params=options)[1],
+    }
+
+
+def _seconds(index: LayerIndex, queries: Any) -> float:
+    started = time.perf_counter()
+    index.search(queries, K)
+    return time.perf_counter() - started
 
 
 def _forget(files: list[Path]) -> None:

@@ -44,7 +44,7 @@ def test_a_search_of_a_store_on_disk_is_exact_without_an_index_and_near_it_with_
     results = kept(growth, "growth_search", "search")
     recalls = {case.partition(",")[0]: result["recall"] for case, result in results.items() if result["recall"]}
     assert recalls["exact"] == 1.0
-    assert recalls["ivfpq"] > 0.8
+    assert recalls["ivfrabitq"] > 0.9
     peaks = [result for case, result in results.items() if case.startswith("peak resident")]
     assert len(peaks) == 2
     assert all(0 < result["value"] < 4 and result["met"] for result in peaks)
