@@ -199,8 +199,8 @@ def _ivf(path: Path, rows: int) -> list[Result]:
         f"{KIND} with {built['parameters']}, chosen for a recall of {built['recall']['target']:g} and measured by the "
         f"build at {built['recall']['measured']:.3f}; candidates are scored again from the store's rows",
         f"opened in {1e3 * asked['opened']:.0f} ms; cold: the pages of the store and of the index were dropped from "
-        f"the cache before each search; {FAISS_ALONE}: the same file, opened by FAISS with its lists mapped, as many of "
-        "them visited, in turns with hubstore's searches",
+        f"the cache before each search; {FAISS_ALONE}: the same file, opened by FAISS with its lists mapped, as many "
+        "of them visited, in turns with hubstore's searches",
         _memory_note(KIND, asked),
     )
     results = []

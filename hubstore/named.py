@@ -91,6 +91,19 @@ class SettingsNamed(TypedDict, total=False):
     compressor: str
 
 
+class IndexNamed(TypedDict, total=False):
+    """Of `hubstore.options.IndexOptions`."""
+
+    recall: float
+    centered: bool
+    seed: int
+    rebuild: bool
+
+
+class IndexCall(IndexNamed, ComputeNamed):
+    """What `Store.index` takes by name."""
+
+
 class SearchCall(SearchNamed, ComputeNamed):
     """What `Store.search` takes by name."""
 

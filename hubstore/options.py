@@ -148,11 +148,15 @@ class SearchOptions:
 class IndexOptions:
     """How an index is built; IndexingError for a value that cannot be. The fields' help says what each is."""
 
-    kind: str = option("auto", "auto (by size), exact, hnsw, ivf, ivfpq or ivfrabitq.")
     recall: float = option(
         0.95,
         "Share of the 10 true neighbors that a search with default options is to find; chosen for and measured on rows "
         "that are held out.",
+    )
+    centered: bool = option(
+        False,
+        "Index rows less the mean of their language and modality, for centered searches; beside the other index.",
+        flags=("--centered",),
     )
     seed: int = option(0, "Seed of all random draws; kept with the results.")
     rebuild: bool = option(False, "Build from nothing, whatever is there.", flags=("--rebuild",))

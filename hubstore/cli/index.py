@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from typing import Annotated
+
+import typer
 
 from hubstore.cli import options
 from hubstore.cli.output import out, print_json, size, table
@@ -15,6 +18,7 @@ def index(
     store: options.StoreArgument,
     layers: options.LayersOption = None,
     pool: options.PoolOption = None,
+    kind: Annotated[str, typer.Option(help="auto (by size), exact, hnsw, ivf, ivfpq or ivfrabitq.")] = "auto",
     *,
     build: IndexOptions,
     device: options.DeviceOption = "auto",
@@ -35,6 +39,7 @@ def index(
         built = opened.index(
             options.split_list(layers),
             pool,
+            kind,
             options=build,
             device=device,
             engine=engine,

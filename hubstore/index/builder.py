@@ -23,15 +23,15 @@ from hubstore.index.clustering import cluster
 from hubstore.index.description import (
     IndexDescription,
     check_file,
-    description_key,
-    faiss_key,
     grows_from,
     read_description,
-    rebuild_command,
+    rebuild_of,
     store_commits,
 )
+from hubstore.index.exact import LayerRows
 from hubstore.index.library import Gpu, faiss, has_gpu
 from hubstore.index.listfile import ListFile, write_list_file
+from hubstore.index.means import CenteredStates
 from hubstore.index.opening import open_list_file, open_lists, read_faiss
 from hubstore.index.rows import Vectors, centered, random_rotation, rotated, unwrap, wrap
 from hubstore.index.runs import Lists, Training, Workspace, encoded_runs, workspace
@@ -41,7 +41,8 @@ from hubstore.index.writing import Write, Writer, faiss_writer, write_durably
 from hubstore.kernels.rows import unit_rows
 from hubstore.options import IndexOptions, refuse_others, take
 from hubstore.storage import FileRecord
-from hubstore.store import HiddenStates, StoreReader
+from hubstore.store import StoreReader
+from hubstore.store.layout import INDEX
 from hubstore.version import __version__
 
 BLOCK_ROWS = 8192
@@ -53,8 +54,9 @@ Progress = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class _Job:
     store: StoreReader
-    states: HiddenStates
+    states: LayerRows
     kind: str
+    requested: str
     options: IndexOptions
     device: torch.device
     progress: Progress
@@ -76,7 +78,7 @@ def build(
     store: StoreReader,
     layers: Sequence[str | int] | None = None,
     pooling: str | None = None,
-    kind: str | None = None,
+    kind: str = "auto",
     *,
     options: IndexOptions | None = None,
     device: str = "auto",
@@ -112,27 +114,30 @@ def build(
         MissingDependencyError: FAISS is needed and not installed.
         NonFiniteError: a row holds NaN or infinity.
     """
-    named |= {} if kind is None else {"kind": kind}
     options = take(IndexOptions, named, options)
     refuse_others("build", named)
-    kinds.check_kind(options.kind)
+    kinds.check_kind(kind)
+    if options.centered and kind not in ("auto", "exact", *kinds.IN_FILE):
+        raise IndexingError(f"an index of centered rows is exact or {', '.join(kinds.IN_FILE)}, not {kind}")
     report, chosen = progress or _no_progress, resolve_device(device)
-    jobs = (
-        _Job(store, store.hidden(layer, pooling), options.kind, options, chosen, report)
-        for layer in store.layer_names(layers)
-    )
-    return tuple(_build_layer(job, None if options.rebuild else _previous(job)) for job in jobs)
+    built = []
+    for layer in store.layer_names(layers):
+        job = _Job(store, store.hidden(layer, pooling), kind, kind, options, chosen, report)
+        built.append(_build_layer(job, None if options.rebuild else _previous(job)))
+    return tuple(built)
 
 
 def _build_layer(job: _Job, previous: IndexDescription | None) -> IndexDescription:
     if job.kind == "auto" and previous and previous.requested != "auto":
-        job = replace(job, kind=previous.kind, options=replace(job.options, kind=previous.requested))
+        job = replace(job, kind=previous.kind, requested=previous.requested)
     elif job.kind == "auto":
-        job = replace(job, kind=kinds.choose(job.rows, job.device.type == "cuda"))
+        job = replace(job, kind=_chosen(job))
     if previous and _is_current(job, previous):
         return previous
     if job.kind == "exact":
         return _publish(job, _describe(job), None)
+    if job.options.centered:
+        job = replace(job, states=CenteredStates(job.store, job.store.hidden(job.states.layer, job.states.pooling)))
     _check_rows(job)
     grows = previous if previous and _can_grow(job, previous) else None
     if job.kind in kinds.IN_FILE:
@@ -140,16 +145,21 @@ def _build_layer(job: _Job, previous: IndexDescription | None) -> IndexDescripti
     return _build_anew(job) if grows is None else _grow(job, grows)
 
 
+def _chosen(job: _Job) -> str:
+    kind = kinds.choose(job.rows, job.device.type == "cuda")
+    return kind if not job.options.centered or kind == "exact" else kinds.IN_FILE[0]
+
+
 def _previous(job: _Job) -> IndexDescription | None:
     try:
-        return read_description(job.store, job.states.layer, job.states.pooling)
+        return read_description(job.store, job.states.layer, job.states.pooling, centered=job.options.centered)
     except IndexNotFoundError:
         return None
 
 
 def _is_current(job: _Job, previous: IndexDescription) -> bool:
     same = (previous.kind, previous.requested, previous.commits)
-    if same != (job.kind, job.options.kind, store_commits(job.store)):
+    if same != (job.kind, job.requested, store_commits(job.store)):
         return False
     if previous.recall is not None and previous.recall.target != job.options.recall:
         return False
@@ -162,7 +172,8 @@ def _can_grow(job: _Job, previous: IndexDescription) -> bool:
     outgrown = (
         job.kind in kinds.IVF_KINDS and previous.trained_rows is not None and job.rows > 2 * previous.trained_rows
     )
-    return previous.kind == job.kind and grows_from(job.store, previous) and not outgrown
+    # With new rows a partition has another mean, and all of its rows other codes.
+    return previous.kind == job.kind and grows_from(job.store, previous) and not outgrown and previous.centered is None
 
 
 def _check_rows(job: _Job) -> None:
@@ -238,8 +249,10 @@ def _build_lists(job: _Job, previous: IndexDescription | None) -> IndexDescripti
         core, runs = encoded_runs(place, training, job.states, job.name, job.device, _Rising(job), first)
         lists = Lists(core, runs, older)
 
+        means = job.states.means if isinstance(job.states, CenteredStates) else np.empty((0, job.states.shape[1]))
+
         def write(write: Write) -> FileRecord:
-            return write_list_file(write, core, (training.mean, training.rotation), lists.sizes, lists.blocks)
+            return write_list_file(write, core, (training.mean, training.rotation), lists.sizes, means, lists.blocks)
 
         return _publish(job, description, write)
 
@@ -255,13 +268,13 @@ def _older_lists(job: _Job, previous: IndexDescription) -> ListFile:
 def _cannot_grow(job: _Job, previous: IndexDescription, error: RefusedIndexError) -> CorruptStoreError:
     return CorruptStoreError(
         f"the index of {job.name} cannot grow, since it is none that hubstore writes: {error}; build it again: "
-        f"{rebuild_command(job.store, previous.layer, previous.pooling)}"
+        f"{rebuild_of(job.store, previous)}"
     )
 
 
 def _workspace(job: _Job, description: IndexDescription, first: int) -> AbstractContextManager[Workspace]:
     storage = job.store.storage
-    key = faiss_key(job.states.pooling, job.states.layer)
+    key = description.faiss_key
     settings = {"first": first, **json.loads(description.encode()), "library": faiss().__version__}
     folder = None
     if storage.is_local:
@@ -328,12 +341,13 @@ def _describe(job: _Job) -> IndexDescription:
         layer=job.states.layer,
         pooling=job.states.pooling,
         kind=job.kind,
-        requested=job.options.kind,
+        requested=job.requested,
         rows=job.rows,
         width=job.states.shape[1],
         commits=store_commits(job.store),
         seed=job.seed,
         hubstore=__version__,
+        centered=tuple(job.store.partitions) if job.options.centered else None,
     )
 
 
@@ -343,8 +357,7 @@ def _publish(job: _Job, description: IndexDescription, writer: Writer | None) ->
     On a full disk the old index stays; a build that is killed leaves the old one, the new one, or none.
     """
     storage = job.store.storage
-    key = faiss_key(job.states.pooling, job.states.layer)
-    described = description_key(job.states.pooling, job.states.layer)
+    key, described = description.faiss_key, f"{description.folder}/{INDEX}"
     unique = uuid.uuid4().hex  # two may build at once
     with storage.scratch(f"{key}.{unique}") as file, storage.scratch(f"{described}.{unique}") as description_file:
         if writer is not None:

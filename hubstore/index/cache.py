@@ -18,8 +18,8 @@ from hubstore.store import StoreReader
 GPU_SHARE = 0.5
 """Of a GPU's memory that cached indexes may take."""
 
-Key = tuple[str, str, str]
-"""Layer, pooling and device."""
+Key = tuple[str, str, str, bool]
+"""Layer, pooling and device, and whether rows are less their partition's mean."""
 
 
 class IndexCache:
@@ -44,6 +44,18 @@ class IndexCache:
         """The layers' indexes by name; each is loaded when it is taken out of the mapping."""
         return _Layers(self, layers, pooling, device, allow_stale)
 
+    def centered(
+        self, layers: Sequence[str], pooling: str, *, device: str = "auto", allow_stale: bool = False
+    ) -> dict[str, SearchableLayer]:
+        """Of those layers that have one, the index of their rows less their partition's mean; raises as `layer`."""
+        found: dict[str, SearchableLayer] = {}
+        for layer in layers:
+            with self._lock:
+                description = self._description(layer, pooling, centered=True)
+                if description is not None and description.kind != "exact":
+                    found[layer] = self._opened((layer, pooling, device, True), description, allow_stale)
+        return found
+
     def layer(self, layer: str, pooling: str, *, device: str = "auto", allow_stale: bool = False) -> LayerIndex:
         """The index of a layer; a layer without one is searched exactly.
 
@@ -52,7 +64,7 @@ class IndexCache:
             CorruptStoreError: a file of the index is not as it was written.
             MissingDependencyError: FAISS is needed and not installed.
         """
-        key = layer, pooling, device
+        key = layer, pooling, device, False
         if not self._follows and (loaded := self._loaded.get(key)) is not None:
             return loaded
         with self._lock:
@@ -68,13 +80,18 @@ class IndexCache:
             self._loaded.clear()
 
     def _current(self, key: Key, allow_stale: bool) -> LayerIndex:
-        layer, pooling, device = key
-        states = self._store.hidden(layer, pooling)
-        description = self._description(layer, pooling) or exact_description(self._store, states)
+        layer, pooling, _, _ = key
+        description = self._description(layer, pooling)
+        exact = exact_description(self._store, self._store.hidden(layer, pooling))
+        return self._opened(key, description or exact, allow_stale)
+
+    def _opened(self, key: Key, description: IndexDescription, allow_stale: bool) -> LayerIndex:
+        layer, pooling, device, centered = key
         check_fresh(self._store, description, allow_stale)
         loaded = self._loaded.get(key) or self._older.get(key)
         if loaded is None or loaded.description != description:
             loaded = open_index(self._store, description, resolve_device(device))
+        states = loaded.states if centered else self._store.hidden(layer, pooling)
         found = dataclasses.replace(loaded, states=states)
         # States that are searched hold a file descriptor for each shard; an index that is looked at again has others.
         self._loaded[key] = loaded if self._follows else found
@@ -82,9 +99,9 @@ class IndexCache:
         self._make_room(loaded)
         return found
 
-    def _description(self, layer: str, pooling: str) -> IndexDescription | None:
+    def _description(self, layer: str, pooling: str, *, centered: bool = False) -> IndexDescription | None:
         try:
-            return read_description(self._store, layer, pooling)
+            return read_description(self._store, layer, pooling, centered=centered)
         except IndexNotFoundError:
             return None
 

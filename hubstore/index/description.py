@@ -9,7 +9,7 @@ from hubstore.errors import CorruptStoreError, IndexNotFoundError, StaleIndexErr
 from hubstore.storage import FileRecord
 from hubstore.storage.location import shell_word
 from hubstore.store import StoreReader
-from hubstore.store.layout import INDEX
+from hubstore.store.layout import CENTERED, FAISS, INDEX
 from hubstore.store.records import IndexJson, decode_record, sealed
 
 FORMAT = 1
@@ -53,6 +53,8 @@ class IndexDescription:
         metric: what a search ranks by.
         head: size and CRC32C of all of the file but its lists, where those are searched in the file.
         recall: what it finds as it is searched by default; None where nobody measured.
+        centered: partitions whose means are removed from their rows, in the order in which the file keeps them; None
+            for rows as they are.
     """
 
     layer: str
@@ -72,12 +74,27 @@ class IndexDescription:
     metric: str = "cosine"
     head: FileRecord | None = None
     recall: MeasuredRecall | None = None
+    centered: tuple[str, ...] | None = None
+
+    @property
+    def folder(self) -> str:
+        """Where it is."""
+        return folder(self.pooling, self.layer, centered=self.centered is not None)
+
+    @property
+    def faiss_key(self) -> str:
+        """The FAISS file."""
+        return f"{self.folder}/{FAISS}"
 
     def encode(self) -> bytes:
         """The bytes of `index.json`."""
         fields = asdict(self)
         fields["commits"] = [{"shard": shard, "digest": digest} for shard, digest in self.commits]
-        for name in ("head", "recall"):  # an index without them is as an earlier release writes and reads it
+        for name in (
+            "head",
+            "recall",
+            "centered",
+        ):  # an index without them is as an earlier release writes and reads it
             if fields[name] is None:
                 del fields[name]
         if self.head is not None:
@@ -96,30 +113,42 @@ class IndexDescription:
         said["commits"] = tuple((commit.shard, commit.digest) for commit in found.commits)
         for one in ("file", "head"):
             said[one] = said[one] and said[one].record()
+        said["centered"] = found.centered and tuple(found.centered)
         said["recall"] = found.recall and MeasuredRecall(
             found.recall.target, found.recall.measured, found.recall.k, found.recall.queries
         )
         return cls(**said)
 
 
-def folder(pooling: str, layer: str) -> str:
-    """Where a layer's index is."""
-    return f"indexes/{pooling}/{layer}"
+def folder(pooling: str, layer: str, *, centered: bool = False) -> str:
+    """Where a layer's index is: that of its rows as they are, or of those less their partition's mean."""
+    return f"indexes/{pooling}/{layer}{CENTERED if centered else ''}"
 
 
-def description_key(pooling: str, layer: str) -> str:
+def description_key(pooling: str, layer: str, *, centered: bool = False) -> str:
     """The description; an index exists if and only if it does."""
-    return f"{folder(pooling, layer)}/{INDEX}"
+    return f"{folder(pooling, layer, centered=centered)}/{INDEX}"
 
 
-def faiss_key(pooling: str, layer: str) -> str:
+def faiss_key(pooling: str, layer: str, *, centered: bool = False) -> str:
     """The FAISS file."""
-    return f"{folder(pooling, layer)}/index.faiss"
+    return f"{folder(pooling, layer, centered=centered)}/{FAISS}"
 
 
-def rebuild_command(store: StoreReader, layer: str, pooling: str) -> str:
+def index_command(store: StoreReader, layer: str, pooling: str, *, centered: bool = False) -> str:
+    """What builds an index, or adds to it."""
+    of = " --centered" if centered else ""
+    return f"`hubstore index {shell_word(store.path)} --layers {layer} --pool {pooling}{of}`"
+
+
+def rebuild_command(store: StoreReader, layer: str, pooling: str, *, centered: bool = False) -> str:
     """What mends an index."""
-    return f"`hubstore index {shell_word(store.path)} --layers {layer} --pool {pooling} --rebuild`"
+    return f"{index_command(store, layer, pooling, centered=centered)[:-1]} --rebuild`"
+
+
+def rebuild_of(store: StoreReader, description: IndexDescription) -> str:
+    """What mends the index of a description."""
+    return rebuild_command(store, description.layer, description.pooling, centered=description.centered is not None)
 
 
 def store_commits(store: StoreReader) -> tuple[tuple[int, str], ...]:
@@ -127,22 +156,23 @@ def store_commits(store: StoreReader) -> tuple[tuple[int, str], ...]:
     return tuple((commit.shard, commit.digest) for commit in store.commits)
 
 
-def read_description(store: StoreReader, layer: str, pooling: str) -> IndexDescription:
+def read_description(store: StoreReader, layer: str, pooling: str, *, centered: bool = False) -> IndexDescription:
     """The description of a layer's index.
 
     Raises:
         IndexNotFoundError: the layer has none.
         CorruptStoreError: `index.json` cannot be read.
     """
-    key = description_key(pooling, layer)
+    key = description_key(pooling, layer, centered=centered)
     if not store.storage.exists(key):
         raise IndexNotFoundError(
             f"{store.path} has no index of layer {layer} ({pooling}); "
-            f"`hubstore index {shell_word(store.path)} --layers {layer} --pool {pooling}` builds one"
+            f"{index_command(store, layer, pooling, centered=centered)} builds one"
         )
-    remedy = f"build the index again: {rebuild_command(store, layer, pooling)}"
+    remedy = f"build the index again: {rebuild_command(store, layer, pooling, centered=centered)}"
     found = IndexDescription.decode(store.storage.read(key), str(store.path / key), remedy)
-    if (found.layer, found.pooling, found.width) != (layer, pooling, store.width):
+    described = (found.layer, found.pooling, found.width, found.centered is not None)
+    if described != (layer, pooling, store.width, centered):
         raise CorruptStoreError(
             f"{store.path / key} describes an index of layer {found.layer} ({found.pooling}), {found.width} wide; "
             f"{remedy}"
@@ -169,22 +199,22 @@ def check_fresh(store: StoreReader, description: IndexDescription, allow_stale: 
     if not grows_from(store, description):
         raise StaleIndexError(
             f"the index of layer {layer} ({pooling}) was built from other rows than {store.path} now holds; "
-            f"build it again: {rebuild_command(store, layer, pooling)}"
+            f"build it again: {rebuild_of(store, description)}"
         )
     if not allow_stale:
         rows = store.hidden(layer, pooling).shape[0]
         raise StaleIndexError(
             f"the index of layer {layer} ({pooling}) holds {description.rows} rows, {store.path} now {rows}; "
-            f"`hubstore index {shell_word(store.path)} --layers {layer} --pool {pooling}` adds the new ones"
+            f"{index_command(store, layer, pooling, centered=description.centered is not None)} adds the new ones"
         )
 
 
 def check_file(store: StoreReader, description: IndexDescription) -> None:
     """CorruptStoreError where `index.faiss` is not the file that was written."""
-    key = faiss_key(description.pooling, description.layer)
+    key = description.faiss_key
     found = FileRecord.of(store.storage.map(key)) if store.storage.exists(key) else None
     if found != description.file:
         raise CorruptStoreError(
             f"{store.path / key} is not as it was written (expected {description.file}, found {found or 'no file'}); "
-            f"build it again: {rebuild_command(store, description.layer, description.pooling)}"
+            f"build it again: {rebuild_of(store, description)}"
         )

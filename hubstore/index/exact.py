@@ -34,6 +34,30 @@ class Rows(Protocol):
         ...
 
 
+class LayerRows(Rows, Protocol):
+    """All rows of a layer, as they are or less the mean of their partition."""
+
+    layer: str
+    pooling: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, width)."""
+        ...
+
+    def __len__(self) -> int:
+        """Rows."""
+        ...
+
+    def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Rows [start, stop)."""
+        ...
+
+    def prefetch(self, positions: npt.ArrayLike) -> None:
+        """Have rows read that `take` is to give."""
+        ...
+
+
 def exact_search(
     states: Rows,
     queries: torch.Tensor,

@@ -18,20 +18,20 @@ from hubstore.index.candidates import CandidateSource, InFile, InMemory
 from hubstore.index.description import (
     IndexDescription,
     check_fresh,
-    faiss_key,
     read_description,
-    rebuild_command,
+    rebuild_of,
     store_commits,
 )
-from hubstore.index.exact import exact_search
+from hubstore.index.exact import LayerRows, exact_search
 from hubstore.index.kinds import EXACT_ROWS, IN_FILE, default_search_effort
 from hubstore.index.library import Gpu, faiss, has_gpu
+from hubstore.index.means import CenteredStates
 from hubstore.index.opening import changed, open_lists, read_faiss
 from hubstore.index.rows import unwrap
 from hubstore.index.validate import RefusedIndexError
 from hubstore.kernels.rows import unit_rows
 from hubstore.options import MOST_SEARCH_EFFORT, refuse_others, renamed
-from hubstore.store import HiddenStates, StoreReader
+from hubstore.store import StoreReader
 from hubstore.version import __version__
 
 Route = Literal["exact", "unfiltered", "range", "bitmap"]
@@ -78,7 +78,7 @@ class LayerIndex:
     """
 
     description: IndexDescription
-    states: HiddenStates
+    states: LayerRows
     device: torch.device
     source: CandidateSource | None = None
 
@@ -212,7 +212,7 @@ def route(kind: str, rows: int, allowed: Allowed, selectors: bool) -> Route:
 
 
 def rerank(
-    states: HiddenStates, queries: torch.Tensor, candidates: Positions, k: int
+    states: LayerRows, queries: torch.Tensor, candidates: Positions, k: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The best k of each query's candidates by exact cosine.
 
@@ -239,7 +239,7 @@ def rerank(
     return scores, positions
 
 
-def _cosines(states: HiddenStates, queries: torch.Tensor, candidates: Positions) -> npt.NDArray[np.float64]:
+def _cosines(states: LayerRows, queries: torch.Tensor, candidates: Positions) -> npt.NDArray[np.float64]:
     """float64 [q, c]; -inf where there is no candidate."""
     rows_read, places = np.unique(np.maximum(candidates, 0), return_inverse=True)
     rows = unit_rows(states.take(rows_read))
@@ -287,14 +287,25 @@ def load(
 
 def open_index(store: StoreReader, description: IndexDescription, device: torch.device) -> LayerIndex:
     """The index of a description, whose file is opened and checked; see `load`."""
+    source: CandidateSource | None = None
+    if description.kind != "exact":
+        try:
+            source = _source(store, description, device)
+        except RefusedIndexError as error:
+            warnings.warn(_refused(store, description, error), IndexWarning, stacklevel=2)
+    return LayerIndex(description, _rows(store, description, source), device, source)
+
+
+def _rows(store: StoreReader, description: IndexDescription, source: CandidateSource | None) -> LayerRows:
+    """The rows that an index is of; means that a file of the store's very commits has are computed no second time."""
     states = store.hidden(description.layer, description.pooling)
-    if description.kind == "exact":
-        return LayerIndex(description, states, device)
-    try:
-        return LayerIndex(description, states, device, _source(store, description, device))
-    except RefusedIndexError as error:
-        warnings.warn(_refused(store, description, error), IndexWarning, stacklevel=2)
-        return LayerIndex(description, states, device)
+    if description.centered is None:
+        return states
+    if isinstance(source, InFile) and description.commits == store_commits(store):
+        for name, mean in zip(description.centered, source.lists.head.means, strict=True):
+            key = (name, description.layer, description.pooling)
+            store.partition_means.setdefault(key, torch.from_numpy(mean.copy()))
+    return CenteredStates(store, states)
 
 
 def _source(store: StoreReader, description: IndexDescription, device: torch.device) -> CandidateSource:
@@ -308,9 +319,29 @@ def _source(store: StoreReader, description: IndexDescription, device: torch.dev
     return InMemory(description.kind, core, mean, None, (whole,))
 
 
+def load_centered(
+    store: StoreReader, layer: str, pooling: str, *, allow_stale: bool = False, device: str = "auto"
+) -> LayerIndex | None:
+    """The index of a layer's rows less their partition's mean; None where there is none, or it is exact.
+
+    Raises:
+        StaleIndexError: the index is older than the store.
+        CorruptStoreError: a file of the index is missing, truncated or changed.
+        MissingDependencyError: FAISS is not installed.
+    """
+    try:
+        description = read_description(store, layer, pooling, centered=True)
+    except IndexNotFoundError:
+        return None
+    check_fresh(store, description, allow_stale)
+    if description.kind == "exact":
+        return None
+    return open_index(store, description, resolve_device(device))
+
+
 def _refused(store: StoreReader, description: IndexDescription, error: RefusedIndexError) -> str:
-    place = store.path / faiss_key(description.pooling, description.layer)
-    remedy = rebuild_command(store, description.layer, description.pooling)
+    place = store.path / description.faiss_key
+    remedy = rebuild_of(store, description)
     return f"{place} is no index that hubstore writes ({error}); the layer is searched exactly. {remedy} builds another"
 
 
@@ -330,7 +361,7 @@ def load_or_exact(
     return LayerIndex(exact_description(store, states), states, resolve_device(device))
 
 
-def exact_description(store: StoreReader, states: HiddenStates) -> IndexDescription:
+def exact_description(store: StoreReader, states: LayerRows) -> IndexDescription:
     """Of a layer without an index, which is searched exactly."""
     return IndexDescription(
         layer=states.layer,

@@ -3,7 +3,7 @@
     head    what FAISS's `write_index` makes of the index with `OnDiskInvertedLists`: the transforms, the centroids, and
             for each list its rows, the rows that it has room for, and where in the file it is
     lists   each its codes, in blocks of 32 rows, then the ids of as many rows, int64
-    tail    CRC32C of each list, uint32
+    tail    CRC32C of each list, uint32; where rows are less their partition's mean, those means, float64
 
 The description has the checksum of head and tail together, by which they are checked when the index is opened. A list
 is checked when it is first visited, against the tail and for ids that are no rows of the store. Nothing that FAISS
@@ -52,6 +52,7 @@ def write_list_file(
     core: Any,
     transforms: tuple[Vectors, Vectors],
     sizes: Numbers,
+    means: npt.NDArray[np.float64],
     blocks: Callable[[int], tuple[Codes, Numbers]],
 ) -> FileRecord:
     """Write the file piece by piece, one list in memory at a time; the record of its head and tail.
@@ -61,10 +62,11 @@ def write_list_file(
         core: from `index_core`.
         transforms: the mean [width] of the unit rows, and the rotation [width, width] of centered ones.
         sizes: int64 [lists], rows of each list.
+        means: float64 [partitions, width], which are removed from their rows.
         blocks: gives a list's codes as they lie in the file, and its ids.
     """
     table = ListTable(sizes, core.code_size, len(_head(core, transforms, ListTable(sizes, core.code_size, 0), 0)))
-    size = table.stop + 4 * len(sizes)
+    size = table.stop + 4 * len(sizes) + means.nbytes
     head = _head(core, transforms, table, size)
     write(head)
     at, checksums = len(head), np.zeros(len(sizes), "<u4")
@@ -78,7 +80,7 @@ def write_list_file(
             write(content)
             at = offset + len(content)
         checksums[number] = google_crc32c.value(content)
-    tail = checksums.tobytes()
+    tail = checksums.tobytes() + means.astype("<f8").tobytes()
     write(tail)
     return FileRecord.of(head, tail)
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from hubstore.errors import CorruptStoreError
-from hubstore.index.description import IndexDescription, check_file, faiss_key, rebuild_command
+from hubstore.index.description import IndexDescription, check_file, rebuild_of
 from hubstore.index.library import faiss
 from hubstore.index.listfile import ChangedListError, ListFile
-from hubstore.index.validate import RefusedIndexError, check_index, read_head
+from hubstore.index.validate import RefusedIndexError, check_index, read_head, tail_bytes
 from hubstore.storage import FileRecord, Storage
 from hubstore.store import StoreReader
 from hubstore.store.layout import FAISS, INDEX
@@ -27,7 +27,7 @@ def read_faiss(store: StoreReader, description: IndexDescription, *, mapped: boo
         RefusedIndexError: it is no index that hubstore writes, or none that this FAISS reads.
     """
     check_file(store, description)
-    key = faiss_key(description.pooling, description.layer)
+    key = description.faiss_key
     check_index(store.storage.map(key), description)
     path = store.storage.local(key)
     try:
@@ -43,7 +43,7 @@ def open_lists(store: StoreReader, description: IndexDescription) -> ListFile:
         CorruptStoreError: they are not as they were written, or the file has another size.
         RefusedIndexError: it is no index that hubstore writes.
     """
-    key = faiss_key(description.pooling, description.layer)
+    key = description.faiss_key
     if not store.storage.exists(key):
         check_file(store, description)
     try:
@@ -54,8 +54,8 @@ def open_lists(store: StoreReader, description: IndexDescription) -> ListFile:
 
 def changed(store: StoreReader, description: IndexDescription, error: ChangedListError) -> CorruptStoreError:
     """The error of a file that is not as it was written."""
-    key = faiss_key(description.pooling, description.layer)
-    remedy = rebuild_command(store, description.layer, description.pooling)
+    key = description.faiss_key
+    remedy = rebuild_of(store, description)
     return CorruptStoreError(f"{store.path / key} is not as it was written: {error}; build it again: {remedy}")
 
 
@@ -64,7 +64,7 @@ def open_list_file(path: Path, description: IndexDescription) -> ListFile:
     if description.head is None or description.file is None:
         raise RefusedIndexError("its description has no checksum of its head")
     lists = (description.parameters or {}).get("nlist", 0)
-    tail = 4 * lists if type(lists) is int else 0
+    tail = tail_bytes(lists, description) if type(lists) is int and lists > 0 else 0
     if not 0 < tail < description.head.size <= description.file.size:
         raise RefusedIndexError(f"its head of {description.head.size} bytes holds no checksums of {lists} lists")
     with path.open("rb") as file:

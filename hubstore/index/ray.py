@@ -26,7 +26,7 @@ def build_on_ray(
     store: StoreReader,
     layers: Sequence[str | int] | None = None,
     pooling: str | None = None,
-    kind: str | None = None,
+    kind: str = "auto",
     *,
     options: IndexOptions | None = None,
     address: str | None = None,
@@ -49,10 +49,9 @@ def build_on_ray(
         EngineError: no cluster is there, it has no room, or a layer's task was lost again and again.
         HubstoreError: as `build`.
     """
-    named |= {} if kind is None else {"kind": kind}
     options = take(IndexOptions, named, options)
     refuse_others("build_on_ray", named)
-    check_kind(options.kind)
+    check_kind(kind)
     names = store.layer_names(layers)
     pooled = store.pooling_name(pooling)
     computing = resolve_device(device).type
@@ -62,7 +61,7 @@ def build_on_ray(
         capacity = ClusterCapacity(ray, needs, "a layer's index")
         task = ray.remote(_build).options(**needs.options())
         where = store.path.absolute()
-        calls = {task.remote(where, name, pooled, computing, options): name for name in dict.fromkeys(names)}
+        calls = {task.remote(where, name, pooled, kind, computing, options): name for name in dict.fromkeys(names)}
         waiting, built = list(calls), {}
         try:
             while waiting:
@@ -76,11 +75,11 @@ def build_on_ray(
     return tuple(built[name] for name in names)
 
 
-def _build(where: Location, layer: str, pooling: str, device: str, options: IndexOptions) -> Result:
+def _build(where: Location, layer: str, pooling: str, kind: str, device: str, options: IndexOptions) -> Result:
     """The task: build one layer's index. An error is returned: raised, it would come with Ray's own traceback."""
     try:
         with one_thread():
-            return build(StoreReader(where), [layer], pooling, options=options, device=device)[0], None
+            return build(StoreReader(where), [layer], pooling, kind, options=options, device=device)[0], None
     except HubstoreError as error:
         return None, sendable(error, f"the task of layer {layer}")
 

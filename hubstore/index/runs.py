@@ -25,13 +25,13 @@ import torch
 from hubstore.errors import IndexingError
 from hubstore.files import write_all
 from hubstore.index.clustering import Centroids
+from hubstore.index.exact import LayerRows
 from hubstore.index.library import faiss
 from hubstore.index.listfile import Codes, ListFile, index_core
 from hubstore.index.listtable import BLOCK_ROWS, Numbers
 from hubstore.index.rows import Vectors, centered, rotated
 from hubstore.storage import Buffer
 from hubstore.storage.interface import PARTIAL
-from hubstore.store import HiddenStates
 from hubstore.system import reason, remedy
 
 RUN_BYTES = 128 << 20
@@ -214,7 +214,7 @@ class Lists:
 def encoded_runs(
     place: Workspace,
     training: Training,
-    states: HiddenStates,
+    states: LayerRows,
     name: str,
     device: torch.device,
     progress: Callable[[int], object],

@@ -12,8 +12,7 @@ import torch
 from hubstore.index import kinds
 from hubstore.index.allowed import Allowed, Positions
 from hubstore.index.description import IndexDescription, MeasuredRecall
-from hubstore.index.exact import exact_search
-from hubstore.store import HiddenStates
+from hubstore.index.exact import LayerRows, exact_search
 
 QUERIES = 512
 """Rows that are held out: by half of them the settings are chosen, on the other half they are measured."""
@@ -45,7 +44,7 @@ class HeldOut:
     truth: Positions
 
     @classmethod
-    def of(cls, states: HiddenStates, trained: Positions, seed: int, device: torch.device) -> HeldOut | None:
+    def of(cls, states: LayerRows, trained: Positions, seed: int, device: torch.device) -> HeldOut | None:
         """Rows that the index was not trained on, where there are enough, less those whose K nearest are not settled.
 
         Of a row that has more equally near neighbors than K any may be found. None where all are such.

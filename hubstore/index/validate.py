@@ -55,6 +55,7 @@ class Head:
         bits: of an element's code.
         table: where the lists are.
         checksums: uint32 [lists], CRC32C of each.
+        means: float64 [partitions, width], which were removed from their rows; none where they are as they are.
     """
 
     mean: Array
@@ -63,6 +64,12 @@ class Head:
     bits: int
     table: ListTable
     checksums: Array
+    means: Array
+
+
+def tail_bytes(lists: int, description: IndexDescription) -> int:
+    """Bytes after the lists: their checksums, and means of partitions in float64."""
+    return 4 * lists + 8 * description.width * len(description.centered or ())
 
 
 def check_index(data: Bytes, description: IndexDescription) -> None:
@@ -108,9 +115,13 @@ class _Reader:
         bits, code_size = self._rabitq()
         table = self._list_table(lists, code_size)
         self._equal("bytes", self._place, len(self._data))
-        self._equal("checksums", len(tail), 4 * lists)
+        self._equal("bytes after the lists", len(tail), tail_bytes(lists, self._said))
+        means = np.frombuffer(tail[4 * lists :].tobytes(), "<f8").reshape(-1, self._width)
+        if not np.isfinite(means).all():
+            raise RefusedIndexError("a mean of a partition is not finite")
         points = centroids.reshape(lists, self._width)
-        return Head(mean.copy(), rotation, points.copy(), bits, table, np.frombuffer(tail, "<u4"))
+        checksums = np.frombuffer(tail[: 4 * lists].tobytes(), "<u4")
+        return Head(mean.copy(), rotation, points.copy(), bits, table, checksums, means)
 
     def _transforms(self, count: int) -> Array:
         """The mean by which the second of the transforms moves rows, the first of which divides by their norm."""
@@ -269,7 +280,7 @@ class _Reader:
         size = self._number("<u8")
         table = ListTable(places[:, 0].astype(np.int64), code_size, self._place)
         self._same("places of the lists", places[:, 1:], np.stack([table.capacities, table.offsets], axis=1))
-        self._equal("bytes of the file", size, table.stop + 4 * lists)
+        self._equal("bytes of the file", size, table.stop + tail_bytes(lists, self._said))
         assert self._said.file is not None
         self._equal("bytes of the file", size, self._said.file.size)
         return table

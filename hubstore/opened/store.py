@@ -22,12 +22,12 @@ from hubstore.lens import (
     keep_lens,
 )
 from hubstore.models import Model
-from hubstore.named import ComputeNamed, SearchCall
+from hubstore.named import IndexCall, SearchCall
 from hubstore.opened import display
 from hubstore.opened.analyses import Analyses, Layers, Steps
 from hubstore.opened.item import StoredItem
 from hubstore.opened.notebook import bar
-from hubstore.options import SearchOptions, refuse_others, take
+from hubstore.options import IndexOptions, SearchOptions, refuse_others, take
 from hubstore.query import Medium, QueryInputs
 from hubstore.signatures import takes
 from hubstore.storage import Storage
@@ -116,18 +116,18 @@ class Store(Analyses):
             self._model = key, loaded
         return self._model[1]
 
+    @takes(IndexOptions, Compute)
     def index(
         self,
         layers: Layers = None,
         pooling: str | None = None,
         kind: str = "auto",
         *,
-        seed: int = 0,
-        rebuild: bool = False,
+        options: IndexOptions | None = None,
         progress: Steps = None,
-        **named: Unpack[ComputeNamed],
+        **named: Unpack[IndexCall],
     ) -> tuple[index.IndexDescription, ...]:
-        """Index layers, or bring their indexes up to date; see `hubstore.index.build` and `Compute`.
+        """Index layers, or bring their indexes up to date; see `hubstore.index.build`, `IndexOptions` and `Compute`.
 
         With the engine "ray" layers are built side by side on a Ray cluster; see `hubstore.index.ray`.
 
@@ -136,22 +136,17 @@ class Store(Analyses):
             ['exact']
         """
         rest: dict[str, Any] = {**named}
-        compute = take(Compute, rest)
+        compute, options = take(Compute, rest), take(IndexOptions, rest, options)
         refuse_others("index", rest)
         chosen = None if layers is None else self.layer_names(layers)
         with bar("indexing") as drawn:
             progress = progress or (drawn and (lambda layer, done, total: drawn.layers(done, total)))
-            options: dict[str, Any] = {
-                "seed": seed,
-                "rebuild": rebuild,
-                "progress": progress,
-                "device": compute.one_device,
-            }
+            how: dict[str, Any] = {"options": options, "progress": progress, "device": compute.one_device}
             if compute.engine == "ray":
                 from hubstore.index.ray import build_on_ray
 
-                return build_on_ray(self, chosen, pooling, kind, address=compute.address, **options)
-            return index.build(self, chosen, pooling, kind, **options)
+                return build_on_ray(self, chosen, pooling, kind, address=compute.address, **how)
+            return index.build(self, chosen, pooling, kind, **how)
 
     @takes(SearchOptions, Compute)
     def search(
@@ -200,8 +195,8 @@ class Store(Analyses):
         device = compute.one_device
         ask = functools.partial(query.search, self, inputs, options, encoder=encoder, device=device)
         if compute.engine == "local":
-            stale = options.allow_stale
-            return ask(indexes=self._indexes.layers(names, pooled, device=device, allow_stale=stale))
+            of = self._indexes.centered if options.centered else self._indexes.layers
+            return ask(indexes=of(names, pooled, device=device, allow_stale=options.allow_stale))
         from hubstore.query.ray import searchers
 
         with searchers(address=compute.address, device=device) as held:

@@ -17,30 +17,10 @@ from hubstore.errors import Parameter, QueryError
 from hubstore.index import Allowed, IndexDescription
 from hubstore.index.exact import BLOCK_ROWS, exact_search
 from hubstore.index.layer import check_queries, exact_description
+from hubstore.index.means import partition_mean, rows_of
 from hubstore.query.filters import shown
 from hubstore.query.queries import Queries
-from hubstore.store import HiddenStates, Partition, StoreReader
-
-
-def partition_mean(store: StoreReader, partition: str, layer: str, pooling: str) -> torch.Tensor:
-    """float64 [width]: the mean of a partition's rows; read once for each open store."""
-    key = (partition, layer, pooling)
-    if key not in store.partition_means:
-        states = store.hidden(layer, pooling)
-        total = torch.zeros(store.width, dtype=torch.float64)
-        rows = rows_of(store, store.partition(partition), pooling)
-        for start, stop in rows.ranges.tolist():
-            for first in range(start, stop, BLOCK_ROWS):
-                total += states.read(first, min(first + BLOCK_ROWS, stop)).double().sum(0)
-        store.partition_means[key] = total / rows.size
-    return store.partition_means[key]
-
-
-def rows_of(store: StoreReader, partition: Partition, pooling: str) -> Allowed:
-    """A partition's rows: its items, or their tokens."""
-    if pooling == "tokens":
-        return Allowed.from_ranges(store.token_ranges()[partition.positions()])
-    return Allowed.from_ranges(partition.ranges)
+from hubstore.store import HiddenStates, StoreReader
 
 
 def centered_queries(store: StoreReader, queries: Queries, pooling: str) -> Queries:

@@ -19,6 +19,7 @@ from hubstore.corpus.remote import medium_name
 from hubstore.devices import resolve_device
 from hubstore.errors import Parameter, QueryError
 from hubstore.index import Allowed, SearchableLayer, load_or_exact
+from hubstore.index.layer import load_centered
 from hubstore.options import SearchOptions, refuse_others, strings, take
 from hubstore.query.centered import CenteredLayer, centered_queries, origins
 from hubstore.query.filters import allowed_items, items_where
@@ -122,11 +123,11 @@ def search(
         store: where to look.
         inputs: what is looked for; its fields may be given by name too.
         options: how to search; its fields may be given by name too. With pooling `tokens`, neighbors are single tokens,
-            and a query by id is one query for each token of the item. `centered` searches exactly, and takes vectors
-            as they are.
+            and a query by id is one query for each token of the item. `centered` takes vectors as they are, and
+            searches exactly where no index of centered rows was built.
         encoder: items to [items, width] by layer, for texts, images and audio; called once.
         indexes: loaded indexes by layer, for callers that search often or elsewhere; else each layer's is loaded, and
-            a layer without one is searched exactly.
+            a layer without one is searched exactly. With `centered`, those of centered rows.
         device: "auto", "cpu" or "cuda".
         named: fields of `QueryInputs` and `SearchOptions`.
 
@@ -159,8 +160,11 @@ def search(
         )
     groups = _groups(store, queries, options, pooled)
     if options.centered:
+        # An index has the means too, by which a query is moved.
+        indexes = _centered_indexes(store, names, pooled, options, device) if indexes is None else dict(indexes)
+        exact = (name for name in names if name not in indexes)
+        indexes |= {name: CenteredLayer(store, name, pooled, resolve_device(device)) for name in exact}
         queries = centered_queries(store, queries, pooled)
-        indexes = {name: CenteredLayer(store, name, pooled, resolve_device(device)) for name in names}
     found, kinds, recalls = [], {}, {}
     for layer in names:
         index = (indexes or {}).get(layer) or load_or_exact(
@@ -183,6 +187,15 @@ def search(
         "version": __version__,
     }
     return _table(store, queries, found, pooled).replace_schema_metadata({b"hubstore": json.dumps(provenance)})
+
+
+def _centered_indexes(
+    store: StoreReader, layers: Sequence[str], pooling: str, options: SearchOptions, device: str
+) -> dict[str, SearchableLayer]:
+    loaded = {
+        name: load_centered(store, name, pooling, allow_stale=options.allow_stale, device=device) for name in layers
+    }
+    return {name: index for name, index in loaded.items() if index is not None}
 
 
 def _recall(index: SearchableLayer, options: SearchOptions) -> float | None:

@@ -21,6 +21,8 @@ PLAN = "plan/plan.json"
 """What an extraction that is not finished has planned; written last of the plan's files."""
 INDEX = "index.json"
 FAISS = "index.faiss"
+CENTERED = "/centered"
+"""Added to the folder of a layer's index: the folder of that of its rows less their partition's mean."""
 LENS = "lens/lens.json"
 """What the lens that a store keeps is made of; written last."""
 

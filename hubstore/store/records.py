@@ -247,6 +247,7 @@ class IndexJson(Struct, frozen=True, forbid_unknown_fields=True):
     distance: Line | None = None
     head: FileJson | None = None
     recall: RecallJson | None = None
+    centered: Annotated[list[Line], Meta(min_length=1)] | None = None
     digest: Digest | None = None
 
 

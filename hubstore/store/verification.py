@@ -13,6 +13,7 @@ from hubstore.storage.location import shell_word
 from hubstore.store.attributes import read_attributes, root_problem
 from hubstore.store.commit import Commit
 from hubstore.store.layout import (
+    CENTERED,
     FAISS,
     INDEX,
     LENS,
@@ -110,8 +111,9 @@ class _Verification:
         yield from self.guarded(LENS, self.lens())
         for pooling in self.layout.poolings:
             for layer in self.layout.layers:
-                folder = f"indexes/{pooling}/{layer}"
-                yield from self.guarded(f"{folder}/{INDEX}", self.index(folder, pooling, layer))
+                for rows in ("", CENTERED):
+                    folder = f"indexes/{pooling}/{layer}{rows}"
+                    yield from self.guarded(f"{folder}/{INDEX}", self.index(folder, pooling, layer))
         for key in self.storage.list("analyses"):
             if key.endswith(".parquet"):
                 yield from self.guarded(key, self.result(key))
@@ -237,7 +239,8 @@ class _Verification:
             return
         self.known.add(key)
         where = shell_word(self.storage.root)
-        remedy = f"build the index again: `hubstore index {where} --layers {layer} --pool {pooling} --rebuild`"
+        of = " --centered" if folder.endswith(CENTERED) else ""
+        remedy = f"build the index again: `hubstore index {where} --layers {layer} --pool {pooling}{of} --rebuild`"
         data = self.storage.read(key)
         self.known.add(f"{folder}/{FAISS}")
         found = decode_record(data, IndexJson, str(self.storage.root / key), remedy)
