@@ -40,7 +40,7 @@ def test_a_default_search_finds_what_was_asked_for_and_hardly_more(store, drawn,
     assert read_description(store, "0", "mean").recall == described.recall
     _, positions = load(store, 0, device="cpu").search(drawn[ROWS:], 10)
     found = recall(positions, brute_force(drawn[:ROWS], drawn[ROWS:], 10))
-    assert found == pytest.approx(described.recall.measured, abs=0.04)
+    assert found == pytest.approx(described.recall.measured, abs=0.06)
     assert target - 0.03 < described.recall.measured < target + 0.2
 
 
