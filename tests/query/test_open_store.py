@@ -21,7 +21,7 @@ ROWS, WIDTH = 300, 16
 def store(tmp_path):
     states = hub_states(2 * ROWS, WIDTH).view(2, ROWS, WIDTH)
     write_store(tmp_path / "x.hub", states)
-    opened = api.Store(tmp_path / "x.hub")
+    opened = opened_module.Store(tmp_path / "x.hub")
     opened.index(kind="hnsw", device="cpu")
     return opened
 
@@ -51,7 +51,7 @@ def test_four_searches_of_two_layers_open_two_files(store, opened_files):
     found = [store.search(ids=["item-7"], k=3, device="cpu") for _ in range(4)]
     assert opened_files == ONCE
     assert all(one.equals(found[0]) for one in found)
-    assert found[0].equals(api.Store(store.path).search(ids=["item-7"], k=3, device="cpu"))
+    assert found[0].equals(opened_module.Store(store.path).search(ids=["item-7"], k=3, device="cpu"))
 
 
 def test_an_index_that_another_process_replaced_is_opened_anew(store, opened_files):
@@ -65,7 +65,7 @@ def test_an_index_that_another_process_replaced_is_opened_anew(store, opened_fil
 
 def test_a_stale_index_is_refused_though_it_was_opened_before(store, opened_files):
     write_store(store.path, hub_states(2 * 60, WIDTH).view(2, 60, WIDTH), first_shard=1)
-    grown = api.Store(store.path)
+    grown = opened_module.Store(store.path)
     assert len(grown.search(ids=["item-7"], device="cpu", allow_stale=True))
     with pytest.raises(StaleIndexError):
         grown.search(ids=["item-7"], device="cpu")
@@ -87,7 +87,7 @@ def test_what_was_not_replaced_is_taken_from_the_cache_of_the_store_as_it_was(st
     before = IndexCache(store, follows=False)
     first = before.layer("0", "mean", device="cpu")
     assert before.layer("0", "mean", device="cpu") is first
-    after = IndexCache(api.Store(store.path), before, follows=False)
+    after = IndexCache(opened_module.Store(store.path), before, follows=False)
     after.layer("0", "mean", device="cpu")
     after.layer("1", "mean", device="cpu")
     assert opened_files == ONCE
