@@ -24,9 +24,9 @@ from hubstore.models import Model
 from hubstore.storage import LocalStorage, Storage
 from hubstore.store import DTYPES, Layout, write_shard
 from hubstore.store.attributes import read_attributes
-from hubstore.store.commit import read_commits
 from hubstore.store.dtypes import itemsize
 from hubstore.store.layout import ROOT
+from hubstore.store.log import read_commits
 
 PROBE_BYTES = 64 << 20
 """Of the shard that is written, and removed, to measure the disk."""

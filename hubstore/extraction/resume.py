@@ -14,11 +14,12 @@ from hubstore.storage import Location, Storage
 from hubstore.store import Layout, write_metadata
 from hubstore.store.attributes import read_attributes
 from hubstore.store.columns import stored_columns, type_name
-from hubstore.store.commit import Commit, read_commits
+from hubstore.store.commit import Commit
 from hubstore.store.layout import ROOT, commit_key
+from hubstore.store.log import read_commits
 from hubstore.store.unfinished import Unfinished, unfinished_corpus, with_shards
 
-CONTENT = ("hidden", "items", "previews", "commits", "lens", "indexes", "analyses")
+CONTENT = ("hidden", "items", "previews", "commits", "log", "lens", "indexes", "analyses")
 """Folders of a store, without that of the plan."""
 
 

@@ -47,9 +47,9 @@ from hubstore.storage import Location, Storage, Url
 from hubstore.store import DTYPES, Layout, StoreReader, write_metadata
 from hubstore.store.attributes import read_attributes, write_root
 from hubstore.store.columns import named_types
-from hubstore.store.commit import read_commits
 from hubstore.store.files import store_files
 from hubstore.store.layout import HIDDEN, ROOT
+from hubstore.store.log import read_commits, write_log
 from hubstore.store.metadata import wrong_metadata
 
 
@@ -239,7 +239,9 @@ class _Job:
             generations.extracted(plan, whole=whole)
             done, last = done.then(now), plan
             plan = self._plan(generations, begun)
-        items = sum(commit.items for commit in read_commits(self.storage, self.layout))
+        commits = read_commits(self.storage, self.layout)
+        write_log(self.storage, self.layout, commits)
+        items = sum(commit.items for commit in commits)
         if not items:
             raise CorpusError(f"none of {done.skipped} items can be read; the first: {next(iter(done.broken), None)}")
         return Extraction(self.storage.root, items, done.items, resumed, done, checks.shown.get("text"), last)

@@ -7,10 +7,9 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from hubstore.errors import CorruptStoreError, StoreError
 from hubstore.storage.location import Location, shell_word
@@ -32,8 +31,7 @@ def check_key(root: Location, key: str) -> None:
         raise StoreError(f"{root}: {key!r:.200} names no file of a store; what names it is damaged, or not hubstore's")
 
 
-@dataclass(frozen=True)
-class FileStat:
+class FileStat(NamedTuple):
     """What is known of a file without reading it.
 
     Args:

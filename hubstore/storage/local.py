@@ -82,14 +82,25 @@ class LocalStorage(Storage):
 
     def stat_many(self, keys: Sequence[str], prefixes: Sequence[str] = ()) -> Sequence[FileStat]:
         """The files `keys` that are there and all below `prefixes`, by key."""
-        names = {*keys, *(name for prefix in prefixes for name in self.list(prefix))}
-        return [found for name in sorted(names) if (found := self.stat(name)) is not None]
+        found = {name: one for name in keys if (one := self.stat(name)) is not None}
+        for prefix in prefixes:
+            found |= {one.key: one for one in self._stats_below(prefix)}
+        return [found[name] for name in sorted(found)]
+
+    @reading
+    def _stats_below(self, prefix: str) -> Sequence[FileStat]:
+        """Of every file below `prefix`, without a look at the folders above each: a store may have a million."""
+        skip = len(f"{self._folder}/")
+        below = _entries_below(self._folder / prefix, refused=bool(prefix))
+        stats = ((entry.path[skip:], entry.stat()) for entry in below)
+        return [FileStat(key, one.st_size, one.st_mtime_ns) for key, one in stats]
 
     @reading
     def list(self, prefix: str) -> Sequence[str]:
         """Every file below `prefix`, sorted; temporary files are left out."""
         above = f"{self._folder}/"
-        return sorted(path.removeprefix(above) for path in _files_below(self._folder / prefix, refused=bool(prefix)))
+        below = _entries_below(self._folder / prefix, refused=bool(prefix))
+        return sorted(entry.path.removeprefix(above) for entry in below)
 
     @reading
     def read(self, key: str) -> bytes:
@@ -274,7 +285,7 @@ class LocalStorage(Storage):
             self._remove_partials()
 
     def _remove_partials(self) -> None:
-        for folder in ("hidden", "items", "previews", "commits", "plan", "lens"):
+        for folder in ("hidden", "items", "previews", "commits", "log", "plan", "lens"):
             for path in _partials_below(self._folder / folder):
                 path.unlink(missing_ok=True)
         for path in self._folder.glob(f".*{PARTIAL}"):
@@ -307,12 +318,12 @@ def _partials_below(folder: Path) -> Iterator[Path]:
         yield from folder.rglob(f"*{PARTIAL}")
 
 
-def _files_below(folder: Path | str, *, refused: bool) -> Iterator[str]:
+def _entries_below(folder: Path | str, *, refused: bool) -> Iterator[os.DirEntry[str]]:
     """Every file in a folder; what may not be read in it is an error where it is `refused`, and else left out."""
     left_out = (FileNotFoundError, NotADirectoryError, *(() if refused else (PermissionError,)))
     with contextlib.suppress(*left_out), os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                yield from _files_below(entry.path, refused=refused)
+                yield from _entries_below(entry.path, refused=refused)
             elif entry.is_file() and not entry.name.endswith(PARTIAL):
-                yield entry.path
+                yield entry

@@ -143,9 +143,3 @@ def decode_commits(storage: Storage, layout: Layout, keys: Sequence[str]) -> Ite
             raise CorruptStoreError(f"{name} holds the commit of shard {commit.shard}; {REMEDY}")
         commit.check(layout, name)
         yield commit
-
-
-def read_commits(storage: Storage, layout: Layout) -> tuple[Commit, ...]:
-    """Every commit, by shard number."""
-    keys = [key for key in storage.list("commits") if key.endswith(".json")]
-    return tuple(sorted(decode_commits(storage, layout, keys), key=lambda commit: commit.shard))

@@ -19,9 +19,10 @@ from hubstore.storage import FileRecord, Location, Storage, Url, location
 from hubstore.storage.location import shell_word
 from hubstore.store.attributes import read_attributes
 from hubstore.store.columns import ITEM_SCHEMA, stored_columns, with_columns
-from hubstore.store.commit import Commit, read_commits
+from hubstore.store.commit import Commit
 from hubstore.store.files import store_files
 from hubstore.store.layout import PLAN, Layout, items_key, previews_key
+from hubstore.store.log import read_commits
 from hubstore.store.lookup import IdLookup
 from hubstore.store.names import LayersAndPoolings
 from hubstore.store.partition import Partition, Positions

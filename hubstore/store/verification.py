@@ -27,6 +27,7 @@ from hubstore.store.layout import (
     group_metadata,
 )
 from hubstore.store.lensrecord import read_lens_record
+from hubstore.store.log import FOLDER, log_problem
 from hubstore.store.metadata import wrong_metadata
 from hubstore.store.records import IndexJson, PlanFileJson, decode_record, is_canonical
 from hubstore.store.result import decode_result, result_key, result_record
@@ -103,6 +104,8 @@ class _Verification:
         commits: list[Commit] = []
         for key in self.storage.list("commits"):
             yield from self.guarded(key, self.commit(key, commits))
+        for key in self.storage.list(FOLDER):
+            yield from self.guarded(key, self.log(key, commits))
         planned = yield from self.plan()
         if planned:
             self.unlisted = SHARD_FILES
@@ -161,6 +164,12 @@ class _Verification:
                     read_index(ranges, record.size, 1, self.layout, name)
                 except CorruptStoreError as error:
                     yield Problem(name, f"{error}; {remedy}")
+
+    def log(self, key: str, commits: Sequence[Commit]) -> Iterator[Problem]:
+        self.known.add(key)
+        found = log_problem(self.storage, self.layout, key, commits)
+        if found:
+            yield Problem(key, found)
 
     def command(self, key: str = "") -> str:
         """What writes the shard of a commit, as far as the root numbers them."""
