@@ -312,3 +312,17 @@ def test_analyze_subspace_and_probe_show_what_is_of_all_partitions_too(tmp_path,
     ):
         assert shown in said
     assert "no column 'topic'" in fail("analyze", path, "probe", "--label", "topic")
+
+
+def test_hub_score_is_one_page_as_tables_json_and_a_figure(tmp_path, model):
+    path, folder = tmp_path / "x.hub", tmp_path / "out"
+    parallel = [f"{tag}={SAMPLE / f'{tag}.txt'}" for tag in ("en", "es", "ar")]
+    run("extract", "--parallel", *parallel, "--model", model, "--out", path, "--limit", 30)
+    said = run("hub-score", path, "--out", folder)
+    for shown in ("recall@1, held out", "above shuffled", "Semitic", "of one script", "breadth"):
+        assert shown in said
+    assert {one.name for one in folder.iterdir()} == {"hub-score.json", "hub-score.parquet", "hub-score.png"}
+    page = json.loads(run("hub-score", path, "--twin", path, "--json"))
+    assert page["left"]["random_weights"]["value"] == 0
+    assert page["verdict"] == "no"
+    assert page["partitions"].keys() == {"en", "es", "ar"}

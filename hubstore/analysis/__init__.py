@@ -19,6 +19,7 @@ from hubstore.analysis.calibrated import calibrated
 from hubstore.analysis.clustering import clustering
 from hubstore.analysis.comparing import compare_options
 from hubstore.analysis.geometry import geometry
+from hubstore.analysis.hub_score import hub_page, hub_score
 from hubstore.analysis.layers import Executor
 from hubstore.analysis.pairs import chosen_pairs
 from hubstore.analysis.probe import probe
@@ -48,6 +49,8 @@ __all__ = [
     "concept_differences",
     "found_by_concept",
     "geometry",
+    "hub_page",
+    "hub_score",
     "metadata",
     "probe",
     "projection",

@@ -20,6 +20,7 @@ from hubstore.cli import (
     experiment,
     export,
     extract,
+    hub_score,
     index,
     info,
     items,
@@ -113,6 +114,7 @@ COMMANDS = (
     query,
     analyze,
     compare,
+    hub_score,
     project,
     lens,
     trends,
@@ -130,7 +132,7 @@ COMMANDS = (
 
 for command in COMMANDS:
     name = command.__name__.rsplit(".", 1)[-1]
-    app.command(name, cls=getattr(command, "COMMAND", None))(getattr(command, name))
+    app.command(name.replace("_", "-"), cls=getattr(command, "COMMAND", None))(getattr(command, name))
 app.add_typer(bench.bench, name="bench")
 
 

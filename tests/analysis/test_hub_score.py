@@ -1,0 +1,94 @@
+"""One page says how much of a hub a model has; where there is none, or only what a random model has, it says no."""
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import torch
+
+from hubstore.analysis import hub_page, hub_score
+from hubstore.analysis.families import FAMILIES, family_of, script_of
+from hubstore.analysis.hub_score import centered, pair_hits
+from hubstore.errors import AnalysisError
+from tests.memory_store import parallel
+
+LANGUAGES = ("en", "de", "ru", "uk", "hi")
+BLOCKS = 8
+
+
+def hub(strength=1.6, n=40, width=24, seed=0, apart=()):
+    """A store whose middle layers hold the meaning, but for the languages in `apart`."""
+    g = torch.Generator().manual_seed(seed)
+    meaning = torch.randn(n, width, generator=g)
+    share = torch.tensor([0.0 if one in apart else 1.0 for one in LANGUAGES])[:, None, None]
+    states = {}
+    for layer in [*range(BLOCKS + 1), "final"]:
+        depth = 1.0 if layer == "final" else layer / BLOCKS
+        bump = strength * max(0.0, 1 - 2.6 * abs(depth - 0.5))
+        states[str(layer)] = bump * share * meaning + torch.randn(len(LANGUAGES), n, width, generator=g) + 3
+    return parallel(LANGUAGES, states)
+
+
+def test_a_hub_in_the_middle_is_found_with_its_depth_and_its_breadth():
+    page = hub_page(hub_score(hub(), twin=hub(0.0, seed=1)))
+    assert page["verdict"] == "yes"
+    assert page["recall"]["calibrated"] > 0.6
+    assert page["depth"] == {"depth": 0.5, "first": pytest.approx(0.5, abs=0.13), "last": pytest.approx(0.5, abs=0.13)}
+    assert page["breadth"] == 1
+    assert set(page["left"]) == {"shuffled", "random_weights"}
+    assert all(abs(one["calibrated"]) < 0.05 for one in page["controls"].values())
+    assert page["partitions"]["uk"]["family"] == "Slavic"
+    assert set(page["families"]) == {"Germanic", "Slavic", "Indo-Aryan"}
+    assert set(page["layers"]) == {*map(str, range(BLOCKS + 1)), "final"}
+    assert page["layers"]["4"]["cka"] > 0.3 > abs(page["layers"]["0"]["cka"])
+    assert page["n"] == 40
+
+
+def test_languages_outside_the_hub_are_not_in_its_breadth():
+    page = hub_page(hub_score(hub(apart=("hi",))))
+    assert page["breadth"] == 0.8
+    assert page["partitions"]["hi"]["q"] > 0.05 > max(page["partitions"][one]["q"] for one in LANGUAGES[:4])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_is_no_hub_and_neither_is_what_its_twin_has_too(seed):
+    page = hub_page(hub_score(hub(0.0, seed=seed), bootstrap=0))
+    assert (page["verdict"], page["breadth"]) == ("no", 0)
+    assert abs(page["recall"]["calibrated"]) < 0.05
+    page = hub_page(hub_score(hub(seed=seed), twin=hub(seed=seed + 10)))
+    assert (page["verdict"], page["breadth"]) == ("no", 0)
+
+
+def test_recall_is_that_of_a_plain_loop_and_a_tie_is_no_hit():
+    rows = torch.randn(3, 12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    units = centered(rows)
+    hits = pair_hits(units)
+    for x in range(3):
+        for y in range(3):
+            cosines = (units[x] @ units[y].T).numpy()
+            np.testing.assert_array_equal(hits[x, y], cosines.argmax(1) == np.arange(12))
+    assert not pair_hits(torch.ones(2, 4, 3, dtype=torch.float64)).any()
+
+
+def test_the_table_has_the_model_and_its_controls_by_layer():
+    table = hub_score(hub(), twin=hub(0.0, seed=1), layers=[0, 4, "final"])
+    recall = table.filter(pc.and_(pc.equal(table["metric"], "recall@1"), pc.equal(table["x"], "*")))
+    assert {(row["layer"], row["variant"]) for row in recall.to_pylist() if row["variant"] == "model"} == {
+        (layer, "model") for layer in ("0", "4", "final", "held out")
+    }
+
+
+def test_a_twin_of_other_items_is_refused():
+    with pytest.raises(AnalysisError, match="is of other items than"):
+        hub_score(hub(n=40), twin=hub(n=50))
+
+
+def test_families_and_scripts():
+    assert family_of("zh-Hans") == "Sino-Tibetan"
+    assert family_of("tlh") == "tlh"
+    tags = [tag for of in FAMILIES.values() for tag in of.split()]
+    assert len(tags) == len(set(tags))
+    for script, text in {
+        "Latin": "A shark.", "Cyrillic": "Акула.", "Han": "鲨鱼", "Japanese": "サメが若者を噛んだ", "Hangul": "상어가",
+        "Devanagari": "शार्क", "Arabic": "قرش", "none": "12!",
+    }.items():  # fmt: skip
+        assert script_of([text]) == script
