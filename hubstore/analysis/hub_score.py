@@ -86,8 +86,8 @@ def hub_score(
           pairs "of one family", "of one script", "of neither";
         - for each partition `p_value`, of being above chance and each control at some layer, and `q_value`, the same
           with false discoveries over partitions in mind; "breadth" is the share of partitions with a q of 5 % at most;
-        - "middle" at the central half of the depth: recall there less recall at the first block, and less recall at the
-          last layer, with the p of both being above zero;
+        - "middle" at the central half of the depth: recall there less recall at the first block, at the last layer and
+          at the embeddings, which know no order of words, each with its p of being above zero;
         - "lead": held-out recall less that of each control, paired by concept;
         - "depth", "first" and "last": where recall is best, and the layers that have 90 % of that, as shares of the
           depth.
@@ -327,9 +327,12 @@ class _Hub:
         middle = [place for place, number in zip(blocks, numbers, strict=True) if depth <= 4 * number <= 3 * depth]
         last = self.layers.index("final") if "final" in self.layers else blocks[-1]
         if middle:
-            contrasts = np.stack([of[middle].mean(0) - of[end] for end in (blocks[0], last)], 1)
+            ends = {"first": blocks[0], "last": last}
+            if "0" in self.layers:
+                ends["embeddings"] = self.layers.index("0")
+            contrasts = np.stack([of[middle].mean(0) - of[end] for end in ends.values()], 1)
             test = sign_flip_test(contrasts[:, None], seed=self.seed)
-            for end, value, p in zip(("first", "last"), contrasts.mean(0), test.p[0], strict=True):
+            for end, value, p in zip(ends, contrasts.mean(0), test.p[0], strict=True):
                 yield {**self._plain(f"middle less {end}", float(value)), "layer": MIDDLE, "p_value": float(p)}
 
     def _plain(self, metric: str, value: float) -> Row:
@@ -349,7 +352,7 @@ def hub_page(table: pa.Table) -> dict[str, Any]:
 
     Returns:
         "verdict": "yes" where recall leads every control, and is greater in the central half of the depth than at the
-        first block and than at the last layer, each with a p of 2.5 % at most; "no" else. "recall", "depth", "breadth",
+        embeddings, the first block and the last layer, each with a p of 2.5 % at most; "no" else. "recall", "depth", "breadth",
         "left" by control, "middle", "pairs", "families", "scripts" and "partitions" as `hub_score` describes them, and
         "layers", each with calibrated recall of all variants, CKA and mutual kNN.
     """
