@@ -81,9 +81,9 @@ class SearchOptions:
 
     k: int = option(10, "Neighbors for each query and layer; fewer where fewer pass the filters.", flags=("-k",))
     layers: tuple[str | int, ...] | None = option(
-        None, "Layers, comma-separated: 0,6,12; -1 is the last block. All by default.", flags=("--layers", "--layer")
+        None, "Layers: 0,6,12; -1 is the last block. All by default.", flags=("--layers", "--layer")
     )
-    pooling: str | None = option(None, "Pooling; the store's first by default.", flags=("--pool",))
+    pooling: str | None = option(None, "Pooling; the store's first by default.", flags=("--pooling",))
     languages: tuple[str, ...] | None = option(
         None, "Only items in this language.", flags=("--language",), typed=list[str] | None
     )
@@ -106,7 +106,7 @@ class SearchOptions:
     centered: bool = option(
         False,
         "Remove each modality's and language's mean first; across them, finds more.",
-        flags=("--centered", "--centred"),
+        flags=("--centered",),
     )
     query_languages: str | tuple[str, ...] | None = option(
         None,
@@ -117,7 +117,7 @@ class SearchOptions:
     search_effort: int | None = option(
         None,
         "HNSW's efSearch or IVF's nprobe: recall against time.",
-        flags=("--search-effort", "--effort"),
+        flags=("--search-effort",),
     )
     allow_stale: bool = option(False, "Use an index older than its store.", flags=("--allow-stale",), http=False)
 
@@ -178,7 +178,7 @@ class ModelOptions:
     extra_models: tuple[str, ...] = option(
         (),
         "A further model over the same language model, for another modality.",
-        flags=("--also",),
+        flags=("--extra-model",),
         typed=list[str] | None,
     )
     stack: str | None = option(
@@ -221,9 +221,11 @@ class CompareOptions:
     pivot: str | None = option(None, "One partition against all others.")
     partitions: tuple[str, ...] | None = option(None, "Partitions of clustering and geometry.", flags=None)
     layers: tuple[str | int, ...] | None = option(
-        None, "Layers, comma-separated: 0,6,12; -1 is the last block. All by default.", flags=("--layers", "--layer")
+        None, "Layers: 0,6,12; -1 is the last block. All by default.", flags=("--layers", "--layer")
     )
-    pooling: str | None = option(None, "Pooling; the store's first with a row per item by default.", flags=("--pool",))
+    pooling: str | None = option(
+        None, "Pooling; the store's first with a row per item by default.", flags=("--pooling",)
+    )
     bootstrap: int = option(1000, "Resamples for the 95 % intervals; 0 for none.")
     seed: int = option(0, "Seed of all random draws; kept with the results.")
 

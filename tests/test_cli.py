@@ -33,7 +33,7 @@ def model(tmp_path_factory):
 def store(tmp_path_factory, model):
     path = tmp_path_factory.mktemp("stores") / "x.hub"
     parallel = [f"{tag}={SAMPLE / f'{tag}.txt'}" for tag in ("en", "es", "ar")]
-    run("extract", "--parallel", *parallel, "--model", model, "--out", path, "--limit", 20, "--pool", "mean,last")
+    run("extract", "--parallel", *parallel, "--model", model, "--out", path, "--limit", 20, "--pooling", "mean,last")
     return path
 
 
@@ -134,14 +134,14 @@ def test_analyze_prints_tables_and_json_with_what_it_was_made_from(store):
 
 
 def test_project_prints_the_variance_shown_and_keeps_the_map(store):
-    out = run("project", store, "--layers", "0,-1", "--points", 30, "--device", "cpu")
+    out = run("projection", store, "--layers", "0,-1", "--points", 30, "--device", "cpu")
     assert "30 of 60 items: variance shown" in out
     kept = pq.read_table(out.splitlines()[-1].strip())
     assert kept.num_rows == 60
-    found = json.loads(run("project", store, "--layers", "0,-1", "--points", 30, "--language", "en", "--json"))
+    found = json.loads(run("projection", store, "--layers", "0,-1", "--points", 30, "--language", "en", "--json"))
     assert found["made_from"]["items"] == 20
     assert {row["language"] for row in found["rows"]} == {"en"}
-    assert "choose from pca, umap" in fail("project", store, "--method", "tsne")
+    assert "choose from pca, umap" in fail("projection", store, "--method", "tsne")
 
 
 def test_report_info_and_verify(store, tmp_path):
@@ -235,7 +235,7 @@ def test_help_needs_no_torch_and_names_every_verb():
         "index",
         "query",
         "analyze",
-        "project",
+        "projection",
         "report",
         "info",
         "verify",
@@ -264,7 +264,18 @@ def test_the_same_verbs_in_python(store, tmp_path, model):
 
 def test_plan_says_what_an_extraction_would_take_and_writes_nothing(tmp_path, model, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    asked = ("plan", "sample:ntrex", "--model", model, "--limit", 5, "--pool", "mean,tokens", "-o", tmp_path / "x.hub")
+    asked = (
+        "plan",
+        "sample:ntrex",
+        "--model",
+        model,
+        "--limit",
+        5,
+        "--pooling",
+        "mean,tokens",
+        "-o",
+        tmp_path / "x.hub",
+    )
     out = run(*asked)
     assert "70 items, 7,139 tokens through tiny: 4 layers x 32 (float16), pooling mean, tokens" in out
     assert "1 shard of at most 8,192 items" in out
@@ -278,7 +289,7 @@ def test_plan_says_what_an_extraction_would_take_and_writes_nothing(tmp_path, mo
 
 def test_compare_says_how_alike_two_poolings_are_and_writes_tables_and_maps(store, tmp_path):
     folder = tmp_path / "out"
-    asked = ("compare", store, "--pool", "mean", "--pool", "last", "--measure", "cka", "--permutations", 9)
+    asked = ("compare", store, "--pooling", "mean", "--pooling", "last", "--measure", "cka", "--permutations", 9)
     said = run(*asked, "--partition", "en", "--out", folder)
     assert "x, mean and x, last: partition en, n = 20" in said
     assert {path.name for path in folder.iterdir()} == {"compare.csv", "compare.parquet", "compare-cka.png"}

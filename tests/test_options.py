@@ -96,12 +96,12 @@ def test_a_command_calls_its_function_once_with_what_was_typed(monkeypatch, tmp_
         raise OptionError("seen")
 
     monkeypatch.setattr(api, verb, captured)
-    loading = ["--also", "b", "--attention", "eager", "--model-revision", "r", "--model-dtype", "float32"]
+    loading = ["--extra-model", "b", "--attention", "eager", "--model-revision", "r", "--model-dtype", "float32"]
     running = ["--readers", "0", "--ignore-space"]
     typed = {
-        "extract": ["sample:ntrex", "-m", "a", "-o", str(tmp_path / "x"), "--pool", "mean,last", *loading, *running],
+        "extract": ["sample:ntrex", "-m", "a", "-o", str(tmp_path / "x"), "--pooling", "mean,last", *loading, *running],
         "append": [str(tmp_path / "x"), "sample:ntrex", "--model", "a", "--trust-remote-code", *running],
-        "plan": ["sample:ntrex", "-m", "a", "-o", str(tmp_path), "--again", "--pool", "mean,last", *loading],
+        "plan": ["sample:ntrex", "-m", "a", "-o", str(tmp_path), "--again", "--pooling", "mean,last", *loading],
     }
     found = CliRunner().invoke(app, [verb, *typed[verb], "--device", "cpu,cpu", "--limit", "2"])
     assert isinstance(found.exception, OptionError), found.output

@@ -27,7 +27,7 @@ from hubstore.cli import (
     lens,
     mcp,
     plan,
-    project,
+    projection,
     query,
     report,
     serve,
@@ -36,6 +36,7 @@ from hubstore.cli import (
     trends,
     verify,
 )
+from hubstore.cli.command import Command, renamed_command
 from hubstore.cli.output import err, labeled, note
 from hubstore.cli.spelling import command_of, spelled
 from hubstore.errors import HubstoreError, HubstoreWarning, OptionError
@@ -60,6 +61,7 @@ class _Commands(TyperGroup):
                 raise OptionError(
                     f"argument {number}, {shown}, is no UTF-8; write it in UTF-8, and rename a file that is called so"
                 ) from None
+        args = renamed_command(args)
         ctx.meta[_ARGUMENTS] = list(args)
         return super().parse_args(ctx, args)
 
@@ -115,7 +117,7 @@ COMMANDS = (
     analyze,
     compare,
     hub_score,
-    project,
+    projection,
     lens,
     trends,
     steer,
@@ -132,7 +134,7 @@ COMMANDS = (
 
 for command in COMMANDS:
     name = command.__name__.rsplit(".", 1)[-1]
-    app.command(name.replace("_", "-"), cls=getattr(command, "COMMAND", None))(getattr(command, name))
+    app.command(name.replace("_", "-"), cls=getattr(command, "COMMAND", Command))(getattr(command, name))
 app.add_typer(bench.bench, name="bench")
 
 

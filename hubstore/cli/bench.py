@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from hubstore.cli import options
+from hubstore.cli.command import Command
 from hubstore.cli.output import err, out, print_json, shown, table
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ bench = typer.Typer(
 )
 
 
-@bench.command()
+@bench.command(cls=Command)
 def extract(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="A model's folder or hub id. A random one by default.")
@@ -66,7 +67,7 @@ def extract(
     _show(found, as_json)
 
 
-@bench.command()
+@bench.command(cls=Command)
 def search(
     rows: Annotated[Count, typer.Option(min=1, help="Rows to search. 1,000,000 on a GPU, 100,000 else.")] = None,
     width: Annotated[Count, typer.Option(min=1, help="Their width. 1024 on a GPU, 768 else.")] = None,
@@ -88,7 +89,7 @@ def search(
     _show(found, as_json)
 
 
-@bench.command()
+@bench.command(cls=Command)
 def store(
     rows: Annotated[int, typer.Option(min=1, help="Rows of each layer.")] = 32_768,
     width: Annotated[int, typer.Option(min=4, help="Their width, a multiple of 4.")] = 768,
@@ -107,7 +108,7 @@ def store(
     _show(found, as_json)
 
 
-@bench.command()
+@bench.command(cls=Command)
 def lens(
     states: Annotated[Count, typer.Option(min=1, help="Hidden states. 8192 on a GPU, 256 else.")] = None,
     width: Annotated[Count, typer.Option(min=1, help="Their width. 4096 on a GPU, 384 else.")] = None,

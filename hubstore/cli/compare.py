@@ -31,15 +31,26 @@ def compare(
     calibration: CalibrationOptions,
     pairs: Annotated[
         list[str] | None,
-        typer.Option("--pair", help="A partition of one store and one of the other: en:zh-Hans. Repeatable."),
+        typer.Option(
+            "--pair",
+            callback=options.split_names,
+            help="A partition of one store and one of the other: en:zh-Hans. Repeatable.",
+        ),
     ] = None,
     partitions: Annotated[
-        list[str] | None, typer.Option("--partition", help="Only this partition, with itself; all that all have.")
+        list[str] | None,
+        typer.Option(
+            "--partition", callback=options.split_names, help="Only this partition, with itself; all that all have."
+        ),
     ] = None,
     layers: options.LayersOption = None,
     poolings: Annotated[
         list[str] | None,
-        typer.Option("--pool", help="Pooling of all stores; or once for each; of one store, the poolings to compare."),
+        typer.Option(
+            "--pooling",
+            callback=options.split_names,
+            help="Pooling of all stores; or one for each; of one store, the poolings to compare.",
+        ),
     ] = None,
     by: Annotated[
         str | None, typer.Option(help="What the same items have the same of: id (by default), or concept.")

@@ -17,9 +17,10 @@ CorpusArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="CORPUS...",
-        help="A file (.jsonl, .csv, .tsv, .parquet, .tar) or several of them, a folder of such or of images and "
-        "audio, the id of a Hugging Face dataset, sample:ntrex; a file or a folder of .tar may be a URL (s3://, "
-        "gs://, az://, of a file https://); or, with --parallel, LANGUAGE=FILE for each language: en=a.txt zh=b.txt.",
+        help="A file (.jsonl, .csv, .tsv, .parquet, .tar, or .txt with a text a line) or several of them, a folder of "
+        "such or of images and audio, the id of a Hugging Face dataset, sample:ntrex; a file or a folder of .tar may "
+        "be a URL (s3://, gs://, az://, of a file https://); or, with --parallel, LANGUAGE=FILE for each language: "
+        "en=a.txt zh=b.txt.",
         show_default=False,
     ),
 ]
@@ -102,17 +103,21 @@ class CorpusOptions:
 class SettingsOptions:
     """What is extracted of each item, and how it is read."""
 
-    pool: Annotated[
+    pooling: Annotated[
         str,
         typer.Option(
-            "--pool",
+            "--pooling",
             help="How an item becomes one row: last, mean, first; media or text: the mean over a medium's tokens or "
             "over those beside it; tokens: every token a row. Comma-separated.",
         ),
     ] = "mean"
-    layers: Annotated[str, typer.Option("--layers", help="Comma-separated: 0,6,-1; final is after the final norm.")] = (
-        "all"
-    )
+    layers: Annotated[
+        str,
+        typer.Option(
+            "--layers",
+            help="Such as 0,6,-1; all: 0 to the last block. final, after the final norm, is apart: all,final.",
+        ),
+    ] = "all"
     dtype: Annotated[str, typer.Option(help="The store's: auto, float16, bfloat16 or float32.")] = "auto"
     prefix: Annotated[str, typer.Option(help='Put before every text, such as "query: ".')] = ""
     template: Annotated[str, typer.Option(help="What the model reads; {text} is the item's text.")] = "{text}"
@@ -148,7 +153,7 @@ class SettingsOptions:
         same = ("dtype", "media_template", "previews", "max_tokens", "batch_tokens", "media_tokens", "compressor")
         return Settings(
             **{name: getattr(self, name) for name in (*same, "padding", "batching")},
-            poolings=tuple(options.split_list(self.pool) or ()),
+            poolings=tuple(options.split_list(self.pooling) or ()),
             layers=tuple(part.strip() for part in self.layers.split(",")),
             template=self.prefix.replace("{text}", "") + "{text}" if self.prefix else self.template,
             compile={None: "auto", True: "on", False: "off"}[self.compile],

@@ -42,7 +42,7 @@ def experiment(
     extra_models: Annotated[
         list[str] | None,
         typer.Option(
-            "--also",
+            "--extra-model",
             callback=options.split_names,
             help="A further model over the same language model, for another modality.",
         ),

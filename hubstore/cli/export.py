@@ -15,7 +15,7 @@ def export(
     store: options.StoreArgument,
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")],
     layers: options.LayersOption = None,
-    pool: options.PoolOption = None,
+    pooling: options.PoolingOption = None,
     partition: Annotated[str | None, typer.Option(help="One partition only, such as zh-Hans.")] = None,
     format: Annotated[str, typer.Option(help="npy, safetensors or parquet.")] = "npy",
     items_only: Annotated[bool, typer.Option("--items", help="The items alone, as Parquet.")] = False,
@@ -28,7 +28,7 @@ def export(
     written = Store(store).export(
         folder,
         layers=options.split_list(layers),
-        pooling=pool,
+        pooling=pooling,
         partition=partition,
         format=format,
         states=not items_only,

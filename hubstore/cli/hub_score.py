@@ -28,11 +28,9 @@ def hub_score(
             help="A store of the same items, extracted with the model before any training.",
         ),
     ] = None,
-    partitions: Annotated[
-        list[str] | None, typer.Option("--partition", help="Partitions to compare; all by default.")
-    ] = None,
+    partitions: options.PartitionsOption = None,
     layers: options.LayersOption = None,
-    pool: options.PoolOption = None,
+    pooling: options.PoolingOption = None,
     seed: options.SeedOption = 0,
     folder: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for hub-score.json, .parquet and .png.")
@@ -55,10 +53,10 @@ def hub_score(
 
         found = analysis.hub_score(
             opened,
-            options.split_names(partitions),
+            partitions or None,
             twin=None if twin is None else Store(twin),
             layers=options.split_list(layers),
-            pooling=pool,
+            pooling=pooling,
             seed=seed,
             device=device,
             progress=advanced,

@@ -17,7 +17,7 @@ from hubstore.options import IndexOptions
 def index(
     store: options.StoreArgument,
     layers: options.LayersOption = None,
-    pool: options.PoolOption = None,
+    pooling: options.PoolingOption = None,
     kind: Annotated[str, typer.Option(help="auto (by size), exact, hnsw, ivf, ivfpq or ivfrabitq.")] = "auto",
     *,
     build: IndexOptions,
@@ -38,7 +38,7 @@ def index(
 
         built = opened.index(
             options.split_list(layers),
-            pool,
+            pooling,
             kind,
             options=build,
             device=device,
@@ -46,6 +46,12 @@ def index(
             address=address,
             progress=advanced,
         )
+    if built and not any(one.file for one in built) and not as_json:
+        out.print(
+            f"nothing to build: the {built[0].rows:,} rows of each of {len(built)} layers are searched exactly where "
+            "they are; --kind hnsw builds an index all the same"
+        )
+        return
     rows = [
         (
             *(one.layer, one.pooling, one.kind, one.rows),

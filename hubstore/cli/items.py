@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,10 @@ def items(
     modalities: options.ModalitiesOption = None,
     concepts: Annotated[list[str] | None, typer.Option("--concept", help="Only items of this concept.")] = None,
     partitions: options.PartitionsOption = None,
+    where: Annotated[
+        str | None,
+        typer.Option(help="Only items for which this is true: \"year >= 2019 and source in ('wiki', 'news')\"."),
+    ] = None,
     offset: Annotated[int, typer.Option(help="Matches to leave out.")] = 0,
     limit: Annotated[int, typer.Option(help="The most to show.")] = 20,
     as_csv: options.CsvOption = False,
@@ -27,17 +31,14 @@ def items(
     from hubstore.store import StoreReader
     from hubstore.store.finding import find_items
 
-    opened = StoreReader(store)
-    found = find_items(
-        opened,
-        grep,
-        offset=offset,
-        limit=limit,
-        languages=languages or None,
-        modalities=modalities or None,
-        concepts=concepts or None,
-        partitions=partitions or None,
-    )
+    filters = {"languages": languages, "modalities": modalities, "concepts": concepts, "partitions": partitions}
+    chosen: dict[str, Any] = {name: values or None for name, values in filters.items()}
+    if where is None:
+        found = find_items(StoreReader(store), grep, offset=offset, limit=limit, **chosen)
+    else:
+        from hubstore.api import Store
+
+        found = Store(store).find_items(grep, where=where, offset=offset, limit=limit, **chosen)
     found = found.drop_columns([name for name in ("media_ranges",) if name in found.column_names])
     total = json.loads(found.schema.metadata[b"hubstore"])["total"]
     if as_csv:

@@ -50,19 +50,9 @@ def lens(
         typer.Option("--target", help='A word to look up, one token with its leading space: " shark". Repeatable.'),
     ] = None,
     layers: options.LayersOption = None,
-    pool: options.PoolOption = None,
+    pooling: options.PoolingOption = None,
     partitions: options.PartitionsOption = None,
-    normed: Annotated[
-        bool, typer.Option("--normed", help="Apply the final norm to every layer; the paper's lens has none.")
-    ] = False,
-    tuned: Annotated[
-        bool,
-        typer.Option(
-            "--tuned",
-            help="Map each layer's states to the last layer's first: fitted to the store and kept in it; says what is "
-            "lost by that on held-out concepts.",
-        ),
-    ] = False,
+    variant: options.VariantOption = options.Variant.raw,
     k: Annotated[int, typer.Option("-k", help="Most probable tokens of each state.")] = 5,
     folder: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for the heat map: lens.html, PNGs and lens.parquet.")
@@ -80,10 +70,7 @@ def lens(
     With --text or --id, a map of layers and tokens. With a store alone, a summary of every partition: entropy,
     agreement with the model's own next token, log-probabilities of the targets.
     """
-    if normed and tuned:
-        raise QueryError("--normed and --tuned are two lenses; ask for one")
-    variant = "normed" if normed else "tuned" if tuned else "raw"
-    params = _LensParams(layers, pool, variant, targets or [], k, device, trust_remote_code)
+    params = _LensParams(layers, pooling, variant, targets or [], k, device, trust_remote_code)
     media = [*_items("image", images), *_items("audio", audio)]
     if store is None and not (model and (texts or media)):
         raise QueryError("give a STORE, or --model MODEL with --text TEXT, --image FILE or --audio FILE")
@@ -113,7 +100,7 @@ class _LensParams:
     def __init__(
         self,
         layers: str | None,
-        pool: str | None,
+        pooling: str | None,
         variant: str,
         targets: Sequence[str],
         k: int,
@@ -121,7 +108,7 @@ class _LensParams:
         trust_remote_code: bool,
     ) -> None:
         self.layers = options.split_list(layers)
-        self.pool = pool
+        self.pooling = pooling
         self.variant: Any = variant
         self.targets = list(targets)
         self.k = k
@@ -203,7 +190,7 @@ def _tuned(store: Location | None, model: Any, params: _LensParams) -> TunedLens
     if params.variant != "tuned":
         return None
     opened = Store(_required(store))
-    pooling = params.pool or ("tokens" if "tokens" in opened.poolings else None)
+    pooling = params.pooling or ("tokens" if "tokens" in opened.poolings else None)
     return tuned_lens(opened, Lens.of_model(model), layers=params.layers, pooling=pooling).tuned
 
 
@@ -212,7 +199,7 @@ def _of_items(store: Location | None, model: str | None, ids: Sequence[str], par
 
     store = _required(store)
     loaded = None if model is None else _load(store, model, params)
-    return Store(store).lens(ids, pooling=params.pool, model=loaded, device=params.device, **params.reading)
+    return Store(store).lens(ids, pooling=params.pooling, model=loaded, device=params.device, **params.reading)
 
 
 def _summary(
@@ -232,7 +219,7 @@ def _summary(
     found = opened.lens_summary(
         partitions=partitions or None,
         layers=params.layers,
-        pooling=params.pool,
+        pooling=params.pooling,
         variant=params.variant,
         targets=params.targets,
         seed=seed,
@@ -262,7 +249,7 @@ def _losses(store: Any, model: Any, params: _LensParams) -> list[dict[str, Any]]
     from hubstore.lens import Lens, tuned_losses
 
     lens = Lens.of_store(store) if model is None else Lens.of_model(model)
-    rows: list[dict[str, Any]] = tuned_losses(store, lens, layers=params.layers, pooling=params.pool).to_pylist()
+    rows: list[dict[str, Any]] = tuned_losses(store, lens, layers=params.layers, pooling=params.pooling).to_pylist()
     return rows
 
 

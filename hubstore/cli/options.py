@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -42,9 +43,9 @@ StoreArgument = Annotated[
 ]
 LayersOption = Annotated[
     str | None,
-    typer.Option("--layers", "--layer", help="Layers, comma-separated: 0,6,12; -1 is the last block. All by default."),
+    typer.Option("--layers", "--layer", help="Layers: 0,6,12; -1 is the last block. All by default."),
 ]
-PoolOption = Annotated[str | None, typer.Option("--pool", help="Pooling; the store's first by default.")]
+PoolingOption = Annotated[str | None, typer.Option("--pooling", help="Pooling; the store's first by default.")]
 LanguagesOption = Annotated[
     list[str] | None, typer.Option("--language", callback=split_names, help="Only items in this language: de or de,fr.")
 ]
@@ -89,6 +90,22 @@ class Engine(StrEnum):
     ray = "ray"
 
 
+class Variant(StrEnum):
+    """How a lens reads."""
+
+    raw = "raw"
+    normed = "normed"
+    tuned = "tuned"
+
+
+VariantOption = Annotated[
+    Variant,
+    typer.Option(
+        "--variant",
+        help="raw: the paper's lens, without a norm; normed: the final norm first; tuned: each layer's states mapped to "
+        "the last layer's first, fitted to the store and kept in it.",
+    ),
+]
 EngineOption = Annotated[Engine, typer.Option("--engine", help="local: this host; ray: the hosts of a Ray cluster.")]
 AddressOption = Annotated[
     str | None,
@@ -103,7 +120,8 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """A command with an option for each field of the options classes that its parameters are annotated with.
 
     A class of the library says in a field's metadata how it is spelled and what it means (`hubstore.options`); a
-    field of a class of the command line is annotated as typer has it.
+    field of a class of the command line is annotated as typer has it. In the help each class has a panel of its own,
+    but for the options that matter `FIRST`.
     """
     hints = get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
@@ -114,9 +132,12 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter.replace(annotation=kind, kind=parameter.KEYWORD_ONLY))
             continue
         groups[parameter.name] = kind
+        name = str(getattr(kind, "__name__", ""))
         of_fields = get_type_hints(kind, include_extras=True)
         for one in dataclasses.fields(kind):
             annotation = _annotation(one, of_fields[one.name])
+            if annotation is not None and name in PANELS and one.name not in FIRST:
+                annotation = _in_panel(annotation, PANELS[name])
             if annotation is not None:
                 parameters.append(
                     inspect.Parameter(one.name, parameter.KEYWORD_ONLY, default=one.default, annotation=annotation)
@@ -136,6 +157,26 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     expanded.__annotations__ = {one.name: one.annotation for one in parameters}
     return expanded
+
+
+PANELS = {
+    "SettingsOptions": "How items are read and kept",
+    "ModelOptions": "Loading the model",
+    "RunOptions": "Running",
+    "CorpusOptions": "Reading the corpus",
+}
+"""By the name of an options class, the panel of the help that its options are in."""
+
+FIRST = ("pooling", "layers", "dtype", "prefix", "parallel", "text", "language_tag", "limit", "device")
+"""Fields of these classes that stand before all panels."""
+
+
+def _in_panel(annotation: Any, panel: str) -> Any:
+    """The annotation of an option, shown in a panel of the help."""
+    typed, info = get_args(annotation)
+    info = copy.copy(info)
+    info.rich_help_panel = panel
+    return Annotated[typed, info]
 
 
 def _read(field: dataclasses.Field[Any], value: Any) -> Any:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hubstore.cli import options
-from hubstore.cli.output import out, print_json, shown, table
+from hubstore.cli.output import one_line, out, print_csv, print_json, table
 from hubstore.errors import QueryError
-from hubstore.options import SearchOptions, http_options
+from hubstore.options import SearchOptions
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SHOWN_CHARACTERS = 90
+ASKED_CHARACTERS = 400
+"""Of the text of what is asked."""
+
+MARK = "="
+"""Of hits that are equivalent to what is asked."""
 
 
 @options.with_options
@@ -45,6 +51,10 @@ def query(
         Path | None,
         typer.Option(help="File with the server's bearer token. By default HUBSTORE_TOKEN in the environment."),
     ] = None,
+    by_language: Annotated[
+        bool, typer.Option("--by-language", help="The -k nearest in each language, under one another.")
+    ] = False,
+    as_csv: options.CsvOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Find the nearest items by cosine, at one layer or all, across languages and modalities.
@@ -65,18 +75,25 @@ def query(
         "engine": engine,
         "address": address,
     }
-    _show(_searched(store, url, token_file, inputs, search, local_options), as_json)
+    opened, local_options = _opened(store, url, token_file, search, local_options)
+    if by_language:
+        found = _by_language(opened, inputs, search, local_options)
+    else:
+        found = opened.search(**inputs, options=search, **local_options)
+    if as_csv:
+        print_csv(found)
+    elif as_json:
+        print_json(found.to_pylist())
+    else:
+        _show(found.to_pylist(), {name: opened[name] for name in ids or ()})
+        for line in _recalls(found):
+            out.print(line)
 
 
-def _searched(
-    store: str | None,
-    url: str | None,
-    token_file: Path | None,
-    inputs: dict[str, Any],
-    search: SearchOptions,
-    local_options: dict[str, Any],
-) -> pa.Table:
-    """What a local store answers, or one on a server."""
+def _opened(
+    store: str | None, url: str | None, token_file: Path | None, search: SearchOptions, local_options: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """A local store, or one on a server, and what its `search` takes beside what is asked and how."""
     if url is None:
         from hubstore.api import Store
 
@@ -84,7 +101,7 @@ def _searched(
             raise QueryError("--token-file is for a server; name it with --url http://127.0.0.1:8000")
         if store is None:
             raise QueryError("which store? Give its folder, such as ntrex.hub, or a server's address with --url")
-        return Store(store).search(**inputs, options=search, **local_options)
+        return Store(store), local_options
     from hubstore.client import connect
 
     of_the_server = {
@@ -98,7 +115,30 @@ def _searched(
     for option, value in of_the_server.items():
         if value:
             raise QueryError(f"{option} is the server's to choose: give it to `hubstore serve`, not beside --url")
-    return connect(url, store, _token(token_file)).search(**inputs, **http_options(search))
+    return connect(url, store, _token(token_file)), {}
+
+
+def _by_language(opened: Any, inputs: dict[str, Any], search: SearchOptions, local_options: dict[str, Any]) -> pa.Table:
+    """The nearest in each language, in the store's order; of a query, not in its own where that is excluded."""
+    import pyarrow as pa
+
+    names = list(dict.fromkeys(part.language for part in opened.partitions.values()))
+    if search.languages is not None:
+        names = [name for name in names if name in search.languages]
+    if not names:
+        raise QueryError(f"{opened.place} has no item in {', '.join(search.languages or ())}; leave --language out")
+    own = {name: opened[name].language for name in inputs["ids"] or ()}
+    tables = []
+    for name in names:
+        options = replace(search, languages=(name,), exclude_same_language=False)
+        found = opened.search(**inputs, options=options, **local_options)
+        if search.exclude_same_language:
+            asked = found["query"].to_pylist()
+            spoken = [own.get(one, own.get(one.rpartition("[")[0], search.query_languages)) for one in asked]
+            found = found.filter(pa.array([one != name for one in spoken], pa.bool_()))
+        metadata = found.schema.metadata
+        tables.append(found.replace_schema_metadata())
+    return pa.concat_tables(tables).replace_schema_metadata(metadata)
 
 
 def _token(path: Path | None) -> str | None:
@@ -108,33 +148,35 @@ def _token(path: Path | None) -> str | None:
         raise QueryError(f"the token cannot be read from {path}: {error}") from error
 
 
-def _show(found: pa.Table, as_json: bool) -> None:
-    from hubstore.store import partition_name
+def _show(rows: list[dict[str, Any]], asked: Mapping[str, Any]) -> None:
+    """A table for each query and layer, above it what was asked; hits of the same concept are marked.
 
-    rows = found.to_pylist()
-    if as_json:
-        print_json(rows)
-        return
+    Args:
+        rows: of the answer.
+        asked: the items whose neighbors these are, by id.
+    """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["query"], row["layer"]), []).append(row)
+    told = set()
     for (name, layer), hits in groups.items():
-        columns = ("rank", "score", "partition", "id", "text or file")
+        item = asked.get(name) or asked.get(name.rpartition("[")[0])
+        if item is not None and item.id not in told:
+            told.add(item.id)
+            out.print(f"{item.id}: {one_line(item.text or item.media or '', ASKED_CHARACTERS)}", soft_wrap=True)
+        concept = None if item is None else item.concept
+        marks = [MARK if concept is not None and hit["concept"] == concept else "" for hit in hits]
         cells = [
-            (
-                hit["rank"],
-                f"{hit['score']:.4f}",
-                partition_name(hit["modality"], hit["language"]),
-                _place(hit),
-                _short(hit["text"] or hit["media"] or ""),
-            )
-            for hit in hits
+            [hit["rank"], f"{hit['score']:.4f}", mark, *_words(hit)] for hit, mark in zip(hits, marks, strict=True)
         ]
-        out.print(table(columns, cells, title=f"{_short(name)}, layer {layer}"))
+        columns, title = ["rank", "score", MARK, "partition", "id", "text or file"], f"{one_line(name)}, layer {layer}"
+        if any(marks):
+            title += f"; {MARK} is of the same concept"
+        else:
+            columns, cells = columns[:2] + columns[3:], [cell[:2] + cell[3:] for cell in cells]
+        out.print(table(columns, cells, title=title))
     if not rows:
         out.print("nothing found")
-    for line in _recalls(found):
-        out.print(line)
 
 
 def _recalls(found: pa.Table) -> list[str]:
@@ -158,6 +200,13 @@ def _recalls(found: pa.Table) -> list[str]:
     return lines
 
 
+def _words(hit: dict[str, Any]) -> tuple[str, str, str]:
+    from hubstore.store import partition_name
+
+    name = partition_name(hit["modality"], hit["language"])
+    return name, _place(hit), one_line(hit["text"] or hit["media"] or "")
+
+
 def _load_vectors(path: Path) -> Any:
     import numpy as np
 
@@ -172,8 +221,3 @@ def _load_vectors(path: Path) -> Any:
 
 def _place(hit: dict[str, Any]) -> str:
     return f"{hit['id']}[{hit['token']}]" if "token" in hit else str(hit["id"])
-
-
-def _short(text: str) -> str:
-    flat = " ".join(shown(text).split())
-    return flat if len(flat) <= SHOWN_CHARACTERS else flat[: SHOWN_CHARACTERS - 1] + "…"

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from hubstore.cli import options
+from hubstore.cli.command import Command
 from hubstore.cli.output import LogHandler, err
 from hubstore.errors import OptionError, QueryError
 
@@ -18,7 +18,7 @@ TOKEN = "HUBSTORE_TOKEN"
 ORIGINALS = "--originals"
 
 
-class ServeCommand(TyperCommand):
+class ServeCommand(Command):
     """Says what to write in the place of --originals alone, which the release before took."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -12,8 +12,7 @@ from typing import Any
 from hubstore.errors import HubstoreError, Parameter
 
 PYTHON_NAMES = {
-    "pooling": "pool",
-    "poolings": "pool",
+    "poolings": "pooling",
     "vectors": "vector",
     "memory_budget": "memory",
     "processes": "readers",

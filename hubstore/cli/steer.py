@@ -48,7 +48,7 @@ def steer(
     ] = None,
     from_partition: Annotated[str | None, typer.Option(help="Steer away from this partition's mean.")] = None,
     to_partition: Annotated[str | None, typer.Option(help="... toward this one's.")] = None,
-    pool: options.PoolOption = None,
+    pooling: options.PoolingOption = None,
     direction: Annotated[Path | None, typer.Option(help="A direction that --save-direction wrote.")] = None,
     direction_layer: Annotated[
         int | None, typer.Option(help="Where texts' or partitions' states are taken; the first --layer by default.")
@@ -105,7 +105,7 @@ def steer(
     loaded = load_model(model, dtype=model_dtype, device=device, head=True, trust_remote_code=trust_remote_code)
     media = _media_prompts(loaded, files, text, media_template)
     at = at_layers[0] if direction_layer is None else direction_layer
-    found = _direction(loaded, source, sources[source], at, store, pool)
+    found = _direction(loaded, source, sources[source], at, store, pooling)
     if save_direction is not None:
         found.save(save_direction)
     with bar("steering") as (progress, task):

@@ -39,11 +39,8 @@ def trends(
     saved: Annotated[Path | None, typer.Option("--save-counts", help="Keep the tokens' languages there.")] = None,
     partitions: options.PartitionsOption = None,
     layers: options.LayersOption = None,
-    pool: options.PoolOption = None,
-    normed: Annotated[bool, typer.Option("--normed", help="Apply the final norm; the paper's lens has none.")] = False,
-    tuned: Annotated[
-        bool, typer.Option("--tuned", help="Map each layer's states to the last layer's first, fitted to the store.")
-    ] = False,
+    pooling: options.PoolingOption = None,
+    variant: options.VariantOption = options.Variant.raw,
     bootstrap: Annotated[int, typer.Option(help="Resamples for the 95 % intervals; 0 for none.")] = 1000,
     seed: options.SeedOption = 0,
     folder: Annotated[
@@ -61,8 +58,6 @@ def trends(
     from hubstore.devices import resolve_device
     from hubstore.lens import Lens, language_trends
 
-    if normed and tuned:
-        raise QueryError("--normed and --tuned are two lenses; ask for one")
     opened = Store(store)
     lens = Lens.of_store(opened, resolve_device(device))
     languages = _languages(lens, counted, words)
@@ -79,8 +74,8 @@ def trends(
             languages,
             layers=options.split_list(layers),
             partitions=partitions or None,
-            pooling=pool,
-            variant="normed" if normed else "tuned" if tuned else "raw",
+            pooling=pooling,
+            variant=variant.value,
             seed=seed,
             bootstrap=bootstrap,
             progress=advanced,

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -18,7 +19,7 @@ from hubstore.corpus.source import file_identities, sampled_content
 from hubstore.corpus.suffixes import AUDIO_SUFFIXES, IMAGE_SUFFIXES, modality_of
 from hubstore.corpus.tables import table_rows
 from hubstore.corpus.validate import check_options, text_problem
-from hubstore.errors import CorpusError, Parameter
+from hubstore.errors import CorpusError, CorpusWarning, Parameter
 
 METADATA: Final = ("metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet")
 FILE_COLUMN: Final = "file_name"
@@ -202,6 +203,7 @@ class _Rows:
             for number, row in enumerate(table_rows(self._table, self._columns, refuse, self._dialect), start=1):
                 if number == 1:
                     check_columns(row, self._columns.required(row.has))
+                    self._warn_of_unread(row)
                 try:
                     path = self._path(row)
                 except CorpusError as error:
@@ -214,6 +216,20 @@ class _Rows:
         for number, path in enumerate(self._files, start=1):
             if hash(path) not in named:
                 yield self._row(Row(self._folder.name, "file", number, {}), path)
+
+    def _warn_of_unread(self, row: Row) -> None:
+        """Say which columns of texts are left, where none is read as captions."""
+        if self._columns.wide or row.has(str(self._columns.text)):
+            return
+        read = self._columns.names() | set(self._columns.keep.names or ())
+        texts = [name for name, value in row.values.items() if isinstance(value, str) and name not in read]
+        if texts and self._columns.keep.names is not None:
+            warnings.warn(
+                f"{row.file}: no captions are read; its columns {', '.join(map(repr, texts))} are left out. Name the "
+                "one that has them: --text-column COLUMN and --language-tag TAG, or text= and language_tag= in Python",
+                CorpusWarning,
+                stacklevel=2,
+            )
 
     def _path(self, row: Row) -> str:
         named = str(checked(row, self._file, text_problem))

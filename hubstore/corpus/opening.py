@@ -12,6 +12,7 @@ from hubstore.corpus.corpus import Corpus
 from hubstore.corpus.dataset import is_saved_dataset, read_dataset
 from hubstore.corpus.files import PathLike, files_of, paths_of, refuse_broken, walk, warn_of_others
 from hubstore.corpus.folder import METADATA, read_media_folder
+from hubstore.corpus.parallel import read_parallel
 from hubstore.corpus.readers import KINDS, Dialect, kind_of
 from hubstore.corpus.remote import is_file_name, tars_below, url_of
 from hubstore.corpus.sample import read_sample
@@ -22,6 +23,7 @@ from hubstore.errors import CorpusError, Parameter
 from hubstore.storage.location import Url
 
 SAMPLE_PREFIX: Final = "sample:"
+TEXT_SUFFIX: Final = ".txt"
 
 _DATASET: Final = "dataset"
 _MEDIA: Final = "media"
@@ -47,7 +49,8 @@ def open_corpus(  # noqa: PLR0913
     """Open a corpus with the reader that fits: a file by its suffix, a folder by what most of its files are.
 
     Args:
-        path_or_id: `x.jsonl`, `x.csv`, `x.tsv`, `x.tar` (each also with .gz, .bz2, .xz), `x.parquet`, a folder of
+        path_or_id: `x.jsonl`, `x.csv`, `x.tsv`, `x.tar` (each also with .gz, .bz2, .xz), `x.parquet`, `x.txt` (a text
+            a line, of the language `language_tag`), a folder of
             images and audio, of tar archives or of a dataset, a dataset's id on the hub, or `sample:ntrex`. Files
             and folders of archives may be URLs: s3://, gs://, az:// or, of files, https://. Several tables, or several
             archives, are read one after the other.
@@ -140,6 +143,8 @@ def _open_url(url: Url, dialect: Mapping[str, Any], common: Mapping[str, Any]) -
 
 def _open_files(files: Sequence[PathLike | Url], dialect: Mapping[str, Any], common: Mapping[str, Any]) -> Corpus:
     names = [PurePath(str(file)).name for file in files]
+    if len(files) == 1 and not isinstance(files[0], Url) and format_suffix(names[0]) == TEXT_SUFFIX:
+        return _open_lines(files[0], dialect, common)
     if names and all(map(is_tar, names)):
         _refuse_options(str(files[0]), "a tar archive", dialect)
         return read_webdataset(files, **common)
@@ -151,6 +156,22 @@ def _open_files(files: Sequence[PathLike | Url], dialect: Mapping[str, Any], com
     return table_corpus(
         paths_of(files), None, Dialect(**dialect), limit, on_error, called, cast(ColumnOptions, columns)
     )
+
+
+def _open_lines(file: PathLike, dialect: Mapping[str, Any], common: Mapping[str, Any]) -> Corpus:
+    """A file of lines, each of which is a text of one language."""
+    options = dict(common)
+    tag, limit, on_error, name = (options.pop(key, None) for key in ("language_tag", "limit", "on_error", "name"))
+    _refuse_options(str(file), "a file of lines", {**dialect, **options})
+    if tag is None:
+        files_of(file)
+        raise CorpusError(
+            f"{file} is a corpus of lines, and they do not say in which language they are: name it with ",
+            Parameter("language_tag", "en"),
+            " (und where it is not known); of several line-aligned files, name each: read_parallel, or "
+            "--parallel en=a.txt",
+        )
+    return read_parallel({tag: file}, limit=limit, on_error=on_error, name=name)
 
 
 def _kind(folder: Path, datasets: Mapping[str, Any], folders: Mapping[str, Any]) -> str:
@@ -178,7 +199,7 @@ def _looks_like_an_id(path_or_id: PathLike) -> bool:
     """Tell an id, `owner/name`, from the path of a file. (`read_dataset` also takes ids without an owner.)"""
     if not isinstance(path_or_id, str) or Path(path_or_id).exists():
         return False
-    known = format_suffix(path_or_id) in {*KINDS, ".txt"} or is_tar(path_or_id)
+    known = format_suffix(path_or_id) in {*KINDS, TEXT_SUFFIX} or is_tar(path_or_id)
     return not known and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path_or_id, re.ASCII) is not None
 
 
@@ -186,7 +207,7 @@ def _no_reader(file: PathLike | Url, name: str, *, several: bool) -> CorpusError
     """What is wrong with a file that no reader takes, if it is there."""
     files_of(file)
     suffix = format_suffix(name)
-    if suffix == ".txt":
+    if suffix == TEXT_SUFFIX:
         remedy = "name its language, and the files aligned with it: read_parallel, or --parallel en=a.txt zh=b.txt"
     elif modality_of(name):
         remedy = "give its folder, or a table with its path in a column"

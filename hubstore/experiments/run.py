@@ -71,7 +71,8 @@ def run_experiment(name: str, context: ExperimentContext) -> Result:
         model = context.model.identity["id"]
         raise ModelError(
             f"{chosen.name} needs a model that reads {' or '.join(chosen.modalities)} items, and {model} reads "
-            f"{' and '.join(context.model.modalities)}; give one, or one over the same language model too (--also)"
+            f"{' and '.join(context.model.modalities)}; give one, or one more over the same language model "
+            "(--extra-model)"
         )
     made_with = provenance(context, chosen)
     found = read_result(context.folder(chosen.name), made_with)

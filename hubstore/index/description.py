@@ -138,7 +138,7 @@ def faiss_key(pooling: str, layer: str, *, centered: bool = False) -> str:
 def index_command(store: StoreReader, layer: str, pooling: str, *, centered: bool = False) -> str:
     """What builds an index, or adds to it."""
     of = " --centered" if centered else ""
-    return f"`hubstore index {shell_word(store.path)} --layers {layer} --pool {pooling}{of}`"
+    return f"`hubstore index {shell_word(store.path)} --layers {layer} --pooling {pooling}{of}`"
 
 
 def rebuild_command(store: StoreReader, layer: str, pooling: str, *, centered: bool = False) -> str:

@@ -97,7 +97,7 @@ class Lens:
             return self.sweep(hidden, variant=variant, **asked)
         if self.tuned is None:
             raise LensError(
-                f"the lens of {self.name} has no tuned maps; fit them to a store, with tuned_lens or --tuned"
+                f"the lens of {self.name} has no tuned maps; fit them to a store, with tuned_lens or --variant tuned"
             )
         translated = self.tuned.translate(layer, hidden.to(self.head.device))
         return self.sweep(translated, variant="final" if self.tuned.target == "final" else "normed", **asked)

@@ -18,6 +18,7 @@ from hubstore.errors import MissingDependencyError, ModelError
 from hubstore.models.adapters import Stack, find_stack, media_modalities
 from hubstore.models.blocks import find_blocks
 from hubstore.models.checkpoint import pretrained, pretrained_config, pretrained_model, require_weights
+from hubstore.models.fetched import fetched_model
 from hubstore.models.files import cached_commit
 from hubstore.models.head import find_head
 from hubstore.models.kind import find_kind
@@ -45,7 +46,7 @@ def load_model(  # noqa: PLR0913
     """Load a model's trunk and tokenizer, and its head if asked, by folder or hub id.
 
     Args:
-        name: a folder that `transformers` loads, or a model id of a hub.
+        name: a folder that `transformers` loads, a model id of a hub, or the name of one that was fetched.
         extra_models: further models over the very same language model, which read other modalities: one for images
             and one for audio then are one model.
         stack: of a pair of towers (CLIP, SigLIP, CLAP) "joint", what they share, or the blocks of one: "text",
@@ -71,7 +72,7 @@ def load_model(  # noqa: PLR0913
     """
     extra_models = renamed("also", "extra_models", older, extra_models)
     refuse_others("load_model", older)
-    on = resolve_device(device)
+    name, on = fetched_model(name), resolve_device(device)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     loaded, keys = pretrained_model(
         _auto_class(name, head, options),

@@ -29,6 +29,7 @@ from hubstore.models import Model
 from hubstore.named import AnalyzeCall, CompareNamed
 from hubstore.opened.notebook import bar
 from hubstore.options import CalibrationOptions, CompareOptions, take
+from hubstore.query.where import positions_where
 from hubstore.signatures import takes
 from hubstore.store import StoreReader, finding
 
@@ -63,10 +64,13 @@ class Analyses(StoreReader):
         modalities: Sequence[str] | None = None,
         concepts: Sequence[str] | None = None,
         partitions: Sequence[str] | None = None,
+        where: str | None = None,
         offset: int = 0,
         limit: int = 50,
     ) -> pa.Table:
         """Items in position order, some of those that match; see `hubstore.store.finding.find_items`.
+
+        With `where` only those for which a condition is true, such as "year >= 2019"; see `hubstore.query.where`.
 
         Example:
             >>> store.find_items(languages=["ar"], limit=2)["id"].to_pylist()
@@ -77,6 +81,7 @@ class Analyses(StoreReader):
             text,
             offset=offset,
             limit=limit,
+            among=None if where is None else positions_where(self.items, where),
             languages=languages,
             modalities=modalities,
             concepts=concepts,

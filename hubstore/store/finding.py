@@ -27,6 +27,7 @@ def find_positions(
     modalities: Sequence[str] | None = None,
     concepts: Sequence[str] | None = None,
     partitions: Sequence[str] | None = None,
+    among: Positions | None = None,
 ) -> Positions:
     """int64 positions, ascending, of the items that pass all filters; None is no restriction.
 
@@ -37,6 +38,7 @@ def find_positions(
         modalities: only of one of these.
         concepts: only of one of these.
         partitions: only in one of these; QueryError for one that the store does not have.
+        among: only at these positions, ascending.
     """
     named = None if partitions is None else {store.partition(name).name for name in partitions}
     ranges = [
@@ -48,6 +50,8 @@ def find_positions(
         for bounds in part.ranges
     ]
     found = np.concatenate([np.empty(0, np.int64), *(np.arange(start, stop) for start, stop in sorted(ranges))])
+    if among is not None:
+        found = np.intersect1d(found, among, assume_unique=True)
     if concepts is not None:
         found = found[_bools(pc.is_in(store.items["concept"], value_set=pa.array(concepts, pa.string())))[found]]
     if text:
@@ -62,6 +66,7 @@ def find_items(
     *,
     offset: int = 0,
     limit: int = 50,
+    among: Positions | None = None,
     **filters: Sequence[str] | None,
 ) -> pa.Table:
     """Items in position order, some of those that match, with their `position`.
@@ -71,6 +76,7 @@ def find_items(
         text: part of an item's text or id, in whatever case.
         offset: matches to leave out.
         limit: the most to give.
+        among: only items at these positions, ascending.
         filters: languages, modalities, concepts and partitions, as for `find_positions`.
 
     Returns:
@@ -80,7 +86,7 @@ def find_items(
     limit = check_count("limit", limit, error=QueryError)
     for name, values in filters.items():
         filters[name] = None if values is None else check_strings(name, values, error=QueryError)
-    found = find_positions(store, text, **filters)
+    found = find_positions(store, text, among=among, **filters)
     shown = found[offset : offset + limit]
     table = store.items.take(pa.array(shown)).append_column("position", pa.array(shown))
     return table.replace_schema_metadata({b"hubstore": json.dumps({"total": len(found)})})

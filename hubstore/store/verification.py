@@ -249,7 +249,7 @@ class _Verification:
         self.known.add(key)
         where = shell_word(self.storage.root)
         of = " --centered" if folder.endswith(CENTERED) else ""
-        remedy = f"build the index again: `hubstore index {where} --layers {layer} --pool {pooling}{of} --rebuild`"
+        remedy = f"build the index again: `hubstore index {where} --layers {layer} --pooling {pooling}{of} --rebuild`"
         data = self.storage.read(key)
         self.known.add(f"{folder}/{FAISS}")
         found = decode_record(data, IndexJson, str(self.storage.root / key), remedy)

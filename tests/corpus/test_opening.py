@@ -48,7 +48,7 @@ def test_a_path_that_is_not_there_is_no_dataset_id(tmp_path):
 
 
 def test_a_file_no_reader_is_known_for_is_answered_with_a_remedy(tmp_path):
-    for name, remedy in (("a.txt", "--parallel en=a.txt"), ("a.docx", "ends with .jsonl, "), ("a", "without a suffix")):
+    for name, remedy in (("a.docx", "ends with .jsonl, "), ("a", "without a suffix")):
         (tmp_path / name).write_text("x")
         with pytest.raises(CorpusError, match="no reader is known") as error:
             open_corpus(tmp_path / name)

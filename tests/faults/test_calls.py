@@ -44,7 +44,7 @@ def command(name, inputs, work):
     store = str(work / "x.hub")
     model = ["--model", str(inputs / "model"), "--device", "cpu"]
     return {
-        "extract": ["extract", str(inputs / "A.jsonl"), *model, "--out", store, "--pool", "mean", "--layers", "0,1"],
+        "extract": ["extract", str(inputs / "A.jsonl"), *model, "--out", store, "--pooling", "mean", "--layers", "0,1"],
         "append": ["append", store, str(inputs / "B.jsonl"), "--model", str(inputs / "model"), "--device", "cpu"],
         "index": ["index", store, "--layers", "0", "--kind", "hnsw"],
         "analyze": ["analyze", store, "geometry", "--bootstrap", "10"],

@@ -78,7 +78,7 @@ def put_back(bucket, content):
 def command(name, inputs):
     model = ["--model", str(inputs / "model"), "--device", "cpu"]
     return {
-        "extract": ["extract", str(inputs / "A.jsonl"), *model, "--out", URL, "--pool", "mean", "--layers", "0,1"],
+        "extract": ["extract", str(inputs / "A.jsonl"), *model, "--out", URL, "--pooling", "mean", "--layers", "0,1"],
         "append": ["append", URL, str(inputs / "B.jsonl"), *model],
         "index": ["index", URL, "--layers", "0", "--kind", "hnsw"],
         "query": ["query", URL, "--id", "A3", "--layers", "0,1", "-k", "5", "--json"],

@@ -102,6 +102,6 @@ def _extract(case, folder):
     text_tokenizer(case.name).save_pretrained(folder / "model")
     lines = [json.dumps({"id": item.id, "text": item.text, "language": "en"}) for item in case.items]
     (folder / "texts.jsonl").write_text("\n".join(lines))
-    options = ["--pool", "tokens", "--layers", "all,final", "--dtype", "float32", "--device", "cpu"]
+    options = ["--pooling", "tokens", "--layers", "all,final", "--dtype", "float32", "--device", "cpu"]
     command = ["extract", folder / "texts.jsonl", "--model", folder / "model", "--out", folder / "x.hub", *options]
     return CliRunner().invoke(app, list(map(str, command)), env={"COLUMNS": "2000"})

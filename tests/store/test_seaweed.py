@@ -96,7 +96,7 @@ def test_every_verb_of_the_command_line_works_on_a_url_as_on_a_folder(tmp_path, 
         ("query", "--text", "hello", "--layers", "-1", "--model", model, "--json"),
         ("analyze", "retrieval", "--pair", "en:es", "--bootstrap", 20, "--json"),
         ("lens", "--id", "en:1", "--json"),
-        ("project", "--layers", "1", "--json"),
+        ("projection", "--layers", "1", "--json"),
     ):
         verb, *rest = asked
         assert run(verb, url, *rest).replace(url, "") == run(verb, local, *rest).replace(str(local), "")

@@ -1,4 +1,4 @@
-"""hubstore project."""
+"""hubstore projection."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hubstore.cli.output import err, out, print_json, table
 from hubstore.cli.progress import bar
 
 
-def project(
+def projection(
     store: options.StoreArgument,
     method: Annotated[str, typer.Option(help="pca, or umap where umap-learn is installed.")] = "pca",
     layers: options.LayersOption = None,
-    pool: options.PoolOption = None,
+    pooling: options.PoolingOption = None,
     points: Annotated[int, typer.Option(help="The most items to show; of more, whole concepts are drawn.")] = 20_000,
     languages: options.LanguagesOption = None,
     modalities: options.ModalitiesOption = None,
@@ -40,7 +40,7 @@ def project(
 
         found = opened.projection(
             layers=options.split_list(layers),
-            pooling=pool,
+            pooling=pooling,
             method=method,
             points=points,
             seed=seed,
