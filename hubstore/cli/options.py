@@ -102,8 +102,8 @@ VariantOption = Annotated[
     Variant,
     typer.Option(
         "--variant",
-        help="raw: the paper's lens, without a norm; normed: the final norm first; tuned: each layer's states mapped to "
-        "the last layer's first, fitted to the store and kept in it.",
+        help="raw: the paper's lens, without a norm; normed: the final norm first; tuned: each layer's states mapped "
+        "to the last layer's first, fitted to the store and kept in it.",
     ),
 ]
 EngineOption = Annotated[Engine, typer.Option("--engine", help="local: this host; ray: the hosts of a Ray cluster.")]
