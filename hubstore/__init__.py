@@ -57,7 +57,7 @@ __getattr__ = lazy_names(
         ".models": ("Model", "load_model"),
     },
     renamed={"Watch": "Callbacks"},
-    modules=("experiments", "steer"),
+    modules=("analysis", "corpus", "experiments", "lens", "steer"),
 )
 
 

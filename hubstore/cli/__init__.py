@@ -6,36 +6,14 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from hubstore.cli import (
-    analyze,
-    append,
-    bench,
-    compare,
-    experiment,
-    export,
-    extract,
-    hub_score,
-    index,
-    info,
-    items,
-    lens,
-    mcp,
-    plan,
-    projection,
-    query,
-    report,
-    serve,
-    show,
-    steer,
-    trends,
-    verify,
-)
+from hubstore.cli.command import COMMANDS as RENAMED_COMMANDS
 from hubstore.cli.command import Command, renamed_command
 from hubstore.cli.output import err, labeled, note
 from hubstore.cli.spelling import command_of, spelled
@@ -81,69 +59,85 @@ class _Commands(TyperGroup):
             raise typer.Exit(0) from None
 
 
-app = typer.Typer(
-    name="hubstore",
-    cls=_Commands,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Keep every layer of a model over a corpus, and ask where equivalent inputs meet.\n\n"
-    "A first round: [bold]hubstore extract[/] a corpus into a store, [bold]index[/] it, [bold]query[/] an item's "
-    "neighbors, [bold]analyze[/] whether translations lie near one another, and write the [bold]report[/].",
-)
-
-
 def _version(requested: bool) -> None:
     if requested:
         typer.echo(f"hubstore {__version__}")
         raise typer.Exit
 
 
-@app.callback()
-def options(
+COMMANDS = (
+    "plan",
+    "extract",
+    "append",
+    "index",
+    "query",
+    "analyze",
+    "compare",
+    "hub-score",
+    "projection",
+    "lens",
+    "trends",
+    "steer",
+    "experiment",
+    "report",
+    "serve",
+    "mcp",
+    "info",
+    "items",
+    "show",
+    "verify",
+    "export",
+    "bench",
+)
+"""Each is a module of this package, in the order of the help."""
+
+
+def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
+    """The command line with these commands; one that is not run need not be imported."""
+    made = typer.Typer(
+        name="hubstore",
+        cls=_Commands,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Keep every layer of a model over a corpus, and ask where equivalent inputs meet.\n\n"
+        "A first round: [bold]hubstore extract[/] a corpus into a store, [bold]index[/] it, [bold]query[/] an item's "
+        "neighbors, [bold]analyze[/] whether translations lie near one another, and write the [bold]report[/].",
+    )
+    made.callback()(_options)
+    for name in names:
+        function = name.replace("-", "_")
+        module = import_module(f"hubstore.cli.{function}")
+        if name == "bench":
+            made.add_typer(module.bench, name=name)
+        else:
+            made.command(name, cls=getattr(module, "COMMAND", Command))(getattr(module, function))
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, the whole command line, made when it is first used."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = application()
+    return globals()[name]
+
+
+def _options(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
     """Options of hubstore itself."""
-
-
-COMMANDS = (
-    plan,
-    extract,
-    append,
-    index,
-    query,
-    analyze,
-    compare,
-    hub_score,
-    projection,
-    lens,
-    trends,
-    steer,
-    experiment,
-    report,
-    serve,
-    mcp,
-    info,
-    items,
-    show,
-    verify,
-    export,
-)
-
-for command in COMMANDS:
-    name = command.__name__.rsplit(".", 1)[-1]
-    app.command(name.replace("_", "-"), cls=getattr(command, "COMMAND", Command))(getattr(command, name))
-app.add_typer(bench.bench, name="bench")
 
 
 def main() -> None:
     """Run a command; whatever it raises is one line on stderr and exit status 1."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     warnings.showwarning = functools.partial(_show, warnings.showwarning)
+    first = [RENAMED_COMMANDS.get(name, name) for name in sys.argv[1:2]]
     try:
-        app()
+        application(first if first and first[0] in COMMANDS else COMMANDS)()
     except Exception as error:
         if os.environ.get(DEBUG):
             raise

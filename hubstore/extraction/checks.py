@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from hubstore.reading.layout import DEPRECATED_KINDS, Batching, BatchKind, Padding
+from hubstore.reading.batching import DEPRECATED_KINDS, Batching, BatchKind, Padding
 from hubstore.store.records import of_known_fields
 
 STRICT: tuple[BatchKind, ...] = ("packed", "padded", "same_shape", "single")

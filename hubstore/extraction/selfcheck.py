@@ -20,7 +20,8 @@ from hubstore.forward.compiled import compiled_blocks
 from hubstore.forward.members import batch_members, media_members, padded_batching
 from hubstore.media import MediaInputs
 from hubstore.models import Model, Restorer
-from hubstore.reading.layout import BatchKind, Integers
+from hubstore.reading.batching import BatchKind
+from hubstore.reading.layout import Integers
 
 PADDED_MEDIA = {torch.float32: 1e-5}
 """What padding may change of images and audio: convolutions see an item's padded edge, which changes few tokens by

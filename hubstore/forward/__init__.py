@@ -5,7 +5,7 @@ from hubstore.forward.capture import Capture, forward
 from hubstore.forward.media_batch import collate_media
 from hubstore.forward.packed import packed_attention
 from hubstore.forward.pooling import pool
-from hubstore.reading.layout import Batching, Padding
+from hubstore.reading.batching import Batching, Padding
 
 __all__ = [
     "Batch",

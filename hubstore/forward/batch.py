@@ -13,16 +13,8 @@ import torch
 from hubstore.errors import ModelError
 from hubstore.forward.packed import Packing
 from hubstore.media.shortcuts import PIXELS, DeferredNormalization
-from hubstore.reading.layout import (
-    Batching,
-    Integers,
-    Padding,
-    TextArrays,
-    TextItems,
-    lay_out,
-    pack_items,
-    pad_items,
-)
+from hubstore.reading.batching import Batching, Padding
+from hubstore.reading.layout import Integers, TextArrays, TextItems, lay_out, pack_items, pad_items
 
 if TYPE_CHECKING:
     from hubstore.models.model import Model

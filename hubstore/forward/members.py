@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from hubstore.media import MediaInputs, shapes_of
 from hubstore.models import Model, length_borders
-from hubstore.reading.layout import Batching
+from hubstore.reading.batching import Batching
 
 
 def runs_of(modalities: pa.ChunkedArray) -> Iterator[tuple[str, int, int]]:

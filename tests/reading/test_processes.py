@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from hubstore.errors import CorpusError, CorpusUnreachableError, ReadingWarning
-from hubstore.reading.layout import Batching, TextItems, lay_out_batches
+from hubstore.reading.batching import Batching
+from hubstore.reading.layout import TextItems, lay_out_batches
 from hubstore.reading.processes import ReadingProcesses
 from tests.tiny_models import tiny_model
 
