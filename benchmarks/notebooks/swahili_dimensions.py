@@ -41,9 +41,7 @@ for layer in store.layers:
     best = int(np.abs(picked := apart(states[even], swahili[even])).argmax())
     seen = area(states[~even, best] * np.sign(picked[best]), swahili[~even])
     found.append((layer, best, picked[best], seen))
-    print(
-        f"layer {layer:>2}: dimension {best:>3} is {picked[best]:+.1f} deviations off; on other sentences area {seen:.2f}"
-    )
+    print(f"layer {layer:>2}: dimension {best:>3} is {picked[best]:+.1f} deviations off; on others area {seen:.2f}")
 
 # %% [markdown]
 # The same of labels that mean nothing, to see what picking the best of all dimensions gives by itself.
