@@ -352,9 +352,9 @@ def hub_page(table: pa.Table) -> dict[str, Any]:
 
     Returns:
         "verdict": "yes" where recall leads every control, and is greater in the central half of the depth than at the
-        embeddings, the first block and the last layer, each with a p of 2.5 % at most; "no" else. "recall", "depth", "breadth",
-        "left" by control, "middle", "pairs", "families", "scripts" and "partitions" as `hub_score` describes them, and
-        "layers", each with calibrated recall of all variants, CKA and mutual kNN.
+        embeddings, the first block and the last layer, each with a p of 2.5 % at most; "no" else. "recall", "depth",
+        "breadth", "left" by control, "middle", "pairs", "families", "scripts" and "partitions" as `hub_score`
+        describes them, and "layers", each with calibrated recall of all variants, CKA and mutual kNN.
     """
     rows = table.to_pylist()
     recall = {(row["layer"], row["x"], row["variant"]): row for row in rows if row["metric"] == "recall@1"}

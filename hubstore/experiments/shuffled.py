@@ -41,9 +41,11 @@ def others(
     """
     meanings = own if of is None else of
     chosen = rng.permutation(len(own))
+    hopeless = set()  # what has no partner among all, as where one kind is more than half, is looked up once
     for place in clashes(own, chosen, of):
-        if not own[place] & meanings[chosen[place]]:
-            continue  # exchanged with an earlier one
+        kind = own[place], meanings[chosen[place]]
+        if kind in hopeless or not own[place] & meanings[chosen[place]]:
+            continue  # or exchanged with an earlier one
         for partners in (rng.integers(len(own), size=TRIES), rng.permutation(len(own))):
             fits = (
                 one
@@ -54,10 +56,15 @@ def others(
             if partner is not None:
                 chosen[[place, partner]] = chosen[[partner, place]]
                 break
+        else:
+            hopeless.add(kind)
+    fitting: dict[frozenset[Hashable], Ints] = {}
     for place in clashes(own, chosen, of):  # where one kind is more than half there is no such permutation
-        fitting = [other for other in range(len(own)) if not own[place] & meanings[other]]
-        if fitting:
-            chosen[place] = rng.choice(fitting)
+        if own[place] not in fitting:
+            fits = (one for one, meaning in enumerate(meanings) if not own[place] & meaning)
+            fitting[own[place]] = np.fromiter(fits, np.int64)
+        if len(fitting[own[place]]):
+            chosen[place] = rng.choice(fitting[own[place]])
     return np.asarray(chosen, np.int64)
 
 

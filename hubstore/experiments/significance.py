@@ -157,6 +157,14 @@ def with_clusters(rows: Sequence[Row], values: Floats, ids: Ints | None = None) 
     return [{**row, "clusters": ClusterValues(numbers, column)} for row, column in zip(rows, values.T, strict=True)]
 
 
+def of_clusters(rows: Sequence[Row], ids: Ints) -> list[Row]:
+    """The rows of some clusters alone, under their own numbers: the k-th of them is cluster ids[k] of all.
+
+    Rows of all clusters and of some are stacked and led one by one, and a number stands for one text in all of them.
+    """
+    return [{**row, "clusters": ClusterValues(ids[row["clusters"].ids], row["clusters"].values)} for row in rows]
+
+
 def estimate_rows(
     layer: str,
     quantities: Sequence[str],

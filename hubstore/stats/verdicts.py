@@ -7,9 +7,9 @@ the null, so that picking the best layer needs no further correction (Westfall a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,6 @@ from hubstore.errors import AnalysisError
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-Arrangement = TypeVar("Arrangement")
 Verdict = Literal["yes", "no", "too few to say"]
 
 YES: Verdict = "yes"
@@ -48,7 +47,7 @@ class MaxTest:
 
     Args:
         observed: float64 [layers] or [layers, headlines], the statistic where nothing is shuffled.
-        null_mean: float64, as `observed`, what is expected where nothing is there.
+        null_mean: float64, as `observed`, what is expected where nothing is there: 0.
         p: float64, as `observed`: how often chance gives as clear a statistic at any layer or headline (family-wise).
         z: float64, as `observed`: the statistic in its standard deviations under the null, which layers share.
         clusters: independent observations; of the headline with the fewest.
@@ -115,53 +114,6 @@ def sign_flip_test(differences: Floats, *, draws: int = DRAWS, seed: int = 0, le
     return MaxTest(means.reshape(shape), np.zeros(shape), p.reshape(shape), z, clusters, verdict)
 
 
-def permutation_test(
-    statistic: Callable[[Arrangement], Floats],
-    identity: Arrangement,
-    shuffle: Callable[[np.random.Generator], Arrangement],
-    *,
-    clusters: int,
-    permutations: int = 999,
-    seed: int = 0,
-    level: float = LEVEL,
-) -> MaxTest:
-    """Whether a statistic of the whole pipeline is larger than where what is claimed to matter is shuffled.
-
-    The test is exact whatever the statistic's distribution, as long as all arrangements are equally likely under the
-    null. Layers are made comparable by the mean and the standard deviation over all arrangements, the observed one
-    included; one at which the statistic never changes says nothing, p = 1.
-
-    Args:
-        statistic: of an arrangement, float64 [layers] or [layers, headlines]: for instance matched minus baseline with
-            y's states taken in that order.
-        identity: the arrangement as it is.
-        shuffle: draws an arrangement from a generator; see `shuffled_within`.
-        clusters: units that are shuffled.
-        permutations: how many are drawn.
-        seed: of the draws.
-        level: how often a "yes" may come by chance.
-
-    Returns:
-        See `MaxTest`; `null_mean` is the mean over permutations.
-    """
-    rng = np.random.default_rng([seed, clusters])
-    observed = np.asarray(statistic(identity), np.float64)
-    drawn = np.stack([np.asarray(statistic(shuffle(rng)), np.float64) for _ in range(permutations)])
-    found = _max_p(np.concatenate([observed.reshape(1, -1), drawn.reshape(permutations, -1)]))
-    p, z = (part.reshape(observed.shape) for part in found)
-    verdict = _verdict(p, np.ones_like(p, bool), clusters, level)
-    return MaxTest(observed, np.asarray(drawn.mean(0)), p, z, clusters, verdict)
-
-
-def shuffled_within(groups: Ints, rng: np.random.Generator) -> Ints:
-    """An order int64 [n] in which each place holds another of its group: states shuffled within partitions."""
-    by_group = np.argsort(groups, kind="stable")
-    drawn = np.lexsort((rng.random(len(groups)), groups))
-    order = np.empty(len(groups), np.int64)
-    order[by_group] = drawn
-    return order
-
-
 def false_discovery(p: Sequence[float] | Floats) -> Floats:
     """p values adjusted to q values, float64 [m]: those at most q hold a share q of false ones.
 
@@ -184,16 +136,6 @@ def _verdict(p: Floats, carried: Flags, clusters: int, level: float) -> Verdict:
     if (clear & certain).any():
         return YES
     return TOO_FEW if clear.any() else NO
-
-
-def _max_p(statistics: Floats) -> tuple[Floats, Floats]:
-    """p values [m] of the first of statistics [1 + R, m], each against the largest of any row, and its z [m]."""
-    spread = statistics.std(0)
-    moves = spread > ROUNDING * np.abs(statistics).max(0)
-    z = np.where(moves, (statistics - statistics.mean(0)) / np.where(moves, spread, 1.0), -np.inf)
-    largest = z[1:].max(1)
-    p = (1 + (largest[:, None] >= z[0] - ROUNDING).sum(0)) / len(statistics)
-    return np.where(moves, p, 1.0), z[0]
 
 
 def _by_signs(units: Floats, draws: int, rng: np.random.Generator) -> Floats:

@@ -210,6 +210,19 @@ def test_where_no_permutation_will_do_the_rest_is_drawn_as_it_comes():
     assert clashes(alone, others(alone, np.random.default_rng(0))) == [0, 1, 2]
 
 
+def test_where_one_kind_is_most_of_all_each_place_is_looked_at_a_few_times():
+    class Counted(frozenset):
+        compared = 0
+
+        def __and__(self, other):
+            Counted.compared += 1
+            return super().__and__(other)
+
+    labels = [Counted("a")] * 1900 + [Counted("b")] * 100
+    assert not clashes(labels, others(labels, np.random.default_rng(0)))
+    assert Counted.compared < 30 * len(labels)
+
+
 class Pairs:
     """A store of two partitions whose states are given."""
 
@@ -241,6 +254,13 @@ def test_texts_that_are_near_for_their_quotation_marks_are_not_near_once_all_end
     cosines = x @ y.T
     by_ending = float(cosines.diagonal().mean() - (cosines.sum() - cosines.trace()) / (60 * 59))
     assert by_ending > 0.05
+    assert found[surface.ONE_ENDING]["clusters"].ids.tolist() == [n for n, end in enumerate(ends) if end == "."]
+    like = found[surface.LIKE_ENDINGS]["clusters"]
+    assert like.ids.tolist() == list(range(60))
+    units = [side.double() / side.double().norm(dim=1, keepdim=True) for side in states.values()]
+    strata = [[n for n, end in enumerate(ends) if end == one] for one in '".']
+    shares = dict(zip(np.concatenate(strata).tolist(), surface.within(*units, strata), strict=True))
+    np.testing.assert_allclose(like.values, [shares[n] for n in range(60)], atol=1e-6)
     for quantity in (surface.ONE_ENDING, surface.LIKE_ENDINGS):
         assert found[quantity]["low"] < 0.02
         assert abs(found[quantity]["value"]) < by_ending / 2

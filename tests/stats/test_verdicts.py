@@ -3,29 +3,9 @@
 import numpy as np
 import pytest
 
+from benchmarks.coverage import LAYERS, NULLS, correlated
 from hubstore.errors import AnalysisError
-from hubstore.stats.verdicts import false_discovery, permutation_test, shuffled_within, sign_flip_test
-
-LAYERS = 9
-
-
-def correlated(rng, clusters, rho=0.9):
-    """Values of mean 0 at LAYERS layers that resemble their neighbors, [clusters, LAYERS]."""
-    drawn = rng.standard_normal((clusters, LAYERS))
-    for layer in range(1, LAYERS):
-        drawn[:, layer] = rho * drawn[:, layer - 1] + np.sqrt(1 - rho**2) * drawn[:, layer]
-    return drawn
-
-
-NULLS = {
-    "normal": correlated,
-    "independent layers": lambda rng, n: correlated(rng, n, 0.0),
-    "ties": lambda rng, n: np.round(correlated(rng, n)),
-    "rare shares": lambda rng, n: (rng.random((n, LAYERS)) < 0.05) * 1.0 - (rng.random((n, LAYERS)) < 0.05),
-    "right-skewed": lambda rng, n: np.exp(2 * correlated(rng, n)) - np.exp(2),
-    "left-skewed": lambda rng, n: np.exp(2) - np.exp(2 * correlated(rng, n)),
-    "mildly left-skewed": lambda rng, n: np.exp(0.5) - np.exp(correlated(rng, n)),
-}
+from hubstore.stats.verdicts import false_discovery, sign_flip_test
 
 
 def rates(make, clusters, runs=120):
@@ -100,43 +80,6 @@ def test_shares_near_1_are_no_less_clear_for_the_few_that_fail():
 def test_a_test_of_nothing_is_refused():
     with pytest.raises(AnalysisError, match="needs a cluster and a layer"):
         sign_flip_test(np.empty((5, 0)))
-
-
-def association(shift, seed, n=40):
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((LAYERS, n, 8))
-    y = rng.standard_normal((LAYERS, n, 8)) + shift[:, None, None] * x
-    return lambda order: np.einsum("lnd,lnd->l", x, y[:, order]) / n
-
-
-def test_a_permutation_of_the_whole_pipeline_finds_what_is_there_and_seldom_what_is_not():
-    def test(shift, seed):
-        statistic = association(shift, seed)
-        return permutation_test(
-            statistic, np.arange(40), lambda rng: rng.permutation(40), clusters=40, permutations=99, seed=seed
-        )
-
-    shift = np.zeros(LAYERS)
-    assert np.mean([test(shift, seed).verdict == "yes" for seed in range(120)]) <= 0.07
-    shift[4] = 1.0
-    found = test(shift, 0)
-    assert (found.verdict, found.best) == ("yes", 4)
-    assert abs(found.null_mean).max() < 1 < found.observed[4]
-
-
-def test_a_statistic_that_shuffling_does_not_change_says_nothing():
-    found = permutation_test(
-        lambda order: np.array([order.sum(), 1.0]), np.arange(30), lambda rng: rng.permutation(30), clusters=30
-    )
-    assert (found.p.tolist(), found.verdict) == ([1.0, 1.0], "no")
-
-
-def test_states_are_shuffled_within_their_partition_alone():
-    groups = np.array([1, 0, 1, 0, 0, 1, 2])
-    orders = np.stack([shuffled_within(groups, np.random.default_rng(seed)) for seed in range(300)])
-    assert (np.sort(orders, 1) == np.arange(7)).all()
-    assert (groups[orders] == groups).all()
-    assert [len(np.unique(column)) for column in orders.T] == [3, 3, 3, 3, 3, 3, 1]
 
 
 def test_false_discovery_is_that_of_benjamini_and_hochberg():

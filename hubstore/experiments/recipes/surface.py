@@ -15,7 +15,7 @@ from torch import Tensor
 from hubstore.experiments.context import ExperimentContext
 from hubstore.experiments.recipes.cosines import CENTERED, DIFFERENCE, REMOVED, compare_groups
 from hubstore.experiments.result import Row
-from hubstore.experiments.significance import Floats, mean_rows
+from hubstore.experiments.significance import Floats, mean_rows, of_clusters
 from hubstore.kernels.rows import unit_rows
 from hubstore.store import StoreReader
 
@@ -74,10 +74,11 @@ def compare_form(context: ExperimentContext, store: StoreReader, x: str, y: str)
                 group = torch.arange(len(members))
                 rows = compare_groups(context, layer, states[0][members], states[1][members], group, group)
                 renamed = {DIFFERENCE: name, CENTERED: f"{name}{REMOVED}"}
-                found += [{**row, "quantity": renamed[row["quantity"]]} for row in rows if row["quantity"] in renamed]
+                kept = [{**row, "quantity": renamed[row["quantity"]]} for row in rows if row["quantity"] in renamed]
+                found += of_clusters(kept, members)
         if strata:
             nearer = within(unit_rows(states[0]), unit_rows(states[1]), strata)
-            found += mean_rows(layer, {LIKE_ENDINGS: nearer}, context.resampling)
+            found += mean_rows(layer, {LIKE_ENDINGS: nearer}, context.resampling, np.concatenate(strata))
         return found
 
     grams = [ngrams(side) for side in sides]
