@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines[name] = {**done.to_json(), "before": _before(lines.get(name)), "notes": notes, **run}
         for image_file in sorted((options.work / name).glob("*.png")) if done.result is not None else ():
             kind = "" if image_file.stem == "figure" else f"-{image_file.stem}"
-            (options.out / f"{path.stem}-{name}{kind}.png").write_bytes(_small(image_file))
+            (options.out / f"{path.stem}-{name}{kind}.png").write_bytes(small(image_file.read_bytes()))
         record = {
             "model": context.model_record(),
             "data": options.data_note,
@@ -98,14 +98,14 @@ def _before(line: Mapping[str, Any] | None) -> str | None:
     return str(line.get("before") or line.get("verdict") or ("yes" if line["shown"] else "no"))
 
 
-def _small(image_file: Path) -> bytes:
+def small(figure: bytes) -> bytes:
     """A figure no wider than a page shows and in few colors, all of the lines' own among them: half its bytes."""
-    with Image.open(image_file, formats=["PNG"]) as opened:
+    with Image.open(io.BytesIO(figure), formats=["PNG"]) as opened:
         image = opened.convert("RGB")
     image.thumbnail((WIDEST, image.height))
-    small = io.BytesIO()
-    image.quantize(COLORS, Image.Quantize.MAXCOVERAGE).save(small, format="png", optimize=True)
-    return small.getvalue()
+    written = io.BytesIO()
+    image.quantize(COLORS, Image.Quantize.MAXCOVERAGE).save(written, format="png", optimize=True)
+    return written.getvalue()
 
 
 def _today() -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bridge import bridge_tables
+from benchmarks.hub_table import hub_tables
 from benchmarks.record import RESULTS, ROOT, Result
 from hubstore.experiments.claims import MIDDLE
 from hubstore.experiments.context import CONTROLS
@@ -18,6 +19,7 @@ from hubstore.experiments.recipes.cosines import MEANS_REMOVED
 from hubstore.experiments.recipes.lens import NORMED
 
 SUMMARY, BENCHMARKS, EXPERIMENTS, BRIDGE, SCALING = "summary", "benchmarks", "experiments", "bridge", "scaling"
+HUB = "hub"
 
 PLACES: Mapping[str, str] = {
     SUMMARY: "README.md",
@@ -25,6 +27,7 @@ PLACES: Mapping[str, str] = {
     EXPERIMENTS: "hubstore/experiments/README.md",
     BRIDGE: "scripts/bridge/README.md",
     SCALING: "hubstore/extraction/README.md",
+    HUB: "hubstore/experiments/README.md",
 }
 """Where each section that is made here stands, between <!-- name:begin --> and <!-- name:end -->."""
 
@@ -195,6 +198,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT, results: Pat
         EXPERIMENTS: experiment_tables(_read(results / EXPERIMENTS)),
         BRIDGE: bridge_tables(_read(results / BRIDGE)),
         SCALING: tables(_read(results / SCALING)),
+        HUB: hub_tables(_read(results / HUB)),
     }
     if not (options.write or options.check):
         print(*sections.values(), sep="\n\n")

@@ -18,6 +18,7 @@ from hubstore.analysis.between import calibrated_between, compare
 from hubstore.analysis.calibrated import calibrated
 from hubstore.analysis.clustering import clustering
 from hubstore.analysis.comparing import compare_options
+from hubstore.analysis.contrasts import contrasts
 from hubstore.analysis.geometry import geometry
 from hubstore.analysis.hub_score import hub_page, hub_score
 from hubstore.analysis.layers import Executor
@@ -47,6 +48,7 @@ __all__ = [
     "clustering",
     "compare",
     "concept_differences",
+    "contrasts",
     "found_by_concept",
     "geometry",
     "hub_page",

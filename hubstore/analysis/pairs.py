@@ -87,6 +87,10 @@ class Concepts:
         encoded = store.items["concept"].combine_chunks().dictionary_encode()
         self._codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 
+    def codes(self, positions: Positions) -> npt.NDArray[np.int64]:
+        """The concepts of the items at `positions`, -1 for none."""
+        return self._codes[positions]
+
     def first_items(self, partition: str) -> tuple[npt.NDArray[np.int64], Positions]:
         """Concepts of a partition, ascending, and the position of the first item of each, in corpus order."""
         positions = self._store.partition(partition).positions()

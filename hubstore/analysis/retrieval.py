@@ -87,7 +87,14 @@ def _prepared(store: StoreReader, on: torch.device, params: Mapping[str, Any]) -
 
 
 def found_by_concept(
-    store: StoreReader, pair: Pair, layers: Sequence[str], *, metric: str, variant: str, device: str = "auto"
+    store: StoreReader,
+    pair: Pair,
+    layers: Sequence[str],
+    *,
+    metric: str,
+    variant: str,
+    device: str = "auto",
+    pooling: str | None = None,
 ) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.float64]]]:
     """What each query of x adds to a metric by cosine: what a verdict on it is tested with.
 
@@ -98,12 +105,13 @@ def found_by_concept(
         metric: one of METRICS.
         variant: "raw" or "centered".
         device: where to compute.
+        pooling: the store's first with a row per item by default.
 
     Returns:
         The queries' positions in the store, int64 [n], and by layer float64 [n].
     """
     items = Concepts(store).match(*pair)
-    states = States(store, item_pooling(store, None), resolve_device(device))
+    states = States(store, item_pooling(store, pooling), resolve_device(device))
     found = {}
     for layer in layers:
         forward, _ = match_rank(*(states.rows(layer, side, variant) for side in (items.x, items.y)))

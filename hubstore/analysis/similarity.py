@@ -110,7 +110,13 @@ def unresolved(table: pa.Table, dtype: torch.dtype | None = None) -> str | None:
 
 
 def concept_differences(
-    store: StoreReader, pair: Pair, layers: Sequence[str], device: str = "auto", variant: str = "raw"
+    store: StoreReader,
+    pair: Pair,
+    layers: Sequence[str],
+    device: str = "auto",
+    variant: str = "raw",
+    *,
+    pooling: str | None = None,
 ) -> dict[str, npt.NDArray[np.float64]]:
     """What each concept adds to matched minus baseline, to first order: what a verdict on it is tested with.
 
@@ -118,7 +124,7 @@ def concept_differences(
         By layer float64 [n], whose mean is the difference.
     """
     items = Concepts(store).match(*pair)
-    states = States(store, item_pooling(store, None), resolve_device(device))
+    states = States(store, item_pooling(store, pooling), resolve_device(device))
     found = {}
     for layer in layers:
         values, shares, *_ = _estimates(states, layer, items, variant)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +11,10 @@ import pyarrow.compute as pc
 
 from hubstore.analysis.between import BEST
 from hubstore.plots.panels import Grid
-from hubstore.plots.static import panels_png
+from hubstore.plots.static import axes_png, draw_grid
 from hubstore.plots.text import layer_label
+
+INCHES, ACROSS = (6.2, 4.6), 2
 
 
 def compare_grids(table: pa.Table, metric: str, variant: str = "raw") -> list[Grid]:
@@ -52,4 +55,5 @@ def _grids(table: pa.Table, metric: str) -> Iterator[Grid]:
 
 def compare_png(table: pa.Table, metric: str, variant: str = "raw") -> bytes:
     """The heat maps in one image; MissingDependencyError where Matplotlib is not installed."""
-    return panels_png(compare_grids(table, metric, variant))
+    grids = compare_grids(table, metric, variant)
+    return axes_png([partial(draw_grid, grid) for grid in grids], min(len(grids), ACROSS), INCHES)

@@ -40,7 +40,7 @@ def png(section: Section) -> bytes:
 def panels_png(shown: Sequence[Panel | Grid]) -> bytes:
     """Panels and grids in one image."""
     columns = 1 if len(shown) == 1 else 3 if len(shown) > 4 else 2
-    draws = [partial(draw_panel, one) if isinstance(one, Panel) else partial(_draw_grid, one) for one in shown]
+    draws = [partial(draw_panel, one) if isinstance(one, Panel) else partial(draw_grid, one) for one in shown]
     return axes_png(draws, columns, _inches(shown))
 
 
@@ -153,7 +153,8 @@ def _draw_curve(axes: Any, places: Any, curve: Curve) -> None:
         )
 
 
-def _draw_grid(grid: Grid, axes: Any) -> None:
+def draw_grid(grid: Grid, axes: Any) -> None:
+    """A heat map on Matplotlib axes."""
     low, high = grid.limits
     image = axes.imshow(grid.values, cmap="viridis", vmin=low, vmax=high, aspect="auto")
     down, across = name_ticks(grid.rows), name_ticks(grid.columns)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from hubstore.analysis import ANALYSES, alignment, analyze
+from hubstore.analysis import ANALYSES, alignment, analyze, contrasts
 from hubstore.analysis.pairs import chosen_pairs
 from hubstore.analysis.resolution import finer_dtype
 from hubstore.analysis.states import item_pooling
@@ -40,6 +40,7 @@ class Gathered:
         examples: items with their neighbors in other languages.
         seed: what the analyses ran with.
         finer: what to do where the store's dtype does not resolve a difference.
+        contrasts: the largest layer of similarity and retrieval against every other, paired by concept.
     """
 
     layers: tuple[str, ...]
@@ -49,6 +50,7 @@ class Gathered:
     examples: tuple[Example, ...] = ()
     seed: int = 0
     finer: str = ""
+    contrasts: pa.Table | None = None
 
 
 def gather(
@@ -89,6 +91,10 @@ def gather(
             found.tables.update(tables)
     if "alignment" in found.tables and len(names) > 1:
         found.tables[MATRIX] = _matrix(store, found, pooled, progress)
+    if "similarity" in found.tables and options.bootstrap and len(names) > 1:
+        table = found.tables["similarity"]
+        pairs = list(dict.fromkeys(zip(table["x"].to_pylist(), table["y"].to_pylist(), strict=True)))
+        found = replace(found, contrasts=contrasts(store, pairs, replace(options, layers=names, pooling=pooled)))
     ids = choose_examples(store, chosen, options.seed) if example_ids is None else list(dict.fromkeys(example_ids))
     try:
         examples = find_examples(store, ids, names, pooled)

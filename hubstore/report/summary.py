@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 
 from hubstore.analysis.resolution import resolves
 from hubstore.plots.cube import Cube, Floats, Pair, mean_over
 from hubstore.plots.text import layer_label, number, with_interval
 
 WHOLE = "*"
+ABOVE = "The largest is above in 97.5 % of the resamples of the concepts, which are the same at all layers."
 AS_PREDICTED, NOT_AS_PREDICTED, OPEN = "as predicted", "not as predicted", "not settled"
 
 
@@ -30,12 +32,17 @@ class Statement:
 
 @dataclass(frozen=True)
 class Profile:
-    """A quantity over the layers, with its intervals, each [layers]; NaN where there are none."""
+    """A quantity over the layers, with its intervals, each [layers]; NaN where there are none.
+
+    Args:
+        lead: by layer, the least that the peak is above it, of resamples of the concepts that are the same at both.
+    """
 
     layers: tuple[str, ...]
     value: Floats
     low: Floats
     high: Floats
+    lead: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def best_layer(self) -> int:
@@ -48,36 +55,49 @@ class Profile:
         return f"{words} at layer {layer_label(self.layers[place])}"
 
     def above(self, end: int) -> bool:
-        """Whether the peak's interval lies wholly above that at `end`: more than is needed to tell them apart."""
-        return bool(self.low[self.best_layer] > self.high[end])
+        """Whether the peak is above the value at `end` in 97.5 % of the resamples."""
+        return self.lead[self.layers[end]] > 0
 
 
-def summarize(cubes: dict[str, Cube], pairs: Sequence[Pair], finer: str) -> list[Statement]:
+def summarize(cubes: dict[str, Cube], pairs: Sequence[Pair], finer: str, contrasts: pa.Table | None) -> list[Statement]:
     """Statements on the difference of matched and baseline, recall@1 and concept purity.
 
-    `finer` says what to do where the store's dtype does not resolve a difference.
+    Args:
+        cubes: the analyses' results.
+        pairs: of partitions.
+        finer: what to do where the store's dtype does not resolve a difference.
+        contrasts: of `hubstore.analysis.contrasts`, over these pairs; None where nothing was resampled.
     """
     out = []
+    leads: dict[tuple[str, str], dict[str, float]] = {}
+    for row in [] if contrasts is None else contrasts.to_pylist():
+        leads.setdefault((row["metric"], row["variant"]), {})[row["layer_y"]] = row["low"]
     over = "" if len(pairs) == 1 else f", mean over {len(pairs)} pairs"
     for variant in ("centered", "raw"):
         if "similarity" in cubes:
-            profile = pair_profile(cubes["similarity"], pairs, variant, "difference")
+            profile = pair_profile(cubes["similarity"], pairs, variant, "difference", leads)
             statement = middle(f"Matched minus baseline ({variant}{over})", profile)
             resolution = cubes["similarity"].mean("resolution", pairs, variant, "difference")
             out += [_resolved(statement, profile, resolution, finer)]
         if "retrieval" in cubes:
             both = [*pairs, *((y, x) for x, y in pairs)]
-            profile = pair_profile(cubes["retrieval"], both, variant, "recall@1")
+            profile = pair_profile(cubes["retrieval"], both, variant, "recall@1", leads)
             out.append(middle(f"Recall@1 ({variant}, both directions{over})", profile))
         if "clustering" in cubes:
             out.append(purity(cubes["clustering"], variant))
     return out
 
 
-def pair_profile(cube: Cube, pairs: Sequence[Pair], variant: str, metric: str) -> Profile:
-    """The mean over pairs."""
+def pair_profile(
+    cube: Cube,
+    pairs: Sequence[Pair],
+    variant: str,
+    metric: str,
+    leads: Mapping[tuple[str, str], Mapping[str, float]] | None = None,
+) -> Profile:
+    """The mean over pairs, and by how much its peak leads each layer, by metric and variant."""
     value, low, high = (mean_over(cube.lines(c, pairs, variant, metric)) for c in ("value", "low", "high"))
-    return Profile(cube.layers, value, low, high)
+    return Profile(cube.layers, value, low, high, (leads or {}).get((metric, variant), {}))
 
 
 def middle(name: str, of: Profile) -> Statement:
@@ -93,14 +113,14 @@ def middle(name: str, of: Profile) -> Statement:
     if best_layer in (0, last):
         return _at_an_end(predicts, of)
     finding = f"here it is largest {best_layer / last:.0%} of the way up, {of.at(best_layer)}, against {ends}"
-    if not np.isfinite(of.low[best_layer]):
+    if not of.lead:
         return Statement(f"{predicts}; {finding}. No intervals were computed.", OPEN)
     near = [end for end in (0, last) if not of.above(end)]
     if near:
         which = " and ".join(f"layer {layer_label(of.layers[end])}" for end in near)
-        words = f"The 95 % intervals of the peak and of {which} overlap: a peak between the ends is not settled."
+        words = f"In resamples of the concepts the peak is not always above {which}: it is not settled."
         return Statement(f"{predicts}; {finding}. {words}", OPEN)
-    return Statement(f"{predicts}; {finding}. The 95 % intervals do not overlap.", AS_PREDICTED)
+    return Statement(f"{predicts}; {finding}. {ABOVE}", AS_PREDICTED)
 
 
 def _at_an_end(predicts: str, of: Profile) -> Statement:
@@ -109,13 +129,11 @@ def _at_an_end(predicts: str, of: Profile) -> Statement:
     which, other = ("first", last) if of.best_layer == 0 else ("last", 0)
     finding = f"here it is largest at the {which} layer, {of.at(of.best_layer)}, against {of.at(other)} and at most "
     words = f"{predicts}; {finding}{of.at(inner)} between them."
-    if not np.isfinite(of.low[of.best_layer]):
+    if not of.lead:
         return Statement(f"{words} No intervals were computed.", OPEN)
     if not of.above(inner):
-        return Statement(
-            f"{words} The intervals of the first and the third overlap: which is larger is not settled.", OPEN
-        )
-    return Statement(f"{words} The 95 % intervals do not overlap.", NOT_AS_PREDICTED)
+        return Statement(f"{words} In resamples of the concepts either is larger: it is not settled.", OPEN)
+    return Statement(f"{words} {ABOVE}", NOT_AS_PREDICTED)
 
 
 def _resolved(statement: Statement, profile: Profile, resolution: Floats, finer: str) -> Statement:

@@ -105,7 +105,7 @@ def _files(store: StoreReader, found: Gathered, progress: Progress | None) -> di
         title=model_name(store),
         facts=facts(store, found),
         partitions=partition_sizes(store),
-        statements=summarize(cubes, pairs, found.finer),
+        statements=summarize(cubes, pairs, found.finer, found.contrasts),
         sections=sections,
         examples=found.examples,
         left_out={TITLES[name]: why for name, why in found.left_out.items()},

@@ -95,7 +95,8 @@ def pages(tmp_path):
     for name, place in table.PLACES.items():
         page = tmp_path / place
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(f"# Name\n\n<!-- {name}:begin -->\nold\n<!-- {name}:end -->\n\nafter\n")
+        above = page.read_text() if page.exists() else "# Name\n\n"
+        page.write_text(f"{above}<!-- {name}:begin -->\nold\n<!-- {name}:end -->\n\nafter\n")
     return tmp_path
 
 

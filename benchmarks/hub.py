@@ -1,0 +1,133 @@
+"""`python -m benchmarks.hub`: how much of a hub several models have, and how alike they are, over parallel sentences.
+
+Reads NTREX-128 from `--ntrex` (its folder of newstest2019 files), extracts each model of `--models`, and the twin of
+one of them with random weights, into `--work` once, and writes benchmarks/results/hub/: <model>.json, hub.png,
+compare.json and compare-cka.png, or the same below `--out`. `benchmarks.table` makes the table of the READMEs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+import hubstore
+from benchmarks.experiments import small
+from benchmarks.record import RESULTS, commit, machine
+from hubstore.analysis import hub_page, hub_score
+from hubstore.corpus import read_parallel
+from hubstore.experiments.result import write_json
+from hubstore.experiments.twin import random_twin
+from hubstore.models import load_model
+from hubstore.plots.compare import compare_png
+from hubstore.plots.hub_score import hub_png
+
+FILES = {
+    "en": "src.eng", "de": "ref.deu", "es": "ref.spa", "fr": "ref.fra", "it": "ref.ita", "ro": "ref.ron",
+    "ru": "ref.rus", "pl": "ref.pol", "uk": "ref.ukr", "el": "ref.ell", "hi": "ref.hin", "bn": "ref.ben",
+    "fa": "ref.fas", "fi": "ref.fin", "hu": "ref.hun", "tr": "ref.tur", "ar": "ref.arb", "he": "ref.heb",
+    "sw": "ref.swa", "ta": "ref.tam", "th": "ref.tha", "vi": "ref.vie", "id": "ref.ind", "zh-Hans": "ref.zho-CN",
+    "ja": "ref.jpn", "ko": "ref.kor",
+}  # fmt: skip
+"""The languages that are read, and their files among NTREX's."""
+MODELS = {
+    "e5-small": ("multilingual-e5-small", {"template": "query: {text}"}),
+    "gemma-3-270m": ("gemma-3-270m", {}),
+    "gemma-3-270m-random": ("gemma-3-270m", {}),
+    "smollm2-135m": ("smollm2-135m-instruct", {}),
+}
+"""Folders below `--models`, and how they read a text; `-random` is the twin of the model before it."""
+TWIN = "-random"
+SEED = 0
+
+
+LANGUAGES = ["en", "es", "de", "el", "ru", "hi", "ar", "he", "sw", "ta", "th", "zh-Hans", "ja", "ko"]
+MEASURES = ["cka", "mutual_knn", "linear_r2", "mapped_recall@1"]
+COMPARED = {"permutations": 39, "k": 5, "seed": SEED}
+
+
+def extract(name: str, ntrex: Path, models: Path, work: Path, lines: int) -> hubstore.Store:
+    """The store of a model."""
+    folder, options = MODELS[name]
+    path = work / f"{name}.hub"
+    if path.exists():
+        return hubstore.open(path)
+    corpus = read_parallel({tag: str(ntrex / f"newstest2019-{file}.txt") for tag, file in FILES.items()}, limit=lines)
+    model = load_model(str(models / folder), device="cpu", dtype="float32")
+    if name.endswith(TWIN):
+        model = random_twin(model, SEED)
+    settings: dict[str, Any] = {"poolings": ("mean", "last"), "layers": ("all", "final"), "dtype": "float32"}
+    return hubstore.extract(corpus, model, path, readers=0, **settings, **options)
+
+
+def lines_of(table: pa.Table) -> list[dict[str, Any]]:
+    """For every two stores and measure the best of all pairs of layers: means over the languages, and the largest p."""
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        if row["layer"] == "best":
+            found.setdefault((row["store_x"], row["store_y"], row["metric"], row["variant"]), []).append(row)
+    return [
+        {
+            **dict(zip(("x", "y", "metric", "variant"), key, strict=True)),
+            **{name: statistics.mean(row[name] for row in rows) for name in ("value", "null_mean", "calibrated")},
+            "p_at_most": max(row["p_value"] for row in rows),
+            "languages": len(rows),
+            "n": rows[0]["n"],
+        }
+        for key, rows in found.items()
+    ]
+
+
+def main() -> int:
+    """Extract, score, compare, write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.hub", description=__doc__)
+    parser.add_argument("--ntrex", type=Path, required=True, help="folder of newstest2019-*.txt")
+    parser.add_argument("--models", type=Path, required=True, help="folder of the models' folders")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the stores; reused")
+    parser.add_argument("--lines", type=int, default=40)
+    parser.add_argument("--out", type=Path, default=RESULTS / "hub", help="folder of the records")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.work.mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    stores, pages = {}, {}
+    for name in MODELS:
+        stores[name] = extract(name, options.ntrex, options.models, options.work, options.lines)
+    for name, store in stores.items():
+        table = hub_score(store, twin=stores.get(f"{name}{TWIN}"), seed=SEED)
+        pages[name] = hub_page(table)
+        record = {
+            "model": store.attributes["model"]["id"],
+            "items": len(store),
+            "lines": options.lines,
+            "languages": len(FILES),
+            "pooling": store.poolings[0],
+            "seed": SEED,
+            "machine": machine(options.work),
+            "commit": commit(),
+            **pages[name],
+        }
+        write_json(options.out / f"{name}.json", rounded(record))
+    (options.out / "hub.png").write_bytes(small(hub_png(pages)))
+    alike = hubstore.compare(*stores.values(), partitions=LANGUAGES, measures=MEASURES, **COMPARED)
+    record = {**COMPARED, "measures": MEASURES, "languages": LANGUAGES, "commit": commit(), "stores": lines_of(alike)}
+    write_json(options.out / "compare.json", rounded(record))
+    (options.out / "compare-cka.png").write_bytes(small(compare_png(alike, "cka")))
+    return 0
+
+
+def rounded(value: Any) -> Any:
+    """Floats to four digits."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    return [rounded(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
