@@ -27,8 +27,8 @@ def hub_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
         alike = records[COMPARED]
         parts += [
             f"How alike the models are in {len(alike['languages'])} of these languages: the best of all pairs of "
-            f"layers, calibrated by the best of each of {alike['permutations']} permutations; means over languages, and "
-            "the largest p.",
+            f"layers, calibrated by the best of each of {alike['permutations']} permutations; means over languages, "
+            "and the largest p.",
             _alike(alike["stores"]),
             f"![CKA of every layer with every layer, calibrated]({FIGURES}/compare-cka.png)",
         ]

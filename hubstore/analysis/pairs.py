@@ -89,7 +89,7 @@ class Concepts:
 
     def codes(self, positions: Positions) -> npt.NDArray[np.int64]:
         """The concepts of the items at `positions`, -1 for none."""
-        return self._codes[positions]
+        return np.asarray(self._codes[positions])
 
     def first_items(self, partition: str) -> tuple[npt.NDArray[np.int64], Positions]:
         """Concepts of a partition, ascending, and the position of the first item of each, in corpus order."""
