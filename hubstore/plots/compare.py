@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from hubstore.analysis.between import BEST
 from hubstore.plots.panels import Grid
 from hubstore.plots.static import axes_png, draw_grid
-from hubstore.plots.text import layer_label
 
 INCHES, ACROSS = (6.2, 4.6), 2
 
@@ -43,8 +42,8 @@ def _grids(table: pa.Table, metric: str) -> Iterator[Grid]:
         values = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
         yield Grid(
             f"{x} and {y}",
-            tuple(map(layer_label, down)),
-            tuple(map(layer_label, across)),
+            tuple(down),
+            tuple(across),
             f"layer of {x}",
             f"layer of {y}",
             values,
