@@ -43,7 +43,7 @@ def open(path: str | Location) -> Store:
 
 
 @takes(Settings, ModelOptions, Compute)
-def extract(
+def extract(  # noqa: PLR0913
     corpus: Corpus | str | Path | Rows,
     model: Model | str,
     path: str | Location,
@@ -53,6 +53,7 @@ def extract(
     watch: Callbacks | None = None,
     readers: int | None = None,
     ignore_space: bool = False,
+    part: str | None = None,
     **named: Unpack[ExtractCall],
 ) -> Store:
     """Extract every layer of a model over a corpus into a new store, or go on where an earlier run stopped.
@@ -69,6 +70,7 @@ def extract(
         watch: called as the run goes.
         readers: processes that tokenize texts and read images and audio beside a GPU; all spare CPUs by default.
         ignore_space: begin even where the disk has no room for the store.
+        part: "3/16": do one part of several; as many processes share the store, and the last to finish closes it.
         named: fields of `Settings`, of `ModelOptions` (model_dtype, extra_models, stack, trust_remote_code, ...) and of
             `Compute`. Of several devices, each but the first gets a process of its own, which loads the model again;
             with the engine "ray" each device of a cluster does. The store is the same to the byte. A script that uses
@@ -99,11 +101,19 @@ def extract(
     with bar("extracting") as drawn:
         watch = watch or (Callbacks(progress=drawn.items) if drawn else None)
         done = extract_items(
-            items, loaded, path, settings, watch=watch, engine=engine, processes=readers, ignore_space=ignore_space
+            items,
+            loaded,
+            path,
+            settings,
+            watch=watch,
+            engine=engine,
+            processes=readers,
+            ignore_space=ignore_space,
+            part=part,
         )
     store = Store(path)
     store.extraction = done
-    if with_lens:
+    if with_lens and not done.missing:
         store.keep_lens(loaded)
     return store
 
@@ -118,6 +128,7 @@ def append(
     watch: Callbacks | None = None,
     readers: int | None = None,
     ignore_space: bool = False,
+    part: str | None = None,
     **named: Unpack[ComputeNamed],
 ) -> Store:
     """Add a corpus to a store, with its own model and settings; see `extract`, and `Compute` for what is named.
@@ -136,7 +147,7 @@ def append(
     with bar("extracting") as drawn:
         watch = watch or (Callbacks(progress=drawn.items) if drawn else None)
         done = append_items(
-            items, loaded, path, watch=watch, engine=engine, processes=readers, ignore_space=ignore_space
+            items, loaded, path, watch=watch, engine=engine, processes=readers, ignore_space=ignore_space, part=part
         )
     store = Store(path)
     store.extraction = done

@@ -10,10 +10,12 @@ HubstoreError
 │   ├── StoreNotFoundError (FileNotFoundError)
 │   ├── StoreExistsError (FileExistsError)
 │   ├── StoreLockedError                another writer holds the store
+│   ├── ShardCommittedError             another writer has committed the shard
 │   ├── StoreAccessError (PermissionError)      a file may not be read; a server refuses the credentials
 │   ├── StorageUnreachableError (ConnectionError)
 │   ├── StoreFormatError                written by another format version
 │   └── CorruptStoreError               a file is missing, truncated or changed
+├── StoppedError                        a run was asked to end, and goes on when it is started again
 ├── IndexingError (ValueError)
 │   ├── IndexNotFoundError (FileNotFoundError)
 │   └── StaleIndexError                 an index older than its store
@@ -88,6 +90,10 @@ class NonFiniteError(HubstoreError, ValueError):
     """A hidden state is NaN, infinite, or beyond the range of the store's dtype."""
 
 
+class StoppedError(HubstoreError):
+    """A run was asked to end and has ended after the shard in hand; the same command goes on from there."""
+
+
 class StoreError(HubstoreError, ValueError):
     """A store cannot do what was asked of it."""
 
@@ -102,6 +108,10 @@ class StoreExistsError(StoreError, FileExistsError):
 
 class StoreLockedError(StoreError):
     """Another process is writing to the store."""
+
+
+class ShardCommittedError(StoreError):
+    """A shard has a commit already; its rows stay as they are."""
 
 
 class StoreAccessError(StoreError, PermissionError):

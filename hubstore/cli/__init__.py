@@ -17,7 +17,8 @@ from hubstore.cli.command import COMMANDS as RENAMED_COMMANDS
 from hubstore.cli.command import Command, renamed_command
 from hubstore.cli.output import err, labeled, note
 from hubstore.cli.spelling import command_of, spelled
-from hubstore.errors import HubstoreError, HubstoreWarning, OptionError
+from hubstore.cli.stopping import EXIT_STATUS
+from hubstore.errors import HubstoreError, HubstoreWarning, OptionError, StoppedError
 from hubstore.system import remedy
 from hubstore.version import __version__
 
@@ -132,7 +133,7 @@ def _options(
 
 
 def main() -> None:
-    """Run a command; whatever it raises is one line on stderr and exit status 1."""
+    """Run a command; whatever it raises is one line on stderr and exit status 1, or 75 where it was asked to end."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     warnings.showwarning = functools.partial(_show, warnings.showwarning)
     first = [RENAMED_COMMANDS.get(name, name) for name in sys.argv[1:2]]
@@ -141,8 +142,9 @@ def main() -> None:
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
-        err.print(labeled("error", _line(error), "bold red"), soft_wrap=True)
-        sys.exit(1)
+        stopped = isinstance(error, StoppedError)
+        err.print(labeled("stopped" if stopped else "error", _line(error), "bold red"), soft_wrap=True)
+        sys.exit(EXIT_STATUS if stopped else 1)
 
 
 def _line(error: Exception) -> str:

@@ -26,6 +26,6 @@ def append(
     from hubstore import api
 
     items = corpora.open_items(corpus, reading)
-    with watching(store.name, "the model") as watch:
+    with watching(store.name, "the model", stoppable=run.engine == options.Engine.local) as watch:
         found = api.append(items, store, model=model, trust_remote_code=trust_remote_code, watch=watch, **vars(run))
     print_extraction(found, items, as_json)

@@ -179,6 +179,14 @@ class RunOptions:
     ] = False
     engine: options.EngineOption = options.Engine.local
     address: options.AddressOption = None
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--part",
+            metavar="N/COUNT",
+            help="Do one part of several, such as 3/16: as many processes, each with its own, share the store.",
+        ),
+    ] = None
 
 
 def open_items(corpus: Sequence[str], chosen: CorpusOptions) -> Any:

@@ -41,7 +41,7 @@ def extract(
     from hubstore import api
 
     items = corpora.open_items(corpus, reading)
-    with watching(store.name, model) as watch:
+    with watching(store.name, model, stoppable=run.engine == options.Engine.local) as watch:
         found = api.extract(
             items,
             model,
@@ -66,6 +66,7 @@ def print_extraction(store: Any, corpus: Any, as_json: bool) -> None:
         "items": done.items,
         "extracted": done.extracted,
         "resumed": done.resumed,
+        "shards_missing": done.missing,
         "layers": list(store.layers),
         "poolings": list(store.poolings),
         "dtype": store.layout.dtype,
@@ -80,13 +81,17 @@ def print_extraction(store: Any, corpus: Any, as_json: bool) -> None:
     if as_json:
         print_json(summary)
         return
-    if not done.extracted:
+    if done.missing:
+        out.print(f"{done.path}: this part is done; other parts have {done.missing:,} shards still to commit")
+    if not done.extracted and not done.missing:
         out.print(f"{done.path} is complete already: {done.items:,} items")
+        return
+    if not done.extracted:
         return
     if corpus.skipped.rows:
         rows = corpus.skipped.rows
         out.print(f"{rows:,} {'row' if rows == 1 else 'rows'} read from {corpus.name}")
-    if done.resumed:
+    if done.resumed and not done.missing:
         out.print(f"{done.path}: an interrupted run was gone on with, and is finished")
     rate = progress.seconds or 1.0
     out.print(

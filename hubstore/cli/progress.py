@@ -9,6 +9,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from hubstore.cli.output import err, note
+from hubstore.cli.stopping import stop_on_sigterm
 
 
 @contextmanager
@@ -27,12 +28,18 @@ def bar(what: str, details: str = "") -> Iterator[tuple[Progress, Any]]:
 
 
 @contextmanager
-def watching(store: str, model: str) -> Iterator[Any]:
-    """A `Callbacks` that draws an extraction, from the loading of its model on."""
+def watching(store: str, model: str, *, stoppable: bool = False) -> Iterator[Any]:
+    """A `Callbacks` that draws an extraction, from the loading of its model on.
+
+    Args:
+        store: its name.
+        model: likewise.
+        stoppable: whether SIGTERM ends it after the shard in hand.
+    """
     from hubstore.extraction import Callbacks, SelfCheck
     from hubstore.extraction import Progress as RunProgress
 
-    with bar(f"loading {model}") as (progress, task):
+    with stop_on_sigterm(handled=stoppable) as stop, bar(f"loading {model}") as (progress, task):
 
         def loaded(found: Any) -> None:
             progress.update(task, description="reading the corpus")
@@ -60,4 +67,4 @@ def watching(store: str, model: str) -> Iterator[Any]:
                 f"model {done.model_ms:,.0f} ms  copy {done.copy_ms:,.0f} ms  write {done.write_ms:,.0f} ms",
             )
 
-        yield Callbacks(loaded=loaded, planned=planned, checked=checked, progress=advanced)
+        yield Callbacks(loaded=loaded, planned=planned, checked=checked, progress=advanced, stop=stop)

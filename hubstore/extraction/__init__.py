@@ -10,8 +10,9 @@ from hubstore.lazy import lazy_names
 if TYPE_CHECKING:
     from hubstore.extraction.checks import SelfCheck, checks_of
     from hubstore.extraction.encoding import encode, load_model_of
+    from hubstore.extraction.job import Callbacks, Extraction
     from hubstore.extraction.pipeline import Progress
-    from hubstore.extraction.run import Callbacks, Extraction, append, extract, require_same_model
+    from hubstore.extraction.run import append, extract, require_same_model
     from hubstore.extraction.selfcheck import PackingOptions, media_check, self_check
     from hubstore.extraction.settings import Settings
     from hubstore.extraction.workers import Engine, Workers
@@ -41,7 +42,8 @@ __getattr__ = lazy_names(
         ".checks": ("SelfCheck", "checks_of"),
         ".encoding": ("encode", "load_model_of"),
         ".pipeline": ("Progress",),
-        ".run": ("Callbacks", "Extraction", "append", "extract", "require_same_model"),
+        ".job": ("Callbacks", "Extraction"),
+        ".run": ("append", "extract", "require_same_model"),
         ".selfcheck": ("PackingOptions", "media_check", "self_check"),
         ".settings": ("Settings",),
         ".workers": ("Engine", "Workers"),

@@ -10,7 +10,7 @@ from typing import Any
 from hubstore.errors import EngineError
 from hubstore.extraction.encoding import load_model_of
 from hubstore.extraction.engines import Compute, extraction_engine
-from hubstore.extraction.run import Callbacks
+from hubstore.extraction.job import Callbacks
 from hubstore.extraction.workers import Engine
 from hubstore.models import Model, load_model
 from hubstore.options import ModelOptions

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
+from hubstore.errors import ShardCommittedError
 from hubstore.extraction.plan import PlannedShard
 from hubstore.extraction.prepare import BROKEN_SHOWN, Preparation, ShardEnd, ShardStart, Work
 from hubstore.extraction.readers import processes_for, reading_processes, start_for
@@ -139,6 +140,7 @@ def run_shards(
     total: int,
     progress: Callable[[Progress], None] | None = None,
     readers: ReadingProcesses | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Progress:
     """Extract and commit shards of a plan.
 
@@ -149,6 +151,7 @@ def run_shards(
         total: items that are in them, or that others do beside.
         progress: called after every batch and every commit.
         readers: read the plan's items; None for processes of its own.
+        stop: says, whenever a shard is through the model, whether to end with it.
 
     Raises:
         NonFiniteError, StoreError, CorpusError: whatever stopped it; shards committed before stay.
@@ -161,7 +164,7 @@ def run_shards(
             readers = stack.enter_context(_own_readers(work, capture.model))
         for context in (compiled, _quick_switching(), _device_of(capture), capture.hooked()):
             stack.enter_context(context)
-        return _Run(work, capture, shards, total, progress, readers).run()
+        return _Run(work, capture, shards, total, progress, readers, stop).run()
 
 
 def _own_readers(work: Work, model: Model) -> ReadingProcesses:
@@ -198,7 +201,10 @@ class _Run:
         total: int,
         progress: Callable[[Progress], None] | None,
         readers: ReadingProcesses,
+        stop: Callable[[], bool] | None = None,
     ) -> None:
+        self._wanted = stop or (lambda: False)
+        self._enough = threading.Event()
         self._work = work
         self._readers = readers
         self._capture = capture
@@ -264,9 +270,11 @@ class _Run:
         return _PreparedBatch(batch.items, batch.tokens, batch.padded_tokens, lengths, batch.part, sent)
 
     def _model(self) -> None:
-        while (start := self._get(self._prepared)) is not None:
+        while not self._enough.is_set() and (start := self._get(self._prepared)) is not None:
             assert isinstance(start, ShardStart)
             self._assemble(start)
+            if self._wanted():
+                self._enough.set()  # what is prepared beyond this shard is let go
         self._put(self._finished, None)
 
     def _assemble(self, start: ShardStart) -> None:
@@ -312,20 +320,25 @@ class _Run:
             states = self._memory.shaped(done.slot.written, done.start.rows)
             if done.end.included is not None:
                 states = {pooling: of_all[:, done.end.included] for pooling, of_all in states.items()}
-            write_shard(
-                work.storage,
-                work.layout,
-                done.start.planned.shard,
-                done.end.items,
-                states,
-                generation=work.plan.generation,
-                first_token_shard=done.start.planned.first_token_shard,
-                times={"model_ms": round(done.model_ms, 3)},
-                previews=done.end.previews,
-            )
+            with self._shared():
+                write_shard(
+                    work.storage,
+                    work.layout,
+                    done.start.planned.shard,
+                    done.end.items,
+                    states,
+                    generation=work.plan.generation,
+                    first_token_shard=done.start.planned.first_token_shard,
+                    times={"model_ms": round(done.model_ms, 3)},
+                    previews=done.end.previews,
+                )
             self._clock.write_ms += 1e3 * (time.perf_counter() - started)
             self._memory.free.put(done.slot)
             self._advance(shards=self._done.shards + 1)
+
+    def _shared(self) -> contextlib.AbstractContextManager[None]:
+        """A shard that another writer of this plan has committed meanwhile is as good."""
+        return contextlib.suppress(*((ShardCommittedError,) if self._work.shared else ()))
 
     def _advance(self, **changes: Any) -> None:
         with self._lock:
@@ -342,7 +355,7 @@ class _Run:
 
     def _put(self, to: queue.Queue[T], work: T) -> None:
         while True:
-            if self._stop.is_set():
+            if self._stop.is_set() or (self._enough.is_set() and to is self._prepared):
                 raise _Cancelled
             try:
                 return to.put(work, timeout=0.1)

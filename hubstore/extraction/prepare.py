@@ -55,6 +55,7 @@ class Work:
         batching: by modality, how batches are made, as the self-check found.
         skip_broken: whether images and audio that cannot be read are left out; else they stop the run.
         processes: that read items; None to choose by the device.
+        shared: whether other writers commit shards of the plan too.
     """
 
     storage: Storage
@@ -64,6 +65,7 @@ class Work:
     batching: Mapping[str, Batching]
     skip_broken: bool = False
     processes: int | None = None
+    shared: bool = False
 
     @property
     def media_tokens(self) -> int:

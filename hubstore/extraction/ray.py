@@ -78,8 +78,9 @@ class RayEngine:
         *,
         total: int,
         progress: Callable[[Progress], None] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> Progress:
-        """As `pipeline.run_shards`, on a cluster.
+        """As `pipeline.run_shards`, on a cluster, where `stop` is not asked: whoever ends it ends it at once.
 
         The model in `capture` is the one that was checked; every actor loads its own, on a device of the same type.
 

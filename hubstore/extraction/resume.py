@@ -15,7 +15,7 @@ from hubstore.store import Layout, write_metadata
 from hubstore.store.attributes import read_attributes
 from hubstore.store.columns import stored_columns, type_name
 from hubstore.store.commit import Commit
-from hubstore.store.layout import ROOT, commit_key
+from hubstore.store.layout import PLAN, ROOT, commit_key
 from hubstore.store.log import read_commits
 from hubstore.store.unfinished import Unfinished, unfinished_corpus, with_shards
 
@@ -118,6 +118,35 @@ def begin_append(storage: Storage, identity: Mapping[str, Any], corpus: Corpus) 
         discard_plan(storage)
         plan = None
     return Begun(attributes, commits, _own(storage, plan, attributes, number), number)
+
+
+def joined(storage: Storage, identity: Mapping[str, Any]) -> Begun | None:
+    """A store whose generation other processes extract, to do a part of it; None where one is to be planned first.
+
+    Nothing is written or removed.
+    """
+    if not storage.exists(ROOT) or not storage.exists(PLAN):
+        return None
+    attributes = read_attributes(storage)
+    try:
+        plan = load_plan(storage)
+    except CorruptStoreError:  # it is being replaced, or whoever plans says what is wrong with it
+        return None
+    if plan is None or not is_described(attributes, plan.generation) or differences(plan.identity, identity):
+        return None
+    commits = read_commits(storage, Layout.from_json(attributes))
+    if {shard.shard for shard in plan.shards} <= {commit.shard for commit in commits}:
+        return None
+    corpora = [{one["generation"] for one in entry["generations"]} for entry in attributes["corpora"]]
+    number = next(place for place, generations in enumerate(corpora) if plan.generation in generations)
+    return Begun(attributes, commits, plan, number)
+
+
+def is_whole(begun: Begun, identity: Mapping[str, Any]) -> bool:
+    """Whether a store has the whole of a corpus that is asked for, and nothing in it is unfinished."""
+    if begun.plan is not None or _unfinished(begun.attributes, begun.commits, None) is not None:
+        return False
+    return any(not _differences(entry, identity) for entry in _corpora(begun.attributes))
 
 
 def is_described(attributes: Mapping[str, Any], generation: int) -> bool:

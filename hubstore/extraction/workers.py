@@ -44,6 +44,7 @@ class Engine(Protocol):
         *,
         total: int,
         progress: Callable[[Progress], None] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> Progress:
         """As `hubstore.extraction.pipeline.run_shards`, by as many models as there are."""
         ...
@@ -70,6 +71,7 @@ class Workers:
         *,
         total: int,
         progress: Callable[[Progress], None] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> Progress:
         """As `pipeline.run_shards`, with the help of workers; no more of them than there are shards to share.
 
@@ -79,7 +81,7 @@ class Workers:
         """
         devices = self.devices[: max(len(shards) - 1, 0)]
         if not devices:
-            return run_shards(work, capture, shards, total=total, progress=progress)
+            return run_shards(work, capture, shards, total=total, progress=progress, stop=stop)
         context = multiprocessing.get_context("spawn")
         own_processes = processes_for(capture.model.device, work.processes, 1 + len(devices))
         work = replace(work, processes=own_processes)
@@ -87,8 +89,12 @@ class Workers:
         with starting_processes("extract on one device"):
             shard_queue = _SharedShardQueue(shards, context)
             workers = _WorkerPool(context, shard_queue, task, devices, total, progress)
+
+        def stopped() -> bool:
+            return stop is not None and stop() and shard_queue.close()
+
         with workers as pool:
-            own = run_shards(work, capture, shard_queue, total=total, progress=pool.advanced)
+            own = run_shards(work, capture, shard_queue, total=total, progress=pool.advanced, stop=stopped)
             pool.finish()
         return pool.sum(own)
 
@@ -139,6 +145,12 @@ class _SharedShardQueue:
     def __init__(self, shards: Sequence[PlannedShard], context: SpawnContext) -> None:
         self._shards = tuple(shards)
         self._next = context.Value("q", 0)
+
+    def close(self) -> bool:
+        """Give no shard to anybody from now on; True."""
+        with self._next.get_lock():
+            self._next.value = len(self._shards)
+        return True
 
     def __iter__(self) -> Iterator[PlannedShard]:
         while True:
@@ -207,7 +219,7 @@ class _WorkerPool:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         for connection, process in self._processes.items():
             if kind is not None:
-                process.terminate()
+                process.kill()  # it does not listen to SIGTERM
             process.join(SECONDS_TO_END)
             if process.is_alive():
                 process.kill()
@@ -271,7 +283,8 @@ class _WorkerPool:
 
 def _work(parent: Connection, shard_queue: _SharedShardQueue, task: ExtractionTask, device: str) -> None:
     """A worker process: load the model, extract and commit shards until none is left."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it, and ends its workers
+    for one in (signal.SIGINT, signal.SIGTERM):  # which may reach a whole group: the parent ends its workers
+        signal.signal(one, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     lock = threading.Lock()  # progress comes from more than one thread
 

@@ -134,6 +134,10 @@ class Storage(ABC):
         """Be the only writer; StoreLockedError when another process is."""
 
     @abstractmethod
+    def share(self) -> contextlib.AbstractContextManager[None]:
+        """Be one of several writers, each of shards of its own; StoreLockedError where one holds the lock."""
+
+    @abstractmethod
     def scratch(self, key: str) -> contextlib.AbstractContextManager[Path]:
         """A free path for a file that `put_file` moves to `key`: on the storage's own disk, if it has one."""
 

@@ -227,6 +227,21 @@ class LocalStorage(Storage):
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold an advisory lock on the folder; the kernel lets go of it when the process ends."""
+        with self._flocked(fcntl.LOCK_EX):
+            self._sweep()
+            try:
+                yield
+            finally:
+                self._sweep()
+
+    @contextlib.contextmanager
+    def share(self) -> Iterator[None]:
+        """Hold the lock with others that share it. What was left half written stays, since it may be theirs."""
+        with self._flocked(fcntl.LOCK_SH):
+            yield
+
+    @contextlib.contextmanager
+    def _flocked(self, kind: int) -> Iterator[None]:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -236,7 +251,7 @@ class LocalStorage(Storage):
             ) from error
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StoreLockedError(
                     f"{self._folder} is being written by another process; wait until it ends, then try again"
@@ -252,11 +267,9 @@ class LocalStorage(Storage):
                 raise unwritable(self._folder, error) from error
             found = os.fstat(descriptor)
             self._locked = (platform.node(), found.st_dev, found.st_ino)
-            self._sweep()
             try:
                 yield
             finally:
-                self._sweep()
                 self._locked = None
         finally:
             os.close(descriptor)

@@ -45,6 +45,10 @@ class WebStorage(RemoteStorage):
         """Refused: StoreAccessError."""
         self._refuse()
 
+    def share(self) -> contextlib.AbstractContextManager[None]:
+        """Refused: StoreAccessError."""
+        self._refuse()
+
     def _check_write(self, key: str, *, anew: bool = False) -> None:
         self._refuse()
 

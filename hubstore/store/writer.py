@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from hubstore.errors import NonFiniteError, StoreError, StoreLockedError
+from hubstore.errors import NonFiniteError, ShardCommittedError, StoreLockedError
 from hubstore.storage import Buffer, FileRecord, Storage
 from hubstore.storage.location import shell_word
 from hubstore.store.attributes import write_root
@@ -80,7 +80,8 @@ def write_shard(  # noqa: PLR0913
 
     Raises:
         NonFiniteError: a state is NaN or infinite; names layer and item, and nothing is committed.
-        StoreError: the disk is full or broken, or the shard has a commit already; nothing is committed.
+        ShardCommittedError: the shard has a commit already.
+        StoreError: the disk is full or broken; nothing is committed.
         StoreLockedError: the right to write has ended; says so where it ended too late for what another committed.
     """
     key = commit_key(shard)
@@ -142,8 +143,10 @@ def encode_items(items: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def _committed_already(storage: Storage, shard: int) -> StoreError:
-    return StoreError(f"{storage.root / commit_key(shard)}: this shard is committed already; its rows stay as they are")
+def _committed_already(storage: Storage, shard: int) -> ShardCommittedError:
+    return ShardCommittedError(
+        f"{storage.root / commit_key(shard)}: this shard is committed already; its rows stay as they are"
+    )
 
 
 def _write_file(storage: Storage, key: str, buffers: list[Buffer]) -> tuple[str, FileRecord]:

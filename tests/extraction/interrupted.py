@@ -17,7 +17,7 @@ import torch
 
 from hubstore.corpus import Corpus, Item
 from hubstore.errors import CorpusUnreachableError, HubstoreError
-from hubstore.extraction import Settings, append, extract, settings
+from hubstore.extraction import Settings, append, extract, parts, settings
 from tests.tiny_models import tiny_model
 
 GENERATION = 7
@@ -38,7 +38,9 @@ def corpus(name: str) -> Corpus:
     )
 
 
-def run(verb: str, name: str, path: Path, at: int | None, kill: bool, answer: Connection) -> None:
+def run(
+    verb: str, name: str, path: Path, at: int | None, kill: bool, answer: Connection, part: str | None = None
+) -> None:
     """Extract or append in a process of its own, and send None or the error that ended it.
 
     Args:
@@ -48,7 +50,9 @@ def run(verb: str, name: str, path: Path, at: int | None, kill: bool, answer: Co
         at: the write or read that ends it; None for none.
         kill: whether it is killed there, or reading fails from there on.
         answer: what to send by.
+        part: to do, such as "1/4"; None for all.
     """
+    parts.POLL_S = 0.05
     settings.SHARD_ROWS, settings.CHUNK_ROWS = 4, 2  # two shards to a generation
     moments = itertools.count(1)
     lock = threading.Lock()
@@ -82,9 +86,9 @@ def run(verb: str, name: str, path: Path, at: int | None, kill: bool, answer: Co
     try:
         given = replace(whole, read=read)
         if verb == "extract":
-            extract(given, tiny_model("gpt2"), path, SETTINGS, generation_items=GENERATION)
+            extract(given, tiny_model("gpt2"), path, SETTINGS, generation_items=GENERATION, part=part)
         else:
-            append(given, tiny_model("gpt2"), path, generation_items=GENERATION)
+            append(given, tiny_model("gpt2"), path, generation_items=GENERATION, part=part)
     except HubstoreError as error:
         answer.send(f"{type(error).__name__}: {error}")
     else:

@@ -175,7 +175,7 @@ def test_a_plan_changed_on_disk_is_refused(tmp_path, monkeypatch):
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hubstore.extraction.run.run_shards", stop)
+    monkeypatch.setattr("hubstore.extraction.job.run_shards", stop)
     with pytest.raises(KeyboardInterrupt):
         extract(victim.corpus(), tiny_model("gpt2"), path, victim.SETTINGS)
     monkeypatch.undo()

@@ -208,7 +208,7 @@ def test_an_append_of_which_nothing_is_committed_makes_room_for_another(tmp_path
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hubstore.extraction.run.run_shards", stop)
+    monkeypatch.setattr("hubstore.extraction.job.run_shards", stop)
     with pytest.raises(KeyboardInterrupt):
         appended(items("b", 5), path)
     monkeypatch.undo()
@@ -228,7 +228,7 @@ def test_an_append_of_which_no_item_is_committed_gives_way_whole_once_the_other_
         write_shard(work.storage, work.layout, shards[0].shard, NO_ITEMS, none, generation=work.plan.generation)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hubstore.extraction.run.run_shards", stop_after_a_broken_shard)
+    monkeypatch.setattr("hubstore.extraction.job.run_shards", stop_after_a_broken_shard)
     with pytest.raises(KeyboardInterrupt):
         appended(items("b", 50), path)
     monkeypatch.undo()
