@@ -230,7 +230,9 @@ class Job:
         watch, total = self.watch, sum(shard.stop - shard.start for shard in left)
         if self.engine is not None:
             return self.engine.run_shards(work, capture, left, total=total, progress=watch.progress, stop=watch.stop)
-        free = (shard for shard in left if not (shared and self.storage.exists(commit_key(shard.shard))))
+        free: Iterable[PlannedShard] = left
+        if shared:
+            free = (shard for shard in left if not self.storage.exists(commit_key(shard.shard)))
         return run_shards(work, capture, free, total=total, progress=watch.progress, readers=readers, stop=watch.stop)
 
     def _reading(self, modalities: Iterable[str]) -> ReadingProcesses:
