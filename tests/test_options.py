@@ -97,7 +97,7 @@ def test_a_command_calls_its_function_once_with_what_was_typed(monkeypatch, tmp_
 
     monkeypatch.setattr(api, verb, captured)
     loading = ["--extra-model", "b", "--attention", "eager", "--model-revision", "r", "--model-dtype", "float32"]
-    running = ["--readers", "0", "--ignore-space"]
+    running = ["--readers", "0", "--ignore-space", "--part", "2/3"]
     typed = {
         "extract": ["sample:ntrex", "-m", "a", "-o", str(tmp_path / "x"), "--pooling", "mean,last", *loading, *running],
         "append": [str(tmp_path / "x"), "sample:ntrex", "--model", "a", "--trust-remote-code", *running],
@@ -113,8 +113,8 @@ def test_a_command_calls_its_function_once_with_what_was_typed(monkeypatch, tmp_
         assert take(ModelOptions, named) == model
         assert named.pop("settings").poolings == ("mean", "last")
     rest = {
-        "extract": {"with_lens": False, "readers": 0, "ignore_space": True},
-        "append": {"model": "a", "trust_remote_code": True, "readers": 0, "ignore_space": True},
+        "extract": {"with_lens": False, "readers": 0, "ignore_space": True, "part": "2/3"},
+        "append": {"model": "a", "trust_remote_code": True, "readers": 0, "ignore_space": True, "part": "2/3"},
         "plan": {"folder": tmp_path, "refresh": True},
     }
     named.pop("watch", None)
