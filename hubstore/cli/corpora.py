@@ -33,6 +33,15 @@ class CorpusOptions:
     parallel: Annotated[
         bool, typer.Option("--parallel", help="CORPUS is line-aligned files: line 12 of each says the same.")
     ] = False
+    mix: Annotated[
+        bool,
+        typer.Option(
+            "--mix",
+            help="CORPUS is several with weights, a.jsonl=0.7 b.parquet=0.3: each next item is of one drawn by them, "
+            "until that has none left.",
+        ),
+    ] = False
+    mix_seed: Annotated[int, typer.Option("--mix-seed", help="Seed of what --mix draws.")] = 0
     text: Annotated[
         list[str] | None,
         typer.Option(
@@ -191,15 +200,17 @@ class RunOptions:
 
 def open_items(corpus: Sequence[str], chosen: CorpusOptions) -> Any:
     """The corpus that the options describe."""
-    from hubstore.corpus import open_corpus, read_parallel
+    from hubstore.corpus import mix_corpora, open_corpus, read_parallel
 
-    others = ("parallel", "text", "limit", "on_error")
+    others = ("parallel", "mix", "mix_seed", "text", "limit", "on_error")
     named: dict[str, Any] = {
         name: value
         for name, value in vars(chosen).items()
         if name not in others and value is not None and (value is not False or name == "quotes")
     }
     common: dict[str, Any] = {"limit": chosen.limit, "on_error": chosen.on_error.value}
+    if chosen.parallel and chosen.mix:
+        raise CorpusError("give --parallel or --mix, not both")
     if chosen.parallel:
         if named or chosen.text:
             raise CorpusError(f"--parallel files have no columns or splits; leave out {', '.join(named) or 'text'}")
@@ -209,7 +220,21 @@ def open_items(corpus: Sequence[str], chosen: CorpusOptions) -> Any:
         if len(chosen.text) > 1 and not by_language:
             raise CorpusError("give one --text-column, or LANGUAGE=COLUMN for each language")
         named["text"] = _by_language(chosen.text, "--text-column") if by_language else chosen.text[0]
-    return open_corpus(corpus, **common, **named)
+    if not chosen.mix:
+        return open_corpus(corpus, **common, **named)
+    weighted = [_weighted(one) for one in corpus]
+    common["limit"] = None  # which is of the mixture
+    corpora = [(open_corpus(one, **common, **named), weight) for one, weight in weighted]
+    return mix_corpora(corpora, seed=chosen.mix_seed, limit=chosen.limit)
+
+
+def _weighted(value: str) -> tuple[str, float]:
+    """A corpus and its weight."""
+    name, _, weight = value.rpartition("=")
+    try:
+        return name, float(weight) if name else float("")
+    except ValueError:
+        raise CorpusError(f"--mix {value!r} is not CORPUS=WEIGHT; write it as a.jsonl=0.7") from None
 
 
 def _by_language(values: Sequence[str], option: str) -> dict[str, str]:

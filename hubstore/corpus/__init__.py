@@ -6,6 +6,7 @@ from hubstore.corpus.dataset import read_dataset
 from hubstore.corpus.folder import read_media_folder
 from hubstore.corpus.item import ITEM_SCHEMA, Item, Media
 from hubstore.corpus.memory import is_table, read_memory
+from hubstore.corpus.mixing import mix_corpora
 from hubstore.corpus.opening import open_corpus
 from hubstore.corpus.parallel import read_parallel
 from hubstore.corpus.sample import read_sample, sample_names
@@ -21,6 +22,7 @@ __all__ = [
     "Media",
     "Skipped",
     "is_table",
+    "mix_corpora",
     "open_corpus",
     "read_csv",
     "read_dataset",
