@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from hubstore.errors import StoreError, StoreLockedError
+from hubstore.errors import CorruptStoreError, StoreError, StoreLockedError
 from hubstore.extraction.job import Extraction, Job
 from hubstore.extraction.pipeline import Progress
 from hubstore.extraction.plan import Plan, PlannedShard
@@ -76,7 +76,8 @@ def run_part(job: Job, part: Part, begin: Callable[[], Begun]) -> Extraction:
             begun = joined(job.storage, job.identity)
             if begun is not None and begun.plan is not None:
                 last = begun.plan
-                done = done.then(job.run_planned(begun, part.shards(last)))
+                with _closed_meanwhile(job, last):
+                    done = done.then(job.run_planned(begun, part.shards(last)))
         if last is not None:
             left = [shard for shard in last.shards if not job.storage.exists(commit_key(shard.shard))]
             if left:
@@ -91,6 +92,17 @@ def run_part(job: Job, part: Part, begin: Callable[[], Begun]) -> Extraction:
             planned = planned or begun.attributes is None
             if is_whole(begun, job.identity) or job.plan_next(begun) is None:  # others may have done all
                 return job.ended(done, last, resumed=not planned)
+
+
+@contextlib.contextmanager
+def _closed_meanwhile(job: Job, plan: Plan) -> Iterator[None]:
+    """A plan whose files are gone since other parts have done all of it is no error: a bucket is not locked."""
+    try:
+        yield
+    except CorruptStoreError:
+        now = joined(job.storage, job.identity)
+        if now is not None and now.plan is not None and now.plan.generation == plan.generation:
+            raise
 
 
 @contextlib.contextmanager

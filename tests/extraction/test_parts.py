@@ -8,15 +8,20 @@ import os
 import random
 import signal
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import wait
 
 import pytest
+from obstore.store import MemoryStore
 
 from hubstore.errors import StoppedError, StoreError, StoreLockedError
-from hubstore.extraction import Callbacks, Settings, append, extract, pipeline
+from hubstore.extraction import Callbacks, Settings, append, extract, parts, pipeline
 from hubstore.extraction import settings as extraction_settings
 from hubstore.extraction.parts import Part
-from hubstore.storage import LocalStorage
+from hubstore.storage import LocalStorage, Url
+from hubstore.storage.cache import FileCache
+from hubstore.storage.lease import LEASE
+from hubstore.storage.objects import RemoteStorage
 from hubstore.store import StoreReader, verify
 from tests.command_line import typed
 from tests.extraction import interrupted
@@ -130,6 +135,34 @@ def test_while_a_part_writes_nobody_else_has_the_store_alone(tmp_path):
         assert not left.joinpath(".0.parquet.partial").exists()
         with pytest.raises(StoreLockedError), other.share():
             pass
+
+
+def test_parts_side_by_side_share_an_object_store(tmp_path, small_shards, monkeypatch):
+    memory, corpus, models = MemoryStore(), interrupted.corpus("A"), [tiny_model("gpt2") for _ in range(4)]
+
+    def bucket(path):
+        return RemoteStorage(Url("s3", "lab/x.hub"), memory, FileCache(tmp_path / "cache", 1 << 30))
+
+    extract(corpus, models[0], tmp_path / "whole.hub", SETTINGS, generation_items=9)
+    monkeypatch.setattr("hubstore.extraction.run.store_files", bucket)
+    monkeypatch.setattr(parts, "POLL_S", 0.05)
+
+    def run(number):
+        part = f"{number}/3"
+        return extract(corpus, models[number], "s3://lab/x.hub", SETTINGS, generation_items=9, part=part)
+
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(run, (1, 2, 3)))
+    if min(one.missing for one in done):  # of the last generation, which a part may have ended before
+        done += [run(number) for number in (1, 2, 3)]
+    assert min(one.missing for one in done) == 0
+    copied = tmp_path / "copy.hub"
+    for found in memory.list().collect():
+        if found["path"] != LEASE:
+            path = copied / found["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes(memory.get(found["path"]).bytes()))
+    assert content(copied) == content(tmp_path / "whole.hub")
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "3", "a/b", "1/0", "-1/3", "1/2/3", ""])
