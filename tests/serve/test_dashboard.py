@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 import os
 import re
 import shutil
 import time
 from urllib.parse import parse_qs
+from urllib.request import urlopen
 
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
@@ -164,6 +166,45 @@ def test_it_starts_with_what_the_store_holds(page, url):
     expect(page.get_by_role("heading", level=1)).to_have_text("words")
 
 
+def recall_by_layer(url):
+    """By layer, the mean over the other languages of recall@1, centered, of both directions with English."""
+    with urlopen(f"{url}/api/v1/stores/words/curves?analysis=retrieval&pivot=en&format=json") as answer:
+        columns = json.load(answer)["columns"]
+    found = {}
+    for metric, variant, layer, value in zip(
+        *(columns[name] for name in ("metric", "variant", "layer", "value")), strict=True
+    ):
+        if (metric, variant) == ("recall@1", "centered"):
+            found.setdefault(layer, []).append(value)
+    assert {len(values) for values in found.values()} == {2 * (len(LANGUAGES) - 1)}
+    return {layer: sum(values) / len(values) for layer, values in found.items()}
+
+
+def test_the_first_screen_has_the_hub_curve_and_says_in_words_where_it_is_highest(page, url):
+    means = recall_by_layer(url)
+    best = max(means, key=lambda layer: means[layer])
+    show(page, url, "overview?store=words")
+    says = page.get_by_role("region", name="Hub curve").locator(".finding")
+    where = "the embeddings" if best == "0" else f"layer {best}"
+    expect(says).to_contain_text(f"At {where}, ")
+    share = float(says.text_content().split(", ")[1].split(" %")[0]) / 100
+    assert share == pytest.approx(means[best], abs=0.005)
+    assert f"English with {len(LANGUAGES) - 1} others" in says.text_content()
+    expect(page.locator(".looks .scatterlayer .trace")).not_to_have_count(0)
+
+
+def test_all_pairs_are_drawn_at_first_with_their_mean_and_a_heat_map(page, url):
+    show(page, url, "curves?store=words")
+    expect(page.locator(".heatmaplayer image")).to_have_count(1)
+    names = page.locator(".looks .ytick text").all_text_contents()
+    assert {"Arabic", "Swahili"} <= set(names)
+    page.get_by_role("combobox", name="Pairs").fill("ar sw")
+    page.locator("[role=option]").first.click()
+    settle(page)
+    until(page, lambda: asked(page).get("pair") == ["ar:sw"])
+    expect(page.locator(".heatmaplayer image")).to_have_count(0)
+
+
 def test_views_are_reached_by_the_keyboard_alone_and_back_goes_back(page, url):
     page.goto(url)
     settle(page)
@@ -183,7 +224,7 @@ def test_views_are_reached_by_the_keyboard_alone_and_back_goes_back(page, url):
 
 
 def test_hub_curves_of_pairs_that_are_chosen_by_typing(page, url):
-    show(page, url, "curves?store=words&pair=en:ar")
+    show(page, url, "curves?store=words&analysis=similarity&pair=en:ar")
     field = page.get_by_role("combobox", name="Pairs")
     field.fill("sw zh")
     expect(page.locator("[role=option]")).to_have_count(1)
@@ -218,7 +259,7 @@ def test_every_analysis_is_drawn(page, url, analysis):
 
 
 def test_curves_are_downloaded_as_csv_parquet_and_png(page, url):
-    show(page, url, "curves?store=words&pair=en:sw")
+    show(page, url, "curves?store=words&analysis=similarity&pair=en:sw")
     by_csv, by_parquet = pacsv.read_csv(downloaded(page, "CSV")), pq.read_table(downloaded(page, "Parquet"))
     assert by_csv.column_names == by_parquet.column_names
     assert by_csv.num_rows == by_parquet.num_rows > 0
@@ -226,6 +267,36 @@ def test_curves_are_downloaded_as_csv_parquet_and_png(page, url):
     image = Image.open(downloaded(page, "PNG"))
     assert image.format == "PNG"
     assert image.width > 1000
+
+
+def test_an_area_that_is_drawn_on_the_map_is_counted_listed_downloaded_and_part_of_the_address(page, url):
+    show(page, url, "map?store=words&layer=1")
+    drawn(page)
+    page.get_by_role("button", name="Draw an area").click()
+    box = page.locator(".plane").bounding_box()
+    left, top, right, bottom = box["x"] + 4, box["y"] + 4, box["x"] + box["width"] / 2, box["y"] + box["height"] - 4
+    page.mouse.move(left, top)
+    page.mouse.down()
+    for corner in ((right, top), (right, bottom), (left, bottom)):
+        page.mouse.move(*corner, steps=5)
+    page.mouse.up()
+    until(page, lambda: asked(page).get("area-layer") == ["1"])
+    chosen = page.get_by_role("region", name="Selection")
+    count = int(chosen.locator("h2").text_content().split()[0])
+    assert 0 < count < ITEMS
+    expect(chosen.locator("li")).to_have_count(count)
+    with page.expect_download() as waiting:
+        chosen.get_by_text("CSV", exact=True).click()
+    table = pacsv.read_csv(waiting.value.path(), parse_options=pacsv.ParseOptions(newlines_in_values=True))
+    assert table.column_names == ["id", "concept", "language", "modality", "text"]
+    assert len(set(table["id"].to_pylist())) == count
+    page.reload()
+    settle(page)
+    expect(chosen.locator("li")).to_have_count(count)
+    chosen.get_by_role("button", name="Put the selection away").click()
+    expect(chosen).to_have_count(0)
+    page.get_by_role("button", name="Select all in view").click()
+    expect(chosen.locator("h2")).to_have_text(f"{ITEMS} items")
 
 
 def test_the_map_moves_by_the_slider_and_shows_the_item_that_is_clicked(page, url):

@@ -2,6 +2,25 @@
 
 /** The analyses, what they are over, and the quantities that can be drawn; the first of each is shown at first. */
 export const ANALYSES = {
+  retrieval: {
+    label: "Retrieval",
+    over: "pair",
+    axis: "share of queries",
+    directed: true,
+    says: "How often an item's equivalent in the other language is among its nearest.",
+    quantities: [
+      ["recall@1", "recall@1", ["recall@1"]],
+      ["recall@5", "recall@5", ["recall@5"]],
+      ["recall@10", "recall@10", ["recall@10"]],
+      ["mrr", "mean reciprocal rank", ["mrr"]],
+    ],
+    variants: [
+      ["centered", "cosine, centered"],
+      ["raw", "cosine, raw"],
+      ["csls_raw", "CSLS, raw"],
+      ["csls_centered", "CSLS, centered"],
+    ],
+  },
   similarity: {
     label: "Similarity",
     over: "pair",
@@ -16,25 +35,6 @@ export const ANALYSES = {
     variants: [
       ["raw", "as stored"],
       ["centered", "each language's mean removed"],
-    ],
-  },
-  retrieval: {
-    label: "Retrieval",
-    over: "pair",
-    axis: "share of queries",
-    directed: true,
-    says: "How often an item's equivalent in the other language is among its nearest.",
-    quantities: [
-      ["recall@1", "recall@1", ["recall@1"]],
-      ["recall@5", "recall@5", ["recall@5"]],
-      ["recall@10", "recall@10", ["recall@10"]],
-      ["mrr", "mean reciprocal rank", ["mrr"]],
-    ],
-    variants: [
-      ["raw", "cosine, raw"],
-      ["centered", "cosine, centered"],
-      ["csls_raw", "CSLS, raw"],
-      ["csls_centered", "CSLS, centered"],
     ],
   },
   alignment: {
@@ -88,7 +88,7 @@ export const ANALYSES = {
   },
 };
 
-const ALWAYS = "debiased"; // CKA has one variant, which removes the means itself
+export const ALWAYS = "debiased"; // CKA has one variant, which removes the means itself
 
 /**
  * The curves of an analysis's rows.

@@ -24,8 +24,6 @@ function short(partition) {
 
 /** The figure: data and layout. */
 export function curveFigure(curves, layers, axis) {
-  const step = Math.ceil(layers.length / MOST_TICKS);
-  const ticks = layers.map((_, place) => place).filter((place) => place % step === 0);
   return {
     data: curves.flatMap((curve) => traces(curve, layers)),
     layout: {
@@ -34,15 +32,21 @@ export function curveFigure(curves, layers, axis) {
       hovermode: "x unified",
       showlegend: curves.length > 1 || curves[0].showMetric,
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 } },
-      xaxis: {
-        title: { text: "layer", standoff: 8 },
-        tickvals: ticks,
-        ticktext: ticks.map((place) => inPlotly(layers[place])),
-        range: [-0.3, layers.length - 0.7],
-        unifiedhovertitle: { text: "layer %{x}" },
-      },
+      xaxis: { ...layerAxis(layers), unifiedhovertitle: { text: "layer %{x}" } },
       yaxis: { title: { text: inPlotly(axis), standoff: 10 }, automargin: true },
     },
+  };
+}
+
+/** The axis of layers, which stand at their places. */
+export function layerAxis(layers) {
+  const step = Math.ceil(layers.length / MOST_TICKS);
+  const ticks = layers.map((_, place) => place).filter((place) => place % step === 0);
+  return {
+    title: { text: "layer", standoff: 8 },
+    tickvals: ticks,
+    ticktext: ticks.map((place) => inPlotly(layers[place])),
+    range: [-0.5, layers.length - 0.5],
   };
 }
 

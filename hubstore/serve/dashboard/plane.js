@@ -3,6 +3,7 @@
 import { Grid } from "./grid.js";
 import { PointsGL } from "./points-gl.js";
 import { Points2D } from "./points-2d.js";
+import { ours } from "./colors.js";
 import { h } from "./dom.js";
 
 const DURATION = 520; // milliseconds from layer to layer
@@ -15,8 +16,9 @@ export class Plane {
   /**
    * @param {string} label what the plane shows.
    * @param {{onhover: (i: number) => void, onpick: (i: number) => void, onlook: (look: string) => void,
-   *   overlay: (context: CanvasRenderingContext2D, at: (i: number) => number[], ratio: number) => void}} ways
-   *   hover is told -1 where there is no point; `onlook` is told where one looks, for the address.
+   *   onarea: (path: number[][]) => void, overlay: (context: CanvasRenderingContext2D, at: (i: number) => number[], ratio: number) => void}} ways
+   *   hover is told -1 where there is no point; `onlook` is told where one looks, for the address; `onarea` the
+   *   corners of what was drawn around, in the points' units.
    */
   constructor(label, ways) {
     this.ways = ways;
@@ -76,6 +78,23 @@ export class Plane {
     const [x, y, zoom] = (words ?? "").split(",").map(Number);
     this.look = [x, y, zoom].every(Number.isFinite) && words ? { x, y, zoom: clamp(zoom) } : { x: 0, y: 0, zoom: 1 };
     this.draw();
+  }
+
+  /** Whether dragging draws an area in the place of moving; with the shift key it always does. */
+  drawsAreas(on) {
+    this.drawing = on;
+    this.node.classList.toggle("drawing", on);
+  }
+
+  /** The corners of what is in view. */
+  view() {
+    const [right, bottom] = [this.width, this.height];
+    return [
+      [0, 0],
+      [right, 0],
+      [right, bottom],
+      [0, bottom],
+    ].map((corner) => this.#unit(...corner));
   }
 
   /** Draws with the next frame. */
@@ -147,6 +166,23 @@ export class Plane {
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     context.clearRect(0, 0, this.width, this.height);
     this.ways.overlay(context, (i) => this.at(i));
+    if (this.path) this.outline(context, this.path);
+  }
+
+  /** A line around an area, by its corners. */
+  outline(context, corners) {
+    const scale = this.#scale();
+    context.beginPath();
+    for (const [x, y] of corners)
+      context.lineTo(this.width / 2 + (x - this.look.x) * scale, this.height / 2 - (y - this.look.y) * scale);
+    context.closePath();
+    context.strokeStyle = ours("--accent");
+    context.lineWidth = 1.5;
+    context.stroke();
+    context.fillStyle = ours("--accent-faint");
+    context.globalAlpha = 0.35;
+    context.fill();
+    context.globalAlpha = 1;
   }
 
   /** Points are smaller where there are many, larger where one looks closely. */
@@ -176,11 +212,17 @@ export class Plane {
     this.draw();
   }
 
+  /** A place in the node in the points' units. */
+  #unit(x, y) {
+    const scale = this.#scale();
+    return [this.look.x + (x - this.width / 2) / scale, this.look.y - (y - this.height / 2) / scale];
+  }
+
   #nearest(x, y) {
     if (!this.to || this.started !== null) return -1;
     this.grid ??= new Grid(this.to);
     const scale = this.#scale();
-    const [px, py] = [this.look.x + (x - this.width / 2) / scale, this.look.y - (y - this.height / 2) / scale];
+    const [px, py] = this.#unit(x, y);
     const any = this.grid.nearest(px, py, REACH / scale, (i) => this.state[i] > 1);
     return any >= 0 ? any : this.grid.nearest(px, py, REACH / scale, (i) => this.state[i] === 1);
   }
@@ -195,6 +237,8 @@ export class Plane {
       over.setPointerCapture(event.pointerId);
       this.pointers.set(event.pointerId, inside(event));
       this.wandered = this.pointers.size > 1 ? CLICK + 1 : 0;
+      const draws = (this.drawing || event.shiftKey) && this.pointers.size === 1;
+      this.path = draws ? [this.#unit(...inside(event))] : null;
     });
     over.addEventListener("pointermove", (event) => {
       const place = inside(event);
@@ -204,7 +248,10 @@ export class Plane {
         return;
       }
       this.wandered += Math.hypot(place[0] - before[0], place[1] - before[1]);
-      this.#drag(event.pointerId, before, place);
+      if (this.path) {
+        this.path.push(this.#unit(...place));
+        this.drawAbove();
+      } else this.#drag(event.pointerId, before, place);
       this.pointers.set(event.pointerId, place);
     });
     const end = (event) => {
@@ -212,7 +259,11 @@ export class Plane {
       if (event.type === "pointerup" && this.wandered <= CLICK) {
         const found = this.#nearest(...inside(event));
         if (found >= 0) this.ways.onpick(found);
+      } else if (this.path) {
+        if (event.type === "pointerup") this.ways.onarea(this.path);
       } else if (!this.pointers.size) this.#looked();
+      this.path = null;
+      this.drawAbove();
     };
     over.addEventListener("pointerup", end);
     over.addEventListener("pointercancel", end);

@@ -3,8 +3,10 @@
 import { getLong, records, storePath } from "./api.js";
 import { chooseMany } from "./choose-many.js";
 import { choice, segmented } from "./controls.js";
-import { ANALYSES, byChance, curvesOf, pairsOf, peak, pivotOf, spread } from "./curves-data.js";
+import { ANALYSES, byChance, curvesOf, pairsOf, peak, pivotOf } from "./curves-data.js";
 import { curveFigure, curveName } from "./curves-figure.js";
+import { hubOf } from "./hub.js";
+import { heatFigure, hubFigure } from "./hub-figure.js";
 import { style } from "./colors.js";
 import { empty, h, refill, say } from "./dom.js";
 import { downloads, fileName } from "./download.js";
@@ -17,11 +19,11 @@ import { bdi, count, layerLabel, number, partitionLabel, plural, WHOLE, withInte
 export const title = "Hub curves";
 
 const MOST = 16; // curves that can be told apart on one axis
-const AT_FIRST = 5;
 
 /** Opens the view. */
 export function open({ store, info }) {
   const figure = new Figure("Curves by layer; the tables below hold the same numbers");
+  const heat = new Figure("Each pair by layer; the table of all values holds the same numbers");
   const pane = new Pane("Curves", { class: "curves" });
   const bar = h("div", { class: "controls" });
   const says = h("p", { class: "soft says" });
@@ -44,13 +46,13 @@ export function open({ store, info }) {
       return;
     }
     pane.fill(async (signal) => {
-      const query = queryOf(selection);
+      const query = queryOf(info, selection);
       const key = JSON.stringify(query);
       if (answer?.key !== key) {
         const found = await getLong(storePath(store, "curves"), query, signal);
         answer = { key, rows: records(found) };
       }
-      return draw(info, selection, answer.rows, query, figure);
+      return draw(info, selection, answer.rows, query, { figure, heat });
     }, "Computing the curves. The first time takes a while; then they are kept.");
   };
   return {
@@ -59,18 +61,19 @@ export function open({ store, info }) {
     close: () => {
       pane.stop();
       figure.close();
+      heat.close();
     },
   };
 }
 
 /** What the parameters ask for, with what is shown at first in the place of what they do not say. */
 function question(info, params) {
-  const analysis = ANALYSES[params.get("analysis")] ? params.get("analysis") : "similarity";
+  const analysis = ANALYSES[params.get("analysis")] ? params.get("analysis") : "retrieval";
   const { over, quantities, variants } = ANALYSES[analysis];
   const quantity = quantities.find(([name]) => name === params.get("metric")) ?? quantities[0];
   const variant = variants.find(([name]) => name === params.get("variant")) ?? variants[0];
   const chosen = params.getAll(over).filter(Boolean);
-  const initial = params.has(over) ? chosen : over === "pair" ? firstPairs(info) : [WHOLE];
+  const initial = params.has(over) ? chosen : over === "pair" && info.partitions.length < 3 ? firstPairs(info) : [WHOLE];
   const pooling = info.poolings.includes(params.get("pooling")) ? params.get("pooling") : itemPoolings(info)[0];
   return { analysis, quantity: quantity[0], metrics: quantity[2], variant: variant[0], over: initial, pooling };
 }
@@ -79,14 +82,24 @@ function itemPoolings(info) {
   return info.poolings.filter((one) => one !== "tokens");
 }
 
-/** A few pairs with the pivot, far apart; pairs are named "en:es". */
+/** The pairs of a store of two partitions; pairs are named "en:es". */
 function firstPairs(info) {
-  const pivot = pivotOf(info.partitions);
-  const withPivot = pairsOf(info.partitions, pivot).filter(([x]) => x === pivot);
-  return spread(withPivot, AT_FIRST).map((pair) => pair.join(":"));
+  return pairsOf(info.partitions, pivotOf(info.partitions)).map((pair) => pair.join(":"));
 }
 
-function queryOf({ analysis, over, pooling }) {
+/** Whether all pairs with the pivot are drawn, and their mean. */
+function isHub({ analysis, over }) {
+  return ANALYSES[analysis].over === "pair" && over.includes(WHOLE);
+}
+
+/** What is chosen after a change: all pairs together, or some, but not both. */
+function without(chosen) {
+  return chosen.at(-1) === WHOLE ? [WHOLE] : chosen.filter((one) => one !== WHOLE);
+}
+
+function queryOf(info, selection) {
+  const { analysis, over, pooling } = selection;
+  if (isHub(selection)) return { analysis, pivot: pivotOf(info.partitions), pooling };
   if (ANALYSES[analysis].over === "pair") return { analysis, pair: over, pooling };
   return { analysis, partition: over.includes(WHOLE) ? null : over, pooling };
 }
@@ -102,16 +115,19 @@ function makeControls(info, { analysis }) {
   const variant = choice("States", variants, (value) => change({ variant: value }));
   const options =
     over === "pair"
-      ? pairsOf(info.partitions, pivotOf(info.partitions)).map(([x, y]) => [
-          `${x}:${y}`,
-          `${partitionLabel(x)} – ${partitionLabel(y)}`,
-        ])
+      ? [
+          [WHOLE, `all with ${partitionLabel(pivotOf(info.partitions))}, and their mean`],
+          ...pairsOf(info.partitions, pivotOf(info.partitions)).map(([x, y]) => [
+            `${x}:${y}`,
+            `${partitionLabel(x)} – ${partitionLabel(y)}`,
+          ]),
+        ]
       : [WHOLE, ...info.partitions.map((one) => one.name)].map((name) => [name, partitionLabel(name)]);
   const many = chooseMany(
     over === "pair" ? "Pairs" : "Partitions",
     options,
     [],
-    (chosen) => change({ [over]: chosen.length ? chosen : [""] }),
+    (chosen) => change({ [over]: chosen.length ? (over === "pair" ? without(chosen) : chosen) : [""] }),
     { most: MOST, none: over === "pair" ? "Type two languages: en sw" : "Type a language", tagged: true },
   );
   const pooled =
@@ -129,7 +145,40 @@ function makeControls(info, { analysis }) {
   };
 }
 
-async function draw(info, selection, rows, query, figure) {
+async function draw(info, selection, rows, query, figures) {
+  return isHub(selection)
+    ? drawHub(info, selection, rows, query, figures)
+    : drawCurves(info, selection, rows, query, figures.figure);
+}
+
+/** All pairs with the pivot: their mean, and each of them by layer. */
+async function drawHub(info, selection, rows, query, { figure, heat }) {
+  const [metric] = selection.metrics;
+  const hub = hubOf(rows, metric, selection.variant, info.layers, pivotOf(info.partitions));
+  if (!hub.others.length) return empty("There is no curve.", "No partition shares enough concepts with another.");
+  await figure.draw(() => hubFigure(hub, info.layers, labelOf(selection)));
+  await heat.draw(() => heatFigure(hub, info.layers));
+  say(`The mean of ${plural(hub.others.length, "pair")} over ${plural(info.layers.length, "layer")}`);
+  const name = fileName(info.name, selection.analysis, selection.quantity, selection.variant);
+  const all = curvesOf(rows, [metric], selection.variant).map((curve) => ({ ...curve, ...second(curve, selection) }));
+  return [
+    h("div", { class: "looks two" }, h("figure", {}, figure.node), h("figure", {}, heat.node)),
+    h(
+      "div",
+      { class: "figure-foot" },
+      h("p", { class: "soft" }, "Thick: the mean of all pairs; the band holds the middle half of them. Dotted: chance."),
+      downloads(storePath(info.name, "curves"), query, name, () => figure.png()),
+    ),
+    h("details", { class: "values" }, h("summary", {}, "All values"), values(all)),
+  ];
+}
+
+/** What a metric is called, of which one is drawn. */
+function labelOf({ analysis, metrics }) {
+  return ANALYSES[analysis].quantities.find(([name]) => name === metrics[0])?.[1] ?? metrics[0];
+}
+
+async function drawCurves(info, selection, rows, query, figure) {
   const { axis, quantities } = ANALYSES[selection.analysis];
   const drawn = curvesOf(rows, selection.metrics, selection.variant).filter((curve) => wanted(curve, selection));
   if (!drawn.length) return empty("There is no curve for this.", "The partitions chosen may share too few concepts.");

@@ -2,14 +2,17 @@
 
 import { storePath } from "./api.js";
 import { chooseMany } from "./choose-many.js";
-import { DISTINCT, onScheme, ours, style } from "./colors.js";
+import { onScheme, ours } from "./colors.js";
 import { choice, segmented } from "./controls.js";
 import { debounced, empty, fill, fresh, h, say } from "./dom.js";
 import { downloads, fileName } from "./download.js";
 import { fetchItem, itemCard } from "./item-card.js";
+import { drawLegend } from "./legend.js";
 import { categories, equivalents, fetchMap, holding, layersShown, looks } from "./map-data.js";
+import { drawNames, drawStar } from "./map-lines.js";
 import { Pane } from "./pane.js";
 import { Plane } from "./plane.js";
+import { areaOf, cornersOf, selectionPanel, within } from "./selection.js";
 import { layerSlider } from "./slider.js";
 import { change, read, sibling } from "./state.js";
 import { bdi, count, languageName, plural, visible } from "./words.js";
@@ -23,7 +26,6 @@ const COLORS = [
 ];
 const SAMPLES = ["5000", "20000", "50000", "100000"];
 const SLOW = "Projecting the items by UMAP at every layer. The first time takes minutes; then it is kept.";
-const LEGEND = 40;
 const NAMED = 40; // equivalents that have their language written beside them
 const [DIM, PLAIN, LIT] = [1, 2, 3];
 const still = matchMedia("(prefers-reduced-motion: reduce)");
@@ -45,6 +47,7 @@ class MapView {
       onhover: (i) => this.#hover(i),
       onpick: (i) => change({ item: this.map.items.id[i] }),
       onlook: (at) => change({ at }, true),
+      onarea: (path) => this.#choose(path),
       overlay: (context) => this.#overlay(context),
     });
     this.tip = h("div", { class: "tip", hidden: true });
@@ -52,6 +55,11 @@ class MapView {
     this.pane = new Pane("Map", { class: "map-pane" });
     this.side = new Pane("Item", { class: "map-item" });
     this.legend = h("div", { class: "legend" });
+    this.chosen = []; // what the area of the address holds
+    this.selected = h("div", {});
+    this.lasso = h("button", { type: "button", "aria-pressed": "false", onclick: () => this.#toggleLasso() }, "Draw an area");
+    const all = { type: "button", onclick: () => this.#choose(this.plane.view()) };
+    const areas = h("div", { class: "row areas" }, this.lasso, h("button", all, "Select all in view"));
     this.foot = h("div", { class: "figure-foot" });
     this.slider = layerSlider((layer) => change({ layer }, true));
     this.controls = this.#controls();
@@ -68,8 +76,8 @@ class MapView {
       h(
         "div",
         { class: "map-body" },
-        h("div", { class: "map-main" }, this.slider.node, this.pane.node, this.foot),
-        h("div", { class: "map-side" }, this.legend, this.side.node),
+        h("div", { class: "map-main" }, this.slider.node, this.pane.node, areas, this.foot),
+        h("div", { class: "map-side" }, this.selected, this.legend, this.side.node),
       ),
     );
     this.unwatch = onScheme(() => this.map && this.#paint());
@@ -140,6 +148,8 @@ class MapView {
       q: params.get("q") ?? "",
       only: params.getAll("only"),
       at: params.get("at"),
+      corners: cornersOf(params.get("area")),
+      areaLayer: params.get("area-layer"),
     };
   }
 
@@ -218,15 +228,50 @@ class MapView {
     this.#foot();
   }
 
+  #toggleLasso() {
+    const on = this.lasso.getAttribute("aria-pressed") !== "true";
+    this.lasso.setAttribute("aria-pressed", String(on));
+    this.plane.drawsAreas(on);
+  }
+
+  /** Chooses what an area of the layer that is shown holds. */
+  #choose(path) {
+    change({ area: areaOf(path), "area-layer": this.selection.layer });
+  }
+
+  /** Finds what the address's area holds, at the layer where it was drawn, and shows it. */
+  #select() {
+    const { corners, areaLayer, layer } = this.selection;
+    const points = this.map.places.get(areaLayer) ?? this.map.places.get(layer);
+    const key = JSON.stringify([this.key, corners, areaLayer]);
+    if (key === this.areaKey) return;
+    this.areaKey = key;
+    this.chosen = corners ? within(corners, points) : [];
+    const context = {
+      store: this.store,
+      layer: areaLayer ?? layer,
+      toItem: (item) => sibling("map", { ...this.#here(), item }),
+      onclear: () => change({ area: null, "area-layer": null }),
+    };
+    fill(this.selected, corners && selectionPanel(this.map.items, this.chosen, context));
+    if (corners) say(`${plural(this.chosen.length, "item")} selected`);
+  }
+
+  #here() {
+    const { params } = read();
+    return Object.fromEntries([...params.keys()].map((name) => [name, params.getAll(name)]));
+  }
+
   #paint() {
     const { selection, map } = this;
+    this.#select();
     const kinds = this.categories[selection.color];
     const only = new Set(selection.only);
     const found = selection.q ? holding(map.items, selection.q) : [];
-    const usual = selection.q ? DIM : PLAIN;
+    const usual = selection.q || selection.corners ? DIM : PLAIN;
     const state = new Uint8Array(map.count);
     for (let i = 0; i < map.count; i += 1) state[i] = only.size && !only.has(kinds.names[kinds.of[i]]) ? DIM : usual;
-    for (const i of found) state[i] = LIT;
+    for (const i of [...found, ...this.chosen]) state[i] = LIT;
     const picked = this.places.get(selection.item);
     this.equivalents = picked === undefined ? [] : equivalents(this.categories.concept, picked);
     for (const i of this.equivalents) state[i] = LIT;
@@ -249,48 +294,16 @@ class MapView {
     ]);
     if (key === this.legendKey) return;
     this.legendKey = key;
-    const called = (name) =>
-      name === null ? "none" : color === "language" ? `${name} · ${languageName(name)}` : name;
-    const toggle = (name) => {
-      const next = new Set(only);
-      if (!next.delete(name)) next.add(name);
-      change({ only: [...next] });
-    };
-    const focused = document.activeElement?.dataset?.kind;
-    fill(
-      this.legend,
-      h("h2", {}, COLORS.find(([name]) => name === color)[1]),
-      h(
-        "ul",
-        { class: "keys" },
-        kinds.names.slice(0, LEGEND).map((name, place) => {
-          const mark = h("span", { class: `mark ${style(place).shape}`, "aria-hidden": "true" });
-          mark.style.setProperty("--color", style(place).color);
-          return h(
-            "li",
-            {},
-            h(
-              "button",
-              {
-                type: "button",
-                "aria-pressed": String(only.has(name)),
-                "data-kind": String(name),
-                disabled: name === null,
-                title: `Show ${visible(called(name), 60)} alone`,
-                onclick: () => toggle(name),
-              },
-              mark,
-              bdi(called(name), 40),
-              h("small", {}, count(kinds.counts[place])),
-            ),
-          );
-        }),
-      ),
-      kinds.names.length > LEGEND && h("p", { class: "soft" }, `and ${count(kinds.names.length - LEGEND)} more`),
-      kinds.names.length > DISTINCT && h("p", { class: "soft" }, "Colors and shapes repeat."),
-    );
-    if (focused !== undefined)
-      [...this.legend.querySelectorAll("[data-kind]")].find((one) => one.dataset.kind === focused)?.focus();
+    drawLegend(this.legend, kinds, {
+      heading: COLORS.find(([name]) => name === color)[1],
+      byLanguage: color === "language",
+      only,
+      ontoggle: (name) => {
+        const next = new Set(only);
+        if (!next.delete(name)) next.add(name);
+        change({ only: [...next] });
+      },
+    });
   }
 
   #foot() {
@@ -329,7 +342,7 @@ class MapView {
     }
     this.side.fill(async (signal) => {
       const item = await fetchItem(this.store, id, signal);
-      const here = Object.fromEntries([...read().params.keys()].map((name) => [name, read().params.getAll(name)]));
+      const here = this.#here();
       return [
         h(
           "div",
@@ -381,48 +394,11 @@ class MapView {
   #overlay(context) {
     if (!this.map?.count) return;
     const ink = ours("--ink");
-    this.#star(context, this.equivalents, ink, 1.4, 0.7);
-    if (this.equivalents.length <= NAMED) this.#names(context, this.equivalents, ink);
-    this.#star(context, this.hovered, ink, 1, 0.45);
-  }
-
-  /** The languages of some points beside them. */
-  #names(context, members, ink) {
-    const { language, modality } = this.map.items;
-    context.font = "600 12px system-ui, sans-serif";
-    context.textBaseline = "middle";
-    context.lineWidth = 3;
-    context.lineJoin = "round";
-    context.strokeStyle = ours("--paper");
-    context.fillStyle = ink;
-    const written = [];
-    for (const i of members) {
-      const [x, y] = this.plane.at(i);
-      if (written.some(([left, top]) => Math.abs(left - x) < 26 && Math.abs(top - y) < 13)) continue;
-      written.push([x, y]);
-      const words = visible(modality[i] === "text" ? language[i] : modality[i], 12);
-      context.strokeText(words, x + 10, y);
-      context.fillText(words, x + 10, y);
-    }
-  }
-
-  #star(context, members, color, width, opacity) {
-    if (!members.length) return;
-    context.strokeStyle = color;
-    context.lineWidth = width;
-    context.globalAlpha = opacity;
-    const [x, y] = this.plane.at(members[0]);
-    context.beginPath();
-    for (const other of members.slice(1)) {
-      context.moveTo(x, y);
-      context.lineTo(...this.plane.at(other));
-    }
-    context.stroke();
-    context.globalAlpha = 1;
-    context.lineWidth = 2;
-    context.beginPath();
-    context.arc(x, y, 8, 0, 2 * Math.PI);
-    context.stroke();
+    const { corners, areaLayer, layer } = this.selection;
+    if (corners && areaLayer === layer) this.plane.outline(context, corners);
+    drawStar(context, this.plane, this.equivalents, { color: ink, width: 1.4, opacity: 0.7 });
+    if (this.equivalents.length <= NAMED) drawNames(context, this.plane, this.map.items, this.equivalents);
+    drawStar(context, this.plane, this.hovered, { color: ink, width: 1, opacity: 0.45 });
   }
 }
 

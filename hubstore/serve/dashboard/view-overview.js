@@ -3,6 +3,7 @@
 import { blob, storePath, withQuery } from "./api.js";
 import { ANALYSES } from "./curves-data.js";
 import { empty, h } from "./dom.js";
+import { firstLook } from "./first-look.js";
 import { downloadLink, fileName } from "./download.js";
 import { address, sibling } from "./state.js";
 import { table } from "./table.js";
@@ -13,8 +14,17 @@ export const title = "Overview";
 /** Opens the view. */
 export function open({ stores, store, info }) {
   const several = stores.length > 1;
-  const node = h("div", { class: "overview" }, heading(info), several && others(stores, store), holdings(info));
-  return { node, show() {}, close() {} };
+  const first = firstLook(store, info);
+  const node = h(
+    "div",
+    { class: "overview" },
+    heading(info),
+    first.node,
+    contents(info),
+    several && others(stores, store),
+    holdings(info),
+  );
+  return { node, show() {}, close: first.close };
 }
 
 function others(stores, chosen) {
@@ -64,12 +74,19 @@ function heading(info) {
       info.modalities.length > 1 ? `, as ${info.modalities.join(", ")}` : "",
       ".",
     ),
+  );
+}
+
+function contents(info) {
+  return h(
+    "div",
+    {},
     h(
       "dl",
       { class: "figures" },
       figure("Items", count(info.items)),
       figure("Concepts", count(info.concepts)),
-      figure("Languages", count(languages)),
+      figure("Languages", count(info.languages.length)),
       figure("Layers", count(info.layers.length)),
       figure("Width", count(info.width)),
       figure("Stored as", info.dtype),
