@@ -161,6 +161,9 @@ def purity(cube: Cube, variant: str) -> Statement:
         f"{concept.at(best)}{chance}, against {number(language.value[best])} for the language."
     )
     inner = set(above) & set(cube.layers[1:-1])
+    if inner and cube.layers[0] in above:
+        words += f" It wins at layer {layer_label(cube.layers[0])} too, before any block: shared words alone may do it."
+        return Statement(words, OPEN)
     return Statement(words, AS_PREDICTED if inner else NOT_AS_PREDICTED if len(cube.layers) > 2 else OPEN)
 
 

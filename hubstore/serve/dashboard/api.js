@@ -134,7 +134,7 @@ async function failed(answer) {
 
 function noteRevision(path, answer) {
   const revision = answer.headers.get("Hubstore-Revision");
-  const store = /^api\/stores\/([^/?]+)/.exec(path)?.[1];
+  const store = /^api\/v1\/stores\/([^/?]+)/.exec(path)?.[1];
   if (revision && store) for (const work of revisions) work(decodeURIComponent(store), revision);
 }
 

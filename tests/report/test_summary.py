@@ -1,0 +1,39 @@
+"""What the report says of the hub hypothesis follows from the numbers, whichever way they fall."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from hubstore.plots.cube import Cube
+from hubstore.report.summary import AS_PREDICTED, NOT_AS_PREDICTED, OPEN, WHOLE, purity
+
+LAYERS = ("0", "1", "2")
+
+
+def shares(concept, language):
+    """The cube of one partition's neighborhoods, by layer."""
+    rows = [
+        {"x": WHOLE, "y": WHOLE, "variant": "raw", "metric": metric, "layer": layer, "value": value}
+        | {"low": value - 0.01, "high": value + 0.01, "n": 50, "null_mean": 0.1, "p_value": 0.01}
+        for metric, values in (("concept_purity", concept), ("language_purity", language))
+        for layer, value in zip(LAYERS, values, strict=True)
+    ]
+    return Cube(pa.Table.from_pylist(rows), LAYERS, ("null_mean", "p_value"))
+
+
+@pytest.mark.parametrize(
+    ("concept", "verdict", "where"),
+    [
+        ((0.2, 0.6, 0.3), AS_PREDICTED, "at layers 1"),
+        ((0.6, 0.6, 0.3), OPEN, "at layers 0, 1"),
+        ((0.6, 0.7, 0.8), OPEN, "at layers 0–2"),
+        ((0.2, 0.2, 0.2), NOT_AS_PREDICTED, "at no layer"),
+        ((0.6, 0.2, 0.2), NOT_AS_PREDICTED, "at layers 0,"),
+    ],
+)
+def test_meaning_that_wins_at_the_embeddings_too_does_not_speak_for_a_hub(concept, verdict, where):
+    said = purity(shares(concept, (0.5, 0.5, 0.5)), "raw")
+    assert said.verdict == verdict
+    assert where in said.words
+    assert ("shared words alone may do it" in said.words) == (verdict == OPEN)
