@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -18,6 +19,7 @@ from hubstore.extraction.engines import Compute
 from hubstore.extraction.estimate import Estimate, estimate, memory_available
 from hubstore.extraction.loading import load_named, load_of_store, load_on_devices
 from hubstore.index.cost import IndexCost, index_costs, search_speed
+from hubstore.lens import TokenLanguages, Variant
 from hubstore.models import Model, devices_of, load_model
 from hubstore.named import ComputeNamed, ExtractCall
 from hubstore.opened import Store
@@ -235,7 +237,20 @@ def _several(corpus: object) -> bool:
     return isinstance(corpus, list | tuple) and all(isinstance(one, str | Path) for one in corpus)
 
 
-def trends(store: Store | str | Location, *arguments: Any, **options: Any) -> pa.Table:
+def trends(  # noqa: PLR0913
+    store: Store | str | Location,
+    counts: Corpus | TokenLanguages | str | Path | None = None,
+    *,
+    words: Sequence[str] | None = None,
+    layers: str | int | Sequence[str | int] | None = None,
+    partitions: Sequence[str] | None = None,
+    pooling: str | None = None,
+    variant: Variant = "raw",
+    seed: int = 0,
+    bootstrap: int = 1000,
+    device: str = "auto",
+    progress: Any = None,
+) -> pa.Table:
     """In which language the lens reads each partition of a store, layer by layer; see `Store.trends`.
 
     Example:
@@ -243,4 +258,15 @@ def trends(store: Store | str | Location, *arguments: Any, **options: Any) -> pa
         >>> found["language"].to_pylist()[:3]
         ['en', 'ar', 'de']
     """
-    return (store if isinstance(store, Store) else Store(store)).trends(*arguments, **options)
+    return (store if isinstance(store, Store) else Store(store)).trends(
+        counts,
+        words=words,
+        layers=layers,
+        partitions=partitions,
+        pooling=pooling,
+        variant=variant,
+        seed=seed,
+        bootstrap=bootstrap,
+        device=device,
+        progress=progress,
+    )

@@ -41,11 +41,12 @@ DELEGATED = {
     hubstore.Store.lens: read_store,
     hubstore.Store.lens_summary: lens_summary,
     hubstore.Store.trends: language_trends,
+    hubstore.trends: hubstore.Store.trends,
     hubstore.Store.export: export,
     hubstore.Store.report: write_report,
     hubstore.RemoteStore.export: export,
 }
-OWN = {"store", "lens", "token_languages", "named", "out", "folder", "device"}
+OWN = {"self", "store", "lens", "token_languages", "named", "out", "folder", "device"}
 """What the functions behind the verbs take that the verbs give, or take in their own way."""
 
 

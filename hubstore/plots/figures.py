@@ -32,7 +32,7 @@ LOOKS = tuple(
 )
 """Color and marker, of Matplotlib and of Plotly, of the groups of a map: 28 are told apart."""
 
-SHOWN_CHARACTERS = 60
+SHOWN_CHARACTERS = 44
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _draw_points(points: Points, axes: Axes) -> None:
     groups = np.array(points.groups, object)
     for name, (color, (marker, _)) in _looks(points.groups).items():
         own = points.xy[groups == name]
-        size = max(4.0, min(24.0, 4000 / max(len(groups), 1)))
+        size = max(6.0, min(28.0, 12_000 / max(len(groups), 1)))
         axes.scatter(
             own[:, 0], own[:, 1], s=size, color=color, marker=marker, alpha=0.7, linewidths=0, label=in_matplotlib(name)
         )
@@ -135,7 +135,7 @@ def _draw_bars(bars: Bars, axes: Axes) -> None:
     axes.set_yticks(places, [in_matplotlib(visible(name, SHOWN_CHARACTERS)) for name in bars.names], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel(in_matplotlib(bars.label))
-    axes.set_title(in_matplotlib(visible(bars.title, SHOWN_CHARACTERS)), fontsize=11)
+    axes.set_title(in_matplotlib(visible(bars.title, 2 * SHOWN_CHARACTERS)), fontsize=11)
     low = min(bars.values, default=0.0)
     axes.set_xlim(min(0.0, low) if low < 0.5 else max(0.0, low - 2 * (1 - low)), None)
     axes.spines[["top", "right"]].set_visible(False)

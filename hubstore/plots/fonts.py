@@ -67,7 +67,8 @@ def _characters(family: str) -> frozenset[int]:
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 
+    file = next((font.fname for font in font_manager.fontManager.ttflist if font.name == family), None)
     try:
-        return frozenset(FT2Font(font_manager.findfont(family, fallback_to_default=False)).get_charmap())
-    except (OSError, RuntimeError, ValueError):
+        return frozenset() if file is None else frozenset(FT2Font(file).get_charmap())
+    except (OSError, RuntimeError):
         return frozenset()
