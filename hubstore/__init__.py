@@ -13,11 +13,12 @@ from hubstore.version import __version__
 if TYPE_CHECKING:
     from hubstore import experiments, steer
     from hubstore.analysis import compare
-    from hubstore.api import Store, append, extract, open, plan, trends
+    from hubstore.api import append, extract, plan, trends
     from hubstore.client import AsyncRemoteStore, RemoteStore, StoreProtocol, connect, connect_async
     from hubstore.corpus import Corpus, Item, open_corpus, read_memory
     from hubstore.extraction import Callbacks, Settings
     from hubstore.models import Model, load_model
+    from hubstore.opened import Store, open
 
 __all__ = [
     "AsyncRemoteStore",
@@ -50,11 +51,12 @@ __getattr__ = lazy_names(
     __name__,
     {
         ".analysis": ("compare",),
-        ".api": ("Store", "append", "extract", "open", "plan", "trends"),
+        ".api": ("append", "extract", "plan", "trends"),
         ".client": ("AsyncRemoteStore", "RemoteStore", "StoreProtocol", "connect", "connect_async"),
         ".corpus": ("Corpus", "Item", "open_corpus", "read_memory"),
         ".extraction": ("Settings", "Callbacks"),
         ".models": ("Model", "load_model"),
+        ".opened": ("Store", "open"),
     },
     renamed={"Watch": "Callbacks"},
     modules=("analysis", "corpus", "experiments", "lens", "steer"),

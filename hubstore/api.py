@@ -22,8 +22,8 @@ from hubstore.index.cost import IndexCost, index_costs, search_speed
 from hubstore.lens import TokenLanguages, Variant
 from hubstore.models import Model, devices_of, load_model
 from hubstore.named import ComputeNamed, ExtractCall
-from hubstore.opened import Store
 from hubstore.opened.notebook import bar
+from hubstore.opened.store import Store, open
 from hubstore.options import ModelOptions, refuse_others, renamed, take
 from hubstore.signatures import takes
 from hubstore.storage.location import Location, location
@@ -32,16 +32,6 @@ __all__ = ["CostEstimate", "Rows", "Store", "append", "extract", "open", "plan",
 
 Rows = Any
 """Rows in memory: a list of dictionaries or of `Item`, a DataFrame, an Arrow table, a `Dataset` of `datasets`."""
-
-
-def open(path: str | Location) -> Store:
-    """Open a store for reading: a folder, or what an object store or a web server has (s3://, gs://, az://, https://).
-
-    Example:
-        >>> hubstore.open("demo.hub").layers
-        ('0', '1', '2', '3')
-    """
-    return Store(path)
 
 
 @takes(Settings, ModelOptions, Compute)

@@ -55,6 +55,16 @@ def test_help_and_info_load_no_library_of_models(store):
         assert {*done.stdout.splitlines()[-1].split()} == loaded, arguments
 
 
+def test_an_id_is_looked_for_without_the_library_of_models(store):
+    script = (
+        "import sys; from hubstore.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "print({'transformers', 'datasets', 'hubstore.extraction.pipeline'} & {*sys.modules})"
+    )
+    arguments = ["query", str(store), "--id", "en:3", "--layer", "2"]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
 def test_extract_from_parallel_files_says_what_it_did_and_what_to_type_next(tmp_path, model):
     parallel = [f"{tag}={SAMPLE / f'{tag}.txt'}" for tag in ("en", "zh-Hans")]
     path = tmp_path / f"my {'long ' * 30}x.hub"

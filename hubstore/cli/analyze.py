@@ -56,7 +56,7 @@ def analyze(
     Results are kept in the store and reused while nothing changes. Without --pair or --pivot, all pairs.
     """
     from hubstore import analysis
-    from hubstore.api import Store
+    from hubstore.opened import Store
 
     opened = Store(store)
     with bar("analyzing") as (progress, task):

@@ -23,7 +23,7 @@ def export(
     as_json: options.JsonOption = False,
 ) -> None:
     """Write hidden states and items for other tools."""
-    from hubstore.api import Store
+    from hubstore.opened import Store
 
     written = Store(store).export(
         folder,

@@ -43,7 +43,7 @@ def hub_score(
     Needs parallel items of two partitions or more. 0 is chance and 1 is perfect; layers are picked on other concepts.
     """
     from hubstore import analysis
-    from hubstore.api import Store
+    from hubstore.opened import Store
 
     opened = Store(store)
     with bar("scoring") as (progress, task):

@@ -27,7 +27,7 @@ def index(
     as_json: options.JsonOption = False,
 ) -> None:
     """Build a nearest-neighbor index on each layer, or bring it up to date after an append."""
-    from hubstore.api import Store
+    from hubstore.opened import Store
 
     opened = Store(store)
     started = time.perf_counter()

@@ -36,7 +36,7 @@ def items(
     if where is None:
         found = find_items(StoreReader(store), grep, offset=offset, limit=limit, **chosen)
     else:
-        from hubstore.api import Store
+        from hubstore.opened import Store
 
         found = Store(store).find_items(grep, where=where, offset=offset, limit=limit, **chosen)
     found = found.drop_columns([name for name in ("media_ranges",) if name in found.column_names])

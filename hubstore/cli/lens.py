@@ -129,8 +129,8 @@ def _required(store: Location | None) -> Location:
 
 def _load(store: Location | None, model: str | None, params: _LensParams) -> Any:
     """The model named, or the store's, with its head."""
-    from hubstore.api import Store
     from hubstore.models import load_model
+    from hubstore.opened import Store
 
     with err.status(f"loading {model or 'the model of ' + str(store)}"):
         if store is None:
@@ -139,7 +139,7 @@ def _load(store: Location | None, model: str | None, params: _LensParams) -> Any
 
 
 def _keep(store: Location | None, model: str | None, params: _LensParams, quiet: bool) -> None:
-    from hubstore.api import Store
+    from hubstore.opened import Store
 
     opened = Store(_required(store))
     update = opened.keep_lens(_load(store, model, params))
@@ -184,8 +184,8 @@ def _of_media(
 
 def _tuned(store: Location | None, model: Any, params: _LensParams) -> TunedLens | None:
     """The maps of a store's layers, for states of tokens that are read now; None where none are asked for."""
-    from hubstore.api import Store
     from hubstore.lens import Lens, tuned_lens
+    from hubstore.opened import Store
 
     if params.variant != "tuned":
         return None
@@ -195,7 +195,7 @@ def _tuned(store: Location | None, model: Any, params: _LensParams) -> TunedLens
 
 
 def _of_items(store: Location | None, model: str | None, ids: Sequence[str], params: _LensParams) -> pa.Table:
-    from hubstore.api import Store
+    from hubstore.opened import Store
 
     store = _required(store)
     loaded = None if model is None else _load(store, model, params)
@@ -212,7 +212,7 @@ def _summary(
     as_json: bool,
 ) -> None:
     from hubstore import analysis
-    from hubstore.api import Store
+    from hubstore.opened import Store
 
     opened = Store(store)
     loaded = None if model is None else _load(store, model, params)

@@ -29,7 +29,7 @@ def projection(
     --layers, all are mapped.
     """
     from hubstore.analysis import metadata
-    from hubstore.api import Store
+    from hubstore.opened import Store
     from hubstore.store.result import result_key
 
     opened = Store(store)

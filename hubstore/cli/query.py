@@ -95,7 +95,7 @@ def _opened(
 ) -> tuple[Any, dict[str, Any]]:
     """A local store, or one on a server, and what its `search` takes beside what is asked and how."""
     if url is None:
-        from hubstore.api import Store
+        from hubstore.opened import Store
 
         if token_file is not None:
             raise QueryError("--token-file is for a server; name it with --url http://127.0.0.1:8000")

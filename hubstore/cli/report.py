@@ -30,7 +30,7 @@ def report(
     as_json: options.JsonOption = False,
 ) -> None:
     """Write everything the store says about its hub as one self-contained HTML page, with PNGs and tables."""
-    from hubstore.api import Store
+    from hubstore.opened import Store
 
     opened = Store(store)
     with bar("analyzing") as (progress, task):

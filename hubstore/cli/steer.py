@@ -143,7 +143,7 @@ def _direction(
     model: Model, source: str, sides: tuple[Any, Any], layer: int, store: Location | None, pool: str | None
 ) -> Direction:
     from hubstore import steer as library
-    from hubstore.api import Store
+    from hubstore.opened import Store
 
     away, to = sides
     if source == "texts":

@@ -54,9 +54,9 @@ def trends(
     Needs a store with a lens (`extract --with-lens`, or `hubstore lens STORE --keep`), best of pooling tokens.
     """
     from hubstore import analysis
-    from hubstore.api import Store
     from hubstore.devices import resolve_device
     from hubstore.lens import Lens, language_trends
+    from hubstore.opened import Store
 
     opened = Store(store)
     lens = Lens.of_store(opened, resolve_device(device))

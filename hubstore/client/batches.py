@@ -116,6 +116,8 @@ def concat_batches(batches: Sequence[Batch], answers: Sequence[Answer]) -> pa.Ta
         query_numbers = [_number(label) for label in found["query"].to_pylist()]
         found = found.take(pa.array(np.lexsort((found["rank"].to_numpy(), layer_numbers, query_numbers))))
     record |= {"layers": list(kinds), "indexes": kinds}
+    if "recalls" in record:
+        record["recalls"] = {layer: of for table in tables for layer, of in provenance(table)["recalls"].items()}
     return found.replace_schema_metadata({b"hubstore": json.dumps(record)}).combine_chunks()
 
 

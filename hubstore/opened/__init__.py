@@ -6,8 +6,8 @@ from hubstore.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hubstore.opened.item import StoredItem
-    from hubstore.opened.store import Store
+    from hubstore.opened.store import Store, open
 
-__all__ = ["Store", "StoredItem"]
+__all__ = ["Store", "StoredItem", "open"]
 
-__getattr__ = lazy_names(__name__, {".item": ("StoredItem",), ".store": ("Store",)})
+__getattr__ = lazy_names(__name__, {".item": ("StoredItem",), ".store": ("Store", "open")})

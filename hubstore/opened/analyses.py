@@ -13,19 +13,7 @@ from hubstore.analysis.projection import POINTS
 from hubstore.corpus import Corpus, open_corpus
 from hubstore.devices import resolve_device
 from hubstore.errors import QueryError
-from hubstore.extraction import require_same_model
 from hubstore.extraction.engines import Compute
-from hubstore.lens import (
-    Lens,
-    TokenLanguages,
-    Variant,
-    count_token_languages,
-    language_trends,
-    lens_summary,
-    read_store,
-    token_languages_of_words,
-)
-from hubstore.models import Model
 from hubstore.named import AnalyzeCall, CompareNamed
 from hubstore.opened.notebook import bar
 from hubstore.options import CalibrationOptions, CompareOptions, take
@@ -33,7 +21,9 @@ from hubstore.query.where import positions_where
 from hubstore.signatures import takes
 from hubstore.store import StoreReader, finding
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # models take seconds to import
+    from hubstore.lens import Lens, TokenLanguages, Variant
+    from hubstore.models import Model
     from hubstore.plots.store import StorePlots
 
 Layers = str | int | Sequence[str | int] | None
@@ -189,6 +179,8 @@ class Analyses(StoreReader):
             >>> read["layer"].to_pylist(), [len(tokens) for tokens in read["top_tokens"].to_pylist()]
             (['1', '3'], [2, 2])
         """
+        from hubstore.lens import read_store
+
         return read_store(
             self,
             self._lens(model, device),
@@ -219,6 +211,8 @@ class Analyses(StoreReader):
             >>> store.lens_summary(partitions=["es"], layers=[3], bootstrap=0)["metric"].to_pylist()
             ['entropy', 'agreement']
         """
+        from hubstore.lens import lens_summary
+
         return lens_summary(
             self,
             self._lens(model, device),
@@ -260,6 +254,14 @@ class Analyses(StoreReader):
             >>> round(sum(found["value"].to_pylist()), 4)
             1.0
         """
+        from hubstore.lens import (
+            Lens,
+            TokenLanguages,
+            count_token_languages,
+            language_trends,
+            token_languages_of_words,
+        )
+
         lens = Lens.of_store(self, resolve_device(device))
         if (counts is None) == (words is None):
             raise QueryError("say where the tokens' languages come from: counts, a corpus, or words, languages")
@@ -286,6 +288,9 @@ class Analyses(StoreReader):
             )
 
     def _lens(self, model: Model | None, device: str) -> Lens:
+        from hubstore.extraction import require_same_model
+        from hubstore.lens import Lens
+
         if model is None:
             return Lens.of_store(self, resolve_device(device))
         require_same_model(self, model)

@@ -9,19 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import pyarrow as pa
-import torch
 
 from hubstore import index, query
 from hubstore.corpus import Item
 from hubstore.errors import EngineError, UnfinishedStoreWarning
-from hubstore.extraction import Extraction, encode, load_model_of
 from hubstore.extraction.engines import Compute
 from hubstore.index import IndexCache
-from hubstore.lens import (
-    LensUpdate,
-    keep_lens,
-)
-from hubstore.models import Model
 from hubstore.named import IndexCall, SearchCall
 from hubstore.opened import display
 from hubstore.opened.analyses import Analyses, Layers, Steps
@@ -34,8 +27,12 @@ from hubstore.storage import Storage
 from hubstore.storage.location import Location
 from hubstore.store import Problem, export, finding, verify
 
-if TYPE_CHECKING:
-    pass
+if TYPE_CHECKING:  # an id is looked for without any model, and models take seconds to import
+    import torch
+
+    from hubstore.extraction import Extraction
+    from hubstore.lens import LensUpdate
+    from hubstore.models import Model
 
 
 class Store(Analyses):
@@ -109,6 +106,8 @@ class Store(Analyses):
         The model that was loaded last is kept, and given again to whoever asks for the same. Code that comes with it is
         run only where `trust_remote_code` says so, whatever was said at extraction.
         """
+        from hubstore.extraction import load_model_of
+
         key = source, device, head, trust_remote_code
         if self._model is None or self._model[0] != key:
             self._model = None  # two would not always fit
@@ -187,6 +186,9 @@ class Store(Analyses):
         names, pooled = self.layer_names(options.layers), self.pooling_name(options.pooling)
 
         def encoder(items: Sequence[Item]) -> Mapping[str, torch.Tensor]:
+            from hubstore.extraction import encode
+            from hubstore.models import Model
+
             loaded = model
             if not isinstance(loaded, Model):
                 loaded = self.model(loaded, trust_remote_code=trust_remote_code)
@@ -212,6 +214,9 @@ class Store(Analyses):
         Returns:
             Whether it was added, mended where it was damaged, or there already.
         """
+        from hubstore.lens import keep_lens
+        from hubstore.models import Model
+
         if not isinstance(model, Model):
             model = self.model(model, "cpu", head=True, trust_remote_code=trust_remote_code)
         return keep_lens(self, model)
@@ -275,3 +280,13 @@ class Store(Analyses):
             []
         """
         return verify(self.storage, check_index=index.index_problem)
+
+
+def open(path: str | Location) -> Store:
+    """Open a store for reading: a folder, or what an object store or a web server has (s3://, gs://, az://, https://).
+
+    Example:
+        >>> hubstore.open("demo.hub").layers
+        ('0', '1', '2', '3')
+    """
+    return Store(path)
