@@ -39,10 +39,8 @@ class Shot(NamedTuple):
 def shots(demo: str, lens: str | None, media: str | None) -> list[Shot]:
     made = [
         Shot("overview", f"overview?store={demo}"),
-        Shot(
-            "curves",
-            f"curves?store={demo}&analysis=retrieval&variant=centered&pair=en:de&pair=en:ar&pair=en:sw&pair=en:th",
-        ),
+        Shot("curves", f"curves?store={demo}"),
+        Shot("map-area", f"map?store={demo}&layer=2&area=-1,-1;0,-1;0,1;-1,1&area-layer=2"),
         Shot("map-layer-2", f"map?store={demo}&layer=2&item=en:44"),
         Shot("map-layer-11", f"map?store={demo}&layer=11&item=en:44"),
         Shot(
