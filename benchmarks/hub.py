@@ -1,8 +1,9 @@
 """`python -m benchmarks.hub`: how much of a hub several models have, and how alike they are, over parallel sentences.
 
 Reads NTREX-128 from `--ntrex` (its folder of newstest2019 files), extracts each model of `--models`, and the twin of
-one of them with random weights, into `--work` once, and writes benchmarks/results/hub/: <model>.json, hub.png,
-compare.json and compare-cka.png, or the same below `--out`. `benchmarks.table` makes the table of the READMEs.
+one of them with random weights, into `--work` once, and writes benchmarks/results/hub/, or the same below `--out`:
+<model>.json and hub.png, compare.json and compare-cka.png, language.json, tuned-lens.json. `benchmarks.table` makes
+the tables of the READMEs.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import torch
 import hubstore
 from benchmarks.experiments import small
 from benchmarks.record import RESULTS, commit, machine
-from hubstore.analysis import hub_page, hub_score
+from hubstore.analysis import hub_page, hub_score, subspace
 from hubstore.corpus import read_parallel
 from hubstore.experiments.result import write_json
 from hubstore.experiments.twin import random_twin
+from hubstore.lens import Lens, tuned_losses
 from hubstore.models import load_model
 from hubstore.plots.compare import compare_png
 from hubstore.plots.hub_score import hub_png
@@ -47,6 +49,10 @@ SEED = 0
 
 LANGUAGES = ["en", "es", "de", "el", "ru", "hi", "ar", "he", "sw", "ta", "th", "zh-Hans", "ja", "ko"]
 MEASURES = ["cka", "mutual_knn", "linear_r2", "mapped_recall@1"]
+DEPTHS = (0, 0.25, 0.5, 2 / 3, 1)
+REMOVED = ("raw", "centered", "lsar", "leace", "inlp", "random")
+COUNTED = ("directions_for_90%", "directions_with_90%")
+TUNED, TUNED_LAYERS = "gemma-3-270m", [4, 8, 12, 16, 18]
 COMPARED = {"permutations": 39, "k": 5, "seed": SEED}
 
 
@@ -62,6 +68,33 @@ def extract(name: str, ntrex: Path, models: Path, work: Path, lines: int) -> hub
         model = random_twin(model, SEED)
     settings: dict[str, Any] = {"poolings": ("mean", "last"), "layers": ("all", "final"), "dtype": "float32"}
     return hubstore.extract(corpus, model, path, readers=0, **settings, **options)
+
+
+def without_language(store: hubstore.Store) -> list[dict[str, Any]]:
+    """At some depths, recall and language accuracy on tested concepts, by what is removed."""
+    depth = max(int(layer) for layer in store.layers if layer != "final")
+    layers = [str(round(share * depth)) for share in DEPTHS]
+    rows = subspace(store, layers=layers, seed=SEED).to_pylist()
+    cells = {(row["layer"], row["variant"], row["metric"]): row for row in rows if row["x"] == "*"}
+    return [
+        {
+            "layer": layer,
+            **{
+                variant: {"directions": cells[layer, variant, "recall@1"]["directions"]}
+                | {metric: cells[layer, variant, metric]["value"] for metric in ("recall@1", "language_accuracy")}
+                for variant in REMOVED
+            },
+            **{metric: cells[layer, "lsar", metric]["value"] for metric in COUNTED},
+        }
+        for layer in dict.fromkeys(layers)
+    ]
+
+
+def tuned(store: hubstore.Store, models: Path) -> list[dict[str, Any]]:
+    """What the tuned lens of Gemma loses on held-out concepts, beside the raw and the normed one."""
+    model = load_model(str(models / MODELS[TUNED][0]), device="cpu", dtype="float32", head=True)
+    rows = tuned_losses(store, Lens.of_model(model), layers=TUNED_LAYERS, pooling="last", seed=SEED).to_pylist()
+    return [{name: row[name] for name in ("layer", "variant", "metric", "value", "n")} for row in rows]
 
 
 def lines_of(table: pa.Table) -> list[dict[str, Any]]:
@@ -116,6 +149,11 @@ def main() -> int:
     alike = hubstore.compare(*stores.values(), partitions=LANGUAGES, measures=MEASURES, **COMPARED)
     record = {**COMPARED, "measures": MEASURES, "languages": LANGUAGES, "commit": commit(), "stores": lines_of(alike)}
     write_json(options.out / "compare.json", rounded(record))
+    removed = {name: without_language(store) for name, store in stores.items()}
+    record = {"concepts": "half fitted, half tested", "seed": SEED, "commit": commit(), "models": removed}
+    write_json(options.out / "language.json", rounded(record))
+    record = {"model": TUNED, "seed": SEED, "commit": commit(), "lines": tuned(stores[TUNED], options.models)}
+    write_json(options.out / "tuned-lens.json", rounded(record))
     (options.out / "compare-cka.png").write_bytes(small(compare_png(alike, "cka")))
     return 0
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-COMPARED = "compare"
-"""The record of how alike they are; every other is of one model."""
+COMPARED, LANGUAGE, TUNED = "compare", "language", "tuned-lens"
+"""Records of several models; every other is of one."""
 FIGURES = "../../benchmarks/results/hub"
 
 
 def hub_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
     """A line for each model, best first, one for each two, and the figures; nothing where nothing was measured."""
-    models = {name: of for name, of in records.items() if name != COMPARED}
+    models = {name: of for name, of in records.items() if name not in (COMPARED, LANGUAGE, TUNED)}
     if not models:
         return ""
     first = next(iter(models.values()))
@@ -32,7 +32,47 @@ def hub_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
             _alike(alike["stores"]),
             f"![CKA of every layer with every layer, calibrated]({FIGURES}/compare-cka.png)",
         ]
+    if LANGUAGE in records:
+        parts += [
+            "What is left without the language, on the half of the sentences that nothing was fitted on: recall@1 over "
+            "all pairs of languages, and in brackets the accuracy of a linear classifier of languages that is fitted "
+            "anew on what is left. The last columns count LSAR's directions: those without which the classifier loses "
+            "90 % of what it has above chance, and those that hold 90 % of the variance between languages.",
+            _language(records[LANGUAGE]["models"]),
+        ]
+    if TUNED in records:
+        parts += [
+            f"The tuned lens of {records[TUNED]['model']} on held-out sentences, at their last tokens: -log p of the "
+            "token that the last layer finds most probable, in nats, and in brackets how often it is the lens's own.",
+            _tuned(records[TUNED]["lines"]),
+        ]
     return "\n\n".join(parts)
+
+
+def _language(models: Mapping[str, Any]) -> str:
+    first = next(iter(models.values()))[0]
+    removed = [name for name, of in first.items() if isinstance(of, dict)]
+    header = ("model", "layer", *removed, "directions for 90 %", "with 90 %")
+    lines = [_row(header), _row(["---"] * len(header))]
+    for model, layers in models.items():
+        for of in layers:
+            cells = [f"{of[name]['recall@1']:.2f} ({of[name]['language_accuracy']:.2f})" for name in removed]
+            counts = [of["directions_for_90%"], of["directions_with_90%"]]
+            lines.append(_row([model, of["layer"], *cells, *("" if one is None else f"{one:.0f}" for one in counts)]))
+    return "\n".join(lines)
+
+
+def _tuned(rows: Iterable[Mapping[str, Any]]) -> str:
+    cells: dict[str, dict[tuple[str, str], float]] = {}
+    for row in rows:
+        cells.setdefault(row["layer"], {})[row["variant"], row["metric"]] = row["value"]
+    variants = ("raw", "normed", "tuned")
+    header = ("layer", *variants, "variance that the map misses")
+    lines = [_row(header), _row(["---"] * len(header))]
+    for layer, of in cells.items():
+        shown = [f"{of[variant, 'loss']:,.2f} ({of[variant, 'agreement']:.2f})" for variant in variants]
+        lines.append(_row([layer, *shown, f"{of['tuned', 'unexplained']:.2f}"]))
+    return "\n".join(lines)
 
 
 def _models(models: Mapping[str, Mapping[str, Any]]) -> str:

@@ -224,7 +224,9 @@ class CompareOptions:
         None, "Layers: 0,6,12; -1 is the last block. All by default.", flags=("--layers", "--layer")
     )
     pooling: str | None = option(
-        None, "Pooling; the store's first with a row per item by default.", flags=("--pooling",)
+        None,
+        "Pooling; the store's first with a row per item by default. weighted: of a store of tokens.",
+        flags=("--pooling",),
     )
     bootstrap: int = option(1000, "Resamples for the 95 % intervals; 0 for none.")
     seed: int = option(0, "Seed of all random draws; kept with the results.")

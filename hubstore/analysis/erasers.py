@@ -15,6 +15,7 @@ from hubstore.stats.ridge import fit_ridge, indicators
 
 ROUNDS = 12
 """Most classifiers of INLP."""
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the mean variance of a direction
 TOLERANCE = 1e-10
 """Of the greatest eigenvalue, below which a direction is taken for one that does not vary."""
 
@@ -108,10 +109,10 @@ def inlp(rows: Tensor, labels: Tensor, classes: int, held: Tensor) -> Eraser:
     basis = torch.zeros(rows.shape[1], 0, dtype=rows.dtype, device=rows.device)
     count = int(held.sum())
     enough = 1 / classes + 2 * (1 / classes * (1 - 1 / classes) / max(count, 1)) ** 0.5
-    none = torch.zeros_like(held[~held])
+    inner = torch.arange(int((~held).sum()), device=held.device) % 4 == 3
     for _ in range(ROUNDS):
         left = rows - rows @ basis @ basis.T
-        found = fit_ridge(left[~held], indicators(labels[~held], classes), none, penalties=(1e-2,))
+        found = fit_ridge(left[~held], indicators(labels[~held], classes), inner, PENALTIES, scaled=False)
         if float((found(left[held]).argmax(1) == labels[held]).to(torch.float64).mean()) <= enough:
             break
         spanned, sizes, _ = torch.linalg.svd(

@@ -21,7 +21,7 @@ from hubstore.analysis.layers import Progress
 from hubstore.analysis.neighbors import tie_seed
 from hubstore.analysis.results import Findings, Row, stored_or_computed
 from hubstore.analysis.shared_concepts import SharedConcepts
-from hubstore.analysis.states import States
+from hubstore.analysis.states import States, item_pooling
 from hubstore.devices import current, resolve_device
 from hubstore.errors import AnalysisError
 from hubstore.kernels.rows import unit_rows
@@ -167,7 +167,7 @@ def _of_twin(
     ]
     if texts[0] != texts[1]:
         raise AnalysisError(f"{twin.path} is of other items than {store.path}; extract both from one corpus")
-    states = States(twin, twin.pooling_name(parameters["pooling"]), device)
+    states = States(twin, item_pooling(twin, parameters["pooling"]), device)
     return [pair_hits(centered(own.states(states, layer))) for layer in twin.layers]
 
 

@@ -24,6 +24,8 @@ BUDGET = 1 << 29  # bytes of states and what is made of them that are kept
 BLOCK = 1 << 21  # elements that are float64 at a time
 CPU = torch.device("cpu")
 VARIANTS = ("raw", "centered")
+WEIGHTED = "weighted"
+"""Pooling that analyses make of the states of all tokens: their mean, weighted by their places."""
 
 
 class BudgetedCache:
@@ -136,7 +138,10 @@ class States:
         return block - self.mean(layer, selection) if variant == "centered" else block
 
     def _read(self, layer: str, selection: Selection) -> Tensor:
-        rows = self._store.hidden(layer, self._pooling).take(selection.positions).to(torch.float32)
+        if self._pooling == WEIGHTED:
+            rows = weighted_means(self._store, layer, selection)
+        else:
+            rows = self._store.hidden(layer, self._pooling).take(selection.positions).to(torch.float32)
         finite = torch.isfinite(rows).all(1)
         if not bool(finite.all()):
             position = int(selection.positions[int(torch.nonzero(~finite)[0])])
@@ -150,19 +155,34 @@ class States:
         return blocks.concat_blocks(lambda block: block.to(torch.float32), self.blocks(layer, selection, "centered"))
 
 
+def weighted_means(store: StoreReader, layer: str, selection: Selection) -> Tensor:
+    """float32 [n, width]: the mean of each item's token states, the i-th of which counts i times.
+
+    Later tokens of a causal model have seen more of the text (Muennighoff, 2022; MEXA, Kargaran et al., 2024).
+    """
+    hidden, ranges = store.hidden(layer, "tokens"), store.token_ranges()[selection.positions]
+    means = []
+    for start, stop in ranges.tolist():
+        weights = torch.arange(1, stop - start + 1, dtype=torch.float64)
+        means.append((weights / weights.sum()) @ hidden.read(start, stop).to(torch.float64))
+    return torch.stack(means).to(torch.float32)
+
+
 def item_pooling(store: StoreReader, pooling: str | None) -> str:
-    """`pooling`, or the store's first that has one row per item.
+    """`pooling`, or the store's first that has one row per item; "weighted" of a store that keeps every token.
 
     Raises:
         QueryError: the store does not keep it.
         AnalysisError: it has a row for each token.
     """
     whole = [name for name in store.poolings if name != "tokens"]
+    if pooling == WEIGHTED and "tokens" in store.poolings:
+        return WEIGHTED
     if pooling is None and whole:
         return whole[0]
     if pooling is None or pooling == "tokens":
         raise AnalysisError(
             f"analyses compare items, and pooling 'tokens' of {store.path} has a row for each token; "
-            f"use one of {', '.join(whole) or 'last, mean, first after another extraction with --pooling'}"
+            f"use {', '.join([*whole, WEIGHTED])} (weighted: the mean of an item's tokens, the i-th counted i times)"
         )
     return store.pooling_name(pooling)

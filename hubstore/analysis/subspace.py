@@ -203,6 +203,11 @@ def _counted(split: _Split, full: Eraser, accuracies: Mapping[int, float]) -> It
     chance = 1 / split.languages
     enough = chance + (1 - SHARE) * max(accuracies[0] - chance, 0.0)
     needed = min((k for k, accuracy in accuracies.items() if accuracy <= enough), default=None)
+    few = max((k for k, accuracy in accuracies.items() if accuracy > enough and k < (needed or 0)), default=0)
+    while needed is not None and needed - few > 1:  # between the numbers that were tried
+        middle = (needed + few) // 2
+        accuracy = _classified(split, *split.without(lsar(split.means, middle))).mean()
+        few, needed = (few, middle) if accuracy <= enough else (middle, needed)
     between = split.tested.mean(1) - split.tested.mean((0, 1))
     total = between.square().sum()
     held = (between @ full.right).square().sum(0).cumsum(0) / total

@@ -31,7 +31,9 @@ class Ridge:
         return rows.to(torch.float64) @ self.weights + self.bias
 
 
-def fit_ridge(rows: Tensor, targets: Tensor, held: Tensor, penalties: Sequence[float] = PENALTIES) -> Ridge:
+def fit_ridge(
+    rows: Tensor, targets: Tensor, held: Tensor, penalties: Sequence[float] = PENALTIES, *, scaled: bool = True
+) -> Ridge:
     """The ridge map of least squared error: the penalty that is best on `held` rows, and then all rows.
 
     Columns are scaled to their standard deviations first, so that a few dimensions of great variance, which language
@@ -42,23 +44,24 @@ def fit_ridge(rows: Tensor, targets: Tensor, held: Tensor, penalties: Sequence[f
         targets: [n, t].
         held: bool [n], rows that the penalty is chosen on; of none or one penalty, nothing is chosen.
         penalties: to choose from.
+        scaled: whether columns are scaled; as they are, directions of great variance are read first.
     """
     x, y = rows.to(torch.float64), targets.to(torch.float64)
     penalty = penalties[0]
     if len(penalties) > 1 and bool(held.any()) and not bool(held.all()):
-        some = _Decomposed(x[~held], y[~held])
+        some = _Decomposed(x[~held], y[~held], scaled)
         errors = [float((some.map(one)(x[held]) - y[held]).square().mean()) for one in penalties]
         penalty = penalties[min(range(len(errors)), key=errors.__getitem__)]
-    return _Decomposed(x, y).map(penalty)
+    return _Decomposed(x, y, scaled).map(penalty)
 
 
 class _Decomposed:
     """The principal directions of standardized rows, of which the map for any penalty is a product."""
 
-    def __init__(self, x: Tensor, y: Tensor) -> None:
+    def __init__(self, x: Tensor, y: Tensor, scaled: bool) -> None:
         self._mean, self._target_mean = x.mean(0), y.mean(0)
         deviation = x.std(0, correction=0)
-        self._scale = torch.where(deviation > 0, deviation, 1.0)
+        self._scale = torch.where(deviation > 0, deviation, 1.0) if scaled else torch.ones_like(deviation)
         z, centered = (x - self._mean) / self._scale, y - self._target_mean
         wide = len(z) < z.shape[1]
         values, vectors = torch.linalg.eigh(z @ z.T if wide else z.T @ z)

@@ -127,6 +127,17 @@ def test_languages_that_do_not_differ_have_no_directions_to_count():
     assert cells(table)["lsar", "directions_for_90%"]["value"] == 0
 
 
+def test_directions_are_counted_between_the_numbers_that_are_shown():
+    names = [f"x-l{i}" for i in range(9)]
+    g = torch.Generator().manual_seed(2)
+    offsets = 6 * torch.randn(9, 1, 5, generator=g) @ torch.linalg.qr(torch.randn(24, 5, generator=g)).Q.T
+    states = torch.randn(80, 24, generator=g) + offsets + 0.3 * torch.randn(9, 80, 24, generator=g)
+    found = cells(subspace(parallel(names, {"0": states}), bootstrap=0))
+    assert {variant for variant, _ in found} >= {"lsar_1", "lsar_2", "lsar_4", "lsar"}
+    assert found["lsar_4", "language_accuracy"]["value"] > 0.2  # more than a tenth of what was above 1 in 9
+    assert found["lsar", "directions_for_90%"]["value"] == 5
+
+
 def test_partitions_that_share_too_few_concepts_are_named_with_their_counts():
     concepts = [f"c{i}" for i in range(30)]
     store = MemoryStore({"en": concepts, "de": concepts[:9]}, {"0": torch.randn(39, 4)})
