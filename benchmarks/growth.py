@@ -404,7 +404,7 @@ def _search(path: str) -> dict[str, Any]:
 
 def _recall(found: Any, truth: Any) -> float:
     same = [len(set(a) & set(b)) for a, b in zip(found.tolist(), truth.tolist(), strict=True)]
-    return sum(same) / truth.size
+    return float(sum(same) / truth.size)
 
 
 def _asked_exactly(index: LayerIndex, queries: Any, files: list[Path]) -> dict[str, Any]:
@@ -421,8 +421,9 @@ def _asked_exactly(index: LayerIndex, queries: Any, files: list[Path]) -> dict[s
 
 def _asked(index: LayerIndex, queries: Any, files: list[Path]) -> dict[str, Any]:
     """Searches from a cold disk, then warm ones in turns with FAISS's of the same file."""
-    import faiss
+    from hubstore.index.library import faiss as library
 
+    faiss = library()
     flags = faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY
     alone = faiss.read_index(str(files[-1]), flags)
     options = faiss.SearchParametersPreTransform(
@@ -499,6 +500,7 @@ def main(arguments: list[str] | None = None) -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     for part in options.parts or PARTS:
         started = time.perf_counter()
+        name = f"growth_{part}" + (f"_{options.rows}" if options.rows and part == "search" else "")
         if part == "search":
             results = search(options.work, options.small, options.rows)
         else:
@@ -508,7 +510,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.out is not None:
             here = machine(options.work)
             file = Path(options.out or RESULTS / SCALING / f"{machine_name(here)}.json")
-            save(file, here, f"growth_{part}", took, results)
+            save(file, here, name, took, results)
 
 
 if __name__ == "__main__":

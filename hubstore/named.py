@@ -94,7 +94,7 @@ class SettingsNamed(TypedDict, total=False):
 class IndexNamed(TypedDict, total=False):
     """Of `hubstore.options.IndexOptions`."""
 
-    recall: float
+    recall: float | None
     centered: bool
     seed: int
     rebuild: bool

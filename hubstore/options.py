@@ -148,10 +148,10 @@ class SearchOptions:
 class IndexOptions:
     """How an index is built; IndexingError for a value that cannot be. The fields' help says what each is."""
 
-    recall: float = option(
-        0.95,
-        "Share of the 10 true neighbors that a search with default options is to find; chosen for and measured on rows "
-        "that are held out.",
+    recall: float | None = option(
+        None,
+        "Share of the 10 true neighbors that a search is to find by default, measured on rows that are held out. By "
+        "default what an index has that is there, or 0.95.",
     )
     centered: bool = option(
         False,
@@ -164,7 +164,9 @@ class IndexOptions:
     def __post_init__(self) -> None:
         """Check the numbers."""
         seed = check_count("seed", self.seed, least=0, most=2**31 - 1, error=IndexingError)  # FAISS has it as an int
-        recall = check_number("recall", self.recall, least=0.01, most=1.0, error=IndexingError)
+        recall = self.recall
+        if recall is not None:
+            recall = check_number("recall", recall, least=0.01, most=1.0, error=IndexingError)
         _set(self, {"seed": seed, "recall": recall})
 
 

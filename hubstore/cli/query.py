@@ -193,7 +193,7 @@ def _recalls(found: pa.Table) -> list[str]:
         if len(measured) < len(recalls):
             lines.append(
                 f"approximate ({kind}): how many of the true neighbors it finds at this effort was not measured; an "
-                "index without a measured recall gets one by `hubstore index --rebuild`"
+                "index without a measured recall gets one by `hubstore index`"
             )
         else:
             lines.append(f"approximate ({kind}): recall@10 {min(measured):.3f} when it was built")

@@ -17,9 +17,7 @@ import torch
 from hubstore.devices import resolve_device
 from hubstore.errors import CorruptStoreError, IndexingError, IndexNotFoundError
 from hubstore.index import kinds
-from hubstore.index.allowed import Positions
 from hubstore.index.candidates import CandidateSource, InFile, InMemory
-from hubstore.index.clustering import cluster
 from hubstore.index.description import (
     IndexDescription,
     check_file,
@@ -29,16 +27,17 @@ from hubstore.index.description import (
     store_commits,
 )
 from hubstore.index.exact import LayerRows
+from hubstore.index.layer import open_index
 from hubstore.index.library import Gpu, faiss, has_gpu
 from hubstore.index.listfile import ListFile, write_list_file
 from hubstore.index.means import CenteredStates
 from hubstore.index.opening import open_list_file, open_lists, read_faiss
-from hubstore.index.rows import Vectors, centered, random_rotation, rotated, unwrap, wrap
+from hubstore.index.rows import Vectors, centered, unwrap, wrap
 from hubstore.index.runs import Lists, Training, Workspace, encoded_runs, workspace
-from hubstore.index.tuning import HeldOut, tuned
+from hubstore.index.samples import Sample, centered_sample, drawn, train_lists
+from hubstore.index.tuning import RECALL, HeldOut, tuned
 from hubstore.index.validate import Head, RefusedIndexError
 from hubstore.index.writing import Write, Writer, faiss_writer, write_durably
-from hubstore.kernels.rows import unit_rows
 from hubstore.options import IndexOptions, refuse_others, take
 from hubstore.storage import FileRecord
 from hubstore.store import StoreReader
@@ -60,6 +59,7 @@ class _Job:
     options: IndexOptions
     device: torch.device
     progress: Progress
+    recall: float = RECALL
 
     @property
     def rows(self) -> int:
@@ -68,6 +68,10 @@ class _Job:
     @property
     def seed(self) -> int:
         return self.options.seed
+
+    @property
+    def sample(self) -> Sample:
+        return Sample(self.kind, self.seed, f"the training sample of {self.name}")
 
     @property
     def name(self) -> str:
@@ -132,8 +136,15 @@ def _build_layer(job: _Job, previous: IndexDescription | None) -> IndexDescripti
         job = replace(job, kind=previous.kind, requested=previous.requested)
     elif job.kind == "auto":
         job = replace(job, kind=_chosen(job))
+    if job.options.recall is not None:
+        job = replace(job, recall=job.options.recall)
+    elif previous and previous.recall:
+        job = replace(job, recall=previous.recall.target)
     if previous and _is_current(job, previous):
-        return previous
+        measured = previous.kind == "exact" or (previous.recall and previous.recall.target == job.recall)
+        if measured or (again := _measured_again(job, previous)) is None:
+            return previous
+        return again
     if job.kind == "exact":
         return _publish(job, _describe(job), None)
     if job.options.centered:
@@ -161,11 +172,21 @@ def _is_current(job: _Job, previous: IndexDescription) -> bool:
     same = (previous.kind, previous.requested, previous.commits)
     if same != (job.kind, job.requested, store_commits(job.store)):
         return False
-    if previous.recall is not None and previous.recall.target != job.options.recall:
-        return False
     if previous.kind != "exact":
         check_file(job.store, previous)
     return True
+
+
+def _measured_again(job: _Job, previous: IndexDescription) -> IndexDescription | None:
+    """The index as it is, with how hard it is to be searched chosen anew; None where that is nothing else."""
+    index = open_index(job.store, previous, torch.device("cpu"))
+    if index.source is None:
+        return None
+    described = _tuned(replace(job, states=index.states), previous, index.source)
+    if described == previous:
+        return None
+    job.store.storage.write(f"{described.folder}/{INDEX}", described.encode())
+    return described
 
 
 def _can_grow(job: _Job, previous: IndexDescription) -> bool:
@@ -211,7 +232,7 @@ def _build_anew(job: _Job) -> IndexDescription:
     else:
         core.nprobe = parameters["nprobe"]
         core.cp.seed = job.seed
-    sample, mean = _sample(job)
+    sample, mean = centered_sample(job.states, job.sample)
     gpu = Gpu(job.device) if job.kind in kinds.IVF_KINDS and has_gpu(job.device) else None
     if gpu is not None and job.kind == "ivf":
         on_gpu = gpu.move(core)
@@ -245,7 +266,11 @@ def _build_lists(job: _Job, previous: IndexDescription | None) -> IndexDescripti
     older = _older_lists(job, previous) if previous else None
     first = previous.rows if previous else 0
     with _workspace(job, description, first) as place:
-        training = place.training(lambda: _train(job)) if older is None else _training_of(older.head)
+        training = (
+            place.training(lambda: train_lists(job.states, job.sample, job.device))
+            if older is None
+            else _training_of(older.head)
+        )
         core, runs = encoded_runs(place, training, job.states, job.name, job.device, _Rising(job), first)
         lists = Lists(core, runs, older)
 
@@ -283,13 +308,6 @@ def _workspace(job: _Job, description: IndexDescription, first: int) -> Abstract
     return workspace(folder, settings, job.name)
 
 
-def _train(job: _Job) -> Training:
-    sample, mean = _sample(job)
-    rotation = random_rotation(job.states.shape[1], job.seed)
-    centroids = cluster(rotated(sample, rotation), kinds.list_count(job.rows), job.seed, job.device)
-    return Training(mean, rotation, centroids, kinds.RABITQ_BITS)
-
-
 def _training_of(head: Head) -> Training:
     return Training(head.mean, head.rotation, head.centroids, head.bits)
 
@@ -308,25 +326,11 @@ class _Rising:
 
 def _tuned(job: _Job, description: IndexDescription, source: CandidateSource) -> IndexDescription:
     """The description with how hard the index is to be searched, and what it then finds."""
-    held = HeldOut.of(job.states, _drawn(job), job.seed, job.device)
+    held = HeldOut.of(job.states, drawn(job.rows, job.sample), job.seed, job.device)
     if held is None:
         return description
-    parameters, recall = tuned(description, held, source.find, job.options.recall)
+    parameters, recall = tuned(description, held, source.find, job.recall)
     return replace(description, parameters=parameters, recall=recall)
-
-
-def _drawn(job: _Job) -> Positions:
-    """The rows that an index is trained on, ascending."""
-    count = kinds.training_rows(job.kind, job.rows)
-    return np.sort(np.random.default_rng(job.seed).choice(job.rows, count, replace=False))
-
-
-def _sample(job: _Job) -> tuple[Vectors, Vectors]:
-    """Centered rows to train on [n, width], and the mean [width] that they were centered by."""
-    states = job.states.take(_drawn(job))
-    name = f"the training sample of {job.name}"
-    mean = unit_rows(states, name).mean(dim=0).float().numpy()
-    return centered(states, mean, name), mean
 
 
 def _add(job: _Job, core: Any, mean: Vectors, start: int = 0) -> None:

@@ -49,6 +49,18 @@ def test_another_recall_is_chosen_for_anew_and_the_same_is_not(store):
     assert build(store, kind="ivfrabitq", recall=0.8, device="cpu") == (first,)
     (second,) = build(store, kind="ivfrabitq", recall=0.99, device="cpu")
     assert second.parameters["nprobe"] > first.parameters["nprobe"]
+    assert second.file == first.file  # nothing was built
+    assert read_description(store, "0", "mean") == second
+    assert build(store, kind="ivfrabitq", device="cpu") == (second,)  # what was asked for before holds
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivfpq", "ivfrabitq"])
+def test_an_index_of_an_earlier_release_is_searched_and_is_measured_when_it_is_next_brought_up_to_date(store, kind):
+    (built,) = build(store, kind=kind, rebuild=True, device="cpu")
+    older = replace(built, recall=None, parameters=kinds.parameters(kind, ROWS))
+    (store.path / "indexes/mean/0/index.json").write_bytes(older.encode())
+    assert load(store, 0, device="cpu").description.recall is None
+    assert build(store, kind=kind, device="cpu") == (built,)
 
 
 def test_held_out_rows_are_none_that_the_index_was_trained_on(store):
@@ -87,7 +99,7 @@ def test_what_no_effort_finds_is_said_as_it_is(store):
     assert parameters["nprobe"] == parameters["nlist"]
 
 
-@pytest.mark.parametrize("value", [0, 1.01, -1, "much", None, float("nan")])
+@pytest.mark.parametrize("value", [0, 1.01, -1, "much", float("nan")])
 def test_a_recall_that_is_none_is_refused(store, value):
     with pytest.raises(IndexingError, match="recall is"):
         build(store, kind="ivf", recall=value)
