@@ -39,7 +39,7 @@ CHOSEN = "RaBitQfs2, rotated"
 RECALLS = (0.95, 0.99)
 QUERIES = 256
 K = 10
-MADE_ROWS = 100_000
+MADE_ROWS = 30_000
 SEED = 0
 
 Rows = npt.NDArray[np.float32]
