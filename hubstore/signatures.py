@@ -25,7 +25,7 @@ def takes(*kinds: type[DataclassInstance], without: tuple[str, ...] = ()) -> Cal
         without: fields that the function does not take.
     """
 
-    def told(function: F) -> F:
+    def with_options(function: F) -> F:
         signature = inspect.signature(function)
         own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
         names = {one.name for one in own} | set(without)
@@ -45,4 +45,4 @@ def takes(*kinds: type[DataclassInstance], without: tuple[str, ...] = ()) -> Cal
             function.__doc__ = inspect.cleandoc(function.__doc__) + "\n\nOptions:\n" + "\n".join(helped) + "\n"
         return function
 
-    return told
+    return with_options

@@ -18,6 +18,7 @@ from hubstore.client import verbs
 from hubstore.client.base import BaseRemoteStore, RemotePartition
 from hubstore.client.connection import AsyncConnection, Connection, Endpoint, Steps
 from hubstore.errors import HubstoreError, Parameter, QueryError, TokenError
+from hubstore.store.columns import ITEM_SCHEMA
 
 if TYPE_CHECKING:
     from hubstore.client.states import RemoteStates
@@ -98,6 +99,7 @@ class RemoteStore(BaseRemoteStore):
 
         found = self.connection.run(verbs.item(self, item))
         named = {name: found[name] for name in ("id", "text", "language", "concept", "modality", "media", "position")}
+        columns = {name: value for name, value in found.items() if name in ITEM_SCHEMA.names} | found["columns"]
 
         def states(name: str, layers: Any, pooling: str | None) -> pa.Table:
             return self.vectors([name], layers=layers, pooling=pooling)
@@ -105,10 +107,10 @@ class RemoteStore(BaseRemoteStore):
         def others() -> pa.Table:
             if found["concept"] is None:
                 return self.find_items(limit=1).slice(0, 0)
-            table = self.find_items(concepts=[found["concept"]], limit=verbs.PAGE)
+            table = self.connection.run(verbs.items(self, ("concept", found["concept"])))
             return table.filter(pc.not_equal(table["id"], found["id"]))
 
-        return StoredItem(**named, columns=found, _states=states, _others=others)
+        return StoredItem(**named, columns=columns, _states=states, _others=others)
 
     @property
     def plot(self) -> StorePlots:

@@ -90,13 +90,14 @@ def partition(store: BaseRemoteStore, name: str) -> Steps[RemotePartition]:
     return replace(one, items=np.flatnonzero(own.to_numpy()))
 
 
-def items(store: BaseRemoteStore) -> Steps[pa.Table]:
-    """One row per item, in position order: all of them, in pages of a thousand; `find_items` gives some."""
+def items(store: BaseRemoteStore, *filters: tuple[str, str]) -> Steps[pa.Table]:
+    """One row per item that passes `filters`, in position order, in pages of a thousand; `find_items` gives some."""
 
     def pages() -> Steps[list[Answer]]:
-        first = yield [store.get("/items", ("offset", 0), ("limit", PAGE))]
+        first = yield [store.get("/items", *filters, ("offset", 0), ("limit", PAGE))]
         offsets = range(PAGE, int(provenance(first[0].table())["total"]), PAGE)
-        return first + (yield [store.get("/items", ("offset", offset), ("limit", PAGE)) for offset in offsets])
+        rest = [store.get("/items", *filters, ("offset", offset), ("limit", PAGE)) for offset in offsets]
+        return first + (yield rest)
 
     tables = [answer.table() for answer in (yield from _of_one_revision(store, pages))]
     found, total = pa.concat_tables(tables), int(provenance(tables[0])["total"])

@@ -85,7 +85,7 @@ def test_a_condition_that_no_item_passes_says_so(store):
 
 def test_the_server_and_its_client_take_the_condition_and_give_the_columns(store, server):
     here = store.search(ids=["i0"], k=COUNT, layers=[1], where=WHERE)["id"].to_pylist()
-    name = "/api/stores/x"
+    name = "/api/v1/stores/x"
     by_query = server.get(f"{name}/neighbors", id="i0", k=COUNT, layer=1, where=WHERE)
     by_body = server.post(f"{name}/neighbors", {"ids": ["i0"], "k": COUNT, "layers": [1], "where": WHERE})
     assert by_query.columns["id"] == by_body.columns["id"] == here
@@ -97,6 +97,8 @@ def test_the_server_and_its_client_take_the_condition_and_give_the_columns(store
     assert server.get(f"{name}/items", limit=3).columns["year"] == store.items["year"].to_pylist()[:3]
     assert server.get(f"{name}/item", id="i3").json["columns"] == {"year": 2003, "source": "wiki"}
     assert remote.items["source"].to_pylist() == store.items["source"].to_pylist()
+    assert remote["i3"].columns.items() <= store["i3"].columns.items()
+    assert remote["i3"].columns["year"] == 2003
 
 
 def test_the_command_takes_the_condition(store):

@@ -37,6 +37,8 @@ class ParquetTable:
         try:
             with self._open() as (opened, groups):
                 names = self._names(opened)
+        except CorpusError:
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._unreadable(error) from error
         if not self._columns.items_per_row(lambda name: name in names):
@@ -63,6 +65,8 @@ class ParquetTable:
                     for values in with_exact_times(batch.slice(passed), self._columns).to_pylist():
                         self._number += 1
                         yield Row(name, "row", self._number, values, folder, types)
+        except CorpusError:
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._unreadable(error) from error
 
