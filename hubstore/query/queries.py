@@ -48,7 +48,8 @@ class Queries:
 def from_ids(store: StoreReader, ids: Sequence[str], pooling: str) -> Queries:
     """Each item's own stored row; with `tokens` pooling, each of its tokens, called `id[0]`, `id[1]`, ..."""
     positions = _positions(store, ids)
-    languages, modalities = (store.items[name].take(positions).to_pylist() for name in ("language", "modality"))
+    named = store.items_at(positions, ["language", "modality"])
+    languages, modalities = (named[name].to_pylist() for name in ("language", "modality"))
     if pooling != "tokens":
         own = np.stack([positions, positions + 1], axis=1)
         return Queries(

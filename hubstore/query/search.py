@@ -318,7 +318,7 @@ def _table(store: StoreReader, queries: Queries, found: Sequence[_Hits], pooling
         "rank": rank.astype(np.int32),
         "score": score,
     }
-    items = store.items.select(RESULT_SCHEMA.names[4:]).take(pa.array(position))
+    items = store.items_at(position, RESULT_SCHEMA.names[4:])
     columns |= {name: items[name] for name in items.column_names}
     table = pa.table(columns).cast(RESULT_SCHEMA)
     return table if token is None else table.append_column("token", pa.array(token))

@@ -34,6 +34,9 @@ if TYPE_CHECKING:  # describing a store needs no torch
 
     from hubstore.store.states import HiddenStates
 
+FEW_SHARDS = 32
+"""Shards whose items are read by themselves at most."""
+
 NO_ITEMS = pa.Table.from_batches([], ITEM_SCHEMA)  # `empty_table` would import pandas
 
 SHOWN_IDS = 5
@@ -64,6 +67,7 @@ class StoreReader(LayersAndPoolings):
         self.columns: Mapping[str, pa.DataType] = stored_columns(self.attributes.get("columns", []))
         self.commits = read_commits(self.storage, self.layout)
         self.partition_means: dict[tuple[str, str, str], torch.Tensor] = {}  # see `hubstore.query.centered`
+        self._shards_read = 0
         self._read_previews: tuple[int, pa.Table] = -1, NO_ITEMS
 
     @property
@@ -115,14 +119,37 @@ class StoreReader(LayersAndPoolings):
     @cached_property
     def items(self) -> pa.Table:
         """One row per item, in position order; `item_schema` has its columns."""
-        keys, schema = [items_key(commit.shard) for commit in self.commits], self.item_schema
-        read = zip(self.commits, self.storage.read_many(keys), strict=True)
-        tables = [_item_table(self.storage, commit, data, schema) for commit, data in read]
-        if not tables:
+        if not self.commits:
             raise CorruptStoreError(f"{self.path} has no committed shard yet; run the extraction again to go on")
         # Stores of texts that are older than media have no columns for them, nor have appended items of others'.
-        empty = pa.Table.from_batches([], schema)
-        return pa.concat_tables([empty, *tables], promote_options="default").combine_chunks()
+        return self._tables(self.commits, self.item_schema.names).combine_chunks()
+
+    def items_at(self, positions: Positions, columns: Sequence[str]) -> pa.Table:
+        """Some columns of the items at `positions`, in their order.
+
+        Where few shards hold them only those are read, until as many have been read as the store has.
+        """
+        starts = np.concatenate([[0], np.cumsum([commit.items for commit in self.commits], dtype=np.int64)])
+        shards = np.searchsorted(starts, positions, side="right") - 1
+        numbers = np.unique(shards)
+        self._shards_read += len(numbers)
+        if "items" in self.__dict__ or self._shards_read > len(self.commits) or len(numbers) > FEW_SHARDS:
+            return self.items.select(columns).take(pa.array(positions, pa.int64()))
+        found = self._tables([self.commits[number] for number in numbers], columns)
+        first = np.concatenate([[0], np.cumsum([self.commits[number].items for number in numbers], dtype=np.int64)])
+        places = positions - starts[shards] + first[np.searchsorted(numbers, shards)]
+        return found.take(pa.array(places, pa.int64()))
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        """One column of all items, without decoding the others."""
+        return (self.items if "items" in self.__dict__ else self._tables(self.commits, [name]).combine_chunks())[name]
+
+    def _tables(self, commits: Sequence[Commit], columns: Sequence[str]) -> pa.Table:
+        """Some columns of the item tables of some shards, one after the other."""
+        schema = pa.schema([self.item_schema.field(name) for name in columns])
+        data = self.storage.read_many([items_key(commit.shard) for commit in commits])
+        tables = [_item_table(self.storage, *one, schema) for one in zip(commits, data, strict=True)]
+        return pa.concat_tables([pa.Table.from_batches([], schema), *tables], promote_options="default")
 
     def preview(self, item: str) -> bytes | None:
         """The thumbnail (WebP) or clip of an item; None where none is kept. QueryError when there is no such item."""
@@ -172,7 +199,7 @@ class StoreReader(LayersAndPoolings):
     @cached_property
     def lookup(self) -> IdLookup:
         """Positions by id."""
-        return IdLookup.of(self.items["id"])
+        return IdLookup.of(self._column("id"))
 
     def positions(self, ids: Sequence[str]) -> Positions:
         """int64 positions of `ids`; QueryError names the first that is not there, or is no string."""
@@ -222,7 +249,7 @@ class StoreReader(LayersAndPoolings):
 
     @cached_property
     def _token_ranges(self) -> npt.NDArray[np.int64]:
-        stops = np.cumsum(self.items["tokens"].to_numpy(), dtype=np.int64)
+        stops = np.cumsum(self._column("tokens").to_numpy(), dtype=np.int64)
         ranges = np.stack([np.concatenate([[0], stops[:-1]]), stops], axis=1)
         ranges.flags.writeable = False  # all callers share it
         return ranges
