@@ -123,7 +123,7 @@ def begin_append(storage: Storage, identity: Mapping[str, Any], corpus: Corpus) 
 def joined(storage: Storage, identity: Mapping[str, Any]) -> Begun | None:
     """A store whose generation other processes extract, to do a part of it; None where one is to be planned first.
 
-    Nothing is written or removed.
+    Nothing is written or removed. StoreExistsError where they extract something else.
     """
     if not storage.exists(ROOT) or not storage.exists(PLAN):
         return None
@@ -132,8 +132,9 @@ def joined(storage: Storage, identity: Mapping[str, Any]) -> Begun | None:
         plan = load_plan(storage)
     except CorruptStoreError:  # it is being replaced, or whoever plans says what is wrong with it
         return None
-    if plan is None or not is_described(attributes, plan.generation) or differences(plan.identity, identity):
+    if plan is None or not is_described(attributes, plan.generation):
         return None
+    _refuse_other_run(storage.root, differences(plan.identity, identity), None)
     commits = read_commits(storage, Layout.from_json(attributes))
     if {shard.shard for shard in plan.shards} <= {commit.shard for commit in commits}:
         return None

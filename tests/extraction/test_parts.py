@@ -96,6 +96,14 @@ def test_parts_of_one_generation_do_their_own_shards_and_the_last_closes_it(tmp_
         extract(interrupted.corpus("B"), model, path, SETTINGS, part="2/4")
 
 
+def test_a_part_of_something_else_is_refused_while_others_write_and_does_not_wait_for_them(tmp_path, small_shards):
+    model, corpus, path = tiny_model("gpt2"), interrupted.corpus("A"), tmp_path / "x.hub"
+    extract(corpus, model, path, SETTINGS, part="1/4")
+    other = Settings(poolings=("last",), layers=("0",), batch_tokens=256)
+    with LocalStorage(path).share(), pytest.raises(StoreError, match="was begun with another request: settings poolings"):
+        extract(corpus, model, path, other, part="2/4")
+
+
 def test_an_appended_corpus_is_done_in_parts_too(tmp_path, small_shards):
     model = tiny_model("gpt2")
     for name in ("whole.hub", "x.hub"):
