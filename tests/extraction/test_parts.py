@@ -100,7 +100,10 @@ def test_a_part_of_something_else_is_refused_while_others_write_and_does_not_wai
     model, corpus, path = tiny_model("gpt2"), interrupted.corpus("A"), tmp_path / "x.hub"
     extract(corpus, model, path, SETTINGS, part="1/4")
     other = Settings(poolings=("last",), layers=("0",), batch_tokens=256)
-    with LocalStorage(path).share(), pytest.raises(StoreError, match="was begun with another request: settings poolings"):
+    with (
+        LocalStorage(path).share(),
+        pytest.raises(StoreError, match="was begun with another request: settings poolings"),
+    ):
         extract(corpus, model, path, other, part="2/4")
 
 
