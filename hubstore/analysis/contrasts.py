@@ -6,7 +6,7 @@ concept to concept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hubstore.analysis.comparing import by_pair
-from hubstore.analysis.pairs import Concepts, Pair
+from hubstore.analysis.pairs import Concepts, Matched, Pair
 from hubstore.analysis.results import Findings, Row, stored_or_computed
-from hubstore.analysis.retrieval import found_by_concept
-from hubstore.analysis.similarity import concept_differences
-from hubstore.analysis.states import VARIANTS
+from hubstore.analysis.retrieval import pair_successes
+from hubstore.analysis.similarity import pair_differences
+from hubstore.analysis.states import VARIANTS, States
 from hubstore.options import CompareOptions
 from hubstore.stats.bootstrap import Bootstrap
 
@@ -29,7 +29,6 @@ Floats = npt.NDArray[np.float64]
 COLUMNS = {"layer_y": pa.string()}
 WHOLE = "*"
 DIFFERENCE, RECALL = "difference", "recall@1"
-ByPair = Callable[[Pair], Mapping[str, Floats]]
 
 
 def contrasts(
@@ -65,32 +64,26 @@ def contrasts(
 
 def _of_metric(store: StoreReader, metric: str, parameters: Mapping[str, Any]) -> Iterator[Row]:
     layers: Sequence[str] = parameters["layers"]
-    pairs: Sequence[Pair] = parameters["pairs"]
-    pooling: str = parameters["pooling"]
-    for variant in VARIANTS:
-
-        def of_pair(pair: Pair, variant: str = variant) -> Mapping[str, Floats]:
-            if metric == DIFFERENCE:
-                return concept_differences(store, pair, layers, variant=variant, pooling=pooling)
-            _, found = found_by_concept(store, pair, layers, metric=metric, variant=variant, pooling=pooling)
-            return found
-
-        both = [*pairs, *((y, x) for x, y in pairs)] if metric == RECALL else list(pairs)
-        values = _stacked(store, both, layers, of_pair)
-        yield from _paired(values, layers, {"metric": metric, "variant": variant}, parameters)
-
-
-def _stacked(store: StoreReader, pairs: Sequence[Pair], layers: Sequence[str], of_pair: ByPair) -> Floats:
-    """float64 [concepts, layers] whose mean over concepts is the mean over pairs of each pair's mean."""
-    concepts = Concepts(store)
-    members = [concepts.codes(concepts.match(*pair).x.positions) for pair in pairs]
+    concepts, states = Concepts(store), States(store, parameters["pooling"])
+    matched = [concepts.match(*pair) for pair in parameters["pairs"]]
+    members = [concepts.codes(items.x.positions) for items in matched]
     known = np.unique(np.concatenate(members))
-    total = np.zeros((len(known), len(layers)))
-    for pair, of in zip(pairs, members, strict=True):
-        found = of_pair(pair)
-        values = np.stack([found[layer] for layer in layers], 1)
-        np.add.at(total, np.searchsorted(known, of), values * (len(known) / (len(of) * len(pairs))))
-    return total
+    for variant in VARIANTS:
+        # The mean over concepts of these is the mean over pairs of each pair's mean.
+        total = np.zeros((len(known), len(layers)))
+        for items, of in zip(matched, members, strict=True):
+            share = len(known) / (len(of) * len(matched))
+            np.add.at(total, np.searchsorted(known, of), share * _values(states, items, layers, metric, variant))
+        yield from _paired(total, layers, {"metric": metric, "variant": variant}, parameters)
+
+
+def _values(states: States, items: Matched, layers: Sequence[str], metric: str, variant: str) -> Floats:
+    """What each matched concept adds, of recall in either direction by half: float64 [n, layers]."""
+    if metric == DIFFERENCE:
+        found = pair_differences(states, items, layers, variant)
+        return np.stack([found[layer] for layer in layers], 1)
+    both = pair_successes(states, items, layers, metric, variant)
+    return np.stack([(both[layer][0] + both[layer][1]) / 2 for layer in layers], 1)
 
 
 def _paired(values: Floats, layers: Sequence[str], common: Row, parameters: Mapping[str, Any]) -> Iterator[Row]:

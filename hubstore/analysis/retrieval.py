@@ -112,11 +112,19 @@ def found_by_concept(
     """
     items = Concepts(store).match(*pair)
     states = States(store, item_pooling(store, pooling), resolve_device(device))
-    found = {}
+    found = pair_successes(states, items, layers, metric, variant)
+    return items.x.positions, {layer: forward for layer, (forward, _) in found.items()}
+
+
+def pair_successes(
+    states: States, items: Matched, layers: Sequence[str], metric: str, variant: str
+) -> dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+    """By layer what each item of x adds to a metric, and what each of y does, from states that other pairs share."""
+    place, found = METRICS.index(metric), {}
     for layer in layers:
-        forward, _ = match_rank(*(states.rows(layer, side, variant) for side in (items.x, items.y)))
-        found[layer] = _successes(forward)[:, METRICS.index(metric)]
-    return items.x.positions, found
+        forward, backward = match_rank(*(states.rows(layer, side, variant) for side in (items.x, items.y)))
+        found[layer] = _successes(forward)[:, place], _successes(backward)[:, place]
+    return found
 
 
 def _both_directions(states: States, layer: str, items: Matched, k: int, resampling: Bootstrap) -> list[Row]:

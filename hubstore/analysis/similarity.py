@@ -123,8 +123,14 @@ def concept_differences(
     Returns:
         By layer float64 [n], whose mean is the difference.
     """
-    items = Concepts(store).match(*pair)
     states = States(store, item_pooling(store, pooling), resolve_device(device))
+    return pair_differences(states, Concepts(store).match(*pair), layers, variant)
+
+
+def pair_differences(
+    states: States, items: Matched, layers: Sequence[str], variant: str
+) -> dict[str, npt.NDArray[np.float64]]:
+    """The same of matched items, from states that other pairs share."""
     found = {}
     for layer in layers:
         values, shares, *_ = _estimates(states, layer, items, variant)
