@@ -43,7 +43,8 @@ def hub_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
     if TUNED in records:
         parts += [
             f"The tuned lens of {records[TUNED]['model']} on held-out sentences, at their last tokens: -log p of the "
-            "token that the last layer finds most probable, in nats, and in brackets how often it is the lens's own.",
+            "token that the last layer finds most probable, in nats, and in brackets how often it is the lens's own. "
+            "Constant is the mean of the last layer's states, whatever is read.",
             _tuned(records[TUNED]["lines"]),
         ]
     return "\n\n".join(parts)
@@ -66,7 +67,7 @@ def _tuned(rows: Iterable[Mapping[str, Any]]) -> str:
     cells: dict[str, dict[tuple[str, str], float]] = {}
     for row in rows:
         cells.setdefault(row["layer"], {})[row["variant"], row["metric"]] = row["value"]
-    variants = ("raw", "normed", "tuned")
+    variants = ("raw", "normed", "tuned", "constant")
     header = ("layer", *variants, "variance that the map misses")
     lines = [_row(header), _row(["---"] * len(header))]
     for layer, of in cells.items():

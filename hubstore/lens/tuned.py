@@ -39,6 +39,8 @@ ELEMENTS = 1 << 26
 """Of the states that a map is fitted on."""
 READ = 256
 """Held-out states whose loss is taken: of each the whole vocabulary is read."""
+CONSTANT = "constant"
+"""Variant of the losses of a map that reads nothing: the mean of the last layer's states."""
 PENALTIES = tuple(10.0**power for power in range(-4, 3))
 
 
@@ -89,7 +91,8 @@ def tuned_losses(
     """What the maps lose on concepts that they were not fitted on, beside the raw and the normed lens.
 
     Returns:
-        A row per layer, variant ("raw", "normed", "tuned") and metric: "loss", the mean of -log p of the token that the
+        A row per layer, variant ("raw", "normed", "tuned"; "constant", which reads the mean of the last layer's states
+        whatever the layer's are) and metric: "loss", the mean of -log p of the token that the
         model's last layer finds most probable, in nats; "agreement", how often it is the lens's own too; and, of
         "tuned", "unexplained", the share of the last layer's variance that the map misses. n counts states.
     """
@@ -175,6 +178,10 @@ def _fit(
     losses: list[dict[str, Any]] = [{"variant": "tuned", "metric": "unexplained", "value": missed, "n": len(held)}]
     for variant in ("raw", "normed", "tuned"):
         losses += _losses(with_map, own, layer, variant, said)
+    mean = y.to(torch.float32).mean(0, keepdim=True)  # what a map that reads nothing gives
+    losses += [
+        {**row, "variant": CONSTANT} for row in _losses(with_map, mean.expand(len(own), -1), target, "normed", said)
+    ]
     weights = torch.cat([translator.weights, translator.bias[None]]).numpy()
     kept = pa.table({"weights": rows_as_lists(weights)})
     return kept, {"held_out": losses, "penalty": found.penalty, "fitted": len(fitted)}

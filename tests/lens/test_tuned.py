@@ -59,7 +59,7 @@ def test_on_other_concepts_a_tuned_lens_says_what_the_last_layer_says_where_the_
     found = {(row["layer"], row["variant"], row["metric"]): row["value"] for row in rows}
     for layer, least in (("1", 0.95), ("2", 0.3)):
         assert found[layer, "tuned", "agreement"] > least
-        for other in ("raw", "normed"):
+        for other in ("raw", "normed", "constant"):
             assert found[layer, other, "agreement"] < 0.1
             assert found[layer, "tuned", "loss"] < found[layer, other, "loss"]
     assert found["1", "tuned", "unexplained"] < 0.01
@@ -154,7 +154,7 @@ def test_the_command_fits_reads_and_says_what_is_lost(store):
     status, said, _ = typed("lens", store.path, "--variant", "tuned", "--layers", "1,final", "--json", "--bootstrap", 0)
     assert status == 0
     found = json.loads(said)
-    assert {row["variant"] for row in found["held_out"]} == {"raw", "normed", "tuned"}
+    assert {row["variant"] for row in found["held_out"]} == {"raw", "normed", "tuned", "constant"}
     assert {row["layer"] for row in found["rows"]} == {"1", "final"}
     assert (
         "held-out concepts, 256 states"
