@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -30,12 +31,12 @@ MOST_SECONDS, MOST_BYTES = 1.0, 300e6
 OPEN = """
 import json, sys, time
 from hubstore.store import StoreReader
-started = time.perf_counter()
+started, before = time.perf_counter(), time.process_time()
 store = StoreReader(sys.argv[1])
-seconds = time.perf_counter() - started
+seconds, processor = time.perf_counter() - started, time.process_time() - before
 assert len(store.commits) == int(sys.argv[2]) and store.unfinished is None
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(json.dumps([seconds, int(status["VmHWM"].split()[0]) * 1024]))
+print(json.dumps([seconds, processor, int(status["VmHWM"].split()[0]) * 1024]))
 """
 
 
@@ -59,13 +60,14 @@ def _commit(shard: int) -> Commit:
     return Commit(shard, 2 * half, 0, 0, 0, runs, files, {"committed": "2026-11-30T23:00:00+00:00"})
 
 
-def opened(path: Path, commits: int, runs: int) -> tuple[Sample, Sample]:
-    """Seconds to open the store, each time in a process of its own, and the most bytes that it had resident."""
+def opened(path: Path, commits: int, runs: int) -> tuple[Sample, Sample, Sample]:
+    """Of opening the store, each time in a process of its own: seconds, those of the processor, MB resident at most."""
     found = []
     for _ in range(runs):
         command = [sys.executable, "-c", OPEN, str(path), str(commits)]
         found.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout))
-    return Sample(tuple(seconds for seconds, _ in found)), Sample(tuple(size / 1e6 for _, size in found))
+    seconds, processor, size = zip(*found, strict=True)
+    return Sample(seconds), Sample(processor), Sample(tuple(one / 1e6 for one in size))
 
 
 def run(work: Path, commits: int, runs: int) -> list[Result]:
@@ -81,7 +83,8 @@ def run(work: Path, commits: int, runs: int) -> list[Result]:
     size = sum(storage.size(key) for key in storage.list(FOLDER))
     logged = opened(path, commits, runs)
     case = f"a store of {commits:,} commits, {LAYERS} layers"
-    notes = (f"reading the commits once and writing their log took {wrote:.0f} s; it has {size / 1e6:.1f} MB",)
+    busy = f"load average of the last minute after it: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    notes = (f"reading the commits once and writing their log took {wrote:.0f} s; it has {size / 1e6:.1f} MB", busy)
     return [
         compare(
             "opening",
@@ -96,7 +99,8 @@ def run(work: Path, commits: int, runs: int) -> list[Result]:
         )
         for verb, unit, with_log, without, most in (
             ("open", "s", logged[0], alone[0], MOST_SECONDS),
-            ("memory resident at most while opening", "MB", logged[1], alone[1], MOST_BYTES / 1e6),
+            ("processor time to open", "s", logged[1], alone[1], None),
+            ("memory resident at most while opening", "MB", logged[2], alone[2], MOST_BYTES / 1e6),
         )
     ]
 

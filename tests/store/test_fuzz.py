@@ -29,6 +29,7 @@ from hubstore.store.attributes import read_attributes
 from hubstore.store.commit import Commit
 from hubstore.store.layout import PLAN, Layout, content_digest, encode_json
 from hubstore.store.lensrecord import read_lens_record
+from hubstore.store.log import _encoded, decode_log
 from hubstore.store.reader import decode_items
 from hubstore.store.result import decode_result, encode_result, result_record
 from tests.command_line import typed
@@ -234,7 +235,11 @@ def targets(original: Path) -> dict[str, Target]:
         again = signed({**plan, "files": {SPOOL: crc32c(data), ORDER: crc32c(order)}})
         return in_place(PLAN, read_plan, **{**files, SPOOL: data})(encode_json(again))
 
+    def read_log(data: bytes) -> object:
+        return [(dict(one.files), one.runs, one.digest, one.times) for one in decode_log(data, layout, "a")]
+
     found = {
+        "log": Target(read_log, _encoded([commit], layout, {}), change_record),
         "root": Target(in_place("zarr.json", read_attributes), good["root"], change_root),
         "commit": Target(lambda data: Commit.decode(data, "a").check(layout, "a"), good["commit"], change_record),
         "plan": Target(
@@ -262,7 +267,7 @@ def attack(target: Target, rng: random.Random) -> bool:
     return False
 
 
-NAMES = ("root", "commit", "plan", "spool", "index", "lens", "result", "items")
+NAMES = ("root", "commit", "log", "plan", "spool", "index", "lens", "result", "items")
 
 
 @pytest.mark.parametrize("name", NAMES)
