@@ -29,6 +29,8 @@ Floats = npt.NDArray[np.float64]
 COLUMNS = {"layer_y": pa.string()}
 WHOLE = "*"
 DIFFERENCE, RECALL = "difference", "recall@1"
+SIMULTANEOUS = "of all differences at once"
+"""What kept tables say of their intervals; those of one difference each are computed again."""
 
 
 def contrasts(
@@ -44,7 +46,9 @@ def contrasts(
 
     Returns:
         A row per metric, variant ("raw", "centered"), layer (the largest) and layer_y (another). The value is the mean
-        difference, its 95 % interval of resampled concepts, which keep their values at both layers and in all pairs.
+        difference; its 95 % interval of resampled concepts, which keep their values at both layers and in all pairs, is
+        of all differences between two layers at once: that the largest was picked from the same concepts makes none
+        of them clear.
     """
     chosen = CompareOptions(
         pairs=tuple(pairs),
@@ -53,7 +57,7 @@ def contrasts(
         seed=options.seed,
         bootstrap=options.bootstrap,
     )
-    parameters = {**by_pair(store, chosen), "metrics": list(metrics)}
+    parameters = {**by_pair(store, chosen), "metrics": list(metrics), "intervals": SIMULTANEOUS}
 
     def make() -> Findings:
         rows = [row for metric in metrics for row in _of_metric(store, metric, parameters)]
@@ -87,12 +91,13 @@ def _values(states: States, items: Matched, layers: Sequence[str], metric: str, 
 
 
 def _paired(values: Floats, layers: Sequence[str], common: Row, parameters: Mapping[str, Any]) -> Iterator[Row]:
-    peak = int(values.mean(0).argmax())
-    apart = values[:, [peak]] - values
-    resampling = Bootstrap(parameters["bootstrap"], parameters["seed"])
-    low, high = resampling.of_means(apart)
+    means = values.mean(0)
+    if np.isnan(means).all():
+        return
+    peak = int(np.nanargmax(means))
+    low, high = Bootstrap(parameters["bootstrap"], parameters["seed"]).of_lead(values, peak)
     for place, layer in enumerate(layers):
         if place != peak:
             yield {**common, "layer": layers[peak], "layer_y": layer, "x": WHOLE, "y": WHOLE, "n": len(values),
-                   "value": float(apart[:, place].mean()), "low": float(low[place]),
+                   "value": float(means[peak] - means[place]), "low": float(low[place]),
                    "high": float(high[place])}  # fmt: skip

@@ -13,7 +13,10 @@ from hubstore.plots.cube import Cube, Floats, Pair, mean_over
 from hubstore.plots.text import layer_label, number, with_interval
 
 WHOLE = "*"
-ABOVE = "The largest is above in 97.5 % of the resamples of the concepts, which are the same at all layers."
+AT_ONCE = "By 95 % intervals of all differences between layers at once, of the same concepts,"
+ABOVE = f"{AT_ONCE} the largest is above."
+Leads = dict[tuple[str, str], tuple[str, dict[str, float]]]
+"""By metric and variant the layer of the peak, and the least that it is above each other."""
 AS_PREDICTED, NOT_AS_PREDICTED, OPEN = "as predicted", "not as predicted", "not settled"
 
 
@@ -35,19 +38,21 @@ class Profile:
     """A quantity over the layers, with its intervals, each [layers]; NaN where there are none.
 
     Args:
-        lead: by layer, the least that the peak is above it, of resamples of the concepts that are the same at both.
+        peak: the layer of the largest value, where the lead is known.
+        lead: by other layer, the least that the peak is above it, by intervals that cover whichever was picked.
     """
 
     layers: tuple[str, ...]
     value: Floats
     low: Floats
     high: Floats
+    peak: str | None = None
     lead: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def best_layer(self) -> int:
-        """Place of the largest value."""
-        return int(np.nanargmax(self.value))
+        """Place of the largest value; of tied ones that which the lead is of."""
+        return self.layers.index(self.peak) if self.peak is not None else int(np.nanargmax(self.value))
 
     def at(self, place: int) -> str:
         """The number at one layer and where that is."""
@@ -55,7 +60,7 @@ class Profile:
         return f"{words} at layer {layer_label(self.layers[place])}"
 
     def above(self, end: int) -> bool:
-        """Whether the peak is above the value at `end` in 97.5 % of the resamples."""
+        """Whether the peak is above the value at `end`, by intervals of all differences at once."""
         return self.lead[self.layers[end]] > 0
 
 
@@ -69,9 +74,10 @@ def summarize(cubes: dict[str, Cube], pairs: Sequence[Pair], finer: str, contras
         contrasts: of `hubstore.analysis.contrasts`, over these pairs; None where nothing was resampled.
     """
     out = []
-    leads: dict[tuple[str, str], dict[str, float]] = {}
+    leads: Leads = {}
     for row in [] if contrasts is None else contrasts.to_pylist():
-        leads.setdefault((row["metric"], row["variant"]), {})[row["layer_y"]] = row["low"]
+        _, lead = leads.setdefault((row["metric"], row["variant"]), (row["layer"], {}))
+        lead[row["layer_y"]] = np.nan if row["low"] is None else row["low"]
     over = "" if len(pairs) == 1 else f", mean over {len(pairs)} pairs"
     for variant in ("centered", "raw"):
         if "similarity" in cubes:
@@ -93,11 +99,11 @@ def pair_profile(
     pairs: Sequence[Pair],
     variant: str,
     metric: str,
-    leads: Mapping[tuple[str, str], Mapping[str, float]] | None = None,
+    leads: Leads | None = None,
 ) -> Profile:
     """The mean over pairs, and by how much its peak leads each layer, by metric and variant."""
     value, low, high = (mean_over(cube.lines(c, pairs, variant, metric)) for c in ("value", "low", "high"))
-    return Profile(cube.layers, value, low, high, (leads or {}).get((metric, variant), {}))
+    return Profile(cube.layers, value, low, high, *(leads or {}).get((metric, variant), (None, {})))
 
 
 def middle(name: str, of: Profile) -> Statement:
@@ -118,7 +124,7 @@ def middle(name: str, of: Profile) -> Statement:
     near = [end for end in (0, last) if not of.above(end)]
     if near:
         which = " and ".join(f"layer {layer_label(of.layers[end])}" for end in near)
-        words = f"In resamples of the concepts the peak is not always above {which}: it is not settled."
+        words = f"{AT_ONCE} it may not be above {which}: it is not settled."
         return Statement(f"{predicts}; {finding}. {words}", OPEN)
     return Statement(f"{predicts}; {finding}. {ABOVE}", AS_PREDICTED)
 
@@ -132,7 +138,7 @@ def _at_an_end(predicts: str, of: Profile) -> Statement:
     if not of.lead:
         return Statement(f"{words} No intervals were computed.", OPEN)
     if not of.above(inner):
-        return Statement(f"{words} In resamples of the concepts either is larger: it is not settled.", OPEN)
+        return Statement(f"{words} {AT_ONCE} either may be larger: it is not settled.", OPEN)
     return Statement(f"{words} {ABOVE}", NOT_AS_PREDICTED)
 
 

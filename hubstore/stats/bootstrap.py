@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 
 from hubstore.stats.blocks import map_blocks
-from hubstore.stats.intervals import student
+from hubstore.stats.intervals import of_student, student
 
 Floats = npt.NDArray[np.float64]
+ROUNDING = 1e-12  # of squares: what is left of differences of equal columns
 BLOCK = 1 << 22  # resampled weights that are float64 at a time
 
 
@@ -60,6 +61,34 @@ class Bootstrap:
             estimates = numerators.sum(0) / denominators.sum(0)
             replicates = self.means(numerators) / self.means(denominators)
             return self._interval(estimates, replicates, len(numerators))
+
+    def of_lead(self, values: Floats, peak: int) -> Floats:
+        """Low and high [2, m]: how far the mean of column `peak` of `values` [n, m] is above each; NaN of one with NaN.
+
+        The intervals are of all differences between two columns at once, so that they cover whichever was picked: the
+        largest studentized difference of a resample, of any two, sets the width (Romano and Wolf, 2005; in the tails
+        Student's t, as in `of_means`).
+        """
+        bounds = np.full((2, values.shape[1]), np.nan)
+        known = np.asarray(np.isfinite(values).all(0))
+        n = len(values)
+        if not self.replicates or n < 2 or not known[peak]:
+            return bounds
+        means = values[:, known].mean(0)
+        centered = values[:, known] - means
+        products = centered.T @ centered
+        squares = products.diagonal()[:, None] + products.diagonal() - 2 * products
+        spread = np.sqrt(np.where(squares > ROUNDING * products.diagonal().max(), squares, 0.0)) / n
+        shifts = self.means(centered)
+        largest = np.zeros(len(shifts))
+        for column, of in enumerate(spread):
+            apart = np.abs(shifts[:, [column]] - shifts)
+            studentized = np.divide(apart, of, out=np.zeros_like(apart), where=of > 0)
+            largest = np.maximum(largest, studentized.max(1))
+        width = of_student(float(np.quantile(largest, 1 - 2 * self._tails[0])), n - 1) * (n / (n - 1)) ** 0.5
+        place = int(known[:peak].sum())
+        bounds[:, known] = means[place] - means + np.multiply.outer([-width, width], spread[place])
+        return bounds
 
     def _interval(self, estimates: Floats, replicates: Floats, n: int) -> Floats:
         """Percentiles, as much farther from the estimate as t is than normal, and as the sample's spread is too small.

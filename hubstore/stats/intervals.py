@@ -15,7 +15,11 @@ POISSON = (0.0, 0.0513, 0.3554, 0.8177)
 
 def student(probability: float, freedom: int) -> float:
     """The quantile of Student's t, within 1 % from 3 degrees of freedom on (Abramowitz and Stegun, 26.7.5)."""
-    z = NormalDist().inv_cdf(probability)
+    return of_student(NormalDist().inv_cdf(probability), freedom)
+
+
+def of_student(z: float, freedom: int) -> float:
+    """Student's quantile where the normal one is `z`."""
     terms = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,

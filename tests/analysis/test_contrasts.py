@@ -7,6 +7,7 @@ import torch
 
 from hubstore.analysis import contrasts, retrieval, similarity
 from hubstore.options import CompareOptions
+from hubstore.stats.bootstrap import Bootstrap
 from tests.memory_store import MemoryStore, parallel
 
 PAIRS = [("en", "zh"), ("en", "sw")]
@@ -89,3 +90,31 @@ def test_pairs_of_different_concepts_count_alike():
     (row,) = rows(table, variant="raw").values()
     assert row["value"] == pytest.approx(abs(means[0] - means[1]), abs=1e-6)
     assert row["n"] == 40
+
+
+def test_of_layers_that_do_not_differ_a_peak_is_seldom_said_to_lead_any():
+    rng = np.random.default_rng(0)
+    drawn = {
+        "normal": lambda n: rng.normal(size=(n, 1)) + rng.normal(size=(n, 12)),
+        "skewed": lambda n: rng.lognormal(size=(n, 12)),
+        "shares": lambda n: (rng.random((n, 12)) < 0.3).astype(np.float64),
+    }
+    for name, draw in drawn.items():
+        for n in (20, 60):
+            rows = [draw(n) for _ in range(120)]
+            lows = [Bootstrap(300, seed).of_lead(of, int(of.mean(0).argmax()))[0] for seed, of in enumerate(rows)]
+            false = sum((low > 0).any() for low in lows)
+            assert false <= 0.11 * 120, (name, n)  # 5 % and three standard errors
+
+
+def test_bounds_of_a_lead_cover_what_most_concepts_have_and_layers_without_a_value_have_none():
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(60, 1)) + 0.2 * rng.normal(size=(60, 5)) + np.array([0, 0.3, 1, 0.9, 0])
+    values[3, 4] = np.nan
+    low, high = Bootstrap(500, 0).of_lead(values, 2)
+    assert np.isnan([low[4], high[4]]).all()
+    assert (low[[0, 1]] > 0).all()
+    assert (low[2], high[2]) == (0, 0)
+    assert low[3] < 0.1 < high[3]
+    assert np.isnan(Bootstrap(0, 0).of_lead(values, 2)).all()
+    assert np.isnan(Bootstrap(10, 0).of_lead(values[:1], 2)).all()

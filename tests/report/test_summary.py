@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from hubstore.plots.cube import Cube
-from hubstore.report.summary import AS_PREDICTED, NOT_AS_PREDICTED, OPEN, WHOLE, purity
+from hubstore.report.summary import AS_PREDICTED, NOT_AS_PREDICTED, OPEN, WHOLE, purity, summarize
 
 LAYERS = ("0", "1", "2")
 
@@ -37,3 +37,32 @@ def test_meaning_that_wins_at_the_embeddings_too_does_not_speak_for_a_hub(concep
     assert said.verdict == verdict
     assert where in said.words
     assert ("shared words alone may do it" in said.words) == (verdict == OPEN)
+
+
+def differences(values, peak, low):
+    """Differences by layer of one pair, and the contrasts of the layer `peak`, at least `low` above each other."""
+    common = {"variant": "raw", "metric": "difference", "n": 50}
+    own = [
+        {**common, "x": "en", "y": "zh", "layer": layer, "value": value, "low": value - 0.01, "high": value + 0.01,
+         "resolution": 0.0}
+        for layer, value in zip(LAYERS, values, strict=True)
+    ]  # fmt: skip
+    leads = [{**common, "layer": peak, "layer_y": layer, "low": low} for layer in LAYERS if layer != peak]
+    return Cube(pa.Table.from_pylist(own), LAYERS, ("resolution",)), pa.Table.from_pylist(leads)
+
+
+@pytest.mark.parametrize(
+    ("values", "peak", "low", "verdict"),
+    [
+        ((0.1, 0.5, 0.2), "1", 0.1, AS_PREDICTED),
+        ((0.1, 0.5, 0.2), "1", -0.1, OPEN),
+        ((0.1, 0.5, 0.2), "1", None, OPEN),
+        ((0.5 + 1e-16, 0.5, 0.2), "1", 0.1, AS_PREDICTED),  # tied but for the order of a sum
+        ((0.5, 0.5 + 1e-15, 0.2), "0", -0.1, OPEN),
+        ((0.5, 0.1, 0.2), "0", 0.1, NOT_AS_PREDICTED),
+    ],
+)
+def test_the_peak_is_that_of_the_contrasts_and_leads_by_their_least(values, peak, low, verdict):
+    cube, leads = differences(values, peak, low)
+    said = [one for one in summarize({"similarity": cube}, [("en", "zh")], "", leads) if "(raw" in one.words]
+    assert [one.verdict for one in said] == [verdict]
