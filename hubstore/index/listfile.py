@@ -13,7 +13,6 @@ reads is unchecked, and a flipped byte is found by the first search that would h
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,7 +120,6 @@ class ListFile:
 
     def __init__(self, path: Path, head: Head, rows: int) -> None:
         self._head, self._table, self._rows = head, head.table, rows
-        self._guard = threading.Lock()
         self._checked = np.zeros(len(head.table.sizes), np.bool_)
         self._core = index_core(head.centroids, head.bits, rows)
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
