@@ -6,8 +6,9 @@
     tail    CRC32C of each list, uint32; where rows are less their partition's mean, those means, float64
 
 The description has the checksum of head and tail together, by which they are checked when the index is opened. A list
-is checked when it is first visited, against the tail and for ids that are no rows of the store. Nothing that FAISS
-reads is unchecked, and a flipped byte is found by the first search that would have read it, or by `hubstore verify`.
+is checked when it is first visited, against the tail and for ids that are no rows of the store or do not ascend.
+Nothing that FAISS reads is unchecked, and a flipped byte is found by the first search that would have read it, or by
+`hubstore verify`. That no two lists have a row in common only `hubstore verify` checks; a search gives such a row once.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ class ListFile:
         return self._bytes[start : start + count * block].reshape(count, block), ids
 
     def search(self, queries: Vectors, count: int, nprobe: int, selector: Any = None) -> Numbers:
-        """FAISS's positions [q, count] among the `nprobe` nearest lists of each query, -1 where it found fewer.
+        """FAISS's positions [q, count], each once, of the `nprobe` nearest lists of each query; -1 for fewer.
 
         Raises:
             ChangedListError: a list is not as it was written.
@@ -169,7 +170,7 @@ class ListFile:
         # FAISS's Python method of the name takes no options.
         arrays = (faiss().swig_ptr(one) for one in (queries, lists, distances, *found))
         self._core.search_preassigned_c(len(queries), next(arrays), count, *arrays, False, options)
-        return found[1]
+        return _each_once(found[1])
 
     def check_all(self) -> None:
         """Check every list; ChangedListError for one that is not as it was written, or for rows that are not there."""
@@ -199,4 +200,15 @@ class ListFile:
         ids = content[int(self._table.capacities[number]) * self._table.code_size :].view("<i8")[:size]
         if len(ids) and not 0 <= ids.min() <= ids.max() < self._rows:
             raise ChangedListError("an inverted list names a row that is not there")
+        if np.any(ids[1:] <= ids[:-1]):
+            raise ChangedListError(f"the rows of its list {number} do not ascend")
         return ids
+
+
+def _each_once(found: Numbers) -> Numbers:
+    """[q, count] with -1 for each position that is among those before it, as lists of a stranger may give."""
+    order = np.argsort(found, axis=1, kind="stable")
+    ascending = np.take_along_axis(found, order, 1)
+    query, place = np.nonzero(ascending[:, 1:] == ascending[:, :-1])
+    found[query, order[query, place + 1]] = -1
+    return found
