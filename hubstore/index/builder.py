@@ -267,7 +267,11 @@ def _build_lists(job: _Job, previous: IndexDescription | None) -> IndexDescripti
     first = previous.rows if previous else 0
     with _workspace(job, description, first) as place:
         training = (
-            place.training(lambda: train_lists(job.states, job.sample, job.device))
+            place.training(
+                lambda: train_lists(job.states, job.sample, job.device),
+                kinds.list_count(job.rows),
+                job.states.shape[1],
+            )
             if older is None
             else _training_of(older.head)
         )

@@ -1,7 +1,8 @@
 """Building a file of lists in bounded memory: codes go to the disk in runs sorted by list, which are then merged.
 
 A run is whole or not there. A build that was killed goes on from the runs and the training that it finds, where they
-are of the same rows and settings; the file that it writes is the same to the byte.
+are of the same rows and settings and as they were written; the file that it writes is the same to the byte. What is
+found may be a stranger's: it is checked as the lists of an index are, and made again where it is none of a build's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +27,12 @@ from hubstore.errors import IndexingError
 from hubstore.files import write_all
 from hubstore.index.clustering import Centroids
 from hubstore.index.exact import LayerRows
+from hubstore.index.kinds import RABITQ_BITS
 from hubstore.index.library import faiss
 from hubstore.index.listfile import Codes, ListFile, index_core
 from hubstore.index.listtable import BLOCK_ROWS, Numbers
 from hubstore.index.rows import Vectors, centered, rotated
-from hubstore.storage import Buffer
+from hubstore.storage import Buffer, crc32c
 from hubstore.storage.interface import PARTIAL
 from hubstore.system import reason, remedy
 
@@ -40,6 +42,10 @@ RUN_BYTES = 128 << 20
 ROWS_AT_ONCE = 8192
 
 PREFIX = ".index.build"
+
+LOCK = f"{PREFIX}.lock{PARTIAL}"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,41 +77,51 @@ class Workspace:
     folder: Path
     key: str
 
-    def training(self, make: Callable[[], Training]) -> Training:
-        """What an earlier attempt was trained to, or `make()`."""
+    def training(self, make: Callable[[], Training], lists: int, width: int) -> Training:
+        """What an earlier attempt was trained to, or `make()`: of so many lists, and rows of this width."""
         path = self._path("trained")
-        if not path.exists():
-            made = make()
-            arrays = (made.mean, made.rotation, made.centroids)
-            self._write(path, *map(_bytes, arrays), bytes([made.bits]), len(made.mean).to_bytes(8, "little"))
-        data = path.read_bytes()
-        width = int.from_bytes(data[-8:], "little")
-        values = np.frombuffer(data[:-9], np.float32).reshape(-1, width)
-        mean, rotation, centroids = (one.copy() for one in np.split(values, [1, 1 + width]))
-        return Training(mean[0], rotation, centroids, data[-9])
+        found = self._left(path, lambda data: _training(data, lists, width))
+        if found is None:
+            found = make()
+            arrays = (found.mean, found.rotation, found.centroids)
+            self._write(path, *map(_bytes, arrays), bytes([found.bits]))
+        return found
 
-    def run(self, start: int, stop: int, make: Callable[[], tuple[Numbers, Codes]], code_size: int) -> _Run:
+    def run(self, start: int, stop: int, make: Callable[[], tuple[Numbers, Codes]], core: Any) -> _Run:
         """The run of rows [start, stop), which `make` gives the lists and codes of in their order."""
-        path = self._path(f"run-{start}-{stop}")
-        if not path.exists():
+        path, rows = self._path(f"run-{start}-{stop}"), range(start, stop)
+        found = self._left(path, lambda data: _Run.of(data, rows, core))
+        if found is None:
             lists, codes = make()
             order = np.argsort(lists, kind="stable")
             self._write(path, *(_bytes(one) for one in (lists[order], start + order, codes[order])))
-        return _Run.of(path, stop - start, code_size)
+            found = self._left(path, lambda data: _Run.of(data, rows, core))
+        if found is None:
+            raise IndexingError(f"{path} is not what was written a moment ago; check the disk")
+        return found
 
     def clear(self) -> None:
-        """Remove what the build left, and what other builds did."""
-        for path in self.folder.glob(f"{PREFIX}.*{PARTIAL}"):
+        """Remove what the build left, and what other builds did; the lock stays, as long as it is held."""
+        for path in set(self.folder.glob(f"{PREFIX}.*{PARTIAL}")) - {self.folder / LOCK}:
             path.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{PREFIX}.{self.key}.{name}{PARTIAL}"
 
+    def _left(self, path: Path, read: Callable[[Codes], T | None]) -> T | None:
+        """What `read` makes of an earlier attempt's file, mapped; None where it is not as an attempt leaves it."""
+        try:
+            data = np.memmap(path, np.uint8, mode="r")
+        except (OSError, ValueError):  # none, or an empty one
+            return None
+        content, checksum = data[:-4], data[-4:].tobytes()
+        return read(content) if crc32c(content).to_bytes(4, "little") == checksum else None
+
     def _write(self, path: Path, *buffers: Buffer) -> None:
         written = path.with_name(f"{PREFIX}.written{PARTIAL}")
         try:
-            with written.open("wb", buffering=0) as file:
-                for buffer in buffers:
+            with open(written, "wb", buffering=0, opener=_no_link) as file:
+                for buffer in (*buffers, crc32c(*buffers).to_bytes(4, "little")):
                     write_all(file.fileno(), buffer)
                 os.fsync(file.fileno())
             written.replace(path)
@@ -138,16 +154,43 @@ def workspace(folder: Path | None, settings: dict[str, Any], name: str) -> Itera
             yield Workspace(Path(temporary), key)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{PREFIX}.lock{PARTIAL}").open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise IndexingError(
-                f"{name} is being indexed by another process; wait until it ends, then run the same command again"
-            ) from None
+    with _locked(folder / LOCK, name):
         found = Workspace(folder, key)
         yield found
         found.clear()
+        (folder / LOCK).unlink(missing_ok=True)  # last: whoever makes another one finds nothing of this build
+
+
+@contextlib.contextmanager
+def _locked(path: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a file, and no other than the one that has its name."""
+    while True:
+        with open(path, "wb", opener=_no_link) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise IndexingError(
+                    f"{name} is being indexed by another process; wait until it ends, then run the same command again"
+                ) from None
+            if not os.fstat(lock.fileno()).st_nlink:  # its holder removed it after it was opened here
+                continue
+            yield
+            return
+
+
+def _no_link(path: str, flags: int) -> int:
+    if os.path.islink(path):
+        raise IndexingError(f"{path} is a link, which no build makes; remove it")
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def _training(data: Codes, lists: int, width: int) -> Training | None:
+    if len(data) != 4 * width * (1 + width + lists) + 1:
+        return None
+    values = data[:-1].view(np.float32).reshape(-1, width)
+    mean, rotation, centroids = (one.copy() for one in np.split(values, [1, 1 + width]))
+    bits = int(data[-1])
+    return Training(mean[0], rotation, centroids, bits) if np.isfinite(values).all() and bits == RABITQ_BITS else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,10 +202,17 @@ class _Run:
     codes: Codes
 
     @classmethod
-    def of(cls, path: Path, rows: int, code_size: int) -> _Run:
-        data = np.memmap(path, np.uint8, mode="r")
-        ids = data[8 * rows : 16 * rows].view(np.int64)
-        return cls(data[: 8 * rows].view(np.int64), ids, data[16 * rows :].reshape(rows, code_size))
+    def of(cls, data: Codes, rows: range, core: Any) -> _Run | None:
+        """The run of these rows that some bytes are, or None."""
+        count = len(rows)
+        if len(data) != count * (16 + core.code_size):
+            return None
+        lists, ids = data[: 8 * count].view(np.int64), data[8 * count : 16 * count].view(np.int64)
+        # By list, and within a list ascending, as its ids are when it is read: so each is there once.
+        ordered = np.all((np.diff(lists) > 0) | ((np.diff(lists) == 0) & (np.diff(ids) > 0)))
+        if not ordered or not 0 <= lists[0] <= lists[-1] < core.nlist or not np.array_equal(np.sort(ids), rows):
+            return None
+        return cls(lists, ids, data[16 * count :].reshape(count, core.code_size))
 
 
 class Lists:
@@ -252,6 +302,6 @@ def encoded_runs(
     runs = []
     for start in range(first, len(states), run_rows):
         stop = min(start + run_rows, len(states))
-        runs.append(place.run(start, stop, partial(encode, start, stop), core.code_size))
+        runs.append(place.run(start, stop, partial(encode, start, stop), core))
         progress(stop)
     return core, runs

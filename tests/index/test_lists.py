@@ -157,6 +157,34 @@ def test_a_list_that_names_no_row_of_the_store_is_not_searched_whoever_signed_it
     assert "names a row that is not there; build the index again" in found.what
 
 
+def test_a_row_that_two_lists_hold_is_found_once_whoever_signed_them(store):
+    data = np.fromfile(index_file(store), np.uint8)
+    table = open_lists(store, read_description(store, "0", "mean")).head.table
+    ids = table.offsets + table.capacities * table.code_size
+    source = int(np.argmax(table.sizes))
+    twice = np.arange(len(table.sizes))[table.sizes == table.sizes[source]]
+    first = data[ids[source] : ids[source] + 8].copy()
+    for number in set(np.flatnonzero(table.sizes)) - set(twice):
+        at = ids[number]
+        if data[at + 8 : at + 16].view("<i8")[0] > first.view("<i8")[0]:
+            data[at : at + 8] = first
+    sign(store, data)
+    found = load(store, 0, device="cpu").source.find(hub_states(20, WIDTH, 5), 400, len(table.sizes))
+    assert all(len(set(row[row >= 0])) == (row >= 0).sum() for row in found)
+    assert (found < 0).any()
+
+
+def test_a_list_that_holds_a_row_twice_is_not_searched_whoever_signed_it(store):
+    data = np.fromfile(index_file(store), np.uint8)
+    table = open_lists(store, read_description(store, "0", "mean")).head.table
+    number = int(np.argmax(table.sizes))
+    first = int(table.offsets[number] + table.capacities[number] * table.code_size)
+    data[first + 8 : first + 16] = data[first : first + 8]
+    sign(store, data)
+    with pytest.raises(CorruptStoreError, match=rf"rows of its list {number} do not ascend.*--rebuild"):
+        load(store, 0, device="cpu").search(hub_states(3, WIDTH), 5, search_effort=len(table.sizes))
+
+
 def test_codes_of_any_bytes_make_no_search_fail(store):
     data = np.fromfile(index_file(store), np.uint8)
     table = open_lists(store, read_description(store, "0", "mean")).head.table
@@ -235,6 +263,40 @@ def test_a_build_that_is_killed_goes_on_and_writes_the_same_file(store, monkeypa
     assert sorted(path.name for path in index_file(store).parent.iterdir()) == ["index.faiss", "index.json"]
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("name", ["trained", "run-0-2000"])
+def test_what_a_build_left_is_made_again_where_it_is_none_of_its(store, monkeypatch, name, signed):
+    before, folder = index_file(store).read_bytes(), index_file(store).parent
+
+    def fail(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("hubstore.index.builder.write_list_file", fail)
+        with pytest.raises(KeyboardInterrupt):
+            build(store, kind="ivfrabitq", rebuild=True, device="cpu")
+    (left,) = folder.glob(f".index.build.*.{name}.*")
+    data = np.fromfile(left, np.uint8)
+    place = 8 * ROWS if name.startswith("run") else 0
+    data[place : place + 8] = data[place + 8 : place + 16] if name.startswith("run") else 255
+    if signed:
+        data[-4:] = np.frombuffer(google_crc32c.value(data[:-4].tobytes()).to_bytes(4, "little"), np.uint8)
+    left.write_bytes(data.tobytes())
+    build(store, kind="ivfrabitq", rebuild=True, device="cpu")
+    assert index_file(store).read_bytes() == before
+
+
+def test_a_build_writes_through_no_link_in_a_strangers_store(store, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    for name in ("lock", "written"):
+        link = index_file(store).parent / f".index.build.{name}.partial"
+        link.symlink_to(tmp_path / "mine")
+        with pytest.raises(IndexingError, match=rf"\.index\.build\.{name}\.partial is a link"):
+            build(store, kind="ivfrabitq", rebuild=True, device="cpu")
+        assert (tmp_path / "mine").read_text() == "mine"
+        link.unlink()
+
+
 def test_runs_of_other_rows_or_settings_are_not_gone_on_from(store, monkeypatch):
     def fail(*_: Any) -> Any:
         raise KeyboardInterrupt
@@ -253,6 +315,25 @@ def test_of_two_builds_at_once_the_second_is_refused(store):
     folder = index_file(store).parent
     with runs.workspace(folder, {}, "this"), pytest.raises(IndexingError, match="is being indexed by another process"):
         build(store, kind="ivfrabitq", rebuild=True, device="cpu")
+
+
+def test_a_lock_that_its_holder_removed_is_taken_for_none(store, monkeypatch):
+    folder, real = index_file(store).parent, runs.fcntl.flock
+    held = runs.workspace(folder, {}, "first")
+    held.__enter__()
+
+    def first_ends(file: Any, kind: int) -> None:
+        monkeypatch.setattr(runs.fcntl, "flock", real)
+        held.__exit__(None, None, None)  # after the file was opened, before it is locked
+        real(file, kind)
+
+    monkeypatch.setattr(runs.fcntl, "flock", first_ends)
+    with (
+        runs.workspace(folder, {}, "second"),
+        pytest.raises(IndexingError, match="another process"),
+        runs.workspace(folder, {}, "third"),
+    ):
+        pytest.fail("two build at once")
 
 
 def test_an_index_that_grows_has_the_lists_that_faiss_would_have(store):
