@@ -91,7 +91,7 @@ def _models(models: Mapping[str, Mapping[str, Any]]) -> str:
             _row(
                 [
                     name,
-                    of["verdict"] if of["verdict"] == "yes" else "**no**",
+                    "**no**" if of["verdict"] == "no" else of["verdict"],
                     _recall(of["recall"]),
                     *("" if one is None else _tested(one) for one in left),
                     "; ".join(_tested(one) for one in middle if one is not None),

@@ -20,7 +20,8 @@ from hubstore.analysis.clustering import clustering
 from hubstore.analysis.comparing import compare_options
 from hubstore.analysis.contrasts import contrasts
 from hubstore.analysis.geometry import geometry
-from hubstore.analysis.hub_score import hub_page, hub_score
+from hubstore.analysis.hub_page import hub_page
+from hubstore.analysis.hub_score import hub_score
 from hubstore.analysis.layers import Executor
 from hubstore.analysis.pairs import chosen_pairs
 from hubstore.analysis.probe import probe

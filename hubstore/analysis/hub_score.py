@@ -27,7 +27,7 @@ from hubstore.errors import AnalysisError
 from hubstore.kernels.rows import unit_rows
 from hubstore.options import CompareOptions
 from hubstore.stats.intervals import share_intervals
-from hubstore.stats.verdicts import LEVEL, YES, false_discovery, sign_flip_test
+from hubstore.stats.verdicts import false_discovery, sign_flip_test
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader
@@ -43,6 +43,8 @@ COLUMNS = {
 }
 MODEL, SHUFFLED, TWIN = "model", "shuffled", "random_weights"
 WHOLE, HELD_OUT, MIDDLE = "*", "held out", "middle"
+ENDS = ("first", "last", "embeddings")
+"""What the middle is compared with: the first block, the last layer, and layer 0."""
 FOLDS = 5
 SHARE = 0.9
 """Of the largest calibrated recall, which the layers of the hub have."""
@@ -327,13 +329,13 @@ class _Hub:
         middle = [place for place, number in zip(blocks, numbers, strict=True) if depth <= 4 * number <= 3 * depth]
         last = self.layers.index("final") if "final" in self.layers else blocks[-1]
         if middle:
-            ends = {"first": blocks[0], "last": last}
-            if "0" in self.layers:
-                ends["embeddings"] = self.layers.index("0")
+            embeddings = self.layers.index("0") if "0" in self.layers else None
+            places = zip(ENDS, (blocks[0], last, embeddings), strict=True)
+            ends = {end: place for end, place in places if place is not None}
             contrasts = np.stack([of[middle].mean(0) - of[end] for end in ends.values()], 1)
             test = sign_flip_test(contrasts[:, None], seed=self.seed)
             for end, value, p in zip(ends, contrasts.mean(0), test.p[0], strict=True):
-                yield {**self._plain(f"middle less {end}", float(value)), "layer": MIDDLE, "p_value": float(p)}
+                yield {**self._plain(middle_less(end), float(value)), "layer": MIDDLE, "p_value": float(p)}
 
     def _plain(self, metric: str, value: float) -> Row:
         return {
@@ -347,53 +349,6 @@ class _Hub:
         }
 
 
-def hub_page(table: pa.Table) -> dict[str, Any]:
-    """What a table of `hub_score` says, for people and programs.
-
-    Returns:
-        "verdict": "yes" where recall leads every control, and is greater in the central half of the depth than at the
-        embeddings, the first block and the last layer, each with a p of 2.5 % at most; "no" else. "recall", "depth",
-        "breadth", "left" by control, "middle", "pairs", "families", "scripts" and "partitions" as `hub_score`
-        describes them, and "layers", each with calibrated recall of all variants, CKA and mutual kNN.
-    """
-    rows = table.to_pylist()
-    recall = {(row["layer"], row["x"], row["variant"]): row for row in rows if row["metric"] == "recall@1"}
-    plain = {row["metric"]: row for row in rows if row["layer"] == HELD_OUT and row["metric"] != "recall@1"}
-    left = {row["variant"]: _cell(row) for row in rows if row["metric"] == "lead"}
-    middle = {row["metric"]: _cell(row) for row in rows if row["layer"] == MIDDLE}
-    held = {x: row for (layer, x, variant), row in recall.items() if layer == HELD_OUT and variant == MODEL}
-    tests = [*left.values(), *middle.values()]
-    layers = {
-        layer: {
-            **{f"recall@1, {variant}": row["calibrated"] for (at, x, variant), row in recall.items() if at == layer},
-            **{
-                row["metric"]: row["calibrated"] for row in rows if row["layer"] == layer and row["metric"] in ALIGNMENT
-            },
-        }
-        for layer in dict.fromkeys(row["layer"] for row in rows)
-        if layer not in (HELD_OUT, MIDDLE)
-    }
-    return {
-        "verdict": YES if middle and all(one["p"] is not None and one["p"] <= LEVEL for one in tests) else "no",
-        "recall": _cell(held[WHOLE]),
-        "controls": {variant: _cell(recall[HELD_OUT, WHOLE, variant]) for variant in left},
-        "left": left,
-        "middle": middle,
-        "depth": {name: plain[name]["value"] for name in ("depth", "first", "last") if name in plain},
-        "breadth": plain["breadth"]["value"],
-        "pairs": {x: _cell(row) for x, row in held.items() if x.startswith("of ")},
-        "families": {x.removeprefix("family "): _cell(row) for x, row in held.items() if x.startswith("family ")},
-        "scripts": {x.removeprefix("script "): _cell(row) for x, row in held.items() if x.startswith("script ")},
-        "partitions": {
-            x: {**_cell(row), "q": row["q_value"], "family": row["family"], "script": row["script"]}
-            for x, row in held.items()
-            if row["family"] is not None
-        },
-        "layers": layers,
-        "n": held[WHOLE]["n"],
-    }
-
-
-def _cell(row: Row) -> dict[str, Any]:
-    names = {"value": "value", "low": "low", "high": "high", "calibrated": "calibrated", "p_value": "p"}
-    return {name: row[column] for column, name in names.items()}
+def middle_less(end: str) -> str:
+    """The metric of the middle compared with one of `ENDS`."""
+    return f"middle less {end}"

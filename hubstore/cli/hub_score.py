@@ -72,6 +72,8 @@ def hub_score(
 
 def _show(page: Mapping[str, Any]) -> None:
     out.print(f"{page['model']}: a hub by every control and in the middle: {page['verdict']}", style="bold")
+    if page["untested"]:
+        out.print(f"not tested: {', '.join(page['untested'])}")
     summary = [["recall@1, held out", _interval(page["recall"]), page["recall"]["calibrated"], None]]
     summary += [
         [f"the same, {name}", _interval(one), one["calibrated"], None] for name, one in page["controls"].items()

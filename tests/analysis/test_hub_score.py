@@ -49,6 +49,19 @@ def test_languages_outside_the_hub_are_not_in_its_breadth():
     assert page["partitions"]["hi"]["q"] > 0.05 > max(page["partitions"][one]["q"] for one in LANGUAGES[:4])
 
 
+@pytest.mark.parametrize(
+    ("twin", "layers", "untested"),
+    [
+        (None, None, ["above random_weights"]),
+        (hub(0.0, seed=1), range(1, BLOCKS + 1), ["middle less embeddings"]),
+        (hub(0.0, seed=1), [0, 4], [f"middle less {end}" for end in ("first", "last", "embeddings")]),
+    ],
+)
+def test_a_control_that_is_missing_is_not_passed(twin, layers, untested):
+    page = hub_page(hub_score(hub(), twin=twin, layers=layers))
+    assert (page["verdict"], page["untested"]) == ("not tested", untested)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_noise_is_no_hub_and_neither_is_what_its_twin_has_too(seed):
     page = hub_page(hub_score(hub(0.0, seed=seed), bootstrap=0))
