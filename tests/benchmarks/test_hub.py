@@ -1,9 +1,13 @@
 """The table of hubs has a line for each model, best first, and says which controls it had."""
 
+import json
+
 import hubstore
-from benchmarks.hub import lines_of, rounded, without_language
+from benchmarks.hub import MODELS, lines_of, rounded, without_language
 from benchmarks.hub_table import hub_tables
+from benchmarks.record import RESULTS
 from hubstore.analysis import hub_page, hub_score
+from hubstore.analysis.hub_score import ENDS
 from tests.analysis.test_hub_score import hub
 
 
@@ -51,3 +55,11 @@ def test_what_is_alike_and_what_is_left_without_the_language_have_lines_of_their
 
 def test_nothing_measured_is_no_table():
     assert hub_tables({}) == ""
+
+
+def test_a_published_hub_has_passed_every_control():
+    pages = [json.loads(path.read_text()) for path in sorted((RESULTS / "hub").glob("*.json"))]
+    pages = [page for page in pages if "verdict" in page]
+    assert len(pages) == len(MODELS)
+    for page in pages:
+        assert (page["verdict"] == "yes") <= (len(page["left"]) == 2 and len(page["middle"]) == len(ENDS))
