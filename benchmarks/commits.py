@@ -1,5 +1,6 @@
 """`python -m benchmarks.commits BEFORE --work FOLDER [--out [FILE]]`: this tree beside another commit, in turns, on the
-CPU: extraction, the store, exact search, the lens, and a server's answers over one store that BEFORE wrote.
+CPU: extraction, the store, exact search, the lens, a server's answers over one store that BEFORE wrote, and the start
+of commands.
 
 BEFORE is a commit, or a folder that holds its files.
 """
@@ -37,7 +38,23 @@ BENCHES: Mapping[str, Sequence[str]] = {
 }
 """Arguments of each `hubstore bench`."""
 
-SUITES = (*BENCHES, "serve")
+STARTUP: Mapping[str, Sequence[str]] = {
+    "--help": ("--help",),
+    "extract --help": ("extract", "--help"),
+    "info": ("info", "STORE"),
+    "query --id": ("query", "STORE", "--id", "ID", "-k", "3"),
+}
+"""Commands whose processor time and memory are measured, from the start of a process to its end."""
+
+STARTUP_STORE = """
+import sys
+import hubstore
+from hubstore.bench.extract import TINY, random_model
+hubstore.extract(hubstore.open_corpus("sample:ntrex", limit=20), random_model(TINY, "cpu"), sys.argv[1])
+"""
+"""Makes the store that they read: 280 items, 4 layers."""
+
+SUITES = (*BENCHES, "serve", "startup")
 
 SMALL: Mapping[str, Sequence[str]] = {
     "extract": ("--lines", "2"),
@@ -48,6 +65,18 @@ SMALL: Mapping[str, Sequence[str]] = {
 ROWS, SMALL_ROWS = 200_000, 8000
 CLIENTS = 8
 IDS = 500
+
+
+MEASURE = """
+import json, os, sys
+quiet = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)]
+os.environ["PYTHONPATH"] = sys.argv[1]
+process = os.posix_spawn(sys.executable, [sys.executable, *sys.argv[2:]], os.environ, file_actions=quiet)
+_, status, used = os.wait4(process, 0)
+assert status == 0, status
+print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss]))
+"""
+"""Runs a command from a small process: a child's most memory counts that of its parent when it was made."""
 
 
 def run(before: Path, work: Path, suites: Sequence[str], *, runs: int, seconds: float, small: bool) -> list[Result]:
@@ -65,6 +94,8 @@ def run(before: Path, work: Path, suites: Sequence[str], *, runs: int, seconds: 
     results = [result for name in BENCHES if name in suites for result in _bench(name, trees, work, runs, small)]
     if "serve" in suites:
         results += _serving(trees, work, SMALL_ROWS if small else ROWS, runs, seconds)
+    if "startup" in suites:
+        results += _startup(trees, work, runs)
     return results
 
 
@@ -88,6 +119,27 @@ def _bench(name: str, trees: Mapping[str, Path], work: Path, runs: int, small: b
         better: Any = {"better": "lower", "target": SLOWER} if lower else {"better": "higher", "target": 1 / SLOWER}
         case = f"{name}: {figure['work']}"
         results.append(compare("commits", case, figure["unit"], samples, against="before", **better))
+    return results
+
+
+def _startup(trees: Mapping[str, Path], work: Path, runs: int) -> list[Result]:
+    """Seconds of processor time, user's and system's, and most memory of a command."""
+    path = work / "startup.hub"
+    _python(trees["before"], "-c", STARTUP_STORE, str(path))
+    store = {"STORE": str(path), "ID": "en:1"}
+    results = []
+    for name, arguments in STARTUP.items():
+        command = ["-m", "hubstore", *(store.get(word, word) for word in arguments)]
+        found: dict[str, list[tuple[float, float]]] = {tree: [] for tree in trees}
+        for tree, root in _turns(trees, runs):
+            seconds, kilobytes = json.loads(_python(root, "-I", "-S", "-c", MEASURE, str(root), *command))
+            found[tree].append((seconds, kilobytes / 1e3))
+        for number, (what, unit) in enumerate((("processor time", "s"), ("most memory", "MB"))):
+            samples = {tree: Sample(tuple(turn[number] for turn in turns)) for tree, turns in found.items()}
+            better: Any = {"better": "lower", "target": SLOWER}
+            results.append(
+                compare("commits", f"startup: hubstore {name}: {what}", unit, samples, against="before", **better)
+            )
     return results
 
 
