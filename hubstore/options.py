@@ -242,7 +242,7 @@ class CompareOptions:
             "bootstrap": check_resamples("bootstrap", self.bootstrap, error=AnalysisError),
         }
         if self.pairs is not None:
-            put["pairs"] = _pairs(self.pairs)
+            put["pairs"] = pair_options(self.pairs)
         _set(self, put)
 
 
@@ -282,7 +282,7 @@ def strings(name: str, values: Any, *, error: Any = QueryError) -> tuple[str, ..
     return tuple(check_strings(name, (values,) if isinstance(values, str) else values, error=error))
 
 
-def _pairs(pairs: Any) -> tuple[tuple[str, ...], ...]:
+def pair_options(pairs: Any) -> tuple[tuple[str, ...], ...]:
     """ "en:de", ("en", "de"), or several of these in a list, as tuples."""
     one = isinstance(pairs, str) or (
         isinstance(pairs, tuple)

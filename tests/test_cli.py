@@ -307,6 +307,9 @@ def test_compare_says_how_alike_two_poolings_are_and_writes_tables_and_maps(stor
     assert set(table["metric"].to_pylist()) == {"cka"}
     assert json.loads(run(*asked, "--json", "--partition", "en"))["rows"] == table.to_pylist()
     assert "name another store" in fail("compare", store)
+    rows = json.loads(run(*asked, "--same-layers", "--json"))["rows"]
+    assert {row["layer_y"] for row in rows if row["layer"] == "best"} == {"best"}
+    run(*asked, "--same-layers")
 
 
 def test_analyze_calibrated_takes_its_measures_and_permutations(store):

@@ -23,14 +23,14 @@ from hubstore.analysis.states import States, item_pooling
 from hubstore.checks import check_seed
 from hubstore.devices import current, resolve_device
 from hubstore.errors import AnalysisError, Parameter, QueryError, UnfinishedStoreWarning
-from hubstore.options import FEWEST_COMPARED, CalibrationOptions, refuse_others, take
+from hubstore.options import FEWEST_COMPARED, CalibrationOptions, pair_options, refuse_others, take
 from hubstore.storage.location import Location, Url
 from hubstore.store import StoreReader
 from hubstore.store.result import METADATA
 from hubstore.version import __version__
 
 BEST = "best"
-"""The layer of a row that is of the best of all pairs of layers."""
+"""The layer of a row that is of the best of all pairs of layers that are compared."""
 
 STORES = {"store_x": pa.string(), "store_y": pa.string()}
 
@@ -76,7 +76,8 @@ def compare(  # noqa: PLR0913
     Args:
         stores: two or more, open or their folders or URLs, whatever their widths; or one, of which several poolings
             are named.
-        pairs: a partition of one store and one of the other; None is each partition with itself.
+        pairs: a partition of one store and one of the other, ("en", "de") or "en:de", or several; None is each
+            partition with itself.
         calibration: measures, k, permutations and sample; its fields may be given by name too.
         partitions: in the place of pairs: each with itself; None is all that every store has.
         layers: of every store; None is all of each.
@@ -91,8 +92,8 @@ def compare(  # noqa: PLR0913
 
     Returns:
         The columns of `calibrated`, and store_x and store_y. Rows with the layers "best" are of the largest value of
-        any pair of layers, and their null of the largest under the same permutations, so that having picked it makes
-        nothing significant (arXiv 2602.14486).
+        any pair of layers that is compared, and their null of the largest under the same permutations, so that having
+        picked it makes nothing significant (arXiv 2602.14486).
 
     Raises:
         QueryError: a partition, layer or pooling that a store does not have.
@@ -182,43 +183,28 @@ class _Comparison:
         self._common = {"x": pair[0], "y": pair[1], "store_x": x.name, "store_y": y.name, **left}
 
     def rows(self, calibration: CalibrationOptions, cross_layers: bool) -> Iterator[Row]:
-        """Of every two layers, and of the best of them, or of those of one name."""
+        """Of every two layers, or those of one name, and of the best of them."""
         chosen = sampled(len(self._selections[0]), calibration.sample, self._seed)
         some = [Selection.of(one.partition, one.positions[chosen]) for one in self._selections]
         orders = permutations(len(chosen), calibration.permutations, self._seed)
         common = {**self._common, "n": len(chosen)}
         names = named_measures(calibration.measures)
         x, y = self._sides
-        if cross_layers:
-            yield from self._grid(x.layers, y.layers, some, orders, names, calibration.k, common)
-            return
-        shared = [layer for layer in x.layers if layer in y.layers]
-        if not shared:
+        grids = [(x.layers, y.layers)]
+        if not cross_layers:
+            grids = [((layer,), (layer,)) for layer in x.layers if layer in y.layers]
+        if not grids:
             raise AnalysisError(f"{x.store.path} and {y.store.path} have no layer of one name; compare all of them")
-        for layer in shared:
-            rows = self._grid([layer], [layer], some, orders, names, calibration.k, common)
-            yield from (row for row in rows if row["layer"] != BEST)
-
-    def _grid(
-        self,
-        layers_x: Sequence[str],
-        layers_y: Sequence[str],
-        selections: Sequence[Selection],
-        orders: torch.Tensor,
-        names: Sequence[Measure],
-        k: int,
-        common: Row,
-    ) -> Iterator[Row]:
-        x, y = self._sides
-        views = [layer_view(x.states, layer, selections[0], k) for layer in layers_x]
         found: dict[Measure, list[torch.Tensor]] = {}
-        for layer_y in layers_y:  # one at a time: views are of items by items
-            other = layer_view(y.states, layer_y, selections[1], k)
-            for name, values in permuted_values(views, [other], orders, names).items():
-                found.setdefault(name, []).append(values[:, 0])
-                for layer_x, own, line in zip(layers_x, views, values[:, 0], strict=True):
-                    row = row_of(name, line, expected(*name, own, other))
-                    yield {**common, "layer": layer_x, "layer_y": layer_y, **row}
+        for layers_x, layers_y in grids:
+            views = [layer_view(x.states, layer, some[0], calibration.k) for layer in layers_x]
+            for layer_y in layers_y:  # one at a time: views are of items by items
+                other = layer_view(y.states, layer_y, some[1], calibration.k)
+                for name, values in permuted_values(views, [other], orders, names).items():
+                    found.setdefault(name, []).append(values[:, 0])
+                    for layer_x, own, line in zip(layers_x, views, values[:, 0], strict=True):
+                        row = row_of(name, line, expected(*name, own, other))
+                        yield {**common, "layer": layer_x, "layer_y": layer_y, **row}
         for name, every in found.items():
             best = torch.cat(every).nan_to_num(-torch.inf).amax(0)
             yield {**common, "layer": BEST, "layer_y": BEST, **row_of(name, best, None)}
@@ -314,7 +300,7 @@ def _pairs(sides: Sequence[Side], pairs: Sequence[Pair] | None, partitions: Sequ
     if pairs is not None and partitions is not None:
         raise QueryError("pairs and partitions were both given; give one of them")
     if pairs is not None:
-        return list(dict.fromkeys((x, y) for x, y in pairs))
+        return list(dict.fromkeys((x, y) for x, y in pair_options(pairs)))
     if partitions is not None:
         return [(name, name) for name in dict.fromkeys(partitions)]
     shared = [name for name in sides[0].store.partitions if all(name in side.store.partitions for side in sides)]

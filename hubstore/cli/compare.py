@@ -68,7 +68,7 @@ def compare(
     """Measure how alike models, checkpoints or poolings are over the same items, every layer against every layer.
 
     Each measure stands beside what shuffled items give, and is calibrated by it: 0 by chance, 1 at best. p is of the
-    best of all pairs of layers, corrected for having been picked.
+    best of all pairs of layers that are compared, corrected for having been picked.
     """
     from hubstore import analysis
 
@@ -109,11 +109,10 @@ def _show(x: str, y: str, rows: Sequence[dict[str, Any]]) -> None:
         cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for row in own:
             cells.setdefault((row["layer"], row["layer_y"]), []).append(row)
-        best = cells.pop(("best", "best"), None)
+        best = cells.pop(("best", "best"))
         at = max(cells, key=lambda place: _mean(cells[place], "calibrated") or -1.0)
-        shown = cells[at] if best is None else best
-        p = [row["p_value"] for row in shown if row["p_value"] is not None]
-        values = [_mean(shown, column) for column in ("value", "null_mean", "calibrated")]
+        p = [row["p_value"] for row in best if row["p_value"] is not None]
+        values = [_mean(best, column) for column in ("value", "null_mean", "calibrated")]
         lines.append([" ".join(dict.fromkeys(name)).removesuffix(" raw"), *values, max(p, default=None), *at])
     over = f"partition {partitions[0][0]}" if len(partitions) == 1 else f"mean of {len(partitions)} partitions"
     title = f"{x} and {y}: {over}, n = {min(row['n'] for row in rows):,}, the best layers"

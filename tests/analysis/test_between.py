@@ -113,7 +113,35 @@ def test_items_of_one_id_and_another_text_are_not_the_same():
 def test_layers_of_one_name_alone_are_compared_where_that_is_asked_for():
     x, y = sides()
     table = compare(store("a.hub", [x, y]), store("b.hub", [x, y]), cross_layers=False, measures=["cka"])
-    assert {(r["layer"], r["layer_y"]) for r in table.to_pylist()} == {("0", "0"), ("1", "1")}
+    assert {(r["layer"], r["layer_y"]) for r in table.to_pylist()} == {("0", "0"), ("1", "1"), ("best", "best")}
+
+
+def test_the_best_of_layers_of_one_name_is_judged_by_the_best_of_each_permutation():
+    false = {"best": 0, "picked": 0}
+    for seed in range(40):
+        g = torch.Generator().manual_seed(seed)
+        one, other = (store(name, list(torch.randn(8, 16, 6, generator=g))) for name in ("a.hub", "b.hub"))
+        table = compare(one, other, cross_layers=False, measures=["cka"], permutations=39, seed=seed)
+        cells = {r["layer"]: r for r in rows(table, variant="raw")}
+        best = cells.pop("best")
+        picked = max(cells.values(), key=lambda cell: cell["calibrated"])
+        false["best"] += best["p_value"] <= 0.05
+        false["picked"] += picked["p_value"] <= 0.05
+    assert false["best"] <= 6 < false["picked"]
+
+
+@pytest.mark.parametrize("pairs", [("en", "de"), "en:de", ["en:de"], [("en", "de")], [["en", "de"], "en:de"]])
+def test_pairs_are_written_as_everywhere_else(pairs):
+    x, y = sides(n=30)
+    made = [store("a.hub", [x], ("en", "de")), store("b.hub", [y], ("en", "de"))]
+    table = compare(*made, pairs=pairs, measures=["cka"], permutations=0)
+    assert {(r["x"], r["y"]) for r in table.to_pylist()} == {("en", "de")}
+
+
+def test_a_pair_that_is_none_is_refused():
+    x, y = sides(n=30)
+    with pytest.raises(AnalysisError, match="the pair 'en' is not two partitions"):
+        compare(store("a.hub", [x]), store("b.hub", [y]), pairs=["en"])
 
 
 def test_what_cannot_be_compared_is_said():
