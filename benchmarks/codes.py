@@ -68,7 +68,6 @@ def run(work: Path, *, small: bool) -> list[Result]:
             case = f"{name}, {len(rows):,} x {rows.shape[1]}, {how}"
             print(case, *(f"  {code}: {one}" for code, one in found.items()), sep="\n", flush=True)
             results += [_rows_read(case, recall, found) for recall in RECALLS]
-            results.append(_time(case, found))
     return results
 
 
@@ -156,20 +155,6 @@ def _rows_read(case: str, recall: float, found: Mapping[str, _Found]) -> Result:
             f"{QUERIES} queries that are no rows of the index, all lists visited; in parentheses the bytes of a row's "
             f"code; what did not run needs more than {50 * K} rows",
         ),
-    )
-
-
-def _time(case: str, found: Mapping[str, _Found]) -> Result:
-    own = found[CHOSEN].milliseconds
-    return Result(
-        work="codes",
-        case=f"{case}: passing by every code",
-        unit=f"ms a query, {CHOSEN}",
-        value=own,
-        runs=3,
-        spread=(own, own),
-        peers={code: one.milliseconds for code, one in found.items()},
-        better="lower",
     )
 
 
