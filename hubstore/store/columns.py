@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 ITEM_SCHEMA = pa.schema(
     [
@@ -41,13 +43,43 @@ TIMESTAMP = re.compile(r"timestamp\[(s|ms|us|ns)(?:, tz=([A-Za-z0-9+_:/-]{1,64})
 
 
 def column_type(name: str) -> pa.DataType:
-    """The Arrow type that a name stands for, such as "int64" or "timestamp[us, tz=UTC]"; ValueError for no such one."""
+    """The Arrow type that a name stands for, such as "int64" or "timestamp[us, tz=UTC]".
+
+    Raises:
+        ValueError: there is no such type, or no such time zone.
+    """
     if name in TYPES:
         return TYPES[name]
     found = TIMESTAMP.fullmatch(name)
     if found is None:
         raise ValueError(f"{name!r:.80} is no type of a kept column; they are {', '.join(TYPES)} and timestamp[us]")
-    return pa.timestamp(found[1], found[2])
+    kind = pa.timestamp(found[1], found[2])
+    try:
+        pa.scalar(0, kind).as_py()
+    except (pa.ArrowException, ValueError, LookupError):
+        raise ValueError(f"{name!r} has a time zone that is not known; name one such as UTC or Europe/Berlin") from None
+    return kind
+
+
+DAY_SECONDS = 24 * 60 * 60
+UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+
+
+def time_range(kind: pa.DataType) -> range:
+    """The integers that a type of times stores for those which Python has in every zone: the years 1 to 9999."""
+    days = [(day - datetime.date(1970, 1, 1)).days for day in (datetime.date(1, 1, 2), datetime.date(9999, 12, 31))]
+    scale = DAY_SECONDS * UNITS[kind.unit] if pa.types.is_timestamp(kind) else 1
+    return range(days[0] * scale, days[1] * scale)
+
+
+def check_times(table: pa.Table) -> None:
+    """ValueError where a column has a time outside of the years 1 to 9999, which Python does not have."""
+    for field in table.schema:
+        if pa.types.is_timestamp(field.type) or field.type == pa.date32():
+            stored = table[field.name].cast(pa.int32() if field.type == pa.date32() else pa.int64())
+            for value in pc.min_max(stored).as_py().values():
+                if value is not None and value not in time_range(field.type):
+                    raise ValueError(f"its column {field.name!r} has a time outside of the years 1 to 9999")
 
 
 def type_name(kind: pa.DataType) -> str:

@@ -12,6 +12,7 @@ from hubstore.decoding import one_line
 from hubstore.errors import CorruptStoreError
 from hubstore.parquet import ParquetContent, parquet_content
 from hubstore.storage import Location
+from hubstore.store.columns import check_times
 
 FREE_BYTES = 128 << 20
 """Of a table in memory, however small its file: values that are all the same take next to no room there."""
@@ -54,6 +55,9 @@ def decode_table(
             table = _read(file, content, columns, FREE_BYTES + MOST_TIMES * len(data))
         if columns is not None:
             table = table.select([name for name in columns if name in table.column_names])
+        if schema is not None:
+            table = _in_seconds(table, schema)
+            check_times(table)
         for field in schema or ():
             if not field.nullable and field.name in table.column_names and table[field.name].null_count:
                 raise ValueError(f"its column {field.name!r} has a null")
@@ -74,8 +78,24 @@ def _check(file: pq.ParquetFile, schema: pa.Schema | None, columns: Sequence[str
         found = schema_found.field(field.name).type if field.name in schema_found.names else None
         if found is None and not field.nullable:
             raise ValueError(f"it has no column {field.name!r}")
-        if found not in (None, field.type) and not (pa.types.is_large_string(found) and field.type == pa.string()):
+        if found not in (None, field.type, _in_file(field.type)) and not (
+            pa.types.is_large_string(found) and field.type == pa.string()
+        ):
             raise ValueError(f"its column {field.name!r} is of {found}, and not of {field.type}")
+
+
+def _in_file(kind: pa.DataType) -> pa.DataType:
+    """The type that a column has in a Parquet file, which has no times in seconds."""
+    return pa.timestamp("ms", kind.tz) if pa.types.is_timestamp(kind) and kind.unit == "s" else kind
+
+
+def _in_seconds(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns in seconds that `schema` has; ArrowInvalid where one has parts of a second."""
+    for number, name in enumerate(table.column_names):
+        kind = schema.field(name).type if name in schema.names else None
+        if kind is not None and _in_file(kind) != kind and table[name].type != kind:
+            table = table.set_column(number, name, table[name].cast(kind))
+    return table
 
 
 def _read(file: pq.ParquetFile, content: ParquetContent, columns: Sequence[str] | None, most: int) -> pa.Table:

@@ -11,6 +11,7 @@ from hubstore.errors import CorruptStoreError, StoreError
 from hubstore.storage import FileRecord, Storage
 from hubstore.storage.location import shell_word
 from hubstore.store.attributes import read_attributes, root_problem
+from hubstore.store.columns import ITEM_SCHEMA, stored_columns, with_columns
 from hubstore.store.commit import Commit
 from hubstore.store.layout import (
     CENTERED,
@@ -25,10 +26,12 @@ from hubstore.store.layout import (
     commit_key,
     group_keys,
     group_metadata,
+    items_key,
 )
 from hubstore.store.lensrecord import read_lens_record
 from hubstore.store.log import FOLDER, log_problem
 from hubstore.store.metadata import wrong_metadata
+from hubstore.store.reader import decode_items
 from hubstore.store.records import IndexJson, PlanFileJson, decode_record, is_canonical
 from hubstore.store.result import decode_result, result_key, result_record
 from hubstore.store.shardfile import read_index
@@ -158,12 +161,19 @@ class _Verification:
         for name, record in commit.files.items():
             wrong = list(self.guarded(name, self.file(name, record, remedy)))
             yield from wrong
-            if not wrong and name.startswith("hidden/"):
-                try:
-                    ranges = partial(self.storage.read_ranges, name, record)
-                    read_index(ranges, record.size, 1, self.layout, name)
-                except CorruptStoreError as error:
-                    yield Problem(name, f"{error}; {remedy}")
+            if not wrong:
+                yield from self.guarded(name, self.content(name, record, commit, remedy))
+
+    def content(self, key: str, record: FileRecord, commit: Commit, remedy: str) -> Iterator[Problem]:
+        """What reading a file finds, though it is the one that was committed."""
+        if key.startswith("hidden/"):
+            try:
+                read_index(partial(self.storage.read_ranges, key, record), record.size, 1, self.layout, key)
+            except CorruptStoreError as error:
+                yield Problem(key, f"{error}; {remedy}")
+        elif key == items_key(commit.shard):
+            schema = with_columns(ITEM_SCHEMA, stored_columns(self.attributes.get("columns", [])))
+            decode_items(self.storage.read(key), commit, self.storage.root / key, remedy, schema)
 
     def log(self, key: str, commits: Sequence[Commit]) -> Iterator[Problem]:
         self.known.add(key)

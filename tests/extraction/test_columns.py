@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 
 import pyarrow as pa
@@ -9,14 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 
 import hubstore
-from hubstore.corpus import open_corpus
+from hubstore.corpus import open_corpus, read_memory
 from hubstore.errors import CorruptStoreError, StoreError
 from hubstore.extraction import Callbacks, Settings, append, extract
 from hubstore.extraction import settings as extraction_settings
 from hubstore.extraction.plan import SPOOL
+from hubstore.storage import LocalStorage
 from hubstore.store import StoreReader
-from hubstore.store.columns import ITEM_SCHEMA
+from hubstore.store.attributes import write_root
+from hubstore.store.columns import ITEM_SCHEMA, time_range
 from hubstore.store.reader import read_items
+from hubstore.store.tables import decode_table
+from hubstore.store.writer import encode_items
 from tests.extraction.test_crash import content
 from tests.tiny_models import tiny_model
 
@@ -163,6 +168,51 @@ def test_a_root_that_names_columns_which_cannot_be_is_refused(tmp_path, table):
         StoreReader(tmp_path / "x.hub").items  # noqa: B018
 
 
+def test_times_in_seconds_are_read_as_they_were_kept(tmp_path):
+    times = [datetime.datetime(2020, 1, 1, 1, 2, 3), None, datetime.datetime(1, 1, 2), datetime.datetime(9999, 12, 30)]
+    rows = {"id": list("abcd"), "text": list("abcd"), "language": ["en"] * 4, "at": pa.array(times, pa.timestamp("s"))}
+    extract(read_memory(pa.table(rows), keep_columns="at"), tiny_model("gpt2"), tmp_path / "x.hub", SETTINGS)
+    store = hubstore.open(tmp_path / "x.hub")
+    assert store.columns["at"] == store.items["at"].type == pa.timestamp("s")
+    assert store.items["at"].to_pylist() == times
+    assert store.verify() == []
+
+
+def test_verify_reads_item_tables_as_the_root_says_their_columns_are(tmp_path, table):
+    extract(a(table, "year"), tiny_model("gpt2"), tmp_path / "x.hub", SETTINGS)
+    change_columns(tmp_path / "x.hub", [["year", "string"]])
+    found = [one for one in hubstore.open(tmp_path / "x.hub").verify() if one.key.startswith("items/")]
+    assert len(found) == COUNT / 4
+    assert all("'year' is of int64, and not of string" in one.what for one in found)
+
+
+def test_a_root_with_a_time_zone_that_nobody_knows_is_refused(tmp_path, table):
+    extract(a(table, "year"), tiny_model("gpt2"), tmp_path / "x.hub", SETTINGS)
+    change_columns(tmp_path / "x.hub", [["year", "timestamp[us, tz=Foo/Bar]"]])
+    with pytest.raises(CorruptStoreError, match=r"tz=Foo/Bar\]' has a time zone that is not known"):
+        StoreReader(tmp_path / "x.hub")
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("s"), pa.timestamp("us", "UTC"), pa.date32()])
+def test_an_item_table_with_times_that_python_has_not_is_refused(kind):
+    schema = pa.schema([pa.field("at", kind)])
+    for value, good in ((time_range(kind)[-1], True), (time_range(kind).stop + 1, False)):
+        stored = pa.array([value, None], pa.int32() if kind == pa.date32() else pa.int64())
+        data = encode_items(pa.table({"at": stored.cast(kind)}))
+        if good:
+            assert decode_table(data, "x", "y", schema=schema).to_pylist()[0]["at"].year == 9999
+        else:
+            with pytest.raises(CorruptStoreError, match="'at' has a time outside of the years 1 to 9999"):
+                decode_table(data, "x", "y", schema=schema)
+
+
+def change_columns(path, columns):
+    """What a root says of its columns, as its writer might have written it."""
+    attributes = dict(StoreReader(path).attributes)
+    attributes.pop("digest", None)
+    write_root(LocalStorage(path), {**attributes, "columns": columns})
+
+
 def test_a_plan_whose_items_have_other_columns_is_refused(tmp_path, table):
     class StopError(Exception):
         pass
@@ -173,7 +223,7 @@ def test_a_plan_whose_items_have_other_columns_is_refused(tmp_path, table):
     with pytest.raises(StopError):
         extract(a(table), tiny_model("gpt2"), tmp_path / "x.hub", SETTINGS, watch=Callbacks(planned=stop))
     from hubstore.extraction.plan import load_plan
-    from hubstore.storage import LocalStorage, crc32c
+    from hubstore.storage import crc32c
     from hubstore.store.layout import PLAN
     from hubstore.store.records import sealed
 
