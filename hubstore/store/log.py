@@ -270,7 +270,8 @@ def log_problem(storage: Storage, layout: Layout, key: str, commits: Iterable[Co
     data = storage.read(key)
     digests = {commit.shard: commit.digest for commit in commits}
     logged = decode_log(data, layout, str(storage.root / key))
-    differ = [one.shard for one in logged if one.shard in digests and digests[one.shard] != _of(one).digest]
+    both = [one for one in logged if one.shard in digests]
+    differ = [one.shard for one in both if {one.digest, _of(one).digest} != {digests[one.shard]}]
     if differ:
         return f"says of shard {differ[0]} what its commit does not; {REMEDY}"
     return None if is_canonical(data) else f"says what was written, but in other bytes; {REMEDY}"

@@ -152,6 +152,18 @@ def test_a_damaged_log_is_passed_over_and_found_by_verify(storage):
         assert [problem.key for problem in verify(storage) if problem.wrong] == ["log/0.json"]
 
 
+def test_verify_holds_the_digests_of_the_log_itself_against_the_commits(storage):
+    written(storage)
+    said = json.loads(storage.read(log_key(0)))
+    digests = bytearray(log.base64.b64decode(said["digests"]))
+    digests[0] ^= 1
+    del said["digest"]
+    storage.write(log_key(0), sealed({**said, "digests": log.base64.b64encode(digests).decode()}))
+    (found,) = (problem for problem in verify(storage) if problem.wrong)
+    assert found.key == log_key(0)
+    assert "says of shard 0 what its commit does not" in found.what
+
+
 CHANGES = {
     "its shards are not in order": lambda numbers, files, runs: numbers["shard"].__setitem__(1, 0),
     "have more items than rows": lambda numbers, files, runs: numbers["items"].__setitem__(0, 9),
