@@ -66,10 +66,11 @@ UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
 def time_range(kind: pa.DataType) -> range:
-    """The integers that a type of times stores for those which Python has in every zone: the years 1 to 9999."""
-    days = [(day - datetime.date(1970, 1, 1)).days for day in (datetime.date(1, 1, 2), datetime.date(9999, 12, 31))]
+    """The integers that a type of times stores for the years 1 to 9999, which Python has; of a zone's a day less."""
+    epoch = datetime.date(1970, 1, 1).toordinal()
+    zoned = pa.types.is_timestamp(kind) and kind.tz is not None
     scale = DAY_SECONDS * UNITS[kind.unit] if pa.types.is_timestamp(kind) else 1
-    return range(days[0] * scale, days[1] * scale)
+    return range((1 + zoned - epoch) * scale, (datetime.date.max.toordinal() + 1 - zoned - epoch) * scale)
 
 
 def check_times(table: pa.Table) -> None:

@@ -169,7 +169,7 @@ def test_a_root_that_names_columns_which_cannot_be_is_refused(tmp_path, table):
 
 
 def test_times_in_seconds_are_read_as_they_were_kept(tmp_path):
-    times = [datetime.datetime(2020, 1, 1, 1, 2, 3), None, datetime.datetime(1, 1, 2), datetime.datetime(9999, 12, 30)]
+    times = [datetime.datetime(2020, 1, 1, 1, 2, 3), None, datetime.datetime(1, 1, 1), datetime.datetime(9999, 12, 31)]
     rows = {"id": list("abcd"), "text": list("abcd"), "language": ["en"] * 4, "at": pa.array(times, pa.timestamp("s"))}
     extract(read_memory(pa.table(rows), keep_columns="at"), tiny_model("gpt2"), tmp_path / "x.hub", SETTINGS)
     store = hubstore.open(tmp_path / "x.hub")
@@ -196,7 +196,7 @@ def test_a_root_with_a_time_zone_that_nobody_knows_is_refused(tmp_path, table):
 @pytest.mark.parametrize("kind", [pa.timestamp("s"), pa.timestamp("us", "UTC"), pa.date32()])
 def test_an_item_table_with_times_that_python_has_not_is_refused(kind):
     schema = pa.schema([pa.field("at", kind)])
-    for value, good in ((time_range(kind)[-1], True), (time_range(kind).stop + 1, False)):
+    for value, good in ((time_range(kind)[-1], True), (10 * time_range(kind).stop, False)):
         stored = pa.array([value, None], pa.int32() if kind == pa.date32() else pa.int64())
         data = encode_items(pa.table({"at": stored.cast(kind)}))
         if good:
