@@ -167,16 +167,29 @@ def _products(own: Tensor, other: Tensor, orders: Tensor) -> Tensor:
     return torch.cat(sums, 1)
 
 
+def _in_blocks(measure: Callable[[Tensor], Tensor], orders: Tensor, elements: int) -> Tensor:
+    """A measure [R] of some orders at a time, each of which takes so many elements."""
+    return torch.cat([measure(some) for some in torch.split(orders, max(1, BLOCK // max(1, elements)))])
+
+
 def mutual_knn(x: View, y: View, orders: Tensor) -> Tensor:
     """The share of neighbors that both sides have: [R]."""
     rows, columns = x.near.nonzero(as_tuple=True)  # what is no neighbor on x's side counts nowhere
-    return y.near[orders[:, rows], orders[:, columns]] @ x.near[rows, columns] / (len(x) * x.k)
+    weights = x.near[rows, columns] / (len(x) * x.k)
+    return _in_blocks(lambda some: y.near[some[:, rows], some[:, columns]] @ weights, orders, len(rows))
 
 
 def cknna(x: View, y: View, orders: Tensor) -> Tensor:
     """`unbiased_hsic` of cosines under the mask of what is a neighbor on both sides, normalized: [R]."""
     own = [max(float(unbiased_hsic(side.near * side.cosines, side.near * side.cosines)), 0.0) for side in (x, y)]
-    n, (i, j) = len(x), x.near.nonzero(as_tuple=True)
+    edges = x.near.nonzero(as_tuple=True)
+    hsic = _in_blocks(lambda some: _masked_hsic(x, y, some, edges), orders, max(len(x), len(edges[0])))
+    return hsic / (float(np.sqrt(own[0] * own[1])) + 1e-6)
+
+
+def _masked_hsic(x: View, y: View, orders: Tensor, edges: tuple[Tensor, ...]) -> Tensor:
+    """`unbiased_hsic` of cosines where both sides have an edge, of those that x has: [R]."""
+    n, (i, j) = len(x), edges
     oi, oj = orders[:, i], orders[:, j]
     mask = x.near[i, j] * y.near[oi, oj]  # [R, edges]
     k, l = mask * x.cosines[i, j], mask * y.cosines[oi, oj]  # noqa: E741
@@ -184,22 +197,24 @@ def cknna(x: View, y: View, orders: Tensor) -> Tensor:
     zeros = torch.zeros(len(orders), n, dtype=k.dtype, device=k.device)
     crossed = (zeros.index_add(1, j, k) * zeros.index_add(1, i, l)).sum(1)
     whole = mutual + k.sum(1) * l.sum(1) / ((n - 1) * (n - 2)) - 2 * crossed / (n - 2)
-    return whole / (n * (n - 3)) / (float(np.sqrt(own[0] * own[1])) + 1e-6)
+    return whole / (n * (n - 3))
 
 
 def procrustes(x: View, y: View, orders: Tensor) -> Tensor:
     """The nuclear norm of the product of the sides' components: [R]."""
-    return _singular(x.components.T @ y.components[orders]).sum(-1)
+    size = y.components.numel()
+    return _in_blocks(lambda some: _singular(x.components.T @ y.components[some]).sum(-1), orders, size)
 
 
 def svcca(x: View, y: View, orders: Tensor) -> Tensor:
     """The mean canonical correlation of the sides' components: [R]."""
-    return _singular(x.basis.T @ y.basis[orders]).mean(-1)
+    return _in_blocks(lambda some: _singular(x.basis.T @ y.basis[some]).mean(-1), orders, y.basis.numel())
 
 
 def linear_r2(x: View, y: View, orders: Tensor) -> Tensor:
     """The share of the variance of y's components that x's explain: [R]."""
-    return (x.basis.T @ y.components[orders]).square().sum((-2, -1))
+    size = y.components.numel()
+    return _in_blocks(lambda some: (x.basis.T @ y.components[some]).square().sum((-2, -1)), orders, size)
 
 
 def mapped_recall(x: View, y: View, orders: Tensor) -> Tensor:
@@ -210,25 +225,31 @@ def mapped_recall(x: View, y: View, orders: Tensor) -> Tensor:
     ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     solved = x.components[tested] @ torch.linalg.solve(gram + ridge, states.T)  # [tested, fitted]
     own = torch.arange(len(solved), device=gram.device)
-    shares = []
-    for some in torch.split(orders, max(1, BLOCK // len(solved) ** 2)):
+
+    def recall(some: Tensor) -> Tensor:
         answers = y.components[some]
         cosines = unit_rows(solved @ answers[:, fitted]) @ unit_rows(answers[:, tested]).mT
-        shares.append((cosines.argmax(-1) == own).to(torch.float64).mean(-1))
-    return torch.cat(shares)
+        return (cosines.argmax(-1) == own).to(torch.float64).mean(-1)
+
+    return _in_blocks(recall, orders, max(len(solved) ** 2, y.components.numel()))
 
 
 def mexa(x: View, y: View, orders: Tensor) -> Tensor:
     """Share of items whose match is nearer than any other both ways; a tie is not nearer: [R]."""
     cosines = x.unit @ y.unit.T
     items = torch.arange(len(x), device=cosines.device)
-    own = cosines[items, orders]  # [R, n]
-    clear = torch.ones_like(own, dtype=torch.bool)
-    for side, asking, match in ((cosines, items.expand_as(orders), orders), (cosines.T, orders, items)):
-        first, second = side.topk(2, 1).values.T
-        best = side.argmax(1)[asking]
-        clear &= own > torch.where(best == match, second[asking], first[asking])
-    return clear.to(torch.float64).mean(1)
+    largest = [(side.topk(2, 1).values.T, side.argmax(1)) for side in (cosines, cosines.T)]
+
+    def share(some: Tensor) -> Tensor:
+        own = cosines[items, some]  # [R, n]
+        clear = torch.ones_like(own, dtype=torch.bool)
+        for ((first, second), best), asking, match in zip(
+            largest, (items.expand_as(some), some), (some, items), strict=True
+        ):
+            clear &= own > torch.where(best[asking] == match, second[asking], first[asking])
+        return clear.to(torch.float64).mean(1)
+
+    return _in_blocks(share, orders, len(x))
 
 
 PRODUCTS: Mapping[Measure, str] = {("cka", "raw"): "gram", ("cka", "unit"): "unit_gram", ("rsa", "raw"): "ranks"}

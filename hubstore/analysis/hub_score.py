@@ -14,11 +14,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from hubstore.analysis.calibrated import sampled
 from hubstore.analysis.calibration import expected, permuted_values, view
 from hubstore.analysis.comparing import by_partition, compare_options
 from hubstore.analysis.families import family_of, script_of
 from hubstore.analysis.layers import Progress
-from hubstore.analysis.neighbors import tie_seed
+from hubstore.analysis.neighbors import pair_hits, tie_seed
 from hubstore.analysis.results import Findings, Row, stored_or_computed
 from hubstore.analysis.shared_concepts import SharedConcepts
 from hubstore.analysis.states import States, item_pooling
@@ -50,6 +51,8 @@ SHARE = 0.9
 """Of the largest calibrated recall, which the layers of the hub have."""
 ALIGNED = (("cka", "raw"), ("mutual_knn", "raw"))
 ALIGNMENT = tuple(metric for metric, _ in ALIGNED)
+ALIGNED_ITEMS = 512
+"""Most concepts of which alignment is taken, as of `calibrated`: it compares all of them with all."""
 FALSE = 0.05
 """Share of languages of the breadth that may be there by chance."""
 
@@ -82,7 +85,8 @@ def hub_score(
     Returns:
         Rows, with variant "model", "shuffled" or "random_weights":
 
-        - by layer, "recall@1", and of the model "cka" and "mutual_knn", calibrated in closed form;
+        - by layer, "recall@1", and of the model "cka" and "mutual_knn", calibrated in closed form, of at most
+          512 concepts;
         - at the layer "held out" (the best for other concepts, in five folds), "recall@1" of each partition with all
           others (x is its name), of its family and script with others (x is "family Slavic", "script Latin"), and of
           pairs "of one family", "of one script", "of neither";
@@ -99,6 +103,7 @@ def hub_score(
         AnalysisError: fewer than two partitions, or they share fewer than 24 concepts; a twin of other items.
     """
     parameters = by_partition(store, compare_options("hub_score", options, named, partitions=partitions))
+    parameters["aligned_items"] = ALIGNED_ITEMS
     parameters["twin"] = None if twin is None else twin.digest
     on = resolve_device(device)
 
@@ -106,7 +111,8 @@ def hub_score(
         concepts = SharedConcepts.of(store, parameters["partitions"], parameters["seed"])
         names, layers = concepts.names, parameters["layers"]
         states = States(store, parameters["pooling"], on)
-        orders = _orders(len(names), len(concepts.fitted) + len(concepts.tested), parameters["seed"])
+        n, seed = len(concepts.fitted) + len(concepts.tested), parameters["seed"]
+        orders, aligned = _orders(len(names), n, seed), sampled(n, ALIGNED_ITEMS, seed)
         found: dict[str, list[Flags]] = {MODEL: [], SHUFFLED: []}
         rows: list[Row] = []
         with current(on):
@@ -116,7 +122,7 @@ def hub_score(
                 found[SHUFFLED].append(
                     pair_hits(torch.stack([one[order] for one, order in zip(every, orders, strict=True)]))
                 )
-                rows += _aligned(every, layer, names)
+                rows += _aligned(every[:, aligned], layer, names)
                 if progress:
                     progress(done, len(layers))
             if twin is not None:
@@ -132,25 +138,6 @@ def hub_score(
 def centered(every: Tensor) -> Tensor:
     """Unit rows of states [partitions, n, width] without each partition's mean."""
     return unit_rows(every - every.mean(1, keepdim=True))
-
-
-def pair_hits(units: Tensor) -> Flags:
-    """Whether each item's match is nearer than all others.
-
-    Args:
-        units: float64 [partitions, n, width], unit rows in one order of concepts.
-
-    Returns:
-        bool [asking, answering, n].
-    """
-    own = torch.arange(units.shape[1], device=units.device)
-    hits = []
-    for asking in units:
-        cosines = asking @ units.mT  # [answering, asking, answers]
-        matched = cosines[:, own, own].clone()
-        cosines[:, own, own] = -torch.inf
-        hits.append(matched > cosines.amax(2))
-    return np.asarray(torch.stack(hits).cpu().numpy())
 
 
 def _orders(partitions: int, n: int, seed: int) -> list[Tensor]:

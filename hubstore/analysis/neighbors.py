@@ -9,12 +9,17 @@ import zlib
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from hubstore.kernels import Edges, Neighbors
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+Flags = npt.NDArray[np.bool_]
+
+BLOCK = 1 << 22  # cosines at a time
 JACKKNIFED = 3 / 8
 """Weight of the jackknife's log variance in that of a mean over neighbors."""
 
@@ -22,6 +27,27 @@ JACKKNIFED = 3 / 8
 def tie_seed(layer: str, partition: str) -> int:
     """The seed with which a side draws among its ties: two sides draw on their own."""
     return zlib.crc32(f"{layer} {partition}".encode())
+
+
+def pair_hits(units: Tensor) -> Flags:
+    """Whether each item's match is nearer than all others.
+
+    Args:
+        units: float64 [partitions, n, width], unit rows in one order of concepts.
+
+    Returns:
+        bool [asking, answering, n].
+    """
+    partitions, n, _ = units.shape
+    hits = torch.empty(partitions, partitions, n, dtype=torch.bool, device=units.device)
+    for asking, found in zip(units, hits, strict=True):
+        for own in torch.split(torch.arange(n, device=units.device), max(1, BLOCK // (partitions * n))):
+            cosines = asking[own] @ units.mT  # [answering, asking, answers]
+            places = own - own[0]
+            matched = cosines[:, places, own].clone()
+            cosines[:, places, own] = -torch.inf
+            found[:, own] = matched > cosines.amax(2)
+    return np.asarray(hits.cpu().numpy())
 
 
 def overlaps(x: Neighbors, y: Neighbors, n: int, k: int) -> Floats:

@@ -34,6 +34,7 @@ Floats = npt.NDArray[np.float64]
 COLUMNS = {"chance": pa.float64(), "seen": pa.float64(), "control": pa.float64()}
 WHOLE = "*"
 CLASS, LENGTH, LANGUAGE = "concept_class", "length", "language"
+MOST_CLASSES = 256
 NORMAL = 1.959964  # its 97.5 % quantile
 ENDS = (-1 + 1e-12, 1 - 1e-12)  # correlations whose Fisher transform is finite
 
@@ -72,7 +73,7 @@ def probe(
     Raises:
         QueryError: a partition, layer, pooling or column that the store does not have, or a device that is not there.
         AnalysisError: a number that is out of its range; fewer than two partitions, or they share fewer than 24
-            concepts; fewer than two classes.
+            concepts; fewer than two classes, or more than 256 or than one for two concepts.
     """
     parameters = by_partition(store, compare_options("probe", options, named, partitions=partitions))
     parameters["label"] = label if label is None or isinstance(label, str) else dict(sorted(label.items()))
@@ -200,12 +201,18 @@ def _classes(store: StoreReader, concepts: SharedConcepts, label: str | Mapping[
 def _of_classes(
     store: StoreReader, concepts: SharedConcepts, classes: Sequence[str | None], rng: np.random.Generator
 ) -> _Task:
+    labeled = np.array([one is not None for one in classes])
     known = sorted({one for one in classes if one is not None})
+    most = min(MOST_CLASSES, int(labeled.sum()) // 2)
     if len(known) < 2:
         raise AnalysisError(f"the concepts of {store.path} are of {len(known)} classes; a probe tells two or more "
                             "apart: name other ", Parameter("label", "..."))  # fmt: skip
-    labeled = np.array([one is not None for one in classes])
-    numbers = np.array([-1 if one is None else known.index(one) for one in classes])
+    if len(known) > max(2, most):
+        raise AnalysisError(f"the {labeled.sum()} concepts of {store.path} that have a class are of {len(known)}; a "
+                            f"probe tells at most {max(2, most)} apart, one for two concepts and {MOST_CLASSES} at "
+                            "most: name fewer with ", Parameter("label", "..."))  # fmt: skip
+    number_of = {name: number for number, name in enumerate(known)}
+    numbers = np.array([-1 if one is None else number_of[one] for one in classes])
     drawn = numbers.copy()
     drawn[labeled] = rng.permutation(numbers[labeled])  # as often as they come
     fitted, tested = (torch.from_numpy(places[labeled[places]]) for places in (concepts.fitted, concepts.tested))

@@ -17,6 +17,7 @@ from torch import Tensor
 from hubstore.analysis.comparing import by_partition, compare_options
 from hubstore.analysis.erasers import Eraser, inlp, leace, lsar, orthogonal
 from hubstore.analysis.layers import Executor, LayerTask, Prepared, Progress, over_layers
+from hubstore.analysis.neighbors import pair_hits
 from hubstore.analysis.results import Row, intervals, stored_or_computed
 from hubstore.analysis.shared_concepts import SharedConcepts
 from hubstore.analysis.states import States
@@ -174,19 +175,19 @@ def _found(tested: Tensor) -> tuple[Floats, Floats]:
     baseline cosine has of it, to first order. Both are means over the partitions that answer."""
     units = unit_rows(tested)
     languages, n, _ = units.shape
-    hits, nearer = (torch.zeros(languages, n, dtype=units.dtype, device=units.device) for _ in range(2))
-    own = torch.arange(n, device=units.device)
+    hits = pair_hits(units)
+    sums = units.sum(1)
+    nearer = torch.zeros(languages, n, dtype=units.dtype, device=units.device)
     for x in range(languages):
-        cosines = units[x] @ units.mT  # [partitions, asking, answering]
-        matched = cosines.diagonal(dim1=1, dim2=2)
-        others = cosines.clone()
-        others[:, own, own] = -torch.inf
-        hit = (matched > others.amax(2)).to(units.dtype)
-        toward, away = ((cosines.sum(side) - matched) / (n - 1) for side in (2, 1))
+        matched = (units[x] * units).sum(2)  # [partitions, n]
+        # A sum of cosines is the cosine with the sum.
+        toward, away = (
+            (side - matched) / (n - 1) for side in (sums @ units[x].T, (units @ sums[x, :, None]).squeeze(2))
+        )
         difference = matched - toward - away + toward.mean(1, keepdim=True)
-        for total, of in ((hits, hit), (nearer, difference)):
-            total[x] = (of.sum(0) - of[x]) / (languages - 1)
-    return hits.cpu().numpy(), nearer.cpu().numpy()
+        nearer[x] = (difference.sum(0) - difference[x]) / (languages - 1)
+    found = (hits.sum(1) - hits.diagonal().T) / (languages - 1)
+    return found, nearer.cpu().numpy()
 
 
 def _classified(split: _Split, fitted: Tensor, tested: Tensor) -> Floats:

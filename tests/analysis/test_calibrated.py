@@ -8,10 +8,11 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from hubstore.analysis import analyze, calibrated, calibrated_between
+from hubstore.analysis import analyze, calibrated, calibrated_between, calibration
 from hubstore.analysis.calibration import compare, expected, permutations, permuted_values, view
 from hubstore.errors import AnalysisError
 from tests.analysis.test_similarity import related
+from tests.largest_tensor import LargestTensor
 from tests.memory_store import parallel
 
 
@@ -178,3 +179,16 @@ def test_items_are_drawn_where_there_are_more_than_the_sample():
     assert table["p_value"].null_count == table.num_rows
     with pytest.raises(AnalysisError, match="at least 12"):
         calibrated(parallel(["a", "b"], {"0": torch.randn(2, 11, 4)}), [("a", "b")])
+
+
+def test_permutations_of_many_items_are_done_some_at_a_time_with_the_same_result(monkeypatch):
+    x, y = (view(side, 10) for side in sides(64, (20, 20)))
+    orders = permutations(64, 600, 0)
+    whole = permuted_values([x], [y], orders)
+    monkeypatch.setattr(calibration, "BLOCK", 1 << 13)
+    with LargestTensor() as largest:
+        some = permuted_values([x], [y], orders)
+    assert largest.elements <= 601 * 64  # the orders themselves
+    assert some.keys() == whole.keys()
+    for name, values in whole.items():
+        assert_allclose(some[name], values, atol=1e-12, err_msg=str(name))

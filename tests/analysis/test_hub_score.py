@@ -1,14 +1,19 @@
 """One page says how much of a hub a model has; where there is none, or only what a random model has, it says no."""
 
+import sys
+
 import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
 
-from hubstore.analysis import hub_page, hub_score
+from hubstore.analysis import hub_page, hub_score, neighbors
 from hubstore.analysis.families import FAMILIES, family_of, script_of
-from hubstore.analysis.hub_score import centered, pair_hits
+from hubstore.analysis.hub_score import centered
+from hubstore.analysis.neighbors import pair_hits
+from hubstore.analysis.subspace import _found
 from hubstore.errors import AnalysisError
+from tests.largest_tensor import LargestTensor
 from tests.memory_store import parallel
 
 LANGUAGES = ("en", "de", "ru", "uk", "hi")
@@ -80,6 +85,21 @@ def test_recall_is_that_of_a_plain_loop_and_a_tie_is_no_hit():
             cosines = (units[x] @ units[y].T).numpy()
             np.testing.assert_array_equal(hits[x, y], cosines.argmax(1) == np.arange(12))
     assert not pair_hits(torch.ones(2, 4, 3, dtype=torch.float64)).any()
+
+
+def test_many_concepts_are_compared_some_at_a_time_and_aligned_by_a_sample(monkeypatch):
+    units = centered(torch.randn(5, 200, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    whole = pair_hits(units)
+    monkeypatch.setattr(neighbors, "BLOCK", 1 << 13)
+    monkeypatch.setattr(sys.modules["hubstore.analysis.hub_score"], "ALIGNED_ITEMS", 50)
+    with LargestTensor() as largest:
+        np.testing.assert_array_equal(pair_hits(units), whole)
+        _found(units)
+    assert largest.elements <= 1 << 13
+    table = hub_score(hub(n=200), layers=[4])
+    assert {row["metric"]: row["n"] for row in table.to_pylist() if row["layer"] == "4"} == {
+        "recall@1": 200, "cka": 50, "mutual_knn": 50
+    }  # fmt: skip
 
 
 def test_the_table_has_the_model_and_its_controls_by_layer():

@@ -77,3 +77,11 @@ def test_classes_come_from_a_column_too_and_concepts_without_one_are_counted():
     topics = [label[concept] for concept in store.items["concept"].to_pylist()]
     store.items = store.items.append_column("topic", pa.array(topics))
     assert rows(probe(store, label="topic"), variant="concept_class") == plain
+
+
+@pytest.mark.parametrize(("n", "classes"), [(120, 120), (120, 61), (1200, 300)])
+def test_a_column_that_names_nearly_every_concept_is_no_class(n, classes):
+    store, _ = classed(n=n)
+    label = {f"c{i}": f"k{i % classes}" for i in range(n)}
+    with pytest.raises(AnalysisError, match=f"are of {classes}; a probe tells at most {min(n // 2, 256)} apart"):
+        probe(store, label=label)
