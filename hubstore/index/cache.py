@@ -12,7 +12,7 @@ import torch
 from hubstore.devices import resolve_device
 from hubstore.errors import CorruptStoreError, IndexNotFoundError
 from hubstore.index.description import IndexDescription, check_fresh, read_description
-from hubstore.index.layer import LayerIndex, SearchableLayer, exact_description, open_index
+from hubstore.index.layer import LayerIndex, SearchableLayer, exact_description, indexed_rows, open_index
 from hubstore.store import StoreReader
 
 GPU_SHARE = 0.5
@@ -48,13 +48,8 @@ class IndexCache:
         self, layers: Sequence[str], pooling: str, *, device: str = "auto", allow_stale: bool = False
     ) -> dict[str, SearchableLayer]:
         """Of those layers that have one, the index of their rows less their partition's mean; raises as `layer`."""
-        found: dict[str, SearchableLayer] = {}
-        for layer in layers:
-            with self._lock:
-                description = self._description(layer, pooling, centered=True)
-                if description is not None and description.kind != "exact":
-                    found[layer] = self._opened((layer, pooling, device, True), description, allow_stale)
-        return found
+        found = {layer: self._index((layer, pooling, device, True), allow_stale) for layer in layers}
+        return {layer: index for layer, index in found.items() if index is not None}
 
     def layer(self, layer: str, pooling: str, *, device: str = "auto", allow_stale: bool = False) -> LayerIndex:
         """The index of a layer; a layer without one is searched exactly.
@@ -64,7 +59,17 @@ class IndexCache:
             CorruptStoreError: a file of the index is not as it was written.
             MissingDependencyError: FAISS is needed and not installed.
         """
-        key = layer, pooling, device, False
+        found = self._index((layer, pooling, device, False), allow_stale)
+        assert found is not None
+        return found
+
+    def clear(self) -> None:
+        """Let go of all of them."""
+        with self._lock:
+            self._older = {}
+            self._loaded.clear()
+
+    def _index(self, key: Key, allow_stale: bool) -> LayerIndex | None:
         if not self._follows and (loaded := self._loaded.get(key)) is not None:
             return loaded
         with self._lock:
@@ -73,25 +78,23 @@ class IndexCache:
             except CorruptStoreError:  # the file may have been replaced after its description was read
                 return self._current(key, allow_stale)
 
-    def clear(self) -> None:
-        """Let go of all of them."""
-        with self._lock:
-            self._older = {}
-            self._loaded.clear()
-
-    def _current(self, key: Key, allow_stale: bool) -> LayerIndex:
-        layer, pooling, _, _ = key
-        description = self._description(layer, pooling)
+    def _current(self, key: Key, allow_stale: bool) -> LayerIndex | None:
+        layer, pooling, _, centered = key
+        description = self._description(layer, pooling, centered=centered)
+        if centered and (description is None or description.kind == "exact"):
+            return None
         exact = exact_description(self._store, self._store.hidden(layer, pooling))
         return self._opened(key, description or exact, allow_stale)
 
     def _opened(self, key: Key, description: IndexDescription, allow_stale: bool) -> LayerIndex:
-        layer, pooling, device, centered = key
         check_fresh(self._store, description, allow_stale)
-        loaded = self._loaded.get(key) or self._older.get(key)
+        older = self._older.get(key)
+        loaded = self._loaded.get(key) or older
         if loaded is None or loaded.description != description:
-            loaded = open_index(self._store, description, resolve_device(device))
-        states = loaded.states if centered else self._store.hidden(layer, pooling)
+            loaded = open_index(self._store, description, resolve_device(key[2]))
+        # Centered ones take long to make; those of an older store may have other means.
+        made = key[3] and loaded is not older
+        states = loaded.states if made else indexed_rows(self._store, description, loaded.source)
         found = dataclasses.replace(loaded, states=states)
         # States that are searched hold a file descriptor for each shard; an index that is looked at again has others.
         self._loaded[key] = loaded if self._follows else found

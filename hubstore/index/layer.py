@@ -293,10 +293,10 @@ def open_index(store: StoreReader, description: IndexDescription, device: torch.
             source = _source(store, description, device)
         except RefusedIndexError as error:
             warnings.warn(_refused(store, description, error), IndexWarning, stacklevel=2)
-    return LayerIndex(description, _rows(store, description, source), device, source)
+    return LayerIndex(description, indexed_rows(store, description, source), device, source)
 
 
-def _rows(store: StoreReader, description: IndexDescription, source: CandidateSource | None) -> LayerRows:
+def indexed_rows(store: StoreReader, description: IndexDescription, source: CandidateSource | None) -> LayerRows:
     """The rows that an index is of; means that a file of the store's very commits has are computed no second time."""
     states = store.hidden(description.layer, description.pooling)
     if description.centered is None:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from hubstore.errors import CorruptStoreError, IndexNotFoundError, QueryError
 from hubstore.index import IndexDescription, LayerIndex, SearchableLayer, load_or_exact
+from hubstore.index.cache import IndexCache
 from hubstore.index.description import check_fresh, read_description
 from hubstore.serve.http_errors import NeedsModelError, NotFoundError
 from hubstore.serve.lru import LRUCache
@@ -76,6 +77,7 @@ class Snapshot(StoreReader):
         self._hidden: dict[tuple[str, str], HiddenStates] = {}
         self._indexes: dict[tuple[str, str], SearchableLayer] = {}
         self._older_indexes: Mapping[tuple[str, str], SearchableLayer] = {}
+        self._centered = IndexCache(self, None if previous is None else previous._centered, follows=False)
         self._lens: tuple[bytes, Lens] | None = None
         self._cache: LRUCache[Any, Any] = LRUCache(CACHED)
         self._files: dict[str, tuple[int, Any]] = {}
@@ -131,6 +133,10 @@ class Snapshot(StoreReader):
             MissingDependencyError: FAISS is needed and not installed.
         """
         return {layer: self._index(layer, pooling) for layer in layers}
+
+    def centered_indexes(self, layers: Sequence[str], pooling: str) -> dict[str, SearchableLayer]:
+        """Of those layers that have one, the loaded index of rows less their partition's mean; raises as `indexes`."""
+        return self._centered.centered(layers, pooling, device=self.device, allow_stale=self._allow_stale)
 
     def lens(self) -> Lens:
         """The lens that the store keeps; NeedsModelError where it keeps none."""

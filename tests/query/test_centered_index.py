@@ -11,16 +11,18 @@ import torch
 
 import hubstore
 from hubstore.bench.states import hub_states
-from hubstore.errors import IndexingError, StaleIndexError
-from hubstore.index import Allowed, build, layer
+from hubstore.errors import CorruptStoreError, IndexingError, StaleIndexError
+from hubstore.index import Allowed, build, cache, layer
 from hubstore.index import load as load_raw
 from hubstore.index.description import read_description
 from hubstore.index.layer import load_centered
 from hubstore.index.means import CenteredStates
 from hubstore.query import search
 from hubstore.query.centered import CenteredLayer
+from hubstore.serve.snapshot import Snapshot
 from hubstore.store import StoreReader
 from tests.index.stores import LANGUAGES, by_language, recall, write_store
+from tests.serve.servers import served
 
 ROWS, WIDTH = 3000, 32
 
@@ -96,6 +98,37 @@ def test_the_means_are_the_files_and_computed_no_second_time(store, monkeypatch)
     load_centered(StoreReader(store.path), "0", "mean", device="cpu")
     monkeypatch.undo()
     assert np.array_equal(head.means, CenteredStates(StoreReader(store.path), store.hidden(0)).means)
+
+
+def test_it_is_looked_at_again_where_it_is_replaced_while_it_is_opened(store, monkeypatch):
+    real, attempts = cache.open_index, []
+
+    def replaced_meanwhile(*arguments):
+        attempts.append(arguments)
+        if len(attempts) == 1:
+            raise CorruptStoreError("its head does not match its checksum")
+        return real(*arguments)
+
+    monkeypatch.setattr(cache, "open_index", replaced_meanwhile)
+    found = cache.IndexCache(StoreReader(store.path)).centered(["0"], "mean", device="cpu")
+    assert (found["0"].kind, len(attempts)) == ("ivfrabitq", 2)
+
+
+def test_a_server_opens_it_once_and_again_only_where_the_store_has_another(store, monkeypatch):
+    real, opened = layer.open_lists, []
+    monkeypatch.setattr(layer, "open_lists", lambda *arguments: opened.append(arguments) or real(*arguments))
+    asked = {"id": "item-7", "k": 5, "centered": "1"}
+    with served(store.path, device="cpu") as server:
+        answers = [server.get("/api/v1/stores/x/neighbors", **asked).columns for _ in range(3)]
+    expected = search(store, ids=["item-7"], k=5, centered=True, device="cpu", indexes={})
+    assert answers[0] == answers[1] == answers[2]
+    assert set(answers[0]["id"]) & set(expected["id"].to_pylist())
+    assert len(opened) == 1
+    first = Snapshot(store.path, "x", device="cpu")
+    index = first.centered_indexes(["0"], "mean")["0"]
+    later = Snapshot(store.path, "x", device="cpu", previous=first)
+    assert later.centered_indexes(["0"], "mean")["0"].source is index.source
+    assert len(opened) == 2
 
 
 def test_it_stands_beside_the_other_index_and_verify_knows_both(store):

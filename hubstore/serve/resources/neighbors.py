@@ -258,6 +258,7 @@ def _found(
     hits = min(options["k"], snapshot.hidden(search.layers[0], search.pooling).shape[0])
     limits.check_answer(rows * len(search.layers) * hits * HIT_BYTES)
     encoder = None if kind in ("ids", "vectors") else encoders.encoder(snapshot, search.layers, search.pooling)
+    indexes = snapshot.centered_indexes if options["centered"] else snapshot.indexes
     try:
         return query.search(
             snapshot,
@@ -265,7 +266,7 @@ def _found(
             layers=search.layers,
             pooling=search.pooling,
             encoder=encoder,
-            indexes=None if options["centered"] else snapshot.indexes(search.layers, search.pooling),
+            indexes=indexes(search.layers, search.pooling),
             device=snapshot.device,
             **options,
         )
