@@ -84,6 +84,7 @@ def stored_table(
     parameters: Mapping[str, Any],
     schema: pa.Schema,
     make: Callable[[], tuple[pa.Table, Mapping[str, Any]]],
+    is_whole: Callable[[pa.Table], bool] | None = None,
 ) -> pa.Table:
     """The table stored under these parameters and the store's present commits, or a new one, which is then stored.
 
@@ -93,27 +94,43 @@ def stored_table(
         parameters: JSON-able; everything the result depends on beside the store's content.
         schema: of the table. One that is stored and has another, as from a stranger, is computed again.
         make: computes it: its columns, and what else its metadata says, JSON-able.
+        is_whole: whether a stored table with the schema holds what `make` gives; another is computed again.
 
     Returns:
         The table, whose schema metadata has the JSON of parameters, seed, commits' digest, version and what `make`
         said under b"hubstore". A store that may not be written to keeps nothing; one on a full disk neither, with a
         `ResultWarning`.
     """
-    provenance = {
+    stored = kept_table(store, name, parameters, schema, is_whole)
+    if stored is not None:
+        return stored
+    provenance = _provenance(store, name, parameters)
+    table, said = make()
+    table = table.replace_schema_metadata({METADATA: json.dumps({**provenance, **said}).encode()})
+    _write(store, result_key(provenance), table)
+    return table
+
+
+def kept_table(
+    store: StoreReader,
+    name: str,
+    parameters: Mapping[str, Any],
+    schema: pa.Schema,
+    is_whole: Callable[[pa.Table], bool] | None = None,
+) -> pa.Table | None:
+    """The table that `stored_table` returns, where it is stored and whole; else None, and nothing is computed."""
+    stored = _read(store, result_key(_provenance(store, name, parameters)), schema)
+    return stored if stored is None or is_whole is None or is_whole(stored) else None
+
+
+def _provenance(store: StoreReader, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "analysis": name,
         "parameters": dict(parameters),
         "seed": parameters.get("seed"),
         "commits": store.digest,
         "version": __version__,
     }
-    key = result_key(provenance)
-    stored = _read(store, key, schema)
-    if stored is not None:
-        return stored
-    table, said = make()
-    table = table.replace_schema_metadata({METADATA: json.dumps({**provenance, **said}).encode()})
-    _write(store, key, table)
-    return table
 
 
 def metadata(table: pa.Table) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from hubstore.analysis.results import FIELDS, metadata, stored_table
+from hubstore.analysis.results import FIELDS, kept_table, metadata, stored_table
 from hubstore.arrow import rows_as_lists
 from hubstore.checks import check_seed
 from hubstore.errors import LensError
@@ -26,6 +26,7 @@ from hubstore.lens.lens import Lens, Variant
 from hubstore.lens.rows import own_layer, text_rows
 from hubstore.lens.translators import Translator, TunedLens
 from hubstore.stats.ridge import fit_ridge
+from hubstore.storage.location import shell_word
 
 if TYPE_CHECKING:
     from hubstore.store import StoreReader
@@ -37,6 +38,8 @@ FEWEST = 20
 """Concepts below which no map is fitted."""
 ELEMENTS = 1 << 26
 """Of the states that a map is fitted on."""
+NAME = "tuned-lens"
+"""Of the tables that are kept."""
 READ = 256
 """Held-out states whose loss is taken: of each the whole vocabulary is read."""
 CONSTANT = "constant"
@@ -51,6 +54,7 @@ def tuned_lens(
     layers: Sequence[str | int] | None = None,
     pooling: str | None = None,
     seed: int = 0,
+    fit: bool = True,
 ) -> Lens:
     """The lens with the store's tuned maps, fitted where they are not kept yet.
 
@@ -61,12 +65,14 @@ def tuned_lens(
         pooling: whose states they are fitted on and read; None is the store's first.
         seed: of the concepts that are held out, and of the states that are drawn where there are more than memory is
             for.
+        fit: whether maps that are not kept are fitted, which reads the whole layer.
 
     Raises:
         QueryError: a layer or pooling that the store does not have.
-        LensError: the store has no states of the model's last layer, or fewer than 20 concepts.
+        LensError: the store has no states of the model's last layer, or fewer than 20 concepts; or a map that is not
+            kept is not to be fitted.
     """
-    found = _tables(store, lens, layers, pooling, seed)
+    found = _tables(store, lens, layers, pooling, seed, fit=fit)
     target = _target(store)
     return replace(lens, tuned=TunedLens(target, {layer: _translator(table) for layer, table in found.items()}).to(
         lens.head.device
@@ -115,7 +121,13 @@ def _target(store: StoreReader) -> str:
 
 
 def _tables(
-    store: StoreReader, lens: Lens, layers: Sequence[str | int] | None, pooling: str | None, seed: int
+    store: StoreReader,
+    lens: Lens,
+    layers: Sequence[str | int] | None,
+    pooling: str | None,
+    seed: int,
+    *,
+    fit: bool = True,
 ) -> dict[str, pa.Table]:
     """The kept map of each layer but the target and what comes after it."""
     target, pooled = _target(store), store.pooling_name(pooling)
@@ -137,8 +149,31 @@ def _tables(
             split.append(split[0] if split else _split(store, lens, pooled, seed))
             return _fit(store, lens, layer, target, pooled, *split[0])
 
-        found[layer] = stored_table(store, "tuned-lens", parameters, schema, make)
+        if fit:
+            found[layer] = stored_table(store, NAME, parameters, schema, make, _is_whole)
+        elif (kept := kept_table(store, NAME, parameters, schema, _is_whole)) is not None:
+            found[layer] = kept
+        else:
+            raise LensError(
+                f"{store.path} keeps no tuned map of layer {layer} ({pooled}); `hubstore lens "
+                f"{shell_word(store.path)} --variant tuned --pooling {pooled}` fits and keeps those of all layers"
+            )
     return found
+
+
+def _is_whole(table: pa.Table) -> bool:
+    """Whether a kept table, which may be a stranger's, is a map with what it loses."""
+    column = table["weights"].combine_chunks()
+    values, width = column.flatten(), column.type.list_size
+    if column.null_count or values.null_count or len(column) != width + 1 or not np.isfinite(values.to_numpy()).all():
+        return False
+    losses = metadata(table).get("held_out")
+    return isinstance(losses, list) and all(isinstance(row, dict) and _is_loss(row) for row in losses)
+
+
+def _is_loss(row: Mapping[str, Any]) -> bool:
+    kinds = {"variant": str, "metric": str, "value": float, "n": int}
+    return row.keys() == kinds.keys() and all(type(row[name]) is kind for name, kind in kinds.items())
 
 
 def _split(store: StoreReader, lens: Lens, pooling: str, seed: int) -> tuple[Ints, Ints]:

@@ -77,7 +77,8 @@ class Snapshot(StoreReader):
         self._hidden: dict[tuple[str, str], HiddenStates] = {}
         self._indexes: dict[tuple[str, str], SearchableLayer] = {}
         self._older_indexes: Mapping[tuple[str, str], SearchableLayer] = {}
-        self._centered = IndexCache(self, None if previous is None else previous._centered, follows=False)
+        older = None if previous is None else previous._centered
+        self._centered: IndexCache = IndexCache(self, older, follows=False)
         self._lens: tuple[bytes, Lens] | None = None
         self._cache: LRUCache[Any, Any] = LRUCache(CACHED)
         self._files: dict[str, tuple[int, Any]] = {}

@@ -3,10 +3,13 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 import hubstore
+from hubstore.analysis.results import metadata
+from hubstore.arrow import rows_as_lists
 from hubstore.corpus import read_sample
 from hubstore.errors import LensError
 from hubstore.lens import (
@@ -22,8 +25,10 @@ from hubstore.lens import (
 from hubstore.lens import tuned as tuned_module
 from hubstore.lens.translators import Translator, TunedLens
 from hubstore.store import verify
+from hubstore.store.result import METADATA, encode_result, result_key
 from tests.command_line import typed
 from tests.memory_store import parallel
+from tests.serve.servers import served
 from tests.tiny_models import save_tiny_language_model
 
 
@@ -83,6 +88,60 @@ def test_maps_are_kept_in_the_store_and_not_fitted_again(store, monkeypatch):
     assert again.digest == first.digest != lens.digest
     assert again.tuned.translators.keys() == {"0", "1", "2", "3"}
     assert verify(store.storage) == []
+
+
+def _longer(table, said):
+    return pa.concat_tables([table, table.slice(0, 1)]), said
+
+
+def _infinite(table, said):
+    rows = np.array(table["weights"].combine_chunks().flatten()).reshape(len(table), -1)
+    rows[3, 4] = np.inf
+    return pa.table({"weights": rows_as_lists(rows)}), said
+
+
+def _without_losses(table, said):
+    return table, {name: value for name, value in said.items() if name != "held_out"}
+
+
+def _other_losses(table, said):
+    return table, {**said, "held_out": [{**said["held_out"][0], "value": "much"}]}
+
+
+@pytest.mark.parametrize("change", [_longer, _infinite, _without_losses, _other_losses])
+def test_a_kept_map_that_is_none_is_fitted_again(store, change):
+    lens = Lens.of_store(store)
+    first, losses = tuned_lens(store, lens, layers=[1]), tuned_losses(store, lens, layers=[1])
+    fitted = next(table for layer, table in tuned_module._tables(store, lens, [1], None, 0).items() if layer == "1")
+    said = metadata(fitted)
+    table, changed = change(fitted, said)
+    bad = table.replace_schema_metadata({METADATA: json.dumps(changed).encode()})
+    store.storage.write(result_key(said), encode_result(bad))
+    assert tuned_lens(store, lens, layers=[1]).digest == first.digest
+    store.storage.write(result_key(said), encode_result(bad))
+    assert tuned_losses(store, lens, layers=[1]).equals(losses)
+
+
+def test_a_server_reads_by_maps_that_are_kept_and_fits_none(folder, tmp_path):
+    corpus = read_sample("ntrex", languages=["en"], limit=24)
+    store = hubstore.extract(
+        corpus, str(folder), tmp_path / "s.hub", device="cpu", with_lens=True, layers=("1", "final")
+    )
+    asked = {"id": "en:1", "variant": "tuned"}
+    with served(store.path, device="cpu") as server:
+        for refused in (
+            server.get("/api/v1/stores/s/lens", **asked),
+            server.get("/api/v1/stores/s/lens/summary", variant="tuned"),
+        ):
+            assert refused.status == 400
+            assert "s keeps no tuned map of layer 1 (mean)" in refused.error
+            assert "--variant tuned" in refused.error
+        assert store.storage.list("analyses") == []
+        assert typed("lens", store.path, "--variant", "tuned", "--bootstrap", 0)[0] == 0
+        found = server.get("/api/v1/stores/s/lens", **asked).columns
+        assert server.get("/api/v1/stores/s/lens/summary", variant="tuned").status == 200
+    expected = read_store(store, Lens.of_store(store), ids=["en:1"], variant="tuned")
+    assert found["layer"] == expected["layer"].to_pylist()
 
 
 def test_states_are_read_by_way_of_their_layers_map(store):

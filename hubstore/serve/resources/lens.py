@@ -12,6 +12,7 @@ from hubstore.serve.context import TABLE, Context, FewNames, Name, Names, Reques
 from hubstore.serve.http_errors import NeedsModelError
 
 if TYPE_CHECKING:
+    from hubstore.lens import Lens
     from hubstore.serve.snapshot import Snapshot
 
 router = APIRouter(prefix="/api/v1/stores/{store}/lens", tags=["lens"])
@@ -28,7 +29,9 @@ class LensParams(StoreParams):
 
     layers: Names | None = Field(None, validation_alias=either("layers"))
     variant: Literal["raw", "normed", "tuned"] = Field(
-        "raw", description="Without the final norm (the paper's), with it, or after a map of each layer to the last."
+        "raw",
+        description="Without the final norm (the paper's), with it, or after a map of each layer to the last, where "
+        "the store keeps one.",
     )
     pooling: Name | None = None
     targets: FewNames = Field((), validation_alias=either("targets"), description="Words to look up, each one token.")
@@ -58,7 +61,7 @@ async def lens(context: Context, params: Annotated[ItemLensParams, Query()]) -> 
         rows = snapshot.rows_of(snapshot.positions(params.ids), snapshot.pooling_name(params.pooling))
         row_bytes = TOKEN_BYTES * params.k + TARGET_BYTES * len(params.targets)
         context.service.limits.check_answer(rows * len(params.layers or snapshot.layers) * row_bytes)
-        return read_store(snapshot, snapshot.lens(), **options)
+        return read_store(snapshot, _lens(snapshot, params), **options)
 
     return await context.computed("lens", tuple(options.items()), answer)
 
@@ -71,9 +74,19 @@ async def summary(context: Context, params: Annotated[PartitionLensParams, Query
     def answer() -> Any:
         from hubstore.lens import lens_summary
 
-        return lens_summary(snapshot, snapshot.lens(), **options)
+        return lens_summary(snapshot, _lens(snapshot, params), **options)
 
     return await context.computed("lens-summary", tuple(options.items()), answer)
+
+
+def _lens(snapshot: Snapshot, params: LensParams) -> Lens:
+    """The lens that reads; with tuned maps that the store keeps, since fitting them takes longer than a request may."""
+    from hubstore.lens import tuned_lens
+
+    lens = snapshot.lens()
+    if params.variant != "tuned":
+        return lens
+    return tuned_lens(snapshot, lens, layers=params.layers, pooling=params.pooling, fit=False)
 
 
 def _with_lens(context: RequestContext) -> Snapshot:
