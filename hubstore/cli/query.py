@@ -128,17 +128,24 @@ def _by_language(opened: Any, inputs: dict[str, Any], search: SearchOptions, loc
     if not names:
         raise QueryError(f"{opened.place} has no item in {', '.join(search.languages or ())}; leave --language out")
     own = {name: opened[name].language for name in inputs["ids"] or ()}
-    tables = []
+    tables, metadata = [], None
     for name in names:
         options = replace(search, languages=(name,), exclude_same_language=False)
-        found = opened.search(**inputs, options=options, **local_options)
+        try:
+            found = opened.search(**inputs, options=options, **local_options)
+        except QueryError:
+            # All else is asked of every language alike: no item of this one passes.
+            continue
         if search.exclude_same_language:
             asked = found["query"].to_pylist()
             spoken = [own.get(one, own.get(one.rpartition("[")[0], search.query_languages)) for one in asked]
             found = found.filter(pa.array([one != name for one in spoken], pa.bool_()))
         metadata = found.schema.metadata
         tables.append(found.replace_schema_metadata())
-    return pa.concat_tables(tables).replace_schema_metadata(metadata)
+    if tables:
+        return pa.concat_tables(tables).replace_schema_metadata(metadata)
+    # Says what is wrong, and not of one language.
+    return opened.search(**inputs, options=replace(search, languages=tuple(names)), **local_options)
 
 
 def _token(path: Path | None) -> str | None:

@@ -108,3 +108,14 @@ def test_the_command_takes_the_condition(store):
     assert "at character 7" in fail("query", store.path, "--id", "i0", "--where", "year >")
     status, out, _ = typed("info", store.path, "--json")
     assert json.loads(out)["columns"] == {"year": "int64", "source": "string"}
+
+
+def test_by_language_a_language_with_no_item_that_passes_has_no_rows(store, server):
+    asked = ("--id", "i0", "-k", 3, "--layers", 1, "--by-language", "--json")
+    for place in ((store.path,), (store.path.stem, "--url", f"http://127.0.0.1:{server.port}")):
+        status, out, said = typed("query", *place, *asked, "--where", "language = 'de' and year > 2010")
+        assert status == 0, said
+        assert [(row["language"], row["rank"]) for row in json.loads(out)] == [("de", 1), ("de", 2), ("de", 3)]
+        nothing = fail("query", *place, *asked, "--where", "year > 3000")
+        assert "passes the filters (language en, de; where year > 3000)" in nothing
+    assert "at character 7" in fail("query", store.path, *asked, "--where", "year >")
