@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from hubstore.plots.cube import Cube
-from hubstore.report.summary import AS_PREDICTED, NOT_AS_PREDICTED, OPEN, WHOLE, purity, summarize
+from hubstore.report.summary import (
+    AS_PREDICTED,
+    NOT_AS_PREDICTED,
+    OPEN,
+    WHOLE,
+    Profile,
+    middle,
+    purity,
+    summarize,
+)
+from hubstore.stats.bootstrap import Bootstrap
 
 LAYERS = ("0", "1", "2")
 
@@ -66,3 +77,19 @@ def test_the_peak_is_that_of_the_contrasts_and_leads_by_their_least(values, peak
     cube, leads = differences(values, peak, low)
     said = [one for one in summarize({"similarity": cube}, [("en", "zh")], "", leads) if "(raw" in one.words]
     assert [one.verdict for one in said] == [verdict]
+
+
+def test_where_the_layers_after_the_first_do_not_differ_they_are_seldom_as_predicted():
+    rng, layers, false, plain = np.random.default_rng(0), tuple(map(str, range(12))), 0, 0
+    for seed in range(150):
+        values = rng.normal(size=(60, 1)) + rng.normal(size=(60, 12))
+        values[:, 0] -= 5
+        means = values.mean(0)
+        peak, bootstrap = int(means.argmax()), Bootstrap(300, seed)
+        said = []
+        for low in (bootstrap.of_lead(values, peak)[0], bootstrap.of_means(values[:, [peak]] - values)[0]):
+            lead = {layer: bound for layer, bound in zip(layers, low, strict=True) if layer != layers[peak]}
+            of = Profile(layers, means, means - 1, means + 1, layers[peak], lead)
+            said.append(middle("Noise", of).verdict == AS_PREDICTED)
+        false, plain = false + said[0], plain + said[1]
+    assert false <= 0.07 * 150 < plain  # 2.5 % and three standard errors; each interval by itself says it more often
