@@ -5,17 +5,18 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from functools import cache, cached_property
+from itertools import islice
 from typing import Any, Final
 
 import pyarrow as pa
 
 from hubstore.checks import check_count
 from hubstore.corpus.item import ITEM_SCHEMA, Item, Media
-from hubstore.corpus.kept import Kept, kept_of_items
+from hubstore.corpus.kept import Kept, kept_of_items, with_kept
 from hubstore.corpus.row import Types
-from hubstore.corpus.validate import check_item
+from hubstore.corpus.validate import check_item, check_options
 from hubstore.errors import CorpusError, CorpusUnreachableError, Parameter
-from hubstore.store.columns import with_columns
+from hubstore.store.columns import MOST_COLUMNS, with_columns
 
 BATCH_BYTES: Final = 32 << 20
 """Bytes of images and audio after which a batch of items ends."""
@@ -113,9 +114,13 @@ class Corpus:
         """The further columns that its items keep, and their types; the corpus's first rows are read for them.
 
         Raises:
-            CorpusError: one that is asked for is not there, or has no one type.
+            CorpusError: one that is asked for is not there, or has no one type, or there are too many.
         """
-        return self.kept().types
+        types = self.kept().types
+        if len(types) > MOST_COLUMNS:
+            what = f"{self.name} has {len(types)} columns of its own, and {MOST_COLUMNS} are the most"
+            raise CorpusError(f"{what}; leave some out, or name those to keep with ", Parameter("keep_columns", "..."))
+        return types
 
     @property
     def keeps_said(self) -> bool:
@@ -175,26 +180,37 @@ class Corpus:
                 yield Item(**row, media=None if name is None else Media(name, data), columns=columns)
 
     @classmethod
-    def from_items(cls, items: Iterable[Item], name: str = "items") -> "Corpus":
+    def from_items(
+        cls, items: Iterable[Item], name: str = "items", *, limit: int | None = None, on_error: str = "stop"
+    ) -> "Corpus":
         """Make a corpus of items in memory.
 
         Args:
             items: The items; kept, so that they can be streamed more than once.
             name: What to call the corpus.
+            limit: Take only the first.
+            on_error: `"stop"` at an item that is not valid, or `"skip"` it and list it in `Corpus.skipped`.
 
         Example:
             >>> Corpus.from_items([Item("1", "Hello", "en", "hello"), Item("2", "Bonjour", "fr", "hello")])
         """
-        held = tuple(items)
+        held = tuple(islice(items, check_options(limit, on_error)))
+        kept = cache(lambda: kept_of_items(held, name))
 
         def read(refuse: Refuse) -> Iterator[Item]:
             for number, item in enumerate(held, start=1):
-                yield check_item(item, f"{name}, item {number}")
+                refuse.count()
+                try:
+                    good = with_kept(check_item(item, place := f"{name}, item {number}"), kept(), place)
+                except CorpusError as error:
+                    refuse(error)
+                else:
+                    yield good
 
         def source() -> dict[str, Any]:
             return {"kind": "items", "items": len(held), "sha256": _digest(held)}
 
-        return cls(name, source, read, kept=cache(lambda: kept_of_items(held, name)))
+        return cls(name, source, read, skip_errors=on_error == "skip", kept=kept)
 
     def _why_empty(self) -> str:
         if self.skipped.count:
@@ -221,7 +237,7 @@ def _record_batch(items: list[Item], schema: pa.Schema) -> pa.RecordBatch:
     values["media"] = [item.media and item.media.name for item in items]
     values["data"] = [item.media and item.media.data for item in items]
     for name in schema.names[len(ITEM_SCHEMA) :]:
-        values[name] = [item.columns and item.columns.get(name) for item in items]
+        values[name] = [(item.columns or {}).get(name) for item in items]
     columns = [pa.array(values[field.name], field.type) for field in schema]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 

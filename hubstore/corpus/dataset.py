@@ -304,9 +304,11 @@ def _rows(open_stream: OpenStream, columns: Columns, called: str, folder: Path |
     try:
         for table in arrow_tables(stream, MEDIA_ROWS if columns.media else TABLE_ROWS):
             types = types_of(table.schema)
-            for values in with_exact_times(table, columns).to_pylist():
+            for values in with_exact_times(table, columns, called).to_pylist():
                 number += 1
                 yield Row(called, "row", number, values, folder, types)
+    except CorpusError:
+        raise
     except Exception as error:
         raise CorpusError(
             f"{called}, after row {number}: cannot be read: {first_line(error)}; "

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import datetime
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hubstore.corpus.row import Types
 from hubstore.corpus.validate import unicode_problem
 from hubstore.errors import CorpusError, Parameter
-from hubstore.store.columns import column_type, name_problem, type_name
+from hubstore.store.columns import column_type, name_problem, time_range, type_name
 
 ALL: Final = "all"
 NONE: Final = "none"
 
 _COMMA: Final = re.compile(r",(?![^\[]*\])")
 _INTEGER: Final = re.compile(r"[+-]?(0|[1-9][0-9]{0,18})")
-_NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?inf|nan")
+_NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?inf|nan|NaN")
 SEVERAL: Final = "has values of several types"
 _BOOLS: Final = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 
@@ -96,13 +96,34 @@ def type_at(types: Types, name: str) -> pa.DataType | None:
     return found
 
 
-def exact_times(table: Any, names: Iterable[str]) -> Any:
-    """A table or batch whose named timestamps are the integers that they are stored as: Python has no nanoseconds."""
-    for name in names:
+def exact_times(table: Any, keep: Keep, where: str) -> Any:
+    """A table or batch whose kept times have the types that were said.
+
+    Timestamps are then the integers that they are stored as, since Python has no nanoseconds.
+
+    Raises:
+        CorpusError: naming the table, `where`: times cannot be made into what was said.
+    """
+    for name in table.schema.names if keep.names is None else keep.names:
         place = table.schema.get_field_index(name)
-        if place >= 0 and pa.types.is_timestamp(table.schema.field(place).type):
-            table = table.set_column(place, name, table.column(place).cast(pa.int64()))
+        if place < 0 or not pa.types.is_temporal(table.schema.field(place).type):
+            continue
+        column = table.column(place)
+        if name in keep.types:
+            column = _cast(column, keep.types[name], f"{where}, column {name!r}")
+        if pa.types.is_timestamp(column.type):
+            column = column.cast(pa.int64())
+        table = table.set_column(place, name, column)
     return table
+
+
+def _cast(column: Any, kind: pa.DataType, place: str) -> Any:
+    """Times as another type; what is finer than its unit is cut off."""
+    try:
+        return pc.cast(column, options=pc.CastOptions(target_type=kind, allow_time_truncate=True))
+    except pa.ArrowException as error:
+        what = f"{place}: is of {column.type}, and cannot all be kept as {type_name(kind)} ({error!s:.100})"
+        raise CorpusError(f"{what}; keep it as it is, or as a string") from None
 
 
 def _typed(part: str) -> tuple[str, str | None]:
@@ -128,7 +149,10 @@ def supported(kind: pa.DataType) -> pa.DataType | None:
         return pa.float64()
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return pa.string()
-    return kind if pa.types.is_boolean(kind) or pa.types.is_timestamp(kind) or kind == pa.date32() else None
+    try:
+        return column_type(type_name(kind))
+    except ValueError:  # of another kind, or a time in a zone that nobody knows
+        return None
 
 
 def type_of_values(values: Iterable[Any]) -> pa.DataType | None:
@@ -179,7 +203,7 @@ def converted(value: Any, kind: pa.DataType, *, declared: bool, text: bool) -> A
     if value is None:
         return None
     if pa.types.is_string(kind):
-        found = value if isinstance(value, str) else str(value) if declared and _is_number(value) else _refuse(value)
+        found = value if isinstance(value, str) else str(value) if declared and _is_plain(value) else _refuse(value)
         if problem := unicode_problem(found):
             raise ValueError(problem)
         return found
@@ -190,16 +214,30 @@ def converted(value: Any, kind: pa.DataType, *, declared: bool, text: bool) -> A
     elif pa.types.is_integer(kind):
         good = type(value) is int and _fits(value)
     elif pa.types.is_floating(kind):
-        good = _is_number(value)
+        return _float(value)
     else:
-        good = type(value) is int or isinstance(value, datetime.date)
-    if not good:
+        return _time(value, kind)
+    return value if good else _refuse(value)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | float | datetime.date) and not isinstance(value, bool)
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else _refuse(value)
+    except OverflowError:
         _refuse(value)
-    return float(value) if pa.types.is_floating(kind) else value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _time(value: Any, kind: pa.DataType) -> int:
+    """The integer that a type of times stores for a value."""
+    try:
+        stored: int = value if type(value) is int else pa.scalar(value, kind).value
+    except (pa.ArrowException, OverflowError, TypeError):
+        _refuse(value)
+    return stored if stored in time_range(kind) else _refuse(value)
 
 
 def _parsed(value: str, kind: pa.DataType) -> Any:
@@ -211,14 +249,15 @@ def _parsed(value: str, kind: pa.DataType) -> Any:
     if pa.types.is_integer(kind):
         return int(value) if re.fullmatch(r"[+-]?[0-9]{1,19}", value) and _fits(int(value)) else _refuse(value)
     if pa.types.is_floating(kind):
-        return float(value) if _NUMBER.fullmatch(value) and not math.isnan(float(value)) else _refuse(value)
+        return float(value) if _NUMBER.fullmatch(value) else _refuse(value)
     try:
-        return pa.scalar(value).cast(kind).value
+        stored = pa.scalar(value).cast(kind).value
     except pa.ArrowException:
-        return _refuse(value)
+        _refuse(value)
+    return stored if stored in time_range(kind) else _refuse(value)
 
 
-def _refuse(value: Any) -> Any:
+def _refuse(value: Any) -> NoReturn:
     raise ValueError(f"is {_shown(value)}")
 
 

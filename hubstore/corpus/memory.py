@@ -15,7 +15,7 @@ from hubstore.corpus.row import Row
 from hubstore.corpus.rows import items_of, kept_columns
 from hubstore.corpus.streams import types_of, with_exact_times
 from hubstore.corpus.validate import check_options
-from hubstore.errors import CorpusError
+from hubstore.errors import CorpusError, Parameter
 
 BLOCK = 4096
 """Rows that are Python objects at once."""
@@ -60,7 +60,10 @@ def read_memory(
         ['Hello', 'Bonjour']
     """
     if isinstance(source, Sequence) and any(isinstance(row, Item) for row in source):
-        return Corpus.from_items(source, name or "items")
+        if columns:
+            given = [part for option in columns for part in (Parameter(option), " ")]
+            raise CorpusError("these are items already, not rows; leave out: ", *given[:-1])
+        return Corpus.from_items(source, name or "items", limit=limit, on_error=on_error)
     limit = check_options(limit, on_error)
     table, chosen = _table(source), Columns(**columns)
     called = name or "rows"
@@ -70,7 +73,7 @@ def read_memory(
     def rows(refuse: Refuse) -> Generator[Row]:
         number = 0
         for start in range(0, len(table), BLOCK):
-            for values in with_exact_times(table.slice(start, BLOCK), chosen).to_pylist():
+            for values in with_exact_times(table.slice(start, BLOCK), chosen, called).to_pylist():
                 number += 1
                 yield Row(called, "row", number, values, None, types)
 
@@ -103,7 +106,8 @@ def _table(source: Any) -> pa.Table:
         if _is_frame(source):
             return pa.Table.from_pandas(source, preserve_index=False)
         if isinstance(source, Sequence):
-            return pa.Table.from_pylist([dict(row) for row in source])
+            names = dict.fromkeys(name for row in source for name in row)
+            return pa.table({name: [row.get(name) for row in source] for name in names})
         return pa.table(source)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise CorpusError(f"the rows are no table: {error}; give each column values of one type") from error

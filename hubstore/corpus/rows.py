@@ -64,7 +64,7 @@ class ItemMaker:
 
     def __init__(self, columns: Columns, refuse: Refuse, *, quickly: bool = True, kept: Kept | None = None) -> None:
         self.number = 0
-        self._kept = KeptReader(kept) if kept is not None and kept.types else None
+        self._kept = None if kept is None or kept.is_empty else KeptReader(kept)
         self._columns = columns
         self._refuse = refuse
         self._maker = _Maker(columns)
@@ -92,7 +92,7 @@ class ItemMaker:
         except CorpusError as error:
             self._refuse(error)
             return ()
-        return (replace(item, columns=values) for item in self._bare(row))
+        return (replace(item, columns=values or None) for item in self._bare(row))
 
     def _bare(self, row: Row) -> Iterable[Item]:
         """The items of a row, without the columns that they keep."""

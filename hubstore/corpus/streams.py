@@ -68,7 +68,6 @@ def types_of(schema: pa.Schema) -> Types:
     return dict(zip(schema.names, schema.types, strict=True))
 
 
-def with_exact_times(table: Any, columns: Columns) -> Any:
-    """A table or batch whose kept timestamps are the integers that they are stored as."""
-    keep = columns.keep
-    return exact_times(table, table.schema.names if keep.names is None else keep.names) if keep.asked else table
+def with_exact_times(table: Any, columns: Columns, where: str) -> Any:
+    """A table or batch whose kept times are as they are kept; `where` names it. See `exact_times`."""
+    return exact_times(table, columns.keep, where) if columns.keep.asked else table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -65,6 +66,7 @@ DAY_SECONDS = 24 * 60 * 60
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
+@cache
 def time_range(kind: pa.DataType) -> range:
     """The integers that a type of times stores for the years 1 to 9999, which Python has; of a zone's a day less."""
     epoch = datetime.date(1970, 1, 1).toordinal()

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hubstore.corpus import ITEM_SCHEMA, Corpus, Item, open_corpus, read_sample
-from hubstore.errors import CorpusError
+from hubstore.corpus import ITEM_SCHEMA, Corpus, Item, open_corpus, read_memory, read_sample
+from hubstore.corpus import kept as kept_module
+from hubstore.errors import CorpusError, CorpusWarning
 
 ROWS = [
     {"id": "1", "text": "One", "language": "en", "year": 2019, "score": 1, "source": "wiki", "good": True},
@@ -193,3 +194,95 @@ def test_a_corpus_that_keeps_nothing_is_described_as_it_was(tmp_path):
     assert "keep" not in corpus.source["columns"]
     assert "keep_columns" not in corpus.source["columns"]
     assert corpus.schema == ITEM_SCHEMA == read_sample("ntrex", limit=1).schema
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("timestamp[s]", datetime.datetime(2020, 1, 1)),
+        ("timestamp[us]", datetime.datetime(2020, 1, 1)),
+        ("timestamp[us, tz=UTC]", datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)),
+        ("date32", datetime.date(2020, 1, 1)),
+    ],
+)
+def test_times_are_the_same_times_in_the_unit_that_is_said(unit, said, expected):
+    table = pa.table({**_BARE, "at": pa.array([datetime.datetime(2020, 1, 1), None], pa.timestamp(unit))})
+    assert values(read_memory(table, keep_columns=f"at:{said}"), "at") == [expected, None]
+    (text, _) = values(read_memory(table, keep_columns="at:string"), "at")
+    assert text.startswith("2020-01-01 00:00:00")
+    with pytest.raises(
+        CorpusError, match=rf"rows, column 'at': is of timestamp\[{unit}\], and cannot all be kept as bool"
+    ):
+        list(read_memory(table, keep_columns="at:bool").batches())
+
+
+_BARE = {"id": ["1", "2"], "text": ["a", "b"], "language": ["en", "en"]}
+
+
+def test_rows_in_memory_have_the_columns_of_all_of_them_and_not_of_the_first():
+    rows = [dict(zip(_BARE, row, strict=True)) for row in zip(*_BARE.values(), strict=True)]
+    corpus = read_memory([rows[0], {**rows[1], "concept": "c", "year": 3}], keep_columns="year")
+    assert [(item.concept, item.columns["year"]) for item in corpus.items()] == [(None, None), ("c", 3)]
+
+
+def test_items_in_memory_have_the_limits_of_every_corpus():
+    many = Corpus.from_items([Item("1", "a", "en", columns={f"c{number}": 1 for number in range(300)})])
+    with pytest.raises(CorpusError, match="items has 300 columns of its own, and 256 are the most"):
+        many.schema  # noqa: B018
+    long = [Item("1", "a", "en", columns={"html": "x" * 9000}), Item("2", "b", "en", columns={"html": "y"})]
+    with pytest.raises(CorpusError, match=r"item 1, column 'html': the kept columns of the row have 9,000 bytes"):
+        list(Corpus.from_items(long).batches())
+    assert [item.id for item in read_memory(long, on_error="skip").items()] == ["2"]
+
+
+def test_items_in_memory_are_limited_and_skipped_as_rows_are_and_take_no_names_of_columns():
+    items = [Item("1", "a", "en"), Item("2", "", "en"), Item("3", "c", "en")]
+    assert [item.id for item in read_memory(items, limit=1).items()] == ["1"]
+    corpus = read_memory(items, on_error="skip")
+    assert [item.id for item in corpus.items()] == ["1", "3"]
+    assert corpus.skipped.count == 1
+    with pytest.raises(CorpusError, match="are items already, not rows; leave out: language_tag"):
+        read_memory(items, language_tag="de")
+
+
+def test_numbers_that_no_column_can_hold_are_refused_by_name(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": "1", "text": "a", "language": "en", "n": ' + "9" * 400 + "}\n")
+    with pytest.raises(CorpusError, match=r"line 1, column 'n': is 9+\.\.\., and the column is kept as float64"):
+        list(open_corpus(path, keep_columns="n:float64").batches())
+    items = [Item("1", "a", "en", columns={"n": 2**60}), Item("2", "b", "en", columns={"n": 0.5}), Item("3", "c", "en")]
+    assert values(Corpus.from_items(items), "n") == [2.0**60, 0.5, None]
+    assert values(Corpus.from_items([*items, Item("4", "d", "en", columns={})]), "n") == [2.0**60, 0.5, None, None]
+    path.write_text('{"id": "1", "text": "a", "language": "en", "n": 99999999999999999}\n')
+    with pytest.raises(CorpusError, match="column 'n': is 99999999999999999, and the column is kept as timestamp"):
+        list(open_corpus(path, keep_columns="n:timestamp[s]").batches())
+
+
+@pytest.mark.parametrize("nan", ["nan", "NaN"])
+def test_a_nan_in_a_table_of_texts_is_a_number_that_is_none(tmp_path, nan):
+    path = tmp_path / "a.csv"
+    path.write_text(f"id,text,language,v\n1,a,en,1.5\n2,b,en,{nan}\n")
+    corpus = open_corpus(path, keep_columns="v")
+    assert corpus.columns == {"v": pa.float64()}
+    assert str(values(corpus, "v")) == "[1.5, nan]"
+
+
+def test_every_file_of_texts_is_checked_for_its_columns_whatever_its_folder(tmp_path):
+    for folder, head in (("a", "id,text,language,year"), ("b", "id,text,language,yaer")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "y.csv").write_text(f"{head}\n{folder},t,en,2000\n")
+    corpus = open_corpus([tmp_path / "a" / "y.csv", tmp_path / "b" / "y.csv"], keep_columns="year")
+    with pytest.raises(CorpusError, match="there is no column 'year'"):
+        list(corpus.batches())
+
+
+@pytest.mark.parametrize("absent", [{}, {"year": None}])
+def test_a_column_that_has_its_first_value_late_is_said_to_be_left_out(tmp_path, monkeypatch, absent):
+    monkeypatch.setattr(kept_module, "SAMPLE_ROWS", 2)
+    bare = {"text": "a", "language": "en"}
+    rows = [{"id": str(i), **bare, **(absent if i < 3 else {"year": i})} for i in range(5)]
+    name = write(tmp_path, "a.jsonl", rows)
+    with pytest.warns(CorpusWarning, match="line 4, column 'year': the column has no value in the first rows"):
+        list(open_corpus(name, keep_columns="all").batches())
+    assert values(open_corpus(name, keep_columns="all,year:int64"), "year") == [None, None, None, 3, 4]

@@ -62,7 +62,7 @@ class ParquetTable:
                 for batch in opened.iter_batches(rows, row_groups=left, columns=columns):
                     passed = min(max(self._start - self._number, 0), len(batch))
                     self._number += passed
-                    for values in with_exact_times(batch.slice(passed), self._columns).to_pylist():
+                    for values in with_exact_times(batch.slice(passed), self._columns, name).to_pylist():
                         self._number += 1
                         yield Row(name, "row", self._number, values, folder, types)
         except CorpusError:
