@@ -80,7 +80,10 @@ def positions_where(items: pa.Table, where: str) -> np.ndarray:
     expression = parse(where, items.schema)
     names = [field.name for field in items.schema if _comparable(field.type)]
     numbered = items.select(names).append_column("", pa.array(np.arange(len(items), dtype=np.int64)))
-    return np.sort(numbered.filter(expression)[""].to_numpy())
+    try:
+        return np.sort(numbered.filter(expression)[""].to_numpy())
+    except pa.ArrowException as error:
+        raise QueryError(f"where: {where:.200} cannot be found out for these items: {error!s:.200}") from None
 
 
 class _Parser:
@@ -174,7 +177,7 @@ class _Parser:
         if self._token.is_(*COMPARE):
             compare = COMPARE[self._token.text]
             self._next += 1
-            return compare(field, pc.scalar(self._value(name, kind)))
+            return compare(*_same_numbers(field, kind, self._value(name, kind)))
         if pa.types.is_boolean(kind):
             return field
         raise self._fail("a comparison")
@@ -239,6 +242,16 @@ def _read(token: _Token) -> str | float | bool | None:
     if token.kind == "number":
         return int(token.text) if re.fullmatch(r"-?[0-9]+", token.text) else float(token.text)
     return None
+
+
+def _same_numbers(field: pc.Expression, kind: pa.DataType, value: pa.Scalar) -> tuple[pc.Expression, pc.Expression]:
+    """A column and a value, of one type where they are numbers: of 0.5 Arrow makes float32, and of the column too."""
+    if not (pa.types.is_floating(kind) or (pa.types.is_integer(kind) and pa.types.is_floating(value.type))):
+        return field, pc.scalar(value)
+    number = float(value.as_py())
+    if pa.types.is_integer(kind) and number.is_integer() and -(2.0**63) <= number < 2.0**63:
+        return field, pc.scalar(int(number))
+    return field.cast(pa.float64(), safe=False), pc.scalar(pa.scalar(number, pa.float64()))
 
 
 def _as_time(text: str, kind: pa.DataType) -> pa.Scalar:

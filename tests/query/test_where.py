@@ -141,3 +141,21 @@ def test_what_is_no_condition_is_one_line_with_its_place_and_the_columns_there_a
     assert "the columns are id (string), language (string), " in str(found.value)
     assert "year (int64)" in str(found.value)
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("where", "passing"),
+    [
+        ("v >= 1e6", [2, 3]),
+        ("v > 0.5", [1, 2, 3]),
+        ("v < 16777216.5", [0, 1]),
+        ("v = 9007199254740992.0", []),
+        ("v != 1e300", [0, 1, 2, 3]),
+        ("f > 16777217", [3]),
+        ("f = 16777216.5", [2]),
+    ],
+)
+def test_large_numbers_are_compared_with_fractions_exactly(where, passing):
+    large = pa.array([0, 1, 2**40, 2**53 + 1, None], pa.int64())
+    items = pa.table({"v": large, "f": pa.array([0, 1, 16777216.5, 2.0**60, None], pa.float64())})
+    assert positions_where(items, where).tolist() == passing
