@@ -358,6 +358,19 @@ def test_a_web_store_is_read_and_not_written(storage, tmp_path):
             write()
 
 
+def test_over_https_centered_indexes_and_the_log_are_there_too(storage, tmp_path):
+    fill(storage, layout("float32"))
+    pooling, layer = (StoreReader(ROOT, storage).layout.poolings[0], StoreReader(ROOT, storage).layers[0])
+    keys = [f"indexes/{pooling}/{layer}/centered/{name}" for name in ("index.faiss", "index.json")]
+    for key in (*keys, "log/0.json"):
+        storage.write(key, b"x")
+    web = WebStorage(Url("https", "lab/x.hub"), storage._client.store(), FileCache(tmp_path / "web", 1 << 30))
+    web.listing = stored_keys
+    assert web.list("") == [*storage.list("")]
+    assert web.list("log") == ["log/0.json"]
+    assert web.list("indexes") == keys
+
+
 def test_no_store_at_a_url_is_no_store(storage):
     with pytest.raises(StoreNotFoundError, match=r"s3://lab/x\.hub is not a hubstore store"):
         StoreReader(ROOT, storage)
