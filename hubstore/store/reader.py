@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -219,23 +219,35 @@ class StoreReader(LayersAndPoolings):
         """
         ids = check_strings("ids", ids, error=QueryError)
         found = self.lookup.find(ids)
-        for number in np.flatnonzero(found < 0).tolist():
-            found[number] = self._of_concept(ids[number])
+        parts = {number: ids[number].partition(":") for number in np.flatnonzero(found < 0).tolist()}
+        named = {number: (first, rest) for number, (first, _, rest) in parts.items() if first in self.partitions}
+        if named:
+            known = self._of_concepts(set(named.values()))
+            for number, key in named.items():
+                found[number] = self._only(ids[number], known.get(key, []))
         return found
 
-    def _of_concept(self, name: str) -> int:
-        partition, separator, concept = name.partition(":")
-        if not separator or partition not in self.partitions:
-            return -1
-        positions = self.partitions[partition].positions()
-        own = positions[pc.equal(self.items["concept"].take(pa.array(positions)), concept).fill_null(False).to_numpy()]
+    def _of_concepts(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], list[int]]:
+        """The positions of the items of each partition and concept that is named, found in one pass."""
+        concepts = self._column("concept")
+        wanted = pa.array(list({concept for _, concept in keys}), pa.string())
+        places = np.flatnonzero(pc.is_in(concepts, value_set=wanted).to_numpy())
+        found: dict[tuple[str, str], list[int]] = {}
+        for name in {partition for partition, _ in keys}:
+            own = np.intersect1d(places, self.partitions[name].positions(), assume_unique=True)
+            for place, concept in zip(own.tolist(), concepts.take(pa.array(own)).to_pylist(), strict=True):
+                found.setdefault((name, concept), []).append(place)
+        return found
+
+    def _only(self, name: str, own: Sequence[int]) -> int:
+        """The one position that a name has, -1 for none; QueryError where there are several."""
         if len(own) > 1:
             several = ", ".join(self.items["id"].take(pa.array(own[:SHOWN_IDS])).to_pylist())
             others = ", ..." if len(own) > SHOWN_IDS else ""
             raise QueryError(
                 f"{name!r} names {len(own)} items of {self.path}: {several}{others}; give one of these ids"
             )
-        return int(own[0]) if len(own) else -1
+        return own[0] if own else -1
 
     def hidden(self, layer: str | int, pooling: str | None = None) -> HiddenStates:
         """The hidden states of one layer; QueryError for a layer or pooling that is not kept."""

@@ -308,6 +308,18 @@ def test_an_item_is_found_by_its_partition_and_concept_whatever_its_id(store):
         store.positions(["zh-Hans:nothing"])
 
 
+def test_many_names_of_partitions_and_concepts_are_looked_up_in_one_pass(store, monkeypatch):
+    concepts = store.items["concept"].to_pylist()
+    expected = {f"{p.name}:{concepts[at]}": at for p in store.partitions.values() for at in p.positions().tolist()}
+    missing = [f"{name}:none-{number}" for name in store.partitions for number in range(20)]
+    lookups = []
+    original = type(store)._of_concepts
+    monkeypatch.setattr(type(store), "_of_concepts", lambda *given: lookups.append(given) or original(*given))
+    found = store.find([*expected, *missing, "nowhere:x", "x"]).tolist()
+    assert found == [*expected.values(), *[-1] * (len(missing) + 2)]
+    assert len(lookups) == 1
+
+
 def test_a_name_of_several_items_is_refused_with_their_ids(tmp_path, states):
     store = write_store(tmp_path / "x.hub", states[:1, :4], concepts=["a", "a", "b", None])
     assert store.positions(["en:b", "item-3"]).tolist() == [2, 3]
