@@ -34,8 +34,9 @@ class ColumnOptions(TypedDict, total=False):
         keep_columns: Further columns that items keep, and a store's item tables with them: `"year,source"`, or
             `["year", "source"]`; `"all"`, but those that make the items; `"none"`. Types are those of the file, or of
             its first rows (a table of delimited values: int64, float64, bool or string), unless they are said:
-            `"year:int64,added:timestamp[us]"`, or `{"year": "int64"}`. Of `"all"` a column that has no value in the first
-            rows is left out, with a `CorpusWarning` when one comes; say its type: `"all,year:int64"`. The values of one item have at most 8 KiB.
+            `"year:int64,added:timestamp[us]"`, or `{"year": "int64"}`. Of `"all"` a column that has no value in the
+            first rows is left out, with a `CorpusWarning` when one comes; say its type: `"all,year:int64"`. The values
+            of one item have at most 8 KiB.
 
     Where `image` or `audio` is given, a row is a medium, and its texts are captions, items of their own:
     none where the text is null or empty, several where it is a list. All items of a row have one concept: that
