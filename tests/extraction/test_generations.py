@@ -179,7 +179,7 @@ def test_a_generation_whose_plan_is_gone_is_planned_again_to_the_same_bytes(tmp_
 
 
 def test_an_id_that_an_earlier_generation_has_is_refused_whether_or_not_the_run_was_interrupted(tmp_path):
-    twice = [*items("a", 45).read(None), Item("a3", "again", "en")]
+    twice = [*items("a", 45).items(), Item("a3", "again", "en")]
     for path, interrupted in ((tmp_path / "x.hub", False), (tmp_path / "y.hub", True)):
         corpus = Corpus.from_items(twice, "a")
         if interrupted:

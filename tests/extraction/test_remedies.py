@@ -38,6 +38,9 @@ CARRIED_OUT = {
     "was changed after it was planned": "test_a_damaged_plan_is_removed_as_its_message_says",
     "is not as it was written": "test_a_damaged_plan_is_removed_as_its_message_says",
     "the plan's items could not be written there": "test_crash.py: a full disk",
+    "what is appended can keep no other": "test_columns.py: a store that keeps no columns",
+    "say so with": "test_columns.py: what is appended",
+    "say which of them": "test_columns.py: what is appended",
 }
 """A part of each message of these modules, and what carries out its remedy."""
 
