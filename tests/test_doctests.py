@@ -92,7 +92,7 @@ def test_examples_of_what_users_meet_by_way_of_others_run_as_printed(names, modu
 
 
 def test_every_verb_of_a_store_but_those_of_files_and_models_has_an_example():
-    without = {"model", "keep_lens", "close", "positions", "find", "preview", "layer_name", "layer_names",
+    without = {"model", "keep_lens", "close", "positions", "find", "items_at", "preview", "layer_name", "layer_names",
                "pooling_name", "partition", "token_ranges"}  # fmt: skip
     verbs = {name for name, member in inspect.getmembers(hubstore.Store, inspect.isfunction) if name[0] != "_"}
     assert verbs - {verb.split(".")[1] for verb in VERBS} - without - {"hidden"} == set()

@@ -96,13 +96,13 @@ def test_what_was_not_replaced_is_taken_from_the_cache_of_the_store_as_it_was(st
 def test_texts_of_several_searches_load_the_model_once_and_trust_is_asked_for_each_time(tmp_path, monkeypatch):
     source = save_tiny_model("gpt2", tmp_path / "tiny")
     store = hubstore.extract(items(5, "a"), str(source), tmp_path / "x.hub", layers=("0", "1"), device="cpu")
-    loads, load = [], opened_module.load_model_of
+    loads, load = [], hubstore.extraction.load_model_of
 
     def counted(*arguments, **options):
         loads.append(options["trust_remote_code"])
         return load(*arguments, **options)
 
-    monkeypatch.setattr(opened_module, "load_model_of", counted)
+    monkeypatch.setattr(hubstore.extraction, "load_model_of", counted)
     for text in ("one", "two", "three"):
         store.search(texts=[text], k=1, device="cpu")
     assert loads == [False]
