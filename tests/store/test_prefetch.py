@@ -49,6 +49,9 @@ def test_the_pages_of_the_rows_and_no_others_are_read_ahead(tmp_path, monkeypatc
     positions = np.array([2999, 5, 1500, 5])
     hidden = store.hidden(0)
     hidden.prefetch(positions)
+    assert asked == [], "the system soon holds so small a layer"
+    monkeypatch.setattr(states, "RESIDENT", 0)
+    hidden.prefetch(positions)
     places = [5 * 256 // PAGE, 500 * 256 // PAGE, 999 * 256 // PAGE] if compressor == "none" else []
     assert asked == [(place * PAGE, PAGE) for place in places]
     assert torch.equal(hidden.take(positions), rows[torch.from_numpy(positions)])
