@@ -48,10 +48,7 @@ def allowed_items(
         and _passes(partition.modality, options.modalities)
         and not (options.exclude_same_language and partition.language == query_language)
     ]
-    if len(chosen) == len(partitions):
-        allowed = Allowed.everything(len(store))
-    else:
-        allowed = Allowed.from_ranges([bounds for partition in chosen for bounds in partition.ranges])
+    allowed = Allowed.from_ranges([bounds for partition in chosen for bounds in partition.ranges])
     if options.concepts is not None:
         allowed = allowed & _of_concepts(store, options.concepts)
     if passing is not None:
