@@ -104,7 +104,12 @@ class StoreReader(LayersAndPoolings):
 
     def __len__(self) -> int:
         """Items committed."""
-        return sum(commit.items for commit in self.commits)
+        return int(self._item_starts[-1])
+
+    @cached_property
+    def _item_starts(self) -> npt.NDArray[np.int64]:
+        """int64 [commits + 1]: the position of each commit's first item, and how many items there are."""
+        return np.cumsum([0, *(commit.items for commit in self.commits)], dtype=np.int64)
 
     @cached_property
     def digest(self) -> str:
@@ -129,15 +134,15 @@ class StoreReader(LayersAndPoolings):
 
         Where few shards hold them only those are read, until as many have been read as the store has.
         """
-        starts = np.concatenate([[0], np.cumsum([commit.items for commit in self.commits], dtype=np.int64)])
-        shards = np.searchsorted(starts, positions, side="right") - 1
-        numbers = np.unique(shards)
-        self._shards_read += len(numbers)
+        if "items" not in self.__dict__:
+            shards = np.searchsorted(self._item_starts, positions, side="right") - 1
+            numbers = np.unique(shards)
+            self._shards_read += len(numbers)
         if "items" in self.__dict__ or self._shards_read > len(self.commits) or len(numbers) > FEW_SHARDS:
             return self.items.select(columns).take(pa.array(positions, pa.int64()))
         found = self._tables([self.commits[number] for number in numbers], columns)
         first = np.concatenate([[0], np.cumsum([self.commits[number].items for number in numbers], dtype=np.int64)])
-        places = positions - starts[shards] + first[np.searchsorted(numbers, shards)]
+        places = positions - self._item_starts[shards] + first[np.searchsorted(numbers, shards)]
         return found.take(pa.array(places, pa.int64()))
 
     def _column(self, name: str) -> pa.ChunkedArray:

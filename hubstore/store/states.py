@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -46,13 +46,13 @@ class HiddenStates(Rows):
         self._storage = storage
         self._layout = layout
         self._files = _files(layout, commits, layer, pooling)
-        self._starts = np.cumsum([0, *(rows for _, _, rows in self._files)]).tolist()
+        self._starts = np.cumsum([0, *(rows for _, _, rows in self._files)], dtype=np.int64)
         self._mapped: dict[int, tuple[MappedFile, Find]] = {}
 
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, width)."""
-        return self._starts[-1], self._layout.width
+        return int(self._starts[-1]), self._layout.width
 
     @property
     def dtype(self) -> torch.dtype:
@@ -66,9 +66,9 @@ class HiddenStates(Rows):
         """
         start, stop = self._range(start, stop)
         spans = []
-        file = bisect_right(self._starts, start) - 1
+        file = int(np.searchsorted(self._starts, start, side="right")) - 1
         while start < stop:
-            last = min(stop, self._starts[file + 1])
+            last = min(stop, int(self._starts[file + 1]))
             spans.append((file, start, last))
             start, file = last, file + 1
         jobs = (((last - first) * self._row_bytes, partial(self._span, n, first, last)) for n, first, last in spans)
@@ -86,14 +86,12 @@ class HiddenStates(Rows):
         """The rows at `positions` [n], in that order, as a copy [n, width] in the stored dtype."""
         requested = check_positions(f"rows of layer {self.layer}", positions, len(self), error=QueryError)
         out = torch.empty((len(requested), self._layout.width), dtype=self.dtype)
-        bounds = np.asarray(self._starts, np.int64)
-        files = np.searchsorted(bounds, requested, side="right") - 1
+        files = np.searchsorted(self._starts, requested, side="right") - 1
         order = np.argsort(files, kind="stable")
-        cuts = np.searchsorted(files[order], np.arange(len(bounds)))
-        local = (requested - bounds[files])[order]
-        numbers = np.flatnonzero(np.diff(cuts)).tolist()
-        parts = [slice(cuts[number], cuts[number + 1]) for number in numbers]
-        jobs = ((0, partial(self._find, n, local[part])) for n, part in zip(numbers, parts, strict=True))
+        local = (requested - self._starts[files])[order]
+        numbers, firsts = np.unique(files[order], return_index=True)
+        parts = [slice(*ends) for ends in pairwise([*firsts.tolist(), len(order)])]
+        jobs = ((0, partial(self._find, n, local[part])) for n, part in zip(numbers.tolist(), parts, strict=True))
         for part, (rows, places) in zip(parts, self._storage.in_order(jobs), strict=True):
             copy_rows(rows, np.asarray(places), out, order[part])
         return out
@@ -108,12 +106,11 @@ class HiddenStates(Rows):
         if small or not self._storage.is_local or self._layout.compressor != "none":
             return
         requested = np.unique(requested)
-        bounds = np.asarray(self._starts, np.int64)
-        files = np.searchsorted(bounds, requested, side="right") - 1
+        files = np.searchsorted(self._starts, requested, side="right") - 1
         for number in np.unique(files).tolist():
             self._find(number, np.empty(0, np.int64))
             if (held := self._mapped.get(number)) is not None:
-                starts = (requested[files == number] - bounds[number]) * self._row_bytes
+                starts = (requested[files == number] - self._starts[number]) * self._row_bytes
                 prefetch(of_mapped(held[0]), starts, starts + self._row_bytes)
 
     def evict(self, file: int) -> None:
@@ -134,7 +131,7 @@ class HiddenStates(Rows):
 
     def _span(self, file: int, start: int, stop: int) -> torch.Tensor:
         """Rows of a file, which hold positions [start, stop)."""
-        first = self._starts[file]
+        first = int(self._starts[file])
         rows, places = self._find(file, range(start - first, stop - first))
         return rows[places[0] : places[-1] + 1]
 
