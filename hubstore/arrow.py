@@ -43,6 +43,14 @@ def equal_lists(flat: pa.Array | npt.NDArray[Any], n: int) -> pa.LargeListArray:
     return pa.LargeListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int64) * width), values)
 
 
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as a Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
 def csv_bytes(table: pa.Table, *, safe: bool = True) -> bytes:
     """A table as CSV with a header, strings quoted, null as nothing.
 

@@ -9,7 +9,7 @@ import typer
 
 from hubstore.cli import options
 from hubstore.cli.output import err, labeled, out, print_json, table
-from hubstore.cli.progress import bar
+from hubstore.cli.progress import naming
 from hubstore.options import CalibrationOptions, CompareOptions
 
 CURVES = {"similarity": "difference", "retrieval": "recall@1", "clustering": "concept_purity"}
@@ -59,11 +59,7 @@ def analyze(
     from hubstore.opened import Store
 
     opened = Store(store)
-    with bar("analyzing") as (progress, task):
-
-        def advanced(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what, completed=done, total=total)
-
+    with naming("analyzing") as advanced:
         tables = opened.analyze(
             names or None,
             compare,

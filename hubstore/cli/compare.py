@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hubstore.cli import options
-from hubstore.cli.output import err, out, print_json, table
-from hubstore.cli.progress import bar
+from hubstore.cli.output import err, out, print_json, results_folder, table
+from hubstore.cli.progress import counting
 from hubstore.options import CalibrationOptions
 
 if TYPE_CHECKING:
@@ -72,11 +72,7 @@ def compare(
     """
     from hubstore import analysis
 
-    with bar("comparing") as (progress, task):
-
-        def advanced(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
+    with counting("comparing") as advanced:
         found = analysis.compare(
             *stores,
             pairs=options.split_pairs(pairs),
@@ -125,22 +121,13 @@ def _mean(rows: Sequence[dict[str, Any]], column: str) -> float | None:
 
 
 def _write(found: pa.Table, folder: Path) -> None:
-    import io
 
-    import pyarrow.parquet as pq
-
-    from hubstore.arrow import csv_bytes
+    from hubstore.arrow import csv_bytes, parquet_bytes
     from hubstore.errors import AnalysisError
     from hubstore.plots.compare import compare_png
-    from hubstore.storage import LocalStorage
 
-    if folder.exists() and not folder.is_dir():
-        raise AnalysisError(f"{folder} is a file; --out names a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    storage = LocalStorage(folder)
-    sink = io.BytesIO()
-    pq.write_table(found, sink)
-    storage.write("compare.parquet", sink.getvalue())
+    storage = results_folder(folder, AnalysisError)
+    storage.write("compare.parquet", parquet_bytes(found))
     storage.write("compare.csv", csv_bytes(found))
     computed = list(dict.fromkeys(found["metric"].to_pylist()))
     drawn = [name for name in MAPPED if name in computed] or computed[:1]

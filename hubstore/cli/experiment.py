@@ -10,7 +10,7 @@ import typer
 
 from hubstore.cli import options
 from hubstore.cli.output import err, out, print_json, shown, table
-from hubstore.cli.progress import bar
+from hubstore.cli.progress import naming
 from hubstore.errors import QueryError
 
 if TYPE_CHECKING:
@@ -74,11 +74,7 @@ def experiment(
             "name an experiment, a model and a folder: `hubstore experiment NAME --model MODEL --out FOLDER`; "
             "`hubstore experiment --list` lists the names"
         )
-    with bar("loading the model") as (progress, task):
-
-        def advanced(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what, completed=done, total=total)
-
+    with naming("loading the model") as advanced:
         context = ExperimentContext(
             model,
             folder,

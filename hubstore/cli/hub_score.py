@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hubstore.cli import options
-from hubstore.cli.output import err, out, print_json, table
-from hubstore.cli.progress import bar
+from hubstore.cli.output import err, out, print_json, results_folder, table
+from hubstore.cli.progress import counting
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,11 +45,7 @@ def hub_score(
     from hubstore.opened import Store
 
     opened = Store(store)
-    with bar("scoring") as (progress, task):
-
-        def advanced(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
+    with counting("scoring") as advanced:
         found = analysis.hub_score(
             opened,
             partitions or None,
@@ -98,18 +93,12 @@ def _interval(one: Mapping[str, Any]) -> str:
 def _write(found: pa.Table, page: Mapping[str, Any], folder: Path) -> None:
     import json
 
-    import pyarrow.parquet as pq
-
+    from hubstore.arrow import parquet_bytes
     from hubstore.errors import AnalysisError
     from hubstore.plots.hub_score import hub_png
-    from hubstore.storage import LocalStorage
 
-    if folder.exists() and not folder.is_dir():
-        raise AnalysisError(f"{folder} is a file; --out names a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    storage, sink = LocalStorage(folder), io.BytesIO()
-    pq.write_table(found, sink)
-    storage.write("hub-score.parquet", sink.getvalue())
+    storage = results_folder(folder, AnalysisError)
+    storage.write("hub-score.parquet", parquet_bytes(found))
     storage.write("hub-score.json", json.dumps(page, indent=1).encode())
     storage.write("hub-score.png", hub_png({page["model"]: page}))
     err.print(f"{folder}: hub-score.json, hub-score.parquet, hub-score.png")

@@ -9,7 +9,7 @@ import typer
 
 from hubstore.cli import options
 from hubstore.cli.output import out, print_json, size, table
-from hubstore.cli.progress import bar
+from hubstore.cli.progress import naming
 from hubstore.options import IndexOptions
 
 
@@ -31,11 +31,7 @@ def index(
 
     opened = Store(store)
     started = time.perf_counter()
-    with bar(f"indexing {store.name}") as (progress, task):
-
-        def advanced(layer: str, done: int, total: int) -> None:
-            progress.update(task, description=f"indexing layer {layer}", completed=done, total=total)
-
+    with naming(f"indexing {store.name}", "indexing layer {}") as advanced:
         built = opened.index(
             options.split_list(layers),
             pooling,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from hubstore.cli import options
-from hubstore.cli.output import err, out, print_json, table
+from hubstore.cli.output import err, out, print_json, results_folder, table
 from hubstore.errors import LensError, QueryError
 from hubstore.storage.location import Location, shell_word
 
@@ -315,21 +314,14 @@ def _style(shade: float) -> str:
 
 
 def _write(readings: pa.Table, params: _LensParams, folder: Path) -> None:
-    import pyarrow.parquet as pq
-
+    from hubstore.arrow import parquet_bytes
     from hubstore.plots.lens import heat_maps, html, png
-    from hubstore.storage import LocalStorage
 
-    if folder.exists() and not folder.is_dir():
-        raise LensError(f"{folder} is a file; --out names a folder")
     maps = heat_maps(readings, params.targets)
-    storage = LocalStorage(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    storage = results_folder(folder, LensError)
     heading = f"Logit lens ({HEADINGS[params.variant]})"
     storage.write("lens.html", html(maps, heading).encode())
     for number, shown in enumerate(maps, 1):
         storage.write(f"lens-{number}.png", png(shown))
-    sink = io.BytesIO()
-    pq.write_table(readings, sink)
-    storage.write("lens.parquet", sink.getvalue())
+    storage.write("lens.parquet", parquet_bytes(readings))
     err.print(f"{folder / 'lens.html'}, {len(maps)} PNG, lens.parquet")

@@ -19,7 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pyarrow as pa
+
+    from hubstore.errors import HubstoreError
+    from hubstore.storage import LocalStorage
 
 _CONTROLS: Final = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
 """Characters that a terminal acts on, but for a tab and the end of a line."""
@@ -103,6 +108,16 @@ def one_line(text: str, limit: int = SHOWN_CHARACTERS) -> str:
     """A text without its line ends, cut to so many characters."""
     flat = " ".join(text.split())
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def results_folder(folder: Path, error: type[HubstoreError]) -> LocalStorage:
+    """The folder of --out, made where there is none; `error` where it is a file."""
+    from hubstore.storage import LocalStorage
+
+    if folder.exists() and not folder.is_dir():
+        raise error(f"{folder} is a file; --out names a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return LocalStorage(folder)
 
 
 def print_csv(table: pa.Table) -> None:

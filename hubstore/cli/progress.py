@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,20 @@ def bar(what: str, details: str = "") -> Iterator[tuple[Progress, Any]]:
     )
     with Progress(*columns, console=err, transient=True) as progress:
         yield progress, progress.add_task(what, total=None, details=details)
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """What is called with steps done and steps in all, and draws them as a bar."""
+    with bar(what) as (progress, task):
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def naming(what: str, form: str = "{}") -> Iterator[Callable[[str, int, int], None]]:
+    """As `counting`, called with what is being done too, which `form` puts into words."""
+    with bar(what) as (progress, task):
+        yield lambda now, done, total: progress.update(task, description=form.format(now), completed=done, total=total)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import typer
 
 from hubstore.cli import options
 from hubstore.cli.output import err, out, print_json, table
-from hubstore.cli.progress import bar
+from hubstore.cli.progress import counting
 
 
 def projection(
@@ -33,11 +33,7 @@ def projection(
     from hubstore.store.result import result_key
 
     opened = Store(store)
-    with bar("mapping") as (progress, task):
-
-        def advanced(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
+    with counting("mapping") as advanced:
         found = opened.projection(
             layers=options.split_list(layers),
             pooling=pooling,

@@ -9,7 +9,7 @@ import typer
 
 from hubstore.cli import options
 from hubstore.cli.output import out, print_json
-from hubstore.cli.progress import bar
+from hubstore.cli.progress import naming
 from hubstore.storage.location import Location
 
 
@@ -33,11 +33,7 @@ def report(
     from hubstore.opened import Store
 
     opened = Store(store)
-    with bar("analyzing") as (progress, task):
-
-        def advanced(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what, completed=done, total=total)
-
+    with naming("analyzing") as advanced:
         page = opened.report(
             folder or _beside(store),
             pairs=options.split_pairs(pairs),

@@ -10,7 +10,7 @@ import typer
 
 from hubstore.cli import options
 from hubstore.cli.output import out, print_json, table
-from hubstore.cli.progress import bar
+from hubstore.cli.progress import counting
 from hubstore.errors import SteeringError
 from hubstore.storage.location import Location
 
@@ -108,7 +108,7 @@ def steer(
     found = _direction(loaded, source, sources[source], at, store, pooling)
     if save_direction is not None:
         found.save(save_direction)
-    with bar("steering") as (progress, task):
+    with counting("steering") as advanced:
         result = library.sweep(
             loaded,
             found,
@@ -118,7 +118,7 @@ def steer(
             when="every step" if every_step else "prompt",
             **sweep_options,
             batch_tokens=batch_tokens,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            progress=advanced,
         )
     if as_json:
         print_json({"made_from": metadata(result), "rows": result.to_pylist()})

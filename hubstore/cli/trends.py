@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hubstore.cli import options
-from hubstore.cli.output import err, note, out, print_json, table
-from hubstore.cli.progress import bar
+from hubstore.cli.output import err, note, out, print_json, results_folder, table
+from hubstore.cli.progress import counting
 from hubstore.errors import LensError, QueryError
 from hubstore.tags import matching_tag
 
@@ -63,11 +62,7 @@ def trends(
     languages = _languages(lens, counted, words)
     if saved is not None:
         languages.save(saved)
-    with bar("reading languages") as (progress, task):
-
-        def advanced(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
+    with counting("reading languages") as advanced:
         found = language_trends(
             opened,
             lens,
@@ -139,16 +134,10 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 def _write(found: Any, folder: Path) -> None:
-    import pyarrow.parquet as pq
-
+    from hubstore.arrow import parquet_bytes
     from hubstore.plots.stacked import trends_png
-    from hubstore.storage import LocalStorage
 
-    if folder.exists() and not folder.is_dir():
-        raise LensError(f"{folder} is a file; --out names a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    storage, sink = LocalStorage(folder), io.BytesIO()
-    pq.write_table(found, sink)
-    storage.write("trends.parquet", sink.getvalue())
+    storage = results_folder(folder, LensError)
+    storage.write("trends.parquet", parquet_bytes(found))
     storage.write("trends.png", trends_png(found))
     err.print(f"{folder / 'trends.png'}, trends.parquet")

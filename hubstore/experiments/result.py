@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from hubstore.arrow import read_parquet
+from hubstore.arrow import parquet_bytes, read_parquet
 from hubstore.files import put
 from hubstore.plots.experiment import Plot
 from hubstore.stats.verdicts import NO, TOO_FEW, YES, Verdict
@@ -137,9 +136,7 @@ def write_result(folder: Path, result: Result, description: Mapping[str, Any], i
     (folder / RESULT).unlink(missing_ok=True)
     provenance = {**description["made_from"], "stores": description["stores"], "notes": result.notes}
     described = {METADATA: json.dumps(provenance).encode()}
-    sink = pa.BufferOutputStream()
-    pq.write_table(result.table.replace_schema_metadata(described), sink)
-    put(folder / TABLE, sink.getvalue().to_pybytes())
+    put(folder / TABLE, parquet_bytes(result.table.replace_schema_metadata(described)))
     if image is not None:
         put(folder / FIGURE, image)
     found = {

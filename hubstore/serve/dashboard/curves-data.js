@@ -88,7 +88,7 @@ export const ANALYSES = {
   },
 };
 
-export const ALWAYS = "debiased"; // CKA has one variant, which removes the means itself
+const ALWAYS = "debiased"; // CKA has one variant, which removes the means itself
 
 /**
  * The curves of an analysis's rows.
@@ -133,6 +133,11 @@ export function pairsOf(partitions, pivot) {
   const names = partitions.map((one) => one.name);
   const ordered = names.includes(pivot) ? [pivot, ...names.filter((name) => name !== pivot)] : names;
   return ordered.flatMap((x, i) => ordered.slice(i + 1).map((y) => [x, y]));
+}
+
+/** The poolings of a store that have a row for each item. */
+export function itemPoolings(info) {
+  return info.poolings.filter((one) => one !== "tokens");
 }
 
 /** The partition that others are compared with at first: English, else the first. */

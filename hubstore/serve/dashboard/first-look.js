@@ -1,7 +1,7 @@
 /** The first look at a store: its hub curve, a small map, and what they say. */
 
 import { getLong, records, storePath } from "./api.js";
-import { pivotOf } from "./curves-data.js";
+import { itemPoolings, pivotOf } from "./curves-data.js";
 import { empty, h } from "./dom.js";
 import { finding, highest, hubOf, QUICK } from "./hub.js";
 import { hubFigure, smallMap } from "./hub-figure.js";
@@ -40,7 +40,7 @@ export function firstLook(store, info) {
 
 async function look(store, info, curve, map, signal) {
   const pivot = pivotOf(info.partitions);
-  const pooling = info.poolings.find((one) => one !== "tokens");
+  const [pooling] = itemPoolings(info);
   const query = { analysis: "retrieval", pivot, pooling };
   const rows = records(await getLong(storePath(store, "curves"), query, signal));
   const hub = hubOf(rows, "recall@1", "centered", info.layers, pivot);

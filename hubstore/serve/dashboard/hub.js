@@ -1,6 +1,6 @@
 /** One partition against all others together: their mean by layer, and what it says in words. */
 
-import { ALWAYS, byChance } from "./curves-data.js";
+import { byChance, curvesOf } from "./curves-data.js";
 import { count, partitionLabel } from "./words.js";
 
 /** Items of a store whose hub curve is computed without being asked for. */
@@ -14,22 +14,17 @@ export const QUICK = 20_000;
  *   half of the others between them.
  */
 export function hubOf(rows, metric, variant, layers, pivot) {
-  const places = new Map(layers.map((layer, place) => [layer, place]));
   const lines = new Map();
   const chances = layers.map(() => []);
-  for (const row of rows) {
-    if (row.metric !== metric || (row.variant !== variant && row.variant !== ALWAYS)) continue;
-    if (row.layer_y !== undefined && row.layer_y !== null && row.layer_y !== row.layer) continue;
-    const place = places.get(row.layer);
-    if (place === undefined || row.value === null || !Number.isFinite(row.value)) continue;
-    const name = row.x === pivot ? row.y : row.x;
-    if (!lines.has(name))
-      lines.set(
-        name,
-        layers.map(() => []),
-      );
-    lines.get(name)[place].push(row.value);
-    if (byChance(row) !== null) chances[place].push(byChance(row));
+  for (const { x, y, points } of curvesOf(rows, [metric], variant)) {
+    const name = x === pivot ? y : x;
+    layers.forEach((layer, place) => {
+      const row = points.get(layer);
+      if (!Number.isFinite(row?.value)) return;
+      if (!lines.has(name)) lines.set(name, layers.map(() => []));
+      lines.get(name)[place].push(row.value);
+      if (byChance(row) !== null) chances[place].push(byChance(row));
+    });
   }
   const others = [...lines].map(([name, line]) => ({ name, values: line.map(mean) }));
   const at = (work) => layers.map((_, place) => work(others.map((one) => one.values[place]).filter(known)));

@@ -3,7 +3,7 @@
 import { getLong, records, storePath } from "./api.js";
 import { chooseMany } from "./choose-many.js";
 import { choice, segmented } from "./controls.js";
-import { ANALYSES, byChance, curvesOf, pairsOf, peak, pivotOf } from "./curves-data.js";
+import { ANALYSES, byChance, curvesOf, itemPoolings, pairsOf, peak, pivotOf } from "./curves-data.js";
 import { curveFigure, curveName } from "./curves-figure.js";
 import { hubOf } from "./hub.js";
 import { heatFigure, hubFigure } from "./hub-figure.js";
@@ -76,10 +76,6 @@ function question(info, params) {
   const initial = params.has(over) ? chosen : over === "pair" && info.partitions.length < 3 ? firstPairs(info) : [WHOLE];
   const pooling = info.poolings.includes(params.get("pooling")) ? params.get("pooling") : itemPoolings(info)[0];
   return { analysis, quantity: quantity[0], metrics: quantity[2], variant: variant[0], over: initial, pooling };
-}
-
-function itemPoolings(info) {
-  return info.poolings.filter((one) => one !== "tokens");
 }
 
 /** The pairs of a store of two partitions; pairs are named "en:es". */

@@ -4,6 +4,7 @@ import { storePath } from "./api.js";
 import { chooseMany } from "./choose-many.js";
 import { onScheme, ours } from "./colors.js";
 import { choice, segmented } from "./controls.js";
+import { itemPoolings } from "./curves-data.js";
 import { debounced, empty, fill, fresh, h, say } from "./dom.js";
 import { downloads, fileName } from "./download.js";
 import { fetchItem, itemCard } from "./item-card.js";
@@ -127,7 +128,7 @@ class MapView {
     const wanted = info.layers.includes(params.get("layer"))
       ? params.get("layer")
       : info.layers[Math.floor(info.layers.length / 2)];
-    const poolings = info.poolings.filter((one) => one !== "tokens");
+    const poolings = itemPoolings(info);
     const query = {
       points,
       method: params.get("method") === "umap" ? "umap" : "pca",
@@ -169,7 +170,7 @@ class MapView {
       SAMPLES.map((one) => [one, `up to ${count(Number(one))}`]),
       (value) => change({ points: value }),
     );
-    const poolings = info.poolings.filter((one) => one !== "tokens");
+    const poolings = itemPoolings(info);
     const pooling = poolings.length > 1 && choice("Pooling", poolings, (value) => change({ pooling: value }));
     const modality =
       info.modalities.length > 1 &&

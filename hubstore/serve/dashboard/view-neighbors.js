@@ -10,7 +10,7 @@ import { dropZone } from "./drop.js";
 import { columns } from "./hits.js";
 import { fetchItem, itemCard } from "./item-card.js";
 import { Pane } from "./pane.js";
-import { spread } from "./curves-data.js";
+import { itemPoolings, spread } from "./curves-data.js";
 import { change, sibling } from "./state.js";
 import { languageName, layerLabel, partitionName, plural } from "./words.js";
 
@@ -151,7 +151,7 @@ class NeighborsView {
     const modality =
       info.modalities.length > 1 &&
       choice("Modality", [["", "all"], ...info.modalities], (value) => change({ modality: value || null }));
-    const poolings = info.poolings.filter((one) => one !== "tokens");
+    const poolings = itemPoolings(info);
     const pooling = poolings.length > 1 && choice("Pooling", poolings, (value) => change({ pooling: value }));
     const group = segmented(
       "Grouped by",
@@ -269,7 +269,7 @@ class NeighborsView {
 
 /** What the parameters ask for. */
 function question(info, params) {
-  const poolings = info.poolings.filter((one) => one !== "tokens");
+  const poolings = itemPoolings(info);
   const layers = info.layers.filter((one) => params.getAll("layer").includes(one));
   const by = ["text", "file"].includes(params.get("by")) ? params.get("by") : "item";
   return {
