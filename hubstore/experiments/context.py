@@ -58,6 +58,7 @@ class ExperimentContext:
         trust_remote_code: run the code that comes with the model; see `hubstore.load_model`.
         controls: whether every experiment is done on its controls too, without which no claim counts as shown.
         control: one of CONTROLS where this is no experiment on the model but its control; see `as_control`.
+        made: what was made for the model and is its controls' too; see `once`.
     """
 
     source: str | Model
@@ -74,6 +75,7 @@ class ExperimentContext:
     trust_remote_code: bool = False
     controls: bool = True
     control: str | None = None
+    made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     stores: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """Stores read so far, by name, with what each is of."""
     twins: dict[str, Model] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -185,6 +187,13 @@ class ExperimentContext:
         store = StoreReader(path)
         self.stores[path.name] = {**what, "commits": store.digest}
         return ShuffledStore(store, self.seed) if self.is_shuffled else store
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` makes of the tokenizer and the data alone, which the controls have too and do not make anew."""
+        if name not in self.made:
+            self.made[name] = make()
+        found: T = self.made[name]
+        return found
 
     def file(self, name: str) -> Path | None:
         """The user's file of that name, where there is one."""

@@ -20,6 +20,7 @@ from hubstore.stats.intervals import of_student, student
 Floats = npt.NDArray[np.float64]
 ROUNDING = 1e-12  # of squares: what is left of differences of equal columns
 BLOCK = 1 << 22  # resampled weights that are float64 at a time
+HELD = 1 << 26  # bytes of draws that are kept: statistics of a layer are over several numbers of concepts
 
 
 class Bootstrap:
@@ -111,5 +112,7 @@ class Bootstrap:
             for row in counts:
                 row[:] = np.bincount(rng.integers(n, size=n), minlength=n)
             drawn = torch.from_numpy(counts)
-            self._drawn = {n: drawn}
+            if sum(map(torch.numel, self._drawn.values())) + counts.size > HELD:
+                self._drawn.clear()
+            self._drawn[n] = drawn
         return drawn

@@ -30,8 +30,8 @@ TENSOR = "direction"
 IDENTITY = ("id", "revision", "type", "weights", "dtype", "width")
 """Of a model's identity, what a direction keeps."""
 
-BATCH_TOKENS = 2048
-"""Of a batch that is read once, padding included."""
+BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+"""Of a batch by default, with padding, and with continuations where there are some."""
 
 
 class DirectionModel(TypedDict):
@@ -112,6 +112,11 @@ def load_direction(path: str | Path) -> Direction:
         raise SteeringError(f"there is no file {path}; `hubstore steer --save-direction` writes one") from error
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise SteeringError(f"{path} holds no direction of hubstore ({_one_line(error)})") from error
+
+
+def token_budget(device: torch.device) -> int:
+    """Tokens of a batch that suits a device."""
+    return BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
 
 
 def check_width(vector: Tensor, model: Model) -> None:
@@ -218,7 +223,7 @@ def _last_states(model: Model, texts: Sequence[str], layer: int) -> Tensor:
     token_ids, _ = tokenize(model, texts, model.max_tokens)
     states = torch.empty(len(texts), model.width, dtype=torch.float64)
     lengths = torch.tensor([len(ids) for ids in token_ids], dtype=torch.int32).numpy()
-    for members in batch_members(lengths, BATCH_TOKENS, padded_batching(model)):
+    for members in batch_members(lengths, token_budget(model.device), padded_batching(model)):
         batch = make_batch(model, [token_ids[i] for i in members], explicit_positions=True)
         reached = run_to(model, layer, batch.inputs).states
         states[torch.from_numpy(members)] = reached.flatten(0, 1)[batch.last].to("cpu", torch.float64)

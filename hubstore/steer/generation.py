@@ -22,12 +22,10 @@ from hubstore.errors import NonFiniteError, SteeringError
 from hubstore.forward.members import batch_members
 from hubstore.models import Model
 from hubstore.steer.decoding import Decoding, Prefilled, decode, stop_tokens, token_logits
+from hubstore.steer.directions import token_budget
 from hubstore.steer.intervention import Intervention, steering
 from hubstore.steer.prompts import MediaPrompt, Prompt, TrunkInputs, kind_of, prompt_tokens, shown, trunk_inputs
 from hubstore.steer.restart import resumed_at, run_to
-
-GENERATED_TOKENS = {"cpu": 2048, "cuda": 16384}
-"""Of a batch by default, prompts with padding and continuations together."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +177,7 @@ def _parts(
     placed = [one.at_media([_media_slices(prompt) for prompt in prompts]) for one in interventions]
     for intervention in placed:
         intervention.check_prompts([len(ids) for ids in token_ids])
-    budget = GENERATED_TOKENS.get(model.device.type, GENERATED_TOKENS["cpu"])
+    budget = token_budget(model.device)
     if batch_tokens is not None:
         budget = check_count("batch_tokens", batch_tokens, error=SteeringError)
     done = 0

@@ -19,7 +19,7 @@ from hubstore.forward.members import batch_members, padded_batching
 from hubstore.kernels import paired_cosine
 from hubstore.lens import Lens
 from hubstore.models import Model
-from hubstore.steer.directions import BATCH_TOKENS
+from hubstore.steer.directions import token_budget
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def perplexity(model: Model, prompts: Sequence[str], continuations: Sequence[str
     alone, _ = tokenize(model, prompts, model.max_tokens)
     starts = [_shared(prompt, both) for prompt, both in zip(alone, ids, strict=True)]
     found = np.full(len(ids), np.nan)
-    for members in batch_members(_lengths(ids), BATCH_TOKENS, padded_batching(model)):
+    for members in batch_members(_lengths(ids), token_budget(model.device), padded_batching(model)):
         batch = make_batch(model, [ids[i] for i in members])
         with torch.inference_mode():
             final = model.trunk(**batch.inputs, use_cache=False).last_hidden_state
@@ -155,7 +155,7 @@ def _embed(model: Model, texts: Sequence[str]) -> Tensor:
     ids, _ = tokenize(model, texts, model.max_tokens) if texts else ([], [])
     capture = Capture(model, ["final"], ["mean"], torch.float32)
     vectors = torch.empty(len(ids), model.width)
-    for members in batch_members(_lengths(ids), BATCH_TOKENS, padded_batching(model)):
+    for members in batch_members(_lengths(ids), token_budget(model.device), padded_batching(model)):
         vectors[torch.from_numpy(members)] = capture.run(make_batch(model, [ids[i] for i in members]))["mean"][0].cpu()
     return vectors
 

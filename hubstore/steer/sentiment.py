@@ -16,7 +16,7 @@ import transformers
 from hubstore.errors import SteeringError
 from hubstore.forward.members import batch_members
 from hubstore.models.checkpoint import pretrained, pretrained_config, pretrained_model, require_weights
-from hubstore.steer.directions import BATCH_TOKENS
+from hubstore.steer.directions import token_budget
 
 UNSPACED = re.compile(
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -132,7 +132,7 @@ class Classifier:
         """The sentiment of each text."""
         ids = self._tokenizer(list(texts), truncation=True)["input_ids"] if texts else []
         found = torch.empty(len(texts))
-        for members in batch_members(np.array([len(one) for one in ids], np.int32), BATCH_TOKENS):
+        for members in batch_members(np.array([len(one) for one in ids], np.int32), token_budget(self._model.device)):
             batch = self._tokenizer.pad({"input_ids": [ids[i] for i in members]}, return_tensors="pt", verbose=False)
             probabilities = self._model(**batch.to(self._model.device)).logits.float().softmax(-1)
             found[torch.from_numpy(members)] = (probabilities @ self._scores).cpu()

@@ -1,6 +1,7 @@
 """A "yes" needs more than shuffled states and random weights give, and each of them says no by itself."""
 
 import json
+import zlib
 from collections import Counter
 from types import SimpleNamespace
 
@@ -277,6 +278,23 @@ def test_nearness_within_endings_is_matched_minus_mismatched_of_each():
         k = len(members)
         expected += [np.trace(block) / k - (block.sum() - np.trace(block)) / (k * (k - 1))] * k
     assert surface.within(x, y, strata).mean() == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_pieces_of_texts_are_counted_in_the_buckets_of_their_checksums():
+    texts = ["abcabc", "ab", "", "日本語の文"]
+    counts = surface.ngrams(texts)
+    for row, text in zip(counts, texts, strict=True):
+        expected = torch.zeros(surface.BUCKETS, dtype=torch.float64)
+        for start in range(max(1, len(text) - 2)):
+            expected[zlib.crc32(text[start : start + 3].encode()) % surface.BUCKETS] += 1
+        assert torch.equal(row, expected)
+
+
+def test_what_the_tokenizer_alone_decides_is_made_once_for_a_model_and_its_controls(context):
+    made = []
+    for one in (context, *(context.as_control(name, head=True) for name in (SHUFFLED, RANDOM_WEIGHTS))):
+        assert one.once("languages", lambda: made.append(1) or "found") == "found"
+    assert made == [1]
 
 
 def test_roles_that_the_word_before_says_are_nothing_beyond_it(context):

@@ -109,11 +109,15 @@ def shares_tokens(context: ExperimentContext, x: Sequence[str], y: Sequence[str]
 
 def ngrams(texts: Sequence[str]) -> Tensor:
     """float64 [n, BUCKETS]: how often each piece of GRAMS characters is in a text, hashed."""
-    counts = torch.zeros(len(texts), BUCKETS, dtype=torch.float64)
+    counts = np.zeros((len(texts), BUCKETS))
+    bucket: dict[str, int] = {}  # texts have most of their pieces in common
     for row, text in enumerate(texts):
-        for start in range(max(1, len(text) - GRAMS + 1)):
-            counts[row, zlib.crc32(text[start : start + GRAMS].encode()) % BUCKETS] += 1
-    return counts
+        pieces = [text[start : start + GRAMS] for start in range(max(1, len(text) - GRAMS + 1))]
+        for piece in pieces:
+            if piece not in bucket:
+                bucket[piece] = zlib.crc32(piece.encode()) % BUCKETS
+        counts[row] = np.bincount([bucket[piece] for piece in pieces], minlength=BUCKETS)
+    return torch.from_numpy(counts)
 
 
 def within(x: Tensor, y: Tensor, strata: Sequence[Sequence[int]]) -> Floats:
@@ -129,8 +133,9 @@ def within(x: Tensor, y: Tensor, strata: Sequence[Sequence[int]]) -> Floats:
     """
     shares = []
     for members in strata:
-        cosines = x[members] @ y[members].T
-        matched, others = cosines.diagonal(), len(members) - 1
-        rows, columns = ((cosines.sum(axis) - matched) / others for axis in (0, 1))
+        own_x, own_y, others = x[members], y[members], len(members) - 1
+        matched = (own_x * own_y).sum(1)
+        # Sums over pairs are products with sums: of ten thousand pairs no matrix is made.
+        rows, columns = ((one @ other.sum(0) - matched) / others for one, other in ((own_y, own_x), (own_x, own_y)))
         shares.append(matched - rows - columns + rows.mean())
     return torch.cat(shares).numpy()

@@ -77,7 +77,9 @@ def language_trends(context: ExperimentContext) -> Result:
     states are read of a language changes no mean.
     """
     read, counted = trend_sources(context)
-    tokens = count_token_languages(counted, context.lens, with_words=True, smoothed=True)
+    tokens = context.once(
+        "languages of tokens", lambda: count_token_languages(counted, context.lens, with_words=True, smoothed=True)
+    )
     if context.is_shuffled:
         tokens = shuffled_languages(tokens, context.seed)
     store = context.store("trends", read, poolings=("tokens",))
