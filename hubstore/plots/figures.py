@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from hubstore.errors import MissingDependencyError, OptionError
 from hubstore.plots.fonts import set_fonts
 from hubstore.plots.interactive import panel_figure
 from hubstore.plots.lens import HeatMap, draw_map
-from hubstore.plots.panels import BLUE, GOLD, GREEN, PURPLE, RED, Panel
+from hubstore.plots.panels import Panel, Points
+from hubstore.plots.points import draw_points, looks, points_figure
 from hubstore.plots.static import PANEL_INCHES, draw_panel, require_matplotlib
 from hubstore.plots.text import in_matplotlib, in_plotly, layer_label, visible
 
@@ -25,31 +24,7 @@ if TYPE_CHECKING:
 Backend = Literal["matplotlib", "plotly"]
 Json = dict[str, Any]
 
-LOOKS = tuple(
-    (color, marker)
-    for marker in (("o", "circle"), ("s", "square"), ("^", "triangle-up"), ("D", "diamond"))
-    for color in (BLUE, GOLD, GREEN, RED, PURPLE, "#56b4e9", "#7a5230")
-)
-"""Color and marker, of Matplotlib and of Plotly, of the groups of a map: 28 are told apart."""
-
 SHOWN_CHARACTERS = 44
-
-
-@dataclass(frozen=True)
-class Points:
-    """A map.
-
-    Args:
-        title: above it.
-        xy: float32 [n, 2].
-        groups: what each point is colored by [n].
-        texts: of each point [n], told when it is pointed at.
-    """
-
-    title: str
-    xy: npt.NDArray[np.float32]
-    groups: Sequence[str]
-    texts: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -105,33 +80,10 @@ def _inches(shown: Shown) -> tuple[float, float]:
     return PANEL_INCHES
 
 
-def _looks(groups: Sequence[str]) -> Mapping[str, tuple[str, tuple[str, str]]]:
-    """A look for each group, in the order of their sizes."""
-    names, counts = np.unique(np.array(groups, object).astype(str), return_counts=True)
-    ordered = [str(names[n]) for n in np.argsort(-counts, kind="stable")]
-    return {name: LOOKS[number % len(LOOKS)] for number, name in enumerate(ordered)}
-
-
-def _draw_points(points: Points, axes: Axes) -> None:
-    groups = np.array(points.groups, object)
-    for name, (color, (marker, _)) in _looks(points.groups).items():
-        own = points.xy[groups == name]
-        size = max(6.0, min(28.0, 12_000 / max(len(groups), 1)))
-        axes.scatter(
-            own[:, 0], own[:, 1], s=size, color=color, marker=marker, alpha=0.7, linewidths=0, label=in_matplotlib(name)
-        )
-    axes.set_title(in_matplotlib(points.title), fontsize=11)
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "frameon": False}
-    axes.legend(fontsize=8, ncols=math.ceil(len(_looks(points.groups)) / 16), **beside)
-
-
 def _draw_bars(bars: Bars, axes: Axes) -> None:
-    looks = _looks(bars.groups)
+    colors = looks(bars.groups)
     places = np.arange(len(bars.names))
-    axes.barh(places, bars.values, color=[looks[group][0] for group in bars.groups])
+    axes.barh(places, bars.values, color=[colors[group][0] for group in bars.groups])
     axes.set_yticks(places, [in_matplotlib(visible(name, SHOWN_CHARACTERS)) for name in bars.names], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlabel(in_matplotlib(bars.label))
@@ -143,7 +95,7 @@ def _draw_bars(bars: Bars, axes: Axes) -> None:
 
 _DRAWN: Mapping[type, Callable[[Any, Any], None]] = {
     Panel: draw_panel,
-    Points: _draw_points,
+    Points: draw_points,
     Bars: _draw_bars,
     HeatMap: draw_map,
 }
@@ -160,33 +112,14 @@ def _plotly(shown: Shown) -> Any:
     return graph_objects.Figure({"data": drawn["data"], "layout": layout})
 
 
-def _points_figure(points: Any) -> Json:
-    groups, texts = np.array(points.groups, object), np.array([in_plotly(text) for text in points.texts], object)
-    data = [
-        {
-            "type": "scattergl",
-            "mode": "markers",
-            "name": in_plotly(name),
-            "x": points.xy[groups == name, 0],
-            "y": points.xy[groups == name, 1],
-            "text": texts[groups == name],
-            "hovertemplate": "%{text}<extra></extra>",
-            "marker": {"color": color, "symbol": symbol, "size": 6, "opacity": 0.7},
-        }
-        for name, (color, (_, symbol)) in _looks(points.groups).items()
-    ]
-    none = {"showgrid": False, "zeroline": False, "showticklabels": False}
-    return {"data": data, "layout": {"xaxis": none, "yaxis": {**none, "scaleanchor": "x"}}}
-
-
 def _bars_figure(bars: Any) -> Json:
-    looks = _looks(bars.groups)
+    colors = looks(bars.groups)
     data = {
         "type": "bar",
         "orientation": "h",
         "x": list(bars.values),
         "y": [in_plotly(visible(name, SHOWN_CHARACTERS)) for name in bars.names],
-        "marker": {"color": [looks[group][0] for group in bars.groups]},
+        "marker": {"color": [colors[group][0] for group in bars.groups]},
     }
     axes = {"xaxis": {"title": {"text": in_plotly(bars.label)}}, "yaxis": {"autorange": "reversed", "automargin": True}}
     return {"data": [data], "layout": axes}
@@ -222,7 +155,7 @@ def _map_figure(shown: Any) -> Json:
 
 _FIGURES: Mapping[type, Callable[[Any], Json]] = {
     Panel: panel_figure,
-    Points: _points_figure,
+    Points: points_figure,
     Bars: _bars_figure,
     HeatMap: _map_figure,
 }

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Sequence
+from importlib import resources
 from typing import Any
 
-from hubstore.errors import MissingDependencyError
 from hubstore.plots.cube import Floats
-from hubstore.plots.panels import STYLES, Curve, Grid, Panel, View
+from hubstore.plots.panels import STYLES, Curve, Grid, Panel, Points, Shown, View
+from hubstore.plots.points import places, points_figure
 from hubstore.plots.text import in_plotly, layer_label, visible
 
 Json = dict[str, Any]
@@ -17,24 +17,27 @@ HEIGHT = 310  # of a panel, without its legend
 LEGEND_ROW = 22
 MOST_TICKS = 9
 MOST_NAMES = 48
+PLOTLY = "plotly-cartesian.min.js"
+DIGITS = 4
+"""Significant ones of what is drawn: none of more could be seen."""
 
 
 def plotly_js() -> str:
-    """Plotly's JavaScript; MissingDependencyError, naming the extra to install, where Plotly is not installed."""
-    try:
-        offline = importlib.import_module("plotly.offline")
-    except ImportError as error:
-        raise MissingDependencyError('the report needs Plotly: `pip install "hubstore[report]"`') from error
-    source: str = offline.get_plotlyjs()
-    return source
+    """Plotly's JavaScript, of the charts that have x and y axes."""
+    return resources.files("hubstore.plots").joinpath("plotly", PLOTLY).read_text(encoding="utf-8")
 
 
 def figure(view: View) -> Json:
     """A view as `data` and `layout`, the roles that it obeys, and by choice ("2.0") what changes."""
-    first = view.first
-    drawn = panel_figure(first) if isinstance(first, Panel) else grid_figure(first)
+    drawn = _drawn(view.first)
     updates = {".".join(map(str, choice)): _update(shown) for choice, shown in view.shown.items()}
     return {**drawn, "uses": list(view.uses), "updates": updates if len(updates) > 1 else {}}
+
+
+def _drawn(shown: Shown) -> Json:
+    if isinstance(shown, Panel):
+        return panel_figure(shown)
+    return grid_figure(shown) if isinstance(shown, Grid) else map_figure(shown)
 
 
 def panel_figure(panel: Panel) -> Json:
@@ -58,6 +61,7 @@ def panel_figure(panel: Panel) -> Json:
             "title": {"text": "layer", "standoff": 6},
             "tickvals": ticks,
             "ticktext": [tick_label(panel.layers[place]) for place in ticks],
+            "tickangle": 0,
             "range": [-0.4, len(places) - 0.6],
             "zeroline": False,
             "unifiedhovertitle": {"text": "layer %{x}"},
@@ -73,7 +77,6 @@ def grid_figure(grid: Grid) -> Json:
     data = {
         "type": "heatmap",
         "z": _matrix(grid.values),
-        "text": _grid_words(grid),
         "hovertemplate": "%{text}<extra></extra>",
         "hoverongaps": False,
         "colorscale": "Viridis",
@@ -106,7 +109,25 @@ def grid_figure(grid: Grid) -> Json:
             "zeroline": False,
         },
     }
-    return {"data": [data], "layout": layout}
+    names = [[in_plotly(name) for name in side] for side in (grid.rows, grid.columns)]
+    return {"data": [data], "layout": layout, "names": names}
+
+
+def map_figure(points: Points) -> Json:
+    """Points without WebGL, which the report's Plotly does not have."""
+    drawn = points_figure(points, "scatter")
+    drawn["data"] = [
+        {**trace, "text": trace["text"].tolist(), **{axis: _list(values) for axis, values in place.items()}}
+        for trace, place in zip(drawn["data"], places(points), strict=True)
+    ]
+    drawn["layout"] |= {
+        "height": 2 * HEIGHT,
+        "margin": {"l": 10, "r": 10, "t": 10, "b": 10},
+        "dragmode": "pan",
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "x": 0, "y": 0, "yanchor": "top"},
+    }
+    return drawn
 
 
 def _curve(curve: Curve) -> list[Json]:
@@ -147,14 +168,14 @@ def _changing(curve: Curve) -> list[Json]:
     return [*edges, line]
 
 
-def _update(shown: Panel | Grid) -> Json:
+def _update(shown: Shown) -> Json:
     """What Plotly.restyle is given, and the title above the figure."""
     if isinstance(shown, Grid):
         limits = {"zmin": [rounded(shown.limits[0])], "zmax": [rounded(shown.limits[1])]}
-        return {
-            "data": {"z": [_matrix(shown.values)], "text": [_grid_words(shown)], **limits},
-            "title": visible(shown.title),
-        }
+        return {"data": {"z": [_matrix(shown.values)], **limits}, "title": visible(shown.title)}
+    if isinstance(shown, Points):
+        of_groups = places(shown)
+        return {"data": {axis: [_list(one[axis]) for one in of_groups] for axis in "xy"}, "title": visible(shown.title)}
     traces = [trace for curve in shown.curves for trace in _changing(curve)]
     data = {name: [trace.get(name) for trace in traces] for name in ("y", "text")}
     if any(curve.hollow is not None for curve in shown.curves):
@@ -186,8 +207,8 @@ def tick_label(label: str) -> str:
 
 
 def rounded(value: float) -> float | None:
-    """Six significant digits; None, which JSON knows, for NaN."""
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+    """DIGITS significant digits; None, which JSON knows, for NaN."""
+    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
 
 
 def _list(values: Floats) -> list[float | None]:
@@ -196,10 +217,6 @@ def _list(values: Floats) -> list[float | None]:
 
 def _matrix(values: Floats) -> list[list[float | None]]:
     return [_list(row) for row in values]
-
-
-def _grid_words(grid: Grid) -> list[list[str]]:
-    return [[in_plotly(words) for words in row] for row in grid.words()]
 
 
 def _faint(color: str) -> str:

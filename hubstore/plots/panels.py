@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubstore.plots.cube import Floats
-from hubstore.plots.text import number, with_interval
+from hubstore.plots.text import with_interval
 
 
 @dataclass(frozen=True)
@@ -123,15 +123,26 @@ class Grid:
     limits: tuple[float, float]
     over_layers: bool = False
 
-    def words(self) -> list[list[str]]:
-        """Each cell in words."""
-        return [
-            [f"{row}, {column}: {number(value)}" for column, value in zip(self.columns, values, strict=True)]
-            for row, values in zip(self.rows, self.values, strict=True)
-        ]
+
+@dataclass(frozen=True)
+class Points:
+    """A map.
+
+    Args:
+        title: above it.
+        xy: float32 [n, 2].
+        groups: what each point is colored by [n].
+        texts: of each point [n], told when it is pointed at.
+    """
+
+    title: str
+    xy: npt.NDArray[np.float32]
+    groups: Sequence[str]
+    texts: Sequence[str]
 
 
 Choice = tuple[int, ...]
+Shown = Panel | Grid | Points
 
 
 @dataclass(frozen=True)
@@ -157,7 +168,7 @@ class Control:
 
 @dataclass(frozen=True)
 class View:
-    """A place in the page for a panel or a grid, and what it shows under each choice.
+    """A place in the page for a panel, a grid or a map, and what it shows under each choice.
 
     Args:
         key: unique in its section.
@@ -168,11 +179,11 @@ class View:
 
     key: str
     uses: tuple[str, ...]
-    shown: Mapping[Choice, Panel | Grid]
+    shown: Mapping[Choice, Shown]
     default: Choice
 
     @property
-    def first(self) -> Panel | Grid:
+    def first(self) -> Shown:
         """What it shows at first."""
         return self.shown[self.default]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy as np
 from hubstore.errors import MissingDependencyError
 from hubstore.plots.fonts import set_fonts
 from hubstore.plots.interactive import name_ticks, ticks_of
-from hubstore.plots.panels import STYLES, Curve, Grid, Panel, Section
+from hubstore.plots.panels import STYLES, Curve, Grid, Panel, Points, Section, Shown
+from hubstore.plots.points import draw_points
 from hubstore.plots.text import in_matplotlib, layer_label
 from hubstore.quiet import ignored_warnings
 
@@ -37,10 +38,10 @@ def png(section: Section) -> bytes:
     return panels_png([view.first for view in section.views])
 
 
-def panels_png(shown: Sequence[Panel | Grid]) -> bytes:
-    """Panels and grids in one image."""
+def panels_png(shown: Sequence[Shown]) -> bytes:
+    """Panels, grids and maps in one image."""
     columns = 1 if len(shown) == 1 else 3 if len(shown) > 4 else 2
-    draws = [partial(draw_panel, one) if isinstance(one, Panel) else partial(draw_grid, one) for one in shown]
+    draws = [partial(_DRAWS[type(one)], one) for one in shown]
     return axes_png(draws, columns, _inches(shown))
 
 
@@ -90,12 +91,14 @@ def axes_png(
     return target.getvalue()
 
 
-def _inches(shown: Sequence[Panel | Grid]) -> tuple[float, float]:
+def _inches(shown: Sequence[Shown]) -> tuple[float, float]:
     width, height = PANEL_INCHES
     for panel in shown:
         if isinstance(panel, Grid):
             width = max(width, min(14.0, 2.4 + 0.45 * len(panel.columns)))
             height = max(height, min(12.0, 1.4 + 0.34 * len(panel.rows)))
+        elif isinstance(panel, Points):
+            width, height = max(width, 8.0), max(height, 5.5)
     return width, height
 
 
@@ -172,6 +175,9 @@ def draw_grid(grid: Grid, axes: Any) -> None:
             bright = high > low and (value - low) / (high - low) > 0.6
             text = f"{value:.2f}".replace("0.", ".", 1)
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color="black" if bright else "white")
+
+
+_DRAWS: Mapping[type, Callable[[Any, Any], None]] = {Panel: draw_panel, Grid: draw_grid, Points: draw_points}
 
 
 def _label(layer: str) -> str:

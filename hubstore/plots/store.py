@@ -10,9 +10,9 @@ import numpy as np
 from hubstore.errors import AnalysisError, QueryError
 from hubstore.plots.cube import Cube
 from hubstore.plots.curves import RETRIEVAL_METRICS, VARIANTS, cosine_panel, difference_panel, retrieval_panel
-from hubstore.plots.figures import Backend, Bars, Points, figure_of
+from hubstore.plots.figures import Backend, Bars, figure_of
 from hubstore.plots.lens import heat_maps
-from hubstore.plots.panels import Panel
+from hubstore.plots.panels import Panel, Points
 from hubstore.plots.text import layer_label, visible
 
 if TYPE_CHECKING:

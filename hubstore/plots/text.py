@@ -1,12 +1,10 @@
-"""Words and numbers as the report shows them, safe wherever they land: HTML, Plotly's labels, JSON in a script."""
+"""Words and numbers as the report shows them, safe wherever they land: HTML, Plotly's labels."""
 
 from __future__ import annotations
 
 import html
-import json
 import math
 import unicodedata
-from typing import Any
 
 BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 RTL_SCRIPTS = frozenset({"adlm", "arab", "hebr", "mand", "nkoo", "rohg", "samr", "syrc", "thaa"})
@@ -46,12 +44,6 @@ def in_plotly(text: str) -> str:
 def in_matplotlib(text: str) -> str:
     """`text` as a Matplotlib label, where a dollar sign begins a formula."""
     return visible(text).replace("$", r"\$")
-
-
-def in_script(value: Any) -> str:
-    """`value` as JSON that cannot end the <script> element it stands in, whatever strings it holds."""
-    plain = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return plain.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def direction(language: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hubstore.plots.cube import Cube, Pair
+from hubstore.plots.cube import Cube, Floats, Pair, mean_over
 from hubstore.plots.curves import (
     RETRIEVAL_METRICS,
     VARIANTS,
@@ -20,7 +20,7 @@ from hubstore.plots.curves import (
     hub_difference,
     retrieval_panel,
 )
-from hubstore.plots.panels import Choice, Control, Curve, Grid, Panel, Section, View
+from hubstore.plots.panels import Choice, Control, Curve, Grid, Panel, Points, Section, View
 from hubstore.plots.text import layer_label
 from hubstore.report.gather import MATRIX, Gathered
 
@@ -72,6 +72,38 @@ class Pairs:
         if left_out:
             out.append(f"Up to {left_out:,} items of a partition have no match in the other and are left out.")
         return tuple(out)
+
+
+def lead_section(cubes: Mapping[str, Cube], pairs: Pairs) -> Section:
+    """What stands beside the findings: the two quantities that show a hub, centered."""
+
+    def panel(group: Sequence[Pair]) -> Panel:
+        similarity = cubes["similarity"]
+        curves = [curve(similarity, group, "centered", "difference", "matched − baseline", "difference")]
+        if "retrieval" in cubes:
+            ways = [*group, *((y, x) for x, y in group)]
+            curves.append(curve(cubes["retrieval"], ways, "centered", "recall@1", "recall@1, both ways", "centered"))
+        return Panel(
+            "The hub curve, each language's mean removed",
+            "cosine; share found first",
+            similarity.layers,
+            tuple(curves),
+        )
+
+    return Section(
+        key="lead",
+        title="What the numbers say",
+        seen=(
+            "The semantic hub hypothesis (Wu et al., 2025): a model places equivalent inputs near one another in its "
+            "middle layers, whatever their language. A hub shows as curves that are highest between the ends."
+        ),
+        computed=(
+            "Brackets and bands are 95 % intervals; the layer of a peak is picked as the largest, so that its value "
+            "leans high."
+        ),
+        controls=(pairs.control,),
+        views=(pairs.views("curves", panel),),
+    )
 
 
 def hub_section(found: Gathered, cube: Cube, pairs: Pairs, notes: Sequence[str]) -> Section:
@@ -165,15 +197,15 @@ def alignment_section(found: Gathered, cube: Cube, pairs: Pairs, notes: Sequence
     views = [pairs.views("curves", panel)]
     controls: tuple[Control, ...] = (pairs.control,)
     if MATRIX in found.tables:
-        control, view = _matrix(found.tables[MATRIX], found.layers)
-        controls, views = (*controls, control), [*views, view]
+        control, view, more = _matrices(found.tables[MATRIX], found.layers, pairs)
+        controls, views, notes = (*controls, control), [*views, view], (*notes, *more)
     return Section(
         key="alignment",
         title="Alignment: do the languages lie alike among themselves?",
         seen=(
             "CKA says whether distances within one language mirror those within the other; mutual kNN, how many of "
             "its nearest neighbors a sentence shares with its translation. The matrix compares every layer of one "
-            "language with every layer of another, for the first pair."
+            "language with every layer of another."
         ),
         computed=(
             "Linear CKA (Kornblith et al., 2019, arXiv 1905.00414) with the unbiased HSIC (Song et al., 2012; Nguyen "
@@ -186,23 +218,39 @@ def alignment_section(found: Gathered, cube: Cube, pairs: Pairs, notes: Sequence
     )
 
 
-def _matrix(table: pa.Table, layers: Sequence[str]) -> tuple[Control, View]:
-    x, y = table["x"][0].as_py(), table["y"][0].as_py()
+def _matrices(table: pa.Table, layers: Sequence[str], pairs: Pairs) -> tuple[Control, View, tuple[str, ...]]:
+    """Layers by layers for each choice of pairs, and what is to be said of pairs that have none."""
     metrics = {
         "CKA, debiased": ("cka", "debiased"),
         "mutual kNN, centered": ("mutual_knn", "centered"),
         "mutual kNN, raw": ("mutual_knn", "raw"),
     }
-    shown: dict[Choice, Panel | Grid] = {}
     labels = tuple(layer_label(layer) for layer in layers)
-    for i, (name, (metric, variant)) in enumerate(metrics.items()):
-        chosen = table.filter(pc.and_(pc.equal(table["metric"], metric), pc.equal(table["variant"], variant)))
-        values = np.full((len(layers), len(layers)), np.nan)
-        rows, columns = (pc.index_in(chosen[c], value_set=pa.array(layers)).to_numpy() for c in ("layer", "layer_y"))
-        values[rows, columns] = chosen["value"].to_numpy()
-        limits = (min(0.0, float(np.nanmin(values))), float(np.nanmax(values)))
-        title = f"{name}: {x} by {y}"
-        shown[(i,)] = Grid(
-            title, labels, labels, f"layer of {x}", f"layer of {y}", values, name, limits, over_layers=True
-        )
-    return Control("matrix", "Matrix", tuple(metrics)), View("matrix", ("matrix",), shown, (0,))
+    kept = [pair for pair in pairs.all if pair in set(zip(table["x"].to_pylist(), table["y"].to_pylist(), strict=True))]
+    shown: dict[Choice, Panel | Grid | Points] = {}
+    for j, (name, (metric, variant)) in enumerate(metrics.items()):
+        values = _squares(table, layers, kept, metric, variant)
+        known = values[np.isfinite(values)]
+        limits = (min(0.0, float(known.min())), float(known.max())) if len(known) else (0.0, 1.0)
+        for i, group in enumerate(pairs.groups):
+            own = [kept.index(pair) for pair in group if pair in kept]
+            of = mean_over(values[own]) if own else np.full((len(layers), len(layers)), np.nan)
+            x, y = group[0] if len(group) == 1 else ("the first of the pair", "the second")
+            title = f"{name}: {x} by {y}" if len(group) == 1 else f"{name}: mean over {len(own)} pairs"
+            title += "" if own else " (not computed)"
+            sides = (f"layer of {x}", f"layer of {y}")
+            shown[i, j] = Grid(title, labels, labels, *sides, of, name, limits, over_layers=True)
+    left_out = f"Matrices are of the first {len(kept)} of {len(pairs.all)} pairs."
+    notes = (left_out,) if len(kept) < len(pairs.all) else ()
+    return Control("matrix", "Matrix", tuple(metrics)), View("matrix", ("pair", "matrix"), shown, (0, 0)), notes
+
+
+def _squares(table: pa.Table, layers: Sequence[str], pairs: Sequence[Pair], metric: str, variant: str) -> Floats:
+    """float64 [pairs, layers of x, layers of y] of a metric; NaN where the table has none."""
+    chosen = table.filter(pc.and_(pc.equal(table["metric"], metric), pc.equal(table["variant"], variant)))
+    places = {pair: place for place, pair in enumerate(pairs)}
+    of_pair = [places.get(pair, -1) for pair in zip(chosen["x"].to_pylist(), chosen["y"].to_pylist(), strict=True)]
+    rows, columns = (pc.index_in(chosen[c], value_set=pa.array(layers)).to_numpy() for c in ("layer", "layer_y"))
+    values = np.full((len(pairs) + 1, len(layers), len(layers)), np.nan)  # the last is of pairs that are not shown
+    values[of_pair, rows, columns] = chosen["value"].to_numpy()
+    return values[:-1]

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
-from hubstore.analysis import ANALYSES, alignment, analyze, contrasts
+from hubstore.analysis import ANALYSES, alignment, analyze, contrasts, projection
 from hubstore.analysis.pairs import chosen_pairs
 from hubstore.analysis.resolution import finer_dtype
 from hubstore.analysis.states import item_pooling
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 MATRIX = "layer-by-layer"
 EXAMPLES = "neighbors"
+PROJECTION = "projection"
+MATRIX_CELLS = 20_000  # of the matrices of all pairs together: each adds to the page, and takes time
+MAP_POINTS, MAP_LAYERS = 1_000, 9
 TOKENS_ONLY = (
     "The store keeps a row for every token and none for a whole item (pooling 'tokens' only), and all of "
     "this compares items. To have it, extract again with --pooling mean or --pooling last."
@@ -35,7 +39,8 @@ class Gathered:
     Args:
         layers: the layers that are compared, in the store's order.
         pooling: the pooling that they are compared under; None where the store has none with a row per item.
-        tables: the analyses' results by name, with "layer-by-layer" for the matrix of one pair.
+        tables: the analyses' results by name, with "layer-by-layer" for the matrices of pairs, "projection" for the
+            map.
         left_out: why a part is missing, by its name, one sentence.
         examples: items with their neighbors in other languages.
         seed: what the analyses ran with.
@@ -90,11 +95,15 @@ def gather(
         else:
             found.tables.update(tables)
     if "alignment" in found.tables and len(names) > 1:
-        found.tables[MATRIX] = _matrix(store, found, pooled, progress)
+        found.tables[MATRIX] = _matrices(store, found, pooled, progress)
     if "similarity" in found.tables and options.bootstrap and len(names) > 1:
         table = found.tables["similarity"]
         pairs = list(dict.fromkeys(zip(table["x"].to_pylist(), table["y"].to_pylist(), strict=True)))
         found = replace(found, contrasts=contrasts(store, pairs, replace(options, layers=names, pooling=pooled)))
+    try:
+        found.tables[PROJECTION] = _projection(store, found, pooled, progress)
+    except AnalysisError as error:
+        found.left_out[PROJECTION] = _sentence(error)
     ids = choose_examples(store, chosen, options.seed) if example_ids is None else list(dict.fromkeys(example_ids))
     try:
         examples = find_examples(store, ids, names, pooled)
@@ -104,13 +113,14 @@ def gather(
     return replace(found, examples=examples)
 
 
-def _matrix(store: StoreReader, found: Gathered, pooling: str, progress: Progress | None) -> pa.Table:
+def _matrices(store: StoreReader, found: Gathered, pooling: str, progress: Progress | None) -> pa.Table:
+    """Every layer by every layer of the first pairs, of as many as the page can carry."""
     table = found.tables["alignment"]
-    pair = (table["x"][0].as_py(), table["y"][0].as_py())
+    pairs = list(dict.fromkeys(zip(table["x"].to_pylist(), table["y"].to_pylist(), strict=True)))
     report = None if progress is None else lambda done, total: progress(MATRIX, done, total)
     return alignment(
         store,
-        [pair],
+        pairs[: max(1, MATRIX_CELLS // len(found.layers) ** 2)],
         layers=found.layers,
         pooling=pooling,
         seed=found.seed,
@@ -118,6 +128,14 @@ def _matrix(store: StoreReader, found: Gathered, pooling: str, progress: Progres
         cross_layers=True,
         progress=report,
     )
+
+
+def _projection(store: StoreReader, found: Gathered, pooling: str, progress: Progress | None) -> pa.Table:
+    """A map of some items at some of the layers, evenly spread."""
+    chosen = np.unique(np.linspace(0, len(found.layers) - 1, MAP_LAYERS).round().astype(int))
+    report = None if progress is None else lambda done, total: progress(PROJECTION, done, total)
+    layers = [found.layers[place] for place in chosen]
+    return projection(store, layers=layers, pooling=pooling, points=MAP_POINTS, seed=found.seed, progress=report)
 
 
 def _sentence(error: Exception) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from hubstore.plots.cube import Cube, Floats, Pair
-from hubstore.plots.panels import Choice, Control, Grid, Panel, Section, View
-from hubstore.plots.text import layer_label
+from hubstore.plots.panels import Choice, Control, Grid, Panel, Points, Section, View
+from hubstore.plots.text import layer_label, visible
 from hubstore.report.by_pair import MOST_PAIRS, Pairs
-from hubstore.report.gather import Gathered
+from hubstore.report.gather import PROJECTION, Gathered
 
-MOST_CELLS = 200_000  # of all maps together: each adds to the page
+POINT_TEXT = 60
+MOST_CELLS = 60_000  # of all maps together: each adds to the page
 QUANTITIES = {
     "recall@1, cosine, centered": ("retrieval", "centered", "recall@1"),
     "recall@1, cosine, raw": ("retrieval", "raw", "recall@1"),
@@ -38,7 +40,7 @@ def _of_languages(
     kept = _kept_layers(found.layers, len(quantities) * len(names) ** 2)
     best = _best_layer(cubes, pairs, kept)
     slider = Control("layer", "Layer", tuple(layer_label(found.layers[i]) for i in kept), best, slider=True)
-    shown: dict[Choice, Panel | Grid] = {}
+    shown: dict[Choice, Panel | Grid | Points] = {}
     for i, (name, (analysis, variant, metric)) in enumerate(quantities.items()):
         values = _square(cubes[analysis], names, variant, metric)
         limits = _limits(cubes[analysis], pairs, variant, metric)
@@ -65,7 +67,7 @@ def _of_languages(
 def _of_pairs(found: Gathered, cubes: Mapping[str, Cube], pairs: Sequence[Pair], quantities: Quantities) -> Section:
     ways = [way for x, y in pairs[:MOST_PAIRS] for way in ((x, y), (y, x))]
     columns = tuple(layer_label(layer) for layer in found.layers)
-    shown: dict[Choice, Panel | Grid] = {}
+    shown: dict[Choice, Panel | Grid | Points] = {}
     for i, (name, (analysis, variant, metric)) in enumerate(quantities.items()):
         directed = analysis == "retrieval"
         shown_pairs = ways if directed else ways[::2]
@@ -80,6 +82,41 @@ def _of_pairs(found: Gathered, cubes: Mapping[str, Cube], pairs: Sequence[Pair],
         computed="The same numbers as in the two sections above.",
         controls=(Control("quantity", "Quantity", tuple(quantities)),),
         views=(View("map", ("quantity",), shown, (0,)),),
+    )
+
+
+def projection_section(table: pa.Table) -> Section:
+    """A map of some items, whose points move from layer to layer."""
+    layers = list(dict.fromkeys(table["layer"].to_pylist()))
+    shown: dict[Choice, Panel | Grid | Points] = {}
+    of_first = table.slice(0, len(table) // len(layers))
+    texts = [
+        visible(text or name, POINT_TEXT)
+        for text, name in zip(*of_first.select(["text", "id"]).to_pydict().values(), strict=True)
+    ]
+    groups = [
+        language if modality == "text" else modality
+        for language, modality in zip(*of_first.select(["language", "modality"]).to_pydict().values(), strict=True)
+    ]
+    for place, layer in enumerate(layers):
+        own = table.slice(place * len(of_first), len(of_first))
+        xy = np.stack([own["x"].to_numpy(), own["y"].to_numpy()], 1)
+        shown[(place,)] = Points(f"{len(of_first):,} items at layer {layer_label(layer)}", xy, groups, texts)
+    middle = len(layers) // 2
+    slider = Control("depth", "Layer", tuple(map(layer_label, layers)), middle, slider=True)
+    return Section(
+        key=PROJECTION,
+        title="Items on a map: do equivalents come together?",
+        seen=(
+            "Each point is an item, colored by its language. Move the slider: where languages lie apart, the model "
+            "tells them by language; where they mix, by what they mean. A click on the legend hides a language."
+        ),
+        computed=(
+            "Principal components of unit rows less their mean, of whole concepts drawn at random; each layer is "
+            "turned to lie nearest the one before (Schönemann, 1966). Two axes show a part of the variance alone."
+        ),
+        controls=(slider,),
+        views=(View("map", ("depth",), shown, (middle,)),),
     )
 
 

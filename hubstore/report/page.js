@@ -1,12 +1,27 @@
 "use strict";
-(() => {
-  const { figures, sliders } = JSON.parse(document.getElementById("data").textContent);
+(async () => {
+  if (typeof DecompressionStream === "undefined") {
+    document.getElementById("packed").hidden = false;
+    return;
+  }
+  const { figures, sliders, plotly } = await unpacked(document.getElementById("data").textContent);
   const controls = [...document.querySelectorAll("[data-role]")];
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const config = {
     responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
     showSendToCloud: false, plotlyServerURL: "", // nothing leaves the reader's machine
   };
+
+  async function unpacked(text) {
+    const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+  }
+
+  // What is told of each cell of a heat map: its row, its column and three digits of its value.
+  function words(names, z) {
+    const [rows, columns] = names;
+    return z.map((row, i) => row.map((value, j) => `${rows[i]}, ${columns[j]}: ${value === null ? "–" : Number(value.toPrecision(3))}`));
+  }
 
   function theme() {
     const style = getComputedStyle(document.documentElement);
@@ -29,7 +44,8 @@
     const figure = figures[name];
     const update = figure.updates[choice(figure, name.split("-")[0])];
     if (!update) return;
-    Plotly.restyle(name, update.data);
+    const cells = figure.names && { text: [words(figure.names, update.data.z[0])] };
+    Plotly.restyle(name, { ...update.data, ...cells });
     document.getElementById(`${name}-title`).textContent = update.title;
   }
 
@@ -49,7 +65,11 @@
     for (const name of Object.keys(figures)) if (figures[name].uses.includes(role)) show(name);
   }
 
+  const script = document.createElement("script");
+  script.textContent = plotly; // its hash is in the page's policy
+  document.head.append(script);
   for (const [name, figure] of Object.entries(figures)) {
+    if (figure.names) figure.data[0].text = words(figure.names, figure.data[0].z);
     Plotly.newPlot(name, figure.data, figure.layout, { ...config, toImageButtonOptions: { filename: name, scale: 2 } })
       .then(() => Plotly.relayout(name, theme()))
       .then(() => show(name)); // a browser that goes back keeps what was chosen

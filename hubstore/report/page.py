@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from hubstore.media.previews import mime_of
 from hubstore.plots.interactive import figure, plotly_js
 from hubstore.plots.panels import Control, Panel, Section, View
-from hubstore.plots.text import direction, in_html, in_script, layer_label, with_interval
+from hubstore.plots.text import direction, in_html, layer_label, with_interval
 from hubstore.report.examples import TEXT, Example
 from hubstore.report.summary import AS_PREDICTED, NOT_AS_PREDICTED, Statement
 
 LONGEST_TEXT = 400
+BRIEF = ("Items", "Layers", "Pooling")
 MARKS = {AS_PREDICTED: "yes", NOT_AS_PREDICTED: "no"}
 
 
@@ -28,7 +32,8 @@ class Page:
         facts: names and values of the head.
         partitions: items of each partition.
         statements: the summary.
-        sections: in order.
+        lead: the figure beside the summary; None where nothing was compared.
+        sections: the others, in order.
         examples: items and their neighbors; () for none.
         left_out: titles of parts that are missing, and why.
         tables: names of the files beside the page.
@@ -38,6 +43,7 @@ class Page:
     facts: Mapping[str, str]
     partitions: Mapping[str, int]
     statements: Sequence[Statement]
+    lead: Section | None
     sections: Sequence[Section]
     examples: Sequence[Example]
     left_out: Mapping[str, str]
@@ -46,14 +52,15 @@ class Page:
 
 def html_page(page: Page) -> str:
     """The whole file."""
-    scripts = [plotly_js(), _asset("page.js")]
-    figures = {f"{s.key}-{view.key}": figure(view) for s in page.sections for view in s.views}
-    controls = {control.role: list(control.options) for s in page.sections for control in s.controls if control.slider}
-    data = in_script({"figures": figures, "sliders": controls})
+    plotly, script = plotly_js(), _asset("page.js")
+    sections = [*([] if page.lead is None else [page.lead]), *page.sections]
+    figures = {f"{s.key}-{view.key}": figure(view) for s in sections for view in s.views}
+    controls = {control.role: list(control.options) for s in sections for control in s.controls if control.slider}
+    data = _packed({"figures": figures, "sliders": controls, "plotly": plotly})
     body = "\n".join(
         [
             _head(page),
-            _summary(page.statements),
+            _lead(page.lead, page.statements),
             _contents(page),
             *map(_section, page.sections),
             _examples(page.examples),
@@ -61,15 +68,20 @@ def html_page(page: Page) -> str:
             _files(page),
         ]
     )
-    inline = "\n".join(f"<script>{script}</script>" for script in scripts)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy([plotly, script])}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{in_html(page.title)}</title>\n<style>{_asset('page.css')}</style>\n</head>\n<body>\n{body}\n"
-        f'<script type="application/json" id="data">{data}</script>\n{inline}\n</body>\n</html>\n'
+        f'<script type="application/gzip" id="data">{data}</script>\n<script>{script}</script>\n</body>\n</html>\n'
     )
+
+
+def _packed(value: Any) -> str:
+    """JSON as base64 of gzip, less than half of its size; no text in it can end the element that it stands in."""
+    plain = json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
+    return base64.b64encode(gzip.compress(plain, mtime=0)).decode()
 
 
 def _policy(scripts: Sequence[str]) -> str:
@@ -87,6 +99,7 @@ def _asset(name: str) -> str:
 
 
 def _head(page: Page) -> str:
+    brief = " · ".join(f"{name}: {page.facts[name]}" for name in BRIEF if name in page.facts)
     rows = "".join(
         f"<div><dt>{in_html(name)}</dt><dd>{in_html(value)}</dd></div>" for name, value in page.facts.items()
     )
@@ -95,26 +108,31 @@ def _head(page: Page) -> str:
     )
     return (
         f'<header>\n<p class="kind">hubstore report</p>\n<h1>{in_html(page.title)}</h1>\n'
-        f'<dl class="facts">{rows}</dl>\n'
-        f"<details{' open' if len(page.partitions) <= 40 else ''}><summary>Partitions and their items</summary>"
-        f'<ul class="chips">{chips}</ul></details>\n</header>\n<main>'
+        f'<p class="brief">{in_html(brief)}</p>\n'
+        "<details><summary>Where this is from: model, store, settings</summary>"
+        f'<dl class="facts">{rows}</dl></details>\n'
+        f'<details><summary>Partitions and their items</summary><ul class="chips">{chips}</ul></details>\n'
+        "</header>\n<main>"
     )
 
 
-def _summary(statements: Sequence[Statement]) -> str:
-    if not statements:
+def _lead(lead: Section | None, statements: Sequence[Statement]) -> str:
+    """The findings, a line each, beside the hub curve."""
+    if lead is None:
         return ""
-    items = "".join(
-        f'<li class="{MARKS.get(one.verdict, "open")}">'
-        f"<strong>{in_html(one.verdict)}</strong> {in_html(one.words)}</li>"
-        for one in statements
-    )
+    found = "".join(map(_statement, statements))
     return (
-        '<section id="summary">\n<h2>What the numbers say</h2>\n'
-        "<p>The semantic hub hypothesis (Wu et al., 2025): a model places equivalent inputs near "
-        "one another in its middle layers, whatever their language. Brackets are 95 % intervals; the layer of "
-        "a peak is picked as the largest, so that its value leans high.</p>\n"
-        f'<ul class="statements">{items}</ul>\n</section>'
+        f'<section id="{lead.key}">\n<h2>{in_html(lead.title)}</h2>\n<p class="seen">{in_html(lead.seen)}</p>\n'
+        f'<div class="lead"><div>{_bar(lead)}{_view(lead, lead.views[0])}</div>'
+        f'<ul class="statements">{found}</ul></div>\n'
+        f'<p class="computed">{in_html(lead.computed)}</p>\n</section>'
+    )
+
+
+def _statement(one: Statement) -> str:
+    return (
+        f'<li class="{MARKS.get(one.verdict, "open")}"><strong>{in_html(one.verdict)}</strong> {in_html(one.brief)}'
+        f"<details><summary>In full</summary>{in_html(one.words)}</details></li>"
     )
 
 
@@ -124,22 +142,27 @@ def _contents(page: Page) -> str:
     names += [("left-out", "Left out")] if page.left_out else []
     links = "".join(f'<a href="#{key}">{in_html(name)}</a>' for key, name in [*names, ("files", "Files")])
     return (
-        f'<nav aria-label="Sections">{links}</nav>\n<noscript><p class="note">The figures need JavaScript; their '
+        f'<nav aria-label="Sections">{links}</nav>\n<p class="note" id="packed" hidden>This browser cannot unpack the '
+        "figures (it has no DecompressionStream); their numbers are below each of them, and the figures in the folder "
+        '<code>figures</code>.</p><noscript><p class="note">The figures need JavaScript; their '
         "numbers are below each of them, and the figures in the folder <code>figures</code>.</p></noscript>"
     )
 
 
 def _section(section: Section) -> str:
-    controls = "".join(_control(section, control) for control in section.controls if len(control.options) > 1)
-    bar = f'<div class="controls">{controls}</div>\n' if controls else ""
     notes = "".join(f'<p class="note">{in_html(note)}</p>\n' for note in section.notes)
     views = "\n".join(_view(section, view) for view in section.views)
     return (
         f'<section id="{section.key}">\n<h2>{in_html(section.title)}</h2>\n'
         f'<p class="seen">{in_html(section.seen)}</p>\n'
-        f'<p class="computed">{in_html(section.computed)}</p>\n{notes}{bar}<div class="views">{views}</div>\n'
+        f'<p class="computed">{in_html(section.computed)}</p>\n{notes}{_bar(section)}<div class="views">{views}</div>\n'
         f"{_numbers(section)}\n</section>"
     )
+
+
+def _bar(section: Section) -> str:
+    controls = "".join(_control(section, control) for control in section.controls if len(control.options) > 1)
+    return f'<div class="controls">{controls}</div>\n' if controls else ""
 
 
 def _control(section: Section, control: Control) -> str:

@@ -10,7 +10,7 @@ from hubstore.analysis import metadata
 from hubstore.plots.cube import Cube
 from hubstore.plots.panels import Section
 from hubstore.report import by_pair, by_partition, maps
-from hubstore.report.gather import Gathered
+from hubstore.report.gather import PROJECTION, Gathered
 
 OWN_COLUMNS = {
     "similarity": ("resolution",),
@@ -19,13 +19,15 @@ OWN_COLUMNS = {
     "alignment": ("chance",),
     "geometry": (),
 }
-SECTIONS = ("hub", "retrieval", "map", "clustering", "alignment", "geometry")
+LEAD = "lead"
+SECTIONS = (LEAD, "hub", "retrieval", "map", "projection", "clustering", "alignment", "geometry")
 TITLES = {
     "similarity": "The hub curve",
     "retrieval": "Retrieval",
     "clustering": "Clustering",
     "alignment": "Alignment",
     "geometry": "Geometry",
+    "projection": "Items on a map",
     "neighbors": "Neighbors across languages",
 }
 
@@ -45,10 +47,13 @@ def sections_of(found: Gathered, cubes: dict[str, Cube]) -> list[Section]:
     if "similarity" in cubes:
         pairs = by_pair.Pairs.of(cubes["similarity"].pairs)
         tables, skipped = found.tables, _notes(found.tables["similarity"]).get("skipped_pairs", [])
+        out.append(by_pair.lead_section(cubes, pairs))
         out.append(by_pair.hub_section(found, cubes["similarity"], pairs, pairs.notes(tables["similarity"], skipped)))
         if "retrieval" in cubes:
             out.append(by_pair.retrieval_section(found, cubes["retrieval"], pairs, ()))
         out.append(maps.map_section(found, cubes, pairs))
+    if PROJECTION in found.tables:
+        out.append(maps.projection_section(found.tables[PROJECTION]))
     by_name = [cubes[name] for name in ("geometry", "clustering") if name in cubes]
     control, names = by_partition.partition_control(by_name)
     if "clustering" in cubes:

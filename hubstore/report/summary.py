@@ -25,10 +25,12 @@ class Statement:
     """A sentence about one quantity.
 
     Args:
+        brief: what was found, in a line.
         words: the sentence.
         verdict: AS_PREDICTED, NOT_AS_PREDICTED or OPEN, of what the hub hypothesis predicts.
     """
 
+    brief: str
     words: str
     verdict: str
 
@@ -59,6 +61,10 @@ class Profile:
         words = with_interval(float(self.value[place]), float(self.low[place]), float(self.high[place]))
         return f"{words} at layer {layer_label(self.layers[place])}"
 
+    def brief(self, place: int) -> str:
+        """The number at one layer without its interval, and which layer."""
+        return f"{number(float(self.value[place]))} (layer {self.layers[place]})"
+
     def above(self, end: int) -> bool:
         """Whether the peak is above the value at `end`, by intervals of all differences at once."""
         return self.lead[self.layers[end]] > 0
@@ -78,17 +84,17 @@ def summarize(cubes: dict[str, Cube], pairs: Sequence[Pair], finer: str, contras
     for row in [] if contrasts is None else contrasts.to_pylist():
         _, lead = leads.setdefault((row["metric"], row["variant"]), (row["layer"], {}))
         lead[row["layer_y"]] = np.nan if row["low"] is None else row["low"]
-    over = "" if len(pairs) == 1 else f", mean over {len(pairs)} pairs"
+    over = "" if len(pairs) == 1 else f"mean over {len(pairs)} pairs"
     for variant in ("centered", "raw"):
         if "similarity" in cubes:
             profile = pair_profile(cubes["similarity"], pairs, variant, "difference", leads)
-            statement = middle(f"Matched minus baseline ({variant}{over})", profile)
+            statement = middle(f"Matched minus baseline, {variant}", profile, over)
             resolution = cubes["similarity"].mean("resolution", pairs, variant, "difference")
             out += [_resolved(statement, profile, resolution, finer)]
         if "retrieval" in cubes:
             both = [*pairs, *((y, x) for x, y in pairs)]
             profile = pair_profile(cubes["retrieval"], both, variant, "recall@1", leads)
-            out.append(middle(f"Recall@1 ({variant}, both directions{over})", profile))
+            out.append(middle(f"Recall@1, {variant}", profile, ", ".join(filter(None, ("both directions", over)))))
         if "clustering" in cubes:
             out.append(purity(cubes["clustering"], variant))
     return out
@@ -106,40 +112,45 @@ def pair_profile(
     return Profile(cube.layers, value, low, high, *(leads or {}).get((metric, variant), (None, {})))
 
 
-def middle(name: str, of: Profile) -> Statement:
-    """Whether a quantity is larger at some layer between the ends than at both of them."""
+def middle(name: str, of: Profile, over: str = "") -> Statement:
+    """Whether a quantity is larger at some layer between the ends than at both of them; `over` is what it is of."""
     if not np.isfinite(of.value).any():
-        return Statement(f"{name} has no value at any layer.", OPEN)
+        words = f"{name} has no value at any layer."
+        return Statement(words, words, OPEN)
     if len(of.layers) < 3:
         every = " and ".join(of.at(place) for place in range(len(of.layers)))
-        return Statement(f"{name} is {every}; where it peaks takes at least three layers to say.", OPEN)
-    predicts = f"{name}: the hub hypothesis predicts more between the first and the last layer than at either"
+        words = f"{name} is {every}; where it peaks takes at least three layers to say."
+        return Statement(f"{name}: {every}.", words, OPEN)
+    of_what = f"{name} ({over})" if over else name
+    predicts = f"{of_what}: the hub hypothesis predicts more between the first and the last layer than at either"
     last, best_layer = len(of.layers) - 1, of.best_layer
     ends = f"{of.at(0)} and {of.at(last)}"
     if best_layer in (0, last):
-        return _at_an_end(predicts, of)
+        return _at_an_end(name, predicts, of)
+    brief = f"{name} peaks at {of.brief(best_layer)}, against {of.brief(0)} and {of.brief(last)}."
     finding = f"here it is largest {best_layer / last:.0%} of the way up, {of.at(best_layer)}, against {ends}"
     if not of.lead:
-        return Statement(f"{predicts}; {finding}. No intervals were computed.", OPEN)
+        return Statement(brief, f"{predicts}; {finding}. No intervals were computed.", OPEN)
     near = [end for end in (0, last) if not of.above(end)]
     if near:
         which = " and ".join(f"layer {layer_label(of.layers[end])}" for end in near)
         words = f"{AT_ONCE} it may not be above {which}: it is not settled."
-        return Statement(f"{predicts}; {finding}. {words}", OPEN)
-    return Statement(f"{predicts}; {finding}. {ABOVE}", AS_PREDICTED)
+        return Statement(brief, f"{predicts}; {finding}. {words}", OPEN)
+    return Statement(brief, f"{predicts}; {finding}. {ABOVE}", AS_PREDICTED)
 
 
-def _at_an_end(predicts: str, of: Profile) -> Statement:
+def _at_an_end(name: str, predicts: str, of: Profile) -> Statement:
     last = len(of.layers) - 1
     inner = 1 + int(np.argmax(np.nan_to_num(of.value[1:-1], nan=-np.inf)))
     which, other = ("first", last) if of.best_layer == 0 else ("last", 0)
     finding = f"here it is largest at the {which} layer, {of.at(of.best_layer)}, against {of.at(other)} and at most "
     words = f"{predicts}; {finding}{of.at(inner)} between them."
+    brief = f"{name} peaks at the {which} layer: {of.brief(of.best_layer)}, against {of.brief(inner)} between."
     if not of.lead:
-        return Statement(f"{words} No intervals were computed.", OPEN)
+        return Statement(brief, f"{words} No intervals were computed.", OPEN)
     if not of.above(inner):
-        return Statement(f"{words} {AT_ONCE} either may be larger: it is not settled.", OPEN)
-    return Statement(f"{words} {ABOVE}", NOT_AS_PREDICTED)
+        return Statement(brief, f"{words} {AT_ONCE} either may be larger: it is not settled.", OPEN)
+    return Statement(brief, f"{words} {ABOVE}", NOT_AS_PREDICTED)
 
 
 def _resolved(statement: Statement, profile: Profile, resolution: Floats, finer: str) -> Statement:
@@ -149,7 +160,7 @@ def _resolved(statement: Statement, profile: Profile, resolution: Floats, finer:
     if all(resolves(float(profile.value[place]), float(resolution[place])) for place in places):
         return statement
     words = f"The store's dtype leaves fewer than two digits of one of these: {finer}."
-    return Statement(f"{statement.words} {words}", OPEN)
+    return Statement(statement.brief, f"{statement.words} {words}", OPEN)
 
 
 def purity(cube: Cube, variant: str) -> Statement:
@@ -166,11 +177,12 @@ def purity(cube: Cube, variant: str) -> Statement:
         f"the language in the middle layers; here the meaning wins {where}, and is shared most often, "
         f"{concept.at(best)}{chance}, against {number(language.value[best])} for the language."
     )
+    brief = f"Neighbors ({variant}) share the meaning more often than the language {where}."
     inner = set(above) & set(cube.layers[1:-1])
     if inner and cube.layers[0] in above:
         words += f" It wins at layer {layer_label(cube.layers[0])} too, before any block: shared words alone may do it."
-        return Statement(words, OPEN)
-    return Statement(words, AS_PREDICTED if inner else NOT_AS_PREDICTED if len(cube.layers) > 2 else OPEN)
+        return Statement(brief, words, OPEN)
+    return Statement(brief, words, AS_PREDICTED if inner else NOT_AS_PREDICTED if len(cube.layers) > 2 else OPEN)
 
 
 def spans(layers: Sequence[str], chosen: Sequence[str]) -> str:

@@ -14,13 +14,12 @@ from hubstore.arrow import csv_bytes
 from hubstore.errors import HubstoreError
 from hubstore.files import put
 from hubstore.options import CompareOptions, refuse_others, take
-from hubstore.plots.interactive import plotly_js
 from hubstore.plots.static import png, require_matplotlib
 from hubstore.report.examples import Example
 from hubstore.report.facts import facts, model_name, partition_sizes
-from hubstore.report.gather import EXAMPLES, MATRIX, Gathered, Progress, gather
+from hubstore.report.gather import EXAMPLES, MATRIX, PROJECTION, Gathered, Progress, gather
 from hubstore.report.page import Page, html_page
-from hubstore.report.sections import SECTIONS, TITLES, cubes_of, sections_of
+from hubstore.report.sections import LEAD, SECTIONS, TITLES, cubes_of, sections_of
 from hubstore.report.summary import summarize
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def write_report(
         The path of report.html.
 
     Raises:
-        MissingDependencyError: Plotly or Matplotlib is not installed.
+        MissingDependencyError: Matplotlib is not installed.
         QueryError: a partition, layer, pooling or id that the store does not have, or both pairs and pivot.
         AnalysisError: a seed or number of resamples that it cannot be, a pair of one partition with itself, or pooling
             "tokens" where there is another.
@@ -71,7 +70,6 @@ def write_report(
     """
     options = take(CompareOptions, named, options)
     refuse_others("write_report", named)
-    plotly_js()
     require_matplotlib()
     found = gather(store, options, example_ids, progress)
     files = _files(store, found, progress)
@@ -94,7 +92,8 @@ def _files(store: StoreReader, found: Gathered, progress: Progress | None) -> di
         files[f"figures/{section.key}.png"] = png(section)
         if progress:
             progress("figures", done, len(sections))
-    files |= {f"tables/{name}.csv": csv_bytes(table) for name, table in found.tables.items()}
+    tables = {name: table for name, table in found.tables.items() if name != PROJECTION}  # `hubstore projection` has it
+    files |= {f"tables/{name}.csv": csv_bytes(table) for name, table in tables.items()}
     if found.examples:
         files[f"tables/{EXAMPLES}.csv"] = csv_bytes(examples_table(found.examples))
         files[DEPRECATED_EXAMPLES] = files[f"tables/{EXAMPLES}.csv"]
@@ -106,7 +105,8 @@ def _files(store: StoreReader, found: Gathered, progress: Progress | None) -> di
         facts=facts(store, found),
         partitions=partition_sizes(store),
         statements=summarize(cubes, pairs, found.finer, found.contrasts),
-        sections=sections,
+        lead=next((section for section in sections if section.key == LEAD), None),
+        sections=[section for section in sections if section.key != LEAD],
         examples=found.examples,
         left_out={TITLES[name]: why for name, why in found.left_out.items()},
         tables=[name for name in files if name != DEPRECATED_EXAMPLES],

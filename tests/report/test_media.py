@@ -162,7 +162,7 @@ def test_hostile_names_and_labels_are_text(tmp_path):
         store = extracted(folder / "x.hub", previews=previews, name=hostile, label=label)
         target = write_report(store, folder / "out", bootstrap=0, example_ids=["image:3", "en:4"])
         page = read(target)
-        assert len(page.scripts) == 3
+        assert len(page.scripts) == 2
         assert not [a for _, a in page.elements if any(name.startswith("on") for name in a)]
         assert "\u202e" not in target.read_text(encoding="utf-8")
         assert all(one["src"].startswith("data:image/webp;base64,") for one in shown(page, "img"))

@@ -75,7 +75,7 @@ def differences(values, peak, low):
 )
 def test_the_peak_is_that_of_the_contrasts_and_leads_by_their_least(values, peak, low, verdict):
     cube, leads = differences(values, peak, low)
-    said = [one for one in summarize({"similarity": cube}, [("en", "zh")], "", leads) if "(raw" in one.words]
+    said = [one for one in summarize({"similarity": cube}, [("en", "zh")], "", leads) if ", raw" in one.words]
     assert [one.verdict for one in said] == [verdict]
 
 

@@ -8,12 +8,12 @@ let loading = null;
 
 function plotly() {
   loading ??= new Promise((resolve, reject) => {
-    const script = h("script", { src: "static/plotly.min.js" });
+    const script = h("script", { src: "static/plotly-cartesian.min.js" });
     script.onload = () => resolve(globalThis.Plotly);
     script.onerror = () => {
       loading = null;
       script.remove();
-      reject(new Error('Plotly could not be loaded from this server; it comes with pip install "hubstore[serve]".'));
+      reject(new Error("Plotly could not be loaded from this server."));
     };
     document.head.append(script);
   });

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.util import find_spec
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
@@ -65,11 +64,10 @@ async def static(name: str, request: Request) -> Response:
 
 @cache
 def _files() -> StaticFiles:
-    """The dashboard's folder and that of the API's page, and plotly's script where plotly is installed."""
-    packages: list[str | tuple[str, str]] = [("hubstore.serve", "dashboard"), ("hubstore.serve", "docs")]
-    if find_spec("plotly") is not None:
-        packages.append(("plotly", "package_data"))
-    return StaticFiles(packages=packages)
+    """The dashboard's folder, that of the API's page and that of Plotly's script."""
+    return StaticFiles(
+        packages=[("hubstore.serve", "dashboard"), ("hubstore.serve", "docs"), ("hubstore.plots", "plotly")]
+    )
 
 
 async def _file(name: str, request: Request) -> Response:
