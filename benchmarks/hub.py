@@ -64,7 +64,9 @@ def all_files(ntrex: Path) -> dict[str, str]:
     return {"en": found.pop("en"), **found}
 
 
-def extract(name: str, files: Mapping[str, str], options: argparse.Namespace, lines: int) -> hubstore.Store:
+def extract(
+    name: str, files: Mapping[str, str], options: argparse.Namespace, lines: int, poolings: tuple[str, ...]
+) -> hubstore.Store:
     """The store of a model or, where its name says so, of its twin."""
     folder, how = FOLDERS[name.removesuffix(TWIN)]
     path = options.work / f"{name}-{len(files)}.hub"
@@ -75,8 +77,8 @@ def extract(name: str, files: Mapping[str, str], options: argparse.Namespace, li
     model = load_model(str(options.models / folder), device=options.device, dtype="float32")
     if name.endswith(TWIN):
         model = random_twin(model, SEED)
-    settings: dict[str, Any] = {"poolings": ("mean", "last"), "layers": ("all", "final"), "dtype": "float32"}
-    return hubstore.extract(corpus, model, path, readers=0, **settings, **how)
+    settings: dict[str, Any] = {"layers": ("all", "final"), "dtype": "float32", "readers": 0, **how}
+    return hubstore.extract(corpus, model, path, poolings=poolings, **settings)
 
 
 def without_language(store: hubstore.Store) -> list[dict[str, Any]]:
@@ -152,7 +154,7 @@ def score(options: argparse.Namespace) -> None:
     """The record of each model beside its twin, and the figure of all that have one."""
     files = all_files(options.ntrex)
     for name in options.only:
-        store, twin = (extract(one, files, options, options.lines) for one in (name, f"{name}{TWIN}"))
+        store, twin = (extract(one, files, options, options.lines, ("mean",)) for one in (name, f"{name}{TWIN}"))
         for own, control in ((store, twin), (twin, None)):
             record = {
                 "model": own.attributes["model"]["id"],
@@ -174,7 +176,7 @@ def score(options: argparse.Namespace) -> None:
 def compare(options: argparse.Namespace) -> None:
     """How alike the models and a twin are, what is left of each without the language, and the tuned lens."""
     names = [*options.only, f"{TUNED}{TWIN}"]
-    stores = {name: extract(name, SOME, options, COMPARED_LINES) for name in names}
+    stores = {name: extract(name, SOME, options, COMPARED_LINES, ("mean", "last")) for name in names}
     alike = hubstore.compare(*stores.values(), partitions=LANGUAGES, measures=MEASURES, **COMPARED)
     record = {**COMPARED, "measures": MEASURES, "languages": LANGUAGES, "stores": lines_of(alike)}
     write_json(options.out / "compare.json", rounded({**record, "commit": options.commit}))

@@ -18,7 +18,6 @@ from hubstore.analysis.calibration import (
     permutations,
     permuted_values,
     row_of,
-    view,
 )
 from hubstore.analysis.comparing import by_pair, compare_options
 from hubstore.analysis.layers import Executor, LayerTask, Prepared, Progress, over_layers
@@ -132,4 +131,4 @@ def layer_view(states: States, layer: str, selection: Selection, k: int) -> View
     """A layer's states of some items as the measures need them, with k neighbors or as many as there are."""
     near = min(k, len(selection) - 1)
     seed = tie_seed(layer, selection.partition)
-    return states.cached(("view", layer, selection, near), lambda: view(states.rows(layer, selection), near, seed))
+    return states.cached(("view", layer, selection, near), lambda: View(states.rows(layer, selection), near, seed))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -30,48 +31,69 @@ BLOCK = 1 << 22  # elements of permuted matrices at a time
 Measure = tuple[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
-    """A layer's states of n items, as the measures need them; float64.
+    """A layer's states of n items, and what the measures need of them, float64 and made when it is first asked for.
 
     Args:
-        unit: [n, width], unit rows.
-        gram: [n, n], centered, of Frobenius norm 1.
-        unit_gram: the same of unit rows.
-        ranks: [n, n], ranks of the cosines of different items, of mean 0 and norm 1; 0 on the diagonal.
-        near: [n, n], weights of each item's k neighbors by cosine.
-        cosines: [n, n].
-        basis: [n, d], orthonormal: the items' leading principal components.
-        components: [n, d], the same with their lengths, of Frobenius norm 1.
+        rows: [n, width], the states.
         k: neighbors.
+        seed: draws among many tied ones.
     """
 
-    unit: Tensor
-    gram: Tensor
-    unit_gram: Tensor
-    ranks: Tensor
-    near: Tensor
-    cosines: Tensor
-    basis: Tensor
-    components: Tensor
+    rows: Tensor
     k: int
+    seed: int = 0
 
     def __len__(self) -> int:
-        return len(self.unit)
+        return len(self.rows)
 
+    @cached_property
+    def unit(self) -> Tensor:
+        """[n, width], unit rows."""
+        return unit_rows(self.rows)
 
-def view(rows: Tensor, k: int, seed: int = 0) -> View:
-    """A layer's states [n, width] as `compare` needs them, with k neighbors; `seed` draws among many tied ones."""
-    unit = unit_rows(rows)
-    n = len(unit)
-    cosines = unit @ unit.T
-    left, lengths, _ = torch.linalg.svd(_centered(rows.to(torch.float64)), full_matrices=False)
-    basis = left[:, : max(1, min(COMPONENTS, n // ITEMS_PER_COMPONENT, left.shape[1]))]
-    components = basis * lengths[: basis.shape[1]]
-    grams = (_centered(side) for side in (rows.to(torch.float64), unit))
-    gram, unit_gram = (_normalized(side @ side.T) for side in grams)
-    near = dense(neighbor_weights(rows, k, seed=seed).edges, n)
-    return View(unit, gram, unit_gram, _ranks(cosines), near, cosines, basis, _normalized(components), k)
+    @cached_property
+    def gram(self) -> Tensor:
+        """[n, n], centered, of Frobenius norm 1."""
+        return _gram(self.rows.to(torch.float64))
+
+    @cached_property
+    def unit_gram(self) -> Tensor:
+        """The same of unit rows."""
+        return _gram(self.unit)
+
+    @cached_property
+    def cosines(self) -> Tensor:
+        """[n, n]."""
+        return self.unit @ self.unit.T
+
+    @cached_property
+    def ranks(self) -> Tensor:
+        """[n, n], ranks of the cosines of different items, of mean 0 and norm 1; 0 on the diagonal."""
+        return _ranks(self.cosines)
+
+    @cached_property
+    def near(self) -> Tensor:
+        """[n, n], weights of each item's k neighbors by cosine."""
+        return dense(neighbor_weights(self.rows, self.k, seed=self.seed).edges, len(self))
+
+    @cached_property
+    def basis(self) -> Tensor:
+        """[n, d], orthonormal: the items' leading principal components."""
+        return self._leading[0]
+
+    @cached_property
+    def components(self) -> Tensor:
+        """[n, d], the same with their lengths, of Frobenius norm 1."""
+        basis, lengths = self._leading
+        return _normalized(basis * lengths)
+
+    @cached_property
+    def _leading(self) -> tuple[Tensor, Tensor]:
+        left, lengths, _ = torch.linalg.svd(_centered(self.rows.to(torch.float64)), full_matrices=False)
+        count = max(1, min(COMPONENTS, len(self) // ITEMS_PER_COMPONENT, left.shape[1]))
+        return left[:, :count], lengths[:count]
 
 
 def compare(x: View, y: View, orders: Tensor, names: Sequence[Measure] | None = None) -> Iterator[Row]:
@@ -146,7 +168,9 @@ def expected(metric: str, variant: str, x: View, y: View) -> float | None:
     if metric == "cka":
         sides = (x.gram, y.gram) if variant == "raw" else (x.unit_gram, y.unit_gram)
         return float(sides[0].trace() * sides[1].trace()) / (n - 1)
-    return {"rsa": 0.0, "mutual_knn": x.k / (n - 1), "linear_r2": x.basis.shape[1] / (n - 1)}.get(metric)
+    if metric == "linear_r2":
+        return x.basis.shape[1] / (n - 1)
+    return {"rsa": 0.0, "mutual_knn": x.k / (n - 1)}.get(metric)
 
 
 def unbiased_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
@@ -306,6 +330,11 @@ def permutations(n: int, count: int, seed: int) -> Tensor:
 
 def _centered(rows: Tensor) -> Tensor:
     return rows - rows.mean(0)
+
+
+def _gram(rows: Tensor) -> Tensor:
+    centered = _centered(rows)
+    return _normalized(centered @ centered.T)
 
 
 def _normalized(matrix: Tensor) -> Tensor:

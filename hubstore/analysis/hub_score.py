@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hubstore.analysis.calibrated import sampled
-from hubstore.analysis.calibration import expected, permuted_values, view
+from hubstore.analysis.calibration import View, expected, permuted_values
 from hubstore.analysis.comparing import by_partition, compare_options
 from hubstore.analysis.families import family_of, script_of
 from hubstore.analysis.layers import Progress
@@ -175,7 +175,7 @@ def _aligned(units: Tensor, layer: str, names: Sequence[str], pairs: Sequence[tu
     """CKA and mutual kNN of a layer, means over pairs."""
     n = units.shape[1]
     views = [
-        view(rows, max(1, min(10, n // 8)), tie_seed(layer, name)) for rows, name in zip(units, names, strict=True)
+        View(rows, max(1, min(10, n // 8)), tie_seed(layer, name)) for rows, name in zip(units, names, strict=True)
     ]
     none = torch.empty(0, n, dtype=torch.int64)
     sums = {name: np.zeros(2) for name in ALIGNED}

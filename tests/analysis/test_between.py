@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hubstore.analysis import compare
-from hubstore.analysis.calibration import MEASURES, permutations, permuted_values, row_of, view
+from hubstore.analysis.calibration import MEASURES, View, permutations, permuted_values, row_of
 from hubstore.errors import AnalysisError, QueryError
 from hubstore.plots.compare import compare_grids
 from tests.analysis.test_calibrated import sides
@@ -41,10 +41,10 @@ def rows(table, **where):
 def test_permutations_of_all_measures_at_once_are_those_of_permuted_states():
     x, y = sides(n=24, width=(6, 6))
     orders = permutations(24, 3, seed=0)
-    found = permuted_values([view(x, 4), view(y, 4)], [view(y, 4)], orders)
+    found = permuted_values([View(x, 4), View(y, 4)], [View(y, 4)], orders)
     assert found.keys() == set(MEASURES)
     for r, order in enumerate(orders):
-        again = permuted_values([view(x, 4), view(y, 4)], [view(y[order], 4)], orders[:0])
+        again = permuted_values([View(x, 4), View(y, 4)], [View(y[order], 4)], orders[:0])
         for name, values in again.items():
             torch.testing.assert_close(found[name][:, :, 1 + r], values[:, :, 0], msg=str(name), atol=1e-9, rtol=0)
 

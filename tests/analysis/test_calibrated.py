@@ -9,7 +9,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from hubstore.analysis import analyze, calibrated, calibrated_between, calibration
-from hubstore.analysis.calibration import compare, expected, permutations, permuted_values, view
+from hubstore.analysis.calibration import View, compare, expected, permutations, permuted_values
 from hubstore.errors import AnalysisError
 from tests.analysis.test_similarity import related
 from tests.largest_tensor import LargestTensor
@@ -27,7 +27,7 @@ def sides(n=40, width=(12, 12), noise=1.0, seed=0):
 
 
 def raw(x, y, k=5):
-    found = permuted_values([view(x, k)], [view(y, k)], torch.empty(0, len(x), dtype=torch.int64))
+    found = permuted_values([View(x, k)], [View(y, k)], torch.empty(0, len(x), dtype=torch.int64))
     return {name: float(values) for name, values in found.items()}
 
 
@@ -120,7 +120,7 @@ def test_procrustes_svcca_and_maps_are_what_numpy_computes():
 
 
 def test_closed_forms_are_the_means_over_all_permutations():
-    x, y = (view(side, 2) for side in sides(n=6, width=(4, 4)))
+    x, y = (View(side, 2) for side in sides(n=6, width=(4, 4)))
     orders = torch.tensor(list(itertools.permutations(range(6))))
     known = 0
     for (metric, variant), values in permuted_values([x], [y], orders).items():
@@ -137,7 +137,7 @@ def test_what_is_independent_is_0_when_calibrated_and_seldom_significant_where_r
         g = torch.Generator().manual_seed(seed)
         x, y = (torch.randn(32, 60, generator=g) for _ in range(2))
         runs.append(
-            {(r["metric"], r["variant"]): r for r in compare(view(x, 5), view(y, 5), permutations(32, 39, seed))}
+            {(r["metric"], r["variant"]): r for r in compare(View(x, 5), View(y, 5), permutations(32, 39, seed))}
         )
     for name in runs[0]:
         column = {key: np.array([run[name][key] for run in runs]) for key in ("value", "calibrated", "p_value")}
@@ -182,7 +182,7 @@ def test_items_are_drawn_where_there_are_more_than_the_sample():
 
 
 def test_permutations_of_many_items_are_done_some_at_a_time_with_the_same_result(monkeypatch):
-    x, y = (view(side, 10) for side in sides(64, (20, 20)))
+    x, y = (View(side, 10) for side in sides(64, (20, 20)))
     orders = permutations(64, 600, 0)
     whole = permuted_values([x], [y], orders)
     monkeypatch.setattr(calibration, "BLOCK", 1 << 13)
