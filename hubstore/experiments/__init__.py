@@ -1,4 +1,4 @@
-"""The experiments of Wu et al. (2025, arXiv 2411.04986), and one of ours, as recipes over materials.
+"""The experiments of Wu et al. (2025, arXiv 2411.04986), one of Dumas et al. (2024) and one of ours, as recipes.
 
 Each is a function under `recipes/`, registered by `@experiment(...)`, whose docstring says what it computes and when
 the paper's claim counts as shown.

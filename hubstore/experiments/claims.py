@@ -12,9 +12,11 @@ from hubstore.experiments.context import ExperimentContext
 from hubstore.experiments.result import Reading, Result, Row, make_table
 from hubstore.experiments.significance import BestLayer, Floats, best_layer, mean_rows, stacked_clusters
 from hubstore.plots.experiment import Plot
-from hubstore.stats.verdicts import FEWEST_CLUSTERS, sign_flip_test
+from hubstore.stats.verdicts import FEWEST_CLUSTERS, TOO_FEW, false_discovery, sign_flip_test
 
 FOLDS = 5
+FALSE_SHARE = 0.05
+"""Of languages in which a claim is said to hold, the share in which it may be false."""
 LAST = "final"
 MIDDLE = "the middle (layers"
 """How the note begins that says whether the claim is one of the middle."""
@@ -121,6 +123,41 @@ def cross_validated(
     at = ", ".join(f"{layer} ({count})" for layer, count in sorted(picked.items(), key=lambda one: int(one[0])))
     found = mean_rows("held out", dict(zip(names, held.T, strict=True)), context.resampling)
     return found, (f"held-out items in {FOLDS} folds, layers {at}: {in_words(found)}",)
+
+
+def by_language(
+    context: ExperimentContext, rows: Sequence[Row], headlines: Mapping[str, Sequence[str]], what: str = ""
+) -> tuple[str, ...]:
+    """In which languages a claim holds by the experiment's own rule, with false discoveries in mind.
+
+    Each language is tested over all intermediate layers. Of so many tests some say yes by chance: those count whose
+    share of false ones is expected to be FALSE_SHARE at most (Benjamini and Hochberg, 1995).
+
+    Args:
+        context: whose layers they are.
+        rows: of the table.
+        headlines: by language, quantities that must all be above zero at one layer.
+        what: the claim, in words.
+
+    Returns:
+        A note; none where no language has a value.
+    """
+    known = {row["quantity"] for row in rows}
+    tests = {
+        language: best_layer(rows, several, context.intermediate, context.seed)
+        for language, several in headlines.items()
+        if known.issuperset(several)
+    }
+    if not tests:
+        return ()
+    p = {name: float(one.test.p_by_layer[one.place]) for name, one in tests.items() if one.verdict != TOO_FEW}
+    q = dict(zip(p, false_discovery(list(p.values())).tolist(), strict=True))
+    yes = [f"{name} (layer {tests[name].rows[0]['layer']})" for name in q if q[name] <= FALSE_SHARE]
+    parts = [f"yes in {len(yes)} of {len(q)}{': ' if yes else ''}{', '.join(yes)}"] if q else []
+    no = [f"{name} (q {q[name]:.2g})" for name in q if q[name] > FALSE_SHARE]
+    few = [name for name in tests if name not in q]
+    parts += [f"{words}: {', '.join(names)}" for words, names in (("no", no), (TOO_FEW, few)) if names]
+    return (f"by language{f', {what}' if what else ''}, with false discoveries in mind: {'; '.join(parts)}",)
 
 
 def _clearness(values: Floats) -> Floats:

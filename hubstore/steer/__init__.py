@@ -1,4 +1,4 @@
-"""Steering: directions of the residual stream, interventions along them, what a model says then, and what that is."""
+"""Steering and patching: directions and states of the residual stream, put in, and what a model says then."""
 
 from hubstore.lazy import lazy_names
 from hubstore.steer.decoding import Decoding
@@ -12,6 +12,7 @@ from hubstore.steer.directions import (
 from hubstore.steer.generation import Continuation, generate, next_log_probabilities
 from hubstore.steer.intervention import Intervention, steering
 from hubstore.steer.metrics import Proportion, perplexity, relevance, success_share
+from hubstore.steer.patching import Patched, last_states, patch, place_after
 from hubstore.steer.prompts import MediaPrompt, media_prompt
 from hubstore.steer.sentiment import Classifier, Lexicon
 from hubstore.steer.sweep import sweep
@@ -24,15 +25,19 @@ __all__ = [
     "Intervention",
     "Lexicon",
     "MediaPrompt",
+    "Patched",
     "Proportion",
     "difference_of_partitions",
     "difference_of_texts",
     "difference_of_tokens",
     "generate",
+    "last_states",
     "load_direction",
     "media_prompt",
     "next_log_probabilities",
+    "patch",
     "perplexity",
+    "place_after",
     "relevance",
     "steering",
     "success_share",

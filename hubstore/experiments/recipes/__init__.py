@@ -4,6 +4,7 @@ from hubstore.experiments.recipes import (  # noqa: F401
     cross_modal,
     lens_media,
     lens_text,
+    patching,
     similarity,
     steering_media,
     steering_sentiment,

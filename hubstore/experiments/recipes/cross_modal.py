@@ -15,6 +15,7 @@ from hubstore.errors import AnalysisError, ModelError
 from hubstore.experiments.context import ExperimentContext
 from hubstore.experiments.materials import shipped_bytes
 from hubstore.experiments.materials.media import NO_LANGUAGE, RECORDINGS, SHIPPED, recordings
+from hubstore.experiments.materials.translations import CONCEPTS
 from hubstore.experiments.registry import experiment
 from hubstore.experiments.result import Reading, Result, Row, make_table
 from hubstore.experiments.significance import BestLayer, best_layer, joint, with_clusters
@@ -25,7 +26,6 @@ from hubstore.store import StoreReader
 
 ENGLISH = "en"
 MODALITIES = ("image", "audio")
-CONCEPTS = "emoji/concepts.parquet"
 MEDIA_COLUMN = "media"
 SUFFIXES = ("jsonl", "csv", "tsv", "parquet")
 TABLES = tuple(f"cross-modal.{suffix}" for suffix in SUFFIXES)
