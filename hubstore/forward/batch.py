@@ -71,6 +71,10 @@ class Batch:
         """int64 [items]: the row after each item's last token."""
         return self.last + 1
 
+    def spans_of(self, pooling: str) -> Spans | None:
+        """The tokens that "media" or "text" pools; None where that is the mean over all, and for other poolings."""
+        return {"media": self.media, "text": self.text}.get(pooling)
+
     @property
     def tensors(self) -> Iterator[torch.Tensor]:
         """All that it holds on its device."""

@@ -30,12 +30,12 @@ class _Reading:
 
     Args:
         batch: what it runs.
-        rows: for each pooling, [rows, width] of every layer, where states go.
+        rows: for each layer, by pooling [rows, width], where states go.
         left: layers that were not reached yet.
     """
 
     batch: Batch
-    rows: Mapping[str, Sequence[torch.Tensor]]
+    rows: Sequence[Mapping[str, torch.Tensor]]
     left: set[str]
 
 
@@ -96,7 +96,8 @@ class Capture:
             return
         if _is_square(batch) and self._time_first is None:
             self._time_first = _has_time_first(self.model)
-        rows = {pooling: of_layers.unbind() for pooling, of_layers in states.items()}
+        of_layers = zip(*(of_pooling.unbind() for of_pooling in states.values()), strict=True)
+        rows = [dict(zip(states, of_layer, strict=True)) for of_layer in of_layers]
         self._reading = _Reading(batch, rows, set(self.layers))
         try:
             with self.hooked() as restart:
@@ -148,11 +149,9 @@ class Capture:
     def _store(self, layer: str, output: Any) -> None:
         if self._reading is None:  # a forward that nobody reads
             return
-        batch, rows = self._reading.batch, self._reading.rows
+        batch, rows = self._reading.batch, self._reading.rows[self._numbers[layer]]
         self._reading.left.discard(layer)
-        hidden = self._arranged(layer, output, batch)
-        for pooling in self.poolings:
-            pool_into(rows[pooling][self._numbers[layer]], hidden, batch, pooling)
+        pool_into(rows, self._arranged(layer, output, batch), batch)
 
     def _arranged(self, layer: str, output: Any, batch: Batch) -> torch.Tensor:
         """[items, tokens, width]: what blocks have padded inside is left out, and time goes second."""

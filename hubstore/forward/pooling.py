@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Final
 
@@ -12,22 +13,24 @@ from hubstore.forward.batch import Batch
 HAS_TRITON: Final = find_spec("triton") is not None
 
 
-def pool_into(out: torch.Tensor, hidden: torch.Tensor, batch: Batch, pooling: str) -> None:
-    """Put one row per item, or per token, of `pool` at the batch's places; on a GPU a mean takes one launch.
+def pool_into(outs: Mapping[str, torch.Tensor], hidden: torch.Tensor, batch: Batch) -> None:
+    """Put the rows of several poolings of a layer at the batch's places; see `pool`.
+
+    On a GPU all poolings of whole items are one launch, in which the states are read once.
 
     Args:
-        out: [rows, width] of one layer, in any dtype.
+        outs: by pooling, [rows, width] in one dtype, whichever, the columns of a row side by side.
         hidden: [items, length, width]; of a packed batch [1, tokens, width].
         batch: the batch it came from.
-        pooling: see `pool`.
     """
-    if pooling == "mean" and hidden.is_cuda and HAS_TRITON:
+    if hidden.is_cuda and HAS_TRITON:
         from hubstore.forward import pooling_cuda
 
-        pooling_cuda.segment_mean_into(out, batch.item_places, hidden, batch.first, batch.stops)
+        pooling_cuda.pool_into(outs, hidden, batch)
         return
-    places = batch.token_places if pooling == "tokens" else batch.item_places
-    out.index_copy_(0, places, pool(hidden, batch, pooling).to(out.dtype))
+    for pooling, out in outs.items():
+        places = batch.token_places if pooling == "tokens" else batch.item_places
+        out.index_copy_(0, places, pool(hidden, batch, pooling).to(out.dtype))
 
 
 def pool(hidden: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
@@ -44,7 +47,7 @@ def pool(hidden: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
     Returns:
         [items, width], or [tokens, width].
     """
-    spans = {"media": batch.media, "text": batch.text}.get(pooling)
+    spans = batch.spans_of(pooling)
     if spans is not None:
         return segment_mean(_rows(hidden, spans.rows)[None], spans.bounds[:-1], spans.bounds[1:])
     chosen = {"tokens": batch.token_rows, "last": batch.last, "first": batch.first}.get(pooling)

@@ -14,11 +14,12 @@ import torch
 from hubstore.corpus import Item, read_sample
 from hubstore.errors import StoreError
 from hubstore.extraction import Callbacks, PackingOptions, Settings, append, encode, extract, self_check
-from hubstore.forward import Batching, Capture, forward, make_batch, pack, tokenize
+from hubstore.forward import Batch, Batching, Capture, Spans, forward, make_batch, pack, tokenize
+from hubstore.forward.batch import ROW_FIELDS
 from hubstore.forward.compiled import compiled_blocks, packed_tokens
 from hubstore.forward.members import batch_members
 from hubstore.forward.packed import plain_packed_attention
-from hubstore.forward.pooling import segment_mean
+from hubstore.forward.pooling import pool_into, segment_mean
 from hubstore.store import StoreReader, verify
 from tests.extraction.test_crash import content
 from tests.extraction.test_extraction import ALL, items, sample
@@ -35,6 +36,7 @@ TEXTS = [
     "Una frase.",
 ]
 PACKED = Batching("packed")
+TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}
 
 
 @pytest.mark.parametrize("family", PACKABLE)
@@ -241,24 +243,52 @@ def test_plain_packed_attention_is_softmax_over_each_item_within_its_window(caus
     torch.testing.assert_close(ours, torch.einsum("hqk,khd->qhd", weights, value.repeat_interleave(2, 1)))
 
 
+def _placed(rows, places):
+    """A batch of four sequences of 20 tokens, whose rows are bound for other places."""
+    token_rows = torch.cat([torch.arange(start, stop) for start, stop in rows])
+    return Batch(
+        {},
+        first=torch.tensor([1, 20, 41, 60]),
+        last=torch.tensor([stop - 1 for _, stop in rows]),
+        token_rows=token_rows,
+        item_places=torch.tensor(places),
+        token_places=torch.arange(len(token_rows)).flip(0) + 2,
+        media=Spans(torch.tensor([2, 3, 22, 39, 50, 70, 71]), torch.tensor([0, 2, 4, 5, 7])),
+    )
+
+
+def _on(batch, device):
+    moved = {name: getattr(batch, name).to(device) for name in ROW_FIELDS}
+    return replace(batch, **moved, media=Spans(batch.media.rows.to(device), batch.media.bounds.to(device)))
+
+
 @pytest.mark.parametrize("turned", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_means_in_one_launch_are_those_of_several_at_their_places(dtype, turned):
+@pytest.mark.parametrize(("dtype", "stored"), [("float32", "float32"), ("float32", "float16"), ("bfloat16", "float16")])
+def test_poolings_in_one_launch_are_those_of_torch_at_their_places(monkeypatch, dtype, stored, turned):
     """On a GPU where there is one, else in Triton's interpreter."""
     pooling_cuda = pytest.importorskip("hubstore.forward.pooling_cuda")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    hidden = torch.randn(2, 40, 300, device=device).to(dtype)
+    launches = []
+    for name in ("_pool", "_place"):
+        kernel = getattr(pooling_cuda, name)
+        monkeypatch.setattr(pooling_cuda, name, lambda *a, name=name, of=kernel: (launches.append(name), of(*a)))
+    hidden = torch.randn(4, 20, 300).to(getattr(torch, dtype))
     hidden = hidden.transpose(1, 2).contiguous().transpose(1, 2) if turned else hidden
-    starts, stops = torch.tensor([1, 4, 41, 60], device=device), torch.tensor([4, 39, 58, 80], device=device)
-    places = torch.tensor([3, 0, 5, 1], device=device)
-    out = torch.full((6, 300), 7.0, dtype=dtype, device=device)
-    pooling_cuda.segment_mean_into(out, places, hidden, starts, stops)
-    flat = hidden.reshape(80, 300).double()
-    for start, stop, place in zip(starts.tolist(), stops.tolist(), places.tolist(), strict=True):
-        torch.testing.assert_close(out[place], flat[start:stop].mean(0).to(dtype), rtol=1e-3, atol=1e-4)
-    assert (out[[2, 4]] == 7).all(), "rows of no item stay"
-    torch.testing.assert_close(pooling_cuda.segment_mean(hidden, starts, stops).to(dtype), out[places])
+    batch = _placed([(0, 4), (20, 39), (40, 58), (60, 80)], [3, 0, 5, 1])
+    poolings = ("last", "mean", "first", "tokens", "media", "text")
+    ours, theirs = (
+        {pooling: torch.full((80, 300), 7.0, dtype=getattr(torch, stored)) for pooling in poolings} for _ in range(2)
+    )
+    on_device = {pooling: out.to(device) for pooling, out in ours.items()}
+    pooling_cuda.pool_into(on_device, hidden.to(device), _on(batch, device))
+    ours = {pooling: out.cpu() for pooling, out in on_device.items()}
+    pool_into(theirs, hidden, batch)
+    for pooling in poolings:
+        exact = pooling in ("last", "first", "tokens")
+        torch.testing.assert_close(ours[pooling], theirs[pooling], **({"rtol": 0, "atol": 0} if exact else TOLERANCE))
+    assert (ours["mean"][[2, 4]] == 7).all(), "rows of no item stay"
+    assert launches == ["_place", "_pool", "_pool", "_pool"], "last, mean and first take one, a second mean another"
 
 
 def test_hooks_stay_on_the_blocks_for_many_batches_and_hear_nothing_else():
