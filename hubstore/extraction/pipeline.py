@@ -1,8 +1,9 @@
-"""Tokenize, run, copy and write, all at the same time: bounded queues between three threads.
+"""Tokenize, run, copy and write, all at the same time: bounded queues between a few threads.
 
 prepare thread: items, as other processes have tokenized or read them -> batches, on their way to the device
 this thread:    batches -> the model -> pooled states, each at its place in the shard, on the device
-write thread:   a finished shard, copied off the device -> disk -> commit
+write threads:  a finished shard, copied off the device -> disk -> commit; while one waits for the disk to have the
+                last of a shard, the other writes the next
 
 On a GPU no thread waits for a batch: they are copied beside what is computed, and this thread runs ahead of the
 device as far as its queue is long.
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,7 +31,7 @@ from hubstore.extraction.readers import processes_for, reading_processes, start_
 from hubstore.forward import HostBatch
 from hubstore.forward.capture import Capture, States
 from hubstore.forward.compiled import compiled_blocks
-from hubstore.forward.memory import ShardMemory, Slot, StagedBatch, Staging, is_out_of_memory, run_in_halves
+from hubstore.forward.memory import SentShard, ShardMemory, StagedBatch, Staging, is_out_of_memory, run_in_halves
 from hubstore.models import Model
 from hubstore.reading.layout import Integers
 from hubstore.reading.processes import ReadingProcesses
@@ -40,6 +41,9 @@ T = TypeVar("T")
 
 BATCHES_AHEAD = 8
 """Batches that may wait for the model."""
+
+WRITERS = 2
+"""Threads that write a shard each, its files side by side."""
 
 SWITCH_SECONDS = 2e-4
 """How long a Python thread keeps another waiting."""
@@ -61,7 +65,7 @@ class Progress:
         seconds: since the run began.
         model_ms: milliseconds this thread spent in the model; on a GPU, in giving it work.
         copy_ms: waiting for shards to be computed and to leave the device.
-        write_ms: writing shards, on the write thread.
+        write_ms: writing shards, of all write threads.
         workers: models that are at work.
     """
 
@@ -109,23 +113,12 @@ class _PreparedBatch:
 
 @dataclass(frozen=True)
 class _Assembled:
-    """A shard's states on their way to the host; there when `event` says so."""
+    """A shard whose states are on their way to where they are written from."""
 
     start: ShardStart
     end: ShardEnd
-    slot: Slot
-    event: torch.cuda.Event | None
+    sent: SentShard
     model_ms: float
-
-
-@dataclass
-class _Clock:
-    """Milliseconds by activity, one writer each."""
-
-    started: float = field(default_factory=time.perf_counter)
-    model_ms: float = 0.0
-    copy_ms: float = 0.0
-    write_ms: float = 0.0
 
 
 class _Cancelled(Exception):  # noqa: N818 - no error of its own
@@ -218,14 +211,14 @@ class _Run:
         self._finished: queue.Queue[_Assembled | None] = queue.Queue()
         self._stop = threading.Event()
         self._errors: list[BaseException] = []
-        self._clock = _Clock()
+        self._began = time.perf_counter()
         self._done = Progress(total=total)
         self._lock = threading.Lock()
 
     def run(self) -> Progress:
         threads = [
             threading.Thread(target=self._guarded, args=(work,), name=work.__name__, daemon=True)
-            for work in (self._prepare, self._write)
+            for work in (self._prepare, *[self._write] * WRITERS)
         ]
         for thread in threads:
             thread.start()
@@ -279,25 +272,17 @@ class _Run:
 
     def _assemble(self, start: ShardStart) -> None:
         slot = self._get(self._memory.free)
-        states = self._memory.shaped(slot.assembled, start.rows)
-        before = self._clock.model_ms
+        states = self._memory.begin(slot, start.rows)
+        before = self._done.model_ms
         while isinstance(work := self._get(self._prepared), _PreparedBatch):
             started = time.perf_counter()
             self._run_batch(states, work)
-            self._clock.model_ms += 1e3 * (time.perf_counter() - started)
-            self._advance(
-                items=self._done.items + work.items,
-                tokens=self._done.tokens + work.tokens,
-                padded=self._done.padded + work.padded_tokens,
-            )
+            self._advance(items=work.items, tokens=work.tokens, padded=work.padded_tokens, model_ms=_ms_since(started))
         assert isinstance(work, ShardEnd)
-        self._advance(
-            truncated=self._done.truncated + (pc.sum(work.items["truncated"]).as_py() or 0),
-            skipped=self._done.skipped + work.skipped,
-            broken=(self._done.broken + work.broken)[:BROKEN_SHOWN],
-        )
-        event = self._memory.send(slot, start.rows)
-        self._put(self._finished, _Assembled(start, work, slot, event, self._clock.model_ms - before))
+        truncated = pc.sum(work.items["truncated"]).as_py() or 0
+        self._advance(truncated=truncated, skipped=work.skipped, broken=work.broken)
+        sent = self._memory.send(slot, start.rows, self._get)
+        self._put(self._finished, _Assembled(start, work, sent, self._done.model_ms - before))
 
     def _run_batch(self, states: States, work: _PreparedBatch) -> None:
         def run(members: Integers) -> None:
@@ -312,12 +297,10 @@ class _Run:
     def _write(self) -> None:
         work = self._work
         while (done := self._get(self._finished)) is not None:
-            if done.event is not None:
-                started = time.perf_counter()
-                done.event.synchronize()
-                self._clock.copy_ms += 1e3 * (time.perf_counter() - started)
             started = time.perf_counter()
-            states = self._memory.shaped(done.slot.written, done.start.rows)
+            done.sent.wait()
+            copy_ms, started = _ms_since(started), time.perf_counter()
+            states = done.sent.states
             if done.end.included is not None:
                 states = {pooling: of_all[:, done.end.included] for pooling, of_all in states.items()}
             with self._shared():
@@ -331,26 +314,22 @@ class _Run:
                     first_token_shard=done.start.planned.first_token_shard,
                     times={"model_ms": round(done.model_ms, 3)},
                     previews=done.end.previews,
+                    finite=done.sent.finite,
                 )
-            self._clock.write_ms += 1e3 * (time.perf_counter() - started)
-            self._memory.free.put(done.slot)
-            self._advance(shards=self._done.shards + 1)
+            self._memory.release(done.sent)
+            self._advance(shards=1, copy_ms=copy_ms, write_ms=_ms_since(started))
+        self._put(self._finished, None)  # for the other one
 
     def _shared(self) -> contextlib.AbstractContextManager[None]:
         """A shard that another writer of this plan has committed meanwhile is as good."""
         return contextlib.suppress(*((ShardCommittedError,) if self._work.shared else ()))
 
-    def _advance(self, **changes: Any) -> None:
+    def _advance(self, *, broken: Sequence[str] = (), **more: float) -> None:
+        """Report that so much more is done."""
         with self._lock:
-            clock = self._clock
-            self._done = replace(
-                self._done,
-                **changes,
-                seconds=time.perf_counter() - clock.started,
-                model_ms=clock.model_ms,
-                copy_ms=clock.copy_ms,
-                write_ms=clock.write_ms,
-            )
+            sums = {name: getattr(self._done, name) + value for name, value in more.items()}
+            broken = (*self._done.broken, *broken)[:BROKEN_SHOWN]
+            self._done = replace(self._done, broken=broken, seconds=time.perf_counter() - self._began, **sums)
         self._report(self._done)
 
     def _put(self, to: queue.Queue[T], work: T) -> None:
@@ -370,6 +349,10 @@ class _Run:
                 return source.get(timeout=0.1)
             except queue.Empty:
                 continue
+
+
+def _ms_since(started: float) -> float:
+    return 1e3 * (time.perf_counter() - started)
 
 
 def _most_rows(work: Work) -> dict[str, int]:

@@ -7,7 +7,7 @@ leaves it whole for pinned memory; elsewhere it is assembled where it is written
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,27 +26,59 @@ SIGNS = ("can't allocate memory", "DefaultCPUAllocator", "not enough memory", "o
 """Words with which torch, CUDA and its libraries say that memory does not suffice."""
 
 SLOTS = 2
-"""Shards in memory: one is assembled while the other is written."""
+"""Shards in memory: one is assembled while the other is written. Beside a GPU as many, on it and here."""
 
 STAGED = 4
 """Batches whose copy to the device may be on its way."""
 
+Flat = Mapping[str, torch.Tensor]
+"""Room for one shard's states, flat, by pooling."""
 
-@dataclass(frozen=True)
+
+@dataclass
 class Slot:
-    """Room for one shard's states, flat, by pooling.
+    """Where the model puts pooled rows.
 
     Args:
-        assembled: where the model puts pooled rows.
-        written: where the shard is written from: pinned memory, or the same as `assembled`.
+        assembled: the memory, on the device.
+        left: says when the shard that was assembled there before has left it.
     """
 
-    assembled: Mapping[str, torch.Tensor]
-    written: Mapping[str, torch.Tensor]
+    assembled: Flat
+    left: torch.cuda.Event | None = None
+
+
+@dataclass(frozen=True)
+class SentShard:
+    """A shard on its way to the memory that it is written from.
+
+    Args:
+        states: by pooling, [layers, rows, width]; not there before `wait`.
+        room: what they lie in, to be given back.
+        arrived: says when they are there; None where they are.
+        all_finite: bool [], there with them; None where nobody looked.
+    """
+
+    states: States
+    room: Slot | Flat
+    arrived: torch.cuda.Event | None = None
+    all_finite: torch.Tensor | None = None
+
+    def wait(self) -> None:
+        """Wait until it is there."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+
+    @property
+    def finite(self) -> bool:
+        """Whether all states are known to be finite."""
+        return self.all_finite is not None and bool(self.all_finite)
 
 
 class ShardMemory:
     """A few slots, and the way from the device to where shards are written from.
+
+    On a GPU a slot is free again as soon as its shard has left it for pinned memory, whether or not that is written.
 
     Args:
         layout: the store's shapes.
@@ -62,9 +94,10 @@ class ShardMemory:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.free: queue.Queue[Slot] = queue.Queue()
+        self.pinned: queue.Queue[Flat] = queue.Queue()
         for number in range(SLOTS):
             try:
-                self.free.put(self._slot(rows))
+                self.free.put(Slot(self._room(rows, device=device)))
             except torch.cuda.OutOfMemoryError as error:
                 if number:  # one slot will do, without overlap
                     break
@@ -73,37 +106,60 @@ class ShardMemory:
                     f"{device} has no room beside the model for a shard of {held / 1e9:.1f} GB; make shards smaller "
                     f"(`--memory {held / (1 << 32):.2g}`), or leave out layers or poolings"
                 ) from error
+            if self._stream is not None:
+                self.pinned.put(self._room(rows, pin_memory=True))
 
-    def _slot(self, rows: Mapping[str, int]) -> Slot:
-        sizes = {pooling: len(self._layout.layers) * count * self._layout.width for pooling, count in rows.items()}
-        dtype = DTYPES[self._layout.dtype]
-        assembled = {pooling: torch.empty(size, dtype=dtype, device=self._device) for pooling, size in sizes.items()}
+    def _room(self, rows: Mapping[str, int], **where: Any) -> Flat:
+        each, dtype = len(self._layout.layers) * self._layout.width, DTYPES[self._layout.dtype]
+        return {pooling: torch.empty(each * count, dtype=dtype, **where) for pooling, count in rows.items()}
+
+    def begin(self, slot: Slot, rows: Mapping[str, int]) -> States:
+        """A slot's memory for a shard of so many rows: what is given to the device from here on may fill it."""
+        if slot.left is not None:
+            torch.cuda.current_stream(self._device).wait_event(slot.left)
+        return self._shaped(slot.assembled, rows)
+
+    def send(self, slot: Slot, rows: Mapping[str, int], take: Callable[[queue.Queue[Flat]], Flat]) -> SentShard:
+        """Start a finished shard on its way off the device, into memory that `take` gets from the queue of such."""
+        assembled = self._shaped(slot.assembled, rows)
         if self._stream is None:
-            return Slot(assembled, assembled)
-        return Slot(
-            assembled, {pooling: torch.empty(size, dtype=dtype, pin_memory=True) for pooling, size in sizes.items()}
-        )
+            return SentShard(assembled, slot)
+        room = take(self.pinned)
+        states = self._shaped(room, rows)
+        all_finite = torch.empty((), dtype=torch.bool, pin_memory=True)
+        computed = torch.cuda.current_stream(self._device).record_event()
+        with torch.cuda.stream(self._stream), torch.inference_mode():
+            self._stream.wait_event(computed)
+            for pooling, on_device in assembled.items():
+                states[pooling].copy_(on_device, non_blocking=True)
+            all_finite.copy_(are_finite(assembled.values()), non_blocking=True)
+            slot.left = self._stream.record_event()
+        self.free.put(slot)
+        return SentShard(states, room, slot.left, all_finite)
 
-    def shaped(self, flat: Mapping[str, torch.Tensor], rows: Mapping[str, int]) -> States:
-        """A slot's memory as [layers, rows, width] for a shard of so many rows."""
+    def release(self, shard: SentShard) -> None:
+        """What a shard lay in is free again."""
+        if isinstance(shard.room, Slot):
+            self.free.put(shard.room)
+        else:
+            self.pinned.put(shard.room)
+
+    def _shaped(self, flat: Flat, rows: Mapping[str, int]) -> States:
+        """Memory as [layers, rows, width] for a shard of so many rows."""
         layers, width = len(self._layout.layers), self._layout.width
         return {
             pooling: memory[: layers * rows[pooling] * width].view(layers, rows[pooling], width)
             for pooling, memory in flat.items()
         }
 
-    def send(self, slot: Slot, rows: Mapping[str, int]) -> torch.cuda.Event | None:
-        """Start a finished shard on its way off the device; the event says when it is there."""
-        if self._stream is None:
-            return None
-        computed = torch.cuda.current_stream(self._device).record_event()
-        with torch.cuda.stream(self._stream):
-            self._stream.wait_event(computed)
-            on_device, on_host = self.shaped(slot.assembled, rows), self.shaped(slot.written, rows)
-            for pooling in on_device:
-                on_host[pooling].copy_(on_device[pooling], non_blocking=True)
-            done: torch.cuda.Event = self._stream.record_event()
-            return done
+
+def are_finite(states: Iterable[torch.Tensor]) -> torch.Tensor:
+    """bool []: whether no value of the tensors is NaN or infinite; each is read once, and nothing of its size is made.
+
+    Both extremes are NaN where any value is.
+    """
+    extremes = [extreme for one in states if one.numel() for extreme in torch.aminmax(one)]
+    return torch.stack(extremes).isfinite().all() if extremes else torch.tensor(True)
 
 
 @dataclass(frozen=True)

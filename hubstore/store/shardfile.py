@@ -20,8 +20,8 @@ from hubstore.store.torch_dtypes import DTYPES, dtype_name
 MISSING = np.uint64(2**64 - 1)
 """Offset and length of a chunk that the shard does not hold."""
 
-CHECKED = 1 << 17
-"""Elements looked over at a time: as many as stay in the cache."""
+CHECKED = 1 << 20
+"""Elements looked over at a time: as many as stay in a large cache, in few calls, since each takes the interpreter."""
 
 APART = 1 << 18
 """Bytes between two rows from which they are read by two requests: fewer cost less than a request."""
@@ -60,9 +60,10 @@ def encode_shard(rows: torch.Tensor, layout: Layout) -> list[Buffer]:
         buffers = [data, padding]
         lengths = [chunk_bytes] * used
     else:
-        whole = bytes(data) + padding
+        chunks: list[Buffer] = [data[i * chunk_bytes : (i + 1) * chunk_bytes] for i in range(used)]
+        chunks[-1:] = [bytes(chunk) + padding for chunk in chunks[-1:]]
         codec = _blosc(layout)
-        buffers = [codec.encode(whole[i * chunk_bytes : (i + 1) * chunk_bytes]) for i in range(used)]
+        buffers = [codec.encode(chunk) for chunk in chunks]
         lengths = [len(buffer) for buffer in buffers]
     return [*buffers, _encode_index(lengths, layout.shard_rows // layout.chunk_rows)]
 

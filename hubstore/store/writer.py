@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 import io
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -60,8 +61,11 @@ def write_shard(  # noqa: PLR0913
     first_token_shard: int = 0,
     times: Mapping[str, float] | None = None,
     previews: pa.Table | None = None,
+    finite: bool = False,
 ) -> Commit:
     """Write one shard and commit it.
+
+    Files are checked, compressed, written and checksummed side by side; several shards may be written at once.
 
     Where another writer commits it meanwhile and this one wrote over that one's files, with other bytes, the other's
     commit is taken back and the shard written again: a commit is of what is there.
@@ -77,6 +81,7 @@ def write_shard(  # noqa: PLR0913
         first_token_shard: where its token rows start, in Zarr shards of the "tokens" arrays.
         times: milliseconds to keep beside the commit.
         previews: id and data of thumbnails and clips; None where none are kept.
+        finite: whether all states are known to be finite; else they are checked.
 
     Raises:
         NonFiniteError: a state is NaN or infinite; names layer and item, and nothing is committed.
@@ -90,7 +95,7 @@ def write_shard(  # noqa: PLR0913
 
     def write() -> Commit:
         started = time.perf_counter()
-        files = _write_files(storage, _shard_files(layout, shard, items, states, first_token_shard, previews))
+        files = _write_files(storage, _shard_files(layout, shard, items, states, first_token_shard, previews, finite))
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         write_ms = round(1e3 * (time.perf_counter() - started), 3)
         return Commit(
@@ -125,7 +130,11 @@ def write_shard(  # noqa: PLR0913
     return commit
 
 
-def _write_files(storage: Storage, files: Iterable[tuple[str, list[Buffer]]]) -> Mapping[str, FileRecord]:
+_Encode = Callable[[], list[Buffer]]
+"""Makes the buffers of a file, when it is about to be written."""
+
+
+def _write_files(storage: Storage, files: Iterable[tuple[str, _Encode]]) -> Mapping[str, FileRecord]:
     with ThreadPoolExecutor(WRITE_THREADS) as pool:
         return dict(pool.map(lambda file: _write_file(storage, *file), files))
 
@@ -149,7 +158,8 @@ def _committed_already(storage: Storage, shard: int) -> ShardCommittedError:
     )
 
 
-def _write_file(storage: Storage, key: str, buffers: list[Buffer]) -> tuple[str, FileRecord]:
+def _write_file(storage: Storage, key: str, encode: _Encode) -> tuple[str, FileRecord]:
+    buffers = encode()
     storage.write(key, *buffers)
     return key, FileRecord.of(*buffers)
 
@@ -161,25 +171,36 @@ def _shard_files(
     states: Mapping[str, torch.Tensor],
     first_token_shard: int,
     previews: pa.Table | None,
-) -> Iterable[tuple[str, list[Buffer]]]:
+    finite: bool,
+) -> Iterable[tuple[str, _Encode]]:
     for pooling in layout.poolings:
+        first = first_token_shard if pooling == "tokens" else shard
         for layer, rows in zip(layout.layers, states[pooling], strict=True):
             check_dtype(rows, layout)
-            _check_finite(rows, layer, pooling, items, layout.dtype)
-            first = first_token_shard if pooling == "tokens" else shard
+            check = None if finite else partial(_check_finite, layer=layer, pooling=pooling, items=items, layout=layout)
             parts = rows.split(layout.shard_rows) if len(rows) else ()  # a shard of no item has no states
             for offset, part in enumerate(parts):
-                yield shard_key(pooling, layer, first + offset), encode_shard(part, layout)
-    yield items_key(shard), [encode_items(items)]
+                encode = partial(_encode_rows, part, offset * layout.shard_rows, layout, check)
+                yield shard_key(pooling, layer, first + offset), encode
+    yield items_key(shard), lambda: [encode_items(items)]
     if previews is not None and len(previews):
-        yield previews_key(shard), [encode_items(previews)]
+        yield previews_key(shard), lambda: [encode_items(previews)]
 
 
-def _check_finite(rows: torch.Tensor, layer: str, pooling: str, items: pa.Table, dtype: str) -> None:
+def _encode_rows(
+    rows: torch.Tensor, start: int, layout: Layout, check: Callable[[torch.Tensor, int], None] | None
+) -> list[Buffer]:
+    if check is not None:
+        check(rows, start)
+    return encode_shard(rows, layout)
+
+
+def _check_finite(rows: torch.Tensor, start: int, layer: str, pooling: str, items: pa.Table, layout: Layout) -> None:
     found = non_finite(rows)
     if found is None:
         return
-    row, what = found
+    (row, what), dtype = found, layout.dtype
+    row += start
     if pooling == "tokens":
         ends = torch.tensor(items["tokens"].to_numpy()).cumsum(0)
         row = int(torch.searchsorted(ends, row, right=True))

@@ -203,7 +203,7 @@ def test_an_unfinished_store_is_read_as_far_as_it_is_committed(tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         extract(victim.corpus(), tiny_model("gpt2"), path, settings, watch=Callbacks(progress=stop_after_two))
     store = StoreReader(path)
-    assert len(store) == 512
-    assert store.hidden(1).shape == (512, 32)
+    assert len(store.commits) in (2, 3), "what another thread was writing by then may be committed too"
+    assert store.hidden(1).shape == (len(store), 32) == (256 * len(store.commits), 32)
     assert store.hidden(1).read().isfinite().all()
     assert seen == 2

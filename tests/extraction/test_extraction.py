@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from hubstore.extraction.plan import load_plan
 from hubstore.forward import Capture, make_batch, tokenize
 from hubstore.forward.members import batch_members
 from hubstore.storage import LocalStorage
-from hubstore.store import StoreReader, verify
+from hubstore.store import StoreReader, verify, write_shard
 from tests.tiny_models import tiny_model
 
 ALL = ("last", "mean", "first", "tokens")
@@ -107,6 +108,20 @@ def test_a_state_beyond_float16_stops_with_layer_item_and_remedy(tmp_path):
     with pytest.raises(NonFiniteError, match=r"item '.*', layer 0, pooling last: .*beyond float16's 65504.*--dtype"):
         extract(sample(4), model, tmp_path / "x.hub", settings(dtype="float16"))
     assert StoreReader(tmp_path / "x.hub").commits == ()
+
+
+def test_a_shard_is_written_while_another_waits_for_the_disk(tmp_path, monkeypatch):
+    together = threading.Barrier(2, timeout=20)
+
+    def wait_for_another(*arguments, **options):
+        if arguments[2] < 2:
+            together.wait()
+        return write_shard(*arguments, **options)
+
+    monkeypatch.setattr("hubstore.extraction.pipeline.write_shard", wait_for_another)
+    extract(items(600), tiny_model("gpt2"), tmp_path / "x.hub", Settings(layers=("1",), memory_budget=1))
+    assert not together.broken
+    assert len(StoreReader(tmp_path / "x.hub").commits) == 3
 
 
 def test_nan_from_the_model_is_refused_and_names_the_model(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from pathlib import Path
 
 import ml_dtypes
@@ -18,6 +19,7 @@ from hubstore.errors import CorruptStoreError, NonFiniteError, StoreError, Store
 from hubstore.storage import LocalStorage
 from hubstore.storage.mappings import Mappings
 from hubstore.store import DTYPES, Layout, StoreReader, shardfile, verify, write_metadata, write_shard
+from hubstore.store.shardfile import encode_shard
 
 WIDTH = 24
 
@@ -215,6 +217,27 @@ def test_a_state_that_is_not_finite_is_refused_by_layer_and_item(tmp_path, value
     with pytest.raises(NonFiniteError, match=rf"item '0-2', layer 1, pooling tokens: .*{what}"):
         write_shard(LocalStorage(tmp_path), shape, 0, item_table(0, [2, 2, 2, 2]), states)
     assert LocalStorage(tmp_path).list("commits") == []
+
+
+def test_a_state_that_is_not_finite_is_found_in_whichever_file_of_its_layer_it_is(tmp_path):
+    shape = layout("float16", poolings=("tokens",))
+    states = {"tokens": torch.zeros(3, 200, WIDTH).half()}
+    states["tokens"][2, 151, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"item '0-37', layer final, pooling tokens: NaN"):
+        write_shard(LocalStorage(tmp_path), shape, 0, item_table(0, [4] * 50), states)
+
+
+def test_files_of_a_shard_are_checked_and_compressed_side_by_side(tmp_path, monkeypatch):
+    shape, together, encode = layout("float16", "blosc-lz4-bitshuffle"), threading.Barrier(3, timeout=20), encode_shard
+
+    def wait_for_others(rows, shape):
+        together.wait()
+        return encode(rows, shape)
+
+    monkeypatch.setattr("hubstore.store.writer.encode_shard", wait_for_others)
+    states = {"mean": torch.randn(3, 4, WIDTH).half(), "tokens": torch.randn(3, 8, WIDTH).half()}
+    write_shard(LocalStorage(tmp_path), shape, 0, item_table(0, [2, 2, 2, 2]), states)
+    assert not together.broken
 
 
 def test_a_shard_that_has_a_commit_is_not_committed_again(tmp_path):
