@@ -17,7 +17,7 @@ from hubstore.extraction import append as append_items
 from hubstore.extraction import extract as extract_items
 from hubstore.extraction.engines import Compute
 from hubstore.extraction.estimate import Estimate, estimate, memory_available
-from hubstore.extraction.loading import load_named, load_of_store, load_on_devices
+from hubstore.extraction.loading import load_named, load_of_store, load_on_devices, readers_ahead
 from hubstore.index.cost import IndexCost, index_costs, search_speed
 from hubstore.lens import TokenLanguages, Variant
 from hubstore.models import Model, devices_of, load_model
@@ -87,10 +87,11 @@ def extract(  # noqa: PLR0913
     refuse_others("extract", rest)
     items = _corpus(corpus)
     load = functools.partial(load_named, options=options, head=with_lens)
-    loaded, engine = load_on_devices(model, _devices(model, compute), compute, load, watch)
-    if with_lens:
-        loaded.require_head()  # before a long run, not after it
-    with bar("extracting") as drawn:
+    devices = _devices(model, compute)
+    with readers_ahead(model, devices, compute, readers) as processes, bar("extracting") as drawn:
+        loaded, engine = load_on_devices(model, devices, compute, load, watch)
+        if with_lens:
+            loaded.require_head()  # before a long run, not after it
         watch = watch or (Callbacks(progress=drawn.items) if drawn else None)
         done = extract_items(
             items,
@@ -99,7 +100,7 @@ def extract(  # noqa: PLR0913
             settings,
             watch=watch,
             engine=engine,
-            processes=readers,
+            processes=processes,
             ignore_space=ignore_space,
             part=part,
         )
@@ -135,11 +136,12 @@ def append(
     refuse_others("append", rest)
     items = _corpus(corpus)
     load = functools.partial(load_of_store, path=location(path).absolute(), trust=trust_remote_code)
-    loaded, engine = load_on_devices(model, _devices(model, compute), compute, load, watch)
-    with bar("extracting") as drawn:
+    devices = _devices(model, compute)
+    with readers_ahead(model, devices, compute, readers) as processes, bar("extracting") as drawn:
+        loaded, engine = load_on_devices(model, devices, compute, load, watch)
         watch = watch or (Callbacks(progress=drawn.items) if drawn else None)
         done = append_items(
-            items, loaded, path, watch=watch, engine=engine, processes=readers, ignore_space=ignore_space, part=part
+            items, loaded, path, watch=watch, engine=engine, processes=processes, ignore_space=ignore_space, part=part
         )
     store = Store(path)
     store.extraction = done

@@ -25,7 +25,7 @@ from hubstore.extraction.plan import (
     make_plan,
 )
 from hubstore.extraction.prepare import Work
-from hubstore.extraction.readers import processes_for, reading_processes, start_for
+from hubstore.extraction.readers import Processes, media_ahead, processes_for, reading_processes, start_for
 from hubstore.extraction.resume import (
     Begun,
     check_columns,
@@ -38,7 +38,7 @@ from hubstore.extraction.workers import Engine
 from hubstore.forward import Batching
 from hubstore.forward.capture import Capture
 from hubstore.models import Model
-from hubstore.reading.processes import ReadingProcesses
+from hubstore.reading.processes import Nursery, ReadingProcesses
 from hubstore.storage import Location, Storage
 from hubstore.store import DTYPES, Layout, write_metadata
 from hubstore.store.attributes import read_attributes, write_root
@@ -99,7 +99,7 @@ class Job:
     watch: Callbacks
     generation_items: int
     engine: Engine | None
-    processes: int | None
+    processes: Processes
     ignore_space: bool
 
     @functools.cached_property
@@ -117,8 +117,12 @@ class Job:
     def run(self, begun: Begun) -> Extraction:
         """Extract what is left of the corpus: generation by generation, in one pass over it."""
         job, generations = self._on(begun)
-        with contextlib.closing(generations):
-            return job._run(begun, generations)
+        reads_media = bool(self.model.adapters) and self.engine is None
+        with (
+            contextlib.closing(generations),
+            media_ahead(self.model.device, self.processes, reads_media=reads_media) as processes,
+        ):
+            return replace(job, processes=processes)._run(begun, generations)
 
     def plan_next(self, begun: Begun) -> Plan | None:
         """Plan the next generation, check the model on it and describe it; None where none is left.
@@ -226,7 +230,10 @@ class Job:
         shared: bool = False,
     ) -> Progress:
         skip = self.corpus.skip_errors
-        work = Work(self.storage, self.layout, self.settings, plan, batching, skip, self.processes, shared)
+        processes = (
+            processes_for(self.model.device, self.processes) if isinstance(self.processes, Nursery) else self.processes
+        )
+        work = Work(self.storage, self.layout, self.settings, plan, batching, skip, processes, shared)
         watch, total = self.watch, sum(shard.stop - shard.start for shard in left)
         if self.engine is not None:
             return self.engine.run_shards(work, capture, left, total=total, progress=watch.progress, stop=watch.stop)
@@ -236,8 +243,7 @@ class Job:
         return run_shards(work, capture, free, total=total, progress=watch.progress, readers=readers, stop=watch.stop)
 
     def _reading(self, modalities: Iterable[str]) -> ReadingProcesses:
-        processes = processes_for(self.model.device, self.processes)
-        return reading_processes(self.model, self.settings, modalities, processes)
+        return reading_processes(self.model, self.settings, modalities, self.processes)
 
     @contextlib.contextmanager
     def _refused_whole(self, *, begun: bool) -> Iterator[None]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from hubstore.devices import resolve_device
 from hubstore.errors import EngineError
 from hubstore.extraction.encoding import load_model_of
 from hubstore.extraction.engines import Compute, extraction_engine
 from hubstore.extraction.job import Callbacks
+from hubstore.extraction.readers import Processes, media_ahead
 from hubstore.extraction.workers import Engine
 from hubstore.models import Model, load_model
+from hubstore.models.fetched import fetched_model
+from hubstore.models.files import has_processor
 from hubstore.options import ModelOptions
 from hubstore.storage import Location
 from hubstore.store import StoreReader
@@ -51,6 +56,26 @@ def load_on_devices(
         watch.loaded(loaded)
     same = functools.partial(load_same, load=load, identity=loaded.identity, named=model is not None)
     return loaded, extraction_engine(compute.engine, compute.address, same, others)
+
+
+@contextlib.contextmanager
+def readers_ahead(
+    model: Model | str | None, devices: Sequence[str], compute: Compute, readers: int | None
+) -> Iterator[Processes]:
+    """Start the processes that read media before their model is loaded, where one device is to run it.
+
+    Args:
+        model: loaded already, or where to load it from.
+        devices: of this host.
+        compute: which engine.
+        readers: how many; None to choose.
+    """
+    ahead = isinstance(model, str) and compute.engine == "local" and len(devices) == 1
+    if not ahead or not has_processor(fetched_model(str(model))):
+        yield readers
+        return
+    with media_ahead(resolve_device(devices[0]), readers, reads_media=True) as processes:
+        yield processes
 
 
 def load_named(device: str, source: str, options: ModelOptions, head: bool) -> Model:

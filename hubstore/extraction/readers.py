@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from hubstore.extraction.settings import ResolvedSettings, media_task
 from hubstore.media.reading import read_portion
 from hubstore.models import Model
 from hubstore.reading.layout import lay_out_batches
-from hubstore.reading.processes import Job, ReadingProcesses, Work
+from hubstore.reading.processes import Job, Nursery, ReadingProcesses, Work
 from hubstore.reading.texts import TOKENIZED
 
 AT_ONCE: Final = {"text": TOKENIZED, "image": 16, "audio": 16}
@@ -33,10 +34,16 @@ MOST_PROCESSES: Final = 16
 RESERVED_CORES: Final = 2
 """Cores that are left to the process that runs the model."""
 
+MEDIA_MODULES: Final = ("hubstore.media.reading", "transformers.processing_utils")
+"""What processes that read media import, which takes them seconds, where texts take a tenth of one."""
+
+Processes = int | Nursery | None
+"""How many processes read items; those that were started already; None to choose by the device."""
+
 TOKENIZE, LAY_OUT, READ = "tokenize", "lay_out", "read"
 
 
-def processes_for(device: torch.device, requested: int | None, devices: int = 1) -> int:
+def processes_for(device: torch.device, requested: Processes, devices: int = 1) -> int:
     """Processes that read for a model: none beside a CPU, which the model keeps busy by itself.
 
     Args:
@@ -45,15 +52,40 @@ def processes_for(device: torch.device, requested: int | None, devices: int = 1)
         devices: of this host that share its cores.
     """
     if requested is not None:
-        return requested
+        return requested.processes if isinstance(requested, Nursery) else requested
     cores = len(os.sched_getaffinity(0)) // devices - RESERVED_CORES
     return 0 if device.type == "cpu" else max(1, min(MOST_PROCESSES, cores))
 
 
+@contextlib.contextmanager
+def media_ahead(device: torch.device, requested: Processes, *, reads_media: bool) -> Iterator[Processes]:
+    """Start the processes for media while the model is loaded, checked and planned for: they import meanwhile.
+
+    Args:
+        device: the model's.
+        requested: as of `processes_for`.
+        reads_media: whether the model does; else nothing is started.
+
+    Yields:
+        What was requested, or what was started.
+    """
+    count = 0 if isinstance(requested, Nursery) else processes_for(device, requested)
+    nursery = None
+    if reads_media and count:
+        with contextlib.suppress(OSError):  # a system without processes: told of when they are needed
+            nursery = Nursery.start(count, MEDIA_MODULES)
+    try:
+        yield nursery or requested
+    finally:
+        if nursery is not None:
+            nursery.close()
+
+
 def reading_processes(
-    model: Model, settings: ResolvedSettings, modalities: Iterable[str], processes: int
+    model: Model, settings: ResolvedSettings, modalities: Iterable[str], processes: Processes
 ) -> ReadingProcesses:
     """Processes that read items of these modalities as the model does; they are yet to be started."""
+    nursery = processes if isinstance(processes, Nursery) else None
     work: Work = {}
     modalities = set(modalities)
     if "text" in modalities:
@@ -61,7 +93,7 @@ def reading_processes(
         work = {TOKENIZE: reader.read_rows, LAY_OUT: functools.partial(lay_out_batches, model.text_layout)}
     if model.adapters.keys() & modalities:
         work = {**work, READ: functools.partial(read_portion, media_task(model, settings))}
-    return ReadingProcesses(work, processes)
+    return ReadingProcesses(work, processes_for(model.device, processes), nursery)
 
 
 def start_for(readers: ReadingProcesses, items: Iterable[tuple[str, int]]) -> None:

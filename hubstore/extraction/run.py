@@ -12,6 +12,7 @@ from hubstore.extraction.parts import Part, run_part
 from hubstore.extraction.plan import (
     GENERATION_ITEMS,
 )
+from hubstore.extraction.readers import Processes
 from hubstore.extraction.resume import (
     Begun,
     begin_append,
@@ -35,7 +36,7 @@ def extract(  # noqa: PLR0913
     watch: Callbacks | None = None,
     generation_items: int = GENERATION_ITEMS,
     engine: Engine | None = None,
-    processes: int | None = None,
+    processes: Processes = None,
     ignore_space: bool = False,
     part: str | None = None,
 ) -> Extraction:
@@ -50,7 +51,8 @@ def extract(  # noqa: PLR0913
         generation_items: most items to order at once.
         engine: further devices, of this host (`Workers`) or of a cluster; the store is the same to the byte.
         processes: that tokenize texts and read images and audio for each device; by default as many as there are CPUs
-            to spare for a GPU, and none for a CPU, where reading goes on beside the model in one process.
+            to spare for a GPU, and none for a CPU, where reading goes on beside the model in one process. Or those that
+            were started before the model was loaded: `hubstore.extraction.loading.readers_ahead`.
         ignore_space: begin even where the disk has no room for what was planned.
         part: "3/16": do the third of sixteen parts, whose processes share the store; see `hubstore.extraction.parts`.
 
@@ -76,7 +78,7 @@ def append(  # noqa: PLR0913
     watch: Callbacks | None = None,
     generation_items: int = GENERATION_ITEMS,
     engine: Engine | None = None,
-    processes: int | None = None,
+    processes: Processes = None,
     ignore_space: bool = False,
     part: str | None = None,
 ) -> Extraction:

@@ -16,6 +16,9 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 TEXTS = (".json", ".txt", ".model", ".jinja")
 """Of configuration and tokenizer."""
 
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+"""Of what makes a model's input of images or audio."""
+
 POINTER = b"version https://git-lfs"
 AGAIN = "fetch it again"
 
@@ -62,6 +65,12 @@ def cached_folder(name: str, revision: str | None = None) -> Path | None:
     except (OSError, ValueError):  # it is not there, or is no name of a hub's model
         return None
     return folder if weights and all((folder / part).exists() for part in parts) else None
+
+
+def has_processor(name: str) -> bool:
+    """Whether a model's folder, or a hub's model in this machine's cache, has what prepares images or audio."""
+    folder = Path(name) if Path(name).is_dir() else cached_folder(name)
+    return folder is not None and any((folder / file).is_file() for file in PROCESSORS)
 
 
 def cached_commit(name: str) -> str | None:

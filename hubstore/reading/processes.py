@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import pickle
 import signal
@@ -73,18 +74,86 @@ class _Process:
     jobs: deque[Job] = field(default_factory=deque)
 
 
+class Nursery:
+    """A process that becomes those that read. It may be started before it is known what they are to do.
+
+    Args:
+        process: which.
+        control: the socket through which it is given the work.
+        ends: sockets to the processes that it becomes.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, ends: Sequence[socket.socket]) -> None:
+        self._process = process
+        self._control = control
+        self._ends = ends
+        self.unused = True
+
+    @classmethod
+    def start(cls, processes: int, modules: Sequence[str] = ()) -> Nursery:
+        """Start the process that becomes so many; nothing waits for it.
+
+        Args:
+            processes: how many.
+            modules: what it imports meanwhile; what cannot be imported is left to the work.
+
+        Raises:
+            OSError: the system has no more processes, or no memory for one.
+        """
+        with contextlib.ExitStack() as stack:
+            pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(processes + 1)]
+            ends = [stack.enter_context(child_end).fileno() for _, child_end in pairs]
+            code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import nurse; "
+            process = subprocess.Popen(
+                [spawn.get_executable(), "-c", f"{code}nurse({tuple(modules)!r}, {ends!r})"],
+                stdin=subprocess.DEVNULL,
+                pass_fds=ends,
+                env={**os.environ, **dict.fromkeys(SINGLE_THREADED, "1"), "TOKENIZERS_PARALLELISM": "false"},
+                start_new_session=True,  # Ctrl-C reaches the caller alone, which ends them
+            )
+        control, *others = (parent_end for parent_end, _ in pairs)
+        return cls(process, control, others)
+
+    @property
+    def processes(self) -> int:
+        """How many it becomes."""
+        return len(self._ends)
+
+    def begin(self, work: Work) -> Sequence[socket.socket]:
+        """Give it the work; the sockets to the processes that it becomes."""
+        self.unused = False
+        segment = Segment.make()
+        try:
+            socket.send_fds(self._control, [pickle.dumps(segment.write(work))], [segment.descriptor])
+        finally:
+            segment.close()
+        return self._ends
+
+    def close(self, seconds: float = 0) -> None:
+        """End it and what it became, after they had so many seconds to end by themselves."""
+        for end in (self._control, *self._ends):
+            end.close()
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
 class ReadingProcesses:
     """Makes calls in other processes, or here while there are none.
 
     Args:
         work: the functions.
         processes: how many there are to be; 0 for none.
+        nursery: what becomes them, where it was started before; used once.
     """
 
-    def __init__(self, work: Work, processes: int) -> None:
+    def __init__(self, work: Work, processes: int, nursery: Nursery | None = None) -> None:
         self.processes = processes
         self._work = work
-        self._nursery: subprocess.Popen[bytes] | None = None
+        self._given = nursery
+        self._nursery: Nursery | None = None
         self._started: list[_Process] = []
         self._segments: list[Segment] = []
         self._free: deque[Segment] = deque()
@@ -112,21 +181,9 @@ class ReadingProcesses:
             self._go_on_without(f"{type(error).__name__}: {error}")
 
     def _start(self) -> None:
-        with contextlib.ExitStack() as stack:
-            work = Segment.make()
-            stack.callback(work.close)
-            sizes = work.write(self._work)
-            pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(self.processes)]
-            self._started = [_Process(parent_end) for parent_end, _ in pairs]
-            ends = [stack.enter_context(child_end).fileno() for _, child_end in pairs]
-            code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; "
-            self._nursery = subprocess.Popen(
-                [spawn.get_executable(), "-c", f"{code}serve({work.descriptor}, {sizes!r}, {ends!r})"],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[work.descriptor, *ends],
-                env={**os.environ, **dict.fromkeys(SINGLE_THREADED, "1"), "TOKENIZERS_PARALLELISM": "false"},
-                start_new_session=True,  # Ctrl-C reaches the caller alone, which ends them
-            )
+        given = self._given if self._given is not None and self._given.unused else None
+        self._nursery = given or Nursery.start(self.processes)
+        self._started = [_Process(end) for end in self._nursery.begin(self._work)]
 
     def _go_on_without(self, why: str) -> None:
         message = f"items are prepared in this process, more slowly, as others cannot be started ({why})"
@@ -242,22 +299,30 @@ class ReadingProcesses:
         for process in self._started:
             process.socket.close()
         if self._nursery is not None:
-            try:
-                self._nursery.wait(SECONDS_TO_END if idle else 0)
-            except subprocess.TimeoutExpired:
-                os.killpg(self._nursery.pid, signal.SIGKILL)
-                self._nursery.wait()
+            self._nursery.close(SECONDS_TO_END if idle else 0)
         for segment in self._segments:
             segment.close()
         self._started, self._segments, self._waiting = [], [], deque()
         self._free.clear()
 
 
-def serve(descriptor: int, sizes: Sequence[int], ends: Sequence[int]) -> None:
-    """The process that becomes the others: unpickle the work once, then one process for each end of a socket."""
-    sockets = [socket.socket(fileno=end) for end in ends]
+def nurse(modules: Sequence[str], ends: Sequence[int]) -> None:
+    """The process that becomes the others: import, take the work, unpickle it once, then one process for each socket.
+
+    Args:
+        modules: what to import.
+        ends: of the socket that the work comes through, and of one for each process.
+    """
+    control, *sockets = (socket.socket(fileno=end) for end in ends)
+    for module in modules:
+        with contextlib.suppress(Exception):
+            importlib.import_module(module)
+    message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1)
+    control.close()
+    if not message:  # the caller is gone, or has no work
+        return
     try:
-        work = Segment(descriptor).read(sizes)
+        work = Segment(descriptors[0]).read(pickle.loads(message))
     except BaseException as error:
         message = pickle.dumps(f"{type(error).__name__}: {error}"[:1000])
         for end in sockets:

@@ -10,9 +10,11 @@ import pytest
 
 from hubstore.corpus import Corpus
 from hubstore.errors import CorpusError
-from hubstore.extraction import Callbacks, Settings, extract
-from hubstore.extraction.readers import LAY_OUT, READ, TOKENIZE
-from hubstore.reading.processes import ReadingProcesses
+from hubstore.extraction import Callbacks, Settings, extract, job
+from hubstore.extraction.engines import Compute
+from hubstore.extraction.loading import readers_ahead
+from hubstore.extraction.readers import LAY_OUT, MEDIA_MODULES, READ, TOKENIZE
+from hubstore.reading.processes import Nursery, ReadingProcesses
 from hubstore.store import StoreReader
 from tests.extraction.test_media import items
 from tests.extraction.victim import corpus
@@ -59,6 +61,27 @@ def test_texts_and_images_that_other_processes_read_make_the_store_of_one(tmp_pa
         stores.append(content(path))
     assert set(read_elsewhere) == {TOKENIZE, LAY_OUT, READ}
     assert stores[0] == stores[1]
+
+
+def test_processes_for_images_import_while_the_corpus_is_planned(tmp_path, read_elsewhere, monkeypatch):
+    order, start, plan = [], Nursery.start, job.make_plan
+    monkeypatch.setattr(Nursery, "start", lambda *given: order.append(given) or start(*given))
+    monkeypatch.setattr(job, "make_plan", lambda *given, **named: order.append("plan") or plan(*given, **named))
+    extract(Corpus.from_items(items("image", 8)), tiny_media_model("llava"), tmp_path / "x.hub", processes=1)
+    assert order == [(1, MEDIA_MODULES), "plan"], "and no other process is started for the same"
+    assert READ in read_elsewhere
+
+
+def test_processes_for_media_are_started_before_a_model_that_has_a_processor_is_loaded(tmp_path):
+    with readers_ahead(str(tmp_path), ("cpu",), Compute(), 1) as processes:
+        assert processes == 1
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    with readers_ahead(str(tmp_path), ("cpu",), Compute(), None) as processes:
+        assert processes is None, "beside a CPU nothing is read elsewhere"
+    with readers_ahead(str(tmp_path), ("cpu",), Compute(), 1) as nursery:
+        assert isinstance(nursery, Nursery)
+        assert nursery.unused
+    assert nursery._process.returncode is not None
 
 
 def test_ctrl_c_ends_the_processes_and_the_same_command_goes_on(tmp_path, read_elsewhere, monkeypatch):

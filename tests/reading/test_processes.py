@@ -17,7 +17,7 @@ import pytest
 from hubstore.errors import CorpusError, CorpusUnreachableError, ReadingWarning
 from hubstore.reading.batching import Batching
 from hubstore.reading.layout import TextItems, lay_out_batches
-from hubstore.reading.processes import ReadingProcesses
+from hubstore.reading.processes import Nursery, ReadingProcesses
 from tests.tiny_models import tiny_model
 
 WORK = {"pid": os.getpid, "square": np.square, "divide": operator.floordiv, "sleep": time.sleep, "import": __import__}
@@ -141,7 +141,7 @@ import os, signal, sys
 sys.path[:] = {sys.path!r}
 from tests.reading.test_processes import started, submit
 readers = started(2)
-print(*{{submit(readers, "pid").result() for _ in range(4)}}, readers._nursery.pid, flush=True)
+print(*{{submit(readers, "pid").result() for _ in range(4)}}, readers._nursery._process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False).stdout
@@ -162,10 +162,32 @@ def _runs(pid: int) -> bool:
         return False
 
 
+def test_a_nursery_imports_ahead_and_becomes_the_processes_when_the_work_is_known():
+    nursery = Nursery.start(2, ["no_such_module", "colorsys"])
+    with ReadingProcesses({**WORK, "eval": eval}, 2, nursery) as readers:
+        readers.start()
+        readers.wait()
+        assert submit(readers, "eval", "'colorsys' in __import__('sys').modules").result()
+        assert readers._nursery is nursery
+        assert not nursery.unused
+        with ReadingProcesses(WORK, 1, nursery) as others:
+            others.start()
+            assert others._nursery is not nursery, "one is used once"
+    assert nursery._process.returncode is not None
+
+
+def test_a_nursery_that_gets_no_work_ends_whatever_it_imports():
+    before = len(os.listdir("/proc/self/fd"))
+    nursery = Nursery.start(1, ["hubstore.reading.texts"])
+    nursery.close()
+    assert nursery._process.returncode is not None
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_what_is_closed_early_leaves_no_process_and_no_open_file():
     before = len(os.listdir("/proc/self/fd"))
     readers = started(2)
-    nursery = readers._nursery
+    nursery = readers._nursery._process
     submit(readers, "sleep", 600)
     readers._send_waiting()
     readers.close()
