@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -17,6 +17,7 @@ from hubstore.extraction import append as append_items
 from hubstore.extraction import extract as extract_items
 from hubstore.extraction.engines import Compute
 from hubstore.extraction.estimate import Estimate, estimate, memory_available
+from hubstore.extraction.job import timed
 from hubstore.extraction.loading import load_named, load_of_store, load_on_devices, readers_ahead
 from hubstore.index.cost import IndexCost, index_costs, search_speed
 from hubstore.lens import TokenLanguages, Variant
@@ -89,7 +90,9 @@ def extract(  # noqa: PLR0913
     load = functools.partial(load_named, options=options, head=with_lens)
     devices = _devices(model, compute)
     with readers_ahead(model, devices, compute, readers) as processes, bar("extracting") as drawn:
-        loaded, engine = load_on_devices(model, devices, compute, load, watch)
+        stages: dict[str, float] = {}
+        with timed(stages, "loading"):
+            loaded, engine = load_on_devices(model, devices, compute, load, watch)
         if with_lens:
             loaded.require_head()  # before a long run, not after it
         watch = watch or (Callbacks(progress=drawn.items) if drawn else None)
@@ -105,7 +108,7 @@ def extract(  # noqa: PLR0913
             part=part,
         )
     store = Store(path)
-    store.extraction = done
+    store.extraction = replace(done, stages={**stages, **done.stages})
     if with_lens and not done.missing:
         store.keep_lens(loaded)
     return store
@@ -138,13 +141,15 @@ def append(
     load = functools.partial(load_of_store, path=location(path).absolute(), trust=trust_remote_code)
     devices = _devices(model, compute)
     with readers_ahead(model, devices, compute, readers) as processes, bar("extracting") as drawn:
-        loaded, engine = load_on_devices(model, devices, compute, load, watch)
+        stages: dict[str, float] = {}
+        with timed(stages, "loading"):
+            loaded, engine = load_on_devices(model, devices, compute, load, watch)
         watch = watch or (Callbacks(progress=drawn.items) if drawn else None)
         done = append_items(
             items, loaded, path, watch=watch, engine=engine, processes=processes, ignore_space=ignore_space, part=part
         )
     store = Store(path)
-    store.extraction = done
+    store.extraction = replace(done, stages={**stages, **done.stages})
     return store
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,7 @@ def test_extract_from_parallel_files_says_what_it_did_and_what_to_type_next(tmp_
     parallel = [f"{tag}={SAMPLE / f'{tag}.txt'}" for tag in ("en", "zh-Hans")]
     path = tmp_path / f"my {'long ' * 30}x.hub"
     out = run("extract", "--parallel", *parallel, "-m", model, "-o", path, "--limit", 10)
+    assert re.search(r"before that: loading the model .* s, planning .* s, self-check .* s", out)
     assert "20 items x 4 layers x 32 (float16), pooling mean" in out
     assert f"next: hubstore index '{path}'; hubstore query '{path}' --id ID; hubstore report '{path}'\n" in out
     again = run("extract", "--parallel", *parallel, "-m", model, "-o", path, "--limit", 10)
@@ -79,6 +81,7 @@ def test_extract_from_a_table_with_a_column_for_each_language(tmp_path, model):
     (tmp_path / "t.csv").write_text("german,english\nHallo Welt,hello world\nein Satz,a sentence\n")
     columns = ("--text-column", "de=german", "--text-column", "en=english")
     out = run("extract", tmp_path / "t.csv", *columns, "-m", model, "-o", tmp_path / "x.hub", "--json")
+    assert min(json.loads(out)["stages"][stage] for stage in ("loading", "planning", "checking")) > 0
     assert json.loads(out)["partitions"] == {"de": 2, "en": 2}
 
 

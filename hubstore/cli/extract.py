@@ -13,6 +13,9 @@ from hubstore.cli.progress import watching
 from hubstore.options import ModelOptions
 from hubstore.storage.location import shell_word
 
+BEFORE = {"loading": "loading the model", "planning": "planning", "checking": "self-check"}
+"""What a run does before it extracts, in words."""
+
 
 @options.with_options
 def extract(
@@ -75,6 +78,7 @@ def print_extraction(store: Any, corpus: Any, as_json: bool) -> None:
         "skipped": corpus.skipped.count + progress.skipped,
         "truncated": progress.truncated,
         "seconds": round(progress.seconds, 3),
+        "stages": {stage: round(seconds, 3) for stage, seconds in done.stages.items()},
         "tokens": progress.tokens,
         "useful_tokens": round(progress.useful, 4),
     }
@@ -102,6 +106,9 @@ def print_extraction(store: Any, corpus: Any, as_json: bool) -> None:
         f"{done.extracted:,} items in {progress.seconds:.1f} s: {done.extracted / rate:,.1f} items/s, "
         f"{progress.tokens / rate:,.0f} tokens/s, {progress.useful:.0%} of them no padding"
     )
+    if done.stages:
+        before = ", ".join(f"{BEFORE[stage]} {seconds:.1f} s" for stage, seconds in done.stages.items())
+        out.print(f"before that: {before}")
     out.print(table(("partition", "items"), summary["partitions"].items()))
     if progress.truncated:
         out.print(labeled("note", f"{progress.truncated:,} items were longer than the limit and cut"))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import hubstore.version
@@ -61,6 +62,8 @@ class Extraction:
         self_check: what the self-check measured, when this run made one.
         plan: the last generation's plan: partitions, concepts with a single item.
         missing: shards of the generation that other parts of the run have not committed yet.
+        stages: seconds of what comes before the extraction itself: "loading" the model, where it was loaded for it,
+            "planning" and "checking".
     """
 
     path: Location
@@ -71,6 +74,17 @@ class Extraction:
     self_check: SelfCheck | None
     plan: Plan | None
     missing: int = 0
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def timed(stages: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the seconds that this lasts to those of a stage."""
+    began = time.perf_counter()
+    try:
+        yield
+    finally:
+        stages[stage] = stages.get(stage, 0.0) + time.perf_counter() - began
 
 
 @dataclass(frozen=True)
@@ -195,12 +209,14 @@ class Job:
         committed = {commit.shard for commit in begun.commits}
         capture = self._capture()
         checks = self._checks(capture)
+        stages: dict[str, float] = {}
         done, last = Progress(), None
-        plan = begun.plan or self._plan(generations, begun)
+        with timed(stages, "planning"):
+            plan = begun.plan or self._plan(generations, begun)
         while plan is not None:
             left = [shard for shard in plan.shards if shard.shard not in committed]
             with self._reading(modality for modality, _, _ in plan.partitions) as readers:
-                with self._refused_whole(begun=resumed or last is not None):
+                with self._refused_whole(begun=resumed or last is not None), timed(stages, "checking"):
                     self._check_disk_space(left)
                     self.watch.planned(plan)
                     if self.engine is None:  # they start while the model is checked
@@ -216,8 +232,9 @@ class Job:
             done, last = done.then(now), plan
             if generations.next() is not None:
                 self.check_stopped()
-            plan = self._plan(generations, begun)
-        return self.ended(done, last, resumed=resumed, self_check=checks.shown.get("text"))
+            with timed(stages, "planning"):
+                plan = self._plan(generations, begun)
+        return self.ended(done, last, resumed=resumed, self_check=checks.shown.get("text"), stages=stages)
 
     def _run_plan(
         self,
