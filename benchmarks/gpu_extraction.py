@@ -187,7 +187,7 @@ def _sample_lines() -> list[str]:
     return [text for batch in batches for text in batch["text"].to_pylist()]
 
 
-def _sentences(count: int) -> list[str]:
+def sentences(count: int) -> list[str]:
     """Sentences of the sample's words, of SENTENCE_TOKENS tokens on average, most of 10 to 100."""
     words = np.array(" ".join(_sample_lines()).split())
     random = np.random.default_rng(0)
@@ -198,7 +198,7 @@ def _sentences(count: int) -> list[str]:
 
 
 def _prepare(shape: Shape, device: str, options: argparse.Namespace, scratch: Path) -> Run:
-    texts = _sentences((options.items or shape.items) * (1 if options.gpus == 1 else 4))
+    texts = sentences((options.items or shape.items) * (1 if options.gpus == 1 else 4))
     corpus = Corpus.from_items(Item(str(number), text, "en") for number, text in enumerate(texts))
     settings = Settings(
         poolings=tuple(options.pool.split(",")),

@@ -29,8 +29,10 @@ def pool_into(outs: Mapping[str, torch.Tensor], hidden: torch.Tensor, batch: Bat
         pooling_cuda.pool_into(outs, hidden, batch)
         return
     for pooling, out in outs.items():
-        places = batch.token_places if pooling == "tokens" else batch.item_places
-        out.index_copy_(0, places, pool(hidden, batch, pooling).to(out.dtype))
+        if pooling == "tokens":  # in the store's dtype before rows are chosen: less is copied
+            out.index_copy_(0, batch.token_places, pool(hidden.to(out.dtype), batch, pooling))
+        else:
+            out.index_copy_(0, batch.item_places, pool(hidden, batch, pooling).to(out.dtype))
 
 
 def pool(hidden: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
@@ -50,6 +52,8 @@ def pool(hidden: torch.Tensor, batch: Batch, pooling: str) -> torch.Tensor:
     spans = batch.spans_of(pooling)
     if spans is not None:
         return segment_mean(_rows(hidden, spans.rows)[None], spans.bounds[:-1], spans.bounds[1:])
+    if pooling == "tokens" and batch.packing is not None:
+        return hidden[0, : len(batch.token_rows)]  # fillers come last
     chosen = {"tokens": batch.token_rows, "last": batch.last, "first": batch.first}.get(pooling)
     if chosen is not None:
         return _rows(hidden, chosen)
