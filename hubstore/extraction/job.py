@@ -136,7 +136,9 @@ class Job:
             contextlib.closing(generations),
             media_ahead(self.model.device, self.processes, reads_media=reads_media) as processes,
         ):
-            return replace(job, processes=processes)._run(begun, generations)
+            job = replace(job, processes=processes)
+            with job._reading(self.model.modalities) as readers:
+                return job._run(begun, generations, readers)
 
     def plan_next(self, begun: Begun) -> Plan | None:
         """Plan the next generation, check the model on it and describe it; None where none is left.
@@ -144,8 +146,8 @@ class Job:
         Nothing of it is extracted.
         """
         job, generations = self._on(begun)
-        with contextlib.closing(generations):
-            plan = begun.plan or job._plan(generations, begun)
+        with contextlib.closing(generations), job._reading(self.model.modalities) as readers:
+            plan = begun.plan or job._plan(generations, begun, readers)
             if plan is None:
                 return None
             with job._refused_whole(begun=bool(begun.plan or begun.commits)):
@@ -204,7 +206,8 @@ class Job:
     def _checks(self, capture: Capture) -> BatchingChecks:
         return BatchingChecks(self.storage, capture, self.settings, self.watch.checked)
 
-    def _run(self, begun: Begun, generations: Generations) -> Extraction:
+    def _run(self, begun: Begun, generations: Generations, readers: ReadingProcesses) -> Extraction:
+        """Every generation that is left; the same processes count their tokens and read their items."""
         resumed = begun.plan is not None or (begun.entry is not None and generations.next() is not None)
         committed = {commit.shard for commit in begun.commits}
         capture = self._capture()
@@ -212,18 +215,17 @@ class Job:
         stages: dict[str, float] = {}
         done, last = Progress(), None
         with timed(stages, "planning"):
-            plan = begun.plan or self._plan(generations, begun)
+            plan = begun.plan or self._plan(generations, begun, readers)
         while plan is not None:
             left = [shard for shard in plan.shards if shard.shard not in committed]
-            with self._reading(modality for modality, _, _ in plan.partitions) as readers:
-                with self._refused_whole(begun=resumed or last is not None), timed(stages, "checking"):
-                    self._check_disk_space(left)
-                    self.watch.planned(plan)
-                    if self.engine is None:  # they start while the model is checked
-                        start_for(readers, ((modality, items) for modality, _, items in plan.partitions))
-                    batching = self._check(checks, plan, begun.number)
-                self.check_stopped()
-                now = self._run_plan(plan, left, batching, capture, readers)
+            with self._refused_whole(begun=resumed or last is not None), timed(stages, "checking"):
+                self._check_disk_space(left)
+                self.watch.planned(plan)
+                if self.engine is None:  # they start while the model is checked
+                    start_for(readers, ((modality, items) for modality, _, items in plan.partitions))
+                batching = self._check(checks, plan, begun.number)
+            self.check_stopped()
+            now = self._run_plan(plan, left, batching, capture, readers)
             if now.shards < len(left):
                 self.check_stopped()
             discard_plan(self.storage)
@@ -233,7 +235,7 @@ class Job:
             if generations.next() is not None:
                 self.check_stopped()
             with timed(stages, "planning"):
-                plan = self._plan(generations, begun)
+                plan = self._plan(generations, begun, readers)
         return self.ended(done, last, resumed=resumed, self_check=checks.shown.get("text"), stages=stages)
 
     def _run_plan(
@@ -276,35 +278,34 @@ class Job:
         if not self.ignore_space:
             check_disk_space(self.storage, self.layout, left)
 
-    def _plan(self, generations: Generations, begun: Begun) -> Plan | None:
+    def _plan(self, generations: Generations, begun: Begun, readers: ReadingProcesses) -> Plan | None:
         """The next generation's plan; None where nothing is left."""
         start = generations.next()
         if start is None:
             return None
         if begun.attributes is not None and begun.entry is None:
             start = replace(start, appended=fingerprints_of_appended(begun.attributes))
-        with self._reading(self.model.modalities) as readers:
-            count = TokenCounts(self.corpus, self.model, readers)
-            try:
-                plan = make_plan(
-                    self.storage,
-                    self.layout,
-                    generations.stream(start),
-                    start,
-                    self.identity,
-                    known_ids=generations.known_ids(),
-                    count=count if "tokens" in self.layout.poolings else None,
-                    memory_budget=self.settings.memory_budget,
-                    generation_items=self.generation_items,
-                    columns=self.corpus.columns,
-                )
-            except AlreadyAppended:
-                return None
-            except NoItemsError as error:
-                if start.rows is not None or not start.corpus_offset or not error.skipped:
-                    raise
-                self._describe_end(begun.number)
-                return None
+        count = TokenCounts(self.corpus, self.model, readers)
+        try:
+            plan = make_plan(
+                self.storage,
+                self.layout,
+                generations.stream(start),
+                start,
+                self.identity,
+                known_ids=generations.known_ids(),
+                count=count if "tokens" in self.layout.poolings else None,
+                memory_budget=self.settings.memory_budget,
+                generation_items=self.generation_items,
+                columns=self.corpus.columns,
+            )
+        except AlreadyAppended:
+            return None
+        except NoItemsError as error:
+            if start.rows is not None or not start.corpus_offset or not error.skipped:
+                raise
+            self._describe_end(begun.number)
+            return None
         generations.planned(plan)
         for modality, _, _ in plan.partitions:
             if modality not in self.model.modalities:

@@ -97,7 +97,7 @@ def test_ctrl_c_ends_the_processes_and_the_same_command_goes_on(tmp_path, read_e
         extract(corpus(), model, path, settings, watch=Callbacks(progress=interrupt), processes=2)
     nurseries = [pool._nursery for pool in pools if pool._nursery is not None]
     assert nurseries
-    assert all(nursery.returncode is not None for nursery in nurseries)
+    assert all(nursery._process.returncode is not None for nursery in nurseries)
     done = extract(corpus(), model, path, settings, processes=2)
     assert done.resumed
     assert 0 < done.extracted < done.items

@@ -164,7 +164,7 @@ def killed_at_work(monkeypatch, kind: str) -> None:
     def kill(pool, job):
         send(pool, job)
         if job.name == kind:
-            os.killpg(pool._nursery.pid, signal.SIGKILL)
+            os.killpg(pool._nursery._process.pid, signal.SIGKILL)
 
     monkeypatch.setattr(ReadingProcesses, "_send", kill)
 
