@@ -16,7 +16,17 @@ from hubstore.errors import HubstoreError
 from hubstore.serve.compression import CompressionMiddleware
 from hubstore.serve.deprecated import OlderPaths
 from hubstore.serve.http_errors import RequestError, error_body, invalid_error, status_of
-from hubstore.serve.resources import analyses, experiments, items, lens, neighbors, pages, projections, stores
+from hubstore.serve.resources import (
+    analyses,
+    experiments,
+    items,
+    lens,
+    neighbors,
+    pages,
+    projections,
+    steering,
+    stores,
+)
 from hubstore.serve.responses import error_response, json_response
 from hubstore.serve.security import AuthMiddleware
 from hubstore.serve.service import ServeOptions, Service
@@ -59,7 +69,7 @@ def create_app(
         lifespan=_lifespan,
     )
     app.state.service = service
-    for module in (neighbors, stores, items, analyses, lens, projections, experiments, pages):
+    for module in (neighbors, stores, items, analyses, lens, steering, projections, experiments, pages):
         app.include_router(module.router)
     app.add_middleware(OlderPaths)
     app.add_middleware(CompressionMiddleware)
@@ -90,8 +100,12 @@ async def _on_error(request: Request, error: Exception) -> Response:
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     mistakes = [{**one, "loc": one["loc"][1:]} for one in error.errors()]  # without "query" or "path"
-    operation = request.app.openapi()["paths"][request.scope["route"].path_format][request.method.lower()]
+    described = request.app.openapi()
+    operation = described["paths"][request.scope["route"].path_format][request.method.lower()]
     names = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    fields = described["components"]["schemas"].get(body.get("$ref", "").rpartition("/")[2], {})
+    names += fields.get("properties", {})
     return error_response(invalid_error(mistakes, names))
 
 

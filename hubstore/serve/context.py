@@ -25,6 +25,7 @@ DESCRIBED_TABLE = tuple["pa.Table", Mapping[str, Any]]
 """A table, and JSON-able where it is from and how it was made."""
 
 Name = Annotated[str, StringConstraints(max_length=4096)]
+Text = Annotated[str, StringConstraints(max_length=1_000_000)]
 Once = AfterValidator(lambda values: tuple(dict.fromkeys(values)))
 Several = BeforeValidator(lambda values: [values] if isinstance(values, str | int) else values)
 """Of a parameter that is given once and has several names, FastAPI hands on its value and no list."""

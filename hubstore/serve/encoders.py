@@ -1,12 +1,14 @@
-"""The model that texts, images and audio are read with: loaded once, used by one batch at a time."""
+"""The model that texts, images and audio are read with, and that goes on from prompts: loaded once, used by one
+batch at a time."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +56,7 @@ class Encoders:
         self._trust_remote_code = trust_remote_code
         self._lock = threading.Lock()
         self._models: dict[str, Model | _Failed] = {}
+        self._headless: dict[str, _Failed] = {}
 
     @property
     def available(self) -> bool:
@@ -71,6 +74,22 @@ class Encoders:
             return False
         loaded = self._models.get(_key(store))
         return not (isinstance(loaded, _Failed) and loaded.lately)
+
+    def generates(self, store: StoreReader) -> bool:
+        """Whether its model says next words; also yes for one that has not been loaded, if its tokens see no later."""
+        kind = store.attributes.get("model", {}).get("kind")
+        return kind == "causal" and self.reads(store) and _key(store) not in self._headless
+
+    @contextlib.contextmanager
+    def generator(self, store: StoreReader) -> Iterator[Model]:
+        """The model with its head, for one work at a time.
+
+        Raises:
+            NeedsModelError: the server has no model, one that is not the store's, or one without a head.
+        """
+        with self._lock:
+            model = self._loaded(store)
+            yield model if model.head is not None else self._with_head(store, model)
 
     def encoder(
         self, store: StoreReader, layers: Sequence[str], pooling: str
@@ -103,11 +122,25 @@ class Encoders:
             raise NeedsModelError(f"this server cannot read queries of this store: {found.error}")
         return found
 
-    def _tried(self, store: StoreReader) -> Model | _Failed:
+    def _with_head(self, store: StoreReader, model: Model) -> Model:
+        """The model loaded anew with its head, in the place of the one without: two would not always fit."""
+        key = _key(store)
+        failed = self._headless.get(key)
+        if failed is None and isinstance(self._source, str):
+            del self._models[key]
+            found = self._tried(store, head=True)
+            if not isinstance(found, _Failed):
+                self._models[key] = found
+                return found
+            failed = self._headless[key] = _Failed(found.error, math.inf)
+        reason = f"{failed.error}" if failed else "it was given to the server without its head"
+        raise NeedsModelError(f"{model.identity['id']} says no words: {reason}")
+
+    def _tried(self, store: StoreReader, head: bool = False) -> Model | _Failed:
         from hubstore.extraction import require_same_model
 
         try:
-            model = self._load(store)
+            model = self._load(store, head)
         except HubstoreError as error:
             return _Failed(error, time.monotonic())
         try:
@@ -116,15 +149,16 @@ class Encoders:
             return _Failed(error, math.inf)
         return model
 
-    def _load(self, store: StoreReader) -> Model:
+    def _load(self, store: StoreReader, head: bool) -> Model:
         from hubstore.extraction import load_model_of
 
         if self._source is None:
             raise ModelError("it was started without a model; start it with --model, or ask by id or by vector")
         if isinstance(self._source, str):
             loaded = [model for model in self._models.values() if not isinstance(model, _Failed)]
+            loaded = [model for model in loaded if model.head is not None or not head]
             return next((model for model in loaded if _is_of(store, model)), None) or load_model_of(
-                store, self._source, self._device, trust_remote_code=self._trust_remote_code
+                store, self._source, self._device, head=head, trust_remote_code=self._trust_remote_code
             )
         return self._source
 

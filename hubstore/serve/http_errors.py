@@ -16,6 +16,7 @@ from hubstore.errors import (
     NonFiniteError,
     QueryError,
     StaleIndexError,
+    SteeringError,
 )
 
 SHOWN = 5
@@ -114,6 +115,7 @@ _STATUSES: Sequence[tuple[type[HubstoreError], int]] = (
     (QueryError, 400),
     (AnalysisError, 400),
     (LensError, 400),
+    (SteeringError, 400),
     (NonFiniteError, 400),
 )
 

@@ -30,6 +30,8 @@ class Limits:
         page: items of a page.
         ids: ids, texts or vectors of one request.
         points: points of a projection.
+        typed: tokens of texts and prompts of one request, which the model reads whole; more is 413.
+        new_tokens: tokens that a model goes on for, of all continuations of one request; more is 413.
         results: tables of one analysis that a store holds before the server keeps no more of them.
         results_bytes: bytes of all results that a store holds before the server keeps no more.
         timeout_s: seconds until a request is answered with 504; uploads must arrive within them too.
@@ -54,6 +56,8 @@ class Limits:
     page: int = 1000
     ids: int = 1024
     points: int = 200_000
+    typed: int = 2048
+    new_tokens: int = 1024
     results: int = 500
     results_bytes: int = 1024 * MIB
     timeout_s: float = 30.0
@@ -73,6 +77,13 @@ class Limits:
             raise TooLargeError(
                 f"the {modality} has {size:,} {unit} decoded, and this server decodes {most:,} at most; send a smaller "
                 "one"
+            )
+
+    def check_typed(self, tokens: int) -> None:
+        """TooLargeError for texts of `tokens` tokens that a model would read whole, where that is too many."""
+        if tokens > self.typed:
+            raise TooLargeError(
+                f"the texts have {tokens:,} tokens, and this server's model reads {self.typed:,} at once; send fewer"
             )
 
     def check_answer(self, size: int) -> None:

@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from urllib.parse import parse_qs
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
@@ -48,7 +48,7 @@ if CHROMIUM is None:
 
 pytestmark = pytest.mark.browser
 LAPTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-VIEWS = ("overview", "curves", "map", "neighbors", "lens", "experiments")
+VIEWS = ("overview", "curves", "map", "neighbors", "lens", "steering", "experiments")
 ITEMS = SENTENCES * len(LANGUAGES) + len(HOSTILE)
 
 
@@ -451,7 +451,7 @@ def test_what_a_server_without_the_model_cannot_do_is_said_in_place(page, url):
 
 
 def test_the_lens_is_walked_by_keyboard(page, url):
-    show(page, url, "lens?store=words&item=en:1")
+    show(page, url, "lens?store=words&item=en:1&tokens=every")
     grid = page.get_by_role("grid")
     expect(grid.locator("tbody tr")).to_have_count(4)
     cell = grid.locator("td[tabindex='0']")
@@ -461,10 +461,86 @@ def test_the_lens_is_walked_by_keyboard(page, url):
     expect(page.locator(":focus")).to_have_attribute("aria-selected", "true")
     expect(page.locator(".lens-detail h2")).to_contain_text("Layer 2 at")
     expect(page.locator(".lens-detail li")).to_have_count(8)
-    page.get_by_role("button", name="Normed").click()
+    page.get_by_role("button", name="Raw").click()
     settle(page)
-    until(page, lambda: asked(page).get("variant") == ["normed"])
+    until(page, lambda: asked(page).get("variant") == ["raw"])
     assert Image.open(downloaded(page, "PNG")).width > 500
+
+
+def test_the_lens_reads_a_text_while_it_is_typed_its_last_token_normed_first(page, url):
+    show(page, url, "lens?store=words&item=en:1")
+    ladder = page.locator(".lens-ladder")
+    expect(ladder.locator("tbody tr")).to_have_count(4)
+    expect(page.get_by_role("button", name="Normed")).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="A text").click()
+    expect(page.get_by_text("Type a text.")).to_be_visible()
+    page.get_by_label("Text, read as you type").press_sequentially("Nine ships left", delay=20)
+    expect(page.locator(".lens-caption")).to_contain_text("after “")
+    first = ladder.locator("tbody").text_content()
+    until(page, lambda: asked(page).get("text") == ["Nine ships left"])
+    body = {"texts": ["Nine ships left"], "variant": "normed", "k": 8, "last": True}
+    words = posted(f"{url}/api/v1/stores/words/lens", body)["columns"]
+    top = words["layer"].index("final")
+    expect(ladder.locator("tbody tr").first.locator("td")).to_have_count(8)
+    until(page, lambda: words["top_tokens"][top][0].strip() in ladder.locator("tbody tr").first.text_content())
+    page.get_by_label("Text, read as you type").press_sequentially(" and rain", delay=20)
+    until(page, lambda: ladder.locator("tbody").text_content() != first)
+    page.get_by_role("button", name="Every token").click()
+    expect(page.get_by_role("grid").locator("thead th")).not_to_have_count(2)
+    page.reload()
+    settle(page)
+    expect(page.get_by_label("Text, read as you type")).to_have_value("Nine ships left and rain")
+
+
+def posted(address, body):
+    """The JSON that answers a JSON body."""
+    request = Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urlopen(request) as answer:
+        return json.load(answer)
+
+
+def test_a_prompt_is_steered_by_a_slider_whose_scale_is_explained(page, url):
+    show(page, url, "steering?store=words&tokens=5")
+    sides = page.locator(".side")
+    expect(sides).to_have_count(2)
+    expect(page.get_by_text("Strength 1 adds the whole difference of the two sides")).to_be_visible()
+    plain = sides.first.text_content()
+    slider = page.get_by_role("slider", name="Strength")
+    slider.focus()
+    slider.press("End")
+    until(page, lambda: asked(page).get("strength") == ["8"])
+    expect(sides.last.locator("h2")).to_have_text("Steered, strength 8")
+    assert sides.first.text_content() == plain
+    query = {"prompts": ["Rain fell"], "from_texts": ["Good"], "to_texts": ["Bad"], "layer": 1, "strengths": [0, 8]}
+    found = posted(f"{url}/api/v1/stores/words/steer", {**query, "max_new_tokens": 5})["columns"]
+    for label, text in (("Prompt", "Rain fell"), ("Away from", "Good"), ("Toward", "Bad")):
+        page.locator("textarea").and_(page.get_by_label(label)).fill(text)
+    page.get_by_role("slider", name="Layer").fill("1")
+    until(
+        page, lambda: [asked(page).get(name) for name in ("prompt", "to", "layer")] == [["Rain fell"], ["Bad"], ["1"]]
+    )
+    settle(page)
+    for side, text in zip((sides.first, sides.last), found["text"], strict=True):
+        until(page, lambda side=side, text=text: visible_words(text) in visible_words(side.text_content()))
+    page.get_by_role("button", name="Two languages' means").click()
+    settle(page)
+    expect(sides).to_have_count(2)
+    slider.fill("0")
+    expect(sides).to_have_count(1)
+
+
+def visible_words(text):
+    """A text without spaces and what stands in for what cannot be seen."""
+    return re.sub(r"\W+|U\+[0-9A-F]{4}", "", text)
+
+
+def test_a_server_without_a_model_says_how_to_have_one(page, folder):
+    with served(folder / "words.hub") as running:
+        show(page, running.url, "steering?store=words")
+        expect(page.get_by_text("--model MODEL")).to_be_visible()
+        show(page, running.url, "lens?store=words&by=text")
+        expect(page.get_by_text("This server reads no new texts.")).to_be_visible()
+        page.goto("about:blank")
 
 
 def test_experiments_are_listed_with_their_verdicts_and_opened(page, url):

@@ -66,6 +66,12 @@ export async function post(path, body, signal = undefined) {
   return (await send(path, { method: "POST", signal, headers, body: JSON.stringify(body) })).json();
 }
 
+/** The JSON that answers a JSON body, of something that may take the server minutes to compute. */
+export async function postLong(path, body, signal) {
+  const headers = { Accept: "application/json", "Content-Type": "application/json" };
+  return (await send(path, { method: "POST", signal, headers, body: JSON.stringify(body), late: LONG_TRIES })).json();
+}
+
 /** The JSON that answers a file. */
 export async function postFile(path, query, file, signal = undefined) {
   const headers = { Accept: "application/json", "Content-Type": file.type || "application/octet-stream" };

@@ -1,6 +1,8 @@
 /** Controls of a view. Each is a node, and `set`, which shows a value without a call of `onchange`. */
 
-import { fresh, h } from "./dom.js";
+import { debounced, fresh, h } from "./dom.js";
+
+const WAIT = 350; // milliseconds after the last key
 
 /** A label above a control. */
 function labeled(label, control) {
@@ -74,6 +76,32 @@ export function wholeNumber(label, low, high, onchange) {
     node: labeled(label, node),
     set: (value) => {
       node.value = value;
+    },
+  };
+}
+
+/** A text that is read while it is typed, a moment after the last key. */
+export function typedText(label, value, onchange, { rows = 2, placeholder = "Type a text, in any language" } = {}) {
+  let waiting = false; // until what was typed last is told, nothing else may take its place
+  const tell = debounced(() => {
+    waiting = false;
+    onchange(input.value);
+  }, WAIT);
+  const input = h("textarea", {
+    id: fresh("typed"),
+    rows,
+    dir: "auto",
+    placeholder,
+    value,
+    oninput: () => {
+      waiting = true;
+      tell();
+    },
+  });
+  return {
+    node: h("div", { class: "field grow" }, h("label", { for: input.id }, label), input),
+    set: (text) => {
+      if (input !== document.activeElement && !waiting) input.value = text;
     },
   };
 }

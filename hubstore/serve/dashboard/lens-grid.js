@@ -163,26 +163,34 @@ export class LensGrid {
 
 /** The grid's page as a Plotly figure, for a PNG. */
 export function lensFigure(grid) {
-  const shown = grid.shown;
-  const of = (value) =>
-    grid.layers.map((layer) =>
-      shown.map(([token]) => {
-        const row = grid.row(layer, token);
-        return row ? value(row) : null;
-      }),
-    );
-  const places = shown.map((_, place) => place);
+  const heads = grid.shown.map(([token, piece]) => (piece === null ? String(token ?? "all") : tokenText(piece, 14)));
+  const cell = (layer, place) => {
+    const row = grid.row(layer, grid.shown[place][0]);
+    return row ? [row.top_tokens[0], row.top_log_probabilities[0]] : null;
+  };
+  return wordsFigure(grid.layers, heads, cell, [grid.low, grid.high]);
+}
+
+/**
+ * Words by layer as a Plotly figure.
+ * @param {string[]} heads of the columns.
+ * @param {(layer: string, place: number) => [string, number]|null} cell the word and its log-probability.
+ * @param {number[]} range of the colors.
+ */
+export function wordsFigure(layers, heads, cell, [low, high]) {
+  const of = (value) => layers.map((layer) => heads.map((_, place) => value(cell(layer, place))));
+  const places = heads.map((_, place) => place);
   return {
     data: [
       {
         type: "heatmap",
         x: places,
-        y: grid.layers.map((_, place) => place),
-        z: of((row) => row.top_log_probabilities[0]),
-        text: of((row) => inPlotly(tokenText(row.top_tokens[0], 14))),
+        y: layers.map((_, place) => place),
+        z: of((found) => found && found[1]),
+        text: of((found) => found && inPlotly(tokenText(found[0], 14))),
         texttemplate: "%{text}",
-        zmin: grid.low,
-        zmax: grid.high,
+        zmin: low,
+        zmax: high,
         colorscale: scale().map((color, place) => [place, color]),
         xgap: 1,
         ygap: 1,
@@ -194,21 +202,19 @@ export function lensFigure(grid) {
       showlegend: false,
       xaxis: {
         tickvals: places,
-        ticktext: shown.map(([token, piece]) =>
-          inPlotly(piece === null ? String(token ?? "all") : tokenText(piece, 14)),
-        ),
+        ticktext: heads.map((head) => inPlotly(head)),
         side: "top",
         showgrid: false,
       },
       yaxis: {
-        tickvals: grid.layers.map((_, place) => place),
-        ticktext: grid.layers.map((layer) => inPlotly(layer)),
+        tickvals: layers.map((_, place) => place),
+        ticktext: layers.map((layer) => inPlotly(layer)),
         autorange: "reversed",
         showgrid: false,
         title: { text: "layer" },
       },
     },
-    width: 200 + CELL[0] * shown.length,
-    height: 110 + CELL[1] * grid.layers.length,
+    width: 200 + CELL[0] * heads.length,
+    height: 110 + CELL[1] * layers.length,
   };
 }

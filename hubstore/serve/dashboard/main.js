@@ -11,9 +11,10 @@ import * as curves from "./view-curves.js";
 import * as map from "./view-map.js";
 import * as neighbors from "./view-neighbors.js";
 import * as lens from "./view-lens.js";
+import * as steering from "./view-steer.js";
 import * as experiments from "./view-experiments.js";
 
-const VIEWS = { overview, curves, map, neighbors, lens, experiments };
+const VIEWS = { overview, curves, map, neighbors, lens, steering, experiments };
 const LOOK_AGAIN = 30_000; // milliseconds between looks at whether the store has changed
 const KEPT_BY_SIBLINGS = ["store", "item"];
 const SCHEMES = { "": ["◐", "as the system"], light: ["☀", "light"], dark: ["☾", "dark"] };

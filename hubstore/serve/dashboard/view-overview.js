@@ -191,6 +191,11 @@ function abilities(info) {
       "The logit lens: keep one with ",
       h("code", {}, `hubstore lens ${info.name}.hub --keep`),
     ]),
+    line(
+      info.generator,
+      "The lens over a text that you type, and steering",
+      "The lens over a text that you type, and steering: start the server with --model, of a language model",
+    ),
     info.modalities.some((one) => one !== "text") &&
       line(info.previews, "Thumbnails and clips", "Thumbnails and clips: extract with --previews"),
   );

@@ -28,6 +28,7 @@ from hubstore.serve.context import (
     RequestContext,
     Several,
     StoreParams,
+    Text,
     either,
 )
 from hubstore.serve.deprecated import CENTERED, SEARCH_EFFORT
@@ -49,7 +50,6 @@ HIT_BYTES = 40
 """Of a neighbor in a table, at least: its rank and score, and where each of its eight texts ends."""
 
 Vectors = npt.NDArray[np.float32]
-Text = Annotated[str, Field(max_length=1_000_000)]
 Layers = Annotated[tuple[str | int, ...], Field(min_length=1, max_length=1024), Several]
 Texts = Annotated[tuple[Text, ...], Field(min_length=1, max_length=1024), Once]
 

@@ -85,6 +85,7 @@ class StoreInfo(StoreSummary):
     previews: bool = Field(description="Whether it keeps thumbnails or clips.")
     originals: bool = Field(description="Whether the server gives items' own files.")
     encoder: bool = Field(description="Whether queries may be texts, images and audio: the server has the model.")
+    generator: bool = Field(description="Whether the lens may read texts, and prompts be gone on from and steered.")
     provenance: dict[str, Any]
 
 
@@ -120,6 +121,7 @@ async def store(context: Context, params: Annotated[StoreParams, Query()]) -> Re
             previews=snapshot.keeps_previews,
             originals=service.originals is not None,
             encoder=service.encoders.reads(snapshot),
+            generator=service.encoders.generates(snapshot),
             provenance=redact(_provenance(snapshot)),
         )
 
