@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from hubstore.analysis.hub_score import ALIGNMENT, ENDS, HELD_OUT, MIDDLE, MODEL, SHUFFLED, TWIN, WHOLE, middle_less
-from hubstore.analysis.results import Row
+from hubstore.analysis.results import Row, metadata
 from hubstore.stats.verdicts import LEVEL, NO, YES
 
 NOT_TESTED = "not tested"
@@ -19,7 +19,8 @@ def hub_page(table: pa.Table) -> dict[str, Any]:
     Returns:
         "verdict": "yes" where recall leads both controls, and is greater in the central half of the depth than at the
         embeddings, the first block and the last layer, each with a p of 2.5 % at most; "no" where one of these is not
-        so; else "not tested", since a twin, layer 0 or the middle is missing: "untested" names what. "recall", "depth",
+        so; else "not tested", since a twin, layer 0 or the middle is missing: "untested" names what, and "missing" the
+        layers that the store would need. "recall", "depth",
         "breadth", "left" by control, "middle", "pairs", "families", "scripts" and "partitions" as `hub_score`
         describes them, and "layers", each with calibrated recall of all variants, CKA and mutual kNN.
     """
@@ -49,6 +50,7 @@ def hub_page(table: pa.Table) -> dict[str, Any]:
     return {
         "verdict": NO if failed else NOT_TESTED if untested else YES,
         "untested": untested,
+        "missing": metadata(table)["notes"].get("missing", []),
         "recall": _cell(held[WHOLE]),
         "controls": {variant: _cell(recall[HELD_OUT, WHOLE, variant]) for variant in left},
         "left": left,

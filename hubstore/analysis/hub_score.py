@@ -98,7 +98,9 @@ def hub_score(
           at the embeddings, which know no order of words, each with its p of being above zero;
         - "lead": held-out recall less that of each control, paired by concept;
         - "depth", "first" and "last": where recall is best, and the layers that have 90 % of that, as shares of the
-          depth.
+          model's depth.
+
+        Where a store lacks layers that this needs, the rows are left out; the metadata name the layers as "missing".
 
     Raises:
         QueryError: a partition, layer or pooling that the store does not have, or a device that is not there.
@@ -107,6 +109,7 @@ def hub_score(
     parameters = by_partition(store, compare_options("hub_score", options, named, partitions=partitions))
     parameters |= {"aligned_items": ALIGNED_ITEMS, "aligned_pairs": ALIGNED_PAIRS}
     parameters["twin"] = None if twin is None else twin.digest
+    parameters["depth"] = depth_of(store, parameters["layers"])
     on = resolve_device(device)
 
     def make() -> Findings:
@@ -132,10 +135,17 @@ def hub_score(
                 found[TWIN] = _of_twin(store, twin, concepts, parameters, on)
         texts = [store.items["text"].take(pa.array(one.positions)).to_pylist() for one in concepts.selections]
         languages = [_language(store, name, of) for name, of in zip(names, texts, strict=True)]
-        hub = _Hub(names, languages, layers, {name: np.stack(of) for name, of in found.items()}, parameters["seed"])
-        return Findings(COLUMNS, [*rows, *hub.rows()], {"concepts": hub.n})
+        hits = {name: np.stack(of) for name, of in found.items()}
+        hub = _Hub(names, languages, layers, hits, parameters["seed"], parameters["depth"], twin.layers if twin else ())
+        return Findings(COLUMNS, [*rows, *hub.rows()], {"concepts": hub.n, "missing": list(hub.missing)})
 
     return stored_or_computed(store, "hub-score", parameters, COLUMNS, make)
+
+
+def depth_of(store: StoreReader, layers: Sequence[str]) -> int | None:
+    """Blocks of the model, whichever a store keeps; where it does not say, the last of the layers. None without any."""
+    said = store.attributes.get("model", {}).get("blocks")
+    return int(said) if said else max((int(layer) for layer in layers if layer != "final"), default=None)
 
 
 def centered(every: Tensor) -> Tensor:
@@ -209,6 +219,8 @@ class _Hub:
         layers: of the model.
         hits: by variant, bool [layers, asking, answering, n]; a twin may have other layers.
         seed: of the folds and tests.
+        depth: blocks of the model; None of one that has none to read.
+        twin_layers: of the twin, all that its store keeps.
     """
 
     names: Sequence[str]
@@ -216,6 +228,8 @@ class _Hub:
     layers: Sequence[str]
     hits: dict[str, Flags]
     seed: int
+    depth: int | None
+    twin_layers: Sequence[str] = ()
 
     @property
     def n(self) -> int:
@@ -256,8 +270,7 @@ class _Hub:
         yield from self._shape()
 
     def _layers_of(self, variant: str) -> Sequence[str]:
-        count = len(self.hits[variant])
-        return self.layers if count == len(self.layers) else [str(number) for number in range(count)]
+        return self.twin_layers if variant == TWIN else self.layers
 
     def _row(self, layer: str, x: str, variant: str, of: Floats, **more: Any) -> Row:
         """Recall over concepts [n], with its interval."""
@@ -320,26 +333,42 @@ class _Hub:
     def _shape(self) -> Iterator[Row]:
         """Where the hub is: blocks alone, from the first to the last."""
         blocks = [place for place, layer in enumerate(self.layers) if layer not in ("0", "final")]
-        if len(blocks) < 3:
+        depth = self.depth
+        if len(blocks) < 3 or not depth:
             return
         of = self._every[MODEL]
         means = (of.mean(1) - 1 / self.n) / (1 - 1 / self.n)
         numbers = np.array([int(self.layers[place]) for place in blocks])
-        depth = numbers.max()
         best = int(np.argmax(means[blocks]))
         high = numbers[means[blocks] >= SHARE * means[blocks][best]] / depth
         for metric, value in (("depth", numbers[best] / depth), ("first", high.min()), ("last", high.max())):
             yield self._plain(metric, float(value))
         middle = [place for place, number in zip(blocks, numbers, strict=True) if depth <= 4 * number <= 3 * depth]
-        last = self.layers.index("final") if "final" in self.layers else blocks[-1]
-        if middle:
-            embeddings = self.layers.index("0") if "0" in self.layers else None
-            places = zip(ENDS, (blocks[0], last, embeddings), strict=True)
-            ends = {end: place for end, place in places if place is not None}
+        ends = {end: self.layers.index(name) for end, name in self._ends.items() if name in self.layers}
+        if middle and ends:
             contrasts = np.stack([of[middle].mean(0) - of[end] for end in ends.values()], 1)
             test = sign_flip_test(contrasts[:, None], seed=self.seed)
             for end, value, p in zip(ends, contrasts.mean(0), test.p[0], strict=True):
                 yield {**self._plain(middle_less(end), float(value)), "layer": MIDDLE, "p_value": float(p)}
+
+    @property
+    def _ends(self) -> dict[str, str]:
+        """The layer of each of `ENDS`; the last block's output where there is none after the norm."""
+        last = "final" if "final" in self.layers else str(self.depth)
+        return dict(zip(ENDS, ("1", last, "0"), strict=True))
+
+    @property
+    def missing(self) -> Iterator[str]:
+        """The layers that the middle could not be compared with, or that it would be of."""
+        depth = self.depth
+        if not depth:
+            return
+        for name in self._ends.values():
+            if name not in self.layers:
+                yield name
+        middle = [number for number in range(1, depth + 1) if depth <= 4 * number <= 3 * depth]
+        if middle and not {str(number) for number in middle} & {*self.layers}:
+            yield str(middle[0]) if len(middle) == 1 else f"one of {middle[0]} to {middle[-1]}"
 
     def _plain(self, metric: str, value: float) -> Row:
         return {

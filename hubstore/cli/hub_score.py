@@ -69,6 +69,8 @@ def _show(page: Mapping[str, Any]) -> None:
     out.print(f"{page['model']}: a hub by every control and in the middle: {page['verdict']}", style="bold")
     if page["untested"]:
         out.print(f"not tested: {', '.join(page['untested'])}")
+    if page["missing"]:
+        out.print(f"layers that were not read: {', '.join(page['missing'])}; extract them: --layers all,final")
     summary = [["recall@1, held out", _interval(page["recall"]), page["recall"]["calibrated"], None]]
     summary += [
         [f"the same, {name}", _interval(one), one["calibrated"], None] for name, one in page["controls"].items()

@@ -67,6 +67,31 @@ def test_a_control_that_is_missing_is_not_passed(twin, layers, untested):
     assert (page["verdict"], page["untested"]) == ("not tested", untested)
 
 
+@pytest.mark.parametrize(
+    ("layers", "missing", "untested"),
+    [
+        (range(9), [], []),
+        ([0, 2, 3, 4, 8], ["1"], ["middle less first"]),
+        ([1, 2, 3, 4, 5], ["8", "0"], ["middle less last", "middle less embeddings"]),
+        ([0, 1, 7, "final"], ["one of 2 to 6"], [f"middle less {end}" for end in ("first", "last", "embeddings")]),
+    ],
+)
+def test_the_layers_that_a_store_lacks_are_named_and_no_other_stands_for_them(layers, missing, untested):
+    store = hub()
+    store.attributes["model"] = {**store.attributes.get("model", {}), "blocks": BLOCKS}
+    page = hub_page(hub_score(store, twin=hub(0.0, seed=1), layers=list(layers)))
+    assert (page["missing"], page["untested"]) == (missing, untested)
+    if 4 in layers:
+        assert page["depth"]["depth"] == 0.5, "of the model's depth, and not of the layers that are there"
+
+
+def test_recall_of_a_twin_is_told_by_its_own_layers():
+    other = hub(0.0, seed=1)
+    few = parallel(LANGUAGES, {layer: other.hidden(layer).read().view(len(LANGUAGES), 40, 24) for layer in ("2", "6")})
+    table = hub_score(hub(), twin=few).to_pylist()
+    assert {row["layer"] for row in table if row["variant"] == "random_weights"} == {"2", "6", "held out"}
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_noise_is_no_hub_and_neither_is_what_its_twin_has_too(seed):
     page = hub_page(hub_score(hub(0.0, seed=seed), bootstrap=0))

@@ -58,13 +58,23 @@ def english_and_german(own, languages):
     return (np.eye(len(languages))[languages.index("en")] + np.eye(len(languages))[languages.index("de")]) * 0.45
 
 
-@pytest.mark.parametrize(("middle", "shown"), [(english, True), (nothing_counted, False), (english_and_german, False)])
-def test_only_english_itself_counts_as_shown(here, monkeypatch, middle, shown):
+@pytest.mark.parametrize(
+    ("middle", "shown", "languages"),
+    [
+        (english, True, "yes in 13 of 13"),
+        (nothing_counted, False, "yes in 0 of 13"),
+        (english_and_german, False, "yes in 1 of 13: de (layer 1)"),
+    ],
+)
+def test_only_english_itself_counts_as_shown(here, monkeypatch, middle, shown, languages):
     rigged(monkeypatch, middle)
     result = trends.language_trends(replace(here, limit=24))  # its controls read as English too
     assert result.shown is shown
     assert result.n == 24 * 13
     assert values(result, trends.OVER_LAST)["1"] > 0
+    found = [note for note in result.notes if note.startswith("by language, ")]
+    assert len(found) == 2
+    assert all(languages in note for note in found)
 
 
 def test_a_real_reading_sums_to_1_and_is_kept_with_its_figure(here):

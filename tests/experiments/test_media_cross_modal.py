@@ -55,6 +55,9 @@ def test_recall_is_that_of_neighbors_found_one_by_one(given, tmp_path):
     assert "audio items are left out: the model reads none" in result.notes
     items, _ = cross_modal.readable(context, list(cross_modal.concept_items(context)))
     assert len(items) == 12
+    assert (
+        "by language, image/zxx find names, with false discoveries in mind: too few to say: en, es, zh" in result.notes
+    )
     (name,) = context.stores
     store = Store(context.out / "stores" / name)
     rows = result.table.to_pylist()

@@ -13,7 +13,7 @@ import torch
 
 from hubstore.corpus import Corpus, Item, open_corpus, read_sample
 from hubstore.errors import AnalysisError
-from hubstore.experiments.claims import judge
+from hubstore.experiments.claims import by_language, judge
 from hubstore.experiments.context import ExperimentContext
 from hubstore.experiments.materials.arithmetic import number_word, sums
 from hubstore.experiments.recipes.lens import lens_result, with_norm
@@ -73,7 +73,8 @@ def language_trends(context: ExperimentContext) -> Result:
       just any token is not reading English.
 
     All three are of the same states, whole lines are resampled, translations together, and the best of all blocks is
-    picked with a correction for having picked it. Where states are shuffled, tokens have one another's languages: which
+    picked with a correction for having picked it. A note says of each input language by itself whether all three hold,
+    with false discoveries over languages in mind. Where states are shuffled, tokens have one another's languages: which
     states are read of a language changes no mean.
     """
     read, counted = trend_sources(context)
@@ -86,6 +87,7 @@ def language_trends(context: ExperimentContext) -> Result:
     folder = context.folder("language-trends")
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
+    judged: list[str] = []
     for variant, name in AREAS.items():
         found = language_mass(
             store,
@@ -97,10 +99,17 @@ def language_trends(context: ExperimentContext) -> Result:
         )
         inputs = _Inputs.of(store, found, tokens)
         compared = [row for layer in context.layers for row in _compare(context, layer, inputs)]
+        spoken = [row for layer in context.layers for row in _by_language(context, layer, inputs)]
         every = [row for layer in context.layers for row in _each(context, layer, inputs)]
         if context.control is None:
             (folder / name).write_bytes(trends_png(make_table(every, COLUMNS)))
-        named = [*compared, *every]
+        judged += by_language(
+            context,
+            spoken,
+            {name: [f"{quantity}, {name}" for quantity in MORE_ENGLISH] for name in inputs.others},
+            variant,
+        )
+        named = [*compared, *every, *spoken]
         rows += named if variant == "raw" else [{**row, "quantity": with_norm(row["quantity"])} for row in named]
     sizes = sorted(tokens.provenance["tokens"].values())
     plots = (
@@ -117,6 +126,7 @@ def language_trends(context: ExperimentContext) -> Result:
         f"p(language given token) from {sizes[0]:,} to {sizes[-1]:,} tokens of each of {len(sizes)} languages, in "
         f"texts that are not read; prior of English {inputs.prior:.3g}",
         f"{' and '.join(AREAS.values())} have every input language with the languages that it reads as",
+        *judged,
     )
     return lens_result(context, rows, MORE_ENGLISH, plots, notes, COLUMNS)
 
@@ -237,6 +247,11 @@ class _Inputs:
             float(known[hub] / known.sum()),
         )
 
+    @property
+    def others(self) -> list[str]:
+        """The languages of the inputs, but for English."""
+        return [name for name in dict.fromkeys(self.partition.tolist()) if name != HUB]
+
     def among_counted(self, layer: str) -> Floats:
         """float64 [items, languages]: the sums over an item's tokens as if the lens said counted tokens alone."""
         counted = self.found.counted[layer]
@@ -282,6 +297,23 @@ def _compare(context: ExperimentContext, layer: str, inputs: _Inputs) -> Iterato
     for quantity, (values, chosen) in quantities.items():
         if chosen.any():
             yield from inputs.means(context, layer, [quantity], values[:, None], chosen)
+
+
+def _by_language(context: ExperimentContext, layer: str, inputs: _Inputs) -> Iterator[Row]:
+    """MORE_ENGLISH of the inputs of each language by itself, with the third language that these read as most."""
+    totals, last, tokens = inputs.among_counted(layer), inputs.among_counted("final"), inputs.found.tokens
+    english = totals[:, inputs.hub]
+    for name in inputs.others:
+        chosen = inputs.partition == name
+        of_language = totals[chosen].sum(0)
+        of_language[[inputs.hub, *inputs.own[chosen][inputs.own[chosen] >= 0]]] = -1
+        differences = (
+            english - last[:, inputs.hub],
+            english - inputs.prior * tokens,
+            english - totals[:, int(of_language.argmax())],
+        )
+        quantities = [f"{quantity}, {name}" for quantity in MORE_ENGLISH]
+        yield from inputs.means(context, layer, quantities, np.column_stack(differences), chosen)
 
 
 def _third(inputs: _Inputs, totals: Floats) -> int:
