@@ -22,6 +22,7 @@ from hubstore.analysis.contrasts import contrasts
 from hubstore.analysis.geometry import geometry
 from hubstore.analysis.hub_page import hub_page
 from hubstore.analysis.hub_score import hub_score
+from hubstore.analysis.language_eraser import language_eraser
 from hubstore.analysis.layers import Executor
 from hubstore.analysis.pairs import chosen_pairs
 from hubstore.analysis.probe import probe
@@ -54,6 +55,7 @@ __all__ = [
     "geometry",
     "hub_page",
     "hub_score",
+    "language_eraser",
     "metadata",
     "probe",
     "projection",

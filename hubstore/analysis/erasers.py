@@ -38,6 +38,10 @@ class Eraser:
         """The rows [..., width] without the directions."""
         return rows - (rows - self.mean) @ self.right @ self.left
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> Eraser:
+        """The same on a device, in a dtype."""
+        return Eraser(self.right.to(device, dtype), self.left.to(device, dtype), self.mean.to(device, dtype))
+
     @property
     def directions(self) -> int:
         """How many are removed."""

@@ -11,12 +11,13 @@ from typing import Any, Literal, TypeGuard, get_args
 import torch
 from torch import Tensor, nn
 
+from hubstore.analysis.erasers import Eraser
 from hubstore.checks import check_number
 from hubstore.errors import SteeringError
 from hubstore.models import Model
 from hubstore.steer.directions import Direction, check_layer, check_width
 
-Kind = Literal["add", "replace", "project"]
+Kind = Literal["add", "replace", "project", "erase"]
 When = Literal["prompt", "every step"]
 Position = int | slice
 Positions = Literal["all", "last", "media"] | Sequence[Position] | Sequence[Sequence[Position]]
@@ -27,9 +28,11 @@ class Intervention:
     """A change of hidden states h by a direction v with strength s.
 
     Args:
-        direction: one for all rows of a batch, a `Direction` or a tensor [width]; or a tensor [rows, width].
+        direction: one for all rows of a batch, a `Direction` or a tensor [width]; or a tensor [rows, width]. To erase,
+            an `Eraser`, as `hubstore.analysis.language_eraser` fits one to a store.
         layers: each 0 (the embedding output) to the number of blocks (the last block's output, before the final norm).
-        kind: "add", h + s v; "replace", s v; or "project", h - s (h·v̂) v̂, of which s = 1 takes the direction out.
+        kind: "add", h + s v; "replace", s v; "project", h - s (h·v̂) v̂, of which s = 1 takes the direction out; or
+            "erase", h + s (e(h) - h) of an eraser e, which takes several out.
         strength: s, one for all rows or one for each. A row of strength 0 is left as it is, to the bit, in every kind.
         positions: "all" tokens of the prompt, its "last", those of its image or audio clip, "media" (in `generate`,
             which knows them), or places and slices among its tokens, padding not counted
@@ -40,7 +43,7 @@ class Intervention:
         SteeringError: one of them is not what it can be.
     """
 
-    direction: Direction | Tensor
+    direction: Direction | Tensor | Eraser
     layers: Sequence[int]
     kind: Kind = "add"
     strength: float | Sequence[float] = 1.0
@@ -61,12 +64,16 @@ class Intervention:
         else:
             strength = check_number("strength", strength, error=SteeringError)
         object.__setattr__(self, "strength", strength)
+        if isinstance(self.direction, Eraser) != (self.kind == "erase"):
+            raise SteeringError(f"kind {self.kind!r} with a {type(self.direction).__name__}: erase with an Eraser")
         if self.vector.ndim not in (1, 2):
             raise SteeringError(f"a direction is [width] or [rows, width]; this one is {list(self.vector.shape)}")
 
     @property
     def vector(self) -> Tensor:
-        """[width] or [rows, width]."""
+        """[width] or [rows, width]; of an eraser, the mean that it leaves."""
+        if isinstance(self.direction, Eraser):
+            return self.direction.mean
         return self.direction.vector if isinstance(self.direction, Direction) else self.direction
 
     def for_rows(self, rows: Sequence[int]) -> Intervention:
@@ -176,6 +183,9 @@ class _Acting:
         self._vector = intervention.vector.to(model.device, torch.float32)
         if intervention.kind == "project":
             self._vector = nn.functional.normalize(self._vector, dim=-1)
+        self._eraser = None
+        if isinstance(intervention.direction, Eraser):
+            self._eraser = intervention.direction.to(model.device, torch.float32)
         self._strength = torch.tensor(intervention.strength, dtype=torch.float32, device=model.device)
         self._mask: Tensor | None = None
         self._is_prompt = True
@@ -196,7 +206,9 @@ class _Acting:
             return hidden
         flat = hidden.flatten(0, 1)
         states = flat[places].to(torch.float32)
-        if self.intervention.kind == "add":
+        if self._eraser is not None:
+            changed = states + strengths * (self._eraser(states) - states)
+        elif self.intervention.kind == "add":
             changed = states + strengths * vectors
         elif self.intervention.kind == "replace":
             changed = (strengths * vectors).expand_as(states)

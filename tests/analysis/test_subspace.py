@@ -5,8 +5,10 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from hubstore.analysis import metadata, subspace
+from hubstore.analysis import language_eraser, metadata, subspace
 from hubstore.analysis.erasers import inlp, leace, lsar, orthogonal
+from hubstore.analysis.shared_concepts import SharedConcepts
+from hubstore.analysis.states import States
 from hubstore.errors import AnalysisError
 from hubstore.stats.ridge import fit_ridge, indicators
 from tests.memory_store import MemoryStore, parallel
@@ -145,3 +147,33 @@ def test_partitions_that_share_too_few_concepts_are_named_with_their_counts():
         subspace(store)
     with pytest.raises(AnalysisError, match="one partition has no language"):
         subspace(store, ["en"])
+
+
+def test_an_eraser_for_the_running_model_is_the_one_that_is_measured():
+    store = parallel(LANGUAGES, {"0": spoken()})
+    rows = [row for row in subspace(store).to_pylist() if row["x"] == "*" and row["metric"] == "language_accuracy"]
+    measured = {row["variant"]: row["directions"] for row in rows}
+    concepts = SharedConcepts.of(store, list(store.partitions), 0)
+    layer = store.layers[0]
+    every = concepts.states(States(store, store.poolings[0]), layer)
+    tested = every[:, concepts.tested]
+    before = tested.mean(1).var(0).sum()
+    for method in ("lsar", "leace", "inlp", "random"):
+        eraser = language_eraser(store, layer, method=method)
+        assert eraser.directions == measured[method]
+        left = eraser(tested).mean(1).var(0).sum() / before
+        assert left > 0.5 if method == "random" else left < 0.1
+    assert language_eraser(store, layer, directions=1).directions == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"),
+    [
+        ({"method": "lda"}, "there is no eraser 'lda'; use lsar, leace, inlp, random"),
+        ({"directions": 0}, "directions 0 of lsar"),
+        ({"method": "leace", "directions": 2}, "directions 2 of leace: give 1 or more, of lsar or random"),
+    ],
+)
+def test_an_eraser_that_cannot_be_fitted_is_refused(asked, problem):
+    with pytest.raises(AnalysisError, match=problem):
+        language_eraser(parallel(LANGUAGES, {"0": spoken()}), 0, **asked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hubstore.analysis.erasers import Eraser, orthogonal
 from hubstore.errors import SteeringError
 from hubstore.forward import make_batch, tokenize
 from hubstore.steer import Direction, Intervention, steering
@@ -208,3 +209,37 @@ def test_another_kind_of_mask_is_refused():
     mask = torch.zeros(1, 1, ids.shape[1], ids.shape[1])
     with pytest.raises(SteeringError, match="another kind of mask"), steering(model, [Intervention(VECTOR, [1])]):
         model.trunk(input_ids=ids, attention_mask=mask)
+
+
+def test_to_erase_is_to_project_one_direction_after_another():
+    model = tiny_language_model("gemma3")
+    batch = make_batch(model, token_ids(model), "left", explicit_positions=True)
+    basis = torch.linalg.qr(torch.randn(32, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)).Q
+    where = {"positions": [slice(1, None)], "when": "every step"}
+    erased = final(model, batch, [Intervention(orthogonal(basis), [1, 2], "erase", **where)])
+    one_by_one = [Intervention(column.float(), [layer], "project", **where) for layer in (1, 2) for column in basis.T]
+    torch.testing.assert_close(erased, final(model, batch, one_by_one), atol=1e-4, rtol=1e-4)
+    assert (erased - final(model, batch)).abs().max() > 1e-2
+
+
+def test_an_oblique_eraser_leaves_the_mean_and_works_by_strength_and_row():
+    model = tiny_language_model("llama")
+    batch = make_batch(model, token_ids(model), "left", explicit_positions=True)
+    drawn = torch.Generator().manual_seed(3)
+    right, left = torch.randn(32, 2, generator=drawn), torch.randn(2, 32, generator=drawn) / 32
+    eraser = Eraser(right, left, torch.randn(32, generator=drawn))
+    before = layer_states(model, batch, 2)
+    steered = Intervention(eraser, [2], "erase", [0.0, 1.0, 0.5])
+    after = layer_states(model, batch, 2, [steered])
+    mask = batch.inputs["attention_mask"].bool()
+    for row, strength in enumerate(steered.strength):
+        wanted = before[row] - strength * (before[row] - eraser.mean) @ right @ left
+        torch.testing.assert_close(after[row, mask[row]], wanted[mask[row]], atol=1e-5, rtol=1e-5)
+    assert torch.equal(after[0], before[0])
+    assert steered.for_rows([2, 1]).strength == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(("direction", "kind"), [(VECTOR, "erase"), (orthogonal(torch.eye(32)[:, :2]), "add")])
+def test_an_eraser_erases_and_nothing_else_does(direction, kind):
+    with pytest.raises(SteeringError, match=f"kind '{kind}' with a {type(direction).__name__}: erase with an Eraser"):
+        Intervention(direction, [1], kind)
