@@ -28,14 +28,14 @@ MODELS = {"multilingual-e5-small": "6", "gemma-3-270m": "9"}
 """A middle layer of each."""
 
 CODES = (
-    *(f"RaBitQfs{bits}" for bits in (2, 3, 4, 8)),
-    *(f"RaBitQfs{bits}, rotated" for bits in (2, 3, 4, 5)),
+    *(f"RaBitQfs{bits}" for bits in (1, 2, 3, 4, 8)),
+    *(f"RaBitQfs{bits}, rotated" for bits in (1, 2, 3, 4, 5)),
     *("SQ4", "SQ4, no residual", "SQ4, rotated", "SQ8"),
     *("PQx4fs", "PQx4fs, residual"),
 )
 """Rotated: by a random rotation first, so that no element has more of a row than another."""
 
-CHOSEN = "RaBitQfs2, rotated"
+CHOSEN = "RaBitQfs1, rotated"
 RECALLS = (0.95, 0.99)
 QUERIES = 256
 K = 10

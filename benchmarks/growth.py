@@ -181,7 +181,7 @@ def _built(path: Path) -> dict[str, Any]:
     """Index the store in a process of its own; of an index that is there, what was noted when it was built."""
     noted = path / "growth-built.json"
     if not (noted.exists() and (path / "indexes").exists()):
-        noted.write_text(json.dumps(_child("build", str(path))))
+        noted.write_text(json.dumps(_child("build", str(path), limited=True)))
     found: dict[str, Any] = json.loads(noted.read_text())
     return found
 
@@ -362,13 +362,15 @@ def _build(path: str) -> dict[str, Any]:
     from hubstore.index import build
     from hubstore.store import StoreReader
 
-    started = time.perf_counter()
+    started, processor = time.perf_counter(), _processor()
     with _Peak() as peak:
         (made,) = build(StoreReader(path), [LAYER], kind=KIND, seed=SEED, device="cpu", progress=progress_printer())
     assert made.file is not None
     assert made.recall is not None
     return {
         "wall": time.perf_counter() - started,
+        "processor": _processor() - processor,
+        "load": os.getloadavg(),
         "peak": peak,
         "size": made.file.size,
         "parameters": made.parameters,

@@ -26,6 +26,9 @@ SEED = 0
 LAYERS = {"exact": "0", "hnsw": "1"}
 """The layer that is searched in each way."""
 
+THOUSANDTH = "thousandth"
+"""A kept column: a number from 0 to 999 that has nothing to do with an item's states, for filters."""
+
 Rows = npt.NDArray[np.float32]
 
 
@@ -50,7 +53,8 @@ def written_store(path: Path, rows: int, layers: tuple[str, ...]) -> StoreReader
     layout = Layout(layers, ("mean",), "float16", WIDTH, SHARD_ROWS, chunk_rows=min(256, SHARD_ROWS))
     storage, states = LocalStorage(path), made_states(rows)
     shards = range(-(-rows // SHARD_ROWS))
-    write_metadata(storage, layout, {"model": {"id": "made-up"}, "made_rows": rows}, len(shards) * SHARD_ROWS, 0)
+    attributes = {"model": {"id": "made-up"}, "made_rows": rows, "columns": [[THOUSANDTH, "int64"]]}
+    write_metadata(storage, layout, attributes, len(shards) * SHARD_ROWS, 0)
     for shard in shards[len(StoreReader(path).commits) :]:
         start, stop = shard * SHARD_ROWS, min((shard + 1) * SHARD_ROWS, rows)
         part = torch.from_numpy(states(start, stop)).half()
@@ -109,6 +113,7 @@ def _items(start: int, stop: int, rows: int) -> pa.Table:
             ),
             "tokens": pa.array([8] * len(tags), pa.int32()),
             "truncated": pa.array([False] * len(tags)),
+            THOUSANDTH: pa.array(np.random.default_rng([SEED, 3, start]).integers(0, 1000, stop - start)),
         }
     )
 

@@ -56,9 +56,15 @@ class Allowed:
 
     def mask(self, rows: int) -> npt.NDArray[np.bool_]:
         """bool [rows], True where a position is allowed."""
-        mask = np.zeros(rows, np.bool_)
-        mask[self.positions()] = True
-        return mask
+        steps = np.zeros(rows + 1, np.int8)
+        # No range stops where another starts.
+        steps[self.ranges[:, 0]] = 1
+        steps[self.ranges[:, 1]] = -1
+        return np.cumsum(steps[:rows], dtype=np.int8).view(np.bool_)
+
+    def bits(self, rows: int) -> npt.NDArray[np.uint8]:
+        """uint8 [rows / 8], the same, a bit a position, the lowest first."""
+        return np.packbits(self.mask(rows), bitorder="little")
 
 
 def _covered(ranges: npt.NDArray[np.int64], depth: int) -> npt.NDArray[np.int64]:

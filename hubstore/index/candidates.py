@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from hubstore.index.allowed import Positions
+from hubstore.index.allowed import Allowed, Positions
 from hubstore.index.library import Gpu, faiss
 from hubstore.index.listfile import ChangedListError, ListFile
 from hubstore.index.rows import Vectors, centered, rotated
@@ -19,14 +19,14 @@ from hubstore.index.rows import Vectors, centered, rotated
 class CandidateSource(Protocol):
     """What gives candidates."""
 
-    def find(self, queries: torch.Tensor, count: int, effort: int, selector: Any = None) -> Positions:
+    def find(self, queries: torch.Tensor, count: int, effort: int, allowed: Allowed | None = None) -> Positions:
         """The rows nearest to queries by codes.
 
         Args:
             queries: [q, width], as a caller gives them.
             count: rows for each.
             effort: HNSW's efSearch, or the lists that IVF visits, of which there are as many.
-            selector: FAISS's, of the rows that may be found.
+            allowed: the rows that may be found; all by default.
 
         Returns:
             int64 [q, count] positions, best first, -1 where it found fewer.
@@ -52,8 +52,9 @@ class InMemory:
     gpu: Gpu | None = None
     owners: tuple[Any, ...] = ()
 
-    def find(self, queries: torch.Tensor, count: int, effort: int, selector: Any = None) -> Positions:
+    def find(self, queries: torch.Tensor, count: int, effort: int, allowed: Allowed | None = None) -> Positions:
         """See `CandidateSource`; on a GPU one search at a time, on a CPU as many as there are threads."""
+        selector = None if allowed is None else _selector(allowed, self.core.ntotal)
         if self.kind == "hnsw":
             options = faiss().SearchParametersHNSW(efSearch=max(effort, count), sel=selector)
         else:
@@ -74,10 +75,18 @@ class InFile:
     lists: ListFile
     changed: Callable[[ChangedListError], Exception]
 
-    def find(self, queries: torch.Tensor, count: int, effort: int, selector: Any = None) -> Positions:
+    def find(self, queries: torch.Tensor, count: int, effort: int, allowed: Allowed | None = None) -> Positions:
         """See `CandidateSource`."""
         vectors = rotated(centered(queries, self.lists.head.mean), self.lists.head.rotation)
         try:
-            return self.lists.search(vectors, count, effort, selector)
+            return self.lists.search(vectors, count, effort, allowed)
         except ChangedListError as error:
             raise self.changed(error) from error
+
+
+def _selector(allowed: Allowed, rows: int) -> Any:
+    """FAISS's: one range needs no memory, more are a bit a row."""
+    if len(allowed.ranges) == 1:
+        start, stop = allowed.ranges[0].tolist()
+        return faiss().IDSelectorRange(start, stop)
+    return faiss().IDSelectorBitmap(allowed.bits(rows))

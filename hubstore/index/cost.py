@@ -111,9 +111,10 @@ def code_bytes(rows: int, width: int) -> int:
     return int(kinds.factory("ivfpq", rows, width).rpartition("PQ")[2].partition("x")[0]) // 2
 
 
-def rabitq_bytes(width: int) -> int:
-    """Bytes of one row's RaBitQ code: signs, further bits, and five factors in float32."""
-    return -(-width // 8) + -(-width * (kinds.RABITQ_BITS - 1) // 8) + 20
+def rabitq_bytes(width: int, bits: int = kinds.RABITQ_BITS) -> int:
+    """Bytes of one row's RaBitQ code: signs and two factors in float32; of more bits those, and three more factors."""
+    more = 0 if bits == 1 else -(-width * (bits - 1) // 8) + 12
+    return -(-width // 8) + 8 + more
 
 
 def index_costs(rows: int, width: int, dtype: str, speed: SearchSpeed, memory: int | None = None) -> list[IndexCost]:

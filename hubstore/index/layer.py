@@ -24,7 +24,7 @@ from hubstore.index.description import (
 )
 from hubstore.index.exact import LayerRows, exact_search
 from hubstore.index.kinds import EXACT_ROWS, IN_FILE, default_search_effort
-from hubstore.index.library import Gpu, faiss, has_gpu
+from hubstore.index.library import Gpu, has_gpu
 from hubstore.index.means import CenteredStates
 from hubstore.index.opening import changed, open_lists, read_faiss
 from hubstore.index.rows import unwrap
@@ -164,12 +164,11 @@ class LayerIndex:
         """Int64 [q, count] positions, best first by FAISS's reckoning, -1 where it found fewer."""
         settings = self.description.parameters or {}
         chosen = search_effort or default_search_effort(self.kind, settings)
-        selector = None
         if way != "unfiltered":
             # What the filter drops was looked at all the same, so look at as much more.
             chosen = min(round(chosen * self.rows / allowed.size), MOST_SEARCH_EFFORT)
-            selector = _selector(way, allowed, self.rows)
-        return source.find(queries, count, min(chosen, settings.get("nlist", chosen)), selector)
+        passing = None if way == "unfiltered" else allowed
+        return source.find(queries, count, min(chosen, settings.get("nlist", chosen)), passing)
 
     def _complete(
         self, queries: torch.Tensor, k: int, allowed: Allowed, scores: torch.Tensor, positions: torch.Tensor
@@ -247,13 +246,6 @@ def _cosines(states: LayerRows, queries: torch.Tensor, candidates: Positions) ->
     # Summed over the last dimension, as `topk_cosine` does, so that equal rows tie exactly.
     cosines = gathered.mul_(unit_rows(queries, "queries")[:, None]).sum(-1).numpy()
     return np.where(candidates < 0, -np.inf, cosines)
-
-
-def _selector(way: Route, allowed: Allowed, rows: int) -> Any:
-    if way == "range":
-        start, stop = allowed.ranges[0].tolist()
-        return faiss().IDSelectorRange(start, stop)
-    return faiss().IDSelectorBitmap(np.packbits(allowed.mask(rows), bitorder="little"))
 
 
 def load(

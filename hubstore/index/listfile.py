@@ -22,9 +22,11 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from hubstore.index.allowed import Allowed
 from hubstore.index.library import faiss
 from hubstore.index.listtable import BLOCK_ROWS, ListTable, Numbers
 from hubstore.index.rows import Vectors, wrap
+from hubstore.index.scan import Scan, scannable
 from hubstore.index.validate import Head
 from hubstore.storage import FileRecord
 from hubstore.storage.prefetch import of_descriptor, prefetch
@@ -134,6 +136,8 @@ class ListFile:
             raise
         self._core.replace_invlists(self._lists, False)
         self._bytes: Codes = faiss().rev_swig_ptr(self._lists.ptr, self._size)
+        scanned = scannable(head.bits, head.centroids.shape[1])
+        self._scan = Scan(self._bytes, head.table, head.centroids) if scanned else None
 
     def __del__(self) -> None:
         """Close the file; FAISS unmaps it."""
@@ -157,14 +161,30 @@ class ListFile:
         count = int(self._table.capacities[number]) // BLOCK_ROWS
         return self._bytes[start : start + count * block].reshape(count, block), ids
 
-    def search(self, queries: Vectors, count: int, nprobe: int, selector: Any = None) -> Numbers:
-        """FAISS's positions [q, count], each once, of the `nprobe` nearest lists of each query; -1 for fewer.
+    def search(self, queries: Vectors, count: int, nprobe: int, allowed: Allowed | None = None) -> Numbers:
+        """The positions [q, count], each once, nearest by codes in the `nprobe` nearest lists of each query; -1 for
+        fewer.
+
+        Args:
+            queries: float32 [q, width], rotated.
+            count: for each.
+            nprobe: lists.
+            allowed: positions that may be found; all by default.
 
         Raises:
             ChangedListError: a list is not as it was written.
         """
         distances, lists = self._core.quantizer.search(queries, nprobe)
         self._load(np.unique(lists))
+        bits = None if allowed is None else allowed.bits(self._rows)
+        if self._scan is not None:
+            return _each_once(self._scan.nearest(queries, lists, count, bits))
+        return self._search_by_faiss(queries, count, distances, lists, bits)
+
+    def _search_by_faiss(
+        self, queries: Vectors, count: int, distances: Vectors, lists: Numbers, bits: Codes | None
+    ) -> Numbers:
+        selector, nprobe = None if bits is None else faiss().IDSelectorBitmap(bits), lists.shape[1]
         options = faiss().SearchParametersIVF(nprobe=nprobe, sel=selector)
         found = np.empty((len(queries), count), np.float32), np.empty((len(queries), count), np.int64)
         # FAISS's Python method of the name takes no options.

@@ -8,10 +8,11 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-Numbers = npt.NDArray[np.int64]
+from hubstore.kernels.cpu.shuffle import BLOCK_ROWS
 
-BLOCK_ROWS = 32
-"""Rows whose codes FAISS's fast scan packs together."""
+__all__ = ["BLOCK_ROWS", "ListTable", "Numbers"]
+
+Numbers = npt.NDArray[np.int64]
 
 ALIGNED = 64
 """Bytes that a list begins at a multiple of: FAISS reads codes as aligned vectors."""

@@ -25,9 +25,9 @@ import torch
 
 from hubstore.errors import IndexingError
 from hubstore.files import write_all
+from hubstore.index import kinds
 from hubstore.index.clustering import Centroids
 from hubstore.index.exact import LayerRows
-from hubstore.index.kinds import RABITQ_BITS
 from hubstore.index.library import faiss
 from hubstore.index.listfile import Codes, ListFile, index_core
 from hubstore.index.listtable import BLOCK_ROWS, Numbers
@@ -190,7 +190,11 @@ def _training(data: Codes, lists: int, width: int) -> Training | None:
     values = data[:-1].view(np.float32).reshape(-1, width)
     mean, rotation, centroids = (one.copy() for one in np.split(values, [1, 1 + width]))
     bits = int(data[-1])
-    return Training(mean[0], rotation, centroids, bits) if np.isfinite(values).all() and bits == RABITQ_BITS else None
+    return (
+        Training(mean[0], rotation, centroids, bits)
+        if np.isfinite(values).all() and bits == kinds.RABITQ_BITS
+        else None
+    )
 
 
 @dataclass(frozen=True, eq=False)

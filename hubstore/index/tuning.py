@@ -11,6 +11,7 @@ import torch
 
 from hubstore.index import kinds
 from hubstore.index.allowed import Allowed, Positions
+from hubstore.index.cost import index_bytes
 from hubstore.index.description import IndexDescription, MeasuredRecall
 from hubstore.index.exact import LayerRows, exact_search
 
@@ -31,8 +32,11 @@ MOST_REFINE = 50
 MOST_BEAM = 4096
 """Of an HNSW: beyond it exact search is faster."""
 
-STEP = 2**0.25
+STEP = 2**0.125
 """From one effort that is tried to the next."""
+
+ROW_BYTES = 16 << 10
+"""Of lists that a disk reads in the time of one row from elsewhere, where many of either are asked for at once."""
 
 Candidates = Callable[[torch.Tensor, int, int], Positions]
 """Queries [q, width], how many candidates and how much effort, to positions [q, count], best first, -1 for none."""
@@ -82,8 +86,8 @@ def tuned(
 ) -> tuple[dict[str, int], MeasuredRecall]:
     """Settings that find `target` of the true neighbors, or the most that any do, and what they were measured to find.
 
-    Of those that do, the ones of the least cost: a row that is scored again is taken to cost what a list does that is
-    visited, since a cold disk takes about as long for either.
+    Of those that do, the ones that a cold disk is fastest with: of a list that is visited it reads all, of a row that
+    is scored again a page or two.
 
     Args:
         description: of the index, which is not exact.
@@ -96,18 +100,25 @@ def tuned(
     kind, settings = description.kind, dict(description.parameters or {})
     refines = MOST_REFINE if kind in kinds.CODED else settings["refine"]
     wanted, k = min(target + MARGIN, (1 + target) / 2), held.truth.shape[1]
-    costs: dict[tuple[int, int], int] = {}
+    costs: dict[tuple[int, int], float] = {}
+    row = ROW_BYTES / _list_bytes(description)
     for effort in _efforts(description):
         if costs and effort >= min(costs.values()):
             break
         enough = np.flatnonzero(_found(held, choosing, candidates, refines, effort) >= wanted)
         if len(enough):
             refine = int(enough[0]) + 1 if kind in kinds.CODED else refines
-            costs[effort, refine] = effort + refine * k
+            costs[effort, refine] = effort + refine * k * row
     effort, refine = min(costs, key=costs.__getitem__) if costs else (effort, refines)
     measured = float(_found(held, measuring, candidates, refine, effort)[-1])
     settings |= {kinds.effort_name(kind): effort, "refine": refine}
     return settings, MeasuredRecall(target, round(measured, 4), k, len(held.own[measuring]))
+
+
+def _list_bytes(description: IndexDescription) -> float:
+    """Of a list, on average; of a node of an HNSW, whose rows are as many whatever the effort."""
+    size = index_bytes(description.kind, description.rows, description.width)
+    return size / (description.parameters or {}).get("nlist", description.rows)
 
 
 def _efforts(description: IndexDescription) -> list[int]:

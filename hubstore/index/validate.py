@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hubstore.index.cost import rabitq_bytes
 from hubstore.index.description import IndexDescription
 from hubstore.index.listtable import BLOCK_ROWS, ListTable
 from hubstore.options import MOST_SEARCH_EFFORT
@@ -252,10 +253,9 @@ class _Reader:
         self._number("<u8")  # FAISS's own count of the same bytes
         self._equal("the quantizer's metric", self._number("<i4"), 1)
         bits: int = self._number("<u8")
-        self._between("bits", bits, 2, 8)
+        self._between("bits", bits, 1, 8)
         self._equal("by_residual", self._number("u1"), 1)
-        # Signs, three factors in float32, the other bits, two factors.
-        code_size = -(-self._width // 8) + 12 + -(-self._width * (bits - 1) // 8) + 8
+        code_size = rabitq_bytes(self._width, bits)
         self._equal("the code size", self._number("<u8"), code_size)
         self._equal("the rows of a block", self._number("<i4"), BLOCK_ROWS)
         self._equal("the queries of a block", self._number("<u8"), 0)
