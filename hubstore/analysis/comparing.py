@@ -54,6 +54,7 @@ def by_partition(store: StoreReader, options: CompareOptions) -> dict[str, Any]:
 
 def _shared(store: StoreReader, options: CompareOptions) -> dict[str, Any]:
     return {
+        **({} if store.partition_by is None else {"partition_by": store.partition_by}),
         "layers": store.layer_names(options.layers),
         "pooling": item_pooling(store, options.pooling),
         "seed": options.seed,

@@ -61,7 +61,10 @@ class LayerTask:
 
     def of(self, store: StoreReader) -> Callable[[str], list[Row]]:
         """What gives the rows of a layer, in any process that has opened the store."""
-        return self.prepare(store, self.device, self.parameters).find
+        column = self.parameters.get("partition_by")
+        return self.prepare(
+            store if column is None else store.partitioned_by(column), self.device, self.parameters
+        ).find
 
 
 LayerMap = Callable[[Sequence[str]], Iterator[list[Row]]]

@@ -126,7 +126,7 @@ def kept_table(
 def _provenance(store: StoreReader, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "analysis": name,
-        "parameters": dict(parameters),
+        "parameters": {**parameters, **({} if store.partition_by is None else {"partition_by": store.partition_by})},
         "seed": parameters.get("seed"),
         "commits": store.digest,
         "version": __version__,

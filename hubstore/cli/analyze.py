@@ -45,6 +45,7 @@ def analyze(
     label: Annotated[
         str | None, typer.Option(help="Of probe: a column of the items, which says the class of their concepts.")
     ] = None,
+    partition_by: options.PartitionByOption = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that share the layers; the results are the same.")] = 1,
     engine: options.EngineOption = options.Engine.local,
     address: options.AddressOption = None,
@@ -58,7 +59,7 @@ def analyze(
     from hubstore import analysis
     from hubstore.opened import Store
 
-    opened = Store(store)
+    opened = Store(store) if partition_by is None else Store(store).partitioned_by(partition_by)
     with naming("analyzing") as advanced:
         tables = opened.analyze(
             names or None,

@@ -46,6 +46,12 @@ LayersOption = Annotated[
     typer.Option("--layers", "--layer", help="Layers: 0,6,12; -1 is the last block. All by default."),
 ]
 PoolingOption = Annotated[str | None, typer.Option("--pooling", help="Pooling; the store's first by default.")]
+PartitionByOption = Annotated[
+    str | None,
+    typer.Option(
+        "--partition-by", help="Compare the values of this column, one that the store keeps, rather than languages."
+    ),
+]
 LanguagesOption = Annotated[
     list[str] | None, typer.Option("--language", callback=split_names, help="Only items in this language: de or de,fr.")
 ]

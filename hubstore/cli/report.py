@@ -23,6 +23,7 @@ def report(
         typer.Option("--pair", callback=options.split_names, help="Two partitions, such as en:zh-Hans."),
     ] = None,
     pivot: Annotated[str | None, typer.Option(help="One partition against all others.")] = None,
+    partition_by: options.PartitionByOption = None,
     layers: options.LayersOption = None,
     pooling: options.PoolingOption = None,
     bootstrap: Annotated[int, typer.Option(help="Resamples for the 95 % intervals.")] = 1000,
@@ -32,7 +33,7 @@ def report(
     """Write everything the store says about its hub as one self-contained HTML page, with PNGs and tables."""
     from hubstore.opened import Store
 
-    opened = Store(store)
+    opened = Store(store) if partition_by is None else Store(store).partitioned_by(partition_by)
     with naming("analyzing") as advanced:
         page = opened.report(
             folder or _beside(store),

@@ -100,11 +100,16 @@ class RequestContext:
         return await self.service.work.run(lambda: self.response(name, *make()).whole())
 
     async def computed(
-        self, name: str, key: Hashable, make: Callable[[], pa.Table], fields: Sequence[str] | None = None
+        self,
+        name: str,
+        key: Hashable,
+        make: Callable[[], pa.Table],
+        fields: Sequence[str] | None = None,
+        complete: Callable[[pa.Table], pa.Table] | None = None,
     ) -> Response:
         """A table which may take long to make; only the columns named `fields`, where they are.
 
-        `key` is all that it depends on, beside the store's content.
+        `key` is all that it depends on, beside the store's content; `complete` adds what is read and not computed.
         """
         key = self.snapshot.name, self.snapshot.revision, name, key
         table = await self.service.computations.table(key, make)
@@ -112,7 +117,8 @@ class RequestContext:
         def written() -> Response:
             from hubstore.analysis import metadata
 
-            return self.response(name, _selected(table, fields), metadata(table)).whole()
+            whole = table if complete is None else complete(table)
+            return self.response(name, _selected(whole, fields), metadata(table)).whole()
 
         return await self.service.work.run(written)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from hubstore.errors import CorruptStoreError, QueryError
 from hubstore.storage import FileRecord, Location, Storage, Url, location
 from hubstore.storage.location import shell_word
 from hubstore.store.attributes import read_attributes
+from hubstore.store.by_column import partitions_by
 from hubstore.store.columns import ITEM_SCHEMA, stored_columns, with_columns
 from hubstore.store.commit import Commit
 from hubstore.store.files import store_files
@@ -58,6 +60,9 @@ class StoreReader(LayersAndPoolings):
         StoreFormatError: it is of another format version.
         CorruptStoreError: its metadata cannot be read.
     """
+
+    partition_by: str | None = None
+    """The column whose values its partitions are; None for languages and modalities."""
 
     def __init__(self, path: str | os.PathLike[str] | Url, storage: Storage | None = None) -> None:
         self.path: Location = location(path).absolute()  # a process may change its folder later
@@ -192,6 +197,29 @@ class StoreReader(LayersAndPoolings):
                 position += count
         found = (Partition(modality, language, tuple(r)) for (modality, language), r in ranges.items())
         return {partition.name: partition for partition in found}
+
+    def partitioned_by(self, column: str) -> Self:
+        """The same store with a partition for each value of a column, for analyses; items without one are in none.
+
+        Args:
+            column: "language", "modality", or one that the store keeps.
+
+        Raises:
+            QueryError: there is no such column, it has no value, or too many.
+
+        Example:
+            >>> tables = store.partitioned_by("modality").analyze("geometry", layers=[2], bootstrap=0)
+            >>> sorted(set(tables["geometry"]["x"].to_pylist()))
+            ['text']
+        """
+        names = ("language", "modality", *self.columns)
+        if column not in names:
+            raise QueryError(f"{self.path} has no column {column!r} to partition by; it has {', '.join(names)}")
+        other = copy.copy(self)
+        other.partition_by = column
+        other.partition_means = {}
+        other.__dict__["partitions"] = partitions_by(self._column(column), f"column {column!r} of {self.path}")
+        return other
 
     def partition(self, name: str) -> Partition:
         """The partition called `name`; QueryError, naming those there are, when there is none."""

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import time
+from pathlib import Path
 from urllib.parse import parse_qs
 from urllib.request import Request, urlopen
 
@@ -32,7 +33,7 @@ from tests.serve.dashboard_server import (
 from tests.serve.servers import served
 from tests.test_readme import save_tiny_llava
 from tests.tiny_media import random_image
-from tests.tiny_models import save_tiny_language_model
+from tests.tiny_models import save_tiny_language_model, tiny_language_model
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
 expect = playwright.expect
@@ -267,6 +268,41 @@ def test_curves_are_downloaded_as_csv_parquet_and_png(page, url):
     image = Image.open(downloaded(page, "PNG"))
     assert image.format == "PNG"
     assert image.width > 1000
+
+
+def test_the_map_is_colored_by_a_kept_column_and_by_density_and_its_clusters_have_words(page, tmp_path):
+    topics = {"ships": "harbor sails anchor", "rain": "cloud umbrella storm"}
+    rows = [
+        {
+            "id": f"{topic}:{n}",
+            "text": f"{words} {n}",
+            "language": "en",
+            "concept": f"{topic}{n}",
+            "source": topic,
+            "year": n,
+        }
+        for topic, words in topics.items()
+        for n in range(30)
+    ]
+    corpus = hubstore.read_memory(rows, keep_columns="source,year")
+    hubstore.extract(corpus, tiny_language_model("llama"), tmp_path / "topics.hub", dtype="float32")
+    with served(tmp_path / "topics.hub") as running:
+        show(page, running.url, "map?layer=2&color=column:source")
+        keys = page.locator(".legend .keys li")
+        expect(keys).to_have_text(["rain30", "ships30"])
+        by_source = drawn(page)
+        page.get_by_label("Color", exact=True).select_option("column:year")
+        settle(page)
+        expect(keys).to_have_count(6)
+        page.get_by_label("Color", exact=True).select_option("density")
+        expect(keys.first).to_contain_text("sparsest")
+        page.get_by_label("Color", exact=True).select_option("column:source")
+        settle(page)
+        until(page, lambda: drawn(page) == by_source)
+        page.get_by_label("Words of clusters").uncheck()
+        until(page, lambda: asked(page).get("labels") == ["0"])
+        assert drawn(page) != by_source
+        page.goto("about:blank")
 
 
 def test_an_area_that_is_drawn_on_the_map_is_counted_listed_downloaded_and_part_of_the_address(page, url):
@@ -737,6 +773,31 @@ def contrast(one, other):
 
     light, dark = sorted((luminance(one), luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
+
+
+AXE = (Path(__file__).parent / "axe/axe.min.js").read_text(encoding="utf-8")
+"""axe-core 4.14.1, as npm has it (MPL 2.0)."""
+
+SERIOUS = """() => axe.run(document, {resultTypes: ["violations"]}).then(found => found.violations
+    .filter(one => ["serious", "critical"].includes(one.impact))
+    .map(one => `${one.id}: ${one.nodes.slice(0, 3).map(node => node.html.slice(0, 200)).join(" | ")}`))"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_any_view(new_page, url, scheme):
+    page, found = new_page(color_scheme=scheme), {}
+    states = [f"{view}?store=words&item=en:1" for view in VIEWS]
+    states += ["overview?store=images", "neighbors?store=images&item=image:1", "map?store=images&item=image:1"]
+    states += ["lens?store=words&item=en:1&tokens=every", "lens?store=words&by=text&text=Rain", "experiments?name=tiny"]
+    for state in states:
+        show(page, url, state)
+        page.evaluate(AXE)
+        found[state] = page.evaluate(SERIOUS)
+    page.goto(f"{url}/api/docs")
+    expect(page.get_by_role("heading", name="neighbors")).to_be_visible()
+    page.evaluate(AXE)
+    found["docs"] = page.evaluate(SERIOUS)
+    assert {state: faults for state, faults in found.items() if faults} == {}
 
 
 UNNAMED = """() => [...document.querySelectorAll('input, select, textarea, button, a')]

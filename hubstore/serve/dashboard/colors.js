@@ -68,11 +68,13 @@ export function scale() {
   return dark() ? ["#1c2127", "#2b7fc4"] : ["#f6f8fa", "#0a5fa3"];
 }
 
+const HALFWAY = 0.179; // the luminance on which black and white both have the contrast of 4.58
+
 /** A value of 0 to 1 as a background and the ink that reads on it. */
 export function shade(share) {
   const [from, to] = scale().map(rgb);
   const mixed = from.map((low, i) => Math.round(low + (to[i] - low) * Math.min(1, Math.max(0, share))));
-  return { background: `rgb(${mixed.join(",")})`, ink: luminance(mixed) > 0.2 ? "#111418" : "#ffffff" };
+  return { background: `rgb(${mixed.join(",")})`, ink: luminance(mixed) > HALFWAY ? "#000000" : "#ffffff" };
 }
 
 /** Relative luminance as WCAG 2 defines it. */

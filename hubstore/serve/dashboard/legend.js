@@ -1,6 +1,6 @@
 /** What the colors and shapes of the map's points stand for; a click shows one kind alone. */
 
-import { DISTINCT, style } from "./colors.js";
+import { DISTINCT } from "./colors.js";
 import { fill, h } from "./dom.js";
 import { bdi, count, languageName, visible } from "./words.js";
 
@@ -9,7 +9,7 @@ const ONE_COLUMN = 14; // kinds that one column holds
 
 /**
  * Draws the legend.
- * @param {{names: string[], counts: number[]}} kinds in the order of their colors.
+ * @param {{names: string[], counts: number[], styleOf: (place: number) => Object}} kinds in the order of their colors.
  * @param {{heading: string, byLanguage: boolean, only: Set<string>, ontoggle: (name: string) => void}} how
  */
 export function drawLegend(node, kinds, { heading, byLanguage, only, ontoggle }) {
@@ -26,8 +26,9 @@ export function drawLegend(node, kinds, { heading, byLanguage, only, ontoggle })
   if (focused !== undefined) [...node.querySelectorAll("[data-kind]")].find((one) => one.dataset.kind === focused)?.focus();
 
   function key(name, place, words, number) {
-    const mark = h("span", { class: `mark ${style(place).shape}`, "aria-hidden": "true" });
-    mark.style.setProperty("--color", style(place).color);
+    const { shape, color } = kinds.styleOf(place);
+    const mark = h("span", { class: `mark ${shape}`, "aria-hidden": "true" });
+    mark.style.setProperty("--color", color);
     const button = {
       type: "button",
       "aria-pressed": String(only.has(name)),

@@ -2,7 +2,7 @@
 
 import { arrowLong, getLong, storePath } from "./api.js";
 import { floatColumns } from "./arrow.js";
-import { rgb, SHAPES, style } from "./colors.js";
+import { rgb, SHAPES } from "./colors.js";
 
 const MOST_NUMBERS = 1_500_000; // points times layers that are fetched at once
 const ITEM_FIELDS = ["id", "concept", "language", "modality", "text"];
@@ -18,13 +18,14 @@ export function layersShown(layers, points, wanted) {
 
 /**
  * A sample and its places at each layer.
+ * @param {string|null} column of the store's own that each item has too.
  * @returns {{items: Object, count: number, places: Map<string, Float32Array>, about: Object}} `places` by layer.
  */
-export async function fetchMap(store, layers, query, signal) {
+export async function fetchMap(store, layers, query, signal, column = null) {
   const path = storePath(store, "projection");
   const [items, points] = await Promise.all([
     // Which items are drawn depends on neither layer nor method: the quickest tells them.
-    getLong(path, { ...query, method: "pca", layer: layers[0], fields: ITEM_FIELDS }, signal),
+    getLong(path, { ...query, method: "pca", layer: layers[0], fields: column === null ? ITEM_FIELDS : [...ITEM_FIELDS, column] }, signal),
     arrowLong(path, { ...query, layer: layers, fields: ["x", "y"] }, signal),
   ]);
   const count = items.rows;
@@ -80,9 +81,9 @@ export function categories(values) {
 }
 
 /** Red, green, blue and shape of each point, from its category. */
-export function looks({ of, names }) {
+export function looks({ of, names, styleOf }) {
   const styles = names.map((_, place) => {
-    const { color, shape } = style(place);
+    const { color, shape } = styleOf(place);
     return [...rgb(color), SHAPES.indexOf(shape)];
   });
   const out = new Uint8Array(4 * of.length);

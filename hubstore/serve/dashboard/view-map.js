@@ -3,13 +3,15 @@
 import { storePath } from "./api.js";
 import { chooseMany } from "./choose-many.js";
 import { onScheme, ours } from "./colors.js";
-import { choice, segmented } from "./controls.js";
-import { itemPoolings } from "./curves-data.js";
+import { choice, tick } from "./controls.js";
+import { itemPoolings, pivotOf } from "./curves-data.js";
 import { debounced, empty, fill, fresh, h, say } from "./dom.js";
 import { downloads, fileName } from "./download.js";
 import { fetchItem, itemCard } from "./item-card.js";
 import { drawLegend } from "./legend.js";
+import { colorings, columnOf, kindsOf } from "./map-colors.js";
 import { categories, equivalents, fetchMap, holding, layersShown, looks } from "./map-data.js";
+import { clusterLabels, drawLabels } from "./map-labels.js";
 import { drawNames, drawStar } from "./map-lines.js";
 import { Pane } from "./pane.js";
 import { Plane } from "./plane.js";
@@ -20,11 +22,6 @@ import { bdi, count, languageName, plural, visible } from "./words.js";
 
 export const title = "Map";
 
-const COLORS = [
-  ["language", "Language"],
-  ["modality", "Modality"],
-  ["concept", "Concept"],
-];
 const SAMPLES = ["5000", "20000", "50000", "100000"];
 const SLOW = "Projecting the items by UMAP at every layer. The first time takes minutes; then it is kept.";
 const NAMED = 40; // equivalents that have their language written beside them
@@ -44,6 +41,7 @@ class MapView {
     this.map = null;
     this.equivalents = []; // the picked item and its equivalents
     this.hovered = []; // the hovered one and its
+    this.colorings = colorings(info);
     this.plane = new Plane("Map of the items", {
       onhover: (i) => this.#hover(i),
       onpick: (i) => change({ item: this.map.items.id[i] }),
@@ -88,7 +86,8 @@ class MapView {
     const selection = this.#question(params);
     this.selection = selection;
     this.controls.set(selection);
-    const key = JSON.stringify([selection.layers, selection.query]);
+    const column = columnOf(selection.color);
+    const key = JSON.stringify([selection.layers, selection.query, column]);
     if (key !== this.key) {
       this.key = key;
       this.map = null;
@@ -96,9 +95,11 @@ class MapView {
       this.pane
         .fill(
           async (signal) => {
-            this.map = await fetchMap(this.store, selection.layers, selection.query, signal);
+            this.map = await fetchMap(this.store, selection.layers, selection.query, signal, column);
             if (!this.map.count) return empty("No item passes these filters.", "Choose fewer of them.");
-            this.categories = Object.fromEntries(COLORS.map(([name]) => [name, categories(this.map.items[name])]));
+            this.concepts = categories(this.map.items.concept);
+            this.labels = new Map(); // by layer
+            this.kinds = [];
             this.places = new Map(this.map.items.id.map((id, i) => [id, i]));
             this.painted = null;
             this.#draw(false);
@@ -140,12 +141,13 @@ class MapView {
       layer: wanted,
       layers: layersShown(info.layers, Math.min(Number(points), info.items), wanted),
       query,
-      color: COLORS.some(([name]) => name === params.get("color"))
+      color: this.colorings.some(([name]) => name === params.get("color"))
         ? params.get("color")
         : info.modalities.length > 1
           ? "modality"
           : "language",
       item: params.get("item"),
+      labels: params.get("labels") !== "0",
       q: params.get("q") ?? "",
       only: params.getAll("only"),
       at: params.get("at"),
@@ -156,7 +158,8 @@ class MapView {
 
   #controls() {
     const { info } = this;
-    const color = segmented("Color", COLORS, (value) => change({ color: value, only: null }));
+    const color = choice("Color", this.colorings, (value) => change({ color: value, only: null }));
+    const labels = tick("Words of clusters", (value) => change({ labels: value ? null : "0" }));
     const method = choice(
       "Projection",
       [
@@ -198,6 +201,7 @@ class MapView {
           points.node,
           pooling && pooling.node,
           modality && modality.node,
+          labels.node,
         ),
         h(
           "div",
@@ -208,6 +212,7 @@ class MapView {
       ],
       set: (selection) => {
         color.set(selection.color);
+        labels.set(selection.labels);
         method.set(selection.query.method);
         points.set(selection.query.points);
         if (pooling) pooling.set(selection.query.pooling);
@@ -266,7 +271,7 @@ class MapView {
   #paint() {
     const { selection, map } = this;
     this.#select();
-    const kinds = this.categories[selection.color];
+    const kinds = this.#kinds();
     const only = new Set(selection.only);
     const found = selection.q ? holding(map.items, selection.q) : [];
     const usual = selection.q || selection.corners ? DIM : PLAIN;
@@ -274,7 +279,7 @@ class MapView {
     for (let i = 0; i < map.count; i += 1) state[i] = only.size && !only.has(kinds.names[kinds.of[i]]) ? DIM : usual;
     for (const i of [...found, ...this.chosen]) state[i] = LIT;
     const picked = this.places.get(selection.item);
-    this.equivalents = picked === undefined ? [] : equivalents(this.categories.concept, picked);
+    this.equivalents = picked === undefined ? [] : equivalents(this.concepts, picked);
     for (const i of this.equivalents) state[i] = LIT;
     this.plane.paint(looks(kinds), state);
     this.#drawLegend(kinds, only);
@@ -283,10 +288,29 @@ class MapView {
     this.sought = sought;
   }
 
+  /** The kinds of the coloring that is asked for; those of density are of the layer. */
+  #kinds() {
+    const { color, layer } = this.selection;
+    const key = color === "density" ? `density ${layer}` : color;
+    if (this.kinds[0] !== key) this.kinds = [key, kindsOf(color, this.info, this.map.items, this.map.places.get(layer))];
+    return this.kinds[1];
+  }
+
+  /** The words of the clusters of the layer that is shown. */
+  #labels() {
+    const { layer } = this.selection;
+    if (!this.labels.has(layer)) {
+      const pivot = pivotOf(this.info.partitions);
+      this.labels.set(layer, clusterLabels(this.map.items, this.concepts.of, this.map.places.get(layer), pivot));
+    }
+    return this.labels.get(layer);
+  }
+
   #drawLegend(kinds, only) {
     const { color } = this.selection;
     const key = JSON.stringify([
       color,
+      color === "density" && this.selection.layer,
       [...only],
       kinds.names.length,
       this.key,
@@ -296,7 +320,7 @@ class MapView {
     if (key === this.legendKey) return;
     this.legendKey = key;
     drawLegend(this.legend, kinds, {
-      heading: COLORS.find(([name]) => name === color)[1],
+      heading: this.colorings.find(([name]) => name === color)[1],
       byLanguage: color === "language",
       only,
       ontoggle: (name) => {
@@ -367,7 +391,7 @@ class MapView {
   }
 
   #hover(i) {
-    this.hovered = i < 0 ? [] : equivalents(this.categories.concept, i);
+    this.hovered = i < 0 ? [] : equivalents(this.concepts, i);
     const { tip } = this;
     tip.hidden = i < 0;
     if (i >= 0) {
@@ -397,6 +421,7 @@ class MapView {
     const ink = ours("--ink");
     const { corners, areaLayer, layer } = this.selection;
     if (corners && areaLayer === layer) this.plane.outline(context, corners);
+    if (this.selection.labels && this.plane.time === 1) drawLabels(context, this.plane, this.#labels());
     drawStar(context, this.plane, this.equivalents, { color: ink, width: 1.4, opacity: 0.7 });
     if (this.equivalents.length <= NAMED) drawNames(context, this.plane, this.map.items, this.equivalents);
     drawStar(context, this.plane, this.hovered, { color: ink, width: 1, opacity: 0.45 });

@@ -54,6 +54,7 @@ class CurveParams(StoreParams):
     pivot: Name | None = Field(None, description="One partition against all others that share concepts with it.")
     layers: Names | None = Field(None, validation_alias=either("layers"))
     pooling: Name | None = None
+    partition_by: Name | None = Field(None, description="A column whose values are the partitions: source.")
 
 
 @router.get("/analyses", response_model=Analyses, responses=ERRORS)
@@ -83,8 +84,14 @@ async def curves(context: Context, params: Annotated[CurveParams, Query()]) -> R
     From a table that the store keeps, else computed now, and kept where the store may be written to.
     """
     snapshot = context.snapshot
+    if (column := params.partition_by) is not None:
+        plain = snapshot
+        snapshot = await context.service.work.run(
+            lambda: plain.cached(("by", column), lambda: plain.partitioned_by(column))
+        )
     chosen = Curves.checked(snapshot, params)
-    return await context.computed(chosen.analysis, chosen, lambda: chosen.table(snapshot))
+    key = chosen, params.partition_by
+    return await context.computed(chosen.analysis, key, lambda: chosen.table(snapshot))
 
 
 @dataclass(frozen=True)
@@ -208,7 +215,8 @@ class Curves:
             whole = bool(self.pairs) or made_with.get("pairs") is None
         defaults = (made_with.get("seed"), made_with.get("bootstrap")) == (0, 1000)
         pooled = made_with.get("pooling") == item_pooling(snapshot, self.pooling)
-        return whole and defaults and pooled and layers <= set(made_with.get("layers") or ())
+        same = made_with.get("partition_by") == snapshot.partition_by
+        return same and whole and defaults and pooled and layers <= set(made_with.get("layers") or ())
 
     def _holds(self, table: pa.Table) -> bool:
         present = set(zip(table["x"].to_pylist(), table["y"].to_pylist(), strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import Field
@@ -10,6 +10,9 @@ from starlette.responses import Response
 
 from hubstore.errors import QueryError
 from hubstore.serve.context import TABLE, Context, FewNames, Name, Names, StoreParams, either
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 router = APIRouter(prefix="/api/v1/stores/{store}/projection", tags=["projections"])
 
@@ -24,7 +27,9 @@ class ProjectionParams(StoreParams):
     seed: int = Field(0, ge=0, le=2**32 - 1)
     languages: Names | None = Field(None, validation_alias=either("languages"))
     modalities: Names | None = Field(None, validation_alias=either("modalities"))
-    columns: FewNames | None = Field(None, alias="fields", description="Only these columns, and layer.")
+    columns: FewNames | None = Field(
+        None, alias="fields", description="Only these columns, those that the store keeps among them, and layer."
+    )
 
 
 @router.get("", responses=TABLE)
@@ -40,5 +45,13 @@ async def projection(context: Context, params: Annotated[ProjectionParams, Query
 
         return project(snapshot, **options, device=snapshot.device)
 
+    own = [name for name in params.columns or () if name in snapshot.columns]
+
+    def with_own(table: pa.Table) -> pa.Table:
+        items = snapshot.items_at(table["position"].to_numpy(), own)
+        for name in own:
+            table = table.append_column(name, items[name])
+        return table
+
     shown = None if params.columns is None else ["layer", *params.columns]
-    return await context.computed("projection", tuple(options.items()), answer, shown)
+    return await context.computed("projection", tuple(options.items()), answer, shown, with_own if own else None)

@@ -76,6 +76,8 @@ class StoreInfo(StoreSummary):
 
     dtype: str
     width: int
+    columns: dict[str, str] = Field(description="Further columns of the items, and their types.")
+    families: dict[str, str] = Field(description="By language, the family that it is of.")
     partitions: list[PartitionInfo]
     concepts: int
     indexes: list[IndexInfo]
@@ -103,12 +105,16 @@ async def store(context: Context, params: Annotated[StoreParams, Query()]) -> Re
     snapshot, service = context.snapshot, context.service
 
     def info() -> StoreInfo:
+        from hubstore.analysis.families import family_of
+
         tables = stored_tables(snapshot)
         maps = [one for table in tables if table.info.current for one in table.projections()]
         return StoreInfo(
             **summary(snapshot),
             dtype=snapshot.layout.dtype,
             width=snapshot.width,
+            columns={name: str(kind) for name, kind in snapshot.columns.items()},
+            families={one.language: family_of(one.language) for one in snapshot.partitions.values()},
             partitions=[
                 PartitionInfo(name=one.name, modality=one.modality, language=one.language, items=one.size)
                 for one in snapshot.partitions.values()
