@@ -99,6 +99,8 @@ class MemoryStore:
     find = StoreReader.find
     place = StoreReader.place
 
+    partition_by = None
+
     def __init__(
         self,
         partitions: Mapping[str, Sequence[str | None]],
