@@ -2,8 +2,7 @@
 
 prepare thread: items, as other processes have tokenized or read them -> batches, on their way to the device
 this thread:    batches -> the model -> pooled states, each at its place in the shard, on the device
-write threads:  a finished shard, copied off the device -> disk -> commit; while one waits for the disk to have the
-                last of a shard, the other writes the next
+write threads:  a finished shard, copied off the device -> disk -> commit
 
 On a GPU no thread waits for a batch: they are copied beside what is computed, and this thread runs ahead of the
 device as far as its queue is long.
@@ -17,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ from hubstore.models import Model
 from hubstore.reading.layout import Integers
 from hubstore.reading.processes import ReadingProcesses
 from hubstore.store import write_shard
+from hubstore.store.writer import WRITE_THREADS
 
 T = TypeVar("T")
 
@@ -43,7 +44,8 @@ BATCHES_AHEAD = 8
 """Batches that may wait for the model."""
 
 WRITERS = 2
-"""Threads that write a shard each, its files side by side."""
+"""Threads that write a shard each. They share those that write files: the second begins where the first leaves some
+idle, as it waits for the disk to have the last of its own."""
 
 SWITCH_SECONDS = 2e-4
 """How long a Python thread keeps another waiting."""
@@ -214,6 +216,7 @@ class _Run:
         self._began = time.perf_counter()
         self._done = Progress(total=total)
         self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(WRITE_THREADS)
 
     def run(self) -> Progress:
         threads = [
@@ -228,6 +231,7 @@ class _Run:
             self._stop_if_failed()
             for thread in threads:
                 thread.join()
+            self._threads.shutdown()
         if self._errors:
             raise self._errors[0]
         return self._done
@@ -315,6 +319,7 @@ class _Run:
                     times={"model_ms": round(done.model_ms, 3)},
                     previews=done.end.previews,
                     finite=done.sent.finite,
+                    threads=self._threads,
                 )
             self._memory.release(done.sent)
             self._advance(shards=1, copy_ms=copy_ms, write_ms=_ms_since(started))

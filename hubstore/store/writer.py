@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -62,10 +63,12 @@ def write_shard(  # noqa: PLR0913
     times: Mapping[str, float] | None = None,
     previews: pa.Table | None = None,
     finite: bool = False,
+    threads: Executor | None = None,
 ) -> Commit:
     """Write one shard and commit it.
 
-    Files are checked, compressed, written and checksummed side by side; several shards may be written at once.
+    Files are checked, compressed, written and checksummed side by side; several shards may be written at once, best
+    with the same `threads`: then one begins where the files of the one before no longer keep all of them busy.
 
     Where another writer commits it meanwhile and this one wrote over that one's files, with other bytes, the other's
     commit is taken back and the shard written again: a commit is of what is there.
@@ -82,6 +85,7 @@ def write_shard(  # noqa: PLR0913
         times: milliseconds to keep beside the commit.
         previews: id and data of thumbnails and clips; None where none are kept.
         finite: whether all states are known to be finite; else they are checked.
+        threads: that write the files; None for `WRITE_THREADS` of its own.
 
     Raises:
         NonFiniteError: a state is NaN or infinite; names layer and item, and nothing is committed.
@@ -95,7 +99,8 @@ def write_shard(  # noqa: PLR0913
 
     def write() -> Commit:
         started = time.perf_counter()
-        files = _write_files(storage, _shard_files(layout, shard, items, states, first_token_shard, previews, finite))
+        encoded = _shard_files(layout, shard, items, states, first_token_shard, previews, finite)
+        files = _write_files(storage, encoded, threads)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         write_ms = round(1e3 * (time.perf_counter() - started), 3)
         return Commit(
@@ -134,8 +139,10 @@ _Encode = Callable[[], list[Buffer]]
 """Makes the buffers of a file, when it is about to be written."""
 
 
-def _write_files(storage: Storage, files: Iterable[tuple[str, _Encode]]) -> Mapping[str, FileRecord]:
-    with ThreadPoolExecutor(WRITE_THREADS) as pool:
+def _write_files(
+    storage: Storage, files: Iterable[tuple[str, _Encode]], threads: Executor | None
+) -> Mapping[str, FileRecord]:
+    with contextlib.nullcontext(threads) if threads is not None else ThreadPoolExecutor(WRITE_THREADS) as pool:
         return dict(pool.map(lambda file: _write_file(storage, *file), files))
 
 
