@@ -1,8 +1,9 @@
 """`python -m benchmarks.gpu_stores [poolings] [tokens]`: what several poolings cost, and stores of every token.
 
-Of random weights, in turns in one run: last, mean and first beside the mean alone, for two small models, whose stores go
-to memory, since a disk may take fewer bytes than they give; the tokens of three layers of an 8B model beside its forward as far as the deepest; those of all its layers beside what the same disk
-takes of several threads that each append and sync files.
+Of random weights, in turns in one run: last, mean and first beside the mean alone, for two small models, whose stores
+go to memory, since a disk may take fewer bytes than they give; the tokens of three layers of an 8B model beside its
+forward as far as the deepest; those of all its layers beside what the same disk takes of several threads that each
+append and sync files.
 """
 
 from __future__ import annotations
