@@ -13,6 +13,7 @@ from hubstore.steer.generation import Continuation, generate, next_log_probabili
 from hubstore.steer.intervention import Intervention, steering
 from hubstore.steer.metrics import Proportion, perplexity, relevance, success_share
 from hubstore.steer.patching import Patched, last_states, patch, place_after
+from hubstore.steer.patchscopes import patchscope
 from hubstore.steer.prompts import MediaPrompt, media_prompt
 from hubstore.steer.sentiment import Classifier, Lexicon
 from hubstore.steer.sweep import sweep
@@ -36,6 +37,7 @@ __all__ = [
     "media_prompt",
     "next_log_probabilities",
     "patch",
+    "patchscope",
     "perplexity",
     "place_after",
     "relevance",

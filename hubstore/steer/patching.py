@@ -34,12 +34,14 @@ class Patched:
     Args:
         layers: where states were put in.
         log_probabilities: float32 [prompts, layers, tokens] of the tokens that were asked for.
-        top: int64 [prompts, layers], the most probable token.
+        top: int64 [prompts, layers, k], the most probable tokens.
+        top_log_probabilities: float32 [prompts, layers, k], theirs.
     """
 
     layers: tuple[int, ...]
     log_probabilities: Tensor
     top: Tensor
+    top_log_probabilities: Tensor
 
 
 def last_states(model: Model, texts: Sequence[str], layers: Sequence[int]) -> Tensor:
@@ -78,6 +80,7 @@ def patch(  # noqa: PLR0913
     layers: Sequence[int],
     places: Sequence[int] | None = None,
     onward: bool = False,
+    k: int = 1,
     batch_tokens: int | None = None,
     restart: bool = True,
     progress: Callable[[int, int], None] | None = None,
@@ -96,6 +99,7 @@ def patch(  # noqa: PLR0913
         places: which token of each prompt; negative ones count from its end. The last by default.
         onward: put in the states of all later layers in `layers` too, so that nothing of the prompt's own comes back
             at the patched token.
+        k: most probable tokens to give.
         batch_tokens: of a batch, padding included; by default what suits the device.
         restart: run what is before the patched token once a prompt. Without it each row runs alone, as the reference.
         progress: called with rows done and rows in all, of which each prompt has one for each layer.
@@ -113,15 +117,14 @@ def patch(  # noqa: PLR0913
     _check(model, prompts, states, layers)
     most = model.require_head().vocabulary - 1
     looked_up = [check_count("a token", token, least=0, most=most, error=SteeringError) for token in tokens]
+    k = check_count("k", k, most=most + 1, of="tokens", error=SteeringError)
     token_ids = prompt_tokens(model, prompts, 1)
     at = [-1] * len(prompts) if places is None else list(places)
     Intervention(states[:, 0], layers, positions=[[one] for one in at]).check_prompts([len(ids) for ids in token_ids])
     at = [place % len(ids) for place, ids in zip(at, token_ids, strict=True)]
-    found = Patched(
-        tuple(layers),
-        torch.empty(len(prompts), len(layers), len(looked_up)),
-        torch.empty(len(prompts), len(layers), dtype=torch.int64),
-    )
+    shape = len(prompts), len(layers)
+    top = torch.empty(*shape, k, dtype=torch.int64)
+    found = Patched(tuple(layers), torch.empty(*shape, len(looked_up)), top, torch.empty(*shape, k))
     budget = token_budget(model.device) if batch_tokens is None else batch_tokens
     done = 0
     for rows, which in _batches(token_ids, at, len(layers), budget):
@@ -130,13 +133,16 @@ def patch(  # noqa: PLR0913
         with torch.inference_mode():
             final = _run(model, ids, [at[row] for row in rows], interventions, restart)
             logits = token_logits(model, final)
-            scores = (logits[:, looked_up] - logits.logsumexp(-1, keepdim=True)).cpu()
-        if not bool(torch.isfinite(scores).all()):
+            total = logits.logsumexp(-1, keepdim=True)
+            best = logits.topk(k)
+        if not bool(torch.isfinite(total).all()):
             raise NonFiniteError(
                 f"patched prompts such as {prompts[rows[0]][-60:]!r} have no finite probabilities: the states are "
                 f"beyond {model.dtype}; load the model with dtype float32"
             )
-        found.log_probabilities[rows, which], found.top[rows, which] = scores, logits.argmax(-1).cpu()
+        found.log_probabilities[rows, which] = (logits[:, looked_up] - total).cpu()
+        found.top[rows, which] = best.indices.cpu()
+        found.top_log_probabilities[rows, which] = (best.values - total).cpu()
         done += len(rows)
         if progress is not None:
             progress(done, len(prompts) * len(layers))

@@ -65,7 +65,8 @@ def saying(monkeypatch, says):
                 token = vocabulary.pieces(words[language])[0] if language else None
                 if token in tokens:
                     found[row, place, tokens.index(token)] = 0.3 + 0.1 * torch.rand(())
-        return Patched(tuple(layers), found.log(), torch.zeros(len(prompts), len(layers), dtype=torch.int64))
+        nothing = torch.zeros(len(prompts), len(layers), 1)
+        return Patched(tuple(layers), found.log(), nothing.long(), nothing)
 
     torch.manual_seed(0)
     monkeypatch.setattr(patching, "source_states", source_states)

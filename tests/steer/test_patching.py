@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from hubstore.errors import NonFiniteError, SteeringError
-from hubstore.steer import last_states, next_log_probabilities, patch, place_after
+from hubstore.lens import Lens
+from hubstore.steer import last_states, next_log_probabilities, patch, patchscope, place_after
+from hubstore.steer.patchscopes import STAND_IN
 from tests.tiny_models import FAMILIES, tiny_language_model, tiny_model
 
 CAUSAL = [name for name, (_, kind) in FAMILIES.items() if kind != "encoder"]
@@ -49,7 +51,7 @@ def test_what_is_put_in_last_says_what_its_own_prompt_says():
     onward = patch(model, PROMPTS, states, TOKENS, layers=LAYERS, onward=True)
     torch.testing.assert_close(onward.log_probabilities, of_sources[:, None].expand(-1, 4, -1), atol=1e-4, rtol=1e-4)
     best = next_log_probabilities(model, SOURCES, range(model.head.vocabulary)).argmax(1)
-    assert torch.equal(found.top[:, -1], best)
+    assert torch.equal(found.top[:, -1, 0], best)
 
 
 def test_what_is_before_the_patched_token_runs_once_a_prompt(monkeypatch):
@@ -114,3 +116,41 @@ def test_states_beyond_the_dtype_are_refused():
 def test_an_encoder_continues_nothing():
     with pytest.raises(Exception, match="head"):
         patch(tiny_model("bert"), PROMPTS, torch.zeros(3, 4, 32), TOKENS, layers=LAYERS)
+
+
+def test_a_last_state_in_an_identity_prompt_says_what_its_text_goes_on_with():
+    """At the last layer this is the model itself; and the tokens that are asked for are among the most probable."""
+    model = tiny_language_model("gemma3")
+    every = next_log_probabilities(model, SOURCES, range(model.head.vocabulary))
+    found = patchscope(model, last_states(model, SOURCES, [2, 3]), [2, 3], k=4).to_pylist()
+    assert [(row["state"], row["layer"]) for row in found] == [(n, layer) for n in range(3) for layer in ("2", "3")]
+    for row in found[1::2]:
+        best = every[row["state"]].topk(4)
+        assert row["top_ids"] == best.indices.tolist()
+        assert row["top_log_probabilities"] == pytest.approx(best.values.tolist(), abs=1e-3)
+        assert row["top_tokens"] == Lens.of_model(model).vocabulary.texts(row["top_ids"])
+
+
+def test_a_state_is_put_in_at_its_place_in_any_prompt_and_at_any_layer():
+    model = tiny_language_model("llama")
+    states = last_states(model, SOURCES, [1, 2])
+    word = Lens.of_model(model).vocabulary.texts([40])[0]
+    prompt = "A shark {state} there."
+    found = patchscope(model, states, [1, 2], prompt=prompt, into=3, targets=[word], k=1).to_pylist()
+    text = prompt.replace("{state}", STAND_IN)
+    place = place_after(model, f"A shark {STAND_IN}", text)
+    for column in (0, 1):
+        wanted = patch(model, [text] * 3, states[:, [column]], [40], layers=[3], places=[place] * 3, restart=False)
+        rows = found[column::2]
+        assert [row["target_log_probabilities"][0] for row in rows] == pytest.approx(
+            wanted.log_probabilities[:, 0, 0].tolist(), abs=1e-4
+        )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "problem"),
+    [("cat->cat;", r"has no place for a state; write it with \{state\}"), ("{state} {state}", "has 2 places")],
+)
+def test_an_identity_prompt_has_one_place(prompt, problem):
+    with pytest.raises(SteeringError, match=problem):
+        patchscope(tiny_language_model("llama"), torch.zeros(1, 1, 32), [1], prompt=prompt)

@@ -225,7 +225,7 @@ def probabilities(
     n = len(trials)
     columns = np.array([[tokens.index(token) for token in one.tokens] for one in trials])
     own, control = (np.take_along_axis(part, columns[:, None], 2) for part in (probable[:n], probable[n:]))
-    return np.concatenate([own, control[:, :, :1]], 2), found.top[:n].numpy()
+    return np.concatenate([own, control[:, :, :1]], 2), found.top[:n, :, 0].numpy()
 
 
 def called(name: str, reading: str, language: str = "") -> str:
