@@ -230,7 +230,8 @@ class Pairs:
     def __init__(self, texts, states):
         size = len(next(iter(texts.values())))
         every = [text for several in texts.values() for text in several]
-        self.items = pa.table({"text": every, "concept": [*map(str, range(size))] * 2})
+        concepts, tokens = [*map(str, range(size))] * 2, [len(text.split()) for text in every]
+        self.items = pa.table({"text": every, "concept": concepts, "tokens": tokens})
         self._states = torch.cat([states[name] for name in texts])
         self._positions = {name: np.arange(size) + size * place for place, name in enumerate(texts)}
 

@@ -29,6 +29,7 @@ from hubstore.experiments.recipes.cosines import (
     compare_groups,
     compare_partitions,
 )
+from hubstore.experiments.recipes.rewritten import REWRITTEN, compare_rewritten
 from hubstore.experiments.recipes.surface import ONE_ENDING, SURFACE, compare_form
 from hubstore.experiments.registry import experiment
 from hubstore.experiments.result import Result, Row
@@ -68,7 +69,8 @@ def multilingual_similarity(context: ExperimentContext) -> Result:
     Texts that end in a quotation mark or a question mark keep it as their last token, as their translations do: that
     alone brings them near one another in the first layers. So what counts are the pairs of which both texts go on, and
     so end in the same words; beside them all pairs, as the paper has it, all pairs against those alone that end as
-    they do, and the pairs that have no token in common, such as a name or a number.
+    they do or are about as long, and the pairs that have no token in common, such as a name or a number. And a Chinese
+    text is held against its English one and the same with another name or number in it; and both are romanized.
 
     Shown: matched minus baseline is above zero at an intermediate block, for all pairs and for those that go on. Read
     again with each language's mean removed: states that all point one way have cosines near 1, whatever they say.
@@ -80,7 +82,14 @@ def multilingual_similarity(context: ExperimentContext) -> Result:
     left = sum(old.text == new.text for old, new in zip(items, continued, strict=True))
     note = f"{left:,} of {len(items):,} texts do not end in a full stop and stay as they are"
     further, form_notes = compare_form(context, store, "zh-Hans", "en")
-    plots = (*PLOTS, Plot("of pairs that are alike in form", "difference of cosines", SURFACE))
+    sides = [[item for item in continued if item.language == language] for language in ("zh-Hans", "en")]
+    rewritten, more = compare_rewritten(context, store, *sides)
+    further, form_notes = [*further, *rewritten], (*form_notes, *more)
+    plots = (
+        *PLOTS,
+        Plot("of pairs that are alike in form", "difference of cosines", SURFACE),
+        Plot("with another name or number, and romanized", "difference of cosines", REWRITTEN),
+    )
     headlines = (DIFFERENCE, *((ONE_ENDING,) if any(row["quantity"] == ONE_ENDING for row in further) else ()))
     others = {MEANS_REMOVED: [CENTERED if name == DIFFERENCE else f"{name}{REMOVED}" for name in headlines]}
     return judge(context, rows + further, headlines, plots, (note, *form_notes, *notes), others=others)

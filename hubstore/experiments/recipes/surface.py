@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +15,21 @@ from torch import Tensor
 from hubstore.experiments.context import ExperimentContext
 from hubstore.experiments.recipes.cosines import CENTERED, DIFFERENCE, REMOVED, compare_groups
 from hubstore.experiments.result import Row
-from hubstore.experiments.significance import Floats, mean_rows, of_clusters
+from hubstore.experiments.significance import Floats, Ints, mean_rows, of_clusters
 from hubstore.kernels.rows import unit_rows
 from hubstore.store import StoreReader
 
 ONE_ENDING = f"{DIFFERENCE}, all of one ending"
 LIKE_ENDINGS = f"{DIFFERENCE} of like endings"
+LIKE_LENGTHS = f"{DIFFERENCE} of like lengths"
 NOTHING_SHARED = f"{DIFFERENCE}, no token shared"
-SURFACE = (ONE_ENDING, LIKE_ENDINGS, NOTHING_SHARED)
+SURFACE = (ONE_ENDING, LIKE_ENDINGS, LIKE_LENGTHS, NOTHING_SHARED)
 
 LEAST = 3
 """Pairs below which nothing is compared."""
+
+AS_LONG = 8
+"""Pairs of like lengths that are compared with one another."""
 
 GRAMS, BUCKETS = 3, 2048
 """Characters of a piece of a text, and how many numbers pieces are hashed to."""
@@ -35,7 +39,7 @@ def compare_form(context: ExperimentContext, store: StoreReader, x: str, y: str)
     """Matched minus baseline where form cannot make it.
 
     Among the pairs that end as most do on either side, so that all end alike; of pairs against those alone that end as
-    they do; and among the pairs that have no token in common.
+    they do, and of pairs against those alone that are about as long; and among the pairs that have no token in common.
 
     Args:
         context: for the layers and resamples.
@@ -63,7 +67,10 @@ def compare_form(context: ExperimentContext, store: StoreReader, x: str, y: str)
         ONE_ENDING: np.array([n for n, ends in enumerate(pairs) if ends == usual], np.int64),
         NOTHING_SHARED: np.flatnonzero(~shares_tokens(context, *sides)),
     }
-    strata = [members for members in by_label(pairs) if len(members) > 1]
+    strata = {
+        LIKE_ENDINGS: [members for members in by_label(pairs) if len(members) > 1],
+        LIKE_LENGTHS: of_like_lengths(items["tokens"].take(pa.array(rows)).to_numpy() for rows in (rows_x, rows_y)),
+    }
 
     def compare(layer: str) -> list[Row]:
         hidden = store.hidden(layer)
@@ -76,9 +83,11 @@ def compare_form(context: ExperimentContext, store: StoreReader, x: str, y: str)
                 renamed = {DIFFERENCE: name, CENTERED: f"{name}{REMOVED}"}
                 kept = [{**row, "quantity": renamed[row["quantity"]]} for row in rows if row["quantity"] in renamed]
                 found += of_clusters(kept, members)
-        if strata:
-            nearer = within(unit_rows(states[0]), unit_rows(states[1]), strata)
-            found += mean_rows(layer, {LIKE_ENDINGS: nearer}, context.resampling, np.concatenate(strata))
+        left, right = (unit_rows(side) for side in states)
+        for name, kinds in strata.items():
+            if kinds:
+                nearer = within(left, right, kinds)
+                found += mean_rows(layer, {name: nearer}, context.resampling, np.concatenate(kinds))
         return found
 
     grams = [ngrams(side) for side in sides]
@@ -86,11 +95,19 @@ def compare_form(context: ExperimentContext, store: StoreReader, x: str, y: str)
     (alone,) = (r for r in compare_groups(context, "", grams[0], grams[1], group, group) if r["quantity"] == DIFFERENCE)
     notes = (
         f"of {len(pairs):,} pairs both texts end as most do in {len(subsets[ONE_ENDING]):,}, "
-        f"{sum(map(len, strata)):,} end as another pair does, {len(subsets[NOTHING_SHARED]):,} have no token in common",
+        f"{sum(map(len, strata[LIKE_ENDINGS])):,} end as another pair does, "
+        f"{len(subsets[NOTHING_SHARED]):,} have no token in common",
         f"their characters alone, by threes: {DIFFERENCE} {alone['value']:.3g} [{alone['low']:.3g}, "
         f"{alone['high']:.3g}]",
     )
     return context.over_layers("comparing what is alike in form", compare), notes
+
+
+def of_like_lengths(lengths: Iterable[Ints]) -> list[list[int]]:
+    """The places of about AS_LONG pairs at a time, by how long both texts are together, of their tokens [n] each."""
+    order = np.argsort(sum(lengths), kind="stable")
+    kinds = np.array_split(order, max(1, len(order) // AS_LONG))
+    return [kind.tolist() for kind in kinds if len(kind) > 1]
 
 
 def by_label(labels: Sequence[object]) -> list[list[int]]:
