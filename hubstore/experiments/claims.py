@@ -58,7 +58,7 @@ def judge(
 
 def reading(name: str, best: BestLayer, depth: int | None = None) -> Reading:
     """What one way to read the states says."""
-    return Reading(name, best.verdict, best.words(depth), best.rows)
+    return Reading(name, best.verdict, best.words(depth), best.rows, best.greatest)
 
 
 def middle_layers(context: ExperimentContext) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from hubstore.experiments.result import Control, Result, Row
-from hubstore.experiments.significance import ClusterValues, joint, stacked_clusters
+from hubstore.experiments.significance import ClusterValues, difference_words, joint, stacked_clusters
 from hubstore.stats.verdicts import NO, TOO_FEW, YES, Verdict, sign_flip_test
 
 LED = {YES: "the model leads it", NO: "the model does not lead it", TOO_FEW: TOO_FEW}
@@ -17,11 +17,16 @@ LED = {YES: "the model leads it", NO: "the model does not lead it", TOO_FEW: TOO
 def compare(name: str, result: Result, control: Result, seed: int) -> Control:
     """What a control says, and whether the model leads it.
 
-    Either is taken at its own best layer, so that the control may pick one as the model may.
+    The model is taken at its best layer, where all differences are above zero at once, and the control at that where
+    each difference alone is greatest: a control is not led because another difference is low where one is high.
     """
     pairs = zip(result.readings, control.readings, strict=True)
-    verdicts = tuple(leads(own.rows, other.rows, seed) for own, other in pairs)
-    return Control(name, tuple(one.words for one in control.readings), verdicts)
+    verdicts = tuple(leads(own.rows, other.greatest, seed) for own, other in pairs)
+    words = (
+        "; ".join(f"{difference_words(row)} at layer {row['layer']}" for row in one.greatest)
+        for one in control.readings
+    )
+    return Control(name, tuple(words), verdicts)
 
 
 def not_done(name: str, result: Result, why: str) -> Control:

@@ -25,6 +25,8 @@ COLUMNS = {
     "n": pa.int64(),
 }
 RESULT, TABLE, FIGURE = "result.json", "table.parquet", "figure.png"
+ROWS = ("rows", "greatest")
+"""Of a reading, kept as rows."""
 
 SAID = {YES: "shown", NO: "not shown", TOO_FEW: TOO_FEW}
 """What a note says of a verdict."""
@@ -41,12 +43,14 @@ class Reading:
         verdict: whether the model shows the claim: "yes", "no" or "too few to say".
         words: the headline in words.
         rows: of the table, what the headline is of: value, low, high and n of each difference that is to be positive.
+        greatest: each of these differences at the layer where it alone is greatest: what a control counts with.
     """
 
     name: str
     verdict: Verdict
     words: str
     rows: tuple[Row, ...] = ()
+    greatest: tuple[Row, ...] = ()
 
     @property
     def note(self) -> str:
@@ -147,7 +151,9 @@ def write_result(folder: Path, result: Result, description: Mapping[str, Any], i
         "n": result.n,
         "notes": result.notes,
         "plots": [vars(plot) for plot in result.plots],
-        "readings": [{**vars(one), "rows": [_plain(row) for row in one.rows]} for one in result.readings],
+        "readings": [
+            vars(one) | {name: list(map(_plain, vars(one)[name])) for name in ROWS} for one in result.readings
+        ],
         "controls": [vars(one) for one in result.controls],
     }
     put(folder / RESULT, to_json(found))
@@ -165,12 +171,12 @@ def read_result(folder: Path, provenance: Mapping[str, Any]) -> Result | None:
         table = read_parquet(folder / TABLE)
     except (OSError, pa.ArrowException):
         return None  # what is damaged is made again
-    if found is None or "readings" not in found:
+    if found is None or not all("greatest" in one for one in found.get("readings", [{}])):
         return None  # judged by an earlier rule
     if found["made_from"] != json.loads(json.dumps(provenance)) or not (folder / FIGURE).is_file():
         return None
     plots = tuple(Plot(**{**plot, "quantities": tuple(plot["quantities"])}) for plot in found["plots"])
-    readings = tuple(Reading(**{**one, "rows": tuple(one["rows"])}) for one in found["readings"])
+    readings = tuple(Reading(**one | {name: tuple(one[name]) for name in ROWS}) for one in found["readings"])
     controls = tuple(Control(one["name"], tuple(one["words"]), tuple(one["verdicts"])) for one in found["controls"])
     notes = tuple(found["notes"])
     return Result(found["verdict"], found["figure"], found["n"], table, plots, notes, readings, controls)

@@ -38,11 +38,13 @@ class BestLayer:
         rows: of the table, one for each difference, at that layer: value, low and high (95 %, of this layer alone), n.
         test: of all layers and differences, by which the best of them was picked; see `best_layer`.
         place: of that layer among those tested.
+        greatest: for each difference alone, its row at the layer where it is greatest.
     """
 
     rows: tuple[Row, ...]
     test: MaxTest
     place: int
+    greatest: tuple[Row, ...]
 
     @property
     def verdict(self) -> Verdict:
@@ -61,7 +63,7 @@ class BestLayer:
 
     def words(self, depth: int | None = None) -> str:
         """The differences and their intervals as a headline, with the model's depth beside the layer where given."""
-        found = "; ".join(f"{r['quantity']} {r['value']:.3g} [{r['low']:.3g}, {r['high']:.3g}]" for r in self.rows)
+        found = "; ".join(map(difference_words, self.rows))
         of_depth = "" if depth is None else f" of {depth}"
         p, clusters = self.test.p_by_layer[self.place], self.test.clusters
         of_clusters = "" if clusters == self.n else f" in {clusters:,} clusters"
@@ -94,7 +96,13 @@ def best_layer(rows: Sequence[Row], quantities: Sequence[str], layers: Sequence[
         )
     found = [tuple(cells[layer, quantity] for quantity in quantities) for layer in among]
     test = sign_flip_test(stacked_clusters(found), seed=seed)
-    return BestLayer(found[test.best], test, test.best)
+    greatest = tuple(max(rows, key=lambda row: row["value"]) for rows in zip(*found, strict=True))
+    return BestLayer(found[test.best], test, test.best, greatest)
+
+
+def difference_words(row: Row) -> str:
+    """A difference and its interval."""
+    return f"{row['quantity']} {row['value']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
 
 
 def stacked_clusters(rows: Sequence[Sequence[Row]]) -> Floats:

@@ -67,6 +67,23 @@ def test_a_model_with_random_weights_and_shuffled_states_show_nothing(name, tmp_
         assert found["made_from"]["control"] == control.replace("-", " ")
 
 
+def test_a_control_counts_by_each_headline_where_it_is_greatest_and_not_where_another_is_low():
+    def found(first, second, seed):
+        context, rows, _ = judged(first, seed=seed)
+        _, others, _ = judged(second, seed=seed + 1)
+        renamed = [{**row, "quantity": "other"} for row in others]
+        return judge(context, [*rows, *renamed], ("more", "other"), ())
+
+    own = found(hub(2.0), hub(2.0), 0)
+    # As much of the first at the middle layers, but less than nothing of the second; a little of both at a late one.
+    control = found([*hub(2.0)[:10], 0.2, 0.0], [-3.0] * 10 + [0.2, 0.0], 4)
+    judged_by = compare("shuffled states", own, control, 0)
+    assert own.verdict == YES
+    assert judged_by.verdicts == (NO,)
+    assert judged_by.words[0].startswith("more ")
+    assert "; other " in judged_by.words[0]
+
+
 def test_a_claim_is_shown_where_the_model_leads_every_control():
     own, nothing, as_much = (judged(hub(height), seed=seed)[2] for height, seed in ((2.0, 0), (0.0, 1), (2.0, 2)))
     assert own.verdict == YES

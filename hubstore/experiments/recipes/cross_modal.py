@@ -94,6 +94,7 @@ def cross_modal(context: ExperimentContext) -> Result:
         joint([found.verdict for found in best.values()]),
         "; ".join(found.words(context.model.depth) for found in best.values()),
         tuple(row for found in best.values() for row in found.rows),
+        tuple(row for found in best.values() for row in found.greatest),
     )
     return Result.of(
         [reading],
