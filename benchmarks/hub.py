@@ -2,8 +2,9 @@
 
 Reads NTREX-128 from `--ntrex` (its folder of newstest2019 files), extracts each of `--only` of the models below
 `--models`, and their twins with random weights, into `--work` once, and writes benchmarks/results/hub/, or the same
-below `--out`: <model>.json and hub.png of all 128 languages or variants (`--score`), and of 26 languages (`--compare`)
-compare.json and compare-cka.png, language.json, tuned-lens.json. `benchmarks.table` makes the tables of the READMEs.
+below `--out`: with `--score` <model>.json and hub.png of 26 languages, or <model>-128.json and so on of all (`--all`);
+with `--compare` compare.json, compare-cka.png, language.json and tuned-lens.json. `benchmarks.table` makes the tables
+of the READMEs.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ FOLDERS: dict[str, tuple[str, dict[str, Any]]] = {
 TWIN = "-random"
 """What the name of a model's twin ends in."""
 SEED = 0
-COMPARED_LINES = 40
+LINES = 40
 LANGUAGES = ["en", "es", "de", "el", "ru", "hi", "ar", "he", "sw", "ta", "th", "zh-Hans", "ja", "ko"]
 MEASURES = ["cka", "mutual_knn", "linear_r2", "mapped_recall@1"]
 DEPTHS = (0, 0.25, 0.5, 2 / 3, 1)
@@ -64,9 +65,7 @@ def all_files(ntrex: Path) -> dict[str, str]:
     return {"en": found.pop("en"), **found}
 
 
-def extract(
-    name: str, files: Mapping[str, str], options: argparse.Namespace, lines: int, poolings: tuple[str, ...]
-) -> hubstore.Store:
+def extract(name: str, files: Mapping[str, str], options: argparse.Namespace, lines: int) -> hubstore.Store:
     """The store of a model or, where its name says so, of its twin."""
     folder, how = FOLDERS[name.removesuffix(TWIN)]
     path = options.work / f"{name}-{len(files)}.hub"
@@ -78,6 +77,7 @@ def extract(
     if name.endswith(TWIN):
         model = random_twin(model, SEED)
     settings: dict[str, Any] = {"layers": ("all", "final"), "dtype": "float32", "readers": 0, **how}
+    poolings = ("mean", "last") if files is SOME else ("mean",)  # the tuned lens reads the last
     return hubstore.extract(corpus, model, path, poolings=poolings, **settings)
 
 
@@ -133,9 +133,10 @@ def main() -> int:
     parser.add_argument("--models", type=Path, required=True, help="folder of the models' folders")
     parser.add_argument("--work", type=Path, required=True, help="folder for the stores; reused")
     parser.add_argument("--only", nargs="+", choices=FOLDERS, default=list(FOLDERS), help="some of the models")
-    parser.add_argument("--score", action="store_true", help="each model's hub, in all languages")
+    parser.add_argument("--score", action="store_true", help="each model's hub")
+    parser.add_argument("--all", action="store_true", help="it in all languages of NTREX, and not in 26 of them")
     parser.add_argument("--compare", action="store_true", help="models with one another, and what is below languages")
-    parser.add_argument("--lines", type=int, default=500, help="sentences of a language to score a hub by")
+    parser.add_argument("--lines", type=int, default=LINES, help="sentences of a language to score a hub by")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS / "hub", help="folder of the records")
     parser.add_argument("--commit", help="what was measured, where the code at hand has no history to ask")
@@ -152,9 +153,10 @@ def main() -> int:
 
 def score(options: argparse.Namespace) -> None:
     """The record of each model beside its twin, and the figure of all that have one."""
-    files = all_files(options.ntrex)
+    files = all_files(options.ntrex) if options.all else SOME
+    which = f"-{len(files)}" if options.all else ""
     for name in options.only:
-        store, twin = (extract(one, files, options, options.lines, ("mean",)) for one in (name, f"{name}{TWIN}"))
+        store, twin = (extract(one, files, options, options.lines) for one in (name, f"{name}{TWIN}"))
         for own, control in ((store, twin), (twin, None)):
             record = {
                 "model": own.attributes["model"]["id"],
@@ -167,16 +169,16 @@ def score(options: argparse.Namespace) -> None:
                 "commit": options.commit,
                 **hub_page(hub_score(own, twin=control, seed=SEED, device=options.device)),
             }
-            write_json(options.out / f"{name}{'' if own is store else TWIN}.json", rounded(record))
-    scored = {name: options.out / f"{name}.json" for one in FOLDERS for name in (one, f"{one}{TWIN}")}
+            write_json(options.out / f"{name}{'' if own is store else TWIN}{which}.json", rounded(record))
+    scored = {name: options.out / f"{name}{which}.json" for one in FOLDERS for name in (one, f"{one}{TWIN}")}
     pages = {name: json.loads(path.read_text()) for name, path in scored.items() if path.exists()}
-    (options.out / "hub.png").write_bytes(small(hub_png(pages)))
+    (options.out / f"hub{which}.png").write_bytes(small(hub_png(pages)))
 
 
 def compare(options: argparse.Namespace) -> None:
     """How alike the models and a twin are, what is left of each without the language, and the tuned lens."""
     names = [*options.only, f"{TUNED}{TWIN}"]
-    stores = {name: extract(name, SOME, options, COMPARED_LINES, ("mean", "last")) for name in names}
+    stores = {name: extract(name, SOME, options, LINES) for name in names}
     alike = hubstore.compare(*stores.values(), partitions=LANGUAGES, measures=MEASURES, **COMPARED)
     record = {**COMPARED, "measures": MEASURES, "languages": LANGUAGES, "stores": lines_of(alike)}
     write_json(options.out / "compare.json", rounded({**record, "commit": options.commit}))

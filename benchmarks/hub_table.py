@@ -12,17 +12,18 @@ FIGURES = "../../benchmarks/results/hub"
 
 def hub_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
     """A line for each model, best first, one for each two, and the figures; nothing where nothing was measured."""
-    models = {name: of for name, of in records.items() if name not in (COMPARED, LANGUAGE, TUNED)}
-    if not models:
+    scored: dict[int, dict[str, Mapping[str, Any]]] = {}
+    for name, of in records.items():
+        if name not in (COMPARED, LANGUAGE, TUNED):
+            which = f"-{of['languages']}"
+            scored.setdefault(of["languages"], {})[name.removesuffix(which)] = of
+    if not scored:
         return ""
-    first = next(iter(models.values()))
-    parts = [
-        f"{first['languages']} languages of NTREX-128, {first['lines']} lines each ({first['items']:,} items), pooling "
-        f"{first['pooling']}, seed {first['seed']}, on {first['machine']['cores']} cores of {first['machine']['cpu']}, "
-        f"commit {first['commit']}.",
-        _models(models),
-        f"![recall through the depth, and by family]({FIGURES}/hub.png)",
-    ]
+    parts = []
+    for languages, models in sorted(scored.items()):
+        parts += [_measured_on(next(iter(models.values()))), _models(models)]
+        figure = "hub.png" if languages == min(scored) else f"hub-{languages}.png"
+        parts.append(f"![recall through the depth, and by family]({FIGURES}/{figure})")
     if COMPARED in records:
         alike = records[COMPARED]
         parts += [
@@ -48,6 +49,15 @@ def hub_tables(records: Mapping[str, Mapping[str, Any]]) -> str:
             _tuned(records[TUNED]["lines"]),
         ]
     return "\n\n".join(parts)
+
+
+def _measured_on(first: Mapping[str, Any]) -> str:
+    machine = first["machine"]
+    on = machine.get("gpu") or f"{machine['cores']} cores of {machine['cpu']}"
+    return (
+        f"{first['languages']} languages of NTREX-128, {first['lines']} lines each ({first['items']:,} items), pooling "
+        f"{first['pooling']}, seed {first['seed']}, on {on}, commit {first['commit']}."
+    )
 
 
 def _language(models: Mapping[str, Any]) -> str:
