@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import os
 import warnings
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
@@ -21,7 +22,8 @@ from hubstore.errors import HubstoreError, Parameter, QueryError, TokenError
 from hubstore.store.columns import ITEM_SCHEMA
 
 if TYPE_CHECKING:
-    from hubstore.client.states import RemoteStates
+    from hubstore.client.item import AsyncStoredItem
+    from hubstore.client.states import AsyncRemoteStates, RemoteStates
     from hubstore.opened.item import StoredItem
     from hubstore.plots.store import StorePlots
 
@@ -98,8 +100,6 @@ class RemoteStore(BaseRemoteStore):
         from hubstore.opened.item import StoredItem
 
         found = self.connection.run(verbs.item(self, item))
-        named = {name: found[name] for name in ("id", "text", "language", "concept", "modality", "media", "position")}
-        columns = {name: value for name, value in found.items() if name in ITEM_SCHEMA.names} | found["columns"]
 
         def states(name: str, layers: Any, pooling: str | None) -> pa.Table:
             return self.vectors([name], layers=layers, pooling=pooling)
@@ -110,7 +110,7 @@ class RemoteStore(BaseRemoteStore):
             table = self.connection.run(verbs.items(self, ("concept", found["concept"])))
             return table.filter(pc.not_equal(table["id"], found["id"]))
 
-        return StoredItem(**named, columns=columns, _states=states, _others=others)
+        return StoredItem(**_fields(found), _states=states, _others=others)
 
     @property
     def plot(self) -> StorePlots:
@@ -127,12 +127,7 @@ class RemoteStore(BaseRemoteStore):
         """
         from hubstore.client.states import RemoteStates
 
-        name, pooled = self.layer_name(layer), self.pooling_name(pooling)
-        if pooled == "tokens":
-            raise QueryError(
-                "rows of pooling tokens are no items, and a server gives an item's own: ask for vectors of ids with ",
-                Parameter("pooling", "tokens"),
-            )
+        name, pooled = self.layer_name(layer), _of_items(self.pooling_name(pooling))
         fetch = functools.partial(self.vectors, layers=[name], pooling=pooled)
         return RemoteStates(name, pooled, self.width, self.dtype, self.items["id"].to_pylist(), fetch)
 
@@ -181,8 +176,8 @@ class RemoteStore(BaseRemoteStore):
 class AsyncRemoteStore(BaseRemoteStore):
     """A store on a server, for programs with an event loop; made by `hubstore.connect_async`.
 
-    Its verbs are those of `RemoteStore`, awaited, but for `hidden` and `export`, whose rows are read by the way;
-    `vectors` gives states here. `items` and `partitions` are verbs too. What takes several requests sends them at once.
+    Its verbs are those of `RemoteStore`, awaited: `await store.hidden(2)`, whose rows are awaited in turn, and
+    `await store["en:3"]`. `items` and `partitions` are verbs too. What takes several requests sends them at once.
     """
 
     def __init__(self, connection: AsyncConnection, name: str, info: Mapping[str, Any]) -> None:
@@ -201,6 +196,38 @@ class AsyncRemoteStore(BaseRemoteStore):
         """Close the connection."""
         await self.connection.close()
 
+    def __getitem__(self, item: str) -> Awaitable[AsyncStoredItem]:
+        """An item by its id, or by PARTITION:CONCEPT: `await store["en:3"]`."""
+        return self._item(item)
+
+    async def _item(self, item: str) -> AsyncStoredItem:
+        from hubstore.client.item import AsyncStoredItem
+
+        found = await self.connection.run(verbs.item(self, item))
+        return AsyncStoredItem(**_fields(found), _store=self)
+
+    async def hidden(self, layer: str | int, pooling: str | None = None) -> AsyncRemoteStates:
+        """The hidden states of one layer, of the items of now: `await (await store.hidden(2))[:4]`.
+
+        Raises:
+            QueryError: a layer or pooling that is not kept, or pooling "tokens", whose rows are no items.
+        """
+        from hubstore.client.states import AsyncRemoteStates
+
+        name, pooled = self.layer_name(layer), _of_items(self.pooling_name(pooling))
+        fetch = functools.partial(self.vectors, layers=[name], pooling=pooled)
+        ids = (await self.items())["id"].to_pylist()
+        return AsyncRemoteStates(name, pooled, self.width, self.dtype, ids, fetch)
+
+    async def export(self, out: str | Path, **options: Any) -> list[Path]:
+        """Write hidden states or items into a folder here, on a thread; `options` are those of `RemoteStore.export`."""
+
+        def written() -> list[Path]:
+            with RemoteStore(Connection(self._endpoint), self.name, self._info) as store:
+                return store.export(out, **options)
+
+        return await asyncio.to_thread(written)
+
     info = _awaiting(verbs.info)
     items = _awaiting(verbs.items)
     partitions = _awaiting(verbs.partitions)
@@ -214,6 +241,24 @@ class AsyncRemoteStore(BaseRemoteStore):
     lens = _awaiting(verbs.lens)
     lens_summary = _awaiting(verbs.lens_summary)
     projection = _awaiting(verbs.projection)
+
+
+def _fields(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of an item from what a server says of it."""
+    named = {name: found[name] for name in ("id", "text", "language", "concept", "modality", "media", "position")}
+    return named | {
+        "columns": {name: value for name, value in found.items() if name in ITEM_SCHEMA.names} | found["columns"]
+    }
+
+
+def _of_items(pooling: str) -> str:
+    """QueryError for a pooling whose rows are no items."""
+    if pooling == "tokens":
+        raise QueryError(
+            "rows of pooling tokens are no items, and a server gives an item's own: ask for vectors of ids with ",
+            Parameter("pooling", "tokens"),
+        )
+    return pooling
 
 
 def connect(url: str, store: str | None = None, token: str | None = None, timeout: float = TIMEOUT) -> RemoteStore:

@@ -16,8 +16,8 @@ SHOWN_CHARACTERS = 200
 
 
 @dataclass(frozen=True, eq=False)
-class StoredItem:
-    """An item of a store, opened here or on a server.
+class ItemRecord:
+    """What a store says of an item.
 
     Args:
         id: names it in the store.
@@ -38,6 +38,19 @@ class StoredItem:
     media: str | None
     position: int
     columns: Mapping[str, Any] = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        shown = {"id": self.id, "language": self.language, "concept": self.concept, "modality": self.modality}
+        cells = "".join(f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in shown.items())
+        return (
+            f'<table>{cells}</table><p dir="auto">{html.escape((self.text or self.media or "")[:SHOWN_CHARACTERS])}</p>'
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class StoredItem(ItemRecord):
+    """An item of a store, opened here or on a server, with its states and its equivalents."""
+
     _states: Callable[[str, Any, str | None], pa.Table] = field(repr=False)
     _others: Callable[[], pa.Table] = field(repr=False)
 
@@ -48,12 +61,7 @@ class StoredItem:
             >>> store["en:3"].hidden(2).shape
             torch.Size([32])
         """
-        import torch
-
-        found = self._states(self.id, [layer], pooling)
-        rows = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        states = torch.from_numpy(rows.copy()).reshape(len(found), -1)
-        return states if "token" in found.column_names else states[0]
+        return states_of(self._states(self.id, [layer], pooling))
 
     def equivalents(self) -> pa.Table:
         """The other items of its concept, in the store's order.
@@ -64,9 +72,11 @@ class StoredItem:
         """
         return self._others()
 
-    def _repr_html_(self) -> str:
-        shown = {"id": self.id, "language": self.language, "concept": self.concept, "modality": self.modality}
-        cells = "".join(f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>" for name, value in shown.items())
-        return (
-            f'<table>{cells}</table><p dir="auto">{html.escape((self.text or self.media or "")[:SHOWN_CHARACTERS])}</p>'
-        )
+
+def states_of(found: pa.Table) -> torch.Tensor:
+    """The states of one item at one layer, from a table of `vectors`: float32 [width]; of tokens [tokens, width]."""
+    import torch
+
+    rows = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    states = torch.from_numpy(rows.copy()).reshape(len(found), -1)
+    return states if "token" in found.column_names else states[0]

@@ -19,6 +19,7 @@ from hubstore.named import IndexCall, SearchCall
 from hubstore.opened import display
 from hubstore.opened.analyses import Analyses, Layers, Steps
 from hubstore.opened.item import StoredItem
+from hubstore.opened.items import ItemTable
 from hubstore.opened.notebook import bar
 from hubstore.options import IndexOptions, SearchOptions, refuse_others, take
 from hubstore.query import Medium, QueryInputs
@@ -42,7 +43,8 @@ class Store(Analyses):
     are kept for the next until `close`, or the end of a `with` block; an index that is replaced is loaded anew. Where a
     corpus of it is unfinished, an `UnfinishedStoreWarning` says so; what is asked is answered from the items so far.
 
-    `items` is an Arrow table, read when it is first asked for: `store.items.to_pandas()`, or polars' `from_arrow`.
+    `items` is a table whose columns are read when they are asked for: `store.items["text"]`, `store.items.to_pandas()`,
+    `store.items.to_polars()`; it has all that a `pyarrow.Table` has.
 
     Example:
         >>> store = hubstore.open("demo.hub")
@@ -54,6 +56,7 @@ class Store(Analyses):
         super().__init__(path, storage)
         self.extraction: Extraction | None = None
         self._indexes = IndexCache(self)
+        self._item_table: ItemTable | None = None
         self._model: tuple[tuple[str | None, str, bool, bool], Model] | None = None
         if self.unfinished is not None:
             warnings.warn(f"{self.path}: {self.unfinished}", UnfinishedStoreWarning, stacklevel=2)
@@ -63,6 +66,26 @@ class Store(Analyses):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    @property
+    def items(self) -> ItemTable:
+        """One row per item, in position order; `item_schema` has its columns.
+
+        Example:
+            >>> store.items
+            <36 items: id, concept, language, modality, text, media, tokens, truncated, media_ranges>
+            >>> store.items["language"].unique().to_pylist()
+            ['en', 'es', 'ar']
+        """
+        if self._item_table is None:
+            self._item_table = ItemTable(self.item_schema, len(self), self._read_items)
+        return self._item_table
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        return self.items[name]
+
+    def _read_items(self, names: Sequence[str]) -> pa.Table:
+        return self._tables(self._committed(), names).combine_chunks()
 
     def __repr__(self) -> str:
         return display.store_text(self)

@@ -129,10 +129,14 @@ class StoreReader(LayersAndPoolings):
     @cached_property
     def items(self) -> pa.Table:
         """One row per item, in position order; `item_schema` has its columns."""
+        # Stores of texts that are older than media have no columns for them, nor have appended items of others'.
+        return self._tables(self._committed(), self.item_schema.names).combine_chunks()
+
+    def _committed(self) -> Sequence[Commit]:
+        """Its commits; CorruptStoreError where there is none."""
         if not self.commits:
             raise CorruptStoreError(f"{self.path} has no committed shard yet; run the extraction again to go on")
-        # Stores of texts that are older than media have no columns for them, nor have appended items of others'.
-        return self._tables(self.commits, self.item_schema.names).combine_chunks()
+        return self.commits
 
     def items_at(self, positions: Positions, columns: Sequence[str]) -> pa.Table:
         """Some columns of the items at `positions`, in their order.

@@ -216,3 +216,34 @@ def test_an_export_of_a_server_is_that_of_the_store(local, remote, tmp_path):
         assert (tmp_path / "there" / file).read_bytes() == (tmp_path / "here" / file).read_bytes()
     ids = [pq.read_table(tmp_path / name / "items.parquet")["id"].to_pylist() for name in ("here", "there")]
     assert ids[0] == ids[1] == [f"es:{line}" for line in range(1, COUNT + 1)]
+
+
+def test_the_asynchronous_store_gives_states_items_and_exports_as_the_others_do(local, tmp_path):
+    async def compare(url):
+        async with await hubstore.connect_async(url) as store:
+            here, there = local.hidden(2), await store.hidden(2)
+            assert (there.shape, there.dtype, len(there), there.layer) == (here.shape, here.dtype, len(here), "2")
+            assert torch.equal(await there.take([30, 2, 30]), here.take([30, 2, 30]))
+            for rows in (-1, slice(3, 9), [2, 0], (slice(4), slice(8)), (5, slice(2)), slice(2, 2)):
+                assert torch.equal(await there[rows], here[rows]), rows
+            parts = [(first, part) async for first, part in there.segments(1, 6)]
+            assert parts[0][0] == 1
+            assert torch.equal(torch.cat([part for _, part in parts]), await there.read(1, 6))
+            with pytest.raises(QueryError):
+                await there[len(there)]
+            with pytest.raises(QueryError, match="rows of pooling tokens are no items"):
+                await store.hidden(1, "tokens")
+            item, own = await store["en:3"], local["en:3"]
+            assert (item.text, item.columns["concept"]) == (own.text, own.concept)
+            assert torch.allclose(await item.hidden(1), own.hidden(1))
+            assert (await item.hidden(1, "tokens")).shape == own.hidden(1, "tokens").shape
+            assert (await item.equivalents())["id"].to_pylist() == own.equivalents()["id"].to_pylist()
+            with pytest.raises(QueryError, match="nobody"):
+                await store["nobody"]
+            paths = await store.export(tmp_path / "there", layers=[1], partition="es")
+            assert paths
+        local.export(tmp_path / "here", layers=[1], partition="es")
+        assert (tmp_path / "there/layer-1.npy").read_bytes() == (tmp_path / "here/layer-1.npy").read_bytes()
+
+    with served(local.path, device="cpu") as url:
+        asyncio.run(compare(url))
