@@ -204,7 +204,17 @@ class AsyncRemoteStore(BaseRemoteStore):
         from hubstore.client.item import AsyncStoredItem
 
         found = await self.connection.run(verbs.item(self, item))
-        return AsyncStoredItem(**_fields(found), _store=self)
+
+        async def states(names: list[str], layers: Any, pooling: str | None) -> pa.Table:
+            return await self.vectors(names, layers=layers, pooling=pooling)
+
+        async def others() -> pa.Table:
+            if found["concept"] is None:
+                return (await self.find_items(limit=1)).slice(0, 0)
+            table = await self.connection.run(verbs.items(self, ("concept", found["concept"])))
+            return table.filter(pc.not_equal(table["id"], found["id"]))
+
+        return AsyncStoredItem(**_fields(found), _states=states, _others=others)
 
     async def hidden(self, layer: str | int, pooling: str | None = None) -> AsyncRemoteStates:
         """The hidden states of one layer, of the items of now: `await (await store.hidden(2))[:4]`.
