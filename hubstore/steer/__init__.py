@@ -1,6 +1,7 @@
 """Steering and patching: directions and states of the residual stream, put in, and what a model says then."""
 
 from hubstore.lazy import lazy_names
+from hubstore.steer.ablation import language_ablation
 from hubstore.steer.decoding import Decoding
 from hubstore.steer.directions import (
     Direction,
@@ -32,6 +33,7 @@ __all__ = [
     "difference_of_texts",
     "difference_of_tokens",
     "generate",
+    "language_ablation",
     "last_states",
     "load_direction",
     "media_prompt",
