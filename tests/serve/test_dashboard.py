@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import hubstore
-from hubstore.corpus import Corpus, Item
+from hubstore.corpus import Corpus, Item, read_sample
 from tests.extraction.test_media import png
 from tests.serve.dashboard_server import (
     HOSTILE,
@@ -526,6 +526,18 @@ def test_the_lens_reads_a_text_while_it_is_typed_its_last_token_normed_first(pag
     page.reload()
     settle(page)
     expect(page.get_by_label("Text, read as you type")).to_have_value("Nine ships left and rain")
+
+
+def test_trends_that_a_store_keeps_stand_beside_its_lens(page, folder, tmp_path):
+    shutil.copytree(folder / "words.hub", tmp_path / "words.hub")
+    corpus = read_sample("ntrex", languages=("en", "sw"), limit=5)
+    hubstore.open(tmp_path / "words.hub").trends(corpus, bootstrap=0)
+    with served(tmp_path / "words.hub") as running:
+        show(page, running.url, "lens?item=sw:1")
+        beside = page.get_by_role("region", name="Trends")
+        expect(beside.locator("figcaption")).to_have_text("In which language the lens reads sw · Swahili")
+        expect(beside.locator(".scatterlayer .trace")).to_have_count(2)
+        page.goto("about:blank")
 
 
 def posted(address, body):

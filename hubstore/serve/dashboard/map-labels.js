@@ -3,6 +3,7 @@
 import { ours } from "./colors.js";
 
 const SAMPLE = 4000; // points that clusters are made of
+const READ = 20_000; // points whose words are counted
 const ROUNDS = 12;
 const [FEWEST, MOST] = [3, 14]; // clusters
 const PER_CLUSTER = 40; // points, by square root
@@ -21,27 +22,29 @@ const LIFT = 1.5; // times that a word is more frequent in a cluster than everyw
  * @returns {{i: number, words: string}[]} `i` is the point in the cluster's middle.
  */
 export function clusterLabels(items, concepts, points, pivot) {
-  const count = points.length / 2;
-  if (count < FEWEST) return [];
-  const { centers, of } = clusters(points, Math.min(MOST, Math.max(FEWEST, Math.round(Math.sqrt(count / PER_CLUSTER)))));
+  const every = points.length / 2;
+  if (every < FEWEST) return [];
+  const step = Math.ceil(every / READ);
+  const read = Array.from({ length: Math.ceil(every / step) }, (_, place) => place * step);
+  const { centers, of } = clusters(points, read, Math.min(MOST, Math.max(FEWEST, Math.round(Math.sqrt(every / PER_CLUSTER)))));
   const wordsOf = pivotWords(items, concepts, pivot);
   const classes = centers.map(() => ({ counts: new Map(), concepts: new Set(), total: 0 }));
   const everywhere = new Map();
-  for (let i = 0; i < count; i += 1) {
-    const one = classes[of[i]];
+  read.forEach((i, place) => {
+    const one = classes[of[place]];
     const key = items.concept[i] === null ? `item ${i}` : concepts[i];
-    if (one.concepts.has(key)) continue;
+    if (one.concepts.has(key)) return;
     one.concepts.add(key);
     for (const word of wordsOf(i)) {
       one.counts.set(word, (one.counts.get(word) ?? 0) + 1);
       everywhere.set(word, (everywhere.get(word) ?? 0) + 1);
       one.total += 1;
     }
-  }
+  });
   const total = classes.reduce((sum, one) => sum + one.total, 0);
   const all = { everywhere, total, mean: total / classes.length, common: commonWords(classes) };
   return classes
-    .map((one, place) => ({ i: middle(points, of, place, centers[place]), words: best(one, all) }))
+    .map((one, place) => ({ i: middle(points, read, of, place, centers[place]), words: best(one, all) }))
     .filter(({ i, words }) => i >= 0 && words);
 }
 
@@ -79,11 +82,10 @@ function pivotWords(items, concepts, pivot) {
 }
 
 /** k-means of the plane, begun at the point nearest 0 and then at the farthest from those begun at. */
-function clusters(points, wanted) {
-  const count = points.length / 2;
-  const step = Math.ceil(count / SAMPLE);
-  const sample = [];
-  for (let i = 0; i < count; i += step) sample.push([points[2 * i], points[2 * i + 1]]);
+function clusters(points, read, wanted) {
+  const at = (i) => [points[2 * i], points[2 * i + 1]];
+  const step = Math.ceil(read.length / SAMPLE);
+  const sample = read.filter((_, place) => place % step === 0).map(at);
   const away = ([x, y], [a, b]) => (x - a) ** 2 + (y - b) ** 2;
   let centers = [sample.reduce((near, one) => (away(one, [0, 0]) < away(near, [0, 0]) ? one : near))];
   const far = sample.map((one) => away(one, centers[0]));
@@ -107,19 +109,17 @@ function clusters(points, wanted) {
     }
     centers = sums.map(([x, y, n], c) => (n ? [x / n, y / n] : centers[c]));
   }
-  const of = new Int32Array(count);
-  for (let i = 0; i < count; i += 1) of[i] = nearest([points[2 * i], points[2 * i + 1]]);
-  return { centers, of };
+  return { centers, of: Int32Array.from(read, (i) => nearest(at(i))) };
 }
 
-/** The point of a cluster that is nearest its center; -1 of an empty one. */
-function middle(points, of, place, [x, y]) {
+/** The point read of a cluster that is nearest its center; -1 of an empty one. */
+function middle(points, read, of, place, [x, y]) {
   let [found, least] = [-1, Infinity];
-  for (let i = 0; i < of.length; i += 1) {
-    if (of[i] !== place) continue;
+  read.forEach((i, number) => {
+    if (of[number] !== place) return;
     const distance = (points[2 * i] - x) ** 2 + (points[2 * i + 1] - y) ** 2;
     if (distance < least) [found, least] = [i, distance];
-  }
+  });
   return found;
 }
 

@@ -421,7 +421,8 @@ class MapView {
     const ink = ours("--ink");
     const { corners, areaLayer, layer } = this.selection;
     if (corners && areaLayer === layer) this.plane.outline(context, corners);
-    if (this.selection.labels && this.plane.time === 1) drawLabels(context, this.plane, this.#labels());
+    const alone = this.selection.labels && this.equivalents.length < 2 && this.plane.time === 1;
+    if (alone) drawLabels(context, this.plane, this.#labels());
     drawStar(context, this.plane, this.equivalents, { color: ink, width: 1.4, opacity: 0.7 });
     if (this.equivalents.length <= NAMED) drawNames(context, this.plane, this.map.items, this.equivalents);
     drawStar(context, this.plane, this.hovered, { color: ink, width: 1, opacity: 0.45 });
