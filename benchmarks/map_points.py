@@ -24,7 +24,6 @@ from benchmarks.table import suite_table
 from hubstore.bench.timing import Sample
 
 DASHBOARD = Path(hubstore.__file__).parent / "serve/dashboard"
-SIZE = {"width": 1280, "height": 900}
 CLUSTERS, SEED = 30, 0
 
 MEASURE = """async ({points: count, clusters, seed, seconds}) => {
@@ -97,7 +96,7 @@ def run(points: list[int], runs: int, seconds: float) -> list[Result]:
     results = []
     with sync_playwright() as made:
         browser = made.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport=SIZE)
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
         for count in points:
             found = [measured(page, count, seconds) for _ in range(runs)]
