@@ -70,7 +70,7 @@ def test_extract_from_parallel_files_says_what_it_did_and_what_to_type_next(tmp_
     parallel = [f"{tag}={SAMPLE / f'{tag}.txt'}" for tag in ("en", "zh-Hans")]
     path = tmp_path / f"my {'long ' * 30}x.hub"
     out = run("extract", "--parallel", *parallel, "-m", model, "-o", path, "--limit", 10)
-    assert re.search(r"before that: loading the model .* s, planning .* s, self-check .* s", out)
+    assert re.search(r"apart from that: loading the model .* s, planning .* s, self-check .* s", out)
     assert "20 items x 4 layers x 32 (float16), pooling mean" in out
     assert f"next: hubstore index '{path}'; hubstore query '{path}' --id ID; hubstore report '{path}'\n" in out
     again = run("extract", "--parallel", *parallel, "-m", model, "-o", path, "--limit", 10)

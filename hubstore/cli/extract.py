@@ -107,8 +107,8 @@ def print_extraction(store: Any, corpus: Any, as_json: bool) -> None:
         f"{progress.tokens / rate:,.0f} tokens/s, {progress.useful:.0%} of them no padding"
     )
     if done.stages:
-        before = ", ".join(f"{BEFORE[stage]} {seconds:.1f} s" for stage, seconds in done.stages.items())
-        out.print(f"before that: {before}")
+        others = ", ".join(f"{BEFORE[stage]} {seconds:.1f} s" for stage, seconds in done.stages.items())
+        out.print(f"apart from that: {others}")
     out.print(table(("partition", "items"), summary["partitions"].items()))
     if progress.truncated:
         out.print(labeled("note", f"{progress.truncated:,} items were longer than the limit and cut"))

@@ -12,7 +12,7 @@ from hubstore.experiments.context import ExperimentContext
 from hubstore.experiments.result import Reading, Result, Row, make_table
 from hubstore.experiments.significance import BestLayer, Floats, best_layer, mean_rows, stacked_clusters
 from hubstore.plots.experiment import Plot
-from hubstore.stats.verdicts import FEWEST_CLUSTERS, TOO_FEW, false_discovery, sign_flip_test
+from hubstore.stats.verdicts import FEWEST_CLUSTERS, TOO_FEW, YES, false_discovery, sign_flip_test
 
 FOLDS = 5
 FALSE_SHARE = 0.05
@@ -130,8 +130,8 @@ def by_language(
 ) -> tuple[str, ...]:
     """In which languages a claim holds by the experiment's own rule, with false discoveries in mind.
 
-    Each language is tested over all intermediate layers. Of so many tests some say yes by chance: those count whose
-    share of false ones is expected to be FALSE_SHARE at most (Benjamini and Hochberg, 1995).
+    Each language is tested over all intermediate layers. Of so many tests some say yes by chance: of those that do, as
+    many count as have an expected share of false ones of FALSE_SHARE at most (Benjamini and Hochberg, 1995).
 
     Args:
         context: whose layers they are.
@@ -152,9 +152,10 @@ def by_language(
         return ()
     p = {name: float(one.test.p_by_layer[one.place]) for name, one in tests.items() if one.verdict != TOO_FEW}
     q = dict(zip(p, false_discovery(list(p.values())).tolist(), strict=True))
-    yes = [f"{name} (layer {tests[name].rows[0]['layer']})" for name in q if q[name] <= FALSE_SHARE]
+    held = [name for name in q if tests[name].verdict == YES and q[name] <= FALSE_SHARE]
+    yes = [f"{name} (layer {tests[name].rows[0]['layer']})" for name in held]
     parts = [f"yes in {len(yes)} of {len(q)}{': ' if yes else ''}{', '.join(yes)}"] if q else []
-    no = [f"{name} (q {q[name]:.2g})" for name in q if q[name] > FALSE_SHARE]
+    no = [f"{name} (q {q[name]:.2g})" for name in q if name not in held]
     few = [name for name in tests if name not in q]
     parts += [f"{words}: {', '.join(names)}" for words, names in (("no", no), (TOO_FEW, few)) if names]
     return (f"by language{f', {what}' if what else ''}, with false discoveries in mind: {'; '.join(parts)}",)

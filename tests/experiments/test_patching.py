@@ -20,7 +20,7 @@ from hubstore.experiments.materials.translations import (
     concepts,
 )
 from hubstore.experiments.recipes import patching
-from hubstore.experiments.significance import mean_rows
+from hubstore.experiments.significance import best_layer, mean_rows
 from hubstore.stats.bootstrap import Bootstrap
 from hubstore.stats.verdicts import NO, YES
 from hubstore.steer import Patched, last_states, patch
@@ -179,3 +179,17 @@ def test_of_languages_those_count_that_few_would_be_among_by_chance():
     assert rest.endswith("; too few to say: few")
     assert "absent" not in note
     assert by_language(context, rows, {"absent": ["absent"]}) == ()
+
+
+def test_a_language_of_which_the_rule_says_no_is_not_shown_for_want_of_others():
+    context, rng = SimpleNamespace(intermediate=("1", "2"), seed=0), np.random.default_rng(12)
+    rows = [
+        row
+        for layer in context.intermediate
+        for row in mean_rows(layer, {"a": rng.normal(0.25, 1, 40)}, Bootstrap(100, 0))
+    ]
+    found = best_layer(rows, ("a",), context.intermediate)
+    assert 0.025 < found.test.p_by_layer[found.place] < 0.05
+    assert found.verdict == NO
+    (note,) = by_language(context, rows, {"a": ["a"]})
+    assert "yes in 0 of 1; no: a (q " in note
