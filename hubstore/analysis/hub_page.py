@@ -6,7 +6,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from hubstore.analysis.hub_score import ALIGNMENT, ENDS, HELD_OUT, MIDDLE, MODEL, SHUFFLED, TWIN, WHOLE, middle_less
+from hubstore.analysis.hub_score import (
+    ALIGNMENT,
+    CHARACTERS,
+    ENDS,
+    HELD_OUT,
+    MIDDLE,
+    MODEL,
+    SHUFFLED,
+    TEXT,
+    TWIN,
+    WHOLE,
+    middle_less,
+)
 from hubstore.analysis.results import Row, metadata
 from hubstore.stats.verdicts import LEVEL, NO, YES
 
@@ -20,14 +32,15 @@ def hub_page(table: pa.Table) -> dict[str, Any]:
         "verdict": "yes" where recall leads both controls, and is greater in the central half of the depth than at the
         embeddings, the first block and the last layer, each with a p of 2.5 % at most; "no" where one of these is not
         so; else "not tested", since a twin, layer 0 or the middle is missing: "untested" names what, and "missing" the
-        layers that the store would need. "recall", "depth",
-        "breadth", "left" by control, "middle", "pairs", "families", "scripts" and "partitions" as `hub_score`
+        layers that the store would need. "characters": what the texts' own find, and recall above that. "recall",
+        "depth", "breadth", "left" by control, "middle", "pairs", "families", "scripts" and "partitions" as `hub_score`
         describes them, and "layers", each with calibrated recall of all variants, CKA and mutual kNN.
     """
     rows = table.to_pylist()
     recall = {(row["layer"], row["x"], row["variant"]): row for row in rows if row["metric"] == "recall@1"}
     plain = {row["metric"]: row for row in rows if row["layer"] == HELD_OUT and row["metric"] != "recall@1"}
-    left = {row["variant"]: _cell(row) for row in rows if row["metric"] == "lead"}
+    leads = {row["variant"]: _cell(row) for row in rows if row["metric"] == "lead"}
+    left = {variant: of for variant, of in leads.items() if variant != CHARACTERS}
     middle = {row["metric"]: _cell(row) for row in rows if row["layer"] == MIDDLE}
     held = {x: row for (layer, x, variant), row in recall.items() if layer == HELD_OUT and variant == MODEL}
     tests = {
@@ -45,7 +58,7 @@ def hub_page(table: pa.Table) -> dict[str, Any]:
             },
         }
         for layer in dict.fromkeys(row["layer"] for row in rows)
-        if layer not in (HELD_OUT, MIDDLE)
+        if layer not in (HELD_OUT, MIDDLE, TEXT)
     }
     return {
         "verdict": NO if failed else NOT_TESTED if untested else YES,
@@ -54,6 +67,9 @@ def hub_page(table: pa.Table) -> dict[str, Any]:
         "recall": _cell(held[WHOLE]),
         "controls": {variant: _cell(recall[HELD_OUT, WHOLE, variant]) for variant in left},
         "left": left,
+        "characters": {"recall": _cell(recall[HELD_OUT, WHOLE, CHARACTERS]), "above": leads[CHARACTERS]}
+        if CHARACTERS in leads
+        else None,
         "middle": middle,
         "depth": {name: plain[name]["value"] for name in ("depth", "first", "last") if name in plain},
         "breadth": plain["breadth"]["value"],

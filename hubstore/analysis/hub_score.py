@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hubstore.analysis.calibrated import sampled
 from hubstore.analysis.calibration import View, expected, permuted_values
+from hubstore.analysis.characters import ngrams
 from hubstore.analysis.comparing import by_partition, compare_options
 from hubstore.analysis.families import family_of, script_of
 from hubstore.analysis.layers import Progress
@@ -43,6 +44,10 @@ COLUMNS = {
     "script": pa.string(),
 }
 MODEL, SHUFFLED, TWIN = "model", "shuffled", "random_weights"
+CHARACTERS, TEXT = "characters", "text"
+"""The texts themselves, by threes of their characters, as if they were a layer: what names and numbers find."""
+PIECES = 512
+"""Numbers that threes of characters are hashed to."""
 WHOLE, HELD_OUT, MIDDLE = "*", "held out", "middle"
 ENDS = ("first", "last", "embeddings")
 """What the middle is compared with: the first block, the last layer, and layer 0."""
@@ -85,7 +90,8 @@ def hub_score(
         progress: called with layers done and layers in all.
 
     Returns:
-        Rows, with variant "model", "shuffled" or "random_weights":
+        Rows, with variant "model", "shuffled" or "random_weights", or "characters", which is no control but what the
+        texts' own characters find, at layer "text":
 
         - by layer, "recall@1", and of the model "cka" and "mutual_knn", calibrated in closed form, of at most
           512 concepts and 325 pairs of partitions;
@@ -135,6 +141,10 @@ def hub_score(
                 found[TWIN] = _of_twin(store, twin, concepts, parameters, on)
         texts = [store.items["text"].take(pa.array(one.positions)).to_pylist() for one in concepts.selections]
         languages = [_language(store, name, of) for name, of in zip(names, texts, strict=True)]
+        if all(store.partition(name).modality == "text" for name in names):
+            pieces = torch.stack([ngrams(of, PIECES) for of in texts])
+            with current(on):
+                found[CHARACTERS] = [pair_hits(centered(pieces.to(on)))]
         hits = {name: np.stack(of) for name, of in found.items()}
         hub = _Hub(names, languages, layers, hits, parameters["seed"], parameters["depth"], twin.layers if twin else ())
         return Findings(COLUMNS, [*rows, *hub.rows()], {"concepts": hub.n, "missing": list(hub.missing)})
@@ -270,7 +280,7 @@ class _Hub:
         yield from self._shape()
 
     def _layers_of(self, variant: str) -> Sequence[str]:
-        return self.twin_layers if variant == TWIN else self.layers
+        return {TWIN: self.twin_layers, CHARACTERS: [TEXT]}.get(variant, self.layers)
 
     def _row(self, layer: str, x: str, variant: str, of: Floats, **more: Any) -> Row:
         """Recall over concepts [n], with its interval."""
@@ -299,8 +309,8 @@ class _Hub:
         own = self._mean(MODEL, pairs)
         found = [float(sign_flip_test(own.T - 1 / self.n, seed=self.seed).p_by_layer.min())]
         best = own[own.mean(1).argmax()]
-        for variant in self.hits:
-            if variant != MODEL:
+        for variant in (SHUFFLED, TWIN):
+            if variant in self.hits:
                 other = self._mean(variant, pairs)
                 test = sign_flip_test((best - other[other.mean(1).argmax()])[:, None], seed=self.seed)
                 found.append(float(test.p.max()))

@@ -76,6 +76,10 @@ def _show(page: Mapping[str, Any]) -> None:
         [f"the same, {name}", _interval(one), one["calibrated"], None] for name, one in page["controls"].items()
     ]
     summary += [[f"above {name}", one["value"], None, one["p"]] for name, one in page["left"].items()]
+    if page["characters"]:
+        found, above = page["characters"]["recall"], page["characters"]["above"]
+        summary.append(["the same, by the texts' characters", _interval(found), found["calibrated"], None])
+        summary.append(["above the texts' characters", above["value"], None, above["p"]])
     summary += [[name, one["value"], None, one["p"]] for name, one in page["middle"].items()]
     summary += [[f"depth: {name}", value, None, None] for name, value in page["depth"].items()]
     summary.append(["breadth: partitions above controls", page["breadth"], None, None])

@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
@@ -46,6 +47,19 @@ def test_a_hub_in_the_middle_is_found_with_its_depth_and_its_breadth():
     assert set(page["layers"]) == {*map(str, range(BLOCKS + 1)), "final"}
     assert page["layers"]["4"]["cka"] > 0.3 > abs(page["layers"]["0"]["cka"])
     assert page["n"] == 40
+
+
+def test_what_the_texts_own_characters_find_is_told_beside_the_controls():
+    page = hub_page(hub_score(hub(), twin=hub(0.0, seed=1)))
+    assert set(page["characters"]) == {"recall", "above"}
+    store = hub(0.0)
+    texts = [f"number {concept} of {'abcde'[place]}" for place in range(len(LANGUAGES)) for concept in range(100, 140)]
+    store.items = store.items.set_column(store.items.schema.get_field_index("text"), "text", pa.array(texts))
+    found = hub_page(hub_score(store))
+    assert found["characters"]["recall"]["value"] > 0.9, "the number is in every language's text"
+    assert found["characters"]["above"]["value"] < -0.8
+    assert set(found["left"]) == {"shuffled"}
+    assert "text" not in found["layers"]
 
 
 def test_languages_outside_the_hub_are_not_in_its_breadth():

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from hubstore.analysis import characters
 from hubstore.corpus import Corpus, Item
 from hubstore.errors import ResourceError
 from hubstore.experiments import ExperimentContext, controls, run, run_experiment
@@ -300,11 +301,11 @@ def test_nearness_within_endings_is_matched_minus_mismatched_of_each():
 
 def test_pieces_of_texts_are_counted_in_the_buckets_of_their_checksums():
     texts = ["abcabc", "ab", "", "日本語の文"]
-    counts = surface.ngrams(texts)
+    counts = characters.ngrams(texts)
     for row, text in zip(counts, texts, strict=True):
-        expected = torch.zeros(surface.BUCKETS, dtype=torch.float64)
+        expected = torch.zeros(characters.BUCKETS, dtype=torch.float64)
         for start in range(max(1, len(text) - 2)):
-            expected[zlib.crc32(text[start : start + 3].encode()) % surface.BUCKETS] += 1
+            expected[zlib.crc32(text[start : start + 3].encode()) % characters.BUCKETS] += 1
         assert torch.equal(row, expected)
 
 

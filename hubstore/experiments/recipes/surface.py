@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from hubstore.analysis.characters import ngrams
 from hubstore.experiments.context import ExperimentContext
 from hubstore.experiments.recipes.cosines import CENTERED, DIFFERENCE, REMOVED, compare_groups
 from hubstore.experiments.result import Row
@@ -30,9 +30,6 @@ LEAST = 3
 
 AS_LONG = 8
 """Pairs of like lengths that are compared with one another."""
-
-GRAMS, BUCKETS = 3, 2048
-"""Characters of a piece of a text, and how many numbers pieces are hashed to."""
 
 
 def compare_form(context: ExperimentContext, store: StoreReader, x: str, y: str) -> tuple[list[Row], tuple[str, ...]]:
@@ -122,19 +119,6 @@ def shares_tokens(context: ExperimentContext, x: Sequence[str], y: Sequence[str]
     """bool [n]: whether the two texts of each pair have a token of the model in common."""
     tokens = [context.model.tokenizer(list(side), add_special_tokens=False)["input_ids"] for side in (x, y)]
     return np.array([bool(set(one) & set(other)) for one, other in zip(*tokens, strict=True)])
-
-
-def ngrams(texts: Sequence[str]) -> Tensor:
-    """float64 [n, BUCKETS]: how often each piece of GRAMS characters is in a text, hashed."""
-    counts = np.zeros((len(texts), BUCKETS))
-    bucket: dict[str, int] = {}  # texts have most of their pieces in common
-    for row, text in enumerate(texts):
-        pieces = [text[start : start + GRAMS] for start in range(max(1, len(text) - GRAMS + 1))]
-        for piece in pieces:
-            if piece not in bucket:
-                bucket[piece] = zlib.crc32(piece.encode()) % BUCKETS
-        counts[row] = np.bincount([bucket[piece] for piece in pieces], minlength=BUCKETS)
-    return torch.from_numpy(counts)
 
 
 def within(x: Tensor, y: Tensor, strata: Sequence[Sequence[int]]) -> Floats:
