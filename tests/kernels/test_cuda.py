@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 
 from hubstore.errors import NonFiniteError, OptionError
 from hubstore.kernels import cuda, reference
-from hubstore.kernels.cuda import candidates, lens, pairs, small_batch, sweep, topk
+from hubstore.kernels.cuda import candidates, eight_bits, lens, pairs, small_batch, sweep, topk
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -164,6 +164,89 @@ def test_few_queries_find_what_many_do(monkeypatch, states):
     expected = cuda.topk_cosine(queries, rows, 5)
     assert torch.equal(found[0], expected[0])
     assert torch.equal(found[1], expected[1])
+
+
+@pytest.fixture
+def tried_in_8_bits(monkeypatch):
+    """Every search is tried in 8 bits; gives those sweeps that were made in them."""
+    monkeypatch.setattr(eight_bits, "LEAST_WORK", 0)
+    monkeypatch.setattr(eight_bits, "ASKED", sized(256, 4))
+    monkeypatch.setattr(eight_bits, "SEARCHED", 1 << 16 if ON_GPU else 64)
+    monkeypatch.setattr(eight_bits, "PIECE", sized(2048, 16))
+    monkeypatch.setattr(topk, "FEW", 0)
+    swept = []
+    engine_sweep = sweep.sweep
+
+    def record(left, right, *rest):
+        swept.append((right.dtype, len(right)))
+        engine_sweep(left, right, *rest)
+
+    monkeypatch.setattr(sweep, "sweep", record)
+    return swept
+
+
+def one_large(n, width, seed=0, dtype=torch.float32):
+    """States about a mean, each with one element eighteen times the others', as Gemma's middle layers have."""
+    rows = normal(n, width, seed)
+    rows[:, 1] = 18 * rows[:, 1].sign()
+    return (rows + normal(1, width, 9)).to(dtype)
+
+
+@pytest.mark.parametrize(
+    ("n", "width", "states", "dtype"),
+    grid(
+        [(5001, 96), (70_001, 384)],
+        [normal, massive, one_large],
+        [*DTYPES, torch.float64],
+        cpu=[
+            (150, 33, normal, torch.float32),
+            (201, 40, massive, torch.float16),
+            (130, 48, one_large, torch.bfloat16),
+        ],
+    ),
+)
+def test_neighbors_that_8_bits_choose_are_the_reference(tried_in_8_bits, n, width, states, dtype):
+    rows = states(n, width, 2, dtype)
+    rows[n // 2] = rows[3]
+    queries = torch.cat([rows[3:4], states(sized(600, 6), width, 1, dtype)])
+    assert_same_neighbors(queries, rows, sized(10, 3))
+    assert (torch.int8, n) in tried_in_8_bits
+    assert all(dtype == torch.int8 or rows < n for dtype, rows in tried_in_8_bits)
+
+
+def test_a_search_stays_at_16_bits_where_8_lose_a_neighbor(tried_in_8_bits, caplog):
+    width, n = 64, sized(5000, 260)
+    direction = normal(1, width, 3)
+    rows = direction + 0.03 * normal(n, width, 2)
+    rows[::2] *= -1  # of which the mean is nothing: what most of them have in common stays
+    queries = direction + 0.03 * normal(sized(600, 6), width, 1)
+    with caplog.at_level("INFO"):
+        assert_same_neighbors(queries, rows, 3)
+    assert (torch.int8, n) not in tried_in_8_bits
+    assert "stays at 16 bits" in caplog.text
+
+
+def test_what_8_bits_cannot_hold_is_named_by_its_row(tried_in_8_bits):
+    rows = normal(sized(5000, 150), 32)
+    rows[77, 5] = torch.nan
+    with pytest.raises(NonFiniteError, match="row 77 of rows"):
+        cuda.topk_cosine(normal(sized(600, 6), 32, 1), rows, 3)
+
+
+@pytest.mark.parametrize("states", [normal, massive, one_large])
+def test_rows_in_8_bits_are_within_half_a_step_of_what_they_hold(states):
+    rows = states(sized(300, 21), 40, 4, torch.float16)
+    rows[5] = 0
+    direction = cuda.rows.common_direction(rows)
+    found = eight_bits.quantized(rows, direction)
+    wide = rows.double()
+    unit = wide / wide.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    center = (direction.unit.double() * direction.level).float().double()
+    error = found.values.double() * found.scale.double()[:, None] - (unit - center)
+    assert (error.abs() <= 0.501 * found.scale.double()[:, None]).all()
+    if direction.nonzero:
+        torch.testing.assert_close(found.along.double(), (unit - center) @ center, rtol=1e-6, atol=1e-9)
+    assert not int(found.bad)
 
 
 @pytest.mark.parametrize(

@@ -51,12 +51,13 @@ def _paired(
         at = row.to(tl.int64)[:, None]
         a = tl.load(x + layer * x_layer + at * x_row + column[None, :], valid, other=0.0).to(NUMBER)
         b = tl.load(y + layer * y_layer + at * y_row + column[None, :], valid, other=0.0).to(NUMBER)
-        norm_a, norm_b = tl.sqrt(_row_sums(a * a, ROWS, WIDTH)), tl.sqrt(_row_sums(b * b, ROWS, WIDTH))
+        square_a, square_b, product = _row_sums(a * a, b * b, a * b, ROWS, WIDTH)
+        norm_a, norm_b = tl.sqrt(square_a), tl.sqrt(square_b)
         inverse_a = tl.where(norm_a > 0, 1 / tl.where(norm_a > 0, norm_a, 1.0), 0.0)
         inverse_b = tl.where(norm_b > 0, 1 / tl.where(norm_b > 0, norm_b, 1.0), 0.0)
-        cosine = _row_sums(a * b, ROWS, WIDTH) * inverse_a * inverse_b
+        cosine = product * inverse_a * inverse_b
         fits = (norm_a < float("inf")) & (norm_b < float("inf"))
-        if tl.float32 == NUMBER:  # of smaller elements float32 holds no squares
+        if tl.float32 == NUMBER and x.dtype.element_ty != tl.float16:  # of small elements float32 holds no squares
             fits = fits & ((norm_a > 1e-15) | (tl.max(tl.abs(a), 1) == 0))
             fits = fits & ((norm_b > 1e-15) | (tl.max(tl.abs(b), 1) == 0))
         tl.store(cosines + layer * n + row, tl.where(fits, cosine, float("nan")), row < n)
@@ -71,10 +72,18 @@ def _paired(
 
 
 @triton.jit
-def _row_sums(values, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """float64 [ROWS]: sums of eight neighbors as they are, and of those in float64, an eighth of the conversions."""
-    eights = tl.sum(tl.reshape(values, (ROWS, WIDTH // 8, 8)), 2)
-    return tl.sum(eights.to(tl.float64), 1)
+def _row_sums(a, b, c, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """float64 [ROWS] of each: sums of eight neighbors as they are, and of those in float64, an eighth of the
+    conversions; threads meet once for all three."""
+    a = tl.sum(tl.reshape(a, (ROWS, WIDTH // 8, 8)), 2).to(tl.float64)
+    b = tl.sum(tl.reshape(b, (ROWS, WIDTH // 8, 8)), 2).to(tl.float64)
+    c = tl.sum(tl.reshape(c, (ROWS, WIDTH // 8, 8)), 2).to(tl.float64)
+    return tl.reduce((a, b, c), 1, _add)
+
+
+@triton.jit
+def _add(a, b, c, d, e, f):
+    return a + d, b + e, c + f
 
 
 def paired_cosine(x: Tensor, y: Tensor) -> PairedCosine:

@@ -45,17 +45,18 @@ def _sweep(
     TILE_N: tl.constexpr,
     TILE_K: tl.constexpr,
     PRECISION: tl.constexpr,
+    NUMBER: tl.constexpr,
     BAND: tl.constexpr,
 ):
     tiles_m, tiles_n = tl.cdiv(m, TILE_M), tl.cdiv(n, TILE_N)
     steps = tl.cdiv(width, TILE_K)
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=True):
         tile_m, tile_n = _place(tile, tiles_m, tiles_n, BAND)
-        products = tl.zeros((TILE_M, TILE_N), tl.float32)
+        products = tl.zeros((TILE_M, TILE_N), NUMBER)
         for step in range(steps):
             x = left.load([tile_m * TILE_M, step * TILE_K])
             y = right.load([tile_n * TILE_N, step * TILE_K])
-            products = tl.dot(x, y.T, products, input_precision=PRECISION)
+            products = tl.dot(x, y.T, products, input_precision=PRECISION, out_dtype=NUMBER)
         EPILOGUE(products, tile_m * TILE_M, tile_n * TILE_N, m, n, arguments, TILE_M, TILE_N)
 
 
@@ -105,6 +106,9 @@ class Tile:
     n: int
     k: int
     precision: str
+    warps: int = WARPS
+    stages: int = STAGES
+    programs: int = 1  # of a multiprocessor
 
     def of(self, left: Tensor, right: Tensor) -> tuple[TensorDescriptor, TensorDescriptor]:
         """The two sides as the programs read them."""
@@ -117,6 +121,8 @@ def tile_of(dtype: torch.dtype) -> Tile:
     """The tile of products of rows in `dtype`."""
     if dtype == torch.float32:
         return Tile(TILE_M, WIDE_TILE_N, WIDE_TILE_K, "tf32x3")
+    if dtype == torch.int8:
+        return Tile(TILE_M, TILE_N, 2 * TILE_K, "ieee")
     return Tile(TILE_M, TILE_N, TILE_K, "ieee")
 
 
@@ -124,15 +130,15 @@ def sweep(left: Tensor, right: Tensor, epilogue: Any, arguments: tuple[Any, ...]
     """Call `epilogue(products, first row, first column, m, n, arguments, TILE_M, TILE_N)` for every tile.
 
     Args:
-        left: [m, width], float16, bfloat16 or float32, rows `aligned`.
+        left: [m, width], int8, float16, bfloat16 or float32, rows `aligned`.
         right: [n, width], of the same dtype, rows `aligned`.
-        epilogue: a Triton function; products is float32 [TILE_M, TILE_N], zero beyond m and n.
+        epilogue: a Triton function; products is float32 (of int8: int32) [TILE_M, TILE_N], zero beyond m and n.
         arguments: tensors and numbers that it takes.
     """
     (m, width), n = left.shape, right.shape[0]
     tile = tile_of(left.dtype)
     tiles = triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n)
-    _sweep[(min(tiles, processors(left.device)),)](
+    _sweep[(min(tiles, tile.programs * processors(left.device)),)](
         *tile.of(left, right),
         m,
         n,
@@ -143,9 +149,10 @@ def sweep(left: Tensor, right: Tensor, epilogue: Any, arguments: tuple[Any, ...]
         tile.n,
         tile.k,
         tile.precision,
+        tl.int32 if left.dtype == torch.int8 else tl.float32,
         BAND,
-        num_warps=WARPS,
-        num_stages=STAGES,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,10 @@ import triton.language as tl
 from torch import Tensor
 
 from hubstore.checks import check_count
+from hubstore.errors import NonFiniteError
+from hubstore.kernels.cuda import eight_bits
 from hubstore.kernels.cuda import sweep as engine
+from hubstore.kernels.cuda.candidates import FEW as QUICKLY_CHOSEN
 from hubstore.kernels.cuda.candidates import GROUP, MOST_TILES, TileCandidates, TopCandidates, keep_best, ordered
 from hubstore.kernels.cuda.pairs import best, join_tie_groups, pair_cosine
 from hubstore.kernels.cuda.rows import Direction, Ready, common_direction, converted, readable, ready
@@ -25,6 +29,8 @@ CHOSEN = 1 << 19  # candidates that are chosen at once
 CANDIDATE_BYTES = 1 << 30  # that a sweep writes
 BLOCK_BYTES = 1 << 30  # of rows that are copied, to the device or to 16 bits
 SLACK = {torch.float16: 6, torch.bfloat16: 22}  # candidates beyond k, for what 16-bit products may misorder
+
+logger = logging.getLogger(__name__)
 
 
 @triton.jit
@@ -81,6 +87,10 @@ class _Queries:
     @classmethod
     def of(cls, queries: Tensor, start: int, direction: Direction, dtype: torch.dtype) -> _Queries:
         """Queries of which the first is query `start`, for rows in `dtype`."""
+        if dtype == torch.int8:
+            prepared = eight_bits.quantized(queries, direction)
+            over = 1 / prepared.scale.masked_fill(prepared.scale == 0, 1.0) if direction.nonzero else None
+            return cls(start, queries, prepared, over)
         prepared = converted(queries, direction, dtype)
         if not direction.nonzero:
             return cls(start, queries, prepared, None)
@@ -110,8 +120,31 @@ class _Search:
     indices: Tensor
 
     def add(self, block: Block) -> None:
-        """Search one more block."""
-        for prepare, epilogue in ((ready, _positive), (ready, _any_sign), (_to_float16, _any_sign)):
+        """Search one more block, in 8 bits where a trial loses no neighbor to them."""
+        narrow = eight_bits.worth_a_trial(self.queries, block.rows, self.k, QUICKLY_CHOSEN) and not self._lost(block)
+        self._add_by(EIGHT_BITS if narrow else SIXTEEN_BITS, block)
+
+    def _lost(self, block: Block) -> int:
+        """Of some queries and some of the rows, how many queries lose a neighbor by 8 bits."""
+        queries = eight_bits.spread(self.queries, eight_bits.ASKED, 1)
+        sample = Block(eight_bits.spread(block.rows, eight_bits.SEARCHED, eight_bits.PIECE), ((0, 0),))
+        trial = _Search(queries, self.k, self.direction, *empty(len(queries), 0, queries.device))
+        try:
+            leading = trial._sweep(sample, eight_bits.quantized, _any_sign)
+            trial._add_by(SIXTEEN_BITS, sample)
+        except NonFiniteError:  # of a row or query that the whole search names by its number
+            return len(queries)
+        assert leading is not None
+        # Among more rows candidates lie closer together: the trial has to do with fewer.
+        candidates = leading.rows[:, : leading.found.shape[1] * 3 // 4]
+        held = (trial.indices[:, :, None] == candidates[:, None, :]).any(2)
+        lost = int((~held).any(1).sum())
+        if lost:
+            logger.info("the search stays at 16 bits: of %d queries %d lose a neighbor by 8", len(queries), lost)
+        return lost
+
+    def _add_by(self, ways: Iterable[tuple[Prepare, Any]], block: Block) -> None:
+        for prepare, epilogue in ways:
             leading = self._sweep(block, prepare, epilogue)
             if leading is not None:
                 self._score(block, leading)
@@ -122,7 +155,8 @@ class _Search:
         """The leading candidates; None where they do not hold: scores are not positive, or a norm leaves float32."""
         parts: list[_Queries] = []
         step = _queries_at_once(self.k)
-        spans = _spans(min(len(self.queries), step), block.rows)
+        copied = 1 if prepare is eight_bits.quantized else 0 if readable(block.rows) else 2
+        spans = _spans(min(len(self.queries), step), block.rows, copied)
         bad: list[Tensor] = []
         leading: TopCandidates | None = None
         for start, stop in spans:
@@ -133,7 +167,9 @@ class _Search:
                 _Queries.of(self.queries[first : first + step], first, self.direction, dtype)
                 for first in range(0, len(self.queries), step)
             ]
-            leading = leading or TopCandidates.none(len(self.queries), self.k + SLACK[dtype], self.queries.device)
+            if leading is None:
+                count = eight_bits.candidates_of(self.k) if dtype == torch.int8 else self.k + SLACK[dtype]
+                leading = TopCandidates.none(len(self.queries), count, self.queries.device)
             along = rows.along.to(torch.float32) if self.direction.nonzero else None
             for part in parts:
                 swept = TileCandidates(len(part.queries), stop - start, self.queries.device, engine.tile_of(dtype).n)
@@ -167,6 +203,10 @@ class _Search:
 
 def _to_float16(rows: Tensor, direction: Direction) -> Ready:
     return converted(rows, direction, torch.float16)
+
+
+SIXTEEN_BITS: tuple[tuple[Prepare, Any], ...] = ((ready, _positive), (ready, _any_sign), (_to_float16, _any_sign))
+EIGHT_BITS: tuple[tuple[Prepare, Any], ...] = ((eight_bits.quantized, _positive), (eight_bits.quantized, _any_sign))
 
 
 def topk_cosine(
@@ -212,10 +252,13 @@ def _queries_at_once(k: int) -> int:
     return max(64, min(QUERIES, CHOSEN // (k + max(SLACK.values()))))
 
 
-def _spans(queries: int, rows: Tensor) -> list[tuple[int, int]]:
-    """Rows of each sweep, in whole tiles: what CANDIDATE_BYTES of candidates and BLOCK_BYTES of copies allow."""
+def _spans(queries: int, rows: Tensor, copied: int) -> list[tuple[int, int]]:
+    """Rows of each sweep, in whole tiles: what CANDIDATE_BYTES of candidates and BLOCK_BYTES of copies allow.
+
+    `copied` are the bytes of an element's copy.
+    """
     most = CANDIDATE_BYTES * GROUP // (8 * max(queries, 64))
-    if not readable(rows):
-        most = min(most, BLOCK_BYTES // (2 * rows.shape[1]))
+    if copied:
+        most = min(most, BLOCK_BYTES // (copied * rows.shape[1]))
     step = max(1, min(most // engine.TILE_N, MOST_TILES)) * engine.TILE_N
     return [(start, min(start + step, len(rows))) for start in range(0, len(rows), step)]
