@@ -32,7 +32,7 @@ SEARCH_NOTES = (
     "hubstore normalizes rows and queries in its own time and re-ranks exactly; its peers get them of norm 1, before "
     "their time is taken",
     f"recall@{K}: of the first {CHECKED} queries, against float64 on the same rows",
-    "product alone: the float16 products by cuBLAS, in tiles, nothing done with them",
+    "product alone: the float16 products by cuBLAS, in tiles, nothing done with them; int8 product alone: int8 ones",
     "torch: float16 products in tiles of 2^29 scores, torch.topk; flashlib: flash_knn in bfloat16; FAISS: "
     "GpuIndexFlatIP in float32, rows uploaded once",
     "baseline: float16 score tiles of 4096 rows, one pass keeping 16, float32 re-rank",
