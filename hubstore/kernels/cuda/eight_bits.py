@@ -15,11 +15,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hubstore.kernels.cuda.candidates import TopCandidates
 from hubstore.kernels.cuda.rows import Direction, Ready
+from hubstore.kernels.rows import unit_rows
 
 WIDEST = 8192  # elements of a row that a program can hold
 LEAST_WORK = 1 << 40  # products of a search from which on 8 bits are worth a trial
-ASKED, SEARCHED, PIECE = 256, 1 << 16, 2048  # queries and rows of the trial; rows side by side
+ASKED, SEARCHED, PIECE = 256, 1 << 15, 1024  # queries and rows of the trial; rows side by side
 
 
 @triton.jit
@@ -114,6 +116,27 @@ def worth_a_trial(queries: Tensor, rows: Tensor, k: int, most: int) -> bool:
 def candidates_of(k: int) -> int:
     """Candidates for the k nearest. Of 32, int8 products hold the nearest ten."""
     return 3 * k + 2 if k > 10 else 32
+
+
+def lost(queries: Tensor, rows: Tensor, k: int, leading: TopCandidates) -> int:
+    """How many queries have a nearer row in float64 than candidates let them find.
+
+    Candidates lie closer together among more rows: three quarters of them have to do. No row is nearer by less than
+    1e-12, so that equal ones stand for one another.
+
+    Raises:
+        NonFiniteError: a row holds NaN or infinity.
+    """
+    few = leading.found.shape[1] * 3 // 4
+    few_leading = TopCandidates(leading.found[:, :few], leading.seconds[:, :few])
+    everyone = torch.arange(len(queries), device=queries.device)
+    candidates = torch.cat([few_leading.rows, few_leading.neighbors(everyone, 0)], 1)
+    cosines = unit_rows(queries) @ unit_rows(rows).T
+    known = cosines.gather(1, candidates.clamp(0, len(rows) - 1)).masked_fill_(
+        (candidates < 0) | (candidates >= len(rows)), -torch.inf
+    )
+    k = min(k, len(rows))
+    return int((cosines.topk(k).values > known.topk(k).values + 1e-12).any(1).sum())
 
 
 def spread(rows: Tensor, count: int, piece: int) -> Tensor:

@@ -131,14 +131,10 @@ class _Search:
         trial = _Search(queries, self.k, self.direction, *empty(len(queries), 0, queries.device))
         try:
             leading = trial._sweep(sample, eight_bits.quantized, _any_sign)
-            trial._add_by(SIXTEEN_BITS, sample)
+            assert leading is not None
+            lost = eight_bits.lost(queries, sample.rows, self.k, leading)
         except NonFiniteError:  # of a row or query that the whole search names by its number
             return len(queries)
-        assert leading is not None
-        # Among more rows candidates lie closer together: the trial has to do with fewer.
-        candidates = leading.rows[:, : leading.found.shape[1] * 3 // 4]
-        held = (trial.indices[:, :, None] == candidates[:, None, :]).any(2)
-        lost = int((~held).any(1).sum())
         if lost:
             logger.info("the search stays at 16 bits: of %d queries %d lose a neighbor by 8", len(queries), lost)
         return lost
