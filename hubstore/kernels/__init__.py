@@ -71,9 +71,9 @@ def topk_cosine(
         scores [q, k], descending, and indices int64 [q, k]; -infinity and -1 where there are fewer
         rows. Rows are ordered by their float64 cosine, which the scores round; equal ones, which equal rows
         have, by index. Products in 16-bit tiles choose a few candidates more than k, which are scored again
-        exactly; a row is missed only where more rows than those lie within the products' error. Long searches on a
-        GPU choose a few times k by 8-bit products, at about twice the rate, where some of the queries among some of
-        the rows lose no neighbor to them; where they do, the logger of this package says so.
+        exactly; a row is missed only where more rows than those lie within the products' error. Long
+        searches on a GPU choose three times k by 8-bit products where some of the queries lose no neighbor among some
+        of the rows; where they do, the search stays at 16 bits and the package's logger says so.
 
     Raises:
         NonFiniteError: a query or row holds NaN or infinity; the row is named by its index.

@@ -39,7 +39,8 @@ def sized(gpu, cpu):
 def small_tiles(monkeypatch):
     """In the interpreter, tiles of which the shapes above hold several, none of them whole."""
     if not ON_GPU:
-        for name, size in {"TILE_M": 16, "TILE_N": 64, "TILE_K": 16, "WIDE_TILE_N": 64, "WIDE_TILE_K": 16}.items():
+        sizes = {"TILE_M": 16, "TILE_N": 64, "TILE_K": 16, "WIDE_TILE_N": 64, "WIDE_TILE_K": 16}
+        for name, size in {**sizes, "EIGHT_TILE_N": 64, "EIGHT_TILE_K": 32}.items():
             monkeypatch.setattr(sweep, name, size)
         monkeypatch.setattr(small_batch, "ROWS", 4)
         for module in (small_batch, topk):
@@ -170,6 +171,7 @@ def test_few_queries_find_what_many_do(monkeypatch, states):
 def tried_in_8_bits(monkeypatch):
     """Every search is tried in 8 bits; gives those sweeps that were made in them."""
     monkeypatch.setattr(eight_bits, "LEAST_WORK", 0)
+    monkeypatch.setattr(eight_bits, "LEAST_WIDTH", 0)
     monkeypatch.setattr(eight_bits, "ASKED", sized(256, 3))
     monkeypatch.setattr(eight_bits, "SEARCHED", 1 << 15 if ON_GPU else 64)
     monkeypatch.setattr(eight_bits, "PIECE", sized(1024, 16))

@@ -18,6 +18,8 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 TILE_M, TILE_N, TILE_K = 128, 256, 64
 WIDE_TILE_N, WIDE_TILE_K = 128, 32  # of float32 rows, multiplied as sums of three TF32 numbers
+EIGHT_TILE_N, EIGHT_TILE_K, EIGHT_WARPS, EIGHT_PROGRAMS = 128, 128, 4, 2
+"""Of int8 rows, whose products take no longer than what is made of them: one program works while the other does."""
 WARPS, STAGES = 8, 3
 BAND = 16  # tiles of left that share each tile of right while it is in the L2 cache
 ALIGNMENT = 16  # bytes, of rows that the tensor memory accelerator reads
@@ -122,7 +124,7 @@ def tile_of(dtype: torch.dtype) -> Tile:
     if dtype == torch.float32:
         return Tile(TILE_M, WIDE_TILE_N, WIDE_TILE_K, "tf32x3")
     if dtype == torch.int8:
-        return Tile(TILE_M, TILE_N, 2 * TILE_K, "ieee")
+        return Tile(TILE_M, EIGHT_TILE_N, EIGHT_TILE_K, "ieee", EIGHT_WARPS, programs=EIGHT_PROGRAMS)
     return Tile(TILE_M, TILE_N, TILE_K, "ieee")
 
 
