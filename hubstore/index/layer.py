@@ -29,6 +29,8 @@ from hubstore.index.means import CenteredStates
 from hubstore.index.opening import changed, open_lists, read_faiss
 from hubstore.index.rows import unwrap
 from hubstore.index.validate import RefusedIndexError
+from hubstore.kernels.cpu.candidates import candidate_cosines
+from hubstore.kernels.cpu.threads import in_threads, one_thread
 from hubstore.kernels.rows import unit_rows
 from hubstore.options import MOST_SEARCH_EFFORT, refuse_others, renamed
 from hubstore.store import StoreReader
@@ -42,8 +44,8 @@ GPU_CANDIDATES = 2048
 FEWEST = 5
 """A search for fewer neighbors draws its candidates as if for so many: a lone nearest row is easily missed."""
 
-RERANK_ELEMENTS = 1 << 23
-"""Candidates re-ranked at once, in float64 elements: 64 MB."""
+RERANK_ELEMENTS = 1 << 24
+"""Of candidates re-ranked at once, in float32: 64 MB."""
 
 
 class SearchableLayer(Protocol):
@@ -239,13 +241,18 @@ def rerank(
 
 
 def _cosines(states: LayerRows, queries: torch.Tensor, candidates: Positions) -> npt.NDArray[np.float64]:
-    """float64 [q, c]; -inf where there is no candidate."""
-    rows_read, places = np.unique(np.maximum(candidates, 0), return_inverse=True)
-    rows = unit_rows(states.take(rows_read))
-    gathered = rows[torch.from_numpy(places.reshape(candidates.shape))]  # [q, c, width]
-    # Summed over the last dimension, as `topk_cosine` does, so that equal rows tie exactly.
-    cosines = gathered.mul_(unit_rows(queries, "queries")[:, None]).sum(-1).numpy()
-    return np.where(candidates < 0, -np.inf, cosines)
+    """float64 [q, c], computed as `topk_cosine` does, so that equal rows tie; -inf where there is no candidate."""
+    read, places = np.unique(candidates, return_inverse=True)
+    places = places.reshape(candidates.shape) - int(read[0] < 0)
+    with one_thread():  # rows are few: to wake another takes longer
+        rows = states.take(read[read >= 0]).float()
+    units, cosines = unit_rows(queries, "queries").numpy(), np.empty(candidates.shape)
+    parts = np.array_split(np.arange(len(queries)), torch.get_num_threads())
+    spans = [slice(part[0], part[-1] + 1) for part in parts if len(part)]
+    in_threads(lambda span: candidate_cosines(units[span], rows.numpy(), places[span], cosines[span]), spans)
+    if np.isnan(cosines).any():
+        unit_rows(rows, f"layer {states.layer}")  # says which row is not finite
+    return cosines
 
 
 def load(

@@ -50,7 +50,10 @@ def prefetch(ask: Ask | None, starts: Numbers, stops: Numbers) -> None:
 
 def page_ranges(starts: Numbers, stops: Numbers) -> Numbers:
     """The whole pages that hold ranges of bytes, as ranges [n, 2], ascending, those that touch as one."""
-    pages = np.stack([starts // mmap.PAGESIZE, -(-stops // mmap.PAGESIZE)], axis=1)
+    pages = np.empty((len(starts), 2), np.int64)
+    pages[:, 0], pages[:, 1] = starts // mmap.PAGESIZE, -(-stops // mmap.PAGESIZE)
+    if len(pages) == 1 and pages[0, 0] < pages[0, 1]:  # a lone row of a file, as most are of a large layer
+        return pages * mmap.PAGESIZE
     pages = pages[pages[:, 0] < pages[:, 1]]
     if not len(pages):
         return pages

@@ -107,11 +107,14 @@ class HiddenStates(Rows):
             return
         requested = np.unique(requested)
         files = np.searchsorted(self._starts, requested, side="right") - 1
-        for number in np.unique(files).tolist():
-            self._find(number, np.empty(0, np.int64))
+        starts = (requested - self._starts[files]) * self._row_bytes
+        firsts = np.searchsorted(files, numbers := np.unique(files))
+        for number, part in zip(numbers.tolist(), pairwise([*firsts.tolist(), len(files)]), strict=True):
+            if number not in self._mapped:
+                self._find(number, np.empty(0, np.int64))
             if (held := self._mapped.get(number)) is not None:
-                starts = (requested[files == number] - self._starts[number]) * self._row_bytes
-                prefetch(of_mapped(held[0]), starts, starts + self._row_bytes)
+                own = starts[slice(*part)]
+                prefetch(of_mapped(held[0]), own, own + self._row_bytes)
 
     def evict(self, file: int) -> None:
         """Hold a file mapped no longer; it is mapped again when it is read again."""

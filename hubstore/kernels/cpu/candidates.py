@@ -39,6 +39,22 @@ def exact_cosine(unit: Any, row: Any) -> float:
 
 
 @numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def candidate_cosines(units: Doubles, rows: Any, places: Integers, cosines: Doubles) -> None:
+    """Write the cosine of each query with each of its candidates, as `exact_cosine` has it; -inf where there is none.
+
+    Args:
+        units: [q, width], unit queries.
+        rows: [n, width].
+        places: [q, c], which of `rows`; below 0 for none.
+        cosines: [q, c], filled.
+    """
+    for i in range(len(places)):
+        for j in range(places.shape[1]):
+            place = places[i, j]
+            cosines[i, j] = exact_cosine(units[i], rows[place]) if place >= 0 else -np.inf
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _push(heap: Floats, value: np.float32) -> None:
     """Replace the least of a min-heap."""
     at = 0
