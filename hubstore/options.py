@@ -159,7 +159,9 @@ class IndexOptions:
         flags=("--centered",),
     )
     seed: int = option(0, "Seed of all random draws; kept with the results.")
-    rebuild: bool = option(False, "Build from nothing, whatever is there.", flags=("--rebuild",))
+    rebuild: bool = option(
+        False, "Build from nothing, whatever is there; for the recall that was asked for before.", flags=("--rebuild",)
+    )
 
     def __post_init__(self) -> None:
         """Check the numbers."""

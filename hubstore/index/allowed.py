@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 Positions = npt.NDArray[np.int64]
 
+MANY_RANGES = 100_000
+
 
 @dataclass(frozen=True, eq=False)
 class Allowed:
@@ -38,9 +40,27 @@ class Allowed:
         distinct = np.unique(np.asarray(positions, np.int64))
         return cls.from_ranges(np.stack([distinct, distinct + 1], axis=1))
 
+    @classmethod
+    def from_mask(cls, mask: npt.NDArray[np.bool_]) -> Allowed:
+        """The positions where bool [rows] is True."""
+        edges = np.flatnonzero(np.diff(mask.view(np.int8), prepend=0, append=0))
+        return cls(edges.reshape(-1, 2).astype(np.int64, copy=False))
+
     def __and__(self, other: Allowed) -> Allowed:
         """Positions in both."""
+        for one, another in ((self, other), (other, self)):
+            if len(one.ranges) == 1 and (
+                not len(another.ranges) or one._covers(another.ranges[0, 0], another.ranges[-1, 1])
+            ):
+                return another
+        if min(len(self.ranges), len(other.ranges)) > MANY_RANGES:  # to sort them takes longer than a byte a row
+            rows = int(max(self.ranges[-1, 1], other.ranges[-1, 1]))
+            return Allowed.from_mask(self.mask(rows) & other.mask(rows))
         return Allowed(_covered(np.concatenate([self.ranges, other.ranges]), depth=2))
+
+    def _covers(self, start: int, stop: int) -> bool:
+        """Whether the first range has all of [start, stop)."""
+        return bool(self.ranges[0, 0] <= start and stop <= self.ranges[0, 1])
 
     @property
     def size(self) -> int:

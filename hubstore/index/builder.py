@@ -35,7 +35,7 @@ from hubstore.index.opening import open_list_file, open_lists, read_faiss
 from hubstore.index.rows import Vectors, centered, unwrap, wrap
 from hubstore.index.runs import Lists, Training, Workspace, encoded_runs, workspace
 from hubstore.index.samples import Sample, centered_sample, drawn, train_lists
-from hubstore.index.tuning import RECALL, HeldOut, tuned
+from hubstore.index.tuning import RECALL, MeasuredRows, with_settings
 from hubstore.index.validate import Head, RefusedIndexError
 from hubstore.index.writing import Write, Writer, faiss_writer, write_durably
 from hubstore.options import IndexOptions, refuse_others, take
@@ -127,7 +127,8 @@ def build(
     built = []
     for layer in store.layer_names(layers):
         job = _Job(store, store.hidden(layer, pooling), kind, kind, options, chosen, report)
-        built.append(_build_layer(job, None if options.rebuild else _previous(job)))
+        previous = _previous(job)
+        built.append(_build_layer(_aiming(job, previous), None if options.rebuild else previous))
     return tuple(built)
 
 
@@ -136,10 +137,6 @@ def _build_layer(job: _Job, previous: IndexDescription | None) -> IndexDescripti
         job = replace(job, kind=previous.kind, requested=previous.requested)
     elif job.kind == "auto":
         job = replace(job, kind=_chosen(job))
-    if job.options.recall is not None:
-        job = replace(job, recall=job.options.recall)
-    elif previous and previous.recall:
-        job = replace(job, recall=previous.recall.target)
     if previous and _is_current(job, previous):
         measured = previous.kind == "exact" or (previous.recall and previous.recall.target == job.recall)
         if measured or (again := _measured_again(job, previous)) is None:
@@ -156,6 +153,13 @@ def _build_layer(job: _Job, previous: IndexDescription | None) -> IndexDescripti
     return _build_anew(job) if grows is None else _grow(job, grows)
 
 
+def _aiming(job: _Job, previous: IndexDescription | None) -> _Job:
+    """The job with the recall that was asked for: now, or when the index was built before."""
+    if job.options.recall is not None:
+        return replace(job, recall=job.options.recall)
+    return replace(job, recall=previous.recall.target) if previous and previous.recall else job
+
+
 def _chosen(job: _Job) -> str:
     kind = kinds.choose(job.rows, job.device.type == "cuda")
     return kind if not job.options.centered or kind == "exact" else kinds.IN_FILE[0]
@@ -166,6 +170,10 @@ def _previous(job: _Job) -> IndexDescription | None:
         return read_description(job.store, job.states.layer, job.states.pooling, centered=job.options.centered)
     except IndexNotFoundError:
         return None
+    except CorruptStoreError:
+        if job.options.rebuild:
+            return None
+        raise
 
 
 def _is_current(job: _Job, previous: IndexDescription) -> bool:
@@ -277,7 +285,6 @@ def _build_lists(job: _Job, previous: IndexDescription | None) -> IndexDescripti
         )
         core, runs = encoded_runs(place, training, job.states, job.name, job.device, _Rising(job), first)
         lists = Lists(core, runs, older)
-
         means = job.states.means if isinstance(job.states, CenteredStates) else np.empty((0, job.states.shape[1]))
 
         def write(write: Write) -> FileRecord:
@@ -330,11 +337,8 @@ class _Rising:
 
 def _tuned(job: _Job, description: IndexDescription, source: CandidateSource) -> IndexDescription:
     """The description with how hard the index is to be searched, and what it then finds."""
-    held = HeldOut.of(job.states, drawn(job.rows, job.sample), job.seed, job.device)
-    if held is None:
-        return description
-    parameters, recall = tuned(description, held, source.find, job.recall)
-    return replace(description, parameters=parameters, recall=recall)
+    rows = MeasuredRows(job.states, drawn(job.rows, job.sample), job.seed, job.device)
+    return with_settings(description, rows, source.find, job.recall)
 
 
 def _add(job: _Job, core: Any, mean: Vectors, start: int = 0) -> None:

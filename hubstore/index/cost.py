@@ -21,6 +21,7 @@ import torch
 
 from hubstore.errors import MissingDependencyError
 from hubstore.index import kinds
+from hubstore.index.description import IndexDescription
 from hubstore.index.library import faiss
 from hubstore.kernels import topk_cosine
 from hubstore.measurements import MeasurementCache, machine
@@ -44,6 +45,9 @@ HNSW_SECONDS = 1 / 512 / np.log2(50_000)
 EPYC, as the README has it. An HNSW takes too long to build to be measured for a plan."""
 
 K = 10
+
+ROW_BYTES = 16 << 10
+"""Of lists that a disk reads in the time of one row from elsewhere, where many of either are asked for at once."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,12 @@ def index_bytes(kind: str, rows: int, width: int) -> int:
     code = code_bytes(rows, width)
     # Codes of a list come in blocks of 32, the last of which is half full.
     return rows * (code + 8) + lists * (16 * code + 4 * width) + 64 * width
+
+
+def list_bytes(description: IndexDescription) -> float:
+    """Of a list, on average; of a node of an HNSW, whose rows are as many whatever the effort."""
+    size = index_bytes(description.kind, description.rows, description.width)
+    return size / (description.parameters or {}).get("nlist", description.rows)
 
 
 def code_bytes(rows: int, width: int) -> int:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from hubstore.errors import IndexingError
 
 KINDS = ("exact", "hnsw", "ivf", "ivfpq", "ivfrabitq")
@@ -115,3 +117,21 @@ def effort_name(kind: str) -> str:
 def default_search_effort(kind: str, settings: Mapping[str, Any]) -> int:
     """The recorded default of the one knob: efSearch or nprobe."""
     return int(settings[effort_name(kind)])
+
+
+SHARES = {"nprobe_10": 0.1, "nprobe_1": 0.01}
+"""Parameters of kinds that are searched in their file: lists to visit where such a share of the rows may be found."""
+
+
+def filtered_effort(settings: Mapping[str, Any], effort: int, share: float) -> int:
+    """Lists to visit where a share of the rows may be found, for `effort` where all may.
+
+    Between the shares that were measured when the index was built, by the logarithm; of one that was not measured as
+    many more lists as rows are fewer.
+    """
+    if not all(type(settings.get(name)) is int and settings[name] > 0 for name in SHARES):
+        return min(math.ceil(effort / share), settings["nlist"])
+    shares, efforts = [1.0, *SHARES.values()], [settings["nprobe"], *(settings[name] for name in SHARES)]
+    places, logs = [-math.log(one) for one in shares], [math.log(one) for one in efforts]
+    measured = math.exp(float(np.interp(-math.log(share), places, logs)))
+    return min(math.ceil(effort * measured / settings["nprobe"]), settings["nlist"])

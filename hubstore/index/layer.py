@@ -15,6 +15,7 @@ from hubstore.devices import resolve_device
 from hubstore.errors import IndexNotFoundError, IndexWarning, QueryError
 from hubstore.index.allowed import Allowed, Positions
 from hubstore.index.candidates import CandidateSource, InFile, InMemory
+from hubstore.index.cost import ROW_BYTES, list_bytes
 from hubstore.index.description import (
     IndexDescription,
     check_fresh,
@@ -23,7 +24,7 @@ from hubstore.index.description import (
     store_commits,
 )
 from hubstore.index.exact import LayerRows, exact_search
-from hubstore.index.kinds import EXACT_ROWS, IN_FILE, default_search_effort
+from hubstore.index.kinds import EXACT_ROWS, HNSW_ROWS, IN_FILE, default_search_effort, filtered_effort
 from hubstore.index.library import Gpu, has_gpu
 from hubstore.index.means import CenteredStates
 from hubstore.index.opening import changed, open_lists, read_faiss
@@ -145,11 +146,22 @@ class LayerIndex:
             check_count("refine", refine, error=QueryError)
         candidates = max(k, FEWEST) * (refine or self._default("refine"))
         way = route(self.kind, self.rows, allowed_here, selectors=not self._on_gpu)
+        if self.kind in IN_FILE and allowed_here.size < self.rows > HNSW_ROWS:
+            way = "bitmap" if self._lists_are_nearer(len(queries), candidates, allowed_here, search_effort) else "exact"
         if way == "exact" or (self._on_gpu and candidates > GPU_CANDIDATES):
             return exact_search(self.states, queries, k, allowed_here, self.device)
         found = self._candidates(self.source, queries, min(candidates, self.rows), way, allowed_here, search_effort)
         scores, positions = rerank(self.states, queries, found, k)
         return self._complete(queries, k, allowed_here, scores, positions)
+
+    def _lists_are_nearer(self, queries: int, candidates: int, allowed: Allowed, search_effort: int | None) -> bool:
+        """Whether a disk reads the lists of a filtered search sooner than the rows that may be found, one by one."""
+        settings, row_bytes = self.description.parameters or {}, 2 * self.states.shape[1]
+        rows = allowed.size * row_bytes + len(allowed.ranges) * ROW_BYTES
+        chosen = search_effort or default_search_effort(self.kind, settings)
+        visited = min(queries * filtered_effort(settings, chosen, allowed.size / self.rows), settings["nlist"])
+        scored = min(queries * candidates, allowed.size) * (row_bytes + ROW_BYTES)
+        return visited * list_bytes(self.description) + scored < rows
 
     def _default(self, name: str) -> int:
         return (self.description.parameters or {})[name]
@@ -166,7 +178,9 @@ class LayerIndex:
         """Int64 [q, count] positions, best first by FAISS's reckoning, -1 where it found fewer."""
         settings = self.description.parameters or {}
         chosen = search_effort or default_search_effort(self.kind, settings)
-        if way != "unfiltered":
+        if way != "unfiltered" and self.kind in IN_FILE and allowed.size:
+            chosen = filtered_effort(settings, chosen, allowed.size / self.rows)
+        elif way != "unfiltered":
             # What the filter drops was looked at all the same, so look at as much more.
             chosen = min(round(chosen * self.rows / allowed.size), MOST_SEARCH_EFFORT)
         passing = None if way == "unfiltered" else allowed
@@ -202,6 +216,8 @@ def route(kind: str, rows: int, allowed: Allowed, selectors: bool) -> Route:
     - Less than a fifth of an HNSW's rows, or a twentieth of an IVF's: exact. At one effort the graph loses its way
       among rows that may not answer (recall .52 with a tenth allowed); with ten times the effort it finds .99 of them
       and is four times slower than exact. IVF would have to visit every list.
+    - Of a large index whose lists stay in their file, whichever of lists and rows a disk reads sooner
+      (`LayerIndex._lists_are_nearer`); exact when few rows pass.
     - Else a selector: one range needs no memory, more are a bit a row. FAISS on a GPU has none, so exact there.
     """
     if allowed.size == rows:

@@ -8,10 +8,12 @@ found may be a stranger's: it is checked as the lists of an index are, and made 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -111,8 +113,9 @@ class Workspace:
     def _left(self, path: Path, read: Callable[[Codes], T | None]) -> T | None:
         """What `read` makes of an earlier attempt's file, mapped; None where it is not as an attempt leaves it."""
         try:
-            data = np.memmap(path, np.uint8, mode="r")
-        except (OSError, ValueError):  # none, or an empty one
+            with open(path, "rb", opener=_own_file) as file:
+                data = np.memmap(file, np.uint8, mode="r")
+        except (OSError, ValueError, IndexingError):  # none, an empty one, or no file of a build's
             return None
         content, checksum = data[:-4], data[-4:].tobytes()
         return read(content) if crc32c(content).to_bytes(4, "little") == checksum else None
@@ -120,7 +123,7 @@ class Workspace:
     def _write(self, path: Path, *buffers: Buffer) -> None:
         written = path.with_name(f"{PREFIX}.written{PARTIAL}")
         try:
-            with open(written, "wb", buffering=0, opener=_no_link) as file:
+            with open(written, "wb", buffering=0, opener=_own_file) as file:
                 for buffer in (*buffers, crc32c(*buffers).to_bytes(4, "little")):
                     write_all(file.fileno(), buffer)
                 os.fsync(file.fileno())
@@ -165,7 +168,7 @@ def workspace(folder: Path | None, settings: dict[str, Any], name: str) -> Itera
 def _locked(path: Path, name: str) -> Iterator[None]:
     """Hold the lock of a file, and no other than the one that has its name."""
     while True:
-        with open(path, "wb", opener=_no_link) as lock:
+        with open(path, "wb", opener=_own_file) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -178,10 +181,20 @@ def _locked(path: Path, name: str) -> Iterator[None]:
             return
 
 
-def _no_link(path: str, flags: int) -> int:
+def _own_file(path: str, flags: int) -> int:
+    """Open a file as a build makes them: what else a stranger's store has there is neither followed nor waited for."""
     if os.path.islink(path):
         raise IndexingError(f"{path} is a link, which no build makes; remove it")
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # a pipe that nobody reads
+            raise
+        raise IndexingError(f"{path} is a pipe, which no build makes; remove it") from None
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise IndexingError(f"{path} is no regular file, and no build makes another; remove it")
 
 
 def _training(data: Codes, lists: int, width: int) -> Training | None:

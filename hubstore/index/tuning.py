@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import torch
 
 from hubstore.index import kinds
 from hubstore.index.allowed import Allowed, Positions
-from hubstore.index.cost import index_bytes
+from hubstore.index.cost import ROW_BYTES, list_bytes
 from hubstore.index.description import IndexDescription, MeasuredRecall
 from hubstore.index.exact import LayerRows, exact_search
 
@@ -35,8 +36,27 @@ MOST_BEAM = 4096
 STEP = 2**0.125
 """From one effort that is tried to the next."""
 
-ROW_BYTES = 16 << 10
-"""Of lists that a disk reads in the time of one row from elsewhere, where many of either are asked for at once."""
+
+@dataclass(frozen=True)
+class MeasuredRows:
+    """What an index is measured on.
+
+    Args:
+        states: the layer's rows.
+        trained: positions that the index was trained on, ascending.
+        seed: of the draw.
+        device: where the truth is computed.
+    """
+
+    states: LayerRows
+    trained: Positions
+    seed: int
+    device: torch.device
+
+    def held_out(self, allowed: Allowed | None = None) -> HeldOut | None:
+        """See `HeldOut.of`."""
+        return HeldOut.of(self.states, self.trained, self.seed, self.device, allowed)
+
 
 Candidates = Callable[[torch.Tensor, int, int], Positions]
 """Queries [q, width], how many candidates and how much effort, to positions [q, count], best first, -1 for none."""
@@ -50,11 +70,16 @@ class HeldOut:
     own: Positions
     truth: Positions
 
+    allowed: Allowed | None = None
+
     @classmethod
-    def of(cls, states: LayerRows, trained: Positions, seed: int, device: torch.device) -> HeldOut | None:
+    def of(
+        cls, states: LayerRows, trained: Positions, seed: int, device: torch.device, allowed: Allowed | None = None
+    ) -> HeldOut | None:
         """Rows that the index was not trained on, where there are enough, less those whose K nearest are not settled.
 
-        Of a row that has more equally near neighbors than K any may be found. None where all are such.
+        Of a row that has more equally near neighbors than K any may be found. None where all are such. With `allowed`,
+        neighbors are of those positions.
         """
         rows, rng = len(states), np.random.default_rng([seed, 1])
         wanted = min(QUERIES, rows)
@@ -69,16 +94,44 @@ class HeldOut:
         if k < 1:
             return None
         queries = states.take(own)
-        scores, found = exact_search(states, queries, k + 2, Allowed.everything(rows), device, dtype=torch.float64)
+        among = allowed or Allowed.everything(rows)
+        scores, found = exact_search(states, queries, k + 2, among, device, dtype=torch.float64)
         others = np.argsort(found.numpy() == own[:, None], axis=1, kind="stable")[:, : k + 1]
         near = np.take_along_axis(scores.numpy(), others, 1)
-        settled = (near[:, k - 1] > near[:, k]) & (found.numpy() == own[:, None]).any(1)
+        settled = near[:, k - 1] > near[:, k]
+        if allowed is None:
+            settled &= (found.numpy() == own[:, None]).any(1)
         if not settled.any():
             return None
         truth = np.take_along_axis(found.numpy(), others, 1)[:, :k]
         # Halves that are not of one part of the corpus each.
         order = rng.permutation(np.flatnonzero(settled))
-        return cls(queries[torch.from_numpy(order)], own[order], truth[order])
+        return cls(queries[torch.from_numpy(order)], own[order], truth[order], allowed)
+
+
+def with_settings(
+    description: IndexDescription, rows: MeasuredRows, find: Callable[..., Positions], target: float
+) -> IndexDescription:
+    """The description with how hard the index is to be searched, and what it then finds; as it is where no row tells.
+
+    Args:
+        description: of the index.
+        rows: that it is measured on.
+        find: as `CandidateSource.find`.
+        target: share of the true neighbors.
+    """
+    held = rows.held_out()
+    if held is None:
+        return description
+    settings, recall = tuned(description, held, find, target)
+    found = replace(description, parameters=settings, recall=recall)
+    if description.kind in kinds.IN_FILE and description.rows > kinds.HNSW_ROWS:
+        for number, (name, share) in enumerate(kinds.SHARES.items()):
+            drawn = np.random.default_rng([rows.seed, 3, number]).random(description.rows) < share
+            allowed = Allowed.from_mask(drawn)
+            if (held := rows.held_out(allowed)) is not None:
+                settings[name] = tuned_for_share(found, held, partial(find, allowed=allowed), target)
+    return replace(found, parameters=settings)
 
 
 def tuned(
@@ -101,7 +154,7 @@ def tuned(
     refines = MOST_REFINE if kind in kinds.CODED else settings["refine"]
     wanted, k = min(target + MARGIN, (1 + target) / 2), held.truth.shape[1]
     costs: dict[tuple[int, int], float] = {}
-    row = ROW_BYTES / _list_bytes(description)
+    row = ROW_BYTES / list_bytes(description)
     for effort in _efforts(description):
         if costs and effort >= min(costs.values()):
             break
@@ -115,10 +168,15 @@ def tuned(
     return settings, MeasuredRecall(target, round(measured, 4), k, len(held.own[measuring]))
 
 
-def _list_bytes(description: IndexDescription) -> float:
-    """Of a list, on average; of a node of an HNSW, whose rows are as many whatever the effort."""
-    size = index_bytes(description.kind, description.rows, description.width)
-    return size / (description.parameters or {}).get("nlist", description.rows)
+def tuned_for_share(description: IndexDescription, held: HeldOut, candidates: Candidates, target: float) -> int:
+    """The least effort, none below what is visited without a filter, that finds `target` of the true neighbors among
+    the rows that pass one; the most that there is where none does."""
+    settings = description.parameters or {}
+    least, wanted = settings[kinds.effort_name(description.kind)], min(target + MARGIN, (1 + target) / 2)
+    for effort in (one for one in _efforts(description) if one >= least):
+        if _found(held, slice(None), candidates, settings["refine"], effort)[-1] >= wanted:
+            return effort
+    return int(settings["nlist"])
 
 
 def _efforts(description: IndexDescription) -> list[int]:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from hubstore.errors import QueryError
 from hubstore.index import Allowed
 from hubstore.options import SearchOptions
-from hubstore.query.where import positions_where
+from hubstore.query.where import columns_where, positions_where
 from hubstore.store import StoreReader
 
 NAMES_SHOWN = 20
@@ -21,7 +21,12 @@ NAMES_COMPARED = 50_000
 
 def items_where(store: StoreReader, where: str | None) -> Allowed | None:
     """The items for which a condition is true; None without one. QueryError where it is none, naming the place."""
-    return None if where is None else Allowed.from_positions(positions_where(store.items, where))
+    if where is None:
+        return None
+    columns = store.item_columns(columns_where(where, store.item_schema))
+    passing = np.zeros(len(columns), np.bool_)
+    passing[positions_where(columns, where, store.item_schema)] = True
+    return Allowed.from_mask(passing)
 
 
 def allowed_items(

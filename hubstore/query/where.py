@@ -75,9 +75,22 @@ def parse(where: str, schema: pa.Schema) -> pc.Expression:
     return _Parser(where, schema).condition()
 
 
-def positions_where(items: pa.Table, where: str) -> np.ndarray:
-    """int64, ascending: the rows of a table of items for which a condition is true; QueryError where it is none."""
-    expression = parse(where, items.schema)
+def columns_where(where: str, schema: pa.Schema) -> list[str]:
+    """The columns of the schema that a condition compares; QueryError where it is none."""
+    parser = _Parser(where, schema)
+    parser.condition()
+    return sorted(parser.compared)
+
+
+def positions_where(items: pa.Table, where: str, schema: pa.Schema | None = None) -> np.ndarray:
+    """int64, ascending: the rows of a table of items for which a condition is true; QueryError where it is none.
+
+    Args:
+        items: the table; the columns that the condition compares are enough.
+        where: the condition.
+        schema: of all columns that it may compare, for messages; those of the table by default.
+    """
+    expression = parse(where, items.schema if schema is None else schema)
     names = [field.name for field in items.schema if _comparable(field.type)]
     numbered = items.select(names).append_column("", pa.array(np.arange(len(items), dtype=np.int64)))
     try:
@@ -91,6 +104,7 @@ class _Parser:
         self._where = where
         self._types = {field.name: field.type for field in schema if _comparable(field.type)}
         self._comparisons = 0
+        self.compared: set[str] = set()
         self._tokens = self._split()
         self._next = 0
 
@@ -162,6 +176,7 @@ class _Parser:
         if name not in self._types:
             raise self._refuse(token.place, f"names {name!r}, which is no column")
         self._next += 1
+        self.compared.add(name)
         field, kind = pc.field(name), self._types[name]
         if self._take("is"):
             negated = self._take("not")

@@ -154,6 +154,19 @@ class StoreReader(LayersAndPoolings):
         places = positions - self._item_starts[shards] + first[np.searchsorted(numbers, shards)]
         return found.take(pa.array(places, pa.int64()))
 
+    def item_columns(self, names: Sequence[str]) -> pa.Table:
+        """Some columns of all items, decoded once for each open store, without the others."""
+        if "items" not in self.__dict__:
+            if new := [name for name in names if name not in self._columns_read]:
+                found = self._tables(self.commits, new).combine_chunks()
+                self._columns_read.update(zip(new, found.columns, strict=True))
+            return pa.table({name: self._columns_read[name] for name in names})
+        return self.items.select(list(names))
+
+    @cached_property
+    def _columns_read(self) -> dict[str, pa.ChunkedArray]:
+        return {}
+
     def _column(self, name: str) -> pa.ChunkedArray:
         """One column of all items, without decoding the others."""
         return (self.items if "items" in self.__dict__ else self._tables(self.commits, [name]).combine_chunks())[name]

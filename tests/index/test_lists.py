@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 import hubstore
 from hubstore.bench.states import hub_states
 from hubstore.errors import CorruptStoreError, IndexingError, IndexWarning
-from hubstore.index import build, load, runs
+from hubstore.index import build, kinds, load, runs
 from hubstore.index.clustering import Centroids, cluster
 from hubstore.index.description import read_description
 from hubstore.index.listfile import index_core
@@ -295,6 +296,22 @@ def test_a_build_writes_through_no_link_in_a_strangers_store(store, tmp_path):
             build(store, kind="ivfrabitq", rebuild=True, device="cpu")
         assert (tmp_path / "mine").read_text() == "mine"
         link.unlink()
+
+
+@pytest.mark.parametrize("name", ["lock", "written"])
+def test_a_build_does_not_wait_for_a_pipe_in_its_place(store, name):
+    pipe = index_file(store).parent / f".index.build.{name}.partial"
+    os.mkfifo(pipe)
+    with pytest.raises(IndexingError, match=rf"\.index\.build\.{name}\.partial is a pipe"):
+        build(store, kind="ivfrabitq", rebuild=True, device="cpu")
+
+
+def test_a_pipe_in_the_place_of_what_a_build_left_is_replaced(store, tmp_path):
+    place = runs.Workspace(tmp_path, "key")
+    made = runs.Training(np.ones(4, "f4"), np.eye(4, dtype="f4"), np.ones((2, 4), "f4"), kinds.RABITQ_BITS)
+    os.mkfifo(tmp_path / ".index.build.key.trained.partial")
+    assert place.training(lambda: made, 2, 4) is made
+    assert place.training(pytest.fail, 2, 4).centroids.tolist() == made.centroids.tolist()
 
 
 def test_runs_of_other_rows_or_settings_are_not_gone_on_from(store, monkeypatch):

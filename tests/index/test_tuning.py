@@ -52,6 +52,10 @@ def test_another_recall_is_chosen_for_anew_and_the_same_is_not(store):
     assert second.file == first.file  # nothing was built
     assert read_description(store, "0", "mean") == second
     assert build(store, kind="ivfrabitq", device="cpu") == (second,)  # what was asked for before holds
+    (again,) = build(store, kind="ivfrabitq", rebuild=True, device="cpu")
+    assert again.recall.target == 0.99
+    (lower,) = build(store, kind="ivfrabitq", rebuild=True, recall=0.9, device="cpu")
+    assert lower.recall.target == 0.9
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivfpq", "ivfrabitq"])
