@@ -23,6 +23,7 @@ from hubstore.opened.items import ItemTable
 from hubstore.opened.notebook import bar
 from hubstore.options import IndexOptions, SearchOptions, refuse_others, take
 from hubstore.query import Medium, QueryInputs
+from hubstore.query.queries import EncodedItems
 from hubstore.signatures import takes
 from hubstore.storage import Storage
 from hubstore.storage.location import Location
@@ -56,6 +57,7 @@ class Store(Analyses):
         super().__init__(path, storage)
         self.extraction: Extraction | None = None
         self._indexes = IndexCache(self)
+        self._encoded = EncodedItems()
         self._item_table: ItemTable | None = None
         self._model: tuple[tuple[str | None, str, bool, bool], Model] | None = None
         if self.unfinished is not None:
@@ -113,6 +115,7 @@ class Store(Analyses):
         """Free the model, the indexes and the means; the next use loads them again."""
         self._model = None
         self._indexes.clear()
+        self._encoded.clear()
         self.partition_means.clear()
 
     def model(
@@ -215,7 +218,8 @@ class Store(Analyses):
             loaded = model
             if not isinstance(loaded, Model):
                 loaded = self.model(loaded, trust_remote_code=trust_remote_code)
-            return encode(self, loaded, items, names, pooled)
+            settings = tuple(names), pooled
+            return self._encoded.of(loaded, settings, items, lambda some: encode(self, loaded, some, names, pooled))
 
         device = compute.one_device
         ask = functools.partial(query.search, self, inputs, options, encoder=encoder, device=device)

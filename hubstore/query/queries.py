@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,33 @@ class Queries:
     def __len__(self) -> int:
         """How many."""
         return len(self.labels)
+
+
+class EncodedItems:
+    """The states of the texts that were encoded last: who searches each language asks for the same ones again."""
+
+    MOST_BYTES = 64 << 20
+
+    def __init__(self) -> None:
+        self._last: tuple[object, Hashable, Sequence[Item], Mapping[str, torch.Tensor]] | None = None
+
+    def of(
+        self, model: object, settings: Hashable, items: Sequence[Item], encode: Encoder
+    ) -> Mapping[str, torch.Tensor]:
+        """`encode(items)`, or what it gave for the same model, settings and texts a moment ago."""
+        last = self._last
+        if last is not None and last[0] is model and last[1] == settings and last[2] == list(items):
+            return last[3]
+        self.clear()
+        states = encode(items)
+        small = sum(one.nbytes for one in states.values()) <= self.MOST_BYTES
+        if small and all(item.media is None for item in items):
+            self._last = (model, settings, list(items), states)
+        return states
+
+    def clear(self) -> None:
+        """Let go of them, and of the model."""
+        self._last = None
 
 
 def from_ids(store: StoreReader, ids: Sequence[str], pooling: str) -> Queries:

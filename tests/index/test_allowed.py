@@ -40,3 +40,18 @@ def test_positions_come_back_distinct_and_the_mask_agrees(positions):
     allowed = Allowed.from_positions(np.array(positions, np.int64))
     assert allowed.positions().tolist() == sorted(set(positions))
     assert np.flatnonzero(allowed.mask(61)).tolist() == sorted(set(positions))
+
+
+def test_many_ranges_have_the_intersection_of_few(monkeypatch):
+    rng = np.random.default_rng(0)
+    masks = [rng.random(500) < share for share in (0.4, 0.6)]
+    left, right = (Allowed.from_mask(mask) for mask in masks)
+    assert np.array_equal(left.positions(), np.flatnonzero(masks[0]))
+    few = left & right
+    monkeypatch.setattr("hubstore.index.allowed.MANY_RANGES", 10)
+    assert np.array_equal((left & right).ranges, few.ranges)
+    assert np.array_equal(few.positions(), np.flatnonzero(masks[0] & masks[1]))
+    assert (left & Allowed.everything(500)) is left
+    assert (Allowed.everything(500) & left) is left
+    assert (left & Allowed.from_ranges([(0, 250)])).positions().max() < 250
+    assert (left & Allowed.from_ranges([])).size == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import hubstore
 from hubstore.errors import StaleIndexError
@@ -111,3 +112,22 @@ def test_texts_of_several_searches_load_the_model_once_and_trust_is_asked_for_ea
     store.close()
     store.search(texts=["five"], k=1, device="cpu", trust_remote_code=True)
     assert loads == [False, True, True]
+
+
+def test_texts_are_encoded_once_for_searches_that_follow_one_another(store, monkeypatch):
+    encoded, model = [], object()
+
+    def encode(_store, _model, items, names, _pooled):
+        encoded.append([item.text for item in items])
+        return {name: torch.ones(len(items), WIDTH) for name in names}
+
+    monkeypatch.setattr("hubstore.extraction.encode", encode)
+    monkeypatch.setattr(opened_module.Store, "model", lambda *_, **__: model)
+    for k in (1, 2, 3):
+        store.search(texts=["one", "two"], layers=[0], k=k)
+    assert encoded == [["one", "two"]]
+    store.search(texts=["one"], layers=[0])
+    store.search(texts=["one"], layers=[1])
+    store.close()
+    store.search(texts=["one"], layers=[1])
+    assert encoded[1:] == [["one"]] * 3

@@ -15,6 +15,7 @@ from hubstore.corpus import Item
 from hubstore.errors import NonFiniteError, QueryError, StaleIndexError
 from hubstore.index import build, load_or_exact
 from hubstore.query import RESULT_SCHEMA, search
+from hubstore.query.filters import items_where
 from hubstore.store import StoreReader
 from tests.index.stores import LANGUAGES, brute_force, by_language, write_store
 
@@ -325,3 +326,17 @@ def test_a_name_of_several_items_is_refused_with_their_ids(tmp_path, states):
     assert store.positions(["en:b", "item-3"]).tolist() == [2, 3]
     with pytest.raises(QueryError, match=r"'en:a' names 2 items of .*: item-0, item-1; give one of these ids"):
         search(store, ids=["en:a"], device="cpu")
+
+
+def test_a_condition_decodes_the_columns_that_it_compares_and_only_once(store, monkeypatch):
+    read, real = [], StoreReader._tables
+
+    def tables(self, commits, columns):
+        read.append(list(columns))
+        return real(self, commits, columns)
+
+    monkeypatch.setattr(StoreReader, "_tables", tables)
+    opened = StoreReader(store.path)
+    passing = items_where(opened, "tokens >= 1 and language != 'es'")
+    assert passing.positions().tolist() == items_where(opened, "language in ('en', 'zh-Hans')").positions().tolist()
+    assert read == [["language", "tokens"]]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from hubstore.errors import QueryError
-from hubstore.query.where import parse, positions_where
+from hubstore.query.where import columns_where, parse, positions_where
 
 ITEMS = pa.table(
     {
@@ -159,3 +159,13 @@ def test_large_numbers_are_compared_with_fractions_exactly(where, passing):
     large = pa.array([0, 1, 2**40, 2**53 + 1, None], pa.int64())
     items = pa.table({"v": large, "f": pa.array([0, 1, 16777216.5, 2.0**60, None], pa.float64())})
     assert positions_where(items, where).tolist() == passing
+
+
+def test_of_the_items_only_columns_that_are_compared_are_needed():
+    where = "not (year >= 2010 or \"source\" is null) and language in ('en', 'de')"
+    names = columns_where(where, ITEMS.schema)
+    assert names == ["language", "source", "year"]
+    found = positions_where(ITEMS.select(names), where, ITEMS.schema)
+    assert found.tolist() == positions_where(ITEMS, where).tolist()
+    with pytest.raises(QueryError, match=r"names 'yea', which is no column; the columns are id \(string\), language"):
+        columns_where("yea > 3", ITEMS.schema)
