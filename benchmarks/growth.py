@@ -25,7 +25,8 @@ from benchmarks.table import SCALING, suite_table
 from hubstore.bench.timing import Sample
 
 if TYPE_CHECKING:
-    from hubstore.index import LayerIndex
+    from hubstore.index import Allowed, LayerIndex
+    from hubstore.store import StoreReader
 
 PARTS = ("extraction", "search")
 ITEMS, SMALL_ITEMS = (10_000, 100_000, 1_000_000), (1_000, 2_000)
@@ -34,6 +35,9 @@ QUERIES = 64
 K = 10
 LIMIT = 4_000_000_000
 """Bytes of memory that the searching process may have: its own, and what it reads of files."""
+
+KEPT = (500, 100, 10, 1)
+"""Thousandths of the rows that a filter lets pass."""
 
 FLAT = 1.1
 RUNS = 3
@@ -194,10 +198,17 @@ def _ivf(path: Path, rows: int) -> list[Result]:
     asked = _child("search", str(path), limited=True)
     print(json.dumps(asked), flush=True)
     notes = (
-        f"built in {built['wall']:.0f} s and at most {built['peak']['RssAnon'] / 1e9:.2f} GB of no file; its file has "
+        f"built in {built['wall']:.0f} s ({built['processor']:.0f} s of processor time, load {built['load'][0]:.1f} at "
+        f"its end) and at most {built['peak']['RssAnon'] / 1e9:.2f} GB of no file, {built['limited']}; its file has "
         f"{built['size'] / 1e9:.2f} GB, {built['size'] / rows:.0f} bytes a row",
-        f"{KIND} with {built['parameters']}, chosen for a recall of {built['recall']['target']:g} and measured by the "
-        f"build at {built['recall']['measured']:.3f}; candidates are scored again from the store's rows",
+        f"{KIND} with {asked['parameters']}, chosen for a recall of {asked['aimed']['target']:g} and measured by the "
+        f"build at {asked['aimed']['measured']:.3f}; candidates are scored again from the store's rows",
+        "processor time of a warm search, ms a query: "
+        + ", ".join(
+            f"{count} at once {1e3 * Sample(tuple(found)).median / int(count):.2f}"
+            for count, found in asked["processor"].items()
+        )
+        + f"; load {asked['load'][0]:.1f} at the end",
         f"opened in {1e3 * asked['opened']:.0f} ms; cold: the pages of the store and of the index were dropped from "
         f"the cache before each search; {FAISS_ALONE}: the same file, opened by FAISS with its lists mapped, as many "
         "of them visited, in turns with hubstore's searches",
@@ -228,7 +239,34 @@ def _ivf(path: Path, rows: int) -> list[Result]:
                 notes=notes,
             )
         )
-    return [*results, _peak(f"{KIND}, {rows:,} x {WIDTH}", asked)]
+    filtered = [_filtered(rows, share, asked) for share in asked["filtered"]]
+    return [*results, *filtered, _peak(f"{KIND}, {rows:,} x {WIDTH}", asked)]
+
+
+def _filtered(rows: int, thousandths: str, asked: dict[str, Any]) -> Result:
+    """Searches among the rows that pass a condition, beside unfiltered ones."""
+    found = asked["filtered"][thousandths]
+    times = {count: Sample(tuple(1e3 * one / int(count) for one in taken)) for count, taken in found["warm"].items()}
+    many = str(QUERIES)
+    unfiltered = Sample(tuple(1e3 * one / QUERIES for one in asked["warm"][many]))
+    return Result(
+        work="growth",
+        case=f"{KIND}, {rows:,} rows, {int(thousandths) / 10:g} % pass --where, warm, {QUERIES} queries at once",
+        unit="ms a query",
+        value=times[many].median,
+        runs=len(times[many].values),
+        spread=times[many].spread,
+        peers={"unfiltered": unfiltered.median},
+        against="unfiltered",
+        ratio=times[many].median / unfiltered.median,
+        better="lower",
+        recall=found["recall"],
+        notes=(
+            f"{int(thousandths) / 10:g} %: one query {times['1'].median:.1f} ms; the condition, "
+            f"'{found['where']}', took {1e3 * found['first']:.0f} ms the first time and {1e3 * found['again']:.0f} ms "
+            "again, which is left out",
+        ),
+    )
 
 
 def _memory_note(kind: str, found: dict[str, Any]) -> str:
@@ -400,6 +438,13 @@ def _search(path: str) -> dict[str, Any]:
         np.save(truth, found.pop("found"))
         return {**found, "recall": 1.0}
     asked = _asked(index, queries, [*files, Path(path) / f"indexes/mean/{LAYER}/index.faiss"])
+    assert index.description.recall is not None
+    asked |= {
+        "filtered": {str(kept): _asked_among(store, index, queries, kept) for kept in KEPT},
+        "parameters": index.description.parameters,
+        "aimed": asdict(index.description.recall),
+        "load": os.getloadavg(),
+    }
     recalls = [_recall(asked.pop(name), np.load(truth)) for name in ("found", "alone_found")]
     return {**asked, "opened": opened, "recall": recalls[0], "alone_recall": recalls[1]}
 
@@ -431,7 +476,7 @@ def _asked(index: LayerIndex, queries: Any, files: list[Path]) -> dict[str, Any]
     options = faiss.SearchParametersPreTransform(
         index_params=faiss.SearchParametersIVF(nprobe=(index.description.parameters or {})["nprobe"])
     )
-    times: dict[str, dict[str, list[float]]] = {"cold": {}, "warm": {}, "alone": {}}
+    times: dict[str, dict[str, list[float]]] = {"cold": {}, "warm": {}, "alone": {}, "processor": {}}
     with _Peak() as peak:
         for count in (1, QUERIES):
             turns = [queries.roll(-turn, 0)[:count] for turn in range(5 * RUNS)]
@@ -439,11 +484,13 @@ def _asked(index: LayerIndex, queries: Any, files: list[Path]) -> dict[str, Any]
             for few in turns[:RUNS]:
                 _forget(files)
                 times["cold"][str(count)].append(_seconds(index, few))
-            for name in ("warm", "alone"):
+            for name in ("warm", "alone", "processor"):
                 times[name][str(count)] = []
             index.search(queries, K)
             for few in turns:
+                processor = _processor()
                 times["warm"][str(count)].append(_seconds(index, few))
+                times["processor"][str(count)].append(_processor() - processor)
                 started = time.perf_counter()
                 alone.search(few.numpy(), K, params=options)
                 times["alone"][str(count)].append(time.perf_counter() - started)
@@ -456,9 +503,38 @@ def _asked(index: LayerIndex, queries: Any, files: list[Path]) -> dict[str, Any]
     }
 
 
-def _seconds(index: LayerIndex, queries: Any) -> float:
+def _asked_among(store: StoreReader, index: LayerIndex, queries: Any, thousandths: int) -> dict[str, Any]:
+    """Warm searches among the rows that pass a condition, and how long it takes to find those."""
+    import torch
+
+    from benchmarks.made_store import THOUSANDTH
+    from hubstore.index.exact import exact_search
+    from hubstore.query.filters import items_where
+
+    where, evaluated = f"{THOUSANDTH} < {thousandths}", []
+    for _ in range(2):
+        started = time.perf_counter()
+        allowed = items_where(store, where)
+        evaluated.append(time.perf_counter() - started)
+    assert allowed is not None
+    _, found = index.search(queries, K, allowed)
+    warm: dict[str, list[float]] = {}
+    for count in (1, QUERIES):
+        turns = [queries.roll(-turn, 0)[:count] for turn in range(RUNS)]
+        warm[str(count)] = [_seconds(index, few, allowed) for few in turns]
+    _, truth = exact_search(index.states, queries, K, allowed, torch.device("cpu"))
+    return {
+        "where": where,
+        "first": evaluated[0],
+        "again": evaluated[1],
+        "warm": warm,
+        "recall": _recall(found.numpy(), truth.numpy()),
+    }
+
+
+def _seconds(index: LayerIndex, queries: Any, allowed: Allowed | None = None) -> float:
     started = time.perf_counter()
-    index.search(queries, K)
+    index.search(queries, K, allowed)
     return time.perf_counter() - started
 
 

@@ -35,7 +35,7 @@ from hubstore.index.opening import open_list_file, open_lists, read_faiss
 from hubstore.index.rows import Vectors, centered, unwrap, wrap
 from hubstore.index.runs import Lists, Training, Workspace, encoded_runs, workspace
 from hubstore.index.samples import Sample, centered_sample, drawn, train_lists
-from hubstore.index.tuning import RECALL, MeasuredRows, with_settings
+from hubstore.index.tuning import RECALL, MeasuredRows, is_measured, with_settings
 from hubstore.index.validate import Head, RefusedIndexError
 from hubstore.index.writing import Write, Writer, faiss_writer, write_durably
 from hubstore.options import IndexOptions, refuse_others, take
@@ -138,8 +138,7 @@ def _build_layer(job: _Job, previous: IndexDescription | None) -> IndexDescripti
     elif job.kind == "auto":
         job = replace(job, kind=_chosen(job))
     if previous and _is_current(job, previous):
-        measured = previous.kind == "exact" or (previous.recall and previous.recall.target == job.recall)
-        if measured or (again := _measured_again(job, previous)) is None:
+        if is_measured(previous, job.recall) or (again := _measured_again(job, previous)) is None:
             return previous
         return again
     if job.kind == "exact":

@@ -109,6 +109,15 @@ class HeldOut:
         return cls(queries[torch.from_numpy(order)], own[order], truth[order], allowed)
 
 
+def is_measured(description: IndexDescription, target: float) -> bool:
+    """Whether an index has all that `with_settings` would add to it for a recall; exact search needs nothing."""
+    if description.kind == "exact":
+        return True
+    if description.recall is None or description.recall.target != target:
+        return False
+    return not _filters_through_lists(description) or kinds.SHARES.keys() <= (description.parameters or {}).keys()
+
+
 def with_settings(
     description: IndexDescription, rows: MeasuredRows, find: Callable[..., Positions], target: float
 ) -> IndexDescription:
@@ -125,7 +134,7 @@ def with_settings(
         return description
     settings, recall = tuned(description, held, find, target)
     found = replace(description, parameters=settings, recall=recall)
-    if description.kind in kinds.IN_FILE and description.rows > kinds.HNSW_ROWS:
+    if _filters_through_lists(description):
         for number, (name, share) in enumerate(kinds.SHARES.items()):
             drawn = np.random.default_rng([rows.seed, 3, number]).random(description.rows) < share
             allowed = Allowed.from_mask(drawn)
@@ -166,6 +175,10 @@ def tuned(
     measured = float(_found(held, measuring, candidates, refine, effort)[-1])
     settings |= {kinds.effort_name(kind): effort, "refine": refine}
     return settings, MeasuredRecall(target, round(measured, 4), k, len(held.own[measuring]))
+
+
+def _filters_through_lists(description: IndexDescription) -> bool:
+    return description.kind in kinds.IN_FILE and description.rows > kinds.HNSW_ROWS
 
 
 def tuned_for_share(description: IndexDescription, held: HeldOut, candidates: Candidates, target: float) -> int:
