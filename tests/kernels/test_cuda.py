@@ -42,7 +42,9 @@ def small_tiles(monkeypatch):
         sizes = {"TILE_M": 16, "TILE_N": 64, "TILE_K": 16, "WIDE_TILE_N": 64, "WIDE_TILE_K": 16}
         for name, size in {**sizes, "EIGHT_TILE_N": 64, "EIGHT_TILE_K": 32}.items():
             monkeypatch.setattr(sweep, name, size)
-        monkeypatch.setattr(small_batch, "ROWS", 4)
+        for queries in small_batch.TILES:
+            monkeypatch.setitem(small_batch.TILES, queries, small_batch.Tile(16, 32, 4, 1))
+        monkeypatch.setattr(small_batch, "PARTS", 4)
         for module in (small_batch, topk):
             monkeypatch.setattr(module, "FEW", 2)
 

@@ -106,13 +106,13 @@ def _scored(queries: Tensor, rows: Tensor, chosen: Tensor, cosine: bool) -> Tens
         width,
         cosine,
         PAIRS,
-        _block(width),
+        block_of(width),
         num_warps=4,
     )
     return scores
 
 
-def _block(width: int) -> int:
+def block_of(width: int) -> int:
     """Columns that are summed at once."""
     return int(min(WIDTH, max(32, triton.next_power_of_2(width))))
 
@@ -258,7 +258,7 @@ def join_tie_groups(
         count,
         max(2, triton.next_power_of_2(k)),
         PAIRS,
-        _block(width),
+        block_of(width),
         num_warps=4,
     )
 

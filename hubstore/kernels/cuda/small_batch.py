@@ -1,100 +1,170 @@
-"""A search for few queries, bound by reading the rows: one pass in float32 gives all cosines, and norms with them."""
+"""A search for few queries, bound by reading the rows: one pass of products keeps the largest cosine of every few rows.
+
+The groups of rows whose cosines lead are scored again in float64. What was left out has at most the largest cosine
+of the rest, so that the answer is known to be right, or not known and searched for anew.
+"""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-from hubstore.kernels.cuda.pairs import best, row_scores
+from hubstore.kernels.cuda.candidates import ordered
+from hubstore.kernels.cuda.pairs import PAIRS, best, block_of, row_scores
+from hubstore.kernels.cuda.sweep import aligned
 
-FEW = 4  # queries up to which reading the rows takes longer than the products
-ROWS, WIDTH, WARPS = 8, 512, 4
-SLACK = 22  # groups of rows beyond k that are scored again
-LEADING = 64  # of them, at most
-GROUPS = 1 << 17  # from which they are chosen, at most
-COMPARED = 1024  # of which a program chooses
-DOUBT = 1e-6  # more than the error of a float32 cosine
-LEAST_NORM = 1e-15  # of a query whose products float32 holds
+FEW = 64  # queries up to which reading the rows takes longer than the products
+GROUP = PAIRS  # rows side by side of which the largest cosine is kept
+PARTS = 4096  # of the rows, at most, each with groups of its own
+SLACK = 22  # groups beyond k that are scored again
+LEADING = 64  # groups that are, at most
+DOUBT = 1e-6  # more than the error of a row's norm and of the division by it
+DIGIT = 2.0**-26  # of a cosine, more than what the products lose for each column
+LEAST_NORM = 1e-12  # of a query whose products float32 holds
+
+
+class Tile(NamedTuple):
+    """What a program multiplies at a time, and how."""
+
+    rows: int
+    row_bytes: int
+    warps: int
+    stages: int
+
+
+TILES = {16: Tile(128, 256, 4, 3), 32: Tile(128, 256, 4, 3), 64: Tile(128, 128, 4, 4)}
+"""By queries, of which there are as many in a tile."""
 
 
 @triton.jit
+def _filled(rows, r_stride, number, width, ROWS: tl.constexpr):
+    """int32 [ROWS]: whether a row is not all zeros. Few columns at a time, for the registers that it takes."""
+    filled = tl.zeros((ROWS,), tl.int32)
+    for start in range(0, width, 16):
+        column = start + tl.arange(0, 16)
+        y = tl.load(rows + number[:, None] * r_stride + column[None, :], (column < width)[None, :], other=0.0)
+        filled = tl.maximum(filled, tl.max((y != 0).to(tl.int32), 1))
+    return filled
+
+
+@triton.jit(do_not_specialize=["q"])
 def _largest_cosines(
+    tiled_queries,
+    tiled_rows,
     queries,
     q_stride,
+    q,
     rows,
     r_stride,
     n,
     width,
     largest,
+    groups,
+    top,
     steps,
     QUERIES: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
+    GROUP: tl.constexpr,
+    TILED: tl.constexpr,
+    SAME: tl.constexpr,
 ):
-    """Of a program's rows the largest |x| cos(x, y), for each query."""
-    group = tl.program_id(0)
-    for query in tl.static_range(QUERIES):
-        most = -float("inf")
-        for step in range(steps):
-            number = (group * steps + step).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-            valid = number < n
-            squares = tl.zeros((ROWS, WIDTH), tl.float32)
-            products = tl.zeros((ROWS, WIDTH), tl.float32)
-            for start in range(0, width, WIDTH):
+    """Of each group of a part's rows the largest |x| cos(x, y) for each query, and the largest of the part.
+
+    A group is as many rows side by side, and those at their place in the part's other tiles.
+    """
+    part, parts = tl.program_id(0), tl.num_programs(0)
+    query = tl.arange(0, QUERIES)
+    asked = query < q
+    most = tl.full((ROWS // GROUP, QUERIES), -float("inf"), tl.float32)
+    for step in range(steps):
+        number = (part * steps + step).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+        valid = number < n
+        number = tl.minimum(number, n - 1)
+        products = tl.zeros((ROWS, QUERIES), tl.float32)
+        square = tl.zeros((ROWS,), tl.float32)
+        for start in range(0, width, WIDTH):
+            if TILED:
+                y = tiled_rows.load([(part * steps + step) * ROWS, start])
+                x = tiled_queries.load([0, start])
+            else:
                 column = start + tl.arange(0, WIDTH)
-                inside = column < width
-                at = number[:, None] * r_stride + column[None, :]
-                y = tl.load(rows + at, valid[:, None] & inside[None, :], other=0.0).to(tl.float32)
-                x = tl.load(queries + query * q_stride + column, inside, other=0.0).to(tl.float32)
-                squares += y * y
-                products += y * x[None, :]
-            square = tl.sum(squares, 1)
-            cosine = tl.sum(products, 1) / tl.sqrt(tl.where(square > 0, square, 1.0))
-            # Infinity stands for a cosine that is none: NaN or infinity in a row, or squares that leave float32.
+                inside = (column < width)[None, :]
+                y = tl.load(rows + number[:, None] * r_stride + column[None, :], inside, other=0.0)
+                x = tl.load(queries + query[:, None] * q_stride + column[None, :], asked[:, None] & inside, other=0.0)
+            wide = y.to(tl.float32)
+            square += tl.sum(wide * wide, 1)
+            if SAME:
+                products = tl.dot(y, x.T, products)
+            else:
+                products = tl.dot(wide, x.to(tl.float32).T, products, input_precision="tf32x3")
+        # Infinity stands for a cosine that is none: NaN or infinity in a row, or squares that leave float32.
+        fits = square < 1e38
+        if rows.dtype.element_ty != tl.float16:  # whose squares float32 holds
             lost = square <= 1e-30
-            if tl.max((valid & lost).to(tl.int32), 0) > 0:  # only a row of zeros has no square that float32 holds
-                filled = tl.zeros((ROWS,), tl.int32)
-                for start in range(0, width, WIDTH):
-                    column = start + tl.arange(0, WIDTH)
-                    at = number[:, None] * r_stride + column[None, :]
-                    y = tl.load(rows + at, valid[:, None] & (column < width)[None, :], other=0.0)
-                    filled = tl.maximum(filled, tl.max((y != 0).to(tl.int32), 1))
-                lost = lost & (filled > 0)
-            fits = (square < 1e38) & (lost == 0)
-            cosine = tl.where((cosine > -1e30) & fits, cosine, float("inf"))
-            most = tl.maximum(most, tl.max(tl.where(valid, cosine, -float("inf")), 0))
-        tl.store(largest + query * tl.num_programs(0) + group, most)
+            if tl.max(lost.to(tl.int32), 0) > 0:
+                lost = lost & (_filled(rows, r_stride, number, width, ROWS) > 0)
+            fits = fits & (lost == 0)
+        cosine = products / tl.sqrt(tl.where(square > 0, square, 1.0))[:, None]
+        cosine = tl.where((cosine > -1e30) & fits[:, None], cosine, float("inf"))
+        cosine = tl.where(valid[:, None], cosine, -float("inf"))
+        most = tl.maximum(most, tl.max(tl.reshape(cosine, (ROWS // GROUP, GROUP, QUERIES)), 1))
+    group = part * (ROWS // GROUP) + tl.arange(0, ROWS // GROUP)
+    tl.store(largest + query[None, :] * groups + group[:, None], most, asked[None, :])
+    tl.store(top + query * parts + part, tl.max(most, 0), asked)
 
 
 @triton.jit
-def _lead(values, places, rest_so_far, count, led, led_places, rest, COUNT: tl.constexpr, SIZE: tl.constexpr):
-    """Of SIZE values the COUNT largest and their places, and the largest of the others, these and earlier ones."""
-    query, part, parts = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
-    at = part * SIZE + tl.arange(0, SIZE)
-    value = tl.load(values + query * count + at, at < count, other=-float("inf"))
-    out = (query * parts + part) * COUNT
-    for number in range(COUNT):
-        where = tl.argmax(value, 0)
-        most = tl.max(value, 0)
-        place = part * SIZE + where
-        if places is not None:
-            place = tl.load(places + query * count + tl.minimum(place, count - 1))
-        tl.store(led + out + number, most)
-        tl.store(led_places + out + number, tl.where(most > -float("inf"), place, -1))
-        value = tl.where(at == part * SIZE + where, -float("inf"), value)
-    others = tl.max(value, 0)
-    if rest_so_far is not None:
-        earlier = count // COUNT
-        number = tl.arange(0, SIZE)
-        others = tl.maximum(
-            others,
-            tl.max(tl.load(rest_so_far + query * earlier + number, number < earlier, other=-float("inf")), 0),
-        )
-    tl.store(rest + query * parts + part, others)
+def _places(keys, COUNT: tl.constexpr):
+    """Which of int32 keys are the COUNT largest, of equal ones the first, and the place of each among them."""
+    # The COUNTth largest is the greatest number that as many keys reach: found bit by bit.
+    least = tl.where(tl.sum((keys >= 0).to(tl.int32), 0) >= COUNT, 0, -2147483648)
+    for bit in range(31):
+        more = least + (1 << (30 - bit))
+        least = tl.where(tl.sum((keys >= more).to(tl.int32), 0) >= COUNT, more, least)
+    above, level = (keys > least).to(tl.int32), (keys == least).to(tl.int32)
+    place = tl.where(level > 0, tl.sum(above, 0) + tl.cumsum(level, 0), tl.cumsum(above, 0)) - 1
+    return ((above + level) > 0) & (place < COUNT), place
+
+
+@triton.jit
+def _choose(
+    largest,
+    groups,
+    top,
+    parts,
+    places,
+    chosen,
+    limits,
+    COUNT: tl.constexpr,
+    PARTS: tl.constexpr,
+    PER_PART: tl.constexpr,
+):
+    """The COUNT groups that lead, which are in the COUNT parts that do; and the largest cosine, and that of the rest."""
+    query = tl.program_id(0).to(tl.int64)
+    number = tl.arange(0, PARTS)
+    maxima = tl.load(top + query * parts + number, number < parts, other=-float("inf"))
+    keys = tl.where(number < parts, ordered(maxima), -2147483648)
+    taken, place = _places(keys, COUNT)
+    tl.store(places + query * COUNT + place, tl.where(number < parts, number, -1), taken)
+    rest = tl.max(tl.where(taken, -float("inf"), maxima), 0)
+    tl.store(limits + query * 2, tl.max(maxima, 0))
+    tl.debug_barrier()
+    slot = tl.arange(0, COUNT * PER_PART)
+    part = tl.load(places + query * COUNT + slot // PER_PART)
+    group = part * PER_PART + slot % PER_PART
+    maxima = tl.load(largest + query * groups + group, part >= 0, other=-float("inf"))
+    keys = tl.where(part >= 0, ordered(maxima), -2147483648)
+    taken, place = _places(keys, COUNT)
+    tl.store(chosen + query * COUNT + place, tl.where(part >= 0, group, -1), taken)
+    rest = tl.maximum(rest, tl.max(tl.where(taken, -float("inf"), maxima), 0))
+    tl.store(limits + query * 2 + 1, rest)
 
 
 @triton.jit
@@ -105,69 +175,137 @@ def _group_cosines(
     r_stride,
     n,
     width,
-    groups,
+    chosen,
     steps,
     cosines,
     numbers,
     norms,
+    COUNT: tl.constexpr,
     ROWS: tl.constexpr,
+    GROUP: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """The cosines of all rows of a group, and the query's norm, in float64."""
-    query, place, places = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
-    group = tl.load(groups + query * places + place)
-    for step in range(steps):
-        row = (group.to(tl.int64) * steps + step) * ROWS + tl.arange(0, ROWS)
-        valid = (row >= 0) & (row < n)
-        cosine, norm = row_scores(queries, q_stride, query, rows, r_stride, row, valid, width, True, ROWS, WIDTH)
-        out = ((query * places + place) * steps + step) * ROWS + tl.arange(0, ROWS)
-        tl.store(cosines + out, cosine)
-        tl.store(numbers + out, tl.where(valid, row, -1))
-        tl.store(norms + query, norm)
+    """The cosines of rows side by side of a chosen group, and the query's norm, in float64."""
+    query, place = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    group = tl.load(chosen + query * COUNT + place // steps).to(tl.int64)
+    tile = group // (ROWS // GROUP) * steps + place % steps
+    first = tl.where(group < 0, n, tile * ROWS + group % (ROWS // GROUP) * GROUP)
+    row = first + tl.arange(0, GROUP)
+    valid = row < n
+    cosine, norm = row_scores(queries, q_stride, query, rows, r_stride, row, valid, width, True, GROUP, WIDTH)
+    out = (query * tl.num_programs(1) + place) * GROUP + tl.arange(0, GROUP)
+    tl.store(cosines + out, cosine)
+    tl.store(numbers + out, tl.where(valid, row, -1))
+    tl.store(norms + query, norm)
 
 
-def small_batch_topk(queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
-    """`topk_cosine` for at most FEW queries over rows on the same device.
+@triton.jit
+def _judge(exact, limits, norms, doubt, least_norm, k, scores, sure, K: tl.constexpr):
+    """The scores in their dtype, and whether no row that was left out can be among the best."""
+    query = tl.program_id(0).to(tl.int64)
+    place = tl.arange(0, K)
+    score = tl.load(exact + query * k + place, place < k, other=float("inf"))
+    tl.store(scores + query * k + place, score.to(scores.dtype.element_ty), place < k)
+    norm = tl.load(norms + query)
+    most, others = tl.load(limits + query * 2), tl.load(limits + query * 2 + 1).to(tl.float64)
+    held = (norm == 0) | ((norm >= least_norm) & (norm <= 1 / least_norm))
+    apart = tl.min(score, 0) * norm > others + doubt * norm
+    tl.store(sure + query, (held & apart & (most < float("inf"))).to(tl.int32))
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """How the rows are cut."""
+
+    tile: Tile
+    queries: int
+    width: int
+    steps: int
+    parts: int
+
+    @classmethod
+    def of(cls, q: int, rows: Tensor, n: int) -> _Shape:
+        queries = max(16, triton.next_power_of_2(q))
+        tile = TILES[queries]
+        steps = triton.cdiv(n, tile.rows * PARTS)
+        width = min(tile.row_bytes // rows.element_size(), max(16, triton.next_power_of_2(rows.shape[1])))
+        return cls(tile, queries, width, steps, triton.cdiv(n, tile.rows * steps))
+
+
+def small_batch_topk(queries: Tensor, rows: Tensor, k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+    """`topk_cosine` for at most FEW queries over rows on the same device, whose host waits once, at the end.
 
     Returns:
-        float64 scores and indices [q, k] as `topk_cosine` orders them, or None where float32 cannot tell the rows
-        apart or hold their norms, and where k is too large.
+        Scores in `dtype` and indices [q, k] as `topk_cosine` orders them, or None where the products cannot tell the
+        rows apart or hold their norms, and where k is too large.
     """
     (n, width), q, device = rows.shape, len(queries), rows.device
     if rows.stride(1) != 1 or queries.stride(1) != 1 or k + SLACK > LEADING:
         return None
-    steps = triton.cdiv(n, ROWS * GROUPS)
-    groups = triton.cdiv(n, ROWS * steps)
-    largest = torch.empty(q, groups, dtype=torch.float32, device=device)
-    block = min(WIDTH, max(16, triton.next_power_of_2(width)))
-    both = (queries, queries.stride(0), rows, rows.stride(0), n, width)
-    _largest_cosines[(groups,)](*both, largest, steps, q, ROWS, block, num_warps=WARPS)
+    shape = _Shape.of(q, rows, n)
+    tile, steps, parts = shape.tile, shape.steps, shape.parts
+    per_part = tile.rows // GROUP
+    maxima = torch.empty(q * parts * (per_part + 1), dtype=torch.float32, device=device)
+    largest, top = maxima, maxima[q * parts * per_part :]
+    both = (rows, rows.stride(0), n, width)
+    tiled = aligned(queries) and aligned(rows)
+    _largest_cosines[(parts,)](
+        TensorDescriptor.from_tensor(queries, [shape.queries, shape.width]) if tiled else None,
+        TensorDescriptor.from_tensor(rows, [tile.rows, shape.width]) if tiled else None,
+        queries,
+        queries.stride(0),
+        q,
+        *both,
+        largest,
+        parts * per_part,
+        top,
+        steps,
+        shape.queries,
+        tile.rows,
+        shape.width,
+        GROUP,
+        tiled,
+        queries.dtype == rows.dtype and rows.element_size() == 2,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
     count = triton.next_power_of_2(k + SLACK)
-    led, places, rest = _leaders(largest, None, None, count, COMPARED)
-    led, places, rest = _leaders(led, places, rest, count, triton.next_power_of_2(led.shape[1]))
-    cosines = torch.empty(q, count * steps * ROWS, dtype=torch.float64, device=device)
-    numbers = torch.empty(q, count * steps * ROWS, dtype=torch.int64, device=device)
+    places, chosen = torch.empty(2, q, count, dtype=torch.int32, device=device)
+    limits = torch.empty(q, 2, dtype=torch.float32, device=device)
+    _choose[(q,)](
+        largest,
+        parts * per_part,
+        top,
+        parts,
+        places,
+        chosen,
+        limits,
+        count,
+        max(count, triton.next_power_of_2(parts)),
+        per_part,
+        num_warps=8,
+    )
+    cosines = torch.empty(q, count * steps * GROUP, dtype=torch.float64, device=device)
+    numbers = torch.empty(q, count * steps * GROUP, dtype=torch.int64, device=device)
     norms = torch.empty(q, dtype=torch.float64, device=device)
-    _group_cosines[(q, count)](*both, places, steps, cosines, numbers, norms, ROWS, block, num_warps=4)
-    scores, indices = best(cosines, numbers, k)
-    # What was not chosen has at most the largest float32 cosine of the rest, and a little more by its error.
-    facts = torch.stack([scores[:, -1], rest[:, 0].to(torch.float64), led[:, 0].to(torch.float64), norms]).tolist()
-    for worst, others, most, norm in zip(*facts, strict=True):
-        held = norm == 0 or LEAST_NORM <= norm <= 1 / LEAST_NORM
-        if not (held and worst * norm > others + DOUBT * norm and math.isfinite(most)):
-            return None
-    return scores, indices
-
-
-def _leaders(
-    values: Tensor, places: Tensor | None, rest_so_far: Tensor | None, count: int, size: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of every `size` of values [q, n] the `count` largest: them, their places [q, m] and the largest others [q, p]."""
-    q, n = values.shape
-    parts = triton.cdiv(n, size)
-    led = torch.empty(q, parts * count, dtype=torch.float32, device=values.device)
-    led_places = torch.empty(q, parts * count, dtype=torch.int32, device=values.device)
-    rest = torch.empty(q, parts, dtype=torch.float32, device=values.device)
-    warps = max(1, min(16, size // 512))
-    _lead[(q, parts)](values, places, rest_so_far, n, led, led_places, rest, count, size, num_warps=warps)
-    return led, led_places, rest
+    _group_cosines[(q, count * steps)](
+        queries,
+        queries.stride(0),
+        *both,
+        chosen,
+        steps,
+        cosines,
+        numbers,
+        norms,
+        count,
+        tile.rows,
+        GROUP,
+        block_of(width),
+        num_warps=4,
+    )
+    exact, indices = best(cosines, numbers, k)
+    scores = torch.empty(q, k, dtype=dtype, device=device)
+    sure = torch.empty(q, dtype=torch.int32, device=device)
+    doubt = DOUBT + DIGIT * width
+    _judge[(q,)](exact, limits, norms, doubt, LEAST_NORM, k, scores, sure, triton.next_power_of_2(k), num_warps=1)
+    return (scores, indices) if all(sure.tolist()) else None  # the one wait for the device

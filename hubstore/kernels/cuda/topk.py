@@ -209,19 +209,21 @@ def topk_cosine(
     queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
     """See `hubstore.kernels.topk_cosine`."""
-    scores, indices = topk(queries, rows, k)
+    scores, indices = topk(queries, rows, k, dtype)
     return scores.to(dtype), indices
 
 
-def topk(queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int) -> tuple[Tensor, Tensor]:
-    """`topk_cosine` with its scores in float64."""
+def topk(
+    queries: Tensor, rows: Tensor | Iterable[tuple[int, Tensor]], k: int, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
+    """`topk_cosine` with its scores in float64, or in `dtype`."""
     check_count("k", k)
     queries = in_range(queries)
     if isinstance(rows, Tensor):
         check_widths(queries, rows)
         rows = in_range(rows)
         if 0 < len(queries) <= FEW and rows.device == queries.device and len(rows) >= k:
-            found = small_batch_topk(queries, rows, k)
+            found = small_batch_topk(queries, rows, k, dtype)
             if found is not None:
                 return found
     search: _Search | None = None
