@@ -180,9 +180,9 @@ SEARCHES: dict[str, Callable[[Searching], Callable[[], Tensor | None]]] = {
 }
 
 
-def torch_one_query(query: Tensor, rows: Tensor, k: int) -> Search:
+def torch_few_queries(queries: Tensor, rows: Tensor, k: int) -> Search:
     """One float16 product with rows of norm 1, and torch.topk."""
-    return lambda: (query @ rows.T).topk(k).indices
+    return lambda: (queries @ rows.T).topk(k).indices
 
 
 def torch_match_rank(x: Tensor, y: Tensor, tile: int = 16384) -> Callable[[], tuple[Tensor, Tensor]]:

@@ -255,6 +255,42 @@ def test_rows_in_8_bits_are_within_half_a_step_of_what_they_hold(states):
 
 
 @pytest.mark.parametrize(
+    ("q", "width", "states", "dtypes"),
+    grid(
+        [(1, 24), (17, 300), (64, 33)],
+        [normal, massive],
+        [*((dtype, dtype) for dtype in DTYPES), (torch.float32, torch.float16)],
+        cpu=[
+            (1, 33, normal, (torch.float16, torch.float16)),
+            (17, 24, normal, (torch.float16, torch.float16)),
+            (2, 24, massive, (torch.float32, torch.float16)),
+            (2, 24, normal, (torch.float32, torch.float32)),
+        ],
+    ),
+)
+def test_what_one_pass_answers_for_few_queries_is_the_reference(monkeypatch, q, width, states, dtypes):
+    monkeypatch.setattr(small_batch, "PARTS", 8)  # of several tiles each, none of which the rows fill
+    monkeypatch.setattr(small_batch, "SLACK", 1)  # fewer groups are chosen than there are
+    queries, rows = states(q, width, 1, dtypes[0]), states(sized(5003, 251), width, 2, dtypes[1])
+    rows[100:104] = queries[0] + 1e-3 * rows[100:104]  # side by side, more than one of a group
+    rows[[7, 150]] = rows[100].clone()
+    found = small_batch.small_batch_topk(queries, rows, 5, torch.float64)
+    if states is normal:
+        assert found is not None
+    if found is not None:
+        scores, indices = reference.topk_cosine(queries.cpu(), rows.cpu(), 5)
+        torch.testing.assert_close(found[0].float().cpu(), scores, rtol=0, atol=1.2e-7)
+        assert torch.equal(found[1].cpu(), indices)
+
+
+def test_rows_that_products_do_not_tell_apart_are_searched_for_anew(monkeypatch):
+    monkeypatch.setattr(small_batch, "SLACK", 1)
+    queries, rows = normal(2, 24, 1), normal(1, 24, 2) + 1e-6 * normal(sized(900, 100), 24, 3)
+    assert small_batch.small_batch_topk(queries, rows, 3, torch.float64) is None
+    assert_same_neighbors(queries, rows, 3)
+
+
+@pytest.mark.parametrize(
     ("n", "width", "dtype"),
     grid(
         SHAPES,

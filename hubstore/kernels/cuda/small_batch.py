@@ -146,7 +146,7 @@ def _choose(
     PARTS: tl.constexpr,
     PER_PART: tl.constexpr,
 ):
-    """The COUNT groups that lead, which are in the COUNT parts that do; and the largest cosine, and that of the rest."""
+    """The COUNT groups that lead, which are in the COUNT parts that do; the largest cosine, and that of the rest."""
     query = tl.program_id(0).to(tl.int64)
     number = tl.arange(0, PARTS)
     maxima = tl.load(top + query * parts + number, number < parts, other=-float("inf"))
@@ -214,8 +214,16 @@ def _judge(exact, limits, norms, doubt, least_norm, k, scores, sure, K: tl.const
 
 
 @dataclass(frozen=True)
-class _Shape:
-    """How the rows are cut."""
+class _Cut:
+    """How rows [n, width] are cut for q queries.
+
+    Args:
+        tile: what a program multiplies at a time.
+        queries: of a tile, at least q.
+        width: columns of a step.
+        steps: tiles of a part.
+        parts: of the rows, one for each program.
+    """
 
     tile: Tile
     queries: int
@@ -224,12 +232,17 @@ class _Shape:
     parts: int
 
     @classmethod
-    def of(cls, q: int, rows: Tensor, n: int) -> _Shape:
+    def of(cls, q: int, rows: Tensor) -> _Cut:
         queries = max(16, triton.next_power_of_2(q))
-        tile = TILES[queries]
+        tile, (n, width) = TILES[queries], rows.shape
         steps = triton.cdiv(n, tile.rows * PARTS)
-        width = min(tile.row_bytes // rows.element_size(), max(16, triton.next_power_of_2(rows.shape[1])))
-        return cls(tile, queries, width, steps, triton.cdiv(n, tile.rows * steps))
+        step = min(tile.row_bytes // rows.element_size(), max(16, triton.next_power_of_2(width)))
+        return cls(tile, queries, step, steps, triton.cdiv(n, tile.rows * steps))
+
+    @property
+    def per_part(self) -> int:
+        """Groups of a part."""
+        return self.tile.rows // GROUP
 
 
 def small_batch_topk(queries: Tensor, rows: Tensor, k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
@@ -239,73 +252,97 @@ def small_batch_topk(queries: Tensor, rows: Tensor, k: int, dtype: torch.dtype) 
         Scores in `dtype` and indices [q, k] as `topk_cosine` orders them, or None where the products cannot tell the
         rows apart or hold their norms, and where k is too large.
     """
-    (n, width), q, device = rows.shape, len(queries), rows.device
     if rows.stride(1) != 1 or queries.stride(1) != 1 or k + SLACK > LEADING:
         return None
-    shape = _Shape.of(q, rows, n)
-    tile, steps, parts = shape.tile, shape.steps, shape.parts
-    per_part = tile.rows // GROUP
-    maxima = torch.empty(q * parts * (per_part + 1), dtype=torch.float32, device=device)
-    largest, top = maxima, maxima[q * parts * per_part :]
-    both = (rows, rows.stride(0), n, width)
+    cut = _Cut.of(len(queries), rows)
+    largest, top = _swept(queries, rows, cut)
+    chosen, limits = _chosen(largest, top, cut, triton.next_power_of_2(k + SLACK))
+    cosines, numbers, norms = _scored(queries, rows, chosen, cut)
+    exact, indices = best(cosines, numbers, k)
+    scores = torch.empty(exact.shape, dtype=dtype, device=rows.device)
+    sure = torch.empty(len(queries), dtype=torch.int32, device=rows.device)
+    doubt = DOUBT + DIGIT * rows.shape[1]
+    _judge[(len(queries),)](
+        exact, limits, norms, doubt, LEAST_NORM, k, scores, sure, triton.next_power_of_2(k), num_warps=1
+    )
+    return (scores, indices) if all(sure.tolist()) else None  # the one wait for the device
+
+
+def _swept(queries: Tensor, rows: Tensor, cut: _Cut) -> tuple[Tensor, Tensor]:
+    """float32 [q, groups] and [q, parts]: the largest cosine of each group and of each part, times the query's norm."""
+    (n, width), q, groups = rows.shape, len(queries), cut.parts * cut.per_part
+    maxima = torch.empty(q * (groups + cut.parts), dtype=torch.float32, device=rows.device)
+    largest, top = maxima[: q * groups].view(q, groups), maxima[q * groups :].view(q, cut.parts)
     tiled = aligned(queries) and aligned(rows)
-    _largest_cosines[(parts,)](
-        TensorDescriptor.from_tensor(queries, [shape.queries, shape.width]) if tiled else None,
-        TensorDescriptor.from_tensor(rows, [tile.rows, shape.width]) if tiled else None,
+    _largest_cosines[(cut.parts,)](
+        TensorDescriptor.from_tensor(queries, [cut.queries, cut.width]) if tiled else None,
+        TensorDescriptor.from_tensor(rows, [cut.tile.rows, cut.width]) if tiled else None,
         queries,
         queries.stride(0),
         q,
-        *both,
+        rows,
+        rows.stride(0),
+        n,
+        width,
         largest,
-        parts * per_part,
+        groups,
         top,
-        steps,
-        shape.queries,
-        tile.rows,
-        shape.width,
+        cut.steps,
+        cut.queries,
+        cut.tile.rows,
+        cut.width,
         GROUP,
         tiled,
         queries.dtype == rows.dtype and rows.element_size() == 2,
-        num_warps=tile.warps,
-        num_stages=tile.stages,
+        num_warps=cut.tile.warps,
+        num_stages=cut.tile.stages,
     )
-    count = triton.next_power_of_2(k + SLACK)
-    places, chosen = torch.empty(2, q, count, dtype=torch.int32, device=device)
-    limits = torch.empty(q, 2, dtype=torch.float32, device=device)
+    return largest, top
+
+
+def _chosen(largest: Tensor, top: Tensor, cut: _Cut, count: int) -> tuple[Tensor, Tensor]:
+    """int32 [q, count] groups, -1 for none, and float32 [q, 2]: the largest of all, and of the groups left out."""
+    q = len(largest)
+    places, chosen = torch.empty(2, q, count, dtype=torch.int32, device=largest.device)
+    limits = torch.empty(q, 2, dtype=torch.float32, device=largest.device)
     _choose[(q,)](
         largest,
-        parts * per_part,
+        largest.shape[1],
         top,
-        parts,
+        cut.parts,
         places,
         chosen,
         limits,
         count,
-        max(count, triton.next_power_of_2(parts)),
-        per_part,
+        max(count, triton.next_power_of_2(cut.parts)),
+        cut.per_part,
         num_warps=8,
     )
-    cosines = torch.empty(q, count * steps * GROUP, dtype=torch.float64, device=device)
-    numbers = torch.empty(q, count * steps * GROUP, dtype=torch.int64, device=device)
+    return chosen, limits
+
+
+def _scored(queries: Tensor, rows: Tensor, chosen: Tensor, cut: _Cut) -> tuple[Tensor, Tensor, Tensor]:
+    """float64 and int64 [q, c]: the cosines of all rows of the groups chosen, and their numbers; float64 [q] norms."""
+    (q, count), (n, width), device = chosen.shape, rows.shape, rows.device
+    cosines = torch.empty(q, count * cut.steps * GROUP, dtype=torch.float64, device=device)
+    numbers = torch.empty(cosines.shape, dtype=torch.int64, device=device)
     norms = torch.empty(q, dtype=torch.float64, device=device)
-    _group_cosines[(q, count * steps)](
+    _group_cosines[(q, count * cut.steps)](
         queries,
         queries.stride(0),
-        *both,
+        rows,
+        rows.stride(0),
+        n,
+        width,
         chosen,
-        steps,
+        cut.steps,
         cosines,
         numbers,
         norms,
         count,
-        tile.rows,
+        cut.tile.rows,
         GROUP,
         block_of(width),
         num_warps=4,
     )
-    exact, indices = best(cosines, numbers, k)
-    scores = torch.empty(q, k, dtype=dtype, device=device)
-    sure = torch.empty(q, dtype=torch.int32, device=device)
-    doubt = DOUBT + DIGIT * width
-    _judge[(q,)](exact, limits, norms, doubt, LEAST_NORM, k, scores, sure, triton.next_power_of_2(k), num_warps=1)
-    return (scores, indices) if all(sure.tolist()) else None  # the one wait for the device
+    return cosines, numbers, norms
