@@ -283,6 +283,14 @@ def test_what_one_pass_answers_for_few_queries_is_the_reference(monkeypatch, q, 
         assert torch.equal(found[1].cpu(), indices)
 
 
+def test_searches_that_repeat_read_the_rows_and_queries_of_their_time():
+    rows = normal(sized(3000, 70), 24, 2, torch.float16)
+    for turn in range(sized(5, 2)):
+        for q in sized((1, 3, 4, 40), (1, 2)):
+            assert_same_neighbors(normal(q, 24, 10 * turn + q, torch.float16), rows, 3)
+        rows[turn * 10] = -rows[turn * 10]
+
+
 def test_rows_that_products_do_not_tell_apart_are_searched_for_anew(monkeypatch):
     monkeypatch.setattr(small_batch, "SLACK", 1)
     queries, rows = normal(2, 24, 1), normal(1, 24, 2) + 1e-6 * normal(sized(900, 100), 24, 3)

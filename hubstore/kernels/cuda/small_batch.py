@@ -17,15 +17,16 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from hubstore.kernels.cuda.candidates import ordered
 from hubstore.kernels.cuda.pairs import PAIRS, best, block_of, row_scores
+from hubstore.kernels.cuda.replay import Replay
 from hubstore.kernels.cuda.sweep import aligned
 
 FEW = 64  # queries up to which reading the rows takes longer than the products
 GROUP = PAIRS  # rows side by side of which the largest cosine is kept
-PARTS = 4096  # of the rows, at most, each with groups of its own
+PARTS = 8192  # of the rows, at most, each with groups of its own
 SLACK = 22  # groups beyond k that are scored again
 LEADING = 64  # groups that are, at most
 DOUBT = 1e-6  # more than the error of a row's norm and of the division by it
-DIGIT = 2.0**-26  # of a cosine, more than what the products lose for each column
+DIGIT = 2.0**-30  # of a cosine, more than what the products lose for each column
 LEAST_NORM = 1e-12  # of a query whose products float32 holds
 
 
@@ -38,7 +39,7 @@ class Tile(NamedTuple):
     stages: int
 
 
-TILES = {16: Tile(128, 256, 4, 3), 32: Tile(128, 256, 4, 3), 64: Tile(128, 128, 4, 4)}
+TILES = {16: Tile(128, 256, 8, 4), 32: Tile(128, 256, 8, 3), 64: Tile(128, 256, 8, 3)}
 """By queries, of which there are as many in a tile."""
 
 
@@ -100,10 +101,12 @@ def _largest_cosines(
                 x = tl.load(queries + query[:, None] * q_stride + column[None, :], asked[:, None] & inside, other=0.0)
             wide = y.to(tl.float32)
             square += tl.sum(wide * wide, 1)
+            # Tensor cores cut off what an addend has below a sum's digits: so sums of few columns, added up here. That
+            # they are taken away and not added keeps the compiler from having the tensor cores add them.
             if SAME:
-                products = tl.dot(y, x.T, products)
+                products -= tl.dot(y, x.T)
             else:
-                products = tl.dot(wide, x.to(tl.float32).T, products, input_precision="tf32x3")
+                products -= tl.dot(wide, x.to(tl.float32).T, input_precision="tf32x3")
         # Infinity stands for a cosine that is none: NaN or infinity in a row, or squares that leave float32.
         fits = square < 1e38
         if rows.dtype.element_ty != tl.float16:  # whose squares float32 holds
@@ -111,7 +114,7 @@ def _largest_cosines(
             if tl.max(lost.to(tl.int32), 0) > 0:
                 lost = lost & (_filled(rows, r_stride, number, width, ROWS) > 0)
             fits = fits & (lost == 0)
-        cosine = products / tl.sqrt(tl.where(square > 0, square, 1.0))[:, None]
+        cosine = -products / tl.sqrt(tl.where(square > 0, square, 1.0))[:, None]
         cosine = tl.where((cosine > -1e30) & fits[:, None], cosine, float("inf"))
         cosine = tl.where(valid[:, None], cosine, -float("inf"))
         most = tl.maximum(most, tl.max(tl.reshape(cosine, (ROWS // GROUP, GROUP, QUERIES)), 1))
@@ -121,16 +124,27 @@ def _largest_cosines(
 
 
 @triton.jit
-def _places(keys, COUNT: tl.constexpr):
-    """Which of int32 keys are the COUNT largest, of equal ones the first, and the place of each among them."""
-    # The COUNTth largest is the greatest number that as many keys reach: found bit by bit.
-    least = tl.where(tl.sum((keys >= 0).to(tl.int32), 0) >= COUNT, 0, -2147483648)
-    for bit in range(31):
-        more = least + (1 << (30 - bit))
-        least = tl.where(tl.sum((keys >= more).to(tl.int32), 0) >= COUNT, more, least)
+def _places(keys, COUNT: tl.constexpr, OTHERS: tl.constexpr):
+    """Which of int32 keys [COUNT * OTHERS] are the COUNT largest, of equal ones the first, and each one's place."""
+    # Halve between what COUNT keys reach, for certain, and what none does, until as many keys reach the middle.
+    low = tl.min(tl.max(tl.reshape(keys, (OTHERS, COUNT)), 0), 0).to(tl.int64)
+    high = tl.max(keys, 0).to(tl.int64) + 1
+    reached = tl.sum((keys >= low.to(tl.int32)).to(tl.int32), 0)
+    while (reached != COUNT) & (high - low > 1):
+        middle = (low + high) >> 1
+        count = tl.sum((keys >= middle.to(tl.int32)).to(tl.int32), 0)
+        high = tl.where(count >= COUNT, high, middle)
+        low = tl.where(count >= COUNT, middle, low)
+        reached = tl.where(count >= COUNT, count, reached)
+    least = low.to(tl.int32)
+    # More than COUNT are left where the last of them are equal.
     above, level = (keys > least).to(tl.int32), (keys == least).to(tl.int32)
-    place = tl.where(level > 0, tl.sum(above, 0) + tl.cumsum(level, 0), tl.cumsum(above, 0)) - 1
-    return ((above + level) > 0) & (place < COUNT), place
+    chosen = (keys >= least).to(tl.int32)
+    if reached == COUNT:
+        place = tl.cumsum(chosen, 0) - 1
+    else:
+        place = tl.where(level > 0, tl.sum(above, 0) + tl.cumsum(level, 0), tl.cumsum(above, 0)) - 1
+    return (chosen > 0) & (place < COUNT), place
 
 
 @triton.jit
@@ -151,7 +165,7 @@ def _choose(
     number = tl.arange(0, PARTS)
     maxima = tl.load(top + query * parts + number, number < parts, other=-float("inf"))
     keys = tl.where(number < parts, ordered(maxima), -2147483648)
-    taken, place = _places(keys, COUNT)
+    taken, place = _places(keys, COUNT, PARTS // COUNT)
     tl.store(places + query * COUNT + place, tl.where(number < parts, number, -1), taken)
     rest = tl.max(tl.where(taken, -float("inf"), maxima), 0)
     tl.store(limits + query * 2, tl.max(maxima, 0))
@@ -161,7 +175,7 @@ def _choose(
     group = part * PER_PART + slot % PER_PART
     maxima = tl.load(largest + query * groups + group, part >= 0, other=-float("inf"))
     keys = tl.where(part >= 0, ordered(maxima), -2147483648)
-    taken, place = _places(keys, COUNT)
+    taken, place = _places(keys, COUNT, PER_PART)
     tl.store(chosen + query * COUNT + place, tl.where(part >= 0, group, -1), taken)
     rest = tl.maximum(rest, tl.max(tl.where(taken, -float("inf"), maxima), 0))
     tl.store(limits + query * 2 + 1, rest)
@@ -254,6 +268,12 @@ def small_batch_topk(queries: Tensor, rows: Tensor, k: int, dtype: torch.dtype) 
     """
     if rows.stride(1) != 1 or queries.stride(1) != 1 or k + SLACK > LEADING:
         return None
+    scores, indices, sure = _replay(queries, rows, k, dtype)  # the one wait for the device
+    return (scores, indices) if all(sure) else None
+
+
+def _enqueue(queries: Tensor, rows: Tensor, k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores in `dtype` and indices [q, k], and int32 [q], whether they are right for certain."""
     cut = _Cut.of(len(queries), rows)
     largest, top = _swept(queries, rows, cut)
     chosen, limits = _chosen(largest, top, cut, triton.next_power_of_2(k + SLACK))
@@ -265,7 +285,10 @@ def small_batch_topk(queries: Tensor, rows: Tensor, k: int, dtype: torch.dtype) 
     _judge[(len(queries),)](
         exact, limits, norms, doubt, LEAST_NORM, k, scores, sure, triton.next_power_of_2(k), num_warps=1
     )
-    return (scores, indices) if all(sure.tolist()) else None  # the one wait for the device
+    return scores, indices, sure
+
+
+_replay = Replay(_enqueue)
 
 
 def _swept(queries: Tensor, rows: Tensor, cut: _Cut) -> tuple[Tensor, Tensor]:
