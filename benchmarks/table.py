@@ -37,7 +37,7 @@ HEADLINES = (
     ("nvidia-h100-80gb-hbm3", "gpu-media", "ViT-L/14, 224 px, 16,384 items", "authors' loop"),
     ("nvidia-h200", "topk", "1M x 1024 float16 in all directions, 4,096 queries, k 10", "product alone"),
     ("nvidia-h200", "lens", "8,192 states x 4096, vocabulary 128,256, bfloat16", "bare product"),
-    ("nvidia-h200-2-gpus", "one-query", "one query, 1M x 1024 float16, k 10", "one read"),
+    ("nvidia-h200", "one-query", "one query, 1M x 1024 float16, k 10", "one read"),
     ("amd-epyc-2-cores", "extraction", "multilingual-e5-small, 210 texts, 13 layers x 384, float16", "bare forward"),
     ("amd-epyc-2-cores", "store", "scan a layer of 100,000 x 768 float16", "numpy memmap"),
     ("intel-r-xeon-r-processor-2-cores", "kernels_cpu", "topk_cosine, 1,000 queries", "FAISS IndexFlatIP"),

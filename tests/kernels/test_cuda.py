@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 
 from hubstore.errors import NonFiniteError, OptionError
 from hubstore.kernels import cuda, reference
-from hubstore.kernels.cuda import candidates, eight_bits, lens, pairs, small_batch, sweep, topk
+from hubstore.kernels.cuda import candidates, eight_bits, float32_pass, lens, pairs, small_batch, sweep, topk
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -45,6 +45,7 @@ def small_tiles(monkeypatch):
         for queries in small_batch.TILES:
             monkeypatch.setitem(small_batch.TILES, queries, small_batch.Tile(16, 32, 4, 1))
         monkeypatch.setattr(small_batch, "PARTS", 4)
+        monkeypatch.setattr(float32_pass, "ROWS", 4)
         for module in (small_batch, topk):
             monkeypatch.setattr(module, "FEW", 2)
 
@@ -257,14 +258,16 @@ def test_rows_in_8_bits_are_within_half_a_step_of_what_they_hold(states):
 @pytest.mark.parametrize(
     ("q", "width", "states", "dtypes"),
     grid(
-        [(1, 24), (17, 300), (64, 33)],
+        [(1, 24), (3, 33), (17, 296), (64, 40)],
         [normal, massive],
         [*((dtype, dtype) for dtype in DTYPES), (torch.float32, torch.float16)],
         cpu=[
-            (1, 33, normal, (torch.float16, torch.float16)),
+            (1, 24, normal, (torch.float16, torch.float16)),
+            (3, 33, normal, (torch.float16, torch.float16)),
             (17, 24, normal, (torch.float16, torch.float16)),
             (2, 24, massive, (torch.float32, torch.float16)),
             (2, 24, normal, (torch.float32, torch.float32)),
+            (3, 24, normal, (torch.float32, torch.float32)),
         ],
     ),
 )

@@ -15,12 +15,14 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from hubstore.kernels.cuda import float32_pass
 from hubstore.kernels.cuda.candidates import ordered
 from hubstore.kernels.cuda.pairs import PAIRS, best, block_of, row_scores
 from hubstore.kernels.cuda.replay import Replay
 from hubstore.kernels.cuda.sweep import aligned
 
 FEW = 64  # queries up to which reading the rows takes longer than the products
+WIDE_FEW = 2  # queries over float32 rows up to which float32 on ordinary cores takes less time than three TF32 products
 GROUP = PAIRS  # rows side by side of which the largest cosine is kept
 PARTS = 8192  # of the rows, at most, each with groups of its own
 SLACK = 22  # groups beyond k that are scored again
@@ -266,10 +268,19 @@ def small_batch_topk(queries: Tensor, rows: Tensor, k: int, dtype: torch.dtype) 
         Scores in `dtype` and indices [q, k] as `topk_cosine` orders them, or None where the products cannot tell the
         rows apart or hold their norms, and where k is too large.
     """
-    if rows.stride(1) != 1 or queries.stride(1) != 1 or k + SLACK > LEADING:
+    multiplied = aligned(queries) and aligned(rows) and (_same_16_bits(queries, rows) or len(queries) > WIDE_FEW)
+    if not multiplied:
+        found = float32_pass.float32_topk(queries, rows, k) if len(queries) <= float32_pass.FEW else None
+        return None if found is None else (found[0].to(dtype), found[1])
+    if k + SLACK > LEADING:
         return None
     scores, indices, sure = _replay(queries, rows, k, dtype)  # the one wait for the device
     return (scores, indices) if all(sure) else None
+
+
+def _same_16_bits(queries: Tensor, rows: Tensor) -> bool:
+    """Whether their products are exact in float32 as they are."""
+    return queries.dtype == rows.dtype and rows.element_size() == 2
 
 
 def _enqueue(queries: Tensor, rows: Tensor, k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -296,7 +307,8 @@ def _swept(queries: Tensor, rows: Tensor, cut: _Cut) -> tuple[Tensor, Tensor]:
     (n, width), q, groups = rows.shape, len(queries), cut.parts * cut.per_part
     maxima = torch.empty(q * (groups + cut.parts), dtype=torch.float32, device=rows.device)
     largest, top = maxima[: q * groups].view(q, groups), maxima[q * groups :].view(q, cut.parts)
-    tiled = aligned(queries) and aligned(rows)
+    same = _same_16_bits(queries, rows)
+    tiled = q > 16 or not same  # of few columns, the loads that need no descriptors take less time
     _largest_cosines[(cut.parts,)](
         TensorDescriptor.from_tensor(queries, [cut.queries, cut.width]) if tiled else None,
         TensorDescriptor.from_tensor(rows, [cut.tile.rows, cut.width]) if tiled else None,
@@ -316,7 +328,7 @@ def _swept(queries: Tensor, rows: Tensor, cut: _Cut) -> tuple[Tensor, Tensor]:
         cut.width,
         GROUP,
         tiled,
-        queries.dtype == rows.dtype and rows.element_size() == 2,
+        same,
         num_warps=cut.tile.warps,
         num_stages=cut.tile.stages,
     )
