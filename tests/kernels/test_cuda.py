@@ -296,7 +296,7 @@ def test_searches_that_repeat_read_the_rows_and_queries_of_their_time():
 
 def test_rows_that_products_do_not_tell_apart_are_searched_for_anew(monkeypatch):
     monkeypatch.setattr(small_batch, "SLACK", 1)
-    queries, rows = normal(2, 24, 1), normal(1, 24, 2) + 1e-6 * normal(sized(900, 100), 24, 3)
+    queries, rows = normal(3, 24, 1), normal(1, 24, 2) + 1e-6 * normal(sized(900, 100), 24, 3)
     assert small_batch.small_batch_topk(queries, rows, 3, torch.float64) is None
     assert_same_neighbors(queries, rows, 3)
 
