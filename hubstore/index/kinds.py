@@ -131,7 +131,10 @@ def filtered_effort(settings: Mapping[str, Any], effort: int, share: float) -> i
     """
     if not all(type(settings.get(name)) is int and settings[name] > 0 for name in SHARES):
         return min(math.ceil(effort / share), settings["nlist"])
-    shares, efforts = [1.0, *SHARES.values()], [settings["nprobe"], *(settings[name] for name in SHARES)]
+    shares, efforts = (
+        [1.0, *SHARES.values()],
+        [settings["nprobe"], *(min(settings[name], settings["nlist"]) for name in SHARES)],
+    )
     places, logs = [-math.log(one) for one in shares], [math.log(one) for one in efforts]
     measured = math.exp(float(np.interp(-math.log(share), places, logs)))
     return min(math.ceil(effort * measured / settings["nprobe"]), settings["nlist"])

@@ -67,5 +67,6 @@ def test_lists_to_visit_grow_as_fewer_rows_may_be_found():
     assert (efforts[0], efforts[2], efforts[4]) == (50, 80, 200)
     assert efforts == sorted(efforts)
     assert filtered_effort(settings, 100, 0.1) == 160
+    assert filtered_effort(settings | {"nprobe_1": 10**500}, 50, 0.01) == 1000  # whatever a stranger's file says
     old = {"nlist": 1000, "nprobe": 50}  # of an index that an earlier release built
     assert [filtered_effort(old, 50, share) for share in (0.5, 0.001)] == [100, 1000]

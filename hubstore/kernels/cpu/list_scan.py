@@ -84,7 +84,7 @@ def scan_lists(
                 if not found[i] <= limit:
                     continue
                 row = longs[ids + first + i]
-                if len(allowed) == 0 or allowed[row >> 3] >> (row & 7) & 1:
+                if len(allowed) == 0 or (0 <= row >> 3 < len(allowed) and allowed[row >> 3] >> (row & 7) & 1):
                     _push(far, near, found[i], row)
                     limit = min(bounds[query], far[0])
 
