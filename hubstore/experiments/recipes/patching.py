@@ -35,11 +35,12 @@ SHOTS = 5
 SAID = "the source's concept in the target's language"
 TAKEN = "the source's concept in the source's language"
 KEPT = "the target's own concept"
+TURNED = "the target's own concept in the source's language"
 OTHER = "the same by another concept's state"
 HEADLINES = (f"{SAID} - {OTHER}", f"{SAID} - {TAKEN}")
 ONE, SEVERAL, AT_WORD = "", "averaged over languages", "put in at the word, from the layer on"
 """The readings: the prompt's last token from one language, its mean over several, and the mean at the word's end."""
-QUANTITIES = (SAID, TAKEN, KEPT, OTHER)
+QUANTITIES = (SAID, TAKEN, KEPT, TURNED, OTHER)
 EXAMPLES = 2
 
 
@@ -53,7 +54,7 @@ class Trial:
         control: place of a third, whose state is put in to compare with.
         prompt: of the target.
         place: of the token that ends the target's word, in the prompt.
-        tokens: that begin the source's word in the target's language and in its own, and the target's word.
+        tokens: four, that begin the source's word in the target's language and in the source's, and so the target's.
     """
 
     source: int
@@ -61,7 +62,7 @@ class Trial:
     control: int
     prompt: str
     place: int
-    tokens: tuple[int, int, int]
+    tokens: tuple[int, ...]
 
 
 @experiment(
@@ -81,8 +82,9 @@ def concept_patching(context: ExperimentContext) -> Result:
     German into Italian, a target prompt concept B from French into Spanish, Chinese or Japanese, each after five
     examples. At one layer the state of the target's last token is replaced by that of the source's. Measured is how
     probable the first tokens are of A's word in the target's language, of B's word, which the target asks for, and of
-    A's word in Italian, which the source asks for. Beside it the mean state over German, Dutch, Portuguese and Swedish
-    sources; and that mean taken and put in at the end of the word itself, at the layer and all later ones.
+    both in Italian, which the source asks for: B in Italian says that the language moves before the concept. Beside
+    it the mean state over German, Dutch, Portuguese and Swedish sources; and that mean taken and put in at the end
+    of the word itself, at the layer and all later ones.
 
     The control is another concept's state of the same languages. Concepts are left out whose words begin alike in the
     languages that are told apart, or that could be copied from the source's word. Where states are shuffled, sources
@@ -199,7 +201,8 @@ def trials_of(context: ExperimentContext, into: Translation, tested: Sequence[Wo
         prompt = into.prompt(words)
         at = place_after(context.language_model, into.beginning(words), prompt)
         if at is not None and number not in lost:
-            tokens = (first[place][into.into], first[place][SOURCE_INTO], first[usable[target]][into.into])
+            both = (first[place], first[usable[target]])
+            tokens = tuple(of[language] for of in both for language in (into.into, SOURCE_INTO))
             trials.append(Trial(place, usable[target], usable[control], prompt, at, tokens))
     return trials
 
@@ -207,7 +210,7 @@ def trials_of(context: ExperimentContext, into: Translation, tested: Sequence[Wo
 def probabilities(
     context: ExperimentContext, trials: Sequence[Trial], states: Tensor, layers: Sequence[int], *, at_word: bool
 ) -> tuple[Floats, Ints]:
-    """Of QUANTITIES, float64 [trials, layers, 4], with states [concepts, layers, width]; and the tokens that come."""
+    """Of QUANTITIES, float64 [trials, layers, 5], with states [concepts, layers, width]; and the tokens that come."""
     both = [*trials, *trials]
     sources = [*(one.source for one in trials), *(one.control for one in trials)]
     tokens = sorted({token for one in trials for token in one.tokens})
@@ -236,16 +239,16 @@ def called(name: str, reading: str, language: str = "") -> str:
 def trial_rows(
     context: ExperimentContext, layer: str, values: Floats, groups: Ints, reading: str, language: str = ""
 ) -> list[Row]:
-    """Means of QUANTITIES, of [trials, 4], and of their differences; concepts are resampled whole."""
+    """Means of QUANTITIES, of [trials, 5], and of their differences; concepts are resampled whole."""
     named = with_differences(dict(zip(QUANTITIES, values.T, strict=True)), HEADLINES)
     return mean_rows(layer, {called(n, reading, language): v for n, v in named.items()}, context.resampling, groups)
 
 
 def unpatched(context: ExperimentContext, language: str, trials: Sequence[Trial]) -> str:
     """How well the model translates the targets' words as they are."""
-    tokens = sorted({one.tokens[-1] for one in trials})
+    tokens = sorted({one.tokens[2] for one in trials})
     scores = next_log_probabilities(context.language_model, [one.prompt for one in trials], tokens).exp()
-    own = scores[torch.arange(len(trials)), torch.tensor([tokens.index(one.tokens[-1]) for one in trials])]
+    own = scores[torch.arange(len(trials)), torch.tensor([tokens.index(one.tokens[2]) for one in trials])]
     return f"{language}: {len(trials)} concepts; unpatched, the target's word has probability {float(own.mean()):.3g}"
 
 
