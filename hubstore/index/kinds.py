@@ -24,7 +24,8 @@ RABITQ_BITS = 1
 
 Rows are rotated first, which spreads what a few dimensions have of a hidden state. So with 1 bit .95 of the 10 true
 neighbors are among the first 16 candidates, on a middle layer of multilingual-e5-small and on made-up rows; with 2
-bits, in twice the bytes, among 12; with PQ, in nearly twice the bytes, among 13 to 28 (benchmarks/codes.py). A candidate more is a page read; a bit more is read of every row of every list that is visited.
+bits, in twice the bytes, among 12; with PQ, in nearly twice the bytes, among 13 to 28 (benchmarks/codes.py).
+A candidate more is a page read; a bit more is read of every row of every list that is visited.
 An index of 2 bits, as earlier releases build, is searched and grows as it is.
 """
 
