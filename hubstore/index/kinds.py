@@ -130,11 +130,11 @@ def filtered_effort(settings: Mapping[str, Any], effort: int, share: float) -> i
     many more lists as rows are fewer.
     """
     if not all(type(settings.get(name)) is int and settings[name] > 0 for name in SHARES):
-        return min(math.ceil(effort / share), settings["nlist"])
+        return min(math.ceil(effort / share), int(settings["nlist"]))
     shares, efforts = (
         [1.0, *SHARES.values()],
         [settings["nprobe"], *(min(settings[name], settings["nlist"]) for name in SHARES)],
     )
     places, logs = [-math.log(one) for one in shares], [math.log(one) for one in efforts]
     measured = math.exp(float(np.interp(-math.log(share), places, logs)))
-    return min(math.ceil(effort * measured / settings["nprobe"]), settings["nlist"])
+    return min(math.ceil(effort * measured / settings["nprobe"]), int(settings["nlist"]))
