@@ -137,4 +137,4 @@ def filtered_effort(settings: Mapping[str, Any], effort: int, share: float) -> i
     )
     places, logs = [-math.log(one) for one in shares], [math.log(one) for one in efforts]
     measured = math.exp(float(np.interp(-math.log(share), places, logs)))
-    return min(math.ceil(effort * measured / float(settings["nprobe"])), int(settings["nlist"]))
+    return int(min(math.ceil(effort * measured / float(settings["nprobe"])), settings["nlist"]))

@@ -41,7 +41,7 @@ def facts(store: StoreReader, found: Gathered) -> dict[str, str]:
         "Template": str(_of(of, "settings", "template", default="")),
         "Store": f"{store.path.name}, content {_short(store.digest)}",
         "Corpus": ", ".join(str(corpus.get("name")) for corpus in of.get("corpora", []) if corpus.get("name")),
-        "Items": f"{len(store):,} in {len(store.partitions)} partitions",
+        "Items": f"{len(store):,} in {len(store.partitions)} partitions{_by(store)}",
         "State": f"unfinished: {store.unfinished}" if store.unfinished else "",
         "Layers": f"{_layers(found.layers)} ({blocks}width {store.width})",
         "Pooling": found.pooling or f"none with a row per item (kept: {', '.join(store.poolings)})",
@@ -52,6 +52,10 @@ def facts(store: StoreReader, found: Gathered) -> dict[str, str]:
         "Versions": _versions(model, of),
     }
     return {name: value for name, value in rows.items() if value}
+
+
+def _by(store: StoreReader) -> str:
+    return "" if store.partition_by is None else f", one for each {store.partition_by}"
 
 
 def _layers(layers: tuple[str, ...]) -> str:

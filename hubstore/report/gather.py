@@ -104,6 +104,11 @@ def gather(
         found.tables[PROJECTION] = _projection(store, found, pooled, progress)
     except AnalysisError as error:
         found.left_out[PROJECTION] = _sentence(error)
+    if store.partition_by is not None:
+        found.left_out[EXAMPLES] = (
+            f"Neighbors are looked for in other languages, and this page is by {store.partition_by}."
+        )
+        return found
     ids = choose_examples(store, chosen, options.seed) if example_ids is None else list(dict.fromkeys(example_ids))
     try:
         examples = find_examples(store, ids, names, pooled)

@@ -33,6 +33,13 @@ Several = BeforeValidator(lambda values: [values] if isinstance(values, str | in
 Names = Annotated[tuple[Name, ...], Field(min_length=1, max_length=1024), Once, Several]
 FewNames = Annotated[tuple[Name, ...], Field(min_length=1, max_length=64), Once, Several]
 """The values of one parameter, each once."""
+Layers = Annotated[
+    tuple[str | int, ...],
+    Field(min_length=1, max_length=1024),
+    AfterValidator(lambda layers: tuple({str(layer): layer for layer in layers}.values())),
+    Several,
+]
+"""Layers by name or number, each once: what is asked twice is not computed twice."""
 
 
 def either(plural: str) -> AliasChoices:

@@ -89,3 +89,12 @@ def test_the_command_and_the_server_partition_by_a_column_too(store):
         assert set(plain.columns["x"]) == {"en", "de"}
         refused = server.get("/api/v1/stores/rows/curves", partition_by="nothing", **asked)
         assert (refused.status, "to partition by" in refused.error) == (400, True)
+
+
+def test_a_report_by_a_column_says_so_and_shows_no_neighbors_of_other_languages(store, tmp_path):
+    assert typed("report", store.path, "--partition-by", "source", "--layers", "1,2", "--bootstrap", "20", "--out",
+                 tmp_path / "page")[0] == 0  # fmt: skip
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert "one for each source" in page
+    assert "this page is by source" in page
+    assert not (tmp_path / "page" / "tables" / "neighbors.csv").exists()

@@ -31,7 +31,7 @@ def test_several_devices_are_compared_with_one(tmp_path):
 
 
 def test_sentences_have_forty_tokens_on_average():
-    texts = gpu_extraction._sentences(2000)
+    texts = gpu_extraction.sentences(2000)
     lengths = [len(ids) for ids in gpu_extraction.sample_tokenizer()(texts)["input_ids"]]
     assert 37 < np.mean(lengths) < 43
     assert np.quantile(lengths, 0.99) > 80

@@ -119,3 +119,13 @@ def test_by_language_a_language_with_no_item_that_passes_has_no_rows(store, serv
         nothing = fail("query", *place, *asked, "--where", "year > 3000")
         assert "passes the filters (language en, de; where year > 3000)" in nothing
     assert "at character 7" in fail("query", store.path, *asked, "--where", "year >")
+
+
+def test_a_column_that_is_called_as_a_coordinate_does_not_stand_for_it(tmp_path):
+    rows = [{"id": f"{n}", "text": f"Item {n}", "language": "en", "x": f"own {n}", "layer": n} for n in range(12)]
+    corpus = hubstore.read_memory(rows, keep_columns="x,layer")
+    hubstore.extract(corpus, tiny_model("gpt2"), tmp_path / "x.hub", layers=("0", "1"))
+    with served(tmp_path / "x.hub", device="cpu") as running:
+        found = running.get("/api/v1/stores/x/projection", fields=["id", "x", "y"], layer="1")
+        assert found.status == 200
+        assert all(isinstance(value, float) for value in found.columns["x"])

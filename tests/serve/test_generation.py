@@ -47,6 +47,8 @@ def test_texts_given_now_are_read_as_the_library_reads_them(server, model, varia
     expected = read_texts(model, WORDS[:2], k=3, layers=[1, "final"], variant=variant)
     for column in ("layer", "item", "token", "piece", "top_tokens"):
         assert found.columns[column] == expected[column].to_pylist()
+    again = server.post("/api/v1/stores/texts/lens", query | {"layers": [1, "1", 1, "final"]})
+    assert again.columns["layer"] == found.columns["layer"]
     last = server.post("/api/v1/stores/texts/lens", {"texts": WORDS[:2], "last": True}).columns
     assert len(last["item"]) == 2 * len(model.layer_names())
 

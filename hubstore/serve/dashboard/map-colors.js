@@ -11,6 +11,9 @@ const REACH = 1.25; // of the map that the grid covers
 const scripts = new Intl.DisplayNames(["en"], { type: "script" });
 
 /** The ways to color a store's points: what is in the address, and what it is called. */
+/** Columns of a projection, which a kept one of the same name does not stand for. */
+const COORDINATES = ["layer", "position", "x", "y", "z"];
+
 export function colorings(info) {
   return [
     ["language", "Language"],
@@ -23,7 +26,9 @@ export function colorings(info) {
     ...(info.modalities.length > 1 ? [["modality", "Modality"]] : []),
     ["concept", "Concept"],
     ["density", "Density"],
-    ...Object.keys(info.columns).map((name) => [`column:${name}`, name]),
+    ...Object.keys(info.columns)
+      .filter((name) => !COORDINATES.includes(name))
+      .map((name) => [`column:${name}`, name]),
   ];
 }
 

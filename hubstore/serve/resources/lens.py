@@ -13,6 +13,7 @@ from hubstore.serve.context import (
     TABLE,
     Context,
     FewNames,
+    Layers,
     Name,
     Names,
     Params,
@@ -63,7 +64,7 @@ class TypedLensQuery(Params):
     """What to read in texts, as a body."""
 
     texts: tuple[Text, ...] = Field(min_length=1, max_length=64)
-    layers: tuple[str | int, ...] | None = Field(None, min_length=1, max_length=1024)
+    layers: Layers | None = None
     variant: Literal["raw", "normed", "tuned"] = "raw"
     targets: tuple[Name, ...] = Field((), max_length=64)
     k: int = Field(5, ge=1, le=100, description="Most probable tokens of each state.")

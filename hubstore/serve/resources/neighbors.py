@@ -21,12 +21,12 @@ from hubstore.serve.arrow_bodies import read_vectors
 from hubstore.serve.context import (
     TABLE,
     Context,
+    Layers,
     Name,
     Names,
     Once,
     Params,
     RequestContext,
-    Several,
     StoreParams,
     Text,
     either,
@@ -50,7 +50,6 @@ HIT_BYTES = 40
 """Of a neighbor in a table, at least: its rank and score, and where each of its eight texts ends."""
 
 Vectors = npt.NDArray[np.float32]
-Layers = Annotated[tuple[str | int, ...], Field(min_length=1, max_length=1024), Several]
 Texts = Annotated[tuple[Text, ...], Field(min_length=1, max_length=1024), Once]
 
 

@@ -35,17 +35,19 @@ class ProjectionParams(StoreParams):
 @router.get("", responses=TABLE)
 async def projection(context: Context, params: Annotated[ProjectionParams, Query()]) -> Response:
     """The same sample of items at each layer, each layer turned to lie near the one before; computed once and kept."""
+    from hubstore.analysis import PROJECTION_SCHEMA
+    from hubstore.analysis import projection as project
+
     snapshot, most = context.snapshot, context.service.limits.points
     if params.points > most:
         raise QueryError(f"points is {params.points}; this server gives {most} at most")
     options = params.options("columns")
 
     def answer() -> Any:
-        from hubstore.analysis import projection as project
-
         return project(snapshot, **options, device=snapshot.device)
 
-    own = [name for name in params.columns or () if name in snapshot.columns]
+    # What is called as a column of the projection is that one.
+    own = [name for name in params.columns or () if name in snapshot.columns and name not in PROJECTION_SCHEMA.names]
 
     def with_own(table: pa.Table) -> pa.Table:
         items = snapshot.items_at(table["position"].to_numpy(), own)
