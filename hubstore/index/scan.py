@@ -12,6 +12,7 @@ depends on neither the number of threads nor the order of lists: of rows as near
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,8 @@ from hubstore.kernels.cpu.threads import in_threads
 
 Codes = npt.NDArray[np.uint8]
 
+HEAP_BYTES = 1 << 26
+"""Of what threads find for the queries that are searched at once."""
 NEAREST = 4
 """Lists of each query that are scanned first: what they hold rules out most rows of the others."""
 
@@ -60,6 +63,13 @@ class Scan:
         Returns:
             int64 [q, count] positions, nearest first, -1 for fewer; a row that several lists hold comes several times.
         """
+        block = max(1, HEAP_BYTES // ((1 + torch.get_num_threads()) * count * _Found.BYTES))
+        parts = [slice(start, start + block) for start in range(0, len(queries), block)]
+        found = [self._nearest(queries[part], lists[part], count, allowed) for part in parts]
+        return np.concatenate([np.empty((0, count), np.int64), *found])
+
+    def _nearest(self, queries: Vectors, lists: Numbers, count: int, allowed: Codes | None) -> Numbers:
+        """`nearest` of as many queries as heaps are held for at once."""
         threads = torch.get_num_threads()
         found = _Found.empty(1 + threads, len(queries), count)
         bits = np.empty(0, np.uint8) if allowed is None else allowed
@@ -94,6 +104,9 @@ class Scan:
 @dataclass(frozen=True, eq=False)
 class _Found:
     """Heaps of the nearest rows, the farthest of them first: [heaps, q, count]."""
+
+    BYTES: ClassVar[int] = 12
+    """Of a row in a heap."""
 
     distances: Vectors
     rows: Numbers

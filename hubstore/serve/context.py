@@ -26,6 +26,8 @@ DESCRIBED_TABLE = tuple["pa.Table", Mapping[str, Any]]
 
 Name = Annotated[str, StringConstraints(max_length=4096)]
 Text = Annotated[str, StringConstraints(max_length=1_000_000)]
+Words = Annotated[str, StringConstraints(min_length=1, max_length=1_000_000)]
+"""A text that a model goes on from: there is none to read in an empty one."""
 Once = AfterValidator(lambda values: tuple(dict.fromkeys(values)))
 Several = BeforeValidator(lambda values: [values] if isinstance(values, str | int) else values)
 """Of a parameter that is given once and has several names, FastAPI hands on its value and no list."""

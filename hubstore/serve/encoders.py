@@ -78,7 +78,9 @@ class Encoders:
     def generates(self, store: StoreReader) -> bool:
         """Whether its model says next words; also yes for one that has not been loaded, if its tokens see no later."""
         kind = store.attributes.get("model", {}).get("kind")
-        return kind == "causal" and self.reads(store) and _key(store) not in self._headless
+        given = self._source is None or isinstance(self._source, str) or self._source.head is not None
+        failed = self._headless.get(_key(store))
+        return kind == "causal" and given and self.reads(store) and not (failed and failed.lately)
 
     @contextlib.contextmanager
     def generator(self, store: StoreReader) -> Iterator[Model]:
@@ -88,8 +90,9 @@ class Encoders:
             NeedsModelError: the server has no model, one that is not the store's, or one without a head.
         """
         with self._lock:
-            model = self._loaded(store)
-            yield model if model.head is not None else self._with_head(store, model)
+            if self._loaded(store).head is None:
+                self._load_head(store)
+            yield self._loaded(store)
 
     def encoder(
         self, store: StoreReader, layers: Sequence[str], pooling: str
@@ -122,19 +125,22 @@ class Encoders:
             raise NeedsModelError(f"this server cannot read queries of this store: {found.error}")
         return found
 
-    def _with_head(self, store: StoreReader, model: Model) -> Model:
-        """The model loaded anew with its head, in the place of the one without: two would not always fit."""
+    def _load_head(self, store: StoreReader) -> None:
+        """Load the model anew with its head, in the place of the one without: two would not always fit."""
         key = _key(store)
         failed = self._headless.get(key)
-        if failed is None and isinstance(self._source, str):
-            del self._models[key]
+        if (failed is None or not failed.lately) and isinstance(self._source, str):
+            headless = self._models[key]
+            self._models = {other: model for other, model in self._models.items() if model is not headless}
+            del headless
             found = self._tried(store, head=True)
             if not isinstance(found, _Failed):
                 self._models[key] = found
-                return found
-            failed = self._headless[key] = _Failed(found.error, math.inf)
+                return
+            failed = self._headless[key] = found
+        name = store.attributes.get("model", {}).get("id", "the model")
         reason = f"{failed.error}" if failed else "it was given to the server without its head"
-        raise NeedsModelError(f"{model.identity['id']} says no words: {reason}")
+        raise NeedsModelError(f"{name} says no words: {reason}")
 
     def _tried(self, store: StoreReader, head: bool = False) -> Model | _Failed:
         from hubstore.extraction import require_same_model

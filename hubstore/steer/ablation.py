@@ -13,6 +13,7 @@ import pyarrow as pa
 from hubstore.analysis.language_eraser import language_eraser
 from hubstore.analysis.pairs import check_partitions
 from hubstore.analysis.shared_concepts import SharedConcepts
+from hubstore.checks import check_count
 from hubstore.errors import SteeringError
 from hubstore.lens import TokenLanguages
 from hubstore.models import Model
@@ -91,7 +92,7 @@ def language_ablation(  # noqa: PLR0913
     Raises:
         QueryError: a layer, partition or pooling that the store does not have.
         AnalysisError: the partitions share fewer than 24 concepts.
-        SteeringError: no layer, or the model is not the store's.
+        SteeringError: no layer, a limit below 1, no text that can be cut in two, or the model is not the store's.
     """
     if not layers or min(layers) < 1:
         raise SteeringError(f"layers {list(layers)}: erase at one or more, from 1 to {model.depth}")
@@ -102,11 +103,7 @@ def language_ablation(  # noqa: PLR0913
         )
     names = check_partitions(store, partitions)
     concepts = SharedConcepts.of(store, names, seed)
-    chosen = concepts.tested[: len(concepts.tested) if limit is None else limit]
-    texts = {
-        name: store.items["text"].take(pa.array(one.positions[chosen])).to_pylist()
-        for name, one in zip(names, concepts.selections, strict=True)
-    }
+    texts = _texts(store, concepts, limit)
     conditions = [(WHOLE_MODEL, "*"), *((method, str(layer)) for layer in layers for method in methods)]
     resampling = Bootstrap(bootstrap, seed)
     rows: list[dict[str, object]] = []
@@ -131,6 +128,19 @@ def language_ablation(  # noqa: PLR0913
             progress(done, len(conditions))
     provenance = {"model": dict(model.identity), "commits": store.digest, "seed": seed, "version": __version__}
     return pa.Table.from_pylist(rows, SCHEMA.with_metadata({METADATA: json.dumps(provenance).encode()}))
+
+
+def _texts(store: StoreReader, concepts: SharedConcepts, limit: int | None) -> dict[str, list[str]]:
+    """By partition the texts of tested concepts, without those that have no two halves."""
+    if limit is not None:
+        check_count("limit", limit, error=SteeringError)
+    texts = {}
+    for name, one in zip(concepts.names, concepts.selections, strict=True):
+        every = store.items["text"].take(pa.array(one.positions[concepts.tested[:limit]])).to_pylist()
+        texts[name] = [text for text in every if all(parted(text))]
+        if not texts[name]:
+            raise SteeringError(f"no text of {name} has two halves, of which the first is read; take other partitions")
+    return texts
 
 
 def parted(text: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from hubstore.bench.states import hub_states
 from hubstore.index import build, kinds, load
 from hubstore.index.listfile import index_core
 from hubstore.index.listtable import ListTable
-from hubstore.index.scan import Scan
+from hubstore.index.scan import Scan, _Found
 from hubstore.kernels.cpu import shuffle
 from tests.index.stores import brute_force, recall, write_store
 
@@ -92,6 +92,19 @@ def test_neither_threads_nor_the_order_of_lists_change_what_is_found(scanned):
         assert np.array_equal(scan.nearest(queries, lists[:, ::-1], 25), alone)
     finally:
         torch.set_num_threads(before)
+
+
+@needs_shuffles
+def test_as_many_queries_are_searched_at_once_as_heaps_have_room_for(scanned, monkeypatch):
+    _, scan, _, queries = scanned
+    lists = np.broadcast_to(np.arange(LISTS), (len(queries), LISTS))
+    together, held = scan.nearest(queries, lists, 25), []
+    empty = _Found.empty
+    monkeypatch.setattr(_Found, "empty", lambda *shape: held.append(shape) or empty(*shape))
+    monkeypatch.setattr("hubstore.index.scan.HEAP_BYTES", 3 * 25 * 12 * (1 + torch.get_num_threads()))
+    assert np.array_equal(scan.nearest(queries, lists, 25), together)
+    assert {many for _, many, _ in held} == {3, len(queries) % 3} - {0}
+    assert scan.nearest(queries[:0], lists[:0], 25).shape == (0, 25)
 
 
 @needs_shuffles

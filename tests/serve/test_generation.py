@@ -87,6 +87,8 @@ def test_the_means_of_partitions_are_a_direction_too(server, folder, model):
         ("steer", {"to_texts": ["a"], "from_texts": ["b"], "layer": 99}, 400, "no layer 99"),
         ("steer", {"to_texts": ["a"], "from_texts": ["b"], "max_new_tokens": 33}, 413, "says 64 at once"),
         ("steer", {"to_partition": "xx", "from_partition": "en"}, 404, "no partition 'xx'"),
+        ("steer", {"prompts": [""], "to_texts": ["a"], "from_texts": ["b"]}, 422, "prompts"),
+        ("lens", {"texts": [""]}, 422, "texts"),
     ],
 )
 def test_what_is_too_much_or_no_direction_is_refused(server, path, body, status, words):
@@ -111,4 +113,5 @@ def test_a_model_given_without_its_head_says_no_words_and_reads_queries_on(tmp_p
     with served(tmp_path / "plain.hub", model=model) as running:
         answer = running.post("/api/v1/stores/plain/lens", {"texts": ["x"]})
         assert (answer.status, "without its head" in answer.error) == (501, True)
+        assert not running.get("/api/v1/stores/plain").json["generator"]
         assert running.post("/api/v1/stores/plain/neighbors", {"texts": ["x"]}).status == 200

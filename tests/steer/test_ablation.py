@@ -101,3 +101,6 @@ def test_what_cannot_be_erased_is_refused(model, store):
         language_ablation(store, tiny_language_model("gemma3"), [1])
     with pytest.raises(AnalysisError, match="there is no eraser 'lda'"):
         language_ablation(store, model, [1], methods=["lda"], limit=2)
+    for limit in (0, -3):
+        with pytest.raises(SteeringError, match="limit"):
+            language_ablation(store, model, [1], limit=limit)

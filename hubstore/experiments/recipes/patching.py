@@ -195,6 +195,7 @@ def trials_of(context: ExperimentContext, into: Translation, tested: Sequence[Wo
     rng = np.random.default_rng(context.seed)
     targets, controls = (others(own, rng) for _ in range(2))
     lost = {place for drawn in (targets, controls) for place in clashes(own, drawn)}
+    lost |= set(np.flatnonzero(np.asarray(targets) == np.asarray(controls)).tolist())  # a third is neither
     trials = []
     for number, (place, target, control) in enumerate(zip(usable, targets, controls, strict=True)):
         words = tested[usable[target]]

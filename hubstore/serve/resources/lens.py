@@ -19,7 +19,7 @@ from hubstore.serve.context import (
     Params,
     RequestContext,
     StoreParams,
-    Text,
+    Words,
     either,
 )
 from hubstore.serve.http_errors import NeedsModelError
@@ -63,7 +63,7 @@ class ItemLensParams(LensParams):
 class TypedLensQuery(Params):
     """What to read in texts, as a body."""
 
-    texts: tuple[Text, ...] = Field(min_length=1, max_length=64)
+    texts: tuple[Words, ...] = Field(min_length=1, max_length=64)
     layers: Layers | None = None
     variant: Literal["raw", "normed", "tuned"] = "raw"
     targets: tuple[Name, ...] = Field((), max_length=64)

@@ -10,7 +10,7 @@ from pydantic import Field, FiniteFloat
 from starlette.responses import Response
 
 from hubstore.errors import QueryError
-from hubstore.serve.context import TABLE, Context, Name, Params, Text
+from hubstore.serve.context import TABLE, Context, Name, Params, Words
 from hubstore.serve.http_errors import NeedsModelError, TooLargeError
 from hubstore.serve.resources.lens import typed_tokens
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix="/api/v1/stores/{store}/steer", tags=["steering"])
 
-Side = Annotated[tuple[Text, ...], Field(min_length=1, max_length=64)]
+Side = Annotated[tuple[Words, ...], Field(min_length=1, max_length=64)]
 
 
 class SteerQuery(Params):
     """What to go on from and how to steer it: the direction is from texts to texts, or from a partition to another."""
 
-    prompts: tuple[Text, ...] = Field(min_length=1, max_length=16)
+    prompts: tuple[Words, ...] = Field(min_length=1, max_length=16)
     from_texts: Side | None = Field(None, description="Steer away from the mean state of their last tokens.")
     to_texts: Side | None = Field(None, description="... toward that of these.")
     from_partition: Name | None = Field(None, description="Steer away from the mean of this partition's stored states.")
@@ -58,9 +58,10 @@ async def steer(context: Context, query: SteerQuery) -> Response:
     _check_sides(query)
 
     def answer() -> Any:
+        between = _between_partitions(snapshot, query)  # of all their rows, while others may use the model
         with service.encoders.generator(snapshot) as model:
             _check_size(model, query, service.limits)
-            return _steered(snapshot, model, query)
+            return _steered(model, query, between)
 
     return await context.computed("steer", tuple(query.options().items()), answer)
 
@@ -88,16 +89,24 @@ def _check_size(model: Model, query: SteerQuery, limits: Limits) -> None:
         )
 
 
-def _steered(snapshot: Snapshot, model: Model, query: SteerQuery) -> pa.Table:
+def _between_partitions(snapshot: Snapshot, query: SteerQuery) -> Direction | None:
+    from hubstore.steer import difference_of_partitions
+
+    if query.to_partition is None or query.from_partition is None:
+        return None
+    return difference_of_partitions(snapshot, query.to_partition, query.from_partition, query.layer)
+
+
+def _steered(model: Model, query: SteerQuery, between: Direction | None) -> pa.Table:
     from hubstore import steer as library
 
-    direction: Direction
-    if query.to_texts is not None and query.from_texts is not None:
+    direction = between
+    if direction is None:
+        assert query.to_texts is not None
+        assert query.from_texts is not None
         direction = library.difference_of_texts(model, query.to_texts, query.from_texts, query.layer)
-    else:
-        assert query.to_partition is not None
-        assert query.from_partition is not None
-        direction = library.difference_of_partitions(snapshot, query.to_partition, query.from_partition, query.layer)
+    # The mean length of what is steered: the states of the prompts' last tokens.
+    length = float(library.last_states(model, query.prompts, [query.layer]).norm(dim=-1).mean())
     found = library.sweep(
         model,
         direction,
@@ -111,15 +120,5 @@ def _steered(snapshot: Snapshot, model: Model, query: SteerQuery) -> pa.Table:
     )
     metadata = {key: value for key, value in (found.schema.metadata or {}).items() if key != b"hubstore"}
     provenance = json.loads(found.schema.metadata[b"hubstore"])
-    provenance["scale"] = {"direction": direction.norm, "state": _state_norm(snapshot, model, query)}
+    provenance["scale"] = {"direction": direction.norm, "state": length}
     return found.replace_schema_metadata({**metadata, b"hubstore": json.dumps(provenance).encode()})
-
-
-def _state_norm(snapshot: Snapshot, model: Model, query: SteerQuery) -> float:
-    """The mean Euclidean norm of the states of the prompts' last tokens, where the direction is added."""
-    from hubstore.corpus import Item
-    from hubstore.extraction import encode
-
-    layer = str(query.layer)
-    items = [Item("", prompt, "und") for prompt in query.prompts]
-    return float(encode(snapshot, model, items, [layer], "last")[layer].norm(dim=1).mean())
