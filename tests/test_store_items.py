@@ -50,6 +50,7 @@ def test_it_is_what_the_reader_reads_and_does_what_an_arrow_table_does(path):
     assert store.items == plain
     assert store.items.to_arrow().equals(plain)
     assert store.items.slice(3, 2).equals(plain.slice(3, 2))
+    assert store.items[3:5].equals(plain[3:5])
     assert store.items.filter(pc.equal(store.items["language"], "he")).num_rows == 24
     assert store.items.shape == plain.shape
     assert pa.table(store.items).equals(plain)

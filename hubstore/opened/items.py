@@ -14,7 +14,8 @@ from hubstore.errors import MissingDependencyError
 class ItemTable:
     """One row per item, in position order: an Arrow table that is read a column at a time, or whole where need be.
 
-    It has what a `pyarrow.Table` has; what is asked of it beside the methods here reads all of it.
+    It has the methods of a `pyarrow.Table`, which read all of it where they are not named here; functions of Arrow's own,
+    such as `pyarrow.parquet.write_table`, take `to_arrow()`.
 
     Args:
         schema: of the table.
@@ -36,12 +37,16 @@ class ItemTable:
     def __len__(self) -> int:
         return self.num_rows
 
-    def __getitem__(self, column: str | int) -> pa.ChunkedArray:
-        """A column by its name or place; KeyError, as Arrow's own, for one that is not there."""
+    def __getitem__(self, column: str | int | slice) -> Any:
+        """A column by its name or place, or a table of some rows; KeyError for a column that is not there."""
+        if isinstance(column, slice):
+            return self.to_arrow()[column]
         name = self.column_names[column] if isinstance(column, int) else column
         return self._columns[name][name] if name in self._columns else self.select([name])[name]
 
-    column = __getitem__
+    def column(self, column: str | int) -> pa.ChunkedArray:
+        """A column by its name or place."""
+        return self[column]
 
     def select(self, columns: Sequence[str]) -> pa.Table:
         """A table of some columns, of which only those are read that were not before."""

@@ -45,7 +45,7 @@ class Store(Analyses):
     corpus of it is unfinished, an `UnfinishedStoreWarning` says so; what is asked is answered from the items so far.
 
     `items` is a table whose columns are read when they are asked for: `store.items["text"]`, `store.items.to_pandas()`,
-    `store.items.to_polars()`; it has all that a `pyarrow.Table` has.
+    `store.items.to_polars()`; `store.items.to_arrow()` is a `pyarrow.Table`.
 
     Example:
         >>> store = hubstore.open("demo.hub")
