@@ -14,7 +14,7 @@ from hubstore.errors import MissingDependencyError
 class ItemTable:
     """One row per item, in position order: an Arrow table that is read a column at a time, or whole where need be.
 
-    It has the methods of a `pyarrow.Table`, which read all of it where they are not named here; functions of Arrow's own,
+    It has the methods of a `pyarrow.Table`, which read all of it where they are not named here; Arrow's own functions,
     such as `pyarrow.parquet.write_table`, take `to_arrow()`.
 
     Args:
