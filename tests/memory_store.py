@@ -119,7 +119,7 @@ class MemoryStore:
         for name, concepts in partitions.items():
             modality, _, language = name.rpartition("/")
             modality = modality or "text"
-            self.partitions[name] = Partition(modality, language, ((start, start + len(concepts)),))
+            self.partitions[name] = Partition(modality, language, np.array([[start, start + len(concepts)]]))
             start += len(concepts)
             for number, concept in enumerate(concepts):
                 text = f"{concept} in {name}"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from hubstore.store.partition import range_positions
+
 Positions = npt.NDArray[np.int64]
 
 MANY_RANGES = 100_000
@@ -69,10 +71,7 @@ class Allowed:
 
     def positions(self) -> Positions:
         """int64 [size], ascending."""
-        lengths = self.ranges[:, 1] - self.ranges[:, 0]
-        skipped = self.ranges[:, 0] - (np.cumsum(lengths) - lengths)
-        positions: Positions = np.arange(self.size, dtype=np.int64) + np.repeat(skipped, lengths)
-        return positions
+        return range_positions(self.ranges)
 
     def mask(self, rows: int) -> npt.NDArray[np.bool_]:
         """bool [rows], True where a position is allowed."""

@@ -93,8 +93,8 @@ class IndexCost:
     by: str | None
 
 
-def index_bytes(kind: str, rows: int, width: int) -> int:
-    """Bytes of a FAISS file of `rows` rows, as the builder has it; 0 for exact search."""
+def index_bytes(kind: str, rows: int, width: int, bits: int = kinds.RABITQ_BITS) -> int:
+    """Bytes of a FAISS file of `rows` rows, with RaBitQ codes of `bits` an element; 0 for exact search."""
     if kind == "exact":
         return 0
     if kind == "hnsw":
@@ -103,7 +103,7 @@ def index_bytes(kind: str, rows: int, width: int) -> int:
     if kind == "ivf":
         return rows * (2 * width + 8) + 4 * lists * width
     if kind == "ivfrabitq":
-        code, rotation = rabitq_bytes(width), 4 * width * width
+        code, rotation = rabitq_bytes(width, bits), 4 * width * width
         return rows * (code + 8) + lists * (16 * (code + 8) + 4 * width + 28) + rotation
     code = code_bytes(rows, width)
     # Codes of a list come in blocks of 32, the last of which is half full.
@@ -112,7 +112,8 @@ def index_bytes(kind: str, rows: int, width: int) -> int:
 
 def list_bytes(description: IndexDescription) -> float:
     """Of a list, on average; of a node of an HNSW, whose rows are as many whatever the effort."""
-    size = index_bytes(description.kind, description.rows, description.width)
+    bits = kinds.rabitq_bits(description.factory)
+    size = index_bytes(description.kind, description.rows, description.width, bits)
     return size / (description.parameters or {}).get("nlist", description.rows)
 
 

@@ -81,6 +81,12 @@ def factory(kind: str, rows: int, width: int) -> str:
     return f"IVF{lists},PQ{width // per_code}x4fs"
 
 
+def rabitq_bits(factory: str | None) -> int:
+    """Bits of an element's code in an index of such a factory string, which an earlier release may have built."""
+    digits = (factory or "").rpartition("RaBitQfs")[2]
+    return int(digits) if digits.isdecimal() else RABITQ_BITS
+
+
 def list_count(rows: int) -> int:
     """Inverted lists: the power of two nearest 2 sqrt(rows), with 39 rows a list or more, as FAISS wants them."""
     fitting = max(1, rows // 39)

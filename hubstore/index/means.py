@@ -33,7 +33,7 @@ def rows_of(store: StoreReader, partition: Partition, pooling: str) -> Allowed:
     """A partition's rows: its items, or their tokens."""
     if pooling == "tokens":
         return Allowed.from_ranges(store.token_ranges()[partition.positions()])
-    return Allowed.from_ranges(partition.ranges)
+    return Allowed.from_ranges(partition.bounds)
 
 
 def partition_means(store: StoreReader, names: Sequence[str], layer: str, pooling: str) -> Means:

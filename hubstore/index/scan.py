@@ -94,7 +94,10 @@ class Scan:
                 rows,
             )
 
-        scan((0, first))
+        # Of a query one thread scans the nearest lists, so that threads share the first heaps and meet in none.
+        in_threads(
+            scan, [(0, part) for number in range(threads) if len(part := first[first[:, 1] % threads == number])]
+        )
         bounds[:] = found.distances[0, :, 0]
         parts = np.array_split(rest, threads)
         in_threads(scan, [(1 + number, part) for number, part in enumerate(parts) if len(part)])

@@ -53,7 +53,7 @@ def allowed_items(
         and _passes(partition.modality, options.modalities)
         and not (options.exclude_same_language and partition.language == query_language)
     ]
-    allowed = Allowed.from_ranges([bounds for partition in chosen for bounds in partition.ranges])
+    allowed = Allowed.from_ranges(np.concatenate([np.empty((0, 2), np.int64), *(one.bounds for one in chosen)]))
     if options.concepts is not None:
         allowed = allowed & _of_concepts(store, options.concepts)
     if passing is not None:

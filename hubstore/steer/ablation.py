@@ -15,6 +15,7 @@ from hubstore.analysis.pairs import check_partitions
 from hubstore.analysis.shared_concepts import SharedConcepts
 from hubstore.checks import check_count
 from hubstore.errors import SteeringError
+from hubstore.extraction import require_same_model
 from hubstore.lens import TokenLanguages
 from hubstore.models import Model
 from hubstore.stats.bootstrap import Bootstrap
@@ -92,15 +93,12 @@ def language_ablation(  # noqa: PLR0913
     Raises:
         QueryError: a layer, partition or pooling that the store does not have.
         AnalysisError: the partitions share fewer than 24 concepts.
-        SteeringError: no layer, a limit below 1, no text that can be cut in two, or the model is not the store's.
+        SteeringError: no layer, a limit below 1, no text that can be cut in two.
+        ModelError: the model is not the store's.
     """
     if not layers or min(layers) < 1:
         raise SteeringError(f"layers {list(layers)}: erase at one or more, from 1 to {model.depth}")
-    if store.attributes["model"]["weights"] != model.identity["weights"]:
-        raise SteeringError(
-            f"{store.path} was extracted with {store.attributes['model']['id']}, not with the weights of "
-            f"{model.identity['id']}; erase in the store's own model"
-        )
+    require_same_model(store, model)
     names = check_partitions(store, partitions)
     concepts = SharedConcepts.of(store, names, seed)
     texts = _texts(store, concepts, limit)

@@ -233,7 +233,7 @@ def _last_states(model: Model, texts: Sequence[str], layer: int) -> Tensor:
 def _partition_mean(store: StoreReader, partition: str, layer: str, pooling: str) -> Tensor:
     """float64 [width]."""
     chosen, total = store.partition(partition), torch.zeros(store.width, dtype=torch.float64)
-    for start, stop in chosen.ranges:
+    for start, stop in chosen.bounds.tolist():
         for _, rows in store.hidden(layer, pooling).segments(start, stop):
             total += rows.to(torch.float64).sum(0)
     return total / chosen.size

@@ -29,15 +29,18 @@ def partitions_by(values: pa.ChunkedArray, what: str) -> Mapping[str, Partition]
     if not 0 < distinct <= MOST_VALUES:
         raise QueryError(f"{what} has {distinct:,} values; partitions are made of 1 to {MOST_VALUES:,}")
     encoded = values.cast(pa.string()).combine_chunks().dictionary_encode()
-    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int16)
+    names = encoded.dictionary.to_pylist()
+    # Sorted once, whatever the number of values; -1, of items without one, comes first.
+    order = np.argsort(codes, kind="stable")
+    edges = np.searchsorted(codes, np.arange(len(names) + 1), sorter=order)
     return {
-        name: Partition("text", name, _ranges(np.flatnonzero(codes == code)))
-        for code, name in enumerate(encoded.dictionary.to_pylist())
+        name: Partition("text", name, _bounds(order[edges[code] : edges[code + 1]])) for code, name in enumerate(names)
     }
 
 
-def _ranges(positions: Positions) -> tuple[tuple[int, int], ...]:
-    """Runs of positions, ascending, as (start, stop)."""
+def _bounds(positions: Positions) -> Positions:
+    """int64 [runs, 2]: start and stop of each run of ascending positions."""
     breaks = np.flatnonzero(np.diff(positions) > 1) + 1
     starts, stops = positions[np.r_[0, breaks]], positions[np.r_[breaks - 1, len(positions) - 1]] + 1
-    return tuple(zip(starts.tolist(), stops.tolist(), strict=True))
+    return np.stack([starts, stops], axis=1)

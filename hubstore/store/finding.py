@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from hubstore.checks import check_count, check_strings
 from hubstore.errors import QueryError
-from hubstore.store.partition import Positions
+from hubstore.store.partition import Positions, range_positions
 
 if TYPE_CHECKING:
     from hubstore.store.reader import StoreReader
@@ -41,15 +41,15 @@ def find_positions(
         among: only at these positions, ascending.
     """
     named = None if partitions is None else {store.partition(name).name for name in partitions}
-    ranges = [
-        bounds
+    chosen = [
+        part.bounds
         for part in store.partitions.values()
         if (named is None or part.name in named)
         and (languages is None or part.language in languages)
         and (modalities is None or part.modality in modalities)
-        for bounds in part.ranges
     ]
-    found = np.concatenate([np.empty(0, np.int64), *(np.arange(start, stop) for start, stop in sorted(ranges))])
+    bounds = np.concatenate([np.empty((0, 2), np.int64), *chosen])
+    found = range_positions(bounds[np.argsort(bounds[:, 0])])
     if among is not None:
         found = np.intersect1d(found, among, assume_unique=True)
     if concepts is not None:

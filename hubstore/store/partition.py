@@ -10,19 +10,19 @@ import numpy.typing as npt
 Positions = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Partition:
     """All items of one (modality, language).
 
     Args:
         modality: "text", "image" or "audio".
         language: BCP 47 tag.
-        ranges: (start, stop) positions, in order and not touching.
+        bounds: int64 [ranges, 2], start and stop of its positions, in order and not touching.
     """
 
     modality: str
     language: str
-    ranges: tuple[tuple[int, int], ...]
+    bounds: Positions
 
     @property
     def name(self) -> str:
@@ -32,11 +32,32 @@ class Partition:
     @property
     def size(self) -> int:
         """Items in it."""
-        return sum(stop - start for start, stop in self.ranges)
+        return int((self.bounds[:, 1] - self.bounds[:, 0]).sum())
+
+    @property
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """The bounds as (start, stop); made at each call, so that code for many rows takes `bounds`."""
+        return tuple((start, stop) for start, stop in self.bounds.tolist())
 
     def positions(self) -> Positions:
         """int64 [size], ascending."""
-        return np.concatenate([np.arange(start, stop, dtype=np.int64) for start, stop in self.ranges])
+        return range_positions(self.bounds)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Partition):
+            return NotImplemented
+        return self.name == other.name and np.array_equal(self.bounds, other.bounds)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.size))
+
+
+def range_positions(bounds: Positions) -> Positions:
+    """int64 [size]: the positions of ranges [n, 2], one range after another."""
+    lengths = bounds[:, 1] - bounds[:, 0]
+    skipped = bounds[:, 0] - (np.cumsum(lengths) - lengths)
+    positions: Positions = np.arange(int(lengths.sum()), dtype=np.int64) + np.repeat(skipped, lengths)
+    return positions
 
 
 def partition_name(modality: str, language: str) -> str:

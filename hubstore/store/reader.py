@@ -212,7 +212,7 @@ class StoreReader(LayersAndPoolings):
                 else:
                     known.append((position, position + count))
                 position += count
-        found = (Partition(modality, language, tuple(r)) for (modality, language), r in ranges.items())
+        found = (Partition(modality, language, np.array(r, np.int64)) for (modality, language), r in ranges.items())
         return {partition.name: partition for partition in found}
 
     def partitioned_by(self, column: str) -> Self:

@@ -20,6 +20,15 @@ def test_an_index_has_the_bytes_that_it_is_said_to_have(tmp_path, kind):
     assert index_bytes(kind, description.rows, description.width) == pytest.approx(description.file.size, rel=0.05)
 
 
+def test_a_list_of_two_bits_has_the_bytes_that_its_factory_says(tmp_path, monkeypatch):
+    store = write_store(tmp_path / "x.hub", hub_states(4000, 64)[None])
+    with monkeypatch.context() as patched:
+        patched.setattr(kinds, "RABITQ_BITS", 2)
+        (description,) = build(store, kind="ivfrabitq", device="cpu")
+    size = cost.list_bytes(description) * description.parameters["nlist"]
+    assert size == pytest.approx(description.file.size, rel=0.05)
+
+
 def test_exact_search_of_rows_beyond_memory_is_as_slow_as_the_disk():
     speed = SearchSpeed(1e-10, 1e-13, 1e-9, 1e-11, 1e-10)
     rows, width = 10_000_000, 384

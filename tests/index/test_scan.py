@@ -10,6 +10,7 @@ import torch
 
 from hubstore.bench.states import hub_states
 from hubstore.index import build, kinds, load
+from hubstore.index import scan as scan_module
 from hubstore.index.listfile import index_core
 from hubstore.index.listtable import ListTable
 from hubstore.index.scan import Scan, _Found
@@ -105,6 +106,21 @@ def test_as_many_queries_are_searched_at_once_as_heaps_have_room_for(scanned, mo
     assert np.array_equal(scan.nearest(queries, lists, 25), together)
     assert {many for _, many, _ in held} == {3, len(queries) % 3} - {0}
     assert scan.nearest(queries[:0], lists[:0], 25).shape == (0, 25)
+
+
+@needs_shuffles
+def test_the_nearest_lists_of_many_queries_are_scanned_by_all_threads(scanned, monkeypatch):
+    _, scan, _, queries = scanned
+    lists = np.broadcast_to(np.arange(4), (len(queries), 4))
+    tasks, run = [], scan_module.in_threads
+    monkeypatch.setattr(scan_module, "in_threads", lambda work, parts: tasks.append(len(parts)) or run(work, parts))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        scan.nearest(queries, lists, 5)
+    finally:
+        torch.set_num_threads(before)
+    assert tasks[0] == 3
 
 
 @needs_shuffles
