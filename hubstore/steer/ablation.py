@@ -135,7 +135,7 @@ def _texts(store: StoreReader, concepts: SharedConcepts, limit: int | None) -> d
     texts = {}
     for name, one in zip(concepts.names, concepts.selections, strict=True):
         every = store.items["text"].take(pa.array(one.positions[concepts.tested[:limit]])).to_pylist()
-        texts[name] = [text for text in every if all(parted(text))]
+        texts[name] = [text for text in every if all(part.strip() for part in parted(text))]
         if not texts[name]:
             raise SteeringError(f"no text of {name} has two halves, of which the first is read; take other partitions")
     return texts
