@@ -528,6 +528,13 @@ def test_the_lens_reads_a_text_while_it_is_typed_its_last_token_normed_first(pag
     expect(page.get_by_label("Text, read as you type")).to_have_value("Nine ships left and rain")
 
 
+@pytest.mark.parametrize(("tokens", "last"), [("last", True), ("every", False)])
+def test_the_lens_asks_for_no_more_tokens_of_a_text_than_it_shows(page, url, tokens, last):
+    with page.expect_request(lambda one: one.method == "POST" and one.url.endswith("/words/lens")) as asking:
+        show(page, url, f"lens?store=words&by=text&text=Rain+falls&tokens={tokens}")
+    assert asking.value.post_data_json["last"] is last
+
+
 def test_trends_that_a_store_keeps_stand_beside_its_lens(page, folder, tmp_path):
     shutil.copytree(folder / "words.hub", tmp_path / "words.hub")
     corpus = read_sample("ntrex", languages=("en", "sw"), limit=5)

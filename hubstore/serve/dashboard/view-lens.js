@@ -171,7 +171,7 @@ class LensView {
     return this.pane.fill(async (signal) => {
       const answer =
         selection.by === "text"
-          ? await postLong(path, { texts: [selection.text], variant: selection.variant, k: WORDS }, signal)
+          ? await postLong(path, typedQueryOf(selection), signal)
           : await get(path, queryOf(selection), signal);
       return draw(info, selection, answer);
     }, "Reading…");
@@ -193,6 +193,10 @@ function question(info, params) {
 
 function queryOf({ item, variant, pooling }) {
   return { id: item, variant, pooling, k: WORDS };
+}
+
+function typedQueryOf({ text, variant, tokens }) {
+  return { texts: [text], variant, k: WORDS, last: tokens === "last" };
 }
 
 async function suggestions(store, info) {
