@@ -49,6 +49,7 @@ def test_it_is_what_the_reader_reads_and_does_what_an_arrow_table_does(path):
     store, plain = hubstore.open(path), StoreReader(path).items
     assert store.items == plain
     assert store.items.to_arrow().equals(plain)
+    assert store.items.equals(hubstore.open(path).items)
     assert store.items.slice(3, 2).equals(plain.slice(3, 2))
     assert store.items[3:5].equals(plain[3:5])
     assert store.items.filter(pc.equal(store.items["language"], "he")).num_rows == 24

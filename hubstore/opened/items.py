@@ -85,9 +85,13 @@ class ItemTable:
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
-    def __eq__(self, other: object) -> bool:
+    def equals(self, other: pa.Table | ItemTable, *, check_metadata: bool = False) -> bool:
+        """Whether another table has the same columns and rows."""
         whole = other.to_arrow() if isinstance(other, ItemTable) else other
-        return bool(self.to_arrow() == whole)
+        return bool(self.to_arrow().equals(whole, check_metadata=check_metadata))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, pa.Table | ItemTable) and self.equals(other)
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -14,7 +14,18 @@ import pytest
 
 from hubstore.corpus import Corpus, Item
 from hubstore.errors import CorpusError, CorruptStoreError, StoreError, StoreExistsError
-from hubstore.extraction import Callbacks, Settings, append, extract, generations, plan, resume, settings, spool
+from hubstore.extraction import (
+    Callbacks,
+    Settings,
+    append,
+    extract,
+    generations,
+    pipeline,
+    plan,
+    resume,
+    settings,
+    spool,
+)
 from hubstore.storage import LocalStorage
 from hubstore.store import StoreReader, unfinished, verify
 from tests.command_line import typed
@@ -168,9 +179,10 @@ class StoppedError(Exception):
 
 
 @pytest.fixture
-def interrupted(tmp_path, stores):
+def interrupted(tmp_path, stores, monkeypatch):
     """A store of which some shards of the first generation are committed, its plan, and what it is to become."""
     path = tmp_path / "x.hub"
+    monkeypatch.setattr(pipeline, "WRITERS", 1)  # or both shards of the generation would be committed
 
     def stop(done):
         if list(path.glob("commits/*.json")):

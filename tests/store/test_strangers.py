@@ -257,10 +257,10 @@ def test_a_table_of_other_rows_or_columns_than_were_committed_is_one_line(store)
         assert len(data) < 2 << 20
         replace_file(store, "items/0.parquet", data)
         with pytest.raises(CorruptStoreError, match=what):
-            hubstore.open(store).items  # noqa: B018
+            hubstore.open(store).items.to_arrow()
     replace_file(store, "items/0.parquet", parquet(wide))
     with pytest.raises(CorruptStoreError, match="memory"):
-        hubstore.open(store).items  # noqa: B018
+        hubstore.open(store).items.to_arrow()
     with pytest.raises(CorruptStoreError, match="memory"):
         decode_result(parquet(many), "a")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20, "in KiB"
@@ -298,7 +298,7 @@ def test_a_pipe_in_a_store_is_a_missing_file(store):
     (store / "items/0.parquet").unlink()
     os.mkfifo(store / "items/0.parquet")
     with pytest.raises(CorruptStoreError, match="is missing"):
-        hubstore.open(store).items  # noqa: B018
+        hubstore.open(store).items.to_arrow()
 
 
 @pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "./a", "a\0b", "a/."])
