@@ -155,7 +155,12 @@ class StoreReader(LayersAndPoolings):
         return found.take(pa.array(places, pa.int64()))
 
     def item_columns(self, names: Sequence[str]) -> pa.Table:
-        """Some columns of all items, decoded once for each open store, without the others."""
+        """Some columns of all items, decoded once for each open store, without the others.
+
+        Example:
+            >>> store.item_columns(["id", "language"]).num_rows == len(store)
+            True
+        """
         if "items" not in self.__dict__:
             if new := [name for name in names if name not in self._columns_read]:
                 found = self._tables(self.commits, new).combine_chunks()

@@ -60,11 +60,11 @@ def test_another_recall_is_chosen_for_anew_and_the_same_is_not(store):
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivfpq", "ivfrabitq"])
 def test_an_index_of_an_earlier_release_is_searched_and_is_measured_when_it_is_next_brought_up_to_date(store, kind):
-    (built,) = build(store, kind=kind, rebuild=True, device="cpu")
+    (built,) = build(store, kind=kind, recall=0.95, rebuild=True, device="cpu")
     older = replace(built, recall=None, parameters=kinds.parameters(kind, ROWS))
     (store.path / "indexes/mean/0/index.json").write_bytes(older.encode())
     assert load(store, 0, device="cpu").description.recall is None
-    assert build(store, kind=kind, device="cpu") == (built,)
+    assert build(store, kind=kind, recall=0.95, device="cpu") == (built,)
 
 
 def test_held_out_rows_are_none_that_the_index_was_trained_on(store):
