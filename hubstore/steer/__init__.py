@@ -8,12 +8,13 @@ from hubstore.steer.directions import (
     difference_of_partitions,
     difference_of_texts,
     difference_of_tokens,
+    last_states,
     load_direction,
 )
 from hubstore.steer.generation import Continuation, generate, next_log_probabilities
 from hubstore.steer.intervention import Intervention, steering
 from hubstore.steer.metrics import Proportion, perplexity, relevance, success_share
-from hubstore.steer.patching import Patched, last_states, patch, place_after
+from hubstore.steer.patching import Patched, patch, place_after
 from hubstore.steer.patchscopes import patchscope
 from hubstore.steer.prompts import MediaPrompt, media_prompt
 from hubstore.steer.sentiment import Classifier, Lexicon

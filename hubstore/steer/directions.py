@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -16,10 +17,9 @@ from torch import Tensor
 from hubstore.decoding import decode_object
 from hubstore.errors import SteeringError
 from hubstore.files import put
-from hubstore.forward import make_batch, tokenize
+from hubstore.forward import Capture, make_batch, tokenize
 from hubstore.forward.members import batch_members, padded_batching
 from hubstore.models import Model
-from hubstore.steer.restart import run_to
 from hubstore.version import __version__
 
 if TYPE_CHECKING:
@@ -136,6 +136,27 @@ def check_layer(model: Model, layer: int) -> None:
         )
 
 
+def last_states(model: Model, texts: Sequence[str], layers: Sequence[int]) -> Tensor:
+    """The states of the texts' last tokens: float32 [texts, layers, width] on the CPU.
+
+    The state of a word within a prompt is that of the prompt up to the word's end: what follows is not seen by it.
+
+    Raises:
+        SteeringError: no such layer.
+        ModelError: a text has no token.
+    """
+    for layer in layers:
+        check_layer(model, layer)
+    token_ids, _ = tokenize(model, texts, model.max_tokens)
+    capture = Capture(model, [str(layer) for layer in layers], ["last"], torch.float32)
+    states = torch.empty(len(texts), len(layers), model.width)
+    lengths = np.array([len(ids) for ids in token_ids], np.int32)
+    for members in batch_members(lengths, token_budget(model.device), padded_batching(model)):
+        batch = make_batch(model, [token_ids[i] for i in members])
+        states[torch.from_numpy(members)] = capture.run(batch)["last"].transpose(0, 1).cpu()
+    return states
+
+
 def difference_of_texts(model: Model, to: str | Sequence[str], away: str | Sequence[str], layer: int) -> Direction:
     """The mean state of the texts `to` minus that of the texts `away`, at their last tokens.
 
@@ -157,7 +178,7 @@ def difference_of_texts(model: Model, to: str | Sequence[str], away: str | Seque
     """
     check_layer(model, layer)
     sides = {"to": _listed(to), "away": _listed(away)}
-    means = {side: _last_states(model, texts, layer).mean(0) for side, texts in sides.items()}
+    means = {side: last_states(model, texts, [layer])[:, 0].to(torch.float64).mean(0) for side, texts in sides.items()}
     return _direction(means["to"] - means["away"], {"made": "texts", **sides, "layer": layer}, model.identity)
 
 
@@ -216,18 +237,6 @@ def _listed(texts: str | Sequence[str]) -> list[str]:
     if not listed:
         raise SteeringError("a direction is the difference of two sides; give each a text at least")
     return listed
-
-
-def _last_states(model: Model, texts: Sequence[str], layer: int) -> Tensor:
-    """float64 [texts, width] of the last tokens."""
-    token_ids, _ = tokenize(model, texts, model.max_tokens)
-    states = torch.empty(len(texts), model.width, dtype=torch.float64)
-    lengths = torch.tensor([len(ids) for ids in token_ids], dtype=torch.int32).numpy()
-    for members in batch_members(lengths, token_budget(model.device), padded_batching(model)):
-        batch = make_batch(model, [token_ids[i] for i in members], explicit_positions=True)
-        reached = run_to(model, layer, batch.inputs).states
-        states[torch.from_numpy(members)] = reached.flatten(0, 1)[batch.last].to("cpu", torch.float64)
-    return states
 
 
 def _partition_mean(store: StoreReader, partition: str, layer: str, pooling: str) -> Tensor:

@@ -18,8 +18,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from hubstore.checks import check_count
 from hubstore.errors import NonFiniteError, SteeringError
-from hubstore.forward import Capture, make_batch, tokenize
-from hubstore.forward.members import batch_members, padded_batching
+from hubstore.forward import make_batch, tokenize
+from hubstore.forward.members import batch_members
 from hubstore.models import Model
 from hubstore.steer.decoding import token_logits
 from hubstore.steer.directions import check_layer, check_width, token_budget
@@ -42,27 +42,6 @@ class Patched:
     log_probabilities: Tensor
     top: Tensor
     top_log_probabilities: Tensor
-
-
-def last_states(model: Model, texts: Sequence[str], layers: Sequence[int]) -> Tensor:
-    """The states of the texts' last tokens: float32 [texts, layers, width] on the CPU.
-
-    The state of a word within a prompt is that of the prompt up to the word's end: what follows is not seen by it.
-
-    Raises:
-        SteeringError: no such layer.
-        ModelError: a text has no token.
-    """
-    for layer in layers:
-        check_layer(model, layer)
-    token_ids, _ = tokenize(model, texts, model.max_tokens)
-    capture = Capture(model, [str(layer) for layer in layers], ["last"], torch.float32)
-    states = torch.empty(len(texts), len(layers), model.width)
-    lengths = np.array([len(ids) for ids in token_ids], np.int32)
-    for members in batch_members(lengths, token_budget(model.device), padded_batching(model)):
-        batch = make_batch(model, [token_ids[i] for i in members])
-        states[torch.from_numpy(members)] = capture.run(batch)["last"].transpose(0, 1).cpu()
-    return states
 
 
 def place_after(model: Model, beginning: str, prompt: str) -> int | None:
