@@ -23,7 +23,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from benchmarks.record import Result, compare, gpu_machine, machine, save
+from benchmarks.record import Result, add_record_options, compare, gpu_machine, machine, save
 from benchmarks.table import suite_table
 from hubstore.bench.timing import Sample, Task, device_seconds, interleave
 from hubstore.corpus import Corpus, Item, read_sample
@@ -403,9 +403,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-tokens", type=int, help="tokens of a packed batch")
     parser.add_argument("--no-compile", action="store_true", help="blocks as they are")
     parser.add_argument("--profile", action="store_true", help="print where the device's time goes")
-    parser.add_argument("--scratch", type=Path, help="a folder for the stores; the system's temporary one by default")
-    parser.add_argument("--commit", help="the commit of this code, where it was copied without its history")
-    parser.add_argument("--out", type=Path, help="keep the results in this JSON file")
+    add_record_options(parser)
     return parser.parse_args(arguments)
 
 

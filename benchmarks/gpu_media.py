@@ -25,7 +25,7 @@ import torch
 import transformers
 
 from benchmarks.gpu_extraction import Timeline, sample_tokenizer
-from benchmarks.record import ROOT, Result, compare, gpu_machine, machine, save
+from benchmarks.record import ROOT, Result, add_record_options, compare, gpu_machine, machine, save
 from benchmarks.table import suite_table
 from hubstore.bench.timing import Sample, Task, device_seconds, interleave
 from hubstore.corpus import Corpus, Item, Media
@@ -326,9 +326,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="tiny models, to see that everything runs")
     parser.add_argument("--runs", type=int, default=3, help="turns")
     parser.add_argument("--media-tokens", type=int, help="tokens of a batch")
-    parser.add_argument("--scratch", type=Path, help="a folder for the stores; the system's temporary one by default")
-    parser.add_argument("--commit", help="the commit of this code, where it was copied without its history")
-    parser.add_argument("--out", type=Path, help="keep the results in this JSON file")
+    add_record_options(parser)
     return parser.parse_args(arguments)
 
 

@@ -27,7 +27,7 @@ import transformers
 from benchmarks.gpu_extraction import SHAPES, Timeline, build_model, sample_tokenizer, sentences
 from benchmarks.gpu_texts import QUICK
 from benchmarks.gpu_texts import SHAPES as SMALL_SHAPES
-from benchmarks.record import Result, compare, gpu_machine, machine, save
+from benchmarks.record import Result, add_record_options, compare, gpu_machine, machine, save
 from benchmarks.table import suite_table
 from hubstore.bench.timing import Task, device_seconds, interleave
 from hubstore.corpus import Corpus, Item
@@ -227,9 +227,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--runs", type=int, default=2, help="turns")
-    parser.add_argument("--scratch", type=Path, help="a folder for the stores; the system's temporary one by default")
-    parser.add_argument("--commit", help="the commit of this code, where it was copied without its history")
-    parser.add_argument("--out", type=Path, help="keep the results in this JSON file")
+    add_record_options(parser)
     return parser.parse_args(arguments)
 
 

@@ -25,7 +25,7 @@ import torch
 import transformers
 
 from benchmarks.gpu_extraction import Timeline, bare_forward, sample_tokenizer
-from benchmarks.record import Result, compare, gpu_machine, machine, save
+from benchmarks.record import Result, add_record_options, compare, gpu_machine, machine, save
 from benchmarks.table import suite_table
 from benchmarks.tokenizing import encode
 from hubstore.bench.timing import Sample, device_seconds
@@ -237,9 +237,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--processes", type=int, nargs="+", help="of the tokenizer alone")
     parser.add_argument("--readers", type=int, help="reading processes of hubstore; its own choice by default")
     parser.add_argument("--runs", type=int, default=2, help="turns that count; one before them compiles")
-    parser.add_argument("--scratch", type=Path, help="a folder for the stores; the system's temporary one by default")
-    parser.add_argument("--commit", help="the commit of this code, where it was copied without its history")
-    parser.add_argument("--out", type=Path, help="keep the results in this JSON file")
+    add_record_options(parser)
     options = parser.parse_args(arguments)
     quick = options.quick
     options.items = options.items or (600 if quick else 131_072)

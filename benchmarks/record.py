@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -103,6 +104,13 @@ class Result:
     def from_json(cls, data: Mapping[str, Any]) -> Result:
         """Back from the file."""
         return cls(**{key: value for key, value in data.items() if key != "met"})
+
+
+def add_record_options(parser: argparse.ArgumentParser) -> None:
+    """What a benchmark of whole runs takes: where its stores go, which code it measures, and where its results go."""
+    parser.add_argument("--scratch", type=Path, help="a folder for the stores; the system's temporary one by default")
+    parser.add_argument("--commit", help="the commit of this code, where it was copied without its history")
+    parser.add_argument("--out", type=Path, help="keep the results in this JSON file")
 
 
 def compare(
