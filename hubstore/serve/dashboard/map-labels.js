@@ -1,6 +1,6 @@
 /** Words of the map's clusters: frequent words of the pivot language that other clusters have seldom (c-TF-IDF). */
 
-import { ours } from "./colors.js";
+import { edgedText } from "./map-lines.js";
 
 const SAMPLE = 4000; // points that clusters are made of
 const READ = 20_000; // points whose words are counted
@@ -125,13 +125,8 @@ function middle(points, read, of, place, [x, y]) {
 
 /** The words at their clusters, but where they would lie over others. */
 export function drawLabels(context, plane, labels) {
-  context.font = "600 13px system-ui, sans-serif";
+  edgedText(context, "600 13px system-ui, sans-serif", 4);
   context.textAlign = "center";
-  context.textBaseline = "middle";
-  context.lineWidth = 4;
-  context.lineJoin = "round";
-  context.strokeStyle = ours("--paper");
-  context.fillStyle = ours("--ink");
   const drawn = [];
   for (const { i, words } of labels) {
     const [x, y] = plane.at(i);

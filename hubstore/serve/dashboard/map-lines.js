@@ -25,14 +25,19 @@ export function drawStar(context, plane, members, { color, width, opacity }) {
   context.stroke();
 }
 
-/** The languages of some points beside them. */
-export function drawNames(context, plane, { language, modality }, members) {
-  context.font = "600 12px system-ui, sans-serif";
+/** Write in ink with an edge of paper, so that words are read on points of any color. */
+export function edgedText(context, font, edge) {
+  context.font = font;
   context.textBaseline = "middle";
-  context.lineWidth = 3;
+  context.lineWidth = edge;
   context.lineJoin = "round";
   context.strokeStyle = ours("--paper");
   context.fillStyle = ours("--ink");
+}
+
+/** The languages of some points beside them. */
+export function drawNames(context, plane, { language, modality }, members) {
+  edgedText(context, "600 12px system-ui, sans-serif", 3);
   const written = [];
   for (const i of members) {
     const [x, y] = plane.at(i);
